@@ -1,0 +1,1 @@
+"""The demand-side platform's decisions, vocabularies, adapters and control plane."""

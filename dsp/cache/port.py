@@ -1,0 +1,115 @@
+"""What the data plane asks of shared fast state."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from dsp.catalog.user import Exposure, UserRecord
+from dsp.kernel.money import Micros
+
+
+class Limit(NamedTuple):
+    """The hard budgets one line item draws on; None means unbounded. The campaign's are shared by its line items."""
+
+    line_item_id: int
+    campaign_id: int
+    daily_micros: Micros | None
+    total_micros: Micros | None
+    campaign_daily_micros: Micros | None
+    campaign_total_micros: Micros | None
+
+
+class LeaseWant(NamedTuple):
+    """Ask for `amount_micros` more for a line item, from the budget of `day` (days since epoch, advertiser's zone)."""
+
+    line_item_id: int
+    day: int
+    amount_micros: Micros
+
+
+class LeaseState(NamedTuple):
+    """A lease as the store has it. Cumulative: `granted_micros` so far less returns, `settled_micros` billed so far."""
+
+    lease_id: str
+    line_item_id: int
+    day: int
+    granted_micros: Micros
+    settled_micros: Micros
+
+
+class LeaseReport(NamedTuple):
+    """The answer to a sync. Every notice appended before `watermark_ms` is contained in `settled_micros`."""
+
+    leases: Sequence[LeaseState]
+    watermark_ms: int
+
+
+class LeaseStore(Protocol):
+    """Grants slices of the remaining budgets; the sum of what is granted never exceeds any limit.
+
+    Raises dsp.kernel.errors.UnavailableError when away, and ConflictError to a holder whose epoch was revoked.
+    """
+
+    async def open(self) -> None:
+        """Connect, and create what is missing."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+    async def register(self, holder: str, now_ms: int) -> int:
+        """Return a new fencing epoch for a holder; leases carry it, and older epochs of the holder get no more."""
+        ...
+
+    async def sync(
+        self, epoch: int, now_ms: int, wants: Sequence[LeaseWant], returns: Mapping[str, Micros]
+    ) -> LeaseReport:
+        """In one transaction: renew the epoch, take back `returns` (lease id to micros), grant what fits of `wants`."""
+        ...
+
+    async def set_limits(self, limits: Sequence[Limit]) -> None:
+        """Replace the limits of these line items; lowering one below what is granted stops further grants."""
+        ...
+
+    async def settle(self, settled: Mapping[str, Micros], watermark_ms: int) -> None:
+        """Record cumulative billed amounts by lease id, and how far the ledger has read. Absolute, so repeatable."""
+        ...
+
+    async def reclaim(self, now_ms: int, holder_timeout_ms: int, notice_age_max_ms: int) -> Micros:
+        """Return to the budgets what dead holders' leases no longer can spend; return how much that was.
+
+        A dead holder's lease is closed once every notice it could still bring has expired and been settled.
+        """
+        ...
+
+
+class UserStore(Protocol):
+    """User records by key."""
+
+    async def open(self) -> None:
+        """Connect, and create what is missing."""
+        ...
+
+    async def close(self) -> None:
+        """Save, and release connections."""
+        ...
+
+    async def get(self, user_key: str) -> UserRecord | None:
+        """Return the record, or None for an unknown user."""
+        ...
+
+    async def expose(self, user_key: str, exposure: Exposure) -> None:
+        """Count one impression, once per bid id."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Small named artefacts that one process publishes and others follow: the snapshot, the pacing controls."""
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Publish atomically: a reader sees the old bytes or the new, never a mixture."""
+        ...
+
+    async def get(self, name: str, seen: str = "") -> tuple[str, bytes] | None:
+        """Return (version, bytes), or None when nothing newer than the version `seen` is there."""
+        ...

@@ -1,0 +1,59 @@
+"""The terms a line item or campaign runs under: goal, budget, flight, dayparts, pacing, frequency caps."""
+
+from enum import StrEnum
+
+import msgspec
+
+from dsp.kernel.money import Micros
+
+
+class GoalKind(StrEnum):
+    """What the advertiser pays attention to; it decides how an impression is valued."""
+
+    CPM = "cpm"
+    CPC = "cpc"
+    CPA = "cpa"
+
+
+class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one unit is worth: a thousand impressions (CPM), a click (CPC) or a conversion (CPA)."""
+
+    kind: GoalKind
+    target_micros: Micros
+
+
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Hard bounds on spend in micros of the book's currency; None means no bound of that kind."""
+
+    daily_micros: Micros | None = None
+    total_micros: Micros | None = None
+
+
+class Flight(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When it runs: milliseconds since the epoch, UTC; end exclusive; None means open."""
+
+    start_ms: int
+    end_ms: int | None = None
+
+
+class Daypart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Hours of a weekday (Monday is 0) in the advertiser's time zone; `end_hour` is exclusive, 1 to 24."""
+
+    weekday: int
+    start_hour: int
+    end_hour: int
+
+
+class PacingMode(StrEnum):
+    """How spend spreads over the flight or day."""
+
+    EVEN = "even"
+    AHEAD = "ahead"
+    ASAP = "asap"
+
+
+class FrequencyCap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """At most `impressions` per user within any `window_seconds`."""
+
+    impressions: int
+    window_seconds: int

@@ -1,0 +1,1 @@
+"""The facts: what was decided, won, billed, seen, clicked and converted, as versioned records on the event log."""

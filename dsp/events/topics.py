@@ -1,0 +1,11 @@
+"""The event log's topics, and the key that orders records within each."""
+
+from enum import StrEnum
+
+
+class Topic(StrEnum):
+    """Names are part of the stored log; adding is fine, renaming is a migration."""
+
+    DECISIONS = "decisions"  # Decision, keyed by auction id
+    NOTICES = "notices"  # Notice, keyed by line item id, so that one worker owns a line item's money
+    REQUESTS = "requests"  # SampledRequest, keyed by auction id

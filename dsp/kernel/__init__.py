@@ -1,0 +1,1 @@
+"""Foundations every room may use: money, time, ids, errors, configuration, metrics, logging, lifecycle."""

@@ -1,0 +1,63 @@
+"""Time as an explicit dependency: wall time in milliseconds, elapsed time in nanoseconds."""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+NS_PER_MS = 1_000_000
+MS_PER_SECOND = 1_000
+
+
+class Clock(Protocol):
+    """What a component may know of time."""
+
+    def now_ms(self) -> int:
+        """Return the wall time, milliseconds since the Unix epoch, UTC."""
+        ...
+
+    def elapsed_ns(self) -> int:
+        """Return a monotonic reading in nanoseconds; only differences mean anything."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // NS_PER_MS
+
+    def elapsed_ns(self) -> int:
+        return time.perf_counter_ns()
+
+
+@dataclass(slots=True)
+class ManualClock:
+    """A clock that moves only when told to: for tests, replay and simulation."""
+
+    at_ms: int = 1_750_000_000_000
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+    def elapsed_ns(self) -> int:
+        return self.at_ms * NS_PER_MS
+
+    def advance(self, ms: int) -> None:
+        """Move the clock forward by `ms` milliseconds."""
+        self.at_ms += ms
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """An instant on the monotonic clock by which an answer must have left."""
+
+    at_ns: int
+
+    @classmethod
+    def after_ms(cls, arrived_ns: int, budget_ms: float) -> "Deadline":
+        """Return the deadline `budget_ms` after the arrival reading `arrived_ns`."""
+        return cls(arrived_ns + int(budget_ms * NS_PER_MS))
+
+    def left_ms(self, now_ns: int) -> float:
+        """Return the milliseconds left at the reading `now_ns`; negative once it has passed."""
+        return (self.at_ns - now_ns) / NS_PER_MS

@@ -1,0 +1,139 @@
+"""Typed, frozen settings from one TOML file and the environment; every fault is reported at once.
+
+Each process declares the tables it reads as msgspec structs. `DSP_<TABLE>_<FIELD>` in the environment overrides
+a field, e.g. `DSP_BIDDER_BID_PORT=8080`. Unknown tables, fields and variables are refused.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+
+from dsp.kernel.errors import ConfigError, Fault
+
+ENV_PREFIX = "DSP_"
+ENV_FILE = "DSP_CONFIG"
+#: Every table any process reads. One file serves all of them, so each must know the others' names.
+TABLES = ("platform", "bidder", "api", "workers", "training")
+
+_Section = TypeVar("_Section", bound=msgspec.Struct)
+
+
+class Secret(str):
+    """A string that never shows itself in a log, a repr or a report."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all processes share. Relative paths are relative to the working directory."""
+
+    data_dir: str = "var/dsp"
+    database_url: str = ""  # empty: SQLite inside data_dir
+    currency: str = "USD"  # of the book and of every budget
+    #: Units of the book's currency per unit of each currency that exchanges may quote floors in.
+    currency_rates: dict[str, float] = msgspec.field(default_factory=lambda: {"USD": 1.0})
+    #: Sign notice tokens; the first signs, all verify. Empty: generated once and kept in data_dir.
+    signing_keys: list[str] = []
+    exchanges_dir: str = "config/exchanges"
+    log_level: str = "info"
+
+    @property
+    def data_path(self) -> Path:
+        """Return the data directory."""
+        return Path(self.data_dir)
+
+
+def load(sections: Mapping[str, type[_Section]], path: str | Path | None, env: Mapping[str, str]) -> dict[str, Any]:
+    """Read the named tables of a TOML file, overridden by the environment.
+
+    Args:
+        sections: table name to the struct that describes it.
+        path: the TOML file; None reads the file that `DSP_CONFIG` names, or uses defaults alone.
+        env: the environment, usually `os.environ`.
+
+    Raises:
+        ConfigError: with every unknown, mistyped or missing field of every table.
+    """
+    faults: list[Fault] = []
+    tables = _read(path or env.get(ENV_FILE) or None, faults)
+    faults += [Fault(name, "unknown table") for name in tables if name not in TABLES]
+    _override(tables, sections, env, faults)
+    built = {name: _build(name, struct, tables.get(name, {}), faults) for name, struct in sections.items()}
+    if faults:
+        raise ConfigError(faults)
+    return built
+
+
+def digest(settings: Mapping[str, msgspec.Struct]) -> str:
+    """Return a short hash of the settings, for `dsp_config_info` and for logs."""
+    return hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:12]
+
+
+def _read(path: str | Path | None, faults: list[Fault]) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        faults.append(Fault(str(path), str(fault)))
+        return {}
+
+
+def _override(
+    tables: dict[str, Any],
+    sections: Mapping[str, type[_Section]],
+    env: Mapping[str, str],
+    faults: list[Fault],
+) -> None:
+    for variable, text in env.items():
+        if not variable.startswith(ENV_PREFIX) or variable == ENV_FILE:
+            continue
+        table, _, field = variable.removeprefix(ENV_PREFIX).lower().partition("_")
+        if table not in TABLES:
+            faults.append(Fault(variable, f"no such table; tables are {', '.join(TABLES)}"))
+        elif table in sections:
+            hint = get_type_hints(sections[table]).get(field)
+            # A list or a table is written as JSON; anything else is taken as text and converted below.
+            tables.setdefault(table, {})[field] = text if hint is None else _from_text(text, hint)
+
+
+def _from_text(text: str, hint: Any) -> Any:
+    if getattr(hint, "__origin__", None) in (list, dict, tuple):
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            return text
+    return text
+
+
+def _build(name: str, struct: type[_Section], values: Any, faults: list[Fault]) -> _Section | None:
+    if not isinstance(values, dict):
+        faults.append(Fault(name, "must be a table"))
+        return None
+    hints = get_type_hints(struct)
+    converted: dict[str, Any] = {}
+    found = len(faults)
+    for field, value in values.items():
+        if field not in hints:
+            faults.append(Fault(f"{name}.{field}", "unknown setting"))
+            continue
+        try:
+            converted[field] = msgspec.convert(value, hints[field], strict=False)
+        except msgspec.ValidationError as fault:
+            faults.append(Fault(f"{name}.{field}", str(fault)))
+    missing = [field.name for field in msgspec.structs.fields(struct) if field.required]
+    faults += [Fault(f"{name}.{field}", "is required") for field in missing if field not in values]
+    if len(faults) > found:
+        return None
+    try:
+        return struct(**converted)
+    except ValueError as fault:  # raised by a struct's __post_init__: a rule across fields
+        faults.append(Fault(name, str(fault)))
+        return None

@@ -1,0 +1,47 @@
+"""The notice-signing keys: from the settings, or made once and kept in the data directory."""
+
+import os
+from pathlib import Path
+
+from dsp.kernel.config import Platform
+from dsp.kernel.errors import ConfigError, Fault
+
+KEY_BYTES = 32
+
+
+def signing_keys(platform: Platform) -> list[bytes]:
+    """Return the keys, the signing one first.
+
+    Raises:
+        ConfigError: a configured key is not hexadecimal or is shorter than 16 bytes.
+    """
+    if platform.signing_keys:
+        return [_from_hex(text, position) for position, text in enumerate(platform.signing_keys)]
+    path = platform.data_path / "keys" / "signing.key"
+    if not path.exists():
+        _create(path)
+    return [bytes.fromhex(path.read_text(encoding="ascii"))]
+
+
+def _from_hex(text: str, position: int) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) < 16:
+        raise ConfigError([Fault(f"platform.signing_keys[{position}]", "must be 32 or more hexadecimal digits")])
+    return key
+
+
+def _create(path: Path) -> None:
+    """Write a fresh key so that of two processes starting at once both end up with the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.touch(mode=0o600)
+    draft.write_text(os.urandom(KEY_BYTES).hex(), encoding="ascii")
+    try:
+        os.link(draft, path)  # fails if somebody else was first, and never shows a half-written key
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()

@@ -1,0 +1,67 @@
+"""Start in order, stop in reverse, and end on SIGTERM, SIGINT or the supervisor's death."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from enum import Enum
+
+#: Set by the supervisor to a pipe's file descriptor; end of file there means that the supervisor has died.
+PARENT_PIPE = "DSPCTL_PARENT_FD"
+
+
+class Phase(Enum):
+    """Where a process is in its life; only `READY` makes `/readyz` answer 200."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Lifecycle:
+    """Runs the start steps in order and the stop steps of those started in reverse order."""
+
+    def __init__(self) -> None:
+        self.phase = Phase.STARTING
+        self._stops: list[Callable[[], Awaitable[None]]] = []
+        self._stopping = asyncio.Event()
+
+    async def start(self, start: Awaitable[object], stop: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Await one start step, and remember how to undo it."""
+        await start
+        if stop is not None:
+            self._stops.append(stop)
+
+    def ready(self) -> None:
+        """Declare the process ready to serve."""
+        self.phase = Phase.READY
+
+    def request_stop(self) -> None:
+        """Ask the process to drain and stop; safe to call from a signal handler, and twice."""
+        self._stopping.set()
+
+    async def wait_for_stop(self) -> None:
+        """Return once a signal, the supervisor's death or `request_stop` asks for the end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.request_stop)
+        pipe = os.environ.get(PARENT_PIPE)
+        if pipe is not None:
+            loop.add_reader(int(pipe), self.request_stop)
+        await self._stopping.wait()
+        if pipe is not None:
+            loop.remove_reader(int(pipe))
+        self.phase = Phase.DRAINING
+
+    async def stop(self) -> None:
+        """Run the stop steps in reverse order; one that fails does not keep the others from running."""
+        faults: list[Exception] = []
+        while self._stops:
+            try:
+                await self._stops.pop()()
+            except Exception as fault:
+                faults.append(fault)
+        self.phase = Phase.STOPPED
+        if faults:
+            raise ExceptionGroup("while stopping", faults)

@@ -1,0 +1,116 @@
+"""Every metric of the project and the values its labels may take. Prometheus conventions; no label has user input.
+
+Label values that are known beforehand are preset to zero, so that a rate() exists before the first event.
+"""
+
+from enum import StrEnum
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+#: Edges sit on the service levels that exchanges state (50, 80, 100, 150, 250 ms).
+LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.25, 1.0)
+
+
+class Outcome(StrEnum):
+    """How a bid request ended."""
+
+    BID = "bid"
+    NO_BID = "no_bid"
+    INVALID = "invalid"
+    ERROR = "error"
+
+
+class Stage(StrEnum):
+    """The stages of an auction, in order."""
+
+    DECODE = "decode"
+    ENRICH = "enrich"
+    FUNNEL = "funnel"
+    PREDICT = "predict"
+    PRICE = "price"
+    RESPOND = "respond"
+
+
+class NoticeResult(StrEnum):
+    """What became of a notice."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    EXPIRED = "expired"
+    LATE = "late"
+    REFUSED = "refused"
+    UNAVAILABLE = "unavailable"
+
+
+# The bid path
+BID_REQUESTS = Counter("dsp_bid_requests_total", "Bid requests answered, by outcome.", ["exchange", "outcome"])
+BID_DURATION = Histogram(
+    "dsp_bid_duration_seconds",
+    "From a request's arrival to its answer.",
+    ["exchange"],
+    buckets=LATENCY_BUCKETS,
+)
+BID_STAGE_DURATION = Histogram(
+    "dsp_bid_stage_duration_seconds",
+    "Time spent in one stage of the auction.",
+    ["stage"],
+    buckets=LATENCY_BUCKETS,
+)
+BIDS_LATE = Counter("dsp_bid_late_total", "Answers that left after the deadline.", ["exchange"])
+NO_BIDS = Counter("dsp_no_bids_total", "Requests or impressions without a bid, by reason.", ["exchange", "reason"])
+BIDS = Counter("dsp_bids_total", "Bids sent.", ["exchange", "format"])
+BIDS_DROPPED = Counter("dsp_bids_dropped_total", "Bids that our own check withheld.", ["check"])
+INFLIGHT = Gauge("dsp_inflight_requests", "Bid requests being answered.")
+INFLIGHT_MAX = Gauge("dsp_inflight_requests_max", "The bound on requests being answered.")
+PREDICT_DURATION = Histogram("dsp_predict_duration_seconds", "One call of the predictor.", buckets=LATENCY_BUCKETS)
+PREDICT_BATCH = Histogram(
+    "dsp_predict_batch_size", "Candidates scored in one call.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+)
+PREDICT_FALLBACKS = Counter("dsp_predict_fallbacks_total", "Calls answered by the prior because time ran short.")
+
+# Notices
+NOTICES = Counter("dsp_notices_total", "Notices received, by kind and result.", ["kind", "result"])
+NOTICES_REFUSED = Counter("dsp_notices_refused_total", "Notices refused, by reason.", ["reason"])
+
+# The outbox
+OUTBOX_DEPTH = Gauge("dsp_outbox_depth", "Records waiting to be written to the event log.", ["topic"])
+OUTBOX_DROPPED = Counter("dsp_outbox_dropped_total", "Decision records dropped because the outbox was full.", ["topic"])
+OUTBOX_FLUSH_DURATION = Histogram(
+    "dsp_outbox_flush_duration_seconds", "One append to the event log.", buckets=LATENCY_BUCKETS
+)
+
+# Money
+LEASE_FREE = Gauge("dsp_lease_free_micros", "Leased money not reserved, over all line items.")
+LEASE_RESERVED = Gauge("dsp_lease_reserved_micros", "Reserved by bids that are not resolved yet.")
+LEASE_SYNCS = Counter("dsp_lease_syncs_total", "Lease synchronisations, by result.", ["result"])
+LEASE_WATERMARK_AGE = Gauge("dsp_lease_watermark_age_seconds", "How far the ledger is behind, as the bidder sees it.")
+SPEND = Counter("dsp_spend_micros_total", "Billed and entered in the book.", ["currency"])
+LEDGER_EVENTS = Counter("dsp_ledger_events_total", "Notices read by the ledger, by what became of them.", ["result"])
+LEDGER_IMBALANCE = Gauge("dsp_ledger_imbalance_micros", "Sum of all postings in the book; anything but 0 is a fault.")
+LATE_WINS = Counter("dsp_late_wins_micros_total", "Billed after the reservation had expired.")
+PACING_ERROR = Histogram(
+    "dsp_pacing_error_ratio",
+    "Spend over plan, per active line item and control step.",
+    buckets=(0.5, 0.8, 0.9, 0.95, 0.98, 1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0),
+)
+
+# What is being served
+SNAPSHOT_AGE = Gauge("dsp_snapshot_age_seconds", "Age of the snapshot in use.")
+SNAPSHOT_LINE_ITEMS = Gauge("dsp_snapshot_line_items", "Line items in the snapshot in use.")
+SNAPSHOT_SWAPS = Counter("dsp_snapshot_swaps_total", "Snapshots loaded, by result.", ["result"])
+MODEL = Info("dsp_model", "The model in use.")
+MODEL_SWAPS = Counter("dsp_model_swaps_total", "Model bundles loaded, by result.", ["result"])
+CONTROLS_AGE = Gauge("dsp_controls_age_seconds", "Age of the pacing controls in use.")
+
+# Every process
+EVENT_LOOP_LAG = Gauge("dsp_event_loop_lag_seconds", "How late a timer fired, worst of the last second.")
+CONSUMER_LAG = Gauge("dsp_consumer_lag_records", "Records not read yet.", ["topic", "group"])
+BATCHES_FAILED = Counter("dsp_worker_failures_total", "Worker batches that failed and will be tried again.", ["worker"])
+CONFIG = Info("dsp_config", "A hash of the settings in use.")
+BUILD = Info("dsp_build", "The version of the software.")
+
+# The API
+API_REQUESTS = Counter(
+    "dsp_api_requests_total", "API requests, by method, route and status.", ["method", "route", "status"]
+)
+API_DURATION = Histogram("dsp_api_duration_seconds", "API requests.", ["method", "route"], buckets=LATENCY_BUCKETS)

@@ -1,0 +1,1 @@
+"""The wire: OpenRTB 2.5 and 2.6, and what a decision sees of a request."""

@@ -1,0 +1,103 @@
+"""One impression of a request, normalised: the only thing that decisions and features read."""
+
+from enum import StrEnum
+
+import msgspec
+
+from dsp.kernel.money import Micros
+
+
+class DeviceKind(StrEnum):
+    """OpenRTB device types (list 5.21) folded to what targeting tells apart."""
+
+    DESKTOP = "desktop"
+    PHONE = "phone"
+    TABLET = "tablet"
+    TV = "tv"
+    OTHER = "other"
+
+
+class DealOffer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A deal that the impression offers. `auction` is OpenRTB `at`: 1 first, 2 second, 3 fixed price."""
+
+    id: str
+    floor_micros_cpm: Micros  # in the book's currency
+    auction: int
+    seats: frozenset[str] = frozenset()  # wseat of the deal; empty admits all
+    advertiser_domains: frozenset[str] = frozenset()  # wadomain; empty admits all
+
+
+class Video(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a video or audio slot accepts; empty sets mean the exchange did not say."""
+
+    duration_seconds_min: int
+    duration_seconds_max: int
+    protocols: frozenset[int]
+    linearity: int | None
+    placement: int | None  # 2.6 plcmt, else 2.5 placement
+    skippable: bool
+    start_delay: int | None
+
+
+class Opportunity(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Built by `opportunities`; strings are lower case unless said, "" means absent, money is in the book's currency."""
+
+    auction_id: str
+    imp_id: str
+    exchange: str
+    at_ms: int
+    test: bool
+    first_price: bool  # auction type of the open auction
+    tmax_ms: int
+    # The slot
+    formats: frozenset[str]  # MediaFormat values offered
+    sizes: tuple[tuple[int, int], ...]  # banner sizes offered; for video the player's size
+    video: Video | None
+    native_request: str
+    mimes: frozenset[str]  # empty: anything
+    apis: frozenset[int]
+    blocked_attributes: frozenset[int]
+    position: int
+    interstitial: bool
+    rewarded: bool
+    secure: bool
+    floor_micros_cpm: Micros
+    placement: str
+    deals: tuple[DealOffer, ...]
+    private_auction: bool
+    display_manager: str
+    # The inventory
+    inventory: str  # "site" | "app" | "dooh"
+    domain: str
+    bundle: str
+    inventory_id: str
+    publisher: str
+    categories: frozenset[str]  # site/app/page/section/content categories, IAB codes upper case
+    content_language: str
+    # The device
+    device: DeviceKind
+    os: str
+    os_version: str
+    browser: str
+    make: str
+    model: str
+    language: str
+    connection: int
+    # The place and time
+    country: str  # alpha-3, upper case
+    region: str  # "USA-CA"
+    city: str  # "USA-los angeles"
+    postcode: str
+    utc_offset_minutes: int
+    # The user
+    user_key: str  # pseudonymous, "" when unknown or when privacy signals forbid it
+    segments: frozenset[str]
+    may_store: bool  # may we keep state about this user
+    may_personalise: bool  # may we use state about this user
+    # Blocks on the whole request
+    blocked_categories: frozenset[str]
+    blocked_advertisers: frozenset[str]  # domains, lower case
+    blocked_apps: frozenset[str]
+    languages_allowed: frozenset[str]
+    currency: str  # what we will quote our price in
+    currency_rate: float  # book units per unit of `currency`

@@ -1,0 +1,1 @@
+"""The event log: one port, an embedded implementation, and (later) Kafka."""

@@ -1,0 +1,1 @@
+"""Prediction: features, serving, training and evaluation. Serving imports no training library."""
