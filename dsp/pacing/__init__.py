@@ -1,0 +1,1 @@
+"""How spend is spread over a flight: the plan, the controller that follows it, and the throttle. Pure functions."""
