@@ -1,0 +1,58 @@
+"""Start order, stop order, and the three ways to end."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from dsp.kernel.lifecycle import PARENT_PIPE, Lifecycle, Phase
+
+
+async def test_stops_in_reverse_and_past_a_failure() -> None:
+    lifecycle, order = Lifecycle(), []
+
+    def step(name: str) -> None:
+        order.append(name)
+
+    async def start(name: str) -> None:
+        step(f"+{name}")
+
+    async def stop_a() -> None:
+        step("-a")
+
+    async def stop_b() -> None:
+        raise RuntimeError("b is stuck")
+
+    async def stop_c() -> None:
+        step("-c")
+
+    await lifecycle.start(start("a"), stop_a)
+    await lifecycle.start(start("b"), stop_b)
+    await lifecycle.start(start("c"), stop_c)
+    with pytest.raises(ExceptionGroup, match="while stopping"):
+        await lifecycle.stop()
+    assert order == ["+a", "+b", "+c", "-c", "-a"]
+    assert lifecycle.phase is Phase.STOPPED
+
+
+async def test_sigterm_drains() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.ready()
+    waiting = asyncio.create_task(lifecycle.wait_for_stop())
+    await asyncio.sleep(0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(waiting, 5)
+    assert lifecycle.phase is Phase.DRAINING
+
+
+async def test_supervisors_death_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    monkeypatch.setenv(PARENT_PIPE, str(read_end))
+    lifecycle = Lifecycle()
+    waiting = asyncio.create_task(lifecycle.wait_for_stop())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    os.close(write_end)
+    await asyncio.wait_for(waiting, 5)
+    os.close(read_end)
