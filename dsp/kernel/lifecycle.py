@@ -1,6 +1,7 @@
 """Start in order, stop in reverse, and end on SIGTERM, SIGINT or the supervisor's death."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -40,6 +41,15 @@ class Lifecycle:
     def request_stop(self) -> None:
         """Ask the process to drain and stop; safe to call from a signal handler, and twice."""
         self._stopping.set()
+
+    def stop_requested(self) -> bool:
+        """Return whether the end was asked for."""
+        return self._stopping.is_set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, but no longer than until the end is asked for."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), max(seconds, 0.0))
 
     async def wait_for_stop(self) -> None:
         """Return once a signal, the supervisor's death or `request_stop` asks for the end."""

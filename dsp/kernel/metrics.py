@@ -105,6 +105,7 @@ CONTROLS_AGE = Gauge("dsp_controls_age_seconds", "Age of the pacing controls in 
 # Every process
 EVENT_LOOP_LAG = Gauge("dsp_event_loop_lag_seconds", "How late a timer fired, worst of the last second.")
 CONSUMER_LAG = Gauge("dsp_consumer_lag_records", "Records not read yet.", ["topic", "group"])
+POISON_RECORDS = Counter("dsp_poison_records_total", "Records of the event log that are no event.", ["topic"])
 BATCHES_FAILED = Counter("dsp_worker_failures_total", "Worker batches that failed and will be tried again.", ["worker"])
 CONFIG = Info("dsp_config", "A hash of the settings in use.")
 BUILD = Info("dsp_build", "The version of the software.")

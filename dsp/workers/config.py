@@ -1,0 +1,53 @@
+"""The settings of the workers: table `workers`."""
+
+import msgspec
+
+#: The workers by name, which is also their module in this package; a worker's metrics port is the base plus its place.
+WORKERS = ("ledger", "snapshot", "pacing", "training_log")
+_POSITIVE = (
+    "batch_records",
+    "wait_ms",
+    "retry_ms_min",
+    "retry_ms_max",
+    "snapshot_poll_ms",
+    "pacing_step_ms",
+    "lease_holder_timeout_ms",
+    "training_flush_records",
+    "training_flush_ms",
+)
+
+
+class WorkersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Bounds and intervals; every one has a value that suits one machine."""
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port_base: int = 0  # 0: no metrics port
+    batch_records: int = 1_000  # read from the event log at a time
+    wait_ms: int = 200  # for the first record of a batch; also the longest a stop has to wait for an idle worker
+    retry_ms_min: int = 100  # after a failed batch, doubling
+    retry_ms_max: int = 5_000
+    snapshot_poll_ms: int = 200  # how often the catalogue is looked at for a change
+    pacing_step_ms: int = 1_000
+    #: Local traffic by hour of day, relative weights, for the spend plan; empty means the same all day.
+    traffic_curve: tuple[float, ...] = ()
+    lease_holder_timeout_ms: int = 30_000  # a bidder silent for this long is taken for dead
+    training_flush_records: int = 20_000  # a Parquet file holds at most so many rows
+    training_flush_ms: int = 1_000  # and is written at the latest so long after its first record was read
+    retention_hours: float = 168.0  # event-log records that every consumer has read are kept so long
+    trim_every_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no worker could run with."""
+        faults = [f"{name} must be at least 1" for name in _POSITIVE if getattr(self, name) < 1]
+        if self.wait_ms > 1_000:
+            faults.append("wait_ms must be at most 1000")
+        if self.retention_hours < 0 or self.trim_every_seconds <= 0:
+            faults.append("retention_hours must not be negative, trim_every_seconds must be positive")
+        if not 0 <= self.metrics_port_base <= 65_535 - len(WORKERS):
+            faults.append("metrics_port_base is no port")
+        if self.traffic_curve and not (
+            len(self.traffic_curve) == 24 and min(self.traffic_curve) >= 0 and sum(self.traffic_curve) > 0
+        ):
+            faults.append("traffic_curve must be 24 weights, not negative and not all 0")
+        if faults:
+            raise ValueError("; ".join(faults))

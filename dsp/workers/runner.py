@@ -1,0 +1,126 @@
+"""Runs one worker process: opens what its job needs, repeats the job's step, retries with back-off, stops on request.
+
+What a step does lives in the worker modules. A failed step is counted, logged and tried again, never skipped; only
+a record that is no event (poison) is counted, logged and passed over, because no retry can mend it.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol, TypeVar, cast
+
+import msgspec
+from prometheus_client import start_http_server
+
+from dsp.events.schema import Event, decode
+from dsp.kernel import config, logging, metrics
+from dsp.kernel.config import Platform
+from dsp.kernel.errors import DspError
+from dsp.kernel.lifecycle import Lifecycle
+from dsp.stream.port import Batch, Record
+from dsp.workers.config import WORKERS, WorkersConfig
+
+#: A step still running so long after a stop was asked for is cancelled; its work was not committed and is done again.
+STOP_SECONDS_MAX = 5.0
+
+_Event = TypeVar("_Event", bound=Event)
+
+
+class Job(Protocol):
+    """What a worker does. A step that raises must have left nothing half done that its repetition would not mend."""
+
+    async def open(self) -> None:
+        """Connect, and read back the state that an earlier run left."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+    async def step(self) -> bool:
+        """Do one bounded piece of work, within about a second; return whether more is waiting already."""
+        ...
+
+
+def sections(settings: Mapping[str, msgspec.Struct]) -> tuple[Platform, WorkersConfig]:
+    """Return the two tables that workers read."""
+    return cast(Platform, settings["platform"]), cast(WorkersConfig, settings["workers"])
+
+
+async def run(name: str, settings: Mapping[str, msgspec.Struct], job: Job, interval_ms: int = 0) -> None:
+    """Run a worker until a signal, the supervisor's death, or cancellation ends it.
+
+    Steps that report nothing waiting are followed by the rest of `interval_ms`.
+    """
+    platform, workers = sections(settings)
+    logging.configure(name, platform.log_level)
+    metrics.CONFIG.info({"hash": config.digest(settings)})
+    lifecycle = Lifecycle()
+    stop = asyncio.create_task(lifecycle.wait_for_stop())
+    loop = asyncio.create_task(_work(name, workers, job, interval_ms, lifecycle))
+    try:
+        await asyncio.wait({stop, loop}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        lifecycle.request_stop()
+        _, late = await asyncio.wait({loop}, timeout=STOP_SECONDS_MAX)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+        await lifecycle.stop()
+        stop.cancel()
+    if loop.done() and not loop.cancelled():
+        loop.result()  # a fault of the loop itself ends the process, and the supervisor starts it anew
+
+
+async def _work(name: str, workers: WorkersConfig, job: Job, interval_ms: int, lifecycle: Lifecycle) -> None:
+    log = logging.get(__name__)
+    _serve_metrics(name, workers)
+    retry_ms = workers.retry_ms_min
+    opened = False
+    while not lifecycle.stop_requested():
+        began = asyncio.get_running_loop().time()
+        try:
+            if not opened:
+                await lifecycle.start(job.open(), job.close)
+                opened = True
+                lifecycle.ready()
+                log.info("worker started")
+            more = await job.step()
+            retry_ms = workers.retry_ms_min
+        except Exception as fault:
+            metrics.BATCHES_FAILED.labels(worker=name).inc()
+            expected = isinstance(fault, DspError) and fault.retriable
+            log.warning("batch failed, to be tried again", fault=repr(fault), retry_ms=retry_ms, exc_info=not expected)
+            await lifecycle.sleep(retry_ms / 1_000)
+            retry_ms = min(2 * retry_ms, workers.retry_ms_max)
+            continue
+        if not more:
+            await lifecycle.sleep(began + interval_ms / 1_000 - asyncio.get_running_loop().time())
+    log.info("worker stopping")
+
+
+def _serve_metrics(name: str, workers: WorkersConfig) -> None:
+    if workers.metrics_port_base:
+        start_http_server(workers.metrics_port_base + WORKERS.index(name), addr=workers.metrics_host)
+
+
+def events(topic: str, batch: Batch, kind: type[_Event]) -> list[tuple[Record, _Event]]:
+    """Return the batch's records of one kind, decoded; any other record is poison: counted, logged and passed over."""
+    found: list[tuple[Record, _Event]] = []
+    for record in batch.records:
+        try:
+            event = decode(record.value)
+        except msgspec.DecodeError as fault:
+            _poison(topic, record, str(fault))
+            continue
+        if isinstance(event, kind):
+            found.append((record, event))
+        else:
+            _poison(topic, record, f"is a {type(event).__name__}")
+    return found
+
+
+def _poison(topic: str, record: Record, message: str) -> None:
+    metrics.POISON_RECORDS.labels(topic=topic).inc()
+    logging.get(__name__).error(
+        "record is no event", topic=topic, partition=record.partition, offset=record.offset, fault=message
+    )

@@ -1,0 +1,83 @@
+"""Publishes the catalogue when it changes: its budgets to the lease store, then the snapshot to the bidders."""
+
+from collections.abc import Mapping
+
+import msgspec
+from sqlalchemy.orm import Session, sessionmaker
+
+from dsp.cache.local import LocalBlobStore, LocalLeaseStore
+from dsp.cache.port import BlobStore, LeaseStore, Limit
+from dsp.catalog.entities import Catalogue
+from dsp.kernel import logging
+from dsp.kernel.clock import Clock, SystemClock
+from dsp.snapshot.codec import encode
+from dsp.store.catalog import load_catalogue, revision
+from dsp.store.database import create_engine, session_factory, url
+from dsp.workers import runner
+
+#: The blob under which the snapshot is published.
+SNAPSHOT_BLOB = "snapshot"
+
+
+def limits(catalogue: Catalogue) -> list[Limit]:
+    """Return the hard budgets of every line item, with those of its campaign."""
+    campaigns = {campaign.id: campaign.budget for campaign in catalogue.campaigns}
+    return [
+        Limit(
+            line_item_id=line_item.id,
+            campaign_id=line_item.campaign_id,
+            daily_micros=line_item.budget.daily_micros,
+            total_micros=line_item.budget.total_micros,
+            campaign_daily_micros=campaigns[line_item.campaign_id].daily_micros,
+            campaign_total_micros=campaigns[line_item.campaign_id].total_micros,
+        )
+        for line_item in catalogue.line_items
+        if line_item.campaign_id in campaigns  # an archived campaign's line items do not bid
+    ]
+
+
+class SnapshotJob:
+    """Compares the catalogue's revision with what was published last; a fresh start publishes once in any case."""
+
+    def __init__(self, sessions: sessionmaker[Session], leases: LeaseStore, blobs: BlobStore, clock: Clock) -> None:
+        self._sessions = sessions
+        self._leases = leases
+        self._blobs = blobs
+        self._clock = clock
+        self._published: int | None = None
+
+    async def open(self) -> None:
+        await self._leases.open()
+
+    async def close(self) -> None:
+        await self._leases.close()
+
+    async def step(self) -> bool:
+        """Publish if there is something new."""
+        with self._sessions() as session:
+            if revision(session) == self._published:
+                return False
+            found, catalogue = load_catalogue(session)
+        # Budgets first: a bidder that knows a line item before the lease store does would only be refused money, but
+        # one that knew a lowered budget before the store does could still be granted the old one.
+        await self._leases.set_limits(limits(catalogue))
+        now_ms = self._clock.now_ms()
+        version = f"r{found}-{now_ms}"
+        await self._blobs.put(SNAPSHOT_BLOB, encode(catalogue, version, now_ms))
+        self._published = found
+        logging.get(__name__).info("snapshot published", version=version, line_items=len(catalogue.line_items))
+        return False
+
+
+async def run(settings: Mapping[str, msgspec.Struct]) -> None:
+    """Run the snapshot worker on the embedded stores."""
+    platform, workers = runner.sections(settings)
+    clock = SystemClock()
+    data = platform.data_path
+    job = SnapshotJob(
+        session_factory(create_engine(url(platform))),
+        LocalLeaseStore(data / "leases.db", clock),
+        LocalBlobStore(data / "blobs"),
+        clock,
+    )
+    await runner.run("snapshot", settings, job, workers.snapshot_poll_ms)
