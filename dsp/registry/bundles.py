@@ -1,0 +1,161 @@
+"""A registry as a folder: `versions/<version>/` are immutable, `aliases/<alias>` are small files that name a version.
+
+A version's name ends in the hash of its manifest, which holds the hash of every file: so a name pins all the bytes.
+A reader sees a version or an alias whole or not at all, whenever a writer dies.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dsp.kernel.errors import BundleError
+
+MANIFEST = "manifest.json"
+FILE_BYTES_MAX = 256 * 1024 * 1024
+_HASH_CHARS = 16
+_VERSION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{16}")
+_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9]+)?")
+
+
+class _File(msgspec.Struct, frozen=True):
+    sha256: str
+    bytes: int
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """The part of a manifest that the registry reads; the rest belongs to the publisher."""
+
+    files: dict[str, _File]
+
+
+def publish(root: Path, files: dict[str, bytes], manifest: dict[str, Any]) -> str:
+    """Store a new version and return its name; the same content again gives the same version.
+
+    `manifest["built_at_ms"]` dates the version; the registry adds `files` with their checksums.
+    """
+    for name in files:
+        _check_name(name)
+    listing = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(files.items())
+    }
+    text = msgspec.json.format(msgspec.json.encode({**manifest, "files": listing}), indent=2)
+    built_at = datetime.fromtimestamp(manifest["built_at_ms"] // 1_000, UTC)
+    version = f"{built_at:%Y%m%dT%H%M%S}-{hashlib.sha256(text).hexdigest()[:_HASH_CHARS]}"
+    folder = root / "versions" / version
+    if folder.exists():
+        return version
+    draft = folder.with_name(f".{version}.{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    for name, data in {**files, MANIFEST: text}.items():
+        _write(draft / name, data)
+    _sync_folder(draft)
+    try:
+        draft.rename(folder)
+    except OSError:
+        shutil.rmtree(draft)
+        if not folder.exists():  # otherwise somebody published the same content meanwhile
+            raise
+    _sync_folder(folder.parent)
+    return version
+
+
+def read(root: Path, version: str) -> dict[str, bytes]:
+    """Return a version's files, its manifest among them.
+
+    Raises:
+        BundleError: there is no such version, or a byte of it differs from what was published.
+    """
+    folder = root / "versions" / _check_version(version)
+    text = _read(folder / MANIFEST)
+    if hashlib.sha256(text).hexdigest()[:_HASH_CHARS] != version[-_HASH_CHARS:]:
+        raise BundleError(f"{version}: {MANIFEST} is not what was published")
+    try:
+        manifest = msgspec.json.decode(text, type=_Manifest)
+    except msgspec.DecodeError as fault:
+        raise BundleError(f"{version}: {MANIFEST}: {fault}") from fault
+    files = {MANIFEST: text}
+    for name, entry in manifest.files.items():
+        data = _read(folder / _check_name(name))
+        if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise BundleError(f"{version}: {name} is not what was published")
+        files[name] = data
+    return files
+
+
+def versions(root: Path) -> list[str]:
+    """Return the names of all versions, oldest first."""
+    folder = root / "versions"
+    return sorted(path.name for path in folder.iterdir() if _VERSION.fullmatch(path.name)) if folder.exists() else []
+
+
+def resolve(root: Path, alias: str) -> str | None:
+    """Return the version an alias names, or None where there is no such alias.
+
+    Raises:
+        BundleError: the alias holds something that is no version.
+    """
+    try:
+        text = (root / "aliases" / _check_name(alias)).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise BundleError(f"alias {alias}: {fault}") from fault
+    return _check_version(text.strip())
+
+
+def set_alias(root: Path, alias: str, version: str) -> None:
+    """Point an alias to a version.
+
+    Raises:
+        BundleError: there is no such version, or it is corrupt.
+    """
+    read(root, version)
+    target = root / "aliases" / _check_name(alias)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{alias}.{os.getpid()}")
+    _write(draft, version.encode("ascii"))
+    draft.replace(target)
+    _sync_folder(target.parent)
+
+
+def _check_version(version: str) -> str:
+    if not _VERSION.fullmatch(version):
+        raise BundleError(f"not a version: {version[:80]!r}")
+    return version
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise BundleError(f"not a file name: {name[:80]!r}")
+    return name
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > FILE_BYTES_MAX:
+            raise BundleError(f"{path.name} is larger than {FILE_BYTES_MAX} bytes")
+        return path.read_bytes()
+    except OSError as fault:
+        raise BundleError(f"{path.parent.name}: {path.name}: {fault.strerror}") from fault
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,75 @@
+"""The ONLY feature definition: the names, order and meaning of the raw feature columns.
+
+Raw features are int64: stable hashes of strings (0 means absent), codes, counts, micros. They are logged as they are,
+so online and offline values can be compared exactly. How a model uses them is its bundle's feature_spec.json.
+"""
+
+from dsp.catalog.entities import MediaFormat
+from dsp.catalog.terms import GoalKind
+from dsp.openrtb.opportunity import DeviceKind
+
+#: How many values of a set are kept (the first in sorted order). A model treats the columns of a set alike.
+SEGMENT_SLOTS = 6
+CONTENT_CATEGORY_SLOTS = 4
+AD_CATEGORY_SLOTS = 2
+
+#: Code of each value, from 1 on; 0 is absent. Appending is compatible, reordering is not.
+DEVICE_CODES = {device: code for code, device in enumerate(DeviceKind, 1)}
+FORMAT_CODES = {media: code for code, media in enumerate(MediaFormat, 1)}
+GOAL_CODES = {goal: code for code, goal in enumerate(GoalKind, 1)}
+
+SEGMENT_COLUMNS = tuple(f"segment_{slot}" for slot in range(1, SEGMENT_SLOTS + 1))
+CONTENT_CATEGORY_COLUMNS = tuple(f"content_category_{slot}" for slot in range(1, CONTENT_CATEGORY_SLOTS + 1))
+AD_CATEGORY_COLUMNS = tuple(f"ad_category_{slot}" for slot in range(1, AD_CATEGORY_SLOTS + 1))
+
+#: One row an impression: the slot, the inventory, the device, place and time, the user.
+REQUEST_COLUMNS: tuple[str, ...] = (
+    "exchange",
+    "first_price",
+    "position",
+    "interstitial",
+    "rewarded",
+    "floor_micros_cpm",
+    "placement",
+    "slot_width",  # of the first size offered, pixels
+    "slot_height",
+    "video_placement",
+    "skippable",
+    "inventory",
+    "domain",  # of the site, or the app's bundle
+    "publisher",
+    "content_language",
+    *CONTENT_CATEGORY_COLUMNS,
+    "device",
+    "os",
+    "browser",
+    "make",
+    "model",
+    "language",
+    "connection",
+    "country",
+    "region",
+    "city",
+    "hour",  # 0 to 23, at the user's place
+    "weekday",  # Monday is 0
+    "user_known",
+    "segment_count",
+    *SEGMENT_COLUMNS,
+    "exposures",  # impressions remembered of the user
+    "exposure_age_seconds",  # since the latest of them; -1 without
+)
+
+#: One row a creative.
+AD_COLUMNS: tuple[str, ...] = (
+    "advertiser_id",
+    "campaign_id",
+    "line_item_id",
+    "creative_id",
+    *AD_CATEGORY_COLUMNS,
+    "format",
+    "width",
+    "height",
+    "duration_seconds",
+    "goal_kind",
+    "ad_language",
+)

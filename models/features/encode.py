@@ -1,0 +1,121 @@
+"""Encodes opportunities and snapshots as raw feature rows. The bidder, the tests and offline jobs all call this."""
+
+from collections.abc import Collection
+from functools import lru_cache
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.catalog.user import UserRecord
+from dsp.openrtb.opportunity import Opportunity
+from models.features.columns import (
+    AD_CATEGORY_SLOTS,
+    AD_COLUMNS,
+    CONTENT_CATEGORY_SLOTS,
+    DEVICE_CODES,
+    FORMAT_CODES,
+    GOAL_CODES,
+    SEGMENT_SLOTS,
+)
+
+if TYPE_CHECKING:
+    from dsp.snapshot.build import Snapshot
+
+_INT64_MAX = 2**63 - 1
+_MINUTES_PER_DAY = 1_440
+_MS_PER_MINUTE = 60_000
+_EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday
+
+
+@lru_cache(maxsize=131_072)
+def text_hash(text: str) -> int:
+    """Return a stable non-negative 63-bit hash of a string; 0 for the empty string, which means absent."""
+    if not text:
+        return 0
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
+
+
+def request_row(opportunity: Opportunity, user: UserRecord | None) -> NDArray[np.int64]:
+    """Return the impression's row, int64 of shape (R,), columns as REQUEST_COLUMNS. Never raises.
+
+    `user` is left out of the row unless the opportunity permits personalising.
+    """
+    personal = user if opportunity.may_personalise else None
+    width, height = opportunity.sizes[0] if opportunity.sizes else (0, 0)
+    video = opportunity.video
+    local_minutes = opportunity.at_ms // _MS_PER_MINUTE + opportunity.utc_offset_minutes
+    segments: Collection[str] = opportunity.segments if opportunity.may_personalise else ()
+    if personal is not None and personal.segments:
+        segments = {*segments, *personal.segments}
+    exposures = personal.exposures if personal is not None else ()
+    values = [
+        text_hash(opportunity.exchange),
+        opportunity.first_price,
+        opportunity.position,
+        opportunity.interstitial,
+        opportunity.rewarded,
+        opportunity.floor_micros_cpm,
+        text_hash(opportunity.placement),
+        width,
+        height,
+        (video.placement or 0) if video is not None else 0,
+        video.skippable if video is not None else 0,
+        text_hash(opportunity.inventory),
+        text_hash(opportunity.domain or opportunity.bundle),
+        text_hash(opportunity.publisher),
+        text_hash(opportunity.content_language),
+        *_slots(opportunity.categories, CONTENT_CATEGORY_SLOTS),
+        DEVICE_CODES[opportunity.device],
+        text_hash(opportunity.os),
+        text_hash(opportunity.browser),
+        text_hash(opportunity.make),
+        text_hash(opportunity.model),
+        text_hash(opportunity.language),
+        opportunity.connection,
+        text_hash(opportunity.country),
+        text_hash(opportunity.region),
+        text_hash(opportunity.city),
+        local_minutes % _MINUTES_PER_DAY // 60,
+        (local_minutes // _MINUTES_PER_DAY + _EPOCH_WEEKDAY) % 7,
+        bool(opportunity.user_key),
+        len(segments),
+        *_slots(segments, SEGMENT_SLOTS),
+        len(exposures),
+        max(0, opportunity.at_ms - exposures[-1].at_ms) // 1_000 if exposures else -1,
+    ]
+    try:
+        return np.array(values, dtype=np.int64)
+    except OverflowError:  # an exchange sent a number that no one means
+        return np.array([min(max(value, -_INT64_MAX), _INT64_MAX) for value in values], dtype=np.int64)
+
+
+def ad_rows(snapshot: "Snapshot") -> NDArray[np.int64]:
+    """Return one row a creative, int64 of shape (C, A), columns as AD_COLUMNS, in the order of snapshot.creatives."""
+    rows = np.zeros((len(snapshot.creatives), len(AD_COLUMNS)), dtype=np.int64)
+    for number, (creative, row) in enumerate(
+        zip(snapshot.creatives, snapshot.creative_line_items.tolist(), strict=True)
+    ):
+        line_item = snapshot.line_items[row]
+        advertiser = snapshot.advertisers[row]
+        rows[number] = (
+            advertiser.id,
+            line_item.campaign_id,
+            line_item.id,
+            creative.id,
+            *_slots(creative.categories or advertiser.categories, AD_CATEGORY_SLOTS),
+            FORMAT_CODES[creative.format],
+            creative.width or 0,
+            creative.height or 0,
+            creative.duration_seconds or 0,
+            GOAL_CODES[line_item.goal.kind],
+            text_hash(creative.language or ""),
+        )
+    return rows
+
+
+def _slots(values: Collection[str], slots: int) -> list[int]:
+    hashes = [text_hash(value) for value in (sorted(values)[:slots] if len(values) > 1 else values)]
+    hashes += [0] * (slots - len(hashes))
+    return hashes

@@ -1,0 +1,139 @@
+"""A model bundle: what its files are, and how they become predictors once every check has passed."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp import registry
+from dsp.kernel.errors import BundleError
+from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
+from models.features.spec import FEATURE_HASH
+from models.serving.onnx import FEATURE_HASH_KEY, Calibration, OnnxModel, OnnxPredictor, Transform
+from models.serving.predictor import Predictor
+from models.serving.prior import PriorPredictor
+from models.serving.statistics import Description, Statistics, restore
+
+CHAMPION = "champion"
+PREVIOUS = "previous"
+#: Golden rows are reproduced this closely, absolutely, on every machine.
+GOLDEN_TOLERANCE = 1e-5
+
+
+class Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """calibration.json, for one model."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How one probability is made. `model` and `statistics` are file names; without `model` the statistics are all."""
+
+    statistics: str
+    description: Description
+    model: str | None = None
+    request_numbers: tuple[str, ...] = ()
+    ad_numbers: tuple[str, ...] = ()
+
+
+class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """feature_spec.json: the raw columns the bundle was trained on, and what each model makes of them."""
+
+    feature_hash: str
+    request_columns: tuple[str, ...]
+    ad_columns: tuple[str, ...]
+    ctr: ModelSpec
+    cvr: ModelSpec
+    prior_ctr: ModelSpec
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """golden.json: raw rows of one impression's candidates, and the probabilities expected for them."""
+
+    request: list[int]
+    ads: list[list[int]]
+    pctr: list[float]
+    pcvr: list[float]
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A bundle ready to serve. `prior` is what to answer with when there is no time for `predictor`."""
+
+    version: str
+    manifest: dict[str, Any]
+    predictor: Predictor
+    prior: Predictor
+
+
+def load(root: Path, version: str) -> Bundle:
+    """Read a version from the registry, verify it, and warm it up on its golden rows.
+
+    Raises:
+        BundleError: incomplete, tampered with, made for other features, or not reproducing its golden rows.
+    """
+    return assemble(version, registry.read(root, version))
+
+
+def assemble(version: str, files: dict[str, bytes]) -> Bundle:
+    """Return the predictors of a bundle's files. Raises BundleError as `load` does."""
+    try:
+        spec = msgspec.json.decode(files["feature_spec.json"], type=FeatureSpec)
+        scalings = msgspec.json.decode(files["calibration.json"], type=dict[str, Scaling])
+        goldens = msgspec.json.decode(files["golden.json"], type=list[Golden])
+        manifest = msgspec.json.decode(files.get(registry.MANIFEST, b"{}"), type=dict[str, Any])
+        _check_features(version, spec)
+        prior = PriorPredictor(_statistics(spec.prior_ctr, files), _statistics(spec.cvr, files), f"{version}/prior")
+        ctr = _model(spec.ctr, files, scalings.get("ctr", Scaling()))
+        cvr = _model(spec.cvr, files, scalings.get("cvr", Scaling()))
+    except (KeyError, ValueError, msgspec.DecodeError) as fault:
+        raise BundleError(f"{version}: {type(fault).__name__}: {fault}") from fault
+    if ctr is None:
+        raise BundleError(f"{version}: has no click model")
+    predictor = OnnxPredictor(version, ctr, cvr if cvr is not None else _statistics(spec.cvr, files))
+    _check_golden(version, predictor, goldens)
+    return Bundle(version, manifest, predictor, prior)
+
+
+def _check_features(version: str, spec: FeatureSpec) -> None:
+    if spec.feature_hash != FEATURE_HASH or (spec.request_columns, spec.ad_columns) != (REQUEST_COLUMNS, AD_COLUMNS):
+        raise BundleError(f"{version}: made for features {spec.feature_hash}, ours are {FEATURE_HASH}")
+
+
+def _statistics(spec: ModelSpec, files: dict[str, bytes]) -> Statistics:
+    return restore(spec.description, _table(files[spec.statistics]))
+
+
+def _table(data: bytes) -> NDArray[np.void]:
+    table: NDArray[np.void] = np.load(io.BytesIO(data), allow_pickle=False)
+    return table
+
+
+def _model(spec: ModelSpec, files: dict[str, bytes], scaling: Scaling) -> OnnxModel | None:
+    if spec.model is None:
+        return None
+    transform = Transform(_statistics(spec, files), spec.request_numbers, spec.ad_numbers)
+    try:
+        model = OnnxModel(files[spec.model], transform, Calibration(scaling.slope, scaling.intercept))
+    except Exception as fault:  # ONNX Runtime's errors have no common base of their own
+        raise BundleError(f"{spec.model}: {fault}") from fault
+    if model.metadata.get(FEATURE_HASH_KEY) != FEATURE_HASH:
+        raise BundleError(f"{spec.model}: made for features {model.metadata.get(FEATURE_HASH_KEY)}")
+    return model
+
+
+def _check_golden(version: str, predictor: Predictor, goldens: list[Golden]) -> None:
+    if not goldens:
+        raise BundleError(f"{version}: has no golden rows")
+    for number, golden in enumerate(goldens):
+        request = np.array(golden.request, dtype=np.int64)
+        ads = np.array(golden.ads, dtype=np.int64)
+        if request.shape != (len(REQUEST_COLUMNS),) or ads.shape[1:] != (len(AD_COLUMNS),):
+            raise BundleError(f"{version}: golden row {number} has another shape")
+        found = predictor.predict(request, ads)
+        for expected, values in ((golden.pctr, found.pctr), (golden.pcvr, found.pcvr)):
+            if len(expected) != len(values) or not np.allclose(values, expected, rtol=0, atol=GOLDEN_TOLERANCE):
+                raise BundleError(f"{version}: golden row {number} gives other probabilities")
