@@ -1,0 +1,1 @@
+"""The control plane: the catalogue, reports and explanations over REST."""

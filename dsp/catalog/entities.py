@@ -64,7 +64,7 @@ class LineItem(_Entity, frozen=True, kw_only=True):
 
 
 class Creative(_Entity, frozen=True, kw_only=True):
-    """An ad of a line item. `markup` is HTML for a banner, the media file's URL for video and audio, native JSON for native.
+    """An ad of a line item. `markup` is HTML for a banner, the media file's URL for video and audio, native JSON.
 
     `landing_url` is where a click leads: the only place our redirect goes to.
     `attributes` are OpenRTB creative attributes (list 5.3), `apis` and `protocols` the lists 5.6 and 5.8.

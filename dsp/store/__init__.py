@@ -1,0 +1,1 @@
+"""The catalogue and the book in SQL: tables, sessions, repositories, audit trail and migrations."""

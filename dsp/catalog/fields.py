@@ -1,0 +1,122 @@
+"""Turns untrusted values into a struct, reporting every refused field with its path. Which values are refused
+beyond their type is for the caller's rules (dsp.catalog.validate).
+"""
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from dsp.kernel.errors import Fault
+
+#: Check a value and return it normalised; raise ValueError with a sentence to refuse it.
+FieldRule = Callable[[Any], Any]
+#: Check a built struct and return it normalised; add what is wrong to the list, paths below the given prefix.
+StructRule = Callable[[Any, str, list[Fault]], Any]
+
+#: No list in the catalogue needs more.
+ITEMS_MAX = 10_000
+_REFUSED: Any = object()
+
+
+class Rules:
+    """The rules of each struct: by field, and across fields (run only once all its fields are right)."""
+
+    def __init__(
+        self, fields: Mapping[type, Mapping[str, FieldRule]], structs: Mapping[type, StructRule] | None = None
+    ) -> None:
+        self._fields = fields
+        self._structs = structs or {}
+
+    def build(self, struct: type, values: Any, path: str, faults: list[Fault]) -> Any:
+        """Return the struct; when values are refused, add the faults and return something meaningless."""
+        if not isinstance(values, Mapping):
+            return _refuse(faults, path, f"must be an object, not {_name(values)}")
+        found = len(faults)
+        known = {field.name: field for field in msgspec.structs.fields(struct)}
+        hints = get_type_hints(struct)
+        rules = self._fields.get(struct, {})
+        built: dict[str, Any] = {}
+        faults += [Fault(_join(path, str(name)[:64]), "unknown field") for name in values if name not in known]
+        for name, field in known.items():
+            at = _join(path, name)
+            if name in values:
+                built[name] = self._field(values[name], hints[name], rules.get(name), at, faults)
+            elif field.required:
+                faults.append(Fault(at, "is required"))
+        if len(faults) > found:
+            return _REFUSED
+        made = struct(**built)
+        rule = self._structs.get(struct)
+        return rule(made, path, faults) if rule else made
+
+    def _field(self, value: Any, hint: Any, rule: FieldRule | None, path: str, faults: list[Fault]) -> Any:
+        found = len(faults)
+        converted = self._convert(value, hint, path, faults)
+        if rule is None or converted is None or len(faults) > found:
+            return converted
+        try:
+            return rule(converted)
+        except ValueError as fault:
+            return _refuse(faults, path, str(fault))
+
+    def _convert(self, value: Any, hint: Any, path: str, faults: list[Fault]) -> Any:
+        origin, arguments = get_origin(hint), get_args(hint)
+        if origin in (Union, UnionType):
+            if value is None:
+                return None
+            return self._convert(value, arguments[0], path, faults)
+        if origin is tuple:
+            return self._items(value, arguments[0], path, faults)
+        if origin is dict:
+            return self._entries(value, arguments, path, faults)
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            return self.build(hint, value, path, faults)
+        return _scalar(value, hint, path, faults)
+
+    def _items(self, values: Any, hint: Any, path: str, faults: list[Fault]) -> Any:
+        if not isinstance(values, list | tuple):
+            return _refuse(faults, path, f"must be a list, not {_name(values)}")
+        if len(values) > ITEMS_MAX:
+            return _refuse(faults, path, f"must have at most {ITEMS_MAX} items")
+        return tuple([self._convert(value, hint, f"{path}[{i}]", faults) for i, value in enumerate(values)])
+
+    def _entries(self, values: Any, hints: tuple[Any, ...], path: str, faults: list[Fault]) -> Any:
+        if not isinstance(values, Mapping):
+            return _refuse(faults, path, f"must be an object, not {_name(values)}")
+        entries = {}
+        for name, value in values.items():
+            at = _join(path, str(name)[:64])
+            key = self._convert(name, hints[0], at, faults)
+            if key is not _REFUSED:
+                entries[key] = self._convert(value, hints[1], at, faults)
+        return entries
+
+
+def _scalar(value: Any, hint: type, path: str, faults: list[Fault]) -> Any:
+    if issubclass(hint, Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            return _refuse(faults, path, f"must be one of {', '.join(str(member.value) for member in hint)}")
+    # bool is an int to Python, and 5.0 an int to a lenient parser; neither is one where money is meant.
+    if type(value) is not hint:
+        wanted = {int: "a whole number", str: "a string", bool: "true or false"}[hint]
+        return _refuse(faults, path, f"must be {wanted}, not {_name(value)}")
+    return value
+
+
+def _refuse(faults: list[Fault], path: str, message: str) -> Any:
+    faults.append(Fault(path, message))
+    return _REFUSED
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _name(value: Any) -> str:
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a decimal number", str: "a string"}
+    return names.get(type(value)) or ("an object" if isinstance(value, Mapping) else "a list")

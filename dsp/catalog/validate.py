@@ -1,0 +1,218 @@
+"""What the catalogue accepts: every refused field with its reason, and values in their normal form. Pure.
+
+Rules that need other entities (does the parent exist, is the external id taken) are in dsp.store.catalog.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+from zoneinfo import available_timezones
+
+import msgspec
+
+from dsp.catalog import values
+from dsp.catalog.creative import creative, landing_url, markup, mime
+from dsp.catalog.entities import Advertiser, Audience, Campaign, ConversionRule, Creative, Deal, LineItem
+from dsp.catalog.fields import FieldRule, Rules
+from dsp.catalog.kinds import Entity, Kind
+from dsp.catalog.rules import Targeting
+from dsp.catalog.terms import Budget, Daypart, Flight, FrequencyCap, Goal, GoalKind
+from dsp.kernel.errors import Fault, ValidationError
+from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
+
+#: Fields that the platform sets, and that no caller may.
+READ_ONLY = ("id", "status", "version")
+#: Ten billion units: beyond any budget, and far inside 64 bits even when summed over the catalogue.
+AMOUNT_MICROS_MAX = 10_000_000_000 * MICROS_PER_UNIT
+#: The year 9999.
+TIME_MS_MAX = 253_402_300_799_999
+SECONDS_PER_DAY = 86_400
+WINDOW_SECONDS_MAX = 365 * SECONDS_PER_DAY
+FREQUENCY_CAPS_MAX = 10
+DAYPARTS_MAX = 7 * 24
+
+
+def parse(kind: Kind, fields: Mapping[str, Any]) -> Entity:
+    """Return the entity that the fields describe, normalised, with id 0, version 1 and status draft.
+
+    Raises:
+        ValidationError: with every refused field.
+    """
+    faults = [Fault(name, "is set by the platform") for name in READ_ONLY if name in fields]
+    values_ = {name: value for name, value in fields.items() if name not in READ_ONLY}
+    # The id is required by the struct and not known yet.
+    entity: Entity = _RULES.build(kind.entity, {**values_, "id": 0}, "", faults)
+    if faults:
+        raise ValidationError(faults)
+    return entity
+
+
+def _between(low: int, high: int) -> FieldRule:
+    def rule(value: int) -> int:
+        if not low <= value <= high:
+            raise ValueError(f"must be between {low} and {high}")
+        return value
+
+    return rule
+
+
+def _optional(rule: Callable[[str], str]) -> FieldRule:
+    """Take an empty string as absence."""
+    return lambda value: rule(value) if value.strip() else None
+
+
+def _each(rule: FieldRule, items_max: int = 1_000) -> FieldRule:
+    """Apply a rule to every item, and drop repetitions."""
+
+    def each(items: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(items) > items_max:
+            raise ValueError(f"must have at most {items_max} items")
+        return tuple(dict.fromkeys([rule(item) for item in items]))
+
+    return each
+
+
+@cache
+def _timezones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def _timezone(value: str) -> str:
+    if value not in _timezones():
+        raise ValueError("must be an IANA time zone such as Europe/Berlin")
+    return value
+
+
+def _flight(flight: Flight, path: str, faults: list[Fault]) -> Flight:
+    if flight.end_ms is not None and flight.end_ms <= flight.start_ms:
+        faults.append(Fault(f"{path}.end_ms", "must be after start_ms"))
+    return flight
+
+
+def _budget(budget: Budget, path: str, faults: list[Fault]) -> Budget:
+    daily, total = budget.daily_micros, budget.total_micros
+    if daily is not None and total is not None and daily > total:
+        faults.append(Fault(f"{path}.daily_micros", "must not be above total_micros"))
+    return budget
+
+
+def _daypart(daypart: Daypart, path: str, faults: list[Fault]) -> Daypart:
+    if daypart.end_hour <= daypart.start_hour:
+        message = "must be after start_hour; write hours across midnight as two dayparts"
+        faults.append(Fault(f"{path}.end_hour", message))
+    return daypart
+
+
+def _goal(goal: Goal, path: str, faults: list[Fault]) -> Goal:
+    if goal.kind is GoalKind.CPM and goal.target_micros > PRICE_MICROS_CPM_MAX:
+        faults.append(Fault(f"{path}.target_micros", f"must be at most {PRICE_MICROS_CPM_MAX} for CPM"))
+    return goal
+
+
+def _targeting(targeting: Targeting, path: str, faults: list[Fault]) -> Targeting:
+    clauses = {}
+    for dimension, clause in targeting.clauses.items():
+        at = f"{path}.clauses.{dimension}"
+        shape = _shape_of(dimension)
+        include = _normalised(clause.include, shape, f"{at}.include", faults)
+        exclude = _normalised(clause.exclude, shape, f"{at}.exclude", faults)
+        both = sorted(set(include) & set(exclude))
+        if both:
+            faults.append(Fault(f"{at}.exclude", f"also included: {', '.join(both[:5])}"))
+        if include or exclude:
+            clauses[dimension] = msgspec.structs.replace(clause, include=include, exclude=exclude)
+    groups = []
+    for number, group in enumerate(targeting.audience):
+        at = f"{path}.audience[{number}]"
+        if not group:
+            faults.append(Fault(at, "must name at least one segment"))
+        groups.append(_normalised(group, values.segment, at, faults))
+    return Targeting(clauses=clauses, audience=tuple(groups))
+
+
+def _shape_of(dimension: Any) -> Callable[[str], str]:
+    return lambda value: values.normalise(dimension, value)
+
+
+def _normalised(items: tuple[str, ...], shape: Callable[[str], str], path: str, faults: list[Fault]) -> tuple[str, ...]:
+    made: dict[str, None] = {}
+    for number, item in enumerate(items):
+        try:
+            made[shape(item)] = None
+        except ValueError as fault:
+            faults.append(Fault(f"{path}[{number}]", str(fault)))
+    return tuple(made)
+
+
+def _line_item(line_item: LineItem, path: str, faults: list[Fault]) -> LineItem:
+    low, high = line_item.bid_min_micros_cpm, line_item.bid_max_micros_cpm
+    if low is not None and high is not None and low > high:
+        faults.append(Fault("bid_min_micros_cpm", "must not be above bid_max_micros_cpm"))
+    return line_item
+
+
+_AMOUNT = _between(1, AMOUNT_MICROS_MAX)
+_PRICE = _between(1, PRICE_MICROS_CPM_MAX)
+_PARENT = _between(1, 2**63 - 1)
+_CAPS = _each(lambda cap: cap, FREQUENCY_CAPS_MAX)
+_NAMES: dict[str, FieldRule] = {"name": values.text, "external_id": _optional(values.text)}
+_CODES = _each(_between(1, 9_999), 100)
+
+_RULES = Rules(
+    fields={
+        Advertiser: {
+            **_NAMES,
+            "domain": values.domain,
+            "categories": _each(values.category),
+            "timezone": _timezone,
+            "frequency_caps": _CAPS,
+        },
+        Campaign: {**_NAMES, "advertiser_id": _PARENT, "frequency_caps": _CAPS},
+        LineItem: {
+            **_NAMES,
+            "campaign_id": _PARENT,
+            "dayparts": _each(lambda daypart: daypart, DAYPARTS_MAX),
+            "frequency_caps": _CAPS,
+            "bid_min_micros_cpm": _PRICE,
+            "bid_max_micros_cpm": _PRICE,
+        },
+        Creative: {
+            **_NAMES,
+            "line_item_id": _PARENT,
+            "landing_url": landing_url,
+            "markup": markup,
+            "width": _between(1, 9_999),
+            "height": _between(1, 9_999),
+            "duration_seconds": _between(1, 3_600),
+            "mime": _optional(mime),
+            "bitrate_kbps": _between(1, 100_000),
+            "categories": _each(values.category),
+            "attributes": _CODES,
+            "apis": _CODES,
+            "protocols": _CODES,
+            "language": _optional(values.language),
+        },
+        Deal: {**_NAMES, "exchange": values.exchange, "deal_id": values.text, "price_micros_cpm": _PRICE},
+        Audience: {**_NAMES, "advertiser_id": _PARENT, "segment_id": values.segment},
+        ConversionRule: {
+            **_NAMES,
+            "advertiser_id": _PARENT,
+            "window_seconds": _between(1, WINDOW_SECONDS_MAX),
+            "value_micros": _AMOUNT,
+        },
+        Budget: {"daily_micros": _AMOUNT, "total_micros": _AMOUNT},
+        Flight: {"start_ms": _between(0, TIME_MS_MAX), "end_ms": _between(0, TIME_MS_MAX)},
+        Goal: {"target_micros": _AMOUNT},
+        Daypart: {"weekday": _between(0, 6), "start_hour": _between(0, 23), "end_hour": _between(1, 24)},
+        FrequencyCap: {"impressions": _between(1, 10_000), "window_seconds": _between(1, WINDOW_SECONDS_MAX)},
+    },
+    structs={
+        Flight: _flight,
+        Budget: _budget,
+        Daypart: _daypart,
+        Goal: _goal,
+        Targeting: _targeting,
+        LineItem: _line_item,
+        Creative: creative,
+    },
+)

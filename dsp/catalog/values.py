@@ -1,0 +1,129 @@
+"""The shapes of targeting values: how each dimension's are written so that they equal an opportunity's."""
+
+import re
+from collections.abc import Callable
+
+from dsp.catalog.entities import MediaFormat
+from dsp.catalog.rules import Dimension
+from dsp.openrtb.opportunity import DeviceKind
+
+TEXT_CHARS_MAX = 200
+_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})+")
+_COUNTRY = re.compile(r"[A-Z]{3}")
+_REGION = re.compile(r"[A-Z]{3}-[A-Z0-9-]{1,10}")
+_POSTCODE = re.compile(r"[A-Z]{3}-[A-Z0-9 -]{1,12}")
+_SIZE = re.compile(r"[1-9]\d{0,3}x[1-9]\d{0,3}")
+_CATEGORY = re.compile(r"IAB\d{1,2}(-\d{1,3})?|\d{1,4}|[A-Z0-9]{4,8}")
+_LANGUAGE = re.compile(r"[a-z]{2}")
+_PROFILE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+def text(value: str) -> str:
+    """Return a line of text without blanks around it; refuse an empty one, one too long and control characters."""
+    value = value.strip()
+    if not value:
+        raise ValueError("must not be empty")
+    if len(value) > TEXT_CHARS_MAX:
+        raise ValueError(f"must have at most {TEXT_CHARS_MAX} characters")
+    if not value.isprintable():
+        raise ValueError("must not contain control characters")
+    return value
+
+
+def domain(value: str) -> str:
+    """Return a host name in lower case without a leading `www.`."""
+    host = value.strip().lower().removeprefix("www.")
+    if len(host) > 253 or not _HOST.fullmatch(host):
+        raise ValueError("must be a domain such as example.com, without scheme or path")
+    return host
+
+
+def category(value: str) -> str:
+    """Return an IAB category in upper case."""
+    return _matching(_CATEGORY, value.strip().upper(), "an IAB category such as IAB2 or IAB2-3")
+
+
+def language(value: str) -> str:
+    """Return an ISO 639-1 code in lower case."""
+    return _matching(_LANGUAGE, value.strip().lower(), "an ISO 639-1 language such as en")
+
+
+def exchange(value: str) -> str:
+    """Return the name of an exchange profile."""
+    return _matching(_PROFILE, value.strip().lower(), "the name of an exchange profile")
+
+
+def segment(value: str) -> str:
+    """Return a segment id."""
+    return text(value)
+
+
+def normalise(dimension: Dimension, value: str) -> str:
+    """Return a targeting value as opportunities write it.
+
+    Raises:
+        ValueError: the value cannot occur in this dimension; the message is a sentence for people.
+    """
+    return _SHAPES[dimension](value)
+
+
+def _matching(pattern: re.Pattern[str], value: str, wanted: str) -> str:
+    if not pattern.fullmatch(value):
+        raise ValueError(f"must be {wanted}")
+    return value
+
+
+def _country(value: str) -> str:
+    return _matching(_COUNTRY, value.strip().upper(), "an ISO 3166-1 alpha-3 country such as USA")
+
+
+def _region(value: str) -> str:
+    return _matching(_REGION, value.strip().upper(), "a country and a region such as USA-CA")
+
+
+def _city(value: str) -> str:
+    country, hyphen, city = text(value).partition("-")
+    if not hyphen or not _COUNTRY.fullmatch(country.upper()) or not city.strip():
+        raise ValueError("must be a country and a city such as USA-los angeles")
+    return f"{country.upper()}-{city.strip().lower()}"
+
+
+def _postcode(value: str) -> str:
+    return _matching(_POSTCODE, value.strip().upper(), "a country and a postcode such as USA-90210")
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def shape(value: str) -> str:
+        lower = value.strip().lower()
+        if lower not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return lower
+
+    return shape
+
+
+def _lower(value: str) -> str:
+    return text(value).lower()
+
+
+_SHAPES: dict[Dimension, Callable[[str], str]] = {
+    Dimension.EXCHANGE: exchange,
+    Dimension.COUNTRY: _country,
+    Dimension.REGION: _region,
+    Dimension.CITY: _city,
+    Dimension.POSTCODE: _postcode,
+    Dimension.DEVICE: _one_of(*DeviceKind),
+    Dimension.OS: _lower,
+    Dimension.BROWSER: _lower,
+    Dimension.FORMAT: _one_of(*MediaFormat),
+    Dimension.SIZE: lambda value: _matching(_SIZE, value.strip().lower(), "a size such as 300x250"),
+    Dimension.INVENTORY: _one_of("site", "app", "dooh"),
+    Dimension.DOMAIN: domain,
+    Dimension.BUNDLE: text,
+    Dimension.PLACEMENT: text,
+    Dimension.PUBLISHER: text,
+    Dimension.CATEGORY: category,
+    Dimension.SEGMENT: segment,
+    Dimension.LANGUAGE: language,
+    Dimension.DEAL: text,
+}

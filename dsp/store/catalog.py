@@ -1,0 +1,247 @@
+"""The catalogue's repository: the only code that writes entities. Every write is validated, versioned and audited."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from dsp.catalog.entities import Catalogue
+from dsp.catalog.kinds import Entity, Kind
+from dsp.catalog.status import Status, effective, transition
+from dsp.catalog.validate import READ_ONLY, parse
+from dsp.kernel.errors import ConflictError, Fault, NotFoundError, TransitionError, ValidationError
+from dsp.store.rows import to_entity, to_values
+from dsp.store.tables import ROWS, ChangeRow, RevisionRow
+
+#: Fields that must be unique within a kind, each with the field that narrows it.
+_UNIQUE: dict[Kind, tuple[str, str]] = {
+    Kind.DEAL: ("deal_id", "exchange"),
+    Kind.AUDIENCE: ("segment_id", "advertiser_id"),
+}
+ID_MAX = 2**63 - 1
+Faults = list[Fault]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One write: who did what when, and the entity before and after. `before` is None for a creation."""
+
+    version: int
+    at_ms: int
+    actor: str
+    action: str
+    before: dict[str, Any] | None
+    after: dict[str, Any]
+
+
+class Page(NamedTuple):
+    """Entities in order of id; `next_after` continues the list, None at its end."""
+
+    items: Sequence[Entity]
+    next_after: int | None
+
+
+class CatalogRepository:
+    """Reads and writes entities in one session; the caller owns the transaction."""
+
+    def __init__(self, session: Session, actor: str, now_ms: int) -> None:
+        self._session = session
+        self._actor = actor
+        self._now_ms = now_ms
+
+    def create(self, kind: Kind, fields: Mapping[str, Any]) -> Entity:
+        """Create a draft.
+
+        Raises:
+            ValidationError: with every refused field.
+        """
+        entity = parse(kind, fields)
+        self._check(kind, entity, None)
+        table = ROWS[kind].__table__
+        made = self._session.execute(insert(ROWS[kind]).values(to_values(entity)).returning(table.c.id))
+        entity = msgspec.structs.replace(entity, id=made.scalar_one())
+        self._record(kind, "create", None, entity)
+        return entity
+
+    def update(self, kind: Kind, id: int, fields: Mapping[str, Any], if_version: int | None = None) -> Entity:
+        """Merge the fields into an entity (RFC 7396: null removes, objects merge, lists are replaced).
+
+        Raises:
+            NotFoundError: no such entity.
+            ConflictError: its version is not `if_version`.
+            TransitionError: it is archived.
+            ValidationError: with every refused field.
+        """
+        before = self._locked(kind, id, if_version)
+        if before.status is Status.ARCHIVED:
+            raise TransitionError("an archived entity cannot be changed")
+        base = {name: value for name, value in msgspec.to_builtins(before).items() if name not in READ_ONLY}
+        entity = parse(kind, merge(base, fields))
+        entity = msgspec.structs.replace(entity, id=id, status=before.status, version=before.version)
+        self._check(kind, entity, before)
+        return self._write(kind, "update", before, entity)
+
+    def set_status(self, kind: Kind, id: int, status: Status, if_version: int | None = None) -> Entity:
+        """Take an entity to another step of its life cycle; taking it where it is changes nothing.
+
+        Raises:
+            NotFoundError, ConflictError: as `update`.
+            TransitionError: the life cycle has no such step.
+        """
+        before = self._locked(kind, id, if_version)
+        action = {Status.ACTIVE: "activate", Status.PAUSED: "pause", Status.ARCHIVED: "archive"}.get(status, "draft")
+        entity = msgspec.structs.replace(before, status=transition(before.status, status))
+        return self._write(kind, action, before, entity)
+
+    def get(self, kind: Kind, id: int) -> Entity:
+        """Return one entity; raises NotFoundError."""
+        return self._load(kind, id, lock=False)
+
+    def find(self, kind: Kind, external_id: str) -> Entity | None:
+        """Return the entity with this external id."""
+        found = self.list(kind, {"external_id": external_id}).items
+        return found[0] if found else None
+
+    def list(self, kind: Kind, filters: Mapping[str, Any] | None = None, after: int = 0, limit: int = 100) -> Page:
+        """Return the entities whose columns equal the filters, from the id after `after` on."""
+        table = ROWS[kind].__table__
+        query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit + 1)
+        for name, value in (filters or {}).items():
+            query = query.where(table.c[name] == value)
+        items = [to_entity(kind, row) for row in self._session.execute(query).mappings()]
+        return Page(items[:limit], items[limit - 1].id if len(items) > limit else None)
+
+    def versions(self, kind: Kind, id: int, after: int = 0, limit: int = 100) -> Sequence[Change]:
+        """Return the entity's writes after version `after`, oldest first; raises NotFoundError."""
+        self.get(kind, id)
+        query = (
+            select(ChangeRow)
+            .where(ChangeRow.kind == kind.value, ChangeRow.entity_id == id, ChangeRow.version > after)
+            .order_by(ChangeRow.version)
+            .limit(limit)
+        )
+        rows = self._session.scalars(query)
+        return [msgspec.convert(row, Change, from_attributes=True) for row in rows]
+
+    def effective_statuses(self, kind: Kind, entities: Sequence[Entity]) -> Sequence[Status]:
+        """Return what each entity's status comes to given its ancestors', in the same order."""
+        parent, field = kind.parent, kind.parent_field
+        if parent is None or field is None:
+            return [entity.status for entity in entities]
+        table = ROWS[parent].__table__
+        wanted = {getattr(entity, field) for entity in entities}
+        rows = self._session.execute(select(table).where(table.c.id.in_(wanted))).mappings()
+        parents = [to_entity(parent, row) for row in rows]
+        above = dict(zip([each.id for each in parents], self.effective_statuses(parent, parents), strict=True))
+        return [effective(entity.status, above[getattr(entity, field)]) for entity in entities]
+
+    def _load(self, kind: Kind, id: int, *, lock: bool) -> Entity:
+        table = ROWS[kind].__table__
+        query = select(table).where(table.c.id == id)
+        row = None
+        if 0 < id <= ID_MAX:
+            row = self._session.execute(query.with_for_update() if lock else query).mappings().first()
+        if row is None:
+            raise NotFoundError(f"there is no {kind.words} {id}")
+        return to_entity(kind, row)
+
+    def _locked(self, kind: Kind, id: int, if_version: int | None) -> Entity:
+        entity = self._load(kind, id, lock=True)
+        if if_version is not None and entity.version != if_version:
+            raise ConflictError(f"the {kind.words} is at version {entity.version}, not {if_version}")
+        return entity
+
+    def _write(self, kind: Kind, action: str, before: Entity, after: Entity) -> Entity:
+        if after == before:
+            return before
+        entity = msgspec.structs.replace(after, version=before.version + 1)
+        table = ROWS[kind].__table__
+        self._session.execute(
+            update(ROWS[kind])
+            .where(table.c.id == entity.id, table.c.version == before.version)
+            .values(to_values(entity))
+        )
+        self._record(kind, action, before, entity)
+        return entity
+
+    def _record(self, kind: Kind, action: str, before: Entity | None, after: Entity) -> None:
+        values = {
+            "kind": kind.value,
+            "entity_id": after.id,
+            "version": after.version,
+            "at_ms": self._now_ms,
+            "actor": self._actor,
+            "action": action,
+            "before": None if before is None else msgspec.to_builtins(before),
+            "after": msgspec.to_builtins(after),
+        }
+        self._session.execute(insert(ChangeRow).values(values))
+        self._session.execute(update(RevisionRow).values(revision=RevisionRow.revision + 1))
+
+    def _check(self, kind: Kind, entity: Entity, before: Entity | None) -> None:
+        """Refuse what only the other entities can tell: a wrong parent, an identity already taken."""
+        faults = self._parent_faults(kind, entity, before)
+        if entity.external_id is not None:
+            faults += self._taken(kind, entity, ("external_id",))
+        if kind in _UNIQUE:
+            faults += self._taken(kind, entity, _UNIQUE[kind])
+        if faults:
+            raise ValidationError(faults)
+
+    def _parent_faults(self, kind: Kind, entity: Entity, before: Entity | None) -> Faults:
+        if kind.parent is None or kind.parent_field is None:
+            return []
+        parent_id = getattr(entity, kind.parent_field)
+        if before is not None:
+            # Money is booked under the ancestors an entity had, so it cannot move.
+            moved = parent_id != getattr(before, kind.parent_field)
+            return [Fault(kind.parent_field, "cannot be changed")] if moved else []
+        try:
+            parent = self.get(kind.parent, parent_id)
+        except NotFoundError as fault:
+            return [Fault(kind.parent_field, str(fault))]
+        if parent.status is Status.ARCHIVED:
+            return [Fault(kind.parent_field, f"the {kind.parent.words} is archived")]
+        return []
+
+    def _taken(self, kind: Kind, entity: Entity, fields: tuple[str, ...]) -> Faults:
+        table = ROWS[kind].__table__
+        query = select(table.c.id).where(table.c.id != entity.id)
+        for name in fields:
+            query = query.where(table.c[name] == getattr(entity, name))
+        other = self._session.scalar(query)
+        return [] if other is None else [Fault(fields[0], f"is taken by {kind.words} {other}")]
+
+
+def merge(base: Any, patch: Any) -> Any:
+    """Apply a JSON merge patch (RFC 7396)."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(base) if isinstance(base, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge(merged.get(name), value)
+    return merged
+
+
+def load_catalogue(session: Session) -> tuple[int, Catalogue]:
+    """Return the catalogue's revision and every entity that is not archived, nor under an archived ancestor."""
+    number = revision(session)
+    kept: dict[Kind, list[Entity]] = {}
+    for kind in Kind:
+        table = ROWS[kind].__table__
+        query = select(table).where(table.c.status != Status.ARCHIVED.value).order_by(table.c.id)
+        entities = [to_entity(kind, row) for row in session.execute(query).mappings()]
+        if kind.parent is not None:
+            parents = {parent.id for parent in kept[kind.parent]}
+            entities = [entity for entity in entities if getattr(entity, f"{kind.parent}_id") in parents]
+        kept[kind] = entities
+    return number, Catalogue(**{kind.plural: tuple(kept[kind]) for kind in Kind})  # type: ignore[arg-type]
+
+
+def revision(session: Session) -> int:
+    """Return the count of writes the catalogue has seen: equal revisions mean equal catalogues."""
+    return session.scalars(select(RevisionRow.revision)).one()

@@ -1,0 +1,1 @@
+"""Alembic migrations; file names begin with their order."""
