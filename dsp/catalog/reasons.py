@@ -23,6 +23,7 @@ class Exclusion(Enum):
     INVALID_REQUEST = "invalid_request", 2, "The request breaks a rule of OpenRTB."
     NOT_READY = "not_ready", 1, "The bidder has no snapshot yet, or is draining."
     OVERLOAD = "overload", 1, "More requests are in flight than the bound allows."
+    RATE_LIMITED = "rate_limited", 1, "The exchange sends more requests than its agreed rate."
     TIME_SHORT = "time_short", 15, "Too little of tmax was left to answer in time."
     INTERNAL = "internal", 1, "The bidder failed; the fault is in its log."
     TEST_REQUEST = "test_request", 0, "The exchange marked the request as a test that must not spend."

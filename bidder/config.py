@@ -1,0 +1,85 @@
+"""The bidder's settings: table `bidder` of the settings file. Every bound the process has is named here."""
+
+import msgspec
+
+
+class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Ports, bounds and intervals of one bidder process; the behaviour at each bound is written beside it."""
+
+    host: str = "127.0.0.1"  # where the bid and notice ports listen
+    bid_port: int = 8080  # POST /openrtb2/{exchange}; 0 lets the system choose, and the log tells
+    notice_port: int = 8081  # win, bill, loss, imp, click, conv
+    admin_host: str = "127.0.0.1"  # keep it away from strangers
+    admin_port: int = 9090  # /metrics, /healthz, /readyz
+    #: Let several bidder processes on one machine share the bid and notice ports.
+    reuse_port: bool = False
+    #: Names this process to the lease store; two processes that live at once need two names.
+    holder: str = "bidder-1"
+    #: Where exchanges and browsers reach the notice port; empty: http://{host}:{notice_port}.
+    notice_base_url: str = ""
+    keepalive_seconds: float = 120.0  # an idle connection is closed after that; exchanges ask for 90 or more
+    body_seconds_max: float = 2.0  # for a body to arrive whole; slower: 400
+    body_bytes_max: int = 262_144  # of a request, also once decompressed; larger: 400
+    impressions_max: int = 20  # of a request; those after it get no bid
+    candidates_max: int = 24  # line items scored for one impression; the others are ranked out
+    inflight_max: int = 512  # requests being answered; more: a fast 204, reason `overload`
+    safety_ms: int = 5  # kept from tmax, beside the profile's network margin
+    time_left_ms_min: float = 3.0  # less left than this: a fast 204, reason `time_short`
+    predict_ms_min: float = 2.0  # less left than this: the prior scores instead of the model
+    reload_interval_ms: int = 250  # how often a new snapshot, new controls and a new champion are looked for
+    #: Share of requests kept raw for `explain`, chosen by a hash of the auction id.
+    request_sample_rate: float = 0.02
+    privacy_vendor_id: int = 0  # ours in the TCF vendor list; 0: no consent is ever ours
+    lease_sync_interval_ms: int = 1_000  # how often money is leased, returned and settled
+    pending_exposure_ms: int = 3_000  # a bid without an outcome counts towards frequency caps for so long
+    pending_exposures_max: int = 100_000  # beyond it the oldest are forgotten
+    late_age_max_seconds: int = 86_400  # a notice of a bid older than this is refused, even as late
+    click_age_max_seconds: int = 86_400  # a later click still redirects and is not counted
+    conversion_age_max_seconds: int = 2_592_000  # a rule's own window may be shorter
+    #: Notices remembered to tell duplicates; those of forgotten ones are appended again, and the ledger dedupes.
+    notices_remembered_max: int = 200_000
+    click_id_parameter: str = "dsp_click_id"  # carries the conversion token to the landing page; empty: none
+    outbox_flush_ms: int = 4  # records gather so long before they are appended
+    outbox_batch_max: int = 2_000  # records of one append
+    outbox_decisions_max: int = 50_000  # waiting; beyond it decisions are dropped and counted
+    outbox_notices_max: int = 20_000  # waiting; beyond it notices get 503
+    drain_wait_ms: int = 500  # after SIGTERM, for load balancers to see that /readyz says no
+    drain_timeout_ms: int = 5_000  # then, for what is in flight and for the outbox
+
+    def __post_init__(self) -> None:
+        ports = [self.bid_port, self.notice_port, self.admin_port]
+        if any(not 0 <= port <= 65_535 for port in ports):
+            raise ValueError("bid_port, notice_port, admin_port: must be 0 to 65535")
+        chosen = [port for port in ports if port]
+        if len(chosen) != len(set(chosen)):
+            raise ValueError("bid_port, notice_port, admin_port: must differ")
+        if not 0.0 <= self.request_sample_rate <= 1.0:
+            raise ValueError("request_sample_rate: must be 0 to 1")
+        positive = [name for name in _POSITIVE if getattr(self, name) <= 0]
+        if positive:
+            raise ValueError(f"{', '.join(positive)}: must be above 0")
+        if self.notice_base_url and not self.notice_base_url.startswith(("http://", "https://")):
+            raise ValueError("notice_base_url: must begin with http:// or https://")
+        if not self.holder:
+            raise ValueError("holder: must not be empty")
+
+
+_POSITIVE = (
+    "keepalive_seconds",
+    "body_seconds_max",
+    "body_bytes_max",
+    "impressions_max",
+    "candidates_max",
+    "inflight_max",
+    "reload_interval_ms",
+    "lease_sync_interval_ms",
+    "pending_exposures_max",
+    "late_age_max_seconds",
+    "click_age_max_seconds",
+    "conversion_age_max_seconds",
+    "notices_remembered_max",
+    "outbox_batch_max",
+    "outbox_decisions_max",
+    "outbox_notices_max",
+    "drain_timeout_ms",
+)

@@ -1,0 +1,74 @@
+"""Stand-ins that a test passes in: an event log whose answers the test decides, and a user store in memory."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dsp.catalog.user import Exposure, UserRecord
+from dsp.kernel.errors import UnavailableError
+from dsp.stream.port import Batch, Entry, Position
+
+
+@dataclass
+class FakeLog:
+    """Keeps what is appended. `away` makes it fail; `gate`, while cleared, makes it wait."""
+
+    appended: dict[str, list[Entry]] = field(default_factory=dict)
+    batches: int = 0
+    away: bool = False
+    fault: Exception | None = None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def append(self, topic: str, entries: Sequence[Entry]) -> None:
+        await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        if self.away:
+            raise UnavailableError("away")
+        self.batches += 1
+        self.appended.setdefault(topic, []).extend(entries)
+
+    async def read(self, topic: str, position: Position, limit: int, wait_ms: int = 0) -> Batch:
+        return Batch([], position, True, 0)
+
+    async def committed(self, topic: str, group: str) -> Position:
+        return {}
+
+    async def commit(self, topic: str, group: str, position: Position) -> None: ...
+
+    async def lag(self, topic: str, position: Position) -> int:
+        return 0
+
+    async def trim(self, topic: str, before_ms: int, position: Position) -> int:
+        return 0
+
+
+@dataclass
+class FakeUsers:
+    """Counts exposures by user, once per bid id."""
+
+    records: dict[str, UserRecord] = field(default_factory=dict)
+    away: bool = False
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def get(self, user_key: str) -> UserRecord | None:
+        if self.away:
+            raise UnavailableError("away")
+        return self.records.get(user_key)
+
+    async def expose(self, user_key: str, exposure: Exposure) -> None:
+        if self.away:
+            raise UnavailableError("away")
+        record = self.records.get(user_key, UserRecord())
+        if all(known.bid_id != exposure.bid_id for known in record.exposures):
+            self.records[user_key] = UserRecord((*record.exposures, exposure), record.segments)

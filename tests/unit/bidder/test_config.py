@@ -1,0 +1,34 @@
+"""The bidder's settings refuse what cannot work."""
+
+import pytest
+
+from bidder.config import BidderConfig
+from dsp.kernel import config
+from dsp.kernel.errors import ConfigError
+
+
+def test_defaults_hold() -> None:
+    assert BidderConfig().bid_port == 8080
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DSP_BIDDER_BID_PORT", "70000"),
+        ("DSP_BIDDER_BID_PORT", "8081"),  # the notice port's
+        ("DSP_BIDDER_REQUEST_SAMPLE_RATE", "1.5"),
+        ("DSP_BIDDER_IMPRESSIONS_MAX", "0"),
+        ("DSP_BIDDER_OUTBOX_NOTICES_MAX", "-1"),
+        ("DSP_BIDDER_NOTICE_BASE_URL", "ftp://elsewhere"),
+        ("DSP_BIDDER_HOLDER", ""),
+        ("DSP_BIDDER_NO_SUCH_FIELD", "1"),
+    ],
+)
+def test_refuses(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config.load({"bidder": BidderConfig}, None, {name: value})
+    assert refused.value.faults
+
+
+def test_ports_of_zero_may_repeat() -> None:
+    BidderConfig(bid_port=0, notice_port=0, admin_port=0)

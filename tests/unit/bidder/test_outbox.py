@@ -1,0 +1,108 @@
+"""The outbox: durable before acknowledged, bounded, and nothing lost while the log is away for a moment."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from bidder.outbox import Outbox
+from dsp.events.topics import Topic
+from dsp.kernel.clock import SystemClock
+from dsp.kernel.errors import UnavailableError
+from tests.unit.bidder.fakes import FakeLog
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+async def log() -> FakeLog:
+    return FakeLog()
+
+
+@pytest.fixture
+async def outbox(log: FakeLog) -> AsyncIterator[Outbox]:
+    box = Outbox(log, {Topic.NOTICES: 5, Topic.DECISIONS: 5}, flush_ms=1, batch_max=3, clock=SystemClock())
+    await box.start()
+    yield box
+    log.away, log.fault = False, None
+    log.gate.set()
+    await box.stop(1.0)
+
+
+async def test_append_returns_once_durable(outbox: Outbox, log: FakeLog) -> None:
+    log.gate.clear()
+    write = outbox.append(Topic.NOTICES, "k", b"v")
+    await until(lambda: outbox.depth(Topic.NOTICES) == 1)
+    await asyncio.sleep(0.02)
+    assert not write.done()
+    log.gate.set()
+    await write
+    assert [entry.value for entry in log.appended["notices"]] == [b"v"]
+
+
+async def test_records_keep_their_order_and_share_appends(outbox: Outbox, log: FakeLog) -> None:
+    writes = [outbox.append(Topic.NOTICES, "k", bytes([number])) for number in range(5)]
+    await asyncio.gather(*writes)
+    assert [entry.value[0] for entry in log.appended["notices"]] == [0, 1, 2, 3, 4]
+    assert log.batches == 2  # batch_max is 3
+
+
+async def test_notice_fails_when_the_log_is_away_and_later_ones_succeed(outbox: Outbox, log: FakeLog) -> None:
+    log.away = True
+    with pytest.raises(UnavailableError):
+        await outbox.append(Topic.NOTICES, "k", b"lost")
+    assert not outbox.healthy()
+    log.away = False
+    await outbox.append(Topic.NOTICES, "k", b"kept")
+    await until(outbox.healthy)
+    assert [entry.value for entry in log.appended["notices"]] == [b"kept"]
+
+
+async def test_a_fault_nobody_foresaw_is_no_acknowledgement(outbox: Outbox, log: FakeLog) -> None:
+    log.fault = RuntimeError("disk on fire")
+    with pytest.raises(UnavailableError):
+        await outbox.append(Topic.NOTICES, "k", b"v")
+
+
+async def test_decisions_survive_a_log_that_comes_back(outbox: Outbox, log: FakeLog) -> None:
+    log.away = True
+    assert all(outbox.offer(Topic.DECISIONS, "k", bytes([number])) for number in range(4))
+    await until(lambda: not outbox.healthy())
+    log.away = False
+    await until(lambda: outbox.depth(Topic.DECISIONS) == 0)
+    assert [entry.value[0] for entry in log.appended["decisions"]] == [0, 1, 2, 3]
+
+
+async def test_the_bound_drops_decisions_and_refuses_notices(outbox: Outbox, log: FakeLog) -> None:
+    log.gate.clear()
+    assert [outbox.offer(Topic.DECISIONS, "k", b"v") for _ in range(7)] == [True] * 5 + [False] * 2
+    kept = [outbox.append(Topic.NOTICES, "k", b"v") for _ in range(5)]
+    with pytest.raises(UnavailableError):
+        outbox.append(Topic.NOTICES, "k", b"v")
+    log.gate.set()
+    await asyncio.gather(*kept)
+
+
+async def test_stop_writes_what_is_left(log: FakeLog) -> None:
+    box = Outbox(log, {Topic.DECISIONS: 100}, flush_ms=1, batch_max=3, clock=SystemClock())
+    await box.start()
+    for number in range(50):
+        box.offer(Topic.DECISIONS, "k", bytes([number]))
+    assert await box.stop(5.0) == 0
+    assert len(log.appended["decisions"]) == 50
+    assert not box.offer(Topic.DECISIONS, "k", b"after")
+
+
+async def test_stop_gives_up_in_time_and_says_how_much_is_lost(log: FakeLog) -> None:
+    box = Outbox(log, {Topic.DECISIONS: 100, Topic.NOTICES: 100}, flush_ms=1, batch_max=3, clock=SystemClock())
+    await box.start()
+    log.gate.clear()
+    box.offer(Topic.DECISIONS, "k", b"v")
+    write = box.append(Topic.NOTICES, "k", b"v")
+    assert await box.stop(0.05) == 1  # the decision; the notice was refused, so it is not lost
+    with pytest.raises(UnavailableError):
+        await write
