@@ -5,6 +5,9 @@ from typing import NamedTuple, Protocol
 
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.kernel.money import Micros
+from dsp.ledger.terms import LeaseReport, LeaseState, LeaseWant
+
+__all__ = ["BlobStore", "LeaseReport", "LeaseState", "LeaseStore", "LeaseWant", "Limit", "UserStore"]
 
 
 class Limit(NamedTuple):
@@ -16,31 +19,6 @@ class Limit(NamedTuple):
     total_micros: Micros | None
     campaign_daily_micros: Micros | None
     campaign_total_micros: Micros | None
-
-
-class LeaseWant(NamedTuple):
-    """Ask for `amount_micros` more for a line item, from the budget of `day` (days since epoch, advertiser's zone)."""
-
-    line_item_id: int
-    day: int
-    amount_micros: Micros
-
-
-class LeaseState(NamedTuple):
-    """A lease as the store has it. Cumulative: `granted_micros` so far less returns, `settled_micros` billed so far."""
-
-    lease_id: str
-    line_item_id: int
-    day: int
-    granted_micros: Micros
-    settled_micros: Micros
-
-
-class LeaseReport(NamedTuple):
-    """The answer to a sync. Every notice appended before `watermark_ms` is contained in `settled_micros`."""
-
-    leases: Sequence[LeaseState]
-    watermark_ms: int
 
 
 class LeaseStore(Protocol):

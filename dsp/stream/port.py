@@ -45,14 +45,15 @@ class EventLog(Protocol):
         """Release connections; nothing appended is lost."""
         ...
 
-    async def append(self, topic: str, entries: Sequence[Entry]) -> None:
-        """Append all entries or none; they are durable when this returns."""
+    async def append(self, topic: str, entries: Sequence[Entry]) -> int:
+        """Append all entries or none; they are durable when this returns. Return their (last) `appended_ms`."""
         ...
 
     async def read(self, topic: str, position: Position, limit: int, wait_ms: int = 0) -> Batch:
         """Read up to `limit` records after `position`, waiting up to `wait_ms` for the first.
 
-        An empty position starts at the oldest record kept.
+        An empty position starts at the oldest record kept. A position that this log never reached (the log was
+        lost or replaced) is refused: skipping silently to new records would lose what they stand for.
         """
         ...
 

@@ -1,0 +1,73 @@
+"""The embedded blob store: one file a name, replaced by atomic rename; the version is a hash of the content."""
+
+import asyncio
+import hashlib
+import os
+import re
+import threading
+from pathlib import Path
+
+from dsp.kernel.errors import UnavailableError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}\Z")
+
+#: What tells, without reading a file, that it is not the one read before: a replaced file has another inode.
+_Stamp = tuple[int, int, int, int]
+
+
+class LocalBlobStore:
+    """Implements dsp.cache.port.BlobStore on files in one directory, shared by the processes of one machine.
+
+    A file is never written in place, so a reader's open file is always whole. Putting equal bytes again is no change.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._seen: dict[str, tuple[_Stamp, str]] = {}
+        self._writing = threading.Lock()
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Publish atomically and durably."""
+        path = self._path(name)
+        try:
+            await asyncio.to_thread(self._replace, path, data)
+        except OSError as fault:
+            raise UnavailableError(f"blob {name}: {fault}") from fault
+
+    async def get(self, name: str, seen: str = "") -> tuple[str, bytes] | None:
+        """Return (version, bytes), or None when nothing newer than the version `seen` is there."""
+        path = self._path(name)
+        try:
+            return await asyncio.to_thread(self._read, path, seen)
+        except FileNotFoundError:
+            return None
+        except OSError as fault:
+            raise UnavailableError(f"blob {name}: {fault}") from fault
+
+    def _path(self, name: str) -> Path:
+        if not _NAME.match(name):
+            raise ValueError(f"not a blob's name: {name!r}")
+        return self._directory / name
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        # One draft a process: a killed one leaves at most that behind, and its successor overwrites or ignores it.
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with self._writing:
+            with draft.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+
+    def _read(self, path: Path, seen: str) -> tuple[str, bytes] | None:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            known = self._seen.get(path.name)
+            if known is not None and known == (stamp, seen):
+                return None
+            data = file.read()
+        version = hashlib.sha256(data).hexdigest()[:16]
+        self._seen[path.name] = (stamp, version)
+        return None if version == seen else (version, data)

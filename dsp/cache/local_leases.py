@@ -1,0 +1,228 @@
+"""The embedded lease store: limits, holders and leases in one SQLite file, about one transaction a second a holder.
+
+`used` holds, for each line item and campaign, by day and in total, the sum of what its leases were granted; a grant is
+checked against it and added to it in the same transaction, so the sum of grants never exceeds a limit. Days are
+numbers in the advertiser's zone; a line item and its campaign have the same advertiser, so they never mean two things.
+
+A holder that is silent for too long, or replaced, gets no more (its epoch is fenced), but its leases stay in `used`:
+bids it has sent may still win. They are closed at what was billed when nothing can be billed on them any more: a
+holder reserves nothing later than half of HOLDER_TIMEOUT_MS after the sync it was last seen by, no bid's notices are
+charged longer than `notice_age_max_ms` after it, and the watermark tells that the ledger has passed that instant.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit
+from dsp.kernel.clock import Clock
+from dsp.kernel.errors import ConflictError
+from dsp.kernel.money import Micros
+from dsp.kernel.sqlite import SqliteFile
+from dsp.ledger.terms import HOLDER_TIMEOUT_MS, closes_ms, lease_id
+
+_LIVE, _FENCED, _CLOSED = 0, 1, 2
+_ALL_DAYS = -1
+_HOUR_MS = 3_600_000
+_UNBOUNDED = 1 << 62
+#: While several holders compete, one gets at most half of its share of what is left, but always this much of it.
+_GRANT_MIN_MICROS = 20_000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER, watermark_ms INTEGER);
+CREATE TABLE IF NOT EXISTS holders (
+    epoch INTEGER PRIMARY KEY, holder TEXT NOT NULL, seen_ms INTEGER NOT NULL, state INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS limits (
+    line_item_id INTEGER PRIMARY KEY, campaign_id INTEGER NOT NULL, daily INTEGER, total INTEGER,
+    campaign_daily INTEGER, campaign_total INTEGER);
+CREATE TABLE IF NOT EXISTS leases (
+    lease_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, line_item_id INTEGER NOT NULL, campaign_id INTEGER NOT NULL,
+    day INTEGER NOT NULL, granted INTEGER NOT NULL, settled INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS leases_epoch ON leases (epoch) WHERE granted > settled;
+CREATE TABLE IF NOT EXISTS used (
+    scope TEXT, id INTEGER, day INTEGER, micros INTEGER NOT NULL, PRIMARY KEY (scope, id, day)) WITHOUT ROWID;
+INSERT OR IGNORE INTO state VALUES (1, 0, 0);
+"""
+
+
+class LocalLeaseStore:
+    """Implements dsp.cache.port.LeaseStore on one file shared by the processes of one machine."""
+
+    def __init__(self, path: Path, clock: Clock, synchronous: str = "FULL") -> None:
+        self._file = SqliteFile(path, _SCHEMA, synchronous)
+        self._clock = clock
+
+    async def open(self) -> None:
+        """Open the file, creating what is missing."""
+        await self._file.open()
+
+    async def close(self) -> None:
+        """Release the file."""
+        await self._file.close()
+
+    async def register(self, holder: str, now_ms: int) -> int:
+        """Return a new epoch for a holder; its older epochs are fenced."""
+        return await self._file.write(lambda sql: _register(sql, holder, now_ms))
+
+    async def sync(
+        self, epoch: int, now_ms: int, wants: Sequence[LeaseWant], returns: Mapping[str, Micros]
+    ) -> LeaseReport:
+        """In one transaction: renew the epoch, take back `returns`, grant what fits of `wants`."""
+        return await self._file.write(lambda sql: _sync(sql, epoch, now_ms, wants, returns))
+
+    async def set_limits(self, limits: Sequence[Limit]) -> None:
+        """Replace the limits of these line items; lowering one below what is granted stops further grants."""
+        await self._file.write(
+            lambda sql: sql.executemany("INSERT OR REPLACE INTO limits VALUES (?, ?, ?, ?, ?, ?)", limits)
+        )
+
+    async def settle(self, settled: Mapping[str, Micros], watermark_ms: int) -> None:
+        """Record cumulative billed amounts by lease id, and how far the ledger has read."""
+        await self._file.write(lambda sql: _settle(sql, settled, watermark_ms))
+
+    async def reclaim(self, now_ms: int, holder_timeout_ms: int, notice_age_max_ms: int) -> Micros:
+        """Fence silent holders, and return to the budgets what fenced holders' leases no longer can spend."""
+        return await self._file.write(lambda sql: _reclaim(sql, now_ms, holder_timeout_ms, notice_age_max_ms))
+
+
+class _Lease(NamedTuple):
+    lease_id: str
+    epoch: int
+    line_item_id: int
+    campaign_id: int
+    day: int
+    granted: Micros
+    settled: Micros
+
+
+def _register(sql: sqlite3.Connection, holder: str, now_ms: int) -> int:
+    (last,) = sql.execute("SELECT epoch FROM state").fetchone()
+    # From the clock, so that a store that lost its file does not give out the lease ids of old again.
+    epoch = max(int(last) + 1, now_ms)
+    sql.execute("UPDATE state SET epoch = ?", (epoch,))
+    sql.execute("UPDATE holders SET state = ? WHERE holder = ? AND state = ?", (_FENCED, holder, _LIVE))
+    sql.execute("INSERT INTO holders VALUES (?, ?, ?, ?)", (epoch, holder, now_ms, _LIVE))
+    return epoch
+
+
+def _sync(
+    sql: sqlite3.Connection, epoch: int, now_ms: int, wants: Iterable[LeaseWant], returns: Mapping[str, Micros]
+) -> LeaseReport:
+    renewed = sql.execute(
+        "UPDATE holders SET seen_ms = max(seen_ms, ?) WHERE epoch = ? AND state = ?", (now_ms, epoch, _LIVE)
+    )
+    if renewed.rowcount != 1:
+        raise ConflictError(f"epoch {epoch} is revoked")
+    for name, amount in returns.items():
+        lease = _lease(sql, name)
+        if lease is not None and lease.epoch == epoch:
+            _add(sql, lease, -max(0, min(amount, lease.granted - lease.settled)))
+    (holders,) = sql.execute(
+        "SELECT count(*) FROM holders WHERE state = ? AND seen_ms > ?", (_LIVE, now_ms - HOLDER_TIMEOUT_MS)
+    ).fetchone()
+    for want in wants:
+        _grant(sql, epoch, now_ms, want, max(1, holders))
+    rows = sql.execute(
+        "SELECT lease_id, line_item_id, day, granted, settled FROM leases WHERE epoch = ? AND granted > settled",
+        (epoch,),
+    )
+    leases = [LeaseState(*row) for row in rows]
+    (watermark_ms,) = sql.execute("SELECT watermark_ms FROM state").fetchone()
+    return LeaseReport(leases, watermark_ms)
+
+
+def _grant(sql: sqlite3.Connection, epoch: int, now_ms: int, want: LeaseWant, holders: int) -> None:
+    row = sql.execute("SELECT * FROM limits WHERE line_item_id = ?", (want.line_item_id,)).fetchone()
+    if row is None or not _is_day(want.day, now_ms):
+        return
+    limit = Limit(*row)
+    left = _left(sql, limit, want.day)
+    # Competitors halve their share of the rest at every sync, so no one of them takes the last money to sit on it.
+    share = left if holders == 1 else max(left // (2 * holders), min(left, _GRANT_MIN_MICROS))
+    amount = min(want.amount_micros, share)
+    if amount <= 0:
+        return
+    name = lease_id(epoch, want.line_item_id, want.day)
+    lease = _lease(sql, name) or _Lease(name, epoch, want.line_item_id, limit.campaign_id, want.day, 0, 0)
+    _add(sql, lease, amount)
+
+
+def _is_day(day: int, now_ms: int) -> bool:
+    """Return whether it is this day somewhere on Earth: a holder may not draw on another day's budget."""
+    return (now_ms - 12 * _HOUR_MS) // (24 * _HOUR_MS) <= day <= (now_ms + 14 * _HOUR_MS) // (24 * _HOUR_MS)
+
+
+def _left(sql: sqlite3.Connection, limit: Limit, day: int) -> Micros:
+    bounds = (
+        (limit.daily_micros, "line_item", limit.line_item_id, day),
+        (limit.total_micros, "line_item", limit.line_item_id, _ALL_DAYS),
+        (limit.campaign_daily_micros, "campaign", limit.campaign_id, day),
+        (limit.campaign_total_micros, "campaign", limit.campaign_id, _ALL_DAYS),
+    )
+    left = _UNBOUNDED
+    for bound, *key in bounds:
+        if bound is not None:
+            used = sql.execute("SELECT micros FROM used WHERE scope = ? AND id = ? AND day = ?", key).fetchone()
+            left = min(left, bound - (0 if used is None else used[0]))
+    return left
+
+
+def _lease(sql: sqlite3.Connection, name: str) -> _Lease | None:
+    row = sql.execute("SELECT * FROM leases WHERE lease_id = ?", (name,)).fetchone()
+    return None if row is None else _Lease(*row)
+
+
+def _add(sql: sqlite3.Connection, lease: _Lease, amount: Micros, settled: Micros | None = None) -> None:
+    """Move a lease's grant by `amount`, and with it what is used of the four budgets it draws on."""
+    row = lease._replace(granted=lease.granted + amount, settled=lease.settled if settled is None else settled)
+    sql.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    if amount:
+        sql.executemany(
+            "INSERT INTO used VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (scope, id, day) DO UPDATE SET micros = micros + excluded.micros",
+            [
+                (scope, owner, day, amount)
+                for scope, owner in (("line_item", lease.line_item_id), ("campaign", lease.campaign_id))
+                for day in (lease.day, _ALL_DAYS)
+            ],
+        )
+
+
+def _settle(sql: sqlite3.Connection, settled: Mapping[str, Micros], watermark_ms: int) -> None:
+    for name, billed in settled.items():
+        lease = _lease(sql, name) or _unknown(sql, name)
+        if lease is not None and billed > lease.settled:
+            # By protocol a lease is never billed beyond its grant. If it is (this file was lost, and the book was
+            # not), what was spent counts against the budgets all the same.
+            _add(sql, lease, max(0, billed - lease.granted), billed)
+    sql.execute("UPDATE state SET watermark_ms = max(watermark_ms, ?)", (watermark_ms,))
+
+
+def _unknown(sql: sqlite3.Connection, name: str) -> _Lease | None:
+    parts = name.split("-")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        return None
+    epoch, line_item_id, day = map(int, parts)
+    row = sql.execute("SELECT campaign_id FROM limits WHERE line_item_id = ?", (line_item_id,)).fetchone()
+    return _Lease(name, epoch, line_item_id, 0 if row is None else row[0], day, 0, 0)
+
+
+def _reclaim(sql: sqlite3.Connection, now_ms: int, holder_timeout_ms: int, notice_age_max_ms: int) -> Micros:
+    sql.execute(
+        "UPDATE holders SET state = ? WHERE state = ? AND seen_ms < ?", (_FENCED, _LIVE, now_ms - holder_timeout_ms)
+    )
+    (watermark_ms,) = sql.execute("SELECT watermark_ms FROM state").fetchone()
+    # However short the time-out that is asked for, a paused holder trusts the one of the protocol.
+    silence_ms = max(holder_timeout_ms, HOLDER_TIMEOUT_MS)
+    reclaimed = 0
+    fenced = sql.execute("SELECT epoch, seen_ms FROM holders WHERE state = ?", (_FENCED,)).fetchall()
+    for epoch, seen_ms in fenced:
+        if closes_ms(seen_ms + silence_ms + notice_age_max_ms) > watermark_ms:
+            continue
+        rows = sql.execute("SELECT * FROM leases WHERE epoch = ? AND granted > settled", (epoch,)).fetchall()
+        for lease in (_Lease(*row) for row in rows):
+            reclaimed += lease.granted - lease.settled
+            _add(sql, lease, lease.settled - lease.granted)
+        sql.execute("UPDATE holders SET state = ? WHERE epoch = ?", (_CLOSED, epoch))
+    return reclaimed

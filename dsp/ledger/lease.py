@@ -1,0 +1,234 @@
+"""The bidder's side of the lease protocol: reserve before the bid leaves, resolve when the ledger has caught up.
+
+Why no budget is overspent. The store's grants never exceed a limit. Within a lease, at any instant,
+
+    granted >= settled + reservations outstanding, each at its maximum cost
+
+and every charge that the ledger will ever make on the lease is inside the right-hand side, because a reservation ends
+only when (1) a billing or a loss notice of its bid was appended before the watermark: the charge, if there was one, is
+inside `settled`, and one appended after the loss is not charged to the lease; (2) the watermark has passed
+`closes_ms(expires_at_ms)`: nothing appended later is charged to the lease; or (3) the bid never left (`cancel`).
+
+Money may thus count twice for a moment, and is never spent twice. With the ledger or the store away the watermark
+stands still, leases run dry and bidding stops. A process that was paused finds its last sync too old by its own
+monotonic clock, and refuses to reserve long before the store gives its money to others.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from dsp.kernel.money import Micros
+from dsp.ledger.terms import HOLDER_TIMEOUT_MS, LeaseReport, LeaseWant, closes_ms, lease_id
+
+#: Reservations that end within the same 1,024 ms are looked after together.
+_BUCKET_BITS = 10
+#: How much of the last estimate of demand outlives an interval without any; it rises at once.
+_RATE_DECAY = 0.7
+_FIRST_INTERVAL_MS = 1_000
+_NEVER_MS = -(1 << 62)
+
+
+class LeaseTuning(NamedTuple):
+    """How much is leased, and the bounds. Amounts are in micros."""
+
+    horizon_ms: int = 2_000  # money asked for covers this long at the recent rate of reservations
+    want_micros_max: Micros = 100_000_000
+    idle_ms: int = 5_000  # free money of a lease unused for so long goes back
+    surplus_factor: int = 3  # free money beyond so many horizons goes back
+    reservations_max: int = 1_000_000
+    leases_max: int = 100_000
+
+
+class _Lease:
+    """What is held on one line item's day; `free` is kept equal to granted - settled - reserved - returning."""
+
+    __slots__ = (
+        "cost_max", "day", "demand", "free", "granted", "id", "line_item_id",
+        "rate", "reserved", "returning", "settled", "target", "used_ms",
+    )  # fmt: skip
+
+    def __init__(self, epoch: int, line_item_id: int, day: int) -> None:
+        self.id = lease_id(epoch, line_item_id, day)
+        self.line_item_id = line_item_id
+        self.day = day
+        self.granted = self.settled = self.reserved = self.returning = self.free = 0
+        self.demand = 0  # micros asked for since the last sync, refused ones included
+        self.cost_max = 0
+        self.rate = 0.0  # micros per millisecond
+        self.target = 0  # free micros that cover the horizon
+        self.used_ms = _NEVER_MS
+
+
+#: Lease, cost and bucket; a plain tuple because one is made for every bid.
+_Reservation = tuple[_Lease, Micros, int]
+
+
+class LeaseBook:
+    """One holder's leases. Pure state; not for several threads. Syncs happen one after the other:
+
+        wants and returns -> LeaseStore.sync -> apply            (on ConflictError: register, then adopt)
+
+    `elapsed_ms` is always a monotonic reading (Clock.elapsed_ns in milliseconds), never wall time, which may step
+    back. A sync whose outcome is unknown needs no care: what it returned stays out of use until a report tells.
+    """
+
+    def __init__(
+        self, epoch: int, silence_ms_max: int = HOLDER_TIMEOUT_MS // 2, tuning: LeaseTuning | None = None
+    ) -> None:
+        self._tuning = tuning or LeaseTuning()
+        self._silence_ms_max = silence_ms_max
+        self.adopt(epoch)
+
+    def adopt(self, epoch: int) -> None:
+        """Start anew under another epoch; what the old one left outstanding stays with the store until it reclaims."""
+        self.epoch = epoch
+        self.watermark_ms = 0
+        self._leases: dict[tuple[int, int], _Lease] = {}
+        self._reservations: dict[str, _Reservation] = {}
+        self._buckets: dict[int, set[str]] = {}
+        self._noticed: dict[str, int] = {}
+        self._sent_ms = _NEVER_MS
+        self._valid_until_ms = _NEVER_MS
+
+    def reserve(
+        self, line_item_id: int, day: int, bid_id: str, cost_micros: Micros, elapsed_ms: int, expires_at_ms: int
+    ) -> str | None:
+        """Set a bid's maximum cost aside and return its lease's id, or None: then do not bid.
+
+        `expires_at_ms` is wall time: the last instant at which a notice of the bid is not late.
+        """
+        lease = self._leases.get((line_item_id, day)) or self._begin(line_item_id, day)
+        lease.demand += cost_micros
+        lease.used_ms = elapsed_ms
+        if cost_micros > lease.cost_max:
+            lease.cost_max = cost_micros
+        if not 0 <= cost_micros <= lease.free or elapsed_ms > self._valid_until_ms:
+            return None
+        reservations = self._reservations
+        if bid_id in reservations or len(reservations) >= self._tuning.reservations_max:
+            return None
+        key = expires_at_ms >> _BUCKET_BITS
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = set()
+        bucket.add(bid_id)
+        reservations[bid_id] = (lease, cost_micros, key)
+        lease.reserved += cost_micros
+        lease.free -= cost_micros
+        return lease.id
+
+    def cancel(self, bid_id: str) -> None:
+        """Free the reservation of a bid that never left this process; its tokens must never have been seen outside."""
+        self._resolve(bid_id)
+
+    def release(self, bid_id: str, appended_ms: int) -> None:
+        """Free a lost bid's reservation once the ledger has passed its loss notice, appended at `appended_ms`."""
+        self._notice(bid_id, appended_ms)
+
+    def bill(self, bid_id: str, cost_micros: Micros, appended_ms: int) -> None:
+        """Free a billed bid's reservation once the ledger has passed its billing notice: it is then settled.
+
+        The reservation stands at its full cost until then; how much of it was charged is what the ledger says.
+        """
+        reservation = self._reservations.get(bid_id)
+        if reservation is not None and cost_micros > reservation[1]:
+            raise ValueError("a notice may not bill more than was reserved")
+        self._notice(bid_id, appended_ms)
+
+    def wants(self, elapsed_ms: int) -> list[LeaseWant]:
+        """Return what to ask for, from the rate of reservations since the last call; begins a sync."""
+        interval_ms = _FIRST_INTERVAL_MS if self._sent_ms == _NEVER_MS else max(1, elapsed_ms - self._sent_ms)
+        self._sent_ms = elapsed_ms
+        wants = []
+        for lease in self._leases.values():
+            lease.rate = max(lease.demand / interval_ms, lease.rate * _RATE_DECAY)
+            lease.target = max(int(lease.rate * self._tuning.horizon_ms), 2 * lease.cost_max)
+            if elapsed_ms - lease.used_ms >= self._tuning.idle_ms:
+                lease.target = 0
+            lease.demand = 0
+            lease.cost_max = lease.cost_max * 9 // 10  # an outlier is forgotten; reserve() raises it again
+            if lease.target > lease.free:
+                amount = min(lease.target - lease.free, self._tuning.want_micros_max)
+                wants.append(LeaseWant(lease.line_item_id, lease.day, amount))
+        return wants
+
+    def returns(self, elapsed_ms: int, everything: bool = False) -> dict[str, Micros]:
+        """Return what to give back by lease id: idle money, surplus, or all that is free before an orderly end.
+
+        It is out of use from this call on, whether or not the store hears of it.
+        """
+        returns = {}
+        for lease in self._leases.values():
+            keep = 0 if everything or elapsed_ms - lease.used_ms >= self._tuning.idle_ms else lease.target
+            if lease.free > keep * self._tuning.surplus_factor:
+                returns[lease.id] = lease.free - keep
+                lease.returning += lease.free - keep
+                lease.free = keep
+        return returns
+
+    def apply(self, report: LeaseReport, elapsed_ms: int) -> None:
+        """Take over the store's answer to the sync that the last `wants` began."""
+        self._valid_until_ms = self._sent_ms + self._silence_ms_max
+        self.watermark_ms = max(self.watermark_ms, report.watermark_ms)
+        for bid_id in list(self._ended()):
+            self._resolve(bid_id)
+        reported = set()
+        for state in report.leases:
+            key = (state.line_item_id, state.day)
+            lease = self._leases.get(key) or self._begin(*key)
+            if lease.id != state.lease_id:
+                continue  # another epoch's
+            reported.add(key)
+            lease.granted, lease.settled, lease.returning = state.granted_micros, state.settled_micros, 0
+            lease.free = lease.granted - lease.settled - lease.reserved
+        for key, lease in list(self._leases.items()):
+            if key not in reported:  # never granted, or spent and returned to the last micro
+                lease.granted = lease.settled = lease.returning = 0
+                lease.free = -lease.reserved
+                if not lease.reserved and elapsed_ms - lease.used_ms >= self._tuning.idle_ms:
+                    del self._leases[key]
+
+    @property
+    def free_micros(self) -> Micros:
+        """Return what can be reserved, over all leases."""
+        return sum(max(0, lease.free) for lease in self._leases.values())
+
+    @property
+    def reserved_micros(self) -> Micros:
+        """Return what bids without an outcome hold, over all leases."""
+        return sum(lease.reserved for lease in self._leases.values())
+
+    @property
+    def reservations(self) -> int:
+        """Return how many bids have no outcome yet."""
+        return len(self._reservations)
+
+    def _begin(self, line_item_id: int, day: int) -> _Lease:
+        lease = _Lease(self.epoch, line_item_id, day)
+        if len(self._leases) < self._tuning.leases_max:
+            self._leases[line_item_id, day] = lease
+        return lease  # beyond the bound it is not kept, so it never gets money: no bid
+
+    def _notice(self, bid_id: str, appended_ms: int) -> None:
+        # Of a loss and a billing notice the one that is first in the log decides, so the earlier one ends it.
+        if bid_id in self._reservations:
+            self._noticed[bid_id] = min(appended_ms, self._noticed.get(bid_id, appended_ms))
+
+    def _ended(self) -> Iterator[str]:
+        yield from (bid_id for bid_id, appended_ms in self._noticed.items() if appended_ms < self.watermark_ms)
+        for bucket, bid_ids in self._buckets.items():
+            if closes_ms((bucket + 1) << _BUCKET_BITS) <= self.watermark_ms:
+                yield from bid_ids
+
+    def _resolve(self, bid_id: str) -> None:
+        reservation = self._reservations.pop(bid_id, None)
+        if reservation is None:
+            return
+        lease, cost_micros, key = reservation
+        lease.reserved -= cost_micros
+        lease.free += cost_micros
+        self._noticed.pop(bid_id, None)
+        bucket = self._buckets[key]
+        bucket.discard(bid_id)
+        if not bucket:
+            del self._buckets[key]

@@ -1,0 +1,49 @@
+"""The words of the lease protocol, shared by the holder (dsp.ledger.lease) and the store (dsp.cache)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dsp.kernel.money import Micros
+
+#: After a bid's expiry its notices are still charged to the lease for this long: time to get into the log.
+NOTICE_GRACE_MS = 2_000
+#: A holder stops reserving by itself after half of this silence; no store closes a silent holder's leases before all.
+HOLDER_TIMEOUT_MS = 30_000
+
+
+class LeaseWant(NamedTuple):
+    """Ask for `amount_micros` more for a line item, from the budget of `day` (days since epoch, advertiser's zone)."""
+
+    line_item_id: int
+    day: int
+    amount_micros: Micros
+
+
+class LeaseState(NamedTuple):
+    """A lease as the store has it. Cumulative: `granted_micros` so far less returns, `settled_micros` billed so far."""
+
+    lease_id: str
+    line_item_id: int
+    day: int
+    granted_micros: Micros
+    settled_micros: Micros
+
+
+class LeaseReport(NamedTuple):
+    """The answer to a sync: every lease of the epoch that is not spent or returned to the last micro.
+
+    Every notice appended before `watermark_ms` is contained in `settled_micros`.
+    """
+
+    leases: Sequence[LeaseState]
+    watermark_ms: int
+
+
+def lease_id(epoch: int, line_item_id: int, day: int) -> str:
+    """Return the name of the lease that a holder's epoch has on a line item's day."""
+    return f"{epoch}-{line_item_id}-{day}"
+
+
+def closes_ms(expires_at_ms: int) -> int:
+    """Return the `appended_ms` from which on a billing notice is late: not charged to its bid's lease any more."""
+    return expires_at_ms + NOTICE_GRACE_MS
