@@ -1,6 +1,8 @@
 """How bids are scaled and auctions thinned so that spend follows its plan: the controls bidders read, and their law."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp, inf, log
 
 import msgspec
 import numpy as np
@@ -17,16 +19,17 @@ class Control(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     `multiplier` in (0, 1] scales the value that is bid; `pass_rate` in (0, 1] is the share of auctions taken part in,
     below 1 only where the multiplier is at its lower bound. The rest lets a restarted controller go on, and people see
-    spend against plan: both are micros since the flight began, and `rate_micros_second` is the smoothed spend rate.
+    spend against plan: both are micros since the flight began.
     """
 
     multiplier: float = 1.0
     pass_rate: float = 1.0
+    level: float = 0.0  # log of multiplier times pass rate, before a tighter campaign is taken into account
+    cold: bool = False  # spend has not yet come near the plan
+    rate_micros_second: float = 0.0  # of spend, smoothed
     at_ms: int = 0
     spent_micros: Micros = 0
-    planned_micros: Micros = 0
-    rate_micros_second: float = 0.0
-    cold: bool = False  # spend has not yet come near the plan since the controller began
+    planned_micros: Micros | None = None  # None: no budget, no plan
 
 
 class Controls(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,3 +69,83 @@ def align(controls: Controls | None, line_item_ids: NDArray[np.int64]) -> Contro
         multiplier=np.array([row.multiplier for row in rows], dtype=np.float64),
         pass_rate=np.array([row.pass_rate for row in rows], dtype=np.float64),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """How briskly a controller acts; times in seconds, logs natural."""
+
+    multiplier_min: float = 0.2
+    pass_rate_min: float = 0.001
+    #: A controller begins here and opens up until money flows, instead of finding out at full speed.
+    level_start: float = log(0.1)
+    #: One time constant is this share of today's part of the flight, at most so many seconds ...
+    time_share: float = 1 / 12
+    time_seconds_max: float = 600.0
+    #: ... and at least so many control steps: spend shows in the book late, and a loop faster than that would swing.
+    time_steps_min: float = 6.0
+    #: Over how many time constants a gap between spend and plan is to be closed.
+    catch_up: float = 4.0
+    #: The most that the plan's rate may be exceeded to catch up, as a multiple of it.
+    rate_ratio_max: float = 2.0
+    fall_max: float = 0.5  # the most that the level falls in one step
+    cold_gain: float = 2.0  # how much faster a cold controller opens
+
+
+def step(
+    before: Control | None,
+    spent_micros: Micros,
+    planned_micros: Micros,
+    rate_micros_second: float,
+    day_seconds: float,
+    now_ms: int,
+    law: Law,
+) -> Control:
+    """Return the next control: mirror descent in log space on the gap between the money wanted and the money spent.
+
+    The gradient is (spent - wanted) / planned over the step, where wanted is the plan's own rate and what it takes to
+    close the gap to the plan. It is summed unsmoothed, so that lumpy spend averages out without a lag.
+
+    Args:
+        before: the control so far; None begins cold.
+        spent_micros: since the flight began, as the book has it.
+        planned_micros: the same, as the plan has it for now.
+        rate_micros_second: of the plan, now; 0 outside dayparts, infinite where all may be spent at once.
+        day_seconds: length of today's part of the flight.
+    """
+    if before is None:
+        before = Control(level=law.level_start, cold=True, at_ms=now_ms, spent_micros=spent_micros)
+    seconds = max(now_ms - before.at_ms, 0) / 1_000
+    level, cold, rate = before.level, before.cold, before.rate_micros_second
+    if rate_micros_second == inf:
+        level, cold = 0.0, False
+    elif rate_micros_second > 0.0 and seconds > 0.0:
+        time = max(min(law.time_share * day_seconds, law.time_seconds_max), law.time_steps_min * seconds)
+        spent = max(spent_micros - before.spent_micros, 0)
+        catch_up = (planned_micros - spent_micros) / (law.catch_up * time * rate_micros_second)
+        gap = min(max(1.0 + catch_up, 0.0), law.rate_ratio_max) - spent / (rate_micros_second * seconds)
+        rate += (spent / seconds - rate) * seconds / time
+        cold = cold and rate < 0.5 * rate_micros_second
+        gain = seconds / time * (law.cold_gain if cold and gap > 0.0 else 1.0)
+        level += max(gain * gap, -law.fall_max)
+    level = min(max(level, log(law.multiplier_min * law.pass_rate_min)), 0.0)
+    after = Control(
+        level=level,
+        cold=cold,
+        rate_micros_second=rate,
+        at_ms=now_ms,
+        spent_micros=spent_micros,
+        planned_micros=planned_micros,
+    )
+    return hold(after, 0.0, law)
+
+
+def hold(control: Control, campaign_level: float, law: Law) -> Control:
+    """Return the control as bidders are to obey it: at its own level or its campaign's, whichever is lower.
+
+    The multiplier takes all of it down to its lower bound, where bids would lose everything at once; the pass rate
+    takes the rest.
+    """
+    level, floor = min(control.level, campaign_level), log(law.multiplier_min)
+    multiplier, pass_rate = exp(max(level, floor)), exp(min(level - floor, 0.0))
+    return msgspec.structs.replace(control, multiplier=multiplier, pass_rate=pass_rate)
