@@ -30,7 +30,10 @@ class Exclusion(Enum):
     SEAT_NOT_ALLOWED = "seat_not_allowed", 0, "wseat or bseat does not let our seat bid."
     CURRENCY_UNSUPPORTED = "currency_unsupported", 0, "The request accepts no currency that we can convert."
     PRIVACY_FORBIDS = "privacy_forbids", 0, "Privacy signals forbid bidding at all."
+    SUPPLY_CHAIN_INCOMPLETE = "supply_chain_incomplete", 16, "The exchange must state a complete supply chain."
     # One impression
+    IMPRESSION_BOUND = "impression_bound", 1, "The request offers more impressions than the bound; the first count."
+    IMPRESSION_AMBIGUOUS = "impression_ambiguous", 2, "Another impression of the request has the same id."
     FORMAT_UNSUPPORTED = "format_unsupported", 0, "The impression offers no format that we can fill."
     FLOOR_ABSURD = "floor_absurd", 2, "The floor is not a price."
     # Recall, one reason for each dimension of targeting
@@ -73,7 +76,7 @@ class Exclusion(Enum):
         "The impression supports none of the creative's protocols.",
     )
     DURATION = "duration", 0, "The creative is too short or too long."
-    RANKED_OUT = "ranked_out", 0, "Other line items promised more; only the best few are scored."
+    CREATIVE_LANGUAGE = "creative_language", 0, "The impression does not accept the creative's language."
     # Caps, pacing, price, money
     FREQUENCY_CAP = (
         "frequency_cap",
@@ -81,6 +84,7 @@ class Exclusion(Enum):
         "The user has seen the line item, campaign or advertiser often enough.",
     )
     THROTTLED = "throttled", 0, "Pacing keeps the line item out of this auction."
+    RANKED_OUT = "ranked_out", 0, "Other line items promised more; only the best few are scored."
     BELOW_FLOOR = "below_floor", 0, "The price would be below the floor."
     WORTHLESS = "worthless", 0, "The predicted value is too small to bid."
     OUTRANKED = "outranked", 0, "Another line item of ours bid more for the same impression."

@@ -17,6 +17,14 @@ class DeviceKind(StrEnum):
     OTHER = "other"
 
 
+class Permissions(msgspec.Struct, frozen=True, gc=False):
+    """What privacy signals let us do with this request (decided by dsp.privacy)."""
+
+    may_bid: bool = True
+    may_store: bool = True  # keep state about this user, such as exposures for frequency caps
+    may_personalise: bool = True  # use segments and state about this user to choose and price an ad
+
+
 class DealOffer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A deal that the impression offers. `auction` is OpenRTB `at`: 1 first, 2 second, 3 fixed price."""
 
@@ -37,10 +45,15 @@ class Video(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     placement: int | None  # 2.6 plcmt, else 2.5 placement
     skippable: bool
     start_delay: int | None
+    durations_required: frozenset[int] = frozenset()  # rqddurs: exactly one of these, where not empty
 
 
 class Opportunity(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """Built by `opportunities`; strings are lower case unless said, "" means absent, money is in the book's currency."""
+    """Built by `dsp.openrtb.normalise.opportunities`.
+
+    Strings are lower case unless said, but for identifiers that are echoed (auction, impression, deal); "" means
+    absent; money is in the book's currency.
+    """
 
     auction_id: str
     imp_id: str
@@ -67,7 +80,7 @@ class Opportunity(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     private_auction: bool
     display_manager: str
     # The inventory
-    inventory: str  # "site" | "app" | "dooh"
+    inventory: str  # "site" | "app" | "dooh", "" where the request names none (it need not)
     domain: str
     bundle: str
     inventory_id: str

@@ -1,0 +1,169 @@
+"""What the user holds: device kind, operating system, browser, make and model, from client hints or the user agent.
+
+Parsing a user agent costs tens of microseconds, so results are kept for the most recent few thousand.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from ua_parser import BestAvailableResolver, Parser, load_builtins
+
+from dsp.openrtb.opportunity import DeviceKind
+from dsp.openrtb.request import Device, UserAgent
+
+#: Real user agents are shorter; a longer one is cut, which bounds both time and the cache's memory.
+_UA_CHARS_MAX = 512
+_UA_CACHE = 8_192
+
+#: AdCOM list "Device Types". 1 (mobile or tablet) is decided by the user agent.
+_KINDS = {
+    2: DeviceKind.DESKTOP,
+    3: DeviceKind.TV,
+    4: DeviceKind.PHONE,
+    5: DeviceKind.TABLET,
+    6: DeviceKind.TV,
+    7: DeviceKind.TV,
+    8: DeviceKind.OTHER,
+}
+_OS_NAMES = {
+    "iphone": "ios",
+    "iphone os": "ios",
+    "ipad": "ios",
+    "ipados": "ios",
+    "mac os x": "macos",
+    "mac os": "macos",
+    "macosx": "macos",
+    "os x": "macos",
+    "osx": "macos",
+    "mac": "macos",
+    "macintosh": "macos",
+    "win": "windows",
+    "windows nt": "windows",
+    "win32": "windows",
+    "chrome os": "chromeos",
+    "chromium os": "chromeos",
+    "cros": "chromeos",
+    "web os": "webos",
+    "webos tv": "webos",
+    "roku os": "roku",
+    "ubuntu": "linux",
+    "debian": "linux",
+    "fedora": "linux",
+    "unknown": "",
+    "other": "",
+}
+_BROWSER_NAMES = {
+    "google chrome": "chrome",
+    "chrome mobile": "chrome",
+    "chrome mobile ios": "chrome",
+    "chrome mobile webview": "chrome",
+    "chromium": "chrome",
+    "headlesschrome": "chrome",
+    "mobile safari": "safari",
+    "mobile safari ui/wkwebview": "safari",
+    "firefox mobile": "firefox",
+    "firefox ios": "firefox",
+    "microsoft edge": "edge",
+    "edge mobile": "edge",
+    "opera mobile": "opera",
+    "opera mini": "opera",
+    "opera touch": "opera",
+    "ie mobile": "ie",
+    "internet explorer": "ie",
+    "android": "android browser",
+}
+_PHONE_OS = frozenset({"ios", "android", "windows phone", "blackberry os", "kaios"})
+_DESKTOP_OS = frozenset({"windows", "macos", "linux", "chromeos"})
+_TV_OS = frozenset({"roku", "webos", "tvos", "tizen"})
+
+_parser = Parser(BestAvailableResolver(load_builtins()))
+
+
+class Agent(NamedTuple):
+    """What a user agent says; "" where it says nothing."""
+
+    kind: DeviceKind
+    os: str
+    os_version: str
+    browser: str
+    make: str
+    model: str
+
+
+_UNKNOWN = Agent(DeviceKind.OTHER, "", "", "", "", "")
+
+
+def describe(device: Device | None) -> Agent:
+    """Return the device; client hints win over what the exchange states, and that over the user agent."""
+    if device is None:
+        return _UNKNOWN
+    agent = parse_user_agent(device.ua[:_UA_CHARS_MAX]) if device.ua else _UNKNOWN
+    os, os_version, browser, model = _os_name(device.os), device.osv.strip().lower(), "", device.model
+    if device.sua is not None:
+        os, os_version, browser, model = _from_hints(device.sua, os, os_version, model)
+    os = os or agent.os
+    kind = _KINDS.get(device.devicetype) or _kind_without_type(device, agent, os)
+    return Agent(
+        kind,
+        os,
+        os_version or agent.os_version,
+        browser or agent.browser,
+        device.make.strip().lower() or agent.make,
+        model.strip().lower() or agent.model,
+    )
+
+
+@lru_cache(maxsize=_UA_CACHE)
+def parse_user_agent(user_agent: str) -> Agent:
+    """Return what a user-agent string says of the device."""
+    result = _parser.parse(user_agent)
+    browser = result.user_agent.family.lower() if result.user_agent else ""
+    os, version = "", ""
+    if result.os:
+        os = _os_name(result.os.family)
+        version = ".".join(part for part in (result.os.major, result.os.minor, result.os.patch) if part)
+    make = (result.device.brand or "").lower() if result.device else ""
+    model = (result.device.model or "").lower() if result.device else ""
+    kind = _kind_from_agent(user_agent.lower(), os, model)
+    return Agent(kind, os, version.lower(), _BROWSER_NAMES.get(browser, browser), make, model)
+
+
+def _kind_from_agent(user_agent: str, os: str, model: str) -> DeviceKind:
+    if os in _TV_OS or any(mark in user_agent for mark in ("smart-tv", "smarttv", "hbbtv", "appletv", "aft", "bravia")):
+        return DeviceKind.TV
+    if "ipad" in model or "tablet" in user_agent or (os == "android" and "mobile" not in user_agent):
+        return DeviceKind.TABLET
+    if os in _PHONE_OS:
+        return DeviceKind.PHONE
+    return DeviceKind.DESKTOP if os in _DESKTOP_OS else DeviceKind.OTHER
+
+
+def _kind_without_type(device: Device, agent: Agent, os: str) -> DeviceKind:
+    """Return the kind of a device whose type is missing, unknown or only "mobile or tablet"."""
+    handheld = device.devicetype == 1 or (device.sua is not None and device.sua.mobile == 1)
+    if handheld:
+        return DeviceKind.TABLET if agent.kind is DeviceKind.TABLET else DeviceKind.PHONE
+    if agent.kind is not DeviceKind.OTHER:
+        return agent.kind
+    if os in _PHONE_OS:
+        return DeviceKind.PHONE
+    if os in _TV_OS:
+        return DeviceKind.TV
+    return DeviceKind.DESKTOP if os in _DESKTOP_OS else DeviceKind.OTHER
+
+
+def _from_hints(hints: UserAgent, os: str, os_version: str, model: str) -> tuple[str, str, str, str]:
+    """Return os, version, browser and model, client hints first (3.2.29)."""
+    if hints.platform is not None and hints.platform.brand:
+        os = _os_name(hints.platform.brand)
+        os_version = ".".join(map(str, hints.platform.version)) or os_version
+    brands = [brand.brand.strip().lower() for brand in hints.browsers]
+    # Browsers list a made-up brand ("Not/A)Brand") and the engine beside themselves.
+    named = [brand for brand in brands if brand and "brand" not in brand]
+    browser = next((brand for brand in named if brand != "chromium"), named[0] if named else "")
+    return os, os_version, _BROWSER_NAMES.get(browser, browser), hints.model or model
+
+
+def _os_name(name: str) -> str:
+    name = name.strip().lower()
+    return _OS_NAMES.get(name, name)

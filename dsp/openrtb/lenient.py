@@ -1,0 +1,141 @@
+"""Read a request that is not typed as the specification says, as far as its meaning is plain.
+
+The fast decoder is tried first; this reader handles what it refuses. Spelling is mended: numbers in strings, strings
+that are numbers, null for absence, one value where a list belongs. Shape is not: an object or a list where a single
+value belongs (or the reverse) is refused, but for objects that only describe, which are then read as absent.
+"""
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from dsp.kernel.errors import DecodeError
+
+_Reader = Callable[[Any, str], Any]
+
+
+#: Objects that neither restrict a bid nor are bid on.
+_DESCRIPTIVE = frozenset({"ext", "source", "schain", "geo", "publisher", "content", "sua", "platform"})
+
+
+class _Absent:
+    """The value of a field that says nothing: the struct's default applies."""
+
+
+ABSENT = _Absent()
+
+
+def reader(struct: type[msgspec.Struct]) -> _Reader:
+    """Return a function that reads decoded JSON, given with its path for error messages, into the struct.
+
+    Raises (the returned function):
+        DecodeError: `wrong_type`, naming the path.
+    """
+    return _reader(inspect.type_info(struct))
+
+
+def _refuse(path: str, wanted: str) -> DecodeError:
+    return DecodeError(f"{path} must be {wanted}", reason="wrong_type")
+
+
+def _reader(kind: inspect.Type) -> _Reader:
+    if isinstance(kind, inspect.UnionType):
+        # The unions of the wire are `X | None` and `str | int`: in both, reading the richer member is enough.
+        wanted = (inspect.StructType, inspect.StrType, inspect.IntType)
+        return next(_reader(member) for choice in wanted for member in kind.types if isinstance(member, choice))
+    if isinstance(kind, inspect.StructType):
+        return _struct_reader(kind)
+    if isinstance(kind, inspect.ListType):
+        return _list_reader(_reader(kind.item_type), objects=isinstance(kind.item_type, inspect.StructType))
+    if isinstance(kind, inspect.StrType):
+        return _read_str if kind.max_length is None else _id_reader(kind.max_length)
+    if isinstance(kind, inspect.IntType):
+        return _read_int
+    if isinstance(kind, inspect.FloatType):
+        return _read_float
+    return _read_raw
+
+
+def _struct_reader(kind: inspect.StructType) -> _Reader:
+    fields = [(field.encode_name, field.name, _reader(field.type)) for field in kind.fields]
+    make: Callable[..., Any] = kind.cls
+
+    def read(value: Any, path: str) -> Any:
+        if value is None:
+            return ABSENT
+        if not isinstance(value, dict):
+            if path.rpartition(".")[2] in _DESCRIPTIVE:
+                return ABSENT
+            raise _refuse(path, "an object")
+        found: dict[str, Any] = {}
+        for key, name, read_field in fields:
+            if key in value:
+                got = read_field(value[key], f"{path}.{key}")
+                if got is not ABSENT:
+                    found[name] = got
+        return make(**found)
+
+    return read
+
+
+def _list_reader(read_item: _Reader, *, objects: bool) -> _Reader:
+    def read(value: Any, path: str) -> Any:
+        if value is None:
+            return ABSENT
+        if not isinstance(value, list):
+            if objects or isinstance(value, dict):
+                raise _refuse(path, "a list")
+            value = [value]
+        items = (read_item(item, f"{path}[]") for item in value)
+        return [item for item in items if item is not ABSENT]
+
+    return read
+
+
+def _id_reader(chars_max: int) -> _Reader:
+    def read(value: Any, path: str) -> Any:
+        if value is None:
+            return ABSENT
+        if not isinstance(value, str):
+            raise _refuse(path, "a string")
+        if len(value) > chars_max:
+            raise DecodeError(f"{path} is longer than {chars_max} characters", reason="id_too_long")
+        return value
+
+    return read
+
+
+def _read_str(value: Any, path: str) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict | list):
+        raise _refuse(path, "a string")
+    if value is None or isinstance(value, bool):
+        return ABSENT
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _read_int(value: Any, path: str) -> Any:
+    number = _read_float(value, path)
+    if number is ABSENT or not isfinite(number) or abs(number) >= 2**31:
+        return ABSENT
+    return int(number)
+
+
+def _read_float(value: Any, path: str) -> Any:
+    """Read a number; text that is none becomes NaN, which no floor and no price accepts."""
+    if isinstance(value, dict | list):
+        raise _refuse(path, "a number")
+    if value is None or value == "":
+        return ABSENT
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return float("nan")
+
+
+def _read_raw(value: Any, path: str) -> Any:
+    return ABSENT if value is None else msgspec.Raw(msgspec.json.encode(value))

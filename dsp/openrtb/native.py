@@ -1,0 +1,184 @@
+"""OpenRTB Native 1.0 to 1.2: read what a native slot asks for, and answer with assets that fit."""
+
+import msgspec
+
+from dsp.kernel.errors import InputError
+from dsp.openrtb.request import Int
+
+_NATIVE_VERSION = "1.2"
+_MAIN_IMAGE = 3
+_ICON = 1
+#: Native list "Event Types" and "Event Tracking Methods": impression, by image.
+_IMPRESSION = 1
+_IMAGE_PIXEL = 1
+
+
+class _Title(msgspec.Struct, gc=False):
+    len: Int = 0
+
+
+class _Image(msgspec.Struct, gc=False):
+    type: Int = _MAIN_IMAGE
+    w: Int = 0
+    h: Int = 0
+    wmin: Int = 0
+    hmin: Int = 0
+
+
+class _Data(msgspec.Struct, gc=False):
+    type: Int = 0
+    len: Int = 0
+
+
+class _Video(msgspec.Struct, gc=False):
+    minduration: Int = 0
+    maxduration: Int = 0
+
+
+class _Asset(msgspec.Struct, gc=False):
+    id: Int = 0
+    required: Int = 0
+    title: _Title | None = None
+    img: _Image | None = None
+    data: _Data | None = None
+    video: _Video | None = None
+
+
+class _Tracker(msgspec.Struct, gc=False):
+    event: Int = 0
+    methods: list[Int] = []
+
+
+class _Request(msgspec.Struct, gc=False):
+    ver: str | float = ""
+    assets: list[_Asset] = []
+    eventtrackers: list[_Tracker] = []
+
+
+class _Wrapped(msgspec.Struct, gc=False):
+    native: _Request
+
+
+class NativeImage(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """An image a creative brings, with its size in pixels; 0 where it is not known."""
+
+    url: str
+    w: int = 0
+    h: int = 0
+
+
+class NativeAssets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a native creative brings (`Creative.markup` of a native creative is this as JSON).
+
+    `data` maps the native data asset type (1 sponsored, 2 description, 12 call to action, ...) to its text.
+    """
+
+    title: str = ""
+    image: NativeImage | None = None
+    icon: NativeImage | None = None
+    data: dict[int, str] = {}
+    video_vast: str = ""
+
+
+_decoder = msgspec.json.Decoder(_Request, strict=False)
+_wrapped_decoder = msgspec.json.Decoder(_Wrapped, strict=False)
+_assets_decoder = msgspec.json.Decoder(NativeAssets, strict=False)
+
+
+def request_text(raw: msgspec.Raw) -> str:
+    """Return the JSON of a native request sent as a string or as an object; "" if it asks for no assets."""
+    data = bytes(raw)
+    if not data or data == b"null":
+        return ""
+    try:
+        text = msgspec.json.decode(data, type=str) if data[:1] == b'"' else data.decode()
+        _read(text)
+    except (ValueError, RecursionError, InputError):
+        return ""
+    return text
+
+
+def read_assets(markup: str) -> NativeAssets:
+    """Return the assets of a native creative; raises InputError (`native_assets`) if they are not that."""
+    try:
+        return _assets_decoder.decode(markup)
+    except (ValueError, RecursionError) as fault:
+        raise InputError(f"not native assets: {fault}", reason="native_assets") from fault
+
+
+def respond(
+    native_request: str,
+    assets: NativeAssets,
+    *,
+    click_url: str,
+    click_trackers: list[str] | None = None,
+    impression_urls: list[str] | None = None,
+) -> str:
+    """Return the native response, JSON for `bid.adm`, for an opportunity's `native_request`.
+
+    Raises:
+        InputError: `native_request` (unreadable) or `native_mismatch` (a required asset that the creative lacks).
+    """
+    request = _read(native_request)
+    answered = []
+    for asset in request.assets:
+        content = _answer(asset, assets)
+        if content is not None:
+            answered.append({"id": asset.id, **content})
+        elif asset.required == 1:
+            raise InputError(f"the creative has nothing for required asset {asset.id}", reason="native_mismatch")
+    response: dict[str, object] = {
+        "ver": str(request.ver) if request.ver else _NATIVE_VERSION,
+        "assets": answered,
+        "link": {"url": click_url, "clicktrackers": click_trackers or []},
+    }
+    pixels = impression_urls or []
+    if _takes_event_trackers(request):
+        response["eventtrackers"] = [{"event": _IMPRESSION, "method": _IMAGE_PIXEL, "url": url} for url in pixels]
+    else:
+        response["imptrackers"] = pixels
+    if str(request.ver) in ("1", "1.0"):
+        return msgspec.json.encode({"native": response}).decode()
+    return msgspec.json.encode(response).decode()
+
+
+def _takes_event_trackers(request: _Request) -> bool:
+    return any(event.event == _IMPRESSION and _IMAGE_PIXEL in event.methods for event in request.eventtrackers)
+
+
+def _read(text: str) -> _Request:
+    try:
+        request = _decoder.decode(text)
+        if not request.assets:
+            request = _wrapped_decoder.decode(text).native
+    except (ValueError, RecursionError) as fault:
+        raise InputError("the native request cannot be read", reason="native_request") from fault
+    if not request.assets:
+        raise InputError("the native request asks for no assets", reason="native_request")
+    return request
+
+
+def _answer(asset: _Asset, assets: NativeAssets) -> dict[str, object] | None:
+    """Return what goes beside the asset's id, None if the creative has nothing that fits."""
+    if asset.title is not None:
+        text = _fit(assets.title, asset.title.len)
+        return {"title": {"text": text}} if text else None
+    if asset.img is not None:
+        image = assets.icon if asset.img.type == _ICON else assets.image
+        if image is None or (image.w and image.w < asset.img.wmin) or (image.h and image.h < asset.img.hmin):
+            return None
+        size = {name: side for name, side in (("w", image.w), ("h", image.h)) if side}
+        return {"img": {"url": image.url, **size}}
+    if asset.data is not None:
+        value = _fit(assets.data.get(asset.data.type, ""), asset.data.len)
+        return {"data": {"value": value}} if value else None
+    if asset.video is not None and assets.video_vast:
+        return {"video": {"vasttag": assets.video_vast}}
+    return None
+
+
+def _fit(text: str, chars_max: int) -> str:
+    """Return the text cut to what the slot shows."""
+    if chars_max <= 0 or len(text) <= chars_max:
+        return text
+    return text[: chars_max - 1].rstrip() + "…"

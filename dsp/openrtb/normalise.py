@@ -1,0 +1,281 @@
+"""From a decoded request to opportunities: one normalised value for each impression that can be bid on.
+
+What all impressions of a request share is worked out once. Reasons are labels of `dsp.catalog.reasons.Exclusion`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from hashlib import blake2b
+from math import ceil, isfinite
+from typing import Any
+
+from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX, Micros
+from dsp.openrtb import slot
+from dsp.openrtb.device import describe
+from dsp.openrtb.geo import Place
+from dsp.openrtb.opportunity import DealOffer, Opportunity, Permissions
+from dsp.openrtb.profile import Profile
+from dsp.openrtb.request import BidRequest, Deal, Device, Imp, Inventory, Text, User
+
+TMAX_MS_MAX = 10_000
+_ANONYMOUS_IFA = frozenset({"", "00000000-0000-0000-0000-000000000000"})
+_NONE: frozenset[str] = frozenset()
+
+#: (impression id, label of the reason)
+Refusal = tuple[str, str]
+
+
+def opportunities(
+    request: BidRequest,
+    profile: Profile,
+    permissions: Permissions,
+    rates: Mapping[str, float],
+    key: bytes,
+    now_ms: int,
+) -> tuple[list[Opportunity], list[Refusal]]:
+    """Normalise every impression of a validated request.
+
+    Args:
+        request: decoded and validated by `dsp.openrtb.codec`.
+        profile: the exchange's.
+        permissions: what privacy signals allow, from `dsp.privacy.policy`.
+        rates: units of the book's currency per unit of each currency known.
+        key: of the keyed hash that makes user identifiers pseudonymous.
+        now_ms: the request's arrival.
+
+    Returns:
+        The opportunities, and for every other impression its id and the reason why it is none.
+    """
+    currency = _currency(request, profile, rates)
+    label = _refusal(request, profile, permissions, currency)
+    if label:
+        return [], [(imp.id, label) for imp in request.imp]
+    shared = _shared(request, profile, permissions, key, now_ms)
+    shared["currency"] = currency
+    shared["currency_rate"] = rates[currency]
+    counts = Counter([imp.id for imp in request.imp]) if len(request.imp) > 1 else None
+    found: list[Opportunity] = []
+    refused: list[Refusal] = []
+    for position, imp in enumerate(request.imp):
+        if position >= profile.impressions_max:
+            refused.append((imp.id, "impression_bound"))
+        elif counts is not None and counts[imp.id] > 1:
+            refused.append((imp.id, "impression_ambiguous"))
+        else:
+            outcome = _opportunity(request, imp, profile, rates, shared)
+            if isinstance(outcome, str):
+                refused.append((imp.id, outcome))
+            else:
+                found.append(outcome)
+    return found, refused
+
+
+def _refusal(request: BidRequest, profile: Profile, permissions: Permissions, currency: str) -> str:
+    """Return why no impression of the request can be bid on, or ""."""
+    if not permissions.may_bid:
+        return "privacy_forbids"
+    seats = set(map(str, request.wseat))
+    if (seats and profile.seat not in seats) or profile.seat in map(str, request.bseat):
+        return "seat_not_allowed"
+    if not currency:
+        return "currency_unsupported"
+    if profile.supply_chain_required:
+        chain = request.source.schain if request.source is not None else None
+        if chain is None or chain.complete != 1:
+            return "supply_chain_incomplete"
+    return ""
+
+
+def _currency(request: BidRequest, profile: Profile, rates: Mapping[str, float]) -> str:
+    """Return the currency to quote in: the exchange's default if the request takes it, else the first we know."""
+    accepted = [str(code).strip().upper() for code in request.cur] or list(profile.currencies)
+    wanted = [code for code in profile.currencies if code in accepted] + accepted
+    return next((code for code in wanted if code in rates), "")
+
+
+def _shared(request: BidRequest, profile: Profile, permissions: Permissions, key: bytes, now_ms: int) -> dict[str, Any]:
+    """Return the fields of `Opportunity` that all impressions of the request share."""
+    device, user = request.device, request.user
+    agent = describe(device)
+    place = Place(device.geo if device else None, user.geo if user else None, profile.country_default)
+    identified = permissions.may_store or permissions.may_personalise
+    return {
+        "auction_id": request.id,
+        "exchange": profile.name,
+        "at_ms": now_ms,
+        "test": request.test == 1,
+        "first_price": _auction(request, profile) != 2,
+        "tmax_ms": min(request.tmax, TMAX_MS_MAX) if request.tmax > 0 else profile.tmax_default_ms,
+        **_inventory(request),
+        "device": agent.kind,
+        "os": agent.os,
+        "os_version": agent.os_version,
+        "browser": agent.browser,
+        "make": agent.make,
+        "model": agent.model,
+        "language": _language(device.language or device.langb) if device else "",
+        "connection": max(device.connectiontype, 0) if device else 0,
+        "country": place.country,
+        "region": place.region,
+        "city": place.city,
+        "postcode": place.postcode,
+        "utc_offset_minutes": place.utc_offset_minutes,
+        "user_key": user_key(user, device, profile.name, key) if identified else "",
+        "segments": _segments(user) if user and permissions.may_personalise else _NONE,
+        "may_store": permissions.may_store,
+        "may_personalise": permissions.may_personalise,
+        "blocked_advertisers": frozenset([domain(str(name)) for name in request.badv]) if request.badv else _NONE,
+        "blocked_apps": _lower(request.bapp),
+        "languages_allowed": frozenset([_language(str(code)) for code in request.wlang or request.wlangb]),
+    }
+
+
+def _auction(request: BidRequest, profile: Profile) -> int:
+    """Return the auction type. Types of an exchange's own (500 and up) are bid on as if each paid its bid."""
+    return request.at if request.at is not None and request.at > 0 else profile.auction_default
+
+
+def _opportunity(
+    request: BidRequest, imp: Imp, profile: Profile, rates: Mapping[str, float], shared: dict[str, Any]
+) -> Opportunity | str:
+    """Return the opportunity, or the label of why the impression is none."""
+    offer = slot.read(imp, request.device)
+    if not offer["formats"]:
+        return "format_unsupported"
+    floor = _floor(imp.bidfloor, imp.bidfloorcur, rates)
+    if isinstance(floor, str):
+        return floor
+    blocked = request.bcat + imp.bcat if imp.bcat else request.bcat
+    pmp = imp.pmp
+    return Opportunity(
+        imp_id=imp.id,
+        interstitial=imp.instl == 1,
+        rewarded=imp.rwdd == 1,
+        secure=imp.secure == 1,
+        floor_micros_cpm=floor,
+        placement=imp.tagid.lower(),
+        deals=_deals(pmp.deals, _auction(request, profile), profile, rates) if pmp is not None else (),
+        private_auction=pmp is not None and pmp.private_auction == 1,
+        display_manager=imp.displaymanager.lower(),
+        blocked_categories=_upper(blocked),
+        **offer,
+        **shared,
+    )
+
+
+def _floor(price: float, currency: str, rates: Mapping[str, float]) -> Micros | str:
+    """Return a floor in the book's currency, rounded up, or the label of why it is none."""
+    if price == 0:
+        return 0
+    if not isfinite(price) or price < 0:
+        return "floor_absurd"
+    rate = rates.get(currency.strip().upper() or "USD")
+    if rate is None:
+        return "currency_unsupported"
+    micros = price * rate * MICROS_PER_UNIT
+    # The tolerance keeps 0.1 + 0.2 from costing a micro more than 0.3.
+    return "floor_absurd" if micros > PRICE_MICROS_CPM_MAX else ceil(micros - 1e-3)
+
+
+def _deals(deals: list[Deal], auction: int, profile: Profile, rates: Mapping[str, float]) -> tuple[DealOffer, ...]:
+    """Return the deals that our seat may bid on and whose floor is a price we can convert."""
+    offers = []
+    for deal in deals:
+        seats = frozenset(map(str, deal.wseat))
+        floor = _floor(deal.bidfloor, deal.bidfloorcur, rates)
+        if not deal.id or isinstance(floor, str) or (seats and profile.seat not in seats):
+            continue
+        domains = frozenset([domain(str(name)) for name in deal.wadomain])
+        offers.append(
+            DealOffer(
+                id=deal.id,
+                floor_micros_cpm=floor,
+                auction=deal.at if deal.at is not None and deal.at > 0 else auction,
+                seats=seats,
+                advertiser_domains=domains,
+            )
+        )
+    return tuple(offers)
+
+
+def _inventory(request: BidRequest) -> dict[str, Any]:
+    if request.site is not None:
+        kind, place = "site", request.site
+    elif request.app is not None:
+        kind, place = "app", request.app
+    elif request.dooh is not None:
+        kind, place = "dooh", request.dooh
+    else:
+        kind, place = "", Inventory()
+    content = place.content
+    return {
+        "inventory": kind,
+        "domain": domain(place.domain or place.page),
+        "bundle": _bundle(place) if kind == "app" else "",
+        "inventory_id": place.id.lower(),
+        "publisher": place.publisher.id.lower() if place.publisher else "",
+        "categories": _upper(place.cat + place.sectioncat + place.pagecat + (content.cat if content else [])),
+        "content_language": _language(content.language or content.langb) if content else "",
+    }
+
+
+def _bundle(app: Inventory) -> str:
+    """Return the app's store id, read out of its store's address where it is not given."""
+    if app.bundle:
+        return app.bundle.strip().lower()
+    address = (app.storeurl or app.url).strip().lower()
+    _, _, query = address.partition("?")
+    for part in query.split("&"):
+        if part.startswith("id="):
+            return part[3:]
+    last = address.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return last[2:] if last.startswith("id") and last[2:].isdigit() else ""
+
+
+def domain(address: str) -> str:
+    """Return the host of a domain or URL: lower case, without "www.", port and trailing dot."""
+    host = address.strip().lower()
+    if "/" in host:
+        host = host.partition("//")[2] or host
+        host = host.partition("/")[0]
+    if "?" in host:
+        host = host.partition("?")[0]
+    host = host.rpartition("@")[2].partition(":")[0].rstrip(".")
+    return host.removeprefix("www.")
+
+
+def user_key(user: User | None, device: Device | None, exchange: str, key: bytes) -> str:
+    """Return a pseudonym for the user, "" if the request identifies none.
+
+    Our own identifier comes first, then the device's, then a shared one; all three are the same on every exchange.
+    An exchange's own identifier means something only there, so the exchange is part of what is hashed.
+    """
+    identity = ""
+    if user is not None and user.buyeruid:
+        identity = f"buyer|{user.buyeruid}"
+    elif device is not None and device.lmt != 1 and device.ifa.lower() not in _ANONYMOUS_IFA:
+        identity = f"ifa|{device.ifa.lower()}"
+    elif user is not None:
+        shared = next((f"{eid.source}|{eid.uids[0].id}" for eid in user.eids if eid.uids and eid.uids[0].id), "")
+        if shared:
+            identity = f"eid|{shared}"
+        elif user.id:
+            identity = f"user|{exchange}|{user.id}"
+    return blake2b(identity.encode(), digest_size=16, key=key[:64]).hexdigest() if identity else ""
+
+
+def _segments(user: User) -> frozenset[str]:
+    return frozenset([segment.id.lower() for data in user.data for segment in data.segment if segment.id])
+
+
+def _language(code: str) -> str:
+    """Return the ISO 639-1 part of a language tag."""
+    return code.strip().lower().replace("_", "-").partition("-")[0]
+
+
+def _upper(codes: list[Text]) -> frozenset[str]:
+    return frozenset([str(code).upper() for code in codes]) if codes else _NONE
+
+
+def _lower(codes: list[Text]) -> frozenset[str]:
+    return frozenset([str(code).lower() for code in codes]) if codes else _NONE

@@ -1,0 +1,126 @@
+"""How one exchange differs from the specification and from the others: one TOML file each, named after it."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from dsp.kernel.config import Secret
+from dsp.kernel.errors import ConfigError, Fault
+from dsp.openrtb.price import PRICE_CIPHERS, key_from_text
+
+BILLING_EVENTS = ("win", "bill", "imp")
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the bidder must know of one exchange. `name` is the last part of its bid URL."""
+
+    name: str
+    seat: str = "1"
+    #: The notice that bills: "win" (nurl), "bill" (burl) or "imp" (our pixel in the markup).
+    billing: str = "bill"
+    #: How ${AUCTION_PRICE} comes back: "plain", or "google" (encrypted and signed).
+    price_cipher: str = "plain"
+    #: Keys of the cipher, hexadecimal or base64.
+    price_encryption_key: Secret = Secret("")
+    price_integrity_key: Secret = Secret("")
+    #: Currencies the exchange takes bids in when the request names none; the first is its default.
+    currencies: tuple[str, ...] = ("USD",)
+    #: Auction type where the request says none: 1 first price, 2 second price (the specification's default).
+    auction_default: int = 2
+    tmax_default_ms: int = 100
+    #: Time that the network takes of tmax, both ways.
+    network_margin_ms: int = 20
+    qps_max: int = 10_000
+    #: Answer "no" with a body that says why (200 and `nbr`), instead of 204.
+    no_bid_body: bool = False
+    gzip: bool = False
+    version: str = "2.6"
+    impressions_max: int = 64
+    bids_max: int = 16
+    notice_ttl_seconds: int = 3_600
+    #: ISO 3166-1 alpha-3 of where requests come from that name no country.
+    country_default: str = ""
+    #: Bid only where the supply chain is stated to be complete.
+    supply_chain_required: bool = False
+    #: Which notice URLs to send.
+    win_notice: bool = True
+    loss_notice: bool = True
+
+
+def load_profiles(directory: str | Path) -> dict[str, Profile]:
+    """Read every `*.toml` of a directory.
+
+    Raises:
+        ConfigError: with every fault of every file.
+    """
+    faults: list[Fault] = []
+    profiles: dict[str, Profile] = {}
+    paths = sorted(Path(directory).glob("*.toml"))
+    if not paths:
+        faults.append(Fault(str(directory), "holds no exchange profile (*.toml)"))
+    for path in paths:
+        profile = _load(path, faults)
+        if profile is not None:
+            profiles[profile.name] = profile
+    if faults:
+        raise ConfigError(faults)
+    return profiles
+
+
+def _load(path: Path, faults: list[Fault]) -> Profile | None:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        faults.append(Fault(str(path), str(fault)))
+        return None
+    values.setdefault("name", path.stem)
+    found = [Fault(f"{path.name}: {fault.field}", fault.message) for fault in _faults(values, path.stem)]
+    faults += found
+    return None if found else msgspec.convert(values, Profile, dec_hook=_secret)
+
+
+def _secret(kind: type, value: Any) -> Any:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise ValueError("must be text")
+
+
+def _faults(values: dict[str, Any], stem: str) -> list[Fault]:
+    faults: list[Fault] = []
+    hints = get_type_hints(Profile)
+    for field, value in values.items():
+        if field not in hints:
+            faults.append(Fault(field, "unknown setting"))
+            continue
+        try:
+            msgspec.convert(value, hints[field], dec_hook=_secret)
+        except msgspec.ValidationError as fault:
+            faults.append(Fault(field, str(fault)))
+    return faults or _rules(msgspec.convert(values, Profile, dec_hook=_secret), stem)
+
+
+def _rules(profile: Profile, stem: str) -> list[Fault]:
+    """Return what breaks a rule that types cannot express."""
+    positive = ("tmax_default_ms", "qps_max", "impressions_max", "bids_max", "notice_ttl_seconds")
+    checks = [
+        ("name", profile.name == stem, f"must be the file's name, {stem}"),
+        ("seat", bool(profile.seat), "must not be empty"),
+        ("billing", profile.billing in BILLING_EVENTS, f"must be one of {', '.join(BILLING_EVENTS)}"),
+        ("billing", profile.billing != "win" or profile.win_notice, "is on a win notice that win_notice turns off"),
+        ("price_cipher", profile.price_cipher in PRICE_CIPHERS, f"must be one of {', '.join(PRICE_CIPHERS)}"),
+        ("auction_default", profile.auction_default in (1, 2), "must be 1 or 2"),
+        ("currencies", bool(profile.currencies), "must name at least one currency"),
+        ("network_margin_ms", 0 <= profile.network_margin_ms < profile.tmax_default_ms, "must leave some of tmax"),
+        ("country_default", len(profile.country_default) in (0, 3), "must be three letters"),
+        *[(field, getattr(profile, field) > 0, "must be positive") for field in positive],
+    ]
+    if profile.price_cipher == "google":
+        keys = {name: getattr(profile, name) for name in ("price_encryption_key", "price_integrity_key")}
+        checks += [(name, len(key_from_text(key)) >= 16, "must hold 16 bytes or more") for name, key in keys.items()]
+    checks += [
+        ("currencies", len(code) == 3 and code.isupper(), f"{code!r} is not an ISO 4217 code")
+        for code in profile.currencies
+    ]
+    return [Fault(field, message) for field, holds, message in checks if not holds]

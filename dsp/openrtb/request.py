@@ -1,0 +1,333 @@
+"""The bid request, OpenRTB 2.5 and 2.6: only the fields that something reads, each with its absence spelled out.
+
+`ext` structs name the 2.5 places of fields that 2.6 promoted; `dsp.openrtb.codec` folds them into the promoted ones.
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+#: What fits 32 bits; larger numbers are noise and are read as absent.
+Int = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+#: An identifier that our answer echoes: it must be a string already, for mending it would change it.
+Id = Annotated[str, Meta(max_length=512)]
+#: Some exchanges send category and carrier codes as numbers.
+Text = str | int
+
+
+class Format(msgspec.Struct, gc=False):
+    """A permitted banner size (3.2.10)."""
+
+    w: Int = 0
+    h: Int = 0
+
+
+class Banner(msgspec.Struct, gc=False):
+    """A banner slot (3.2.6)."""
+
+    format: list[Format] = []
+    w: Int = 0
+    h: Int = 0
+    btype: list[Int] = []
+    battr: list[Int] = []
+    pos: Int = 0
+    mimes: list[Text] = []
+    api: list[Int] = []
+
+
+class DurFloor(msgspec.Struct, gc=False):
+    """A floor for creatives of a duration range (3.2.35)."""
+
+    mindur: Int = 0
+    maxdur: Int = 2**31 - 1
+    bidfloor: float = 0.0
+
+
+class VideoExt(msgspec.Struct, gc=False):
+    """Where 2.5 put a rewarded placement."""
+
+    rewarded: Int = 0
+
+
+class Video(msgspec.Struct, gc=False):
+    """A video slot (3.2.7); an audio slot (3.2.8) reads the same."""
+
+    mimes: list[Text] = []
+    minduration: Int = 0
+    maxduration: Int = 0
+    rqddurs: list[Int] = []
+    protocols: list[Int] = []
+    protocol: list[Int] = []  # 2.0 to 2.2, deprecated since
+    w: Int = 0
+    h: Int = 0
+    startdelay: Int | None = None
+    linearity: Int | None = None
+    placement: Int | None = None
+    plcmt: Int | None = None
+    skip: Int = 0
+    battr: list[Int] = []
+    api: list[Int] = []
+    pos: Int = 0
+    mincpmpersec: float = 0.0
+    durfloors: list[DurFloor] = []
+    ext: VideoExt | None = None
+
+
+class Native(msgspec.Struct, gc=False):
+    """A native slot (3.2.9). `request` is JSON in a string by the specification, an object with some exchanges."""
+
+    request: msgspec.Raw = msgspec.Raw(b"")
+    ver: str = ""
+    api: list[Int] = []
+    battr: list[Int] = []
+
+
+class Deal(msgspec.Struct, gc=False):
+    """A private deal (3.2.12). `bidfloorcur` does not inherit from the impression."""
+
+    id: str = ""
+    bidfloor: float = 0.0
+    bidfloorcur: str = "USD"
+    at: Int | None = None
+    wseat: list[Text] = []
+    wadomain: list[Text] = []
+
+
+class Pmp(msgspec.Struct, gc=False):
+    """The deals of an impression (3.2.11)."""
+
+    private_auction: Int = 0
+    deals: list[Deal] = []
+
+
+class ImpExt(msgspec.Struct, gc=False):
+    """Where 2.5 put a rewarded placement."""
+
+    rwdd: Int = 0
+    rewarded: Int = 0
+
+
+class Imp(msgspec.Struct, gc=False):
+    """One impression (3.2.4)."""
+
+    id: Id = ""
+    banner: Banner | None = None
+    video: Video | None = None
+    audio: Video | None = None
+    native: Native | None = None
+    pmp: Pmp | None = None
+    displaymanager: str = ""
+    instl: Int = 0
+    tagid: str = ""
+    bidfloor: float = 0.0
+    bidfloorcur: str = "USD"
+    secure: Int = 0
+    rwdd: Int = 0
+    exp: Int = 0
+    bcat: list[Text] = []  # not in the specification; exchanges that block by slot put it here
+    ext: ImpExt | None = None
+
+
+class Publisher(msgspec.Struct, gc=False):
+    """Who sells the inventory (3.2.15)."""
+
+    id: str = ""
+    domain: str = ""
+
+
+class Content(msgspec.Struct, gc=False):
+    """What the ad appears in (3.2.16)."""
+
+    cat: list[Text] = []
+    language: str = ""
+    langb: str = ""
+
+
+class Inventory(msgspec.Struct, gc=False):
+    """A site (3.2.13), an app (3.2.14) or a screen (3.2.32): the union of what is read of them."""
+
+    id: str = ""
+    domain: str = ""
+    page: str = ""  # site
+    bundle: str = ""  # app
+    storeurl: str = ""  # app
+    url: str = ""  # app, before storeurl existed
+    cat: list[Text] = []
+    sectioncat: list[Text] = []
+    pagecat: list[Text] = []
+    publisher: Publisher | None = None
+    content: Content | None = None
+
+
+class Geo(msgspec.Struct, gc=False):
+    """Where the device or the user is (3.2.19)."""
+
+    country: str = ""
+    region: str = ""
+    city: str = ""
+    zip: str = ""
+    utcoffset: Int | None = None
+
+
+class BrandVersion(msgspec.Struct, gc=False):
+    """A browser or a platform with its version (3.2.30)."""
+
+    brand: str = ""
+    version: list[Text] = []
+
+
+class UserAgent(msgspec.Struct, gc=False):
+    """Client hints (3.2.29); more accurate than `ua` where both are sent."""
+
+    browsers: list[BrandVersion] = []
+    platform: BrandVersion | None = None
+    mobile: Int | None = None
+    model: str = ""
+
+
+class DeviceExt(msgspec.Struct, gc=False):
+    """`atts`: Apple's tracking authorisation; 1 restricted, 2 denied (SKAdNetwork extension)."""
+
+    atts: Int | None = None
+
+
+class Device(msgspec.Struct, gc=False):
+    """The device (3.2.18)."""
+
+    ua: str = ""
+    sua: UserAgent | None = None
+    geo: Geo | None = None
+    dnt: Int = 0
+    lmt: Int = 0
+    devicetype: Int = 0
+    make: str = ""
+    model: str = ""
+    os: str = ""
+    osv: str = ""
+    w: Int = 0
+    h: Int = 0
+    language: str = ""
+    langb: str = ""
+    connectiontype: Int = 0
+    ifa: str = ""
+    ext: DeviceExt | None = None
+
+
+class Uid(msgspec.Struct, gc=False):
+    """One extended identifier (3.2.28)."""
+
+    id: str = ""
+
+
+class Eid(msgspec.Struct, gc=False):
+    """The extended identifiers of one source (3.2.27)."""
+
+    source: str = ""
+    uids: list[Uid] = []
+
+
+class Segment(msgspec.Struct, gc=False):
+    """A segment of a data provider (3.2.22)."""
+
+    id: str = ""
+
+
+class Data(msgspec.Struct, gc=False):
+    """A data provider (3.2.21)."""
+
+    segment: list[Segment] = []
+
+
+class UserExt(msgspec.Struct, gc=False):
+    """Where 2.5 put consent and extended identifiers."""
+
+    consent: str = ""
+    eids: list[Eid] = []
+
+
+class User(msgspec.Struct, gc=False):
+    """The user (3.2.20)."""
+
+    id: str = ""
+    buyeruid: str = ""
+    data: list[Data] = []
+    geo: Geo | None = None
+    consent: str = ""
+    eids: list[Eid] = []
+    ext: UserExt | None = None
+
+
+class RegsExt(msgspec.Struct, gc=False):
+    """Where 2.5 put what 2.6 promoted."""
+
+    gdpr: Int | None = None
+    us_privacy: str = ""
+    gpp: str = ""
+    gpp_sid: list[Int] = []
+    coppa: Int = 0
+
+
+class Regs(msgspec.Struct, gc=False):
+    """The regulations in force (3.2.3)."""
+
+    coppa: Int = 0
+    gdpr: Int | None = None
+    us_privacy: str = ""
+    gpp: str = ""
+    gpp_sid: list[Int] = []
+    ext: RegsExt | None = None
+
+
+class SupplyChain(msgspec.Struct, gc=False):
+    """Who sold the impression on (3.2.25); only whether the list is complete is read."""
+
+    complete: Int = 0
+
+
+class SourceExt(msgspec.Struct, gc=False):
+    """Where 2.5 put the supply chain."""
+
+    schain: SupplyChain | None = None
+
+
+class Source(msgspec.Struct, gc=False):
+    """Where the request comes from (3.2.2)."""
+
+    schain: SupplyChain | None = None
+    ext: SourceExt | None = None
+
+
+class RequestExt(msgspec.Struct, gc=False):
+    """Where exchanges below 2.5 put what 2.5 promoted."""
+
+    wlang: list[Text] = []
+    bapp: list[Text] = []
+    schain: SupplyChain | None = None
+
+
+class BidRequest(msgspec.Struct, gc=False):
+    """The whole request (3.2.1)."""
+
+    id: Id = ""
+    imp: list[Imp] = []
+    site: Inventory | None = None
+    app: Inventory | None = None
+    dooh: Inventory | None = None
+    device: Device | None = None
+    user: User | None = None
+    test: Int = 0
+    at: Int | None = None
+    tmax: Int = 0
+    wseat: list[Text] = []
+    bseat: list[Text] = []
+    cur: list[Text] = []
+    wlang: list[Text] = []
+    wlangb: list[Text] = []
+    acat: list[Text] = []
+    bcat: list[Text] = []
+    badv: list[Text] = []
+    bapp: list[Text] = []
+    source: Source | None = None
+    regs: Regs | None = None
+    ext: RequestExt | None = None
