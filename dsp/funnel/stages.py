@@ -1,0 +1,80 @@
+"""The stages of the funnel over one impression; what becomes of the lost is selection.py's and explanation.py's."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.catalog.reasons import Exclusion
+from dsp.catalog.user import UserRecord
+from dsp.frequency.rule import capped
+from dsp.openrtb.opportunity import Opportunity
+from dsp.pacing.controller import ControlColumns
+from dsp.pacing.throttle import passes
+from dsp.snapshot.build import Snapshot
+from dsp.targeting.bitmap import Positions, Words
+
+_NO_SEGMENTS: frozenset[str] = frozenset()
+
+
+class Stages:
+    """What every stage reads. `ways` are the ways into the impression: deals, then the open auction."""
+
+    __slots__ = ("_controls", "_exposures", "_now_ms", "_opportunity", "_segments", "_snapshot", "ways")
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        opportunity: Opportunity,
+        user: UserRecord | None,
+        controls: ControlColumns,
+        now_ms: int,
+        seat: str,
+    ) -> None:
+        known = user if opportunity.may_personalise else None
+        self._snapshot = snapshot
+        self._opportunity = opportunity
+        self._controls = controls
+        self._now_ms = now_ms
+        self._exposures = known.exposures if known is not None else ()
+        self._segments = opportunity.segments if opportunity.may_personalise else _NO_SEGMENTS
+        if known is not None and known.segments:
+            self._segments = self._segments.union(known.segments)
+        self.ways = snapshot.index.deals.ways(opportunity, seat)
+
+    def recall(self) -> tuple[list[Exclusion], list[Words]]:
+        """Return the reasons, and for each the line items that pass."""
+        return self._snapshot.index.rows(self._opportunity, self._segments, self.ways, self._now_ms)
+
+    def match(self) -> tuple[list[Exclusion], list[Words]]:
+        """Return the reasons, and for each the creatives that pass."""
+        return self._snapshot.index.matcher.rows(self._opportunity)
+
+    def uncapped(self, rows: Positions) -> NDArray[np.bool_] | None:
+        """Return which of `rows` the user may see again; None when all.
+
+        An unknown user may see everything: nothing can be counted for him.
+        """
+        if not self._exposures:
+            return None
+        full = capped(self._exposures, self._snapshot.caps, self._now_ms)
+        if not (full.line_items or full.campaigns or full.advertisers):
+            return None
+        free = np.ones(rows.shape[0], dtype=np.bool_)
+        for column, ids in (
+            (self._snapshot.line_item_ids, full.line_items),
+            (self._snapshot.campaign_id, full.campaigns),
+            (self._snapshot.advertiser_id, full.advertisers),
+        ):
+            for one in ids:
+                free &= column[rows] != one
+        return free
+
+    def unthrottled(self, rows: Positions) -> NDArray[np.bool_]:
+        """Return which of `rows` pacing lets into the auction."""
+        rates = self._controls.pass_rate[rows]
+        return passes(self._opportunity.auction_id, self._snapshot.line_item_ids[rows], rates)
+
+    def best(self, rows: Positions, limit: int) -> Positions:
+        """Return the indexes into `rows` of the `limit` best, ascending: by value at prior rates times multiplier."""
+        score = self._snapshot.prior_value_micros_cpm[rows] * self._controls.multiplier[rows]
+        best: Positions = np.sort(np.argpartition(-score, limit)[:limit])
+        return best

@@ -1,0 +1,162 @@
+"""Compiles a catalogue to the one immutable artefact that every decision reads. Pure; encoding is codec.py's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.catalog.entities import Advertiser, Campaign, Catalogue, ConversionRule, Creative, LineItem
+from dsp.catalog.terms import FrequencyCap
+from dsp.frequency.rule import CapBook
+from dsp.kernel.money import PRICE_MICROS_CPM_MAX
+from dsp.pricing.value import GOAL_CODES, value_micros_cpm
+from dsp.targeting.index import Entities, Index
+
+#: What is assumed of response rates to rank line items before they are scored; only their order matters.
+PRIOR_CTR = 0.002
+PRIOR_CVR = 0.02
+
+_FOREVER_MS = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """N line items and C creatives as rows and columns. Never write to an array of it.
+
+    `line_items`, `campaigns` and `advertisers` are aligned, one entry a row; creatives are sorted by their line item's
+    row, and those of row i are `creatives[creative_start[i]:creative_start[i + 1]]`. Archived parents leave orphans:
+    line items that can never bid, of which only the ids are kept.
+    """
+
+    version: str
+    built_at_ms: int
+    line_items: tuple[LineItem, ...]
+    campaigns: tuple[Campaign, ...]
+    advertisers: tuple[Advertiser, ...]
+    creatives: tuple[Creative, ...]
+    orphan_ids: tuple[int, ...]
+    conversion_rules: tuple[ConversionRule, ...]
+    row_of: dict[int, int]  # line item id to row
+    # Columns over line items, shape (N,)
+    line_item_ids: NDArray[np.int64]
+    campaign_id: NDArray[np.int64]
+    advertiser_id: NDArray[np.int64]
+    goal_kind: NDArray[np.int8]  # pricing.value.GOAL_CODES
+    target_micros: NDArray[np.int64]
+    bid_min_micros_cpm: NDArray[np.int64]
+    bid_max_micros_cpm: NDArray[np.int64]
+    flight_start_ms: NDArray[np.int64]  # the line item's and its campaign's together
+    flight_end_ms: NDArray[np.int64]
+    prior_value_micros_cpm: NDArray[np.float64]  # at PRIOR_CTR and PRIOR_CVR, within the bid's bounds
+    # Columns over creatives, shape (C,), and where each line item's begin, shape (N + 1,)
+    creative_ids: NDArray[np.int64]
+    creative_line_items: NDArray[np.int64]
+    creative_start: NDArray[np.int64]
+    index: Index
+    caps: CapBook
+
+    def days(self, now_ms: int) -> NDArray[np.int64]:
+        """Return each line item's day in its advertiser's time zone, as days since 1970-01-01; int64 (N,)."""
+        return self.index.calendar.days(now_ms)
+
+
+def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
+    """Compile a catalogue. Equal catalogues give equal snapshots, whatever order their entities come in."""
+    chains, orphan_ids = _chains(catalogue)
+    items = tuple(item for item, _, _ in chains)
+    campaigns = tuple(campaign for _, campaign, _ in chains)
+    advertisers = tuple(advertiser for _, _, advertiser in chains)
+    row_of = {item.id: row for row, item in enumerate(items)}
+    creatives = tuple(
+        sorted(
+            (one for one in catalogue.creatives if one.line_item_id in row_of),
+            key=lambda one: (row_of[one.line_item_id], one.id),
+        )
+    )
+    creative_rows = [row_of[one.line_item_id] for one in creatives]
+    starts = [max(item.flight.start_ms, campaign.flight.start_ms) for item, campaign, _ in chains]
+    ends = [min(_end_ms(item), _end_ms(campaign)) for item, campaign, _ in chains]
+    goal_kind = np.array([GOAL_CODES[item.goal.kind] for item in items], dtype=np.int8)
+    target = _column([item.goal.target_micros for item in items])
+    bid_min = _column([item.bid_min_micros_cpm or 0 for item in items])
+    bid_max = _column([_or(item.bid_max_micros_cpm, PRICE_MICROS_CPM_MAX) for item in items])
+    entities = Entities(items, campaigns, advertisers, creatives, creative_rows, catalogue.deals)
+    return Snapshot(
+        version=version,
+        built_at_ms=built_at_ms,
+        line_items=items,
+        campaigns=campaigns,
+        advertisers=advertisers,
+        creatives=creatives,
+        orphan_ids=orphan_ids,
+        conversion_rules=catalogue.conversion_rules,
+        row_of=row_of,
+        line_item_ids=_column([item.id for item in items]),
+        campaign_id=_column([campaign.id for campaign in campaigns]),
+        advertiser_id=_column([advertiser.id for advertiser in advertisers]),
+        goal_kind=goal_kind,
+        target_micros=target,
+        bid_min_micros_cpm=bid_min,
+        bid_max_micros_cpm=bid_max,
+        flight_start_ms=_column(starts),
+        flight_end_ms=_column(ends),
+        prior_value_micros_cpm=_prior_value(goal_kind, target, bid_min, bid_max),
+        creative_ids=_column([one.id for one in creatives]),
+        creative_line_items=_column(creative_rows),
+        creative_start=np.searchsorted(_column(creative_rows), np.arange(len(items) + 1)).astype(np.int64),
+        index=Index(entities, _column(starts), _column(ends)),
+        caps=CapBook(_caps(items), _caps(campaigns), _caps(advertisers)),
+    )
+
+
+def _chains(catalogue: Catalogue) -> tuple[list[tuple[LineItem, Campaign, Advertiser]], tuple[int, ...]]:
+    """Each line item with its parents, by id; and the ids of those whose parents are gone."""
+    campaigns = {campaign.id: campaign for campaign in catalogue.campaigns}
+    advertisers = {advertiser.id: advertiser for advertiser in catalogue.advertisers if _has_days(advertiser)}
+    chains, orphan_ids = [], []
+    for item in sorted(catalogue.line_items, key=lambda one: one.id):
+        campaign = campaigns.get(item.campaign_id)
+        advertiser = advertisers.get(campaign.advertiser_id) if campaign is not None else None
+        if campaign is None or advertiser is None:
+            orphan_ids.append(item.id)
+        else:
+            chains.append((item, campaign, advertiser))
+    return chains, tuple(orphan_ids)
+
+
+def _has_days(advertiser: Advertiser) -> bool:
+    """Whether this machine knows the time zone: without it there are no days to budget, and the rest must go on."""
+    try:
+        ZoneInfo(advertiser.timezone)
+    except (KeyError, OSError, ValueError):  # unknown, a directory's name, a path
+        return False
+    return True
+
+
+def _caps(entities: Sequence[LineItem | Campaign | Advertiser]) -> dict[int, tuple[FrequencyCap, ...]]:
+    return {entity.id: entity.frequency_caps for entity in entities if entity.frequency_caps}
+
+
+def _end_ms(entity: LineItem | Campaign) -> int:
+    return _or(entity.flight.end_ms, _FOREVER_MS)
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _column(values: list[int]) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
+
+
+def _prior_value(
+    goal_kind: NDArray[np.int8],
+    target_micros: NDArray[np.int64],
+    bid_min: NDArray[np.int64],
+    bid_max: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    rates = np.ones(goal_kind.shape[0])
+    value = value_micros_cpm(goal_kind, target_micros, rates * PRIOR_CTR, rates * PRIOR_CVR)
+    return np.minimum(np.maximum(value, bid_min), bid_max)

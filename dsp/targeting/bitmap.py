@@ -1,0 +1,82 @@
+"""Bitmaps as numpy uint64 words, and the few operations on them that everything else is made of.
+
+Bit i of a bitmap is bit i % 64 of word i // 64; bits beyond the last member are 0. Rows handed out are shared: never
+write to one.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint64]
+Positions = NDArray[np.int64]
+
+if sys.byteorder != "little":
+    raise ImportError("bitmaps are packed byte by byte, lowest byte first: a little-endian machine is needed")
+
+_WORD_BITS = 64
+_ONE = np.uint64(1)
+
+
+def zeros(size: int) -> Words:
+    """Return the empty bitmap for `size` members; it has at least one word, so that reductions are defined."""
+    return np.zeros(max(1, -(-size // _WORD_BITS)), dtype=np.uint64)
+
+
+def from_mask(mask: NDArray[np.bool_]) -> Words:
+    """Return the bitmap of the true elements of a bool array, shape (size,)."""
+    words = zeros(mask.shape[0])
+    packed = np.packbits(mask, bitorder="little")
+    words.view(np.uint8)[: packed.shape[0]] = packed
+    return words
+
+
+def from_positions(members: Iterable[int], size: int) -> Words:
+    """Return the bitmap with these members."""
+    mask = np.zeros(size, dtype=np.bool_)
+    mask[np.fromiter(members, dtype=np.int64)] = True
+    return from_mask(mask)
+
+
+def positions(words: Words) -> Positions:
+    """Return the members in ascending order, int64. Work follows the nonzero words, not the size."""
+    filled = words.nonzero()[0]
+    bits = np.unpackbits(words[filled].view(np.uint8), bitorder="little").nonzero()[0]
+    members: Positions = (filled[bits >> 6] << 6) + (bits & 63)
+    return members
+
+
+def contains(words: Words, members: Positions) -> NDArray[np.bool_]:
+    """Return whether each of `members` is in the bitmap, bool, same shape."""
+    found: NDArray[np.bool_] = (words[members >> 6] >> (members & 63).view(np.uint64)) & _ONE != 0
+    return found
+
+
+def intersection(rows: Sequence[Words]) -> Words:
+    """Return the AND of one or more bitmaps as a new array."""
+    out = rows[0].copy()
+    for row in rows[1:]:
+        np.bitwise_and(out, row, out)
+    return out
+
+
+def union(rows: Sequence[Words]) -> Words:
+    """Return the OR of one or more bitmaps; a single one is returned as it is."""
+    if len(rows) == 1:
+        return rows[0]
+    out = rows[0] | rows[1]
+    for row in rows[2:]:
+        np.bitwise_or(out, row, out)
+    return out
+
+
+def first_empty(rows: Sequence[Words]) -> int:
+    """Return the index of the first row at which the running AND is empty, or -1 when it never is."""
+    left = rows[0]
+    for number, row in enumerate(rows):
+        left = left & row
+        if not np.count_nonzero(left):
+            return number
+    return -1
