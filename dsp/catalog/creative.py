@@ -7,6 +7,7 @@ import msgspec
 
 from dsp.catalog.entities import Creative, MediaFormat
 from dsp.kernel.errors import Fault
+from dsp.openrtb.native import NativeAssets
 
 URL_CHARS_MAX = 2_048
 #: Bytes as sent; exchanges bound whole responses, and no tag needs more.
@@ -84,8 +85,14 @@ def _media(entity: Creative, faults: list[Fault]) -> None:
 
 def _native(text: str, faults: list[Fault]) -> None:
     try:
-        decoded = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        decoded = None
-    if not isinstance(decoded, dict):
-        faults.append(Fault("markup", "must be a JSON object of native assets"))
+        assets = msgspec.json.decode(text, type=NativeAssets)
+    except (msgspec.DecodeError, RecursionError) as fault:
+        faults.append(Fault("markup", f"must be a JSON object of native assets: {fault}"))
+        return
+    for name, image in (("image", assets.image), ("icon", assets.icon)):
+        try:
+            _ = image and landing_url(image.url)
+        except ValueError as fault:
+            faults.append(Fault("markup", f"the {name}'s URL {fault}"))
+    if not assets.title and not assets.data:
+        faults.append(Fault("markup", "needs a title or text"))

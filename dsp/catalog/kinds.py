@@ -43,6 +43,11 @@ class Kind(StrEnum):
         """Return the name for people, such as `line item`."""
         return self.value.replace("_", " ")
 
+    @property
+    def path(self) -> str:
+        """Return the name of many in a URL, such as `line-items`."""
+        return self.plural.replace("_", "-")
+
 
 _ENTITIES: dict[Kind, type[Entity]] = {
     Kind.ADVERTISER: Advertiser,

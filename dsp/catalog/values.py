@@ -54,8 +54,8 @@ def exchange(value: str) -> str:
 
 
 def segment(value: str) -> str:
-    """Return a segment id."""
-    return text(value)
+    """Return a segment id in lower case, as requests' are read."""
+    return text(value).lower()
 
 
 def normalise(dimension: Dimension, value: str) -> str:
@@ -119,9 +119,9 @@ _SHAPES: dict[Dimension, Callable[[str], str]] = {
     Dimension.SIZE: lambda value: _matching(_SIZE, value.strip().lower(), "a size such as 300x250"),
     Dimension.INVENTORY: _one_of("site", "app", "dooh"),
     Dimension.DOMAIN: domain,
-    Dimension.BUNDLE: text,
-    Dimension.PLACEMENT: text,
-    Dimension.PUBLISHER: text,
+    Dimension.BUNDLE: _lower,
+    Dimension.PLACEMENT: _lower,
+    Dimension.PUBLISHER: _lower,
     Dimension.CATEGORY: category,
     Dimension.SEGMENT: segment,
     Dimension.LANGUAGE: language,

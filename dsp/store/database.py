@@ -9,6 +9,7 @@ from sqlalchemy import create_engine as sqlalchemy_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from dsp.kernel.config import Platform
+from dsp.kernel.sqlite import use_wal
 
 #: How long a writer waits for another process's transaction before it fails.
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -48,7 +49,8 @@ def session_factory(engine: Engine, *, read_only: bool = False) -> sessionmaker[
 def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
     # The driver must not begin transactions by itself: _on_begin does.
     connection.isolation_level = None
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    use_wal(connection)
+    for pragma in ("synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

@@ -1,0 +1,184 @@
+"""The command line: `python -m dsp migrate | load | key | api | worker | up`. Each command imports what it needs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dsp.kernel import config
+from dsp.kernel.clock import SystemClock
+from dsp.kernel.errors import ConfigError, DspError, ValidationError
+
+#: Names as in dsp.workers.config, which is not imported for every command.
+WORKERS = ("ledger", "snapshot", "pacing", "training_log")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return the exit status: 0 done, 1 refused or failed, 2 misused."""
+    options = _parser().parse_args(arguments)
+    if options.config is not None:
+        os.environ[config.ENV_FILE] = options.config  # children read it too
+    command: Callable[[argparse.Namespace], int | None] = options.command
+    try:
+        return command(options) or 0
+    except ConfigError as fault:
+        return _fail(str(fault))
+    except ValidationError as fault:
+        return _fail("refused:", *[f"  {each}" for each in fault.faults])
+    except (DspError, OSError) as fault:
+        return _fail(str(fault))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(*lines: str) -> int:
+    print("dsp:", "\n".join(lines), file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dsp", description="A demand-side platform.")
+    parser.add_argument("--config", metavar="FILE", help="settings (TOML); else the file that DSP_CONFIG names")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        # Both `dsp --config FILE up` and `dsp up --config FILE`; the default must not undo the former.
+        made.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        made.set_defaults(command=run)
+        return made
+
+    add("migrate", _migrate, "Create the database or bring it to the newest schema.")
+    load = add("load", _load, "Load a catalogue from a TOML file.")
+    load.add_argument("file", metavar="FILE", type=Path)
+    load.add_argument("--flight-seconds", metavar="N", type=int, help="let relative flights end N seconds from now")
+    key = add("key", _key, "Make, list or revoke API keys.")
+    key.add_argument("action", choices=("create", "list", "revoke"))
+    key.add_argument("name", metavar="NAME", nargs="?", help="of the key to create or revoke")
+    key.add_argument("--role", choices=("viewer", "member", "owner"), default="member", help="default: %(default)s")
+    add("api", _api, "Serve the REST API.")
+    add("worker", _worker, "Run one worker.").add_argument("name", choices=WORKERS)
+    add("up", _up, "Run the whole platform on this machine.")
+    return parser
+
+
+def _settings(**sections: type[msgspec.Struct]) -> Mapping[str, Any]:
+    tables: dict[str, type[msgspec.Struct]] = {"platform": config.Platform, **sections}
+    return config.load(tables, None, os.environ)
+
+
+def _migrate(_options: argparse.Namespace) -> None:
+    from dsp.store.database import url
+    from dsp.store.migrate import upgrade
+
+    address = url(_settings()["platform"])
+    print(f"database is at revision {upgrade(address)}: {_shown(address)}")
+
+
+def _load(options: argparse.Namespace) -> None:
+    from dsp.store.catalog import CatalogRepository
+    from dsp.store.load import load, read
+
+    tables = read(options.file)
+    now_ms = SystemClock().now_ms()
+    with _session() as session:
+        report = load(
+            CatalogRepository(session, f"load:{options.file.name}", now_ms), tables, now_ms, options.flight_seconds
+        )
+    for outcome, counts in (("created", report.created), ("updated", report.updated), ("unchanged", report.unchanged)):
+        listed = ", ".join(f"{count} {kind.words}{'s' if count > 1 else ''}" for kind, count in counts.items())
+        if listed:
+            print(f"{outcome}: {listed}")
+
+
+def _key(options: argparse.Namespace) -> int | None:
+    from dsp.store.keys import Role, create_key, list_keys, revoke_key
+
+    now_ms = SystemClock().now_ms()
+    if options.action != "list" and options.name is None:
+        return _fail(f"key {options.action} needs the key's NAME")
+    with _session() as session:
+        if options.action == "create":
+            key = create_key(session, options.name, Role(options.role), now_ms)
+        elif options.action == "revoke":
+            revoke_key(session, options.name, now_ms)
+        else:
+            for each in list_keys(session):
+                print(f"{each.name:30} {each.role:8} {each.prefix}...{'  revoked' if each.revoked_ms else ''}")
+    if options.action == "create":
+        print(f"key {options.name} ({options.role}); keep it, it is not shown again:", file=sys.stderr)
+        print(key)
+    elif options.action == "revoke":
+        print(f"key {options.name} is revoked")
+    return None
+
+
+def _api(_options: argparse.Namespace) -> None:
+    import asyncio
+
+    from dsp.api.config import ApiConfig
+    from dsp.api.server import run
+
+    asyncio.run(run(_settings(api=ApiConfig)))
+
+
+def _worker(options: argparse.Namespace) -> None:
+    import asyncio
+    from importlib import import_module
+
+    from dsp.workers.config import WorkersConfig
+
+    settings = _settings(workers=WorkersConfig)
+    asyncio.run(import_module(f"dsp.workers.{options.name}").run(settings))
+
+
+def _up(_options: argparse.Namespace) -> int:
+    from dsp import supervise
+    from dsp.kernel import logging
+    from dsp.store.database import url
+    from dsp.store.migrate import upgrade
+
+    platform: config.Platform = _settings()["platform"]
+    logging.configure("supervisor", platform.log_level)
+
+    def prepare() -> None:
+        upgrade(url(platform))
+
+    children = supervise.platform(os.environ.get(config.ENV_FILE), os.environ)
+    return supervise.run(children, platform.data_path, prepare)
+
+
+def _session() -> Any:
+    """Return a context that holds one transaction on the migrated database."""
+    from contextlib import contextmanager
+
+    from dsp.kernel.errors import UnavailableError
+    from dsp.store.database import create_engine, session_factory, url
+    from dsp.store.migrate import current, head
+
+    @contextmanager
+    def transaction() -> Any:
+        engine = create_engine(url(_settings()["platform"]))
+        try:
+            if current(engine) != head():
+                raise UnavailableError("the database's schema is not the newest; run `python -m dsp migrate`")
+            with session_factory(engine).begin() as session:
+                yield session
+        finally:
+            engine.dispose()
+
+    return transaction()
+
+
+def _shown(address: str) -> str:
+    from sqlalchemy import make_url
+
+    return make_url(address).render_as_string(hide_password=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

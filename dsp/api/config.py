@@ -1,0 +1,23 @@
+"""The API's settings: table `api` of the settings file."""
+
+import msgspec
+
+
+class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the API listens, and its bounds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0 lets the system choose
+    body_bytes_max: int = 1_048_576  # of a request; larger: 413
+    page_size_max: int = 500  # entities in one answer; asking for more: 422
+    connections_max: int = 200  # requests at once; more: 503
+    idempotency_seconds: int = 86_400  # how long the answer to a POST with an Idempotency-Key is remembered
+    explain_records_max: int = 200_000  # stored requests looked through for one auction
+    drain_timeout_seconds: int = 5  # after SIGTERM, for requests in flight
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise ValueError("port: must be 0 to 65535")
+        bad = [name for name in self.__struct_fields__ if name not in ("host", "port") and getattr(self, name) < 1]
+        if bad:
+            raise ValueError(f"{', '.join(bad)}: must be at least 1")
