@@ -1,0 +1,216 @@
+"""The simulated exchange: sends requests on an open-loop schedule, runs the auctions, and sends what follows.
+
+It knows the bidder only over HTTP. Rivals and people come from `market`, the rules from `auction`.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import aiohttp
+import msgspec
+
+from dsp.kernel.money import Micros, cost_micros, cpm_from_price_micros
+from dsp.openrtb.price import PriceCipher, cipher
+from dsp.openrtb.profile import Profile
+from loadtest import auction, market
+from loadtest.draw import Draw
+from loadtest.notifier import Notifier
+from loadtest.traffic import Request, Slot, Traffic
+from loadtest.truth import NoticeKey, Tally, Truth
+
+_INFLIGHT_MAX = 1_000
+_MS_PER_SECOND = 1_000
+_WAIT_SECONDS = 2.0  # how long a late answer is still listened for
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one exchange has agreed with the bidder."""
+
+    billing: str  # "win" | "bill" | "imp": the notice that bills
+    cipher: PriceCipher  # how ${AUCTION_PRICE} is written
+
+    @classmethod
+    def of(cls, profile: Profile) -> "Rules":
+        """Return the other side of a bidder's profile."""
+        return cls(profile.billing, cipher(profile))
+
+    def price_text(self, price_micros_cpm: Micros, request_id: str, imp_id: str) -> str:
+        """Return a clearing price as this exchange puts it into notices."""
+        vector = blake2b(f"{request_id}|{imp_id}".encode(), digest_size=16).digest()
+        return self.cipher.encrypt(cpm_from_price_micros(price_micros_cpm), vector)
+
+
+def client(connections_max: int = 256) -> aiohttp.ClientSession:
+    """Return an HTTP client that keeps its connections, as exchanges do."""
+    connector = aiohttp.TCPConnector(limit=connections_max, keepalive_timeout=75.0)
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=_WAIT_SECONDS))
+
+
+class Exchange:
+    """Drives one bidder with one stream of traffic."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        bid_url: str,
+        traffic: Traffic,
+        rules: Mapping[str, Rules],
+        truth: Truth,
+        notifier: Notifier,
+    ) -> None:
+        self._session = session
+        self._bid_url = bid_url.rstrip("/")
+        self._traffic = traffic
+        self._rules = rules
+        self._truth = truth
+        self._notifier = notifier
+        self._next = 0
+        self._timeout = aiohttp.ClientTimeout(total=_WAIT_SECONDS)
+
+    async def drive(self, rate_per_second: float, until: Callable[[float], bool]) -> None:
+        """Send requests at this rate until `until(seconds since the start)` holds, then wait for their answers.
+
+        The schedule is open-loop: a slow answer does not hold back the next request.
+        """
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        flying: set[asyncio.Task[None]] = set()
+        try:
+            count = 0
+            while not until(loop.time() - start):
+                tally = self._truth.tally
+                due = start + count / rate_per_second
+                now = loop.time()
+                if due > now:
+                    await asyncio.sleep(due - now)
+                tally.lag_ms_max = max(tally.lag_ms_max, (loop.time() - due) * _MS_PER_SECOND)
+                if len(flying) >= _INFLIGHT_MAX:
+                    await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+                task = loop.create_task(self._serve(self._traffic.request(self._next), tally))
+                flying.add(task)
+                task.add_done_callback(flying.discard)
+                self._next += 1
+                count += 1
+                self._notifier.check()
+            await asyncio.gather(*flying)
+        finally:
+            for task in flying:
+                task.cancel()
+
+    async def _serve(self, request: Request, tally: Tally) -> None:
+        tally.requests += 1
+        loop = asyncio.get_running_loop()
+        at = loop.time()
+        url = f"{self._bid_url}/openrtb2/{request.source.exchange}"
+        try:
+            async with self._session.post(
+                url, data=request.body, headers=request.headers, timeout=self._timeout
+            ) as answer:
+                body = await answer.read()
+                status = answer.status
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            self._truth.failed(tally, at)
+            return
+        latency_ms = (loop.time() - at) * _MS_PER_SECOND
+        self._truth.answered(tally, at, latency_ms, status)
+        if latency_ms > request.source.tmax_ms:
+            tally.late += 1  # the auction is over without it
+        elif status == 200:
+            self._auction(request, body, tally)
+
+    def _auction(self, request: Request, body: bytes, tally: Tally) -> None:
+        try:
+            response = msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            tally.faults["not_json"] += 1
+            return
+        offers, faults = auction.read(response, request)
+        tally.faults.update(faults)
+        tally.responses += bool(offers)
+        tally.bids += len(offers)
+        for offer in auction.best(offers).values():
+            context = context_of(request, offer.slot)
+            rival = market.rival_cpm(self._traffic.seed, request.id, offer.slot.imp_id, context)
+            clearing = auction.clear(offer, rival, first_price=request.source.first_price)
+            if clearing.won:
+                tally.wins += 1
+                self._notifier.spawn(self._won(request, offer, clearing, context, tally))
+            else:
+                self._notifier.spawn(self._lost(request, offer, clearing))
+
+    async def _lost(self, request: Request, offer: auction.Offer, clearing: auction.Clearing) -> None:
+        url = offer.bid.get("lurl")
+        if url:
+            price = auction.plain_price(clearing.price_micros_cpm)
+            url = auction.substitute(url, request, offer, price, clearing, auction.LOSS_OUTBID)
+            await self._notifier.send(_key(request, offer, "loss"), url)
+
+    async def _won(
+        self,
+        request: Request,
+        offer: auction.Offer,
+        clearing: auction.Clearing,
+        context: market.Context,
+        tally: Tally,
+    ) -> None:
+        rules, manners = self._rules[request.source.exchange], self._notifier.manners
+        draw = Draw("response", self._traffic.seed, request.id, offer.slot.imp_id)
+        price = rules.price_text(clearing.price_micros_cpm, request.id, offer.slot.imp_id)
+        cost = cost_micros(clearing.price_micros_cpm)
+        tally.value_cleared_micros += cost
+
+        async def notify(kind: str, url: str | None) -> str | None:
+            if not url:
+                return None
+            url = auction.substitute(url, request, offer, price, clearing)
+            return await self._notifier.send(_key(request, offer, kind), url, cost if rules.billing == kind else 0)
+
+        await notify("win", offer.bid.get("nurl"))
+        if not draw.chance(manners.render_share):
+            return
+        await asyncio.sleep(draw.between(*manners.render_delay_seconds))
+        await notify("bill", offer.bid.get("burl"))
+        tally.impressions += 1
+        markup = offer.bid["adm"]
+        for url in auction.links(markup, "/imp"):
+            await notify("imp", url)
+        ad = _ad(offer)
+        if not draw.chance(market.click_probability(context, ad)):
+            return
+        await asyncio.sleep(draw.between(*manners.click_delay_seconds))
+        tally.clicks += 1
+        click_url = next(iter(auction.links(markup, "/click")), "")
+        landing = await notify("click", click_url)
+        if landing is None or not draw.chance(market.conversion_probability(context, ad)):
+            return
+        await asyncio.sleep(draw.between(*manners.conversion_delay_seconds))
+        tally.conversions += 1
+        await notify("conv", auction.conversion_url(landing, click_url))
+
+
+def _key(request: Request, offer: auction.Offer, kind: str) -> NoticeKey:
+    return NoticeKey(request.source.exchange, request.id, offer.slot.imp_id, kind)
+
+
+def context_of(request: Request, slot: Slot) -> market.Context:
+    """Return what the hidden models see of one impression."""
+    place = request.property
+    return market.Context(
+        exchange=request.source.exchange,
+        format=slot.format,
+        size=slot.size,
+        position=slot.position,
+        user=request.user,
+        category=place.category,
+        worth=place.worth,
+        lift=place.lift,
+    )
+
+
+def _ad(offer: auction.Offer) -> market.Ad:
+    bid = offer.bid
+    domain = next(iter(bid["adomain"]))
+    return market.Ad(market.vertical(bid.get("cat") or [], domain), str(bid["crid"]), offer.slot.format)

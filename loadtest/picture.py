@@ -1,0 +1,133 @@
+"""The picture of a demo: each campaign's spend against its plan, and how predictions hold, before and after."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
+
+from dsp.kernel.money import units_from_micros
+
+_INK = "#1f2933"
+_FAINT = "#9aa5b1"
+_GRID = "#e4e7eb"
+_SPEND = "#0b7285"
+_BEFORE = "#d9822b"
+_AFTER = "#0b7285"
+_COLUMNS = 3
+
+
+@dataclass(slots=True)
+class Curve:
+    """One campaign's money over the demo: seconds since the start, and micros spent and planned by then."""
+
+    name: str
+    budget_micros: int
+    seconds: list[float] = field(default_factory=list)
+    spent_micros: list[int] = field(default_factory=list)
+    planned_micros: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """A model's predictions in bins of equal size: mean prediction, observed rate, and how many impressions."""
+
+    label: str
+    predicted: Sequence[float]
+    observed: Sequence[float]
+    counts: Sequence[int]
+    log_loss: float
+    auc: float
+
+
+def draw(path: Path, curves: Sequence[Curve], models: Sequence[Reliability], swap_seconds: float | None) -> None:
+    """Write the picture as PNG."""
+    rows = max(1, -(-len(curves) // _COLUMNS))
+    style: Any = {
+        "font.size": 10,
+        "font.family": "DejaVu Sans",
+        "axes.edgecolor": _FAINT,
+        "axes.labelcolor": _INK,
+        "text.color": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+    }
+    with plt.rc_context(style):
+        figure = plt.figure(figsize=(13.5, 2.9 * rows + 5.4), dpi=130, layout="constrained")
+        parts: Any = figure.subfigures(2, 1, height_ratios=[2.9 * rows, 5.0])
+        _spend(parts[0], rows, curves, swap_seconds)
+        _reliabilities(parts[1], models)
+        figure.savefig(path, facecolor="white")
+        plt.close(figure)
+
+
+def _spend(figure: SubFigure, rows: int, curves: Sequence[Curve], swap_seconds: float | None) -> None:
+    figure.suptitle("Spend against plan, by campaign", x=0.01, ha="left", fontsize=14, fontweight="bold")
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True)
+    for number, axis in enumerate(axes.flat):
+        if number >= len(curves):
+            axis.set_visible(False)
+            continue
+        _campaign(axis, curves[number], swap_seconds, legend=number == 0)
+        if number >= len(curves) - _COLUMNS:
+            axis.set_xlabel("seconds since the start")
+            axis.tick_params(labelbottom=True)
+
+
+def _campaign(axis: Axes, curve: Curve, swap_seconds: float | None, *, legend: bool) -> None:
+    spent = [units_from_micros(amount) for amount in curve.spent_micros]
+    planned = [units_from_micros(amount) for amount in curve.planned_micros]
+    axis.fill_between(curve.seconds, spent, color=_SPEND, alpha=0.15, linewidth=0)
+    axis.plot(curve.seconds, spent, color=_SPEND, linewidth=2.0, label="spent")
+    axis.plot(curve.seconds, planned, color=_INK, linewidth=1.3, linestyle=(0, (4, 2)), label="plan")
+    top = max([*spent, *planned, 0.01])
+    budget = units_from_micros(curve.budget_micros)
+    if 0 < budget <= 1.6 * top:
+        axis.axhline(budget, color="#c92a2a", linewidth=1.1, label="budget")
+        top = max(top, budget)
+    if swap_seconds is not None:
+        axis.axvline(swap_seconds, color=_FAINT, linewidth=1.0, linestyle=":")
+        if legend:
+            axis.annotate("model swapped", (swap_seconds, top * 1.12), xytext=(4, 0), textcoords="offset points",
+                          fontsize=8, color="#616e7c", va="top")  # fmt: skip
+    axis.set_ylim(0, top * 1.15)
+    axis.set_title(curve.name, loc="left", fontsize=10.5)
+    axis.yaxis.set_major_formatter(lambda value, _: f"${value:,.2f}")
+    _tidy(axis)
+    if legend:
+        axis.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(0.0, 0.93))
+
+
+def _reliabilities(figure: SubFigure, models: Sequence[Reliability]) -> None:
+    figure.suptitle(
+        "Reliability of click predictions on the same later traffic", x=0.01, ha="left", fontsize=14, fontweight="bold"
+    )
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    top = max([0.01, *(value for model in models for value in (*model.predicted, *model.observed))]) * 1.1
+    for axis, model, colour in zip(axes, models, (_BEFORE, _AFTER), strict=False):
+        axis.plot([0, top], [0, top], color=_FAINT, linewidth=1.2, linestyle=(0, (4, 2)), label="perfect")
+        for predicted, observed, count in zip(model.predicted, model.observed, model.counts, strict=True):
+            error = 1.96 * (max(observed * (1 - observed), 1e-6) / max(count, 1)) ** 0.5
+            axis.plot([predicted, predicted], [max(0.0, observed - error), observed + error], color=colour, alpha=0.35)
+        axis.plot(model.predicted, model.observed, color=colour, linewidth=1.6, marker="o", markersize=6)
+        axis.set_title(f"{model.label}\nlog loss {model.log_loss:.4f}    AUC {model.auc:.3f}", loc="left", fontsize=11)
+        axis.set_xlabel("predicted click rate")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.set_xlim(0, top)
+        axis.set_ylim(0, top)
+        _tidy(axis)
+    axes[0].set_ylabel("observed click rate")
+
+
+def _tidy(axis: Axes) -> None:
+    axis.grid(color=_GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)

@@ -1,0 +1,216 @@
+"""Starts and stops the platform's own commands in a data directory, and reads what the bidder says of itself."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).resolve().parents[1]
+CATALOGUE = ROOT / "config" / "demo" / "catalogue.toml"
+EXCHANGES = ROOT / "config" / "exchanges"
+#: Ours in the simulated consent strings; any number up to loadtest.world.VENDOR_MAX.
+VENDOR_ID = 1_000
+START_SECONDS = 40.0
+STOP_SECONDS = 30.0
+_POLL_SECONDS = 0.05
+_LOG_TAIL_LINES = 25
+
+
+class PlatformError(Exception):
+    """A command of the platform failed or died; the message is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the platform listens on this machine."""
+
+    bid: int
+    notice: int
+    admin: int
+    api: int
+
+
+@dataclass(slots=True)
+class Metrics:
+    """One scrape of the bidder's /metrics."""
+
+    samples: dict[tuple[str, tuple[tuple[str, str], ...]], float] = field(default_factory=dict)
+
+    def total(self, name: str, **labels: str) -> float:
+        """Return the sum of a metric's samples that carry these labels."""
+        wanted = set(labels.items())
+        return sum(value for (other, pairs), value in self.samples.items() if other == name and wanted <= set(pairs))
+
+    def by(self, name: str, label: str) -> dict[str, float]:
+        """Return a metric's sums by the values of one label, without those that are zero."""
+        sums: dict[str, float] = {}
+        for (other, pairs), value in self.samples.items():
+            if other == name and value:
+                key = dict(pairs).get(label, "")
+                sums[key] = sums.get(key, 0.0) + value
+        return sums
+
+    def label(self, name: str, label: str) -> str:
+        """Return the value of an info metric's label; "" where it is absent."""
+        return next((dict(pairs).get(label, "") for (other, pairs) in self.samples if other == name), "")
+
+
+def free_ports() -> Ports:
+    """Return four ports that nobody listens on."""
+    sockets = [socket.socket() for _ in range(4)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return Ports(*(one.getsockname()[1] for one in sockets))
+    finally:
+        for one in sockets:
+            one.close()
+
+
+class Platform:
+    """The platform in one data directory: commands run to their end, and `dsp up` in the background."""
+
+    def __init__(self, data_dir: Path, ports: Ports | None = None, settings: Mapping[str, str] | None = None) -> None:
+        self.data_dir = data_dir.resolve()
+        self.ports = ports or free_ports()
+        self.logs = self.data_dir / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._env = _environment(self.data_dir, self.ports, settings or {})
+        self._up: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bid_url(self) -> str:
+        """Return where bid requests go."""
+        return f"http://127.0.0.1:{self.ports.bid}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return the environment that the platform's commands run in."""
+        return dict(self._env)
+
+    def run(self, *arguments: str, timeout_seconds: float = 120.0) -> str:
+        """Run one command to its end, e.g. `run("dsp", "migrate")`; return its standard output.
+
+        Raises:
+            PlatformError: it failed or took too long.
+        """
+        process = self.start(*arguments)
+        try:
+            process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired as fault:
+            process.kill()
+            process.wait()
+            raise PlatformError(f"`{_title(arguments)}` took longer than {timeout_seconds:.0f} s") from fault
+        return self.output(process, arguments)
+
+    def start(self, *arguments: str, nice: int = 0) -> subprocess.Popen[bytes]:
+        """Start one command in the background, its output going to files; see `output`."""
+        command = [sys.executable, "-m", *arguments]
+        if nice:
+            command = ["nice", "-n", str(nice), *command]
+        name = _title(arguments).replace(" ", "-").replace("/", "_")[:60]
+        with (self.logs / f"{name}.out").open("wb") as out, (self.logs / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(  # noqa: S603 - our own interpreter and modules
+                command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def output(self, process: subprocess.Popen[bytes], arguments: tuple[str, ...]) -> str:
+        """Return the standard output of an ended command; raises PlatformError with its last words if it failed."""
+        name = _title(arguments).replace(" ", "-").replace("/", "_")[:60]
+        if process.returncode != 0:
+            raise PlatformError(
+                f"`{_title(arguments)}` ended with status {process.returncode}\n{self.tail(f'{name}.log')}"
+            )
+        return (self.logs / f"{name}.out").read_text(encoding="utf-8")
+
+    def tail(self, name: str) -> str:
+        """Return the last lines of a log file, for a message to people."""
+        path = self.logs / name
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        return "\n".join([f"last lines of {path}:", *(f"  {line[:400]}" for line in lines[-_LOG_TAIL_LINES:])])
+
+    def up(self, on_wait: Callable[[], None] = lambda: None) -> None:
+        """Start `dsp up` and wait until the bidder is ready to bid.
+
+        Raises:
+            PlatformError: it died or was not ready in time.
+        """
+        self._up = self.start("dsp", "up")
+        deadline = time.monotonic() + START_SECONDS
+        while not self.ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise PlatformError(f"the bidder was not ready after {START_SECONDS:.0f} s\n{self.tail('dsp-up.log')}")
+            on_wait()
+            time.sleep(_POLL_SECONDS)
+
+    def check(self) -> None:
+        """Raise PlatformError if `dsp up` has died."""
+        if self._up is not None and self._up.poll() is not None:
+            raise PlatformError(f"`dsp up` ended with status {self._up.returncode}\n{self.tail('dsp-up.log')}")
+
+    def ready(self) -> bool:
+        """Tell whether the bidder says that it is ready."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self.ports.admin}/readyz", timeout=1.0) as answer:
+                return bool(answer.status == 200)
+        except (URLError, OSError):
+            return False
+
+    def metrics(self) -> Metrics:
+        """Return the bidder's metrics; raises OSError while it cannot be reached."""
+        with urlopen(f"http://127.0.0.1:{self.ports.admin}/metrics", timeout=2.0) as answer:
+            return parse_metrics(answer.read().decode("utf-8"))
+
+    def down(self) -> int:
+        """Stop `dsp up` in order and return its exit status; harmless where it does not run."""
+        process, self._up = self._up, None
+        if process is None:
+            return 0
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()  # its children see the end of its pipe and stop
+                process.wait()
+        return process.returncode or 0
+
+
+def parse_metrics(text: str) -> Metrics:
+    """Return the samples of the Prometheus text format."""
+    metrics = Metrics()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            metrics.samples[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
+    return metrics
+
+
+def _environment(data_dir: Path, ports: Ports, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the platform's commands; settings of the caller's own shell do not leak in."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DSP_")}
+    ours = {
+        "DSP_PLATFORM_DATA_DIR": str(data_dir),
+        "DSP_PLATFORM_EXCHANGES_DIR": str(EXCHANGES),
+        "DSP_BIDDER_BID_PORT": str(ports.bid),
+        "DSP_BIDDER_NOTICE_PORT": str(ports.notice),
+        "DSP_BIDDER_ADMIN_PORT": str(ports.admin),
+        "DSP_BIDDER_PRIVACY_VENDOR_ID": str(VENDOR_ID),
+        "DSP_API_PORT": str(ports.api),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return kept | ours | dict(settings)
+
+
+def _title(arguments: tuple[str, ...]) -> str:
+    return " ".join(arguments[:2])

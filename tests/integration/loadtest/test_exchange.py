@@ -1,0 +1,128 @@
+"""The simulated exchange against a small bidder: pacing, lateness, notices sent twice, again, or never."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from dsp.openrtb.price import cipher
+from dsp.openrtb.profile import load_profiles
+from loadtest.exchange import Exchange, Rules, client
+from loadtest.notifier import Manners, Notifier
+from loadtest.traffic import Traffic
+from loadtest.truth import Tally, Truth
+from tests.integration.loadtest.fake_bidder import FakeBidder
+
+PROFILES = load_profiles(Path(__file__).parents[3] / "config" / "exchanges")
+QUICK = {
+    "click_delay_seconds": (0.0, 0.01),
+    "conversion_delay_seconds": (0.0, 0.01),
+    "render_delay_seconds": (0.0, 0.01),
+}
+
+
+class Run(NamedTuple):
+    """A run that is over."""
+
+    truth: Truth
+    tally: Tally
+    bidder: FakeBidder
+
+
+async def run(bidder: FakeBidder, manners: Manners, seconds: float = 1.0, rate: float = 200.0) -> Run:
+    runner = await bidder.start()
+    truth = Truth()
+    try:
+        async with client() as bids, client() as calls:
+            notifier = Notifier(calls, truth, seed=1, manners=manners)
+            rules = {name: Rules.of(profile) for name, profile in PROFILES.items()}
+            exchange = Exchange(bids, bidder.url, Traffic(1), rules, truth, notifier)
+            await exchange.drive(rate, lambda elapsed: elapsed >= seconds)
+            assert await notifier.settle(10.0)
+    finally:
+        await runner.cleanup()
+    return Run(truth, truth.total(), bidder)
+
+
+async def test_requests_keep_to_the_schedule_on_kept_connections() -> None:
+    done = await run(FakeBidder(2.0), Manners(**QUICK))
+    assert 190 <= done.tally.requests <= 205
+    assert done.tally.failed == done.tally.late == 0
+    assert not done.tally.faults
+    assert len(done.bidder.connections) < done.tally.requests / 4
+    assert done.tally.statuses[200] + done.tally.statuses[204] == done.tally.requests
+
+
+async def test_wins_are_billed_once_each_at_the_clearing_price() -> None:
+    done = await run(FakeBidder(3.0), Manners(duplicate_share=0.0, lost_share=0.0, render_share=1.0, **QUICK))
+    billing = {key: sent for key, sent in done.truth.notices.items() if sent.cost_micros}
+    assert done.tally.wins == len(billing) == done.tally.impressions > 30
+    for key, sent in billing.items():
+        token = (key.kind, f"{key.auction_id}.{key.imp_id}")
+        assert sent.acknowledged == done.bidder.notices[token] == 1
+        price = cipher(PROFILES[key.exchange]).decrypt(done.bidder.prices[token])
+        assert sent.cost_micros == -(-round(price * 1_000_000) // 1_000)
+        assert key.kind == PROFILES[key.exchange].billing
+    firsts = [sent.cost_micros for key, sent in billing.items() if key.exchange == "demo-first"]
+    seconds = [sent.cost_micros for key, sent in billing.items() if key.exchange == "demo-second"]
+    assert set(firsts) == {3_000}
+    assert min(seconds) < 3_000
+    assert max(seconds) <= 3_000
+
+
+async def test_every_bid_is_won_or_lost_and_losers_hear_of_it() -> None:
+    done = await run(FakeBidder(1.0), Manners(duplicate_share=0.0, lost_share=0.0, **QUICK))
+    losses = [key for key in done.truth.notices if key.kind == "loss"]
+    assert len(losses) + done.tally.wins == done.tally.bids > 50
+    assert losses
+
+
+async def test_duplicates_are_sent_and_counted_as_one_notice() -> None:
+    done = await run(FakeBidder(5.0), Manners(duplicate_share=1.0, lost_share=0.0, **QUICK))
+    bills = {key: sent for key, sent in done.truth.notices.items() if sent.cost_micros}
+    assert bills
+    assert all(sent.acknowledged in (2, 3) for sent in bills.values())
+
+
+async def test_lost_notices_are_never_sent() -> None:
+    done = await run(FakeBidder(5.0), Manners(lost_share=1.0, **QUICK))
+    assert done.tally.wins > 0
+    assert not done.truth.notices
+    assert not done.bidder.notices
+    assert done.truth.never_sent
+
+
+async def test_notices_are_sent_again_until_acknowledged() -> None:
+    bidder = FakeBidder(5.0)
+    bidder.failures_left = 40
+    done = await run(bidder, Manners(duplicate_share=0.0, lost_share=0.0, **QUICK))
+    assert all(sent.acknowledged == 1 for sent in done.truth.notices.values())
+    assert sum(sent.attempts for sent in done.truth.notices.values()) == len(done.truth.notices) + 40
+    assert not done.truth.unacknowledged()
+
+
+async def test_clicks_follow_the_redirect_to_a_conversion() -> None:
+    done = await run(FakeBidder(9.0), Manners(lost_share=0.0, **QUICK), seconds=2.0, rate=400.0)
+    conversions = [key for key in done.truth.notices if key.kind == "conv"]
+    clicks = [key for key in done.truth.notices if key.kind == "click"]
+    assert len(clicks) == done.tally.clicks > 5
+    assert len(conversions) == done.tally.conversions > 0
+
+
+async def test_a_late_answer_is_no_bid_and_counted() -> None:
+    bidder = FakeBidder(9.0)
+    bidder.delay_seconds = 0.3
+    done = await run(bidder, Manners(**QUICK), seconds=0.3)
+    assert done.tally.late == done.tally.requests
+    assert done.tally.bids == 0
+
+
+async def test_no_answer_is_counted_as_failed() -> None:
+    bidder = FakeBidder(1.0)
+    runner = await bidder.start()
+    await runner.cleanup()  # nobody listens any more
+    truth = Truth()
+    async with client() as bids, client() as calls:
+        rules = {name: Rules.of(profile) for name, profile in PROFILES.items()}
+        exchange = Exchange(bids, bidder.url, Traffic(1), rules, truth, Notifier(calls, truth, 1))
+        await exchange.drive(100.0, lambda elapsed: elapsed >= 0.2)
+    total = truth.total()
+    assert total.failed == total.requests == len(truth.failures_at) > 0
