@@ -1,0 +1,40 @@
+"""What a notice means in the book. A pure function of the notice and of its place in the log."""
+
+from dsp.events.schema import Notice, NoticeKind
+from dsp.kernel.money import Micros
+from dsp.ledger.book import Release, Transaction
+from dsp.ledger.terms import closes_ms
+
+
+def entry(notice: Notice, appended_ms: int) -> Transaction | Release | None:
+    """Return what is to be entered for a notice that the log has stamped `appended_ms`; None for nothing.
+
+    A billing notice is late when the bidder said so or when it came into the log at `closes_ms` or later: the bid's
+    reservation may be free by then, so the budgets must not pay. The stamp decides, not the bidder's clock, because
+    the watermark that frees reservations is measured on the same scale. What exceeds the reservation is treated alike.
+    """
+    facts = notice.facts
+    closing_ms = closes_ms(facts.expires_at_ms)
+    if notice.kind is NoticeKind.LOSS:
+        return Release(facts.bid_id, closing_ms) if appended_ms < closing_ms else None
+    if notice.cost_micros <= 0:
+        return None
+    covered = not notice.late and appended_ms < closing_ms
+    charged: Micros = min(notice.cost_micros, max(0, facts.cost_micros_max)) if covered else 0
+    return Transaction(
+        exchange=facts.exchange,
+        auction_id=facts.auction_id,
+        imp_id=facts.imp_id,
+        kind=notice.kind.value,
+        bid_id=facts.bid_id,
+        at_ms=notice.at_ms,
+        appended_ms=appended_ms,
+        advertiser_id=facts.advertiser_id,
+        campaign_id=facts.campaign_id,
+        line_item_id=facts.line_item_id,
+        creative_id=facts.creative_id,
+        day=facts.day,
+        lease_id=facts.lease_id,
+        charged_micros=charged,
+        late_micros=notice.cost_micros - charged,
+    )

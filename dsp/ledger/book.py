@@ -1,0 +1,80 @@
+"""Double entry: accounts, postings, and transactions that sum to zero. What is posted for a notice is in apply."""
+
+import msgspec
+
+from dsp.kernel.money import Micros
+
+#: A transaction's postings: account to micros. What was bought is positive, what is owed for it negative.
+Postings = tuple[tuple[str, Micros], ...]
+
+
+def spend_account(line_item_id: int, day: int) -> str:
+    """Return the account of what a line item's budgets paid for on a day (advertiser's zone)."""
+    return f"spend:{line_item_id}:{day}"
+
+
+def late_account(line_item_id: int, day: int) -> str:
+    """Return the account of what we owe for a line item's bids but must not take from its budgets."""
+    return f"late:{line_item_id}:{day}"
+
+
+def payable_account(exchange: str) -> str:
+    """Return the account of what we owe an exchange."""
+    return f"payable:{exchange}"
+
+
+class Transaction(msgspec.Struct, frozen=True, kw_only=True):
+    """One billed impression. At most one is entered per bid, and per (exchange, auction, impression, kind).
+
+    `charged_micros` is paid by the budgets and counts on the lease, `late_micros` is not and does not.
+    """
+
+    exchange: str
+    auction_id: str
+    imp_id: str
+    kind: str
+    bid_id: str
+    at_ms: int
+    appended_ms: int
+    advertiser_id: int
+    campaign_id: int
+    line_item_id: int
+    creative_id: int
+    day: int
+    lease_id: str
+    charged_micros: Micros
+    late_micros: Micros
+
+    def __post_init__(self) -> None:
+        """Refuse amounts that no notice can bill."""
+        if self.charged_micros < 0 or self.late_micros < 0 or self.charged_micros + self.late_micros == 0:
+            raise ValueError("a transaction bills a positive amount")
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Return what the exchange may bill only once."""
+        return self.exchange, self.auction_id, self.imp_id, self.kind
+
+    @property
+    def postings(self) -> Postings:
+        """Return the postings; their sum is zero, and none of them is."""
+        lines = (
+            (spend_account(self.line_item_id, self.day), self.charged_micros),
+            (late_account(self.line_item_id, self.day), self.late_micros),
+            (payable_account(self.exchange), -self.charged_micros - self.late_micros),
+        )
+        return tuple(line for line in lines if line[1] != 0)
+
+    def uncovered(self) -> "Transaction":
+        """Return the same transaction with nothing taken from the budgets."""
+        return msgspec.structs.replace(self, charged_micros=0, late_micros=self.charged_micros + self.late_micros)
+
+
+class Release(msgspec.Struct, frozen=True):
+    """A bid was reported lost: from here on its reservation is free, and a billing notice of it is uncovered.
+
+    It need not be remembered once the watermark has passed `closes_ms`: any billing notice is late by then.
+    """
+
+    bid_id: str
+    closes_ms: int

@@ -1,0 +1,257 @@
+"""The book: what was billed, by double entry. It is the truth about money; leases and reports follow it."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from sqlalchemy import delete, func, insert, select, tuple_
+from sqlalchemy.orm import Session
+
+from dsp.kernel.money import Micros
+from dsp.ledger.book import Release, Transaction
+from dsp.store.book_tables import (
+    BookDayRow,
+    BookLeaseRow,
+    BookPositionRow,
+    BookPostingRow,
+    BookReleaseRow,
+    BookTransactionRow,
+)
+
+#: Values looked up by one statement; databases bound the parameters of a statement.
+_CHUNK = 500
+
+
+class Applied(NamedTuple):
+    """What became of a batch: how many transactions were new, and what the leases they touched bear now in all."""
+
+    charged: int
+    late: int  # entered, but not charged to the budgets, or not in full
+    duplicate: int
+    charged_micros: Micros
+    late_micros: Micros
+    leases: dict[str, Micros]
+
+
+class DaySpend(NamedTuple):
+    """What one line item spent on one day of its advertiser's."""
+
+    advertiser_id: int
+    campaign_id: int
+    line_item_id: int
+    day: int
+    spend_micros: Micros
+    late_micros: Micros
+    impressions: int
+
+
+class BookRepository:
+    """Reads and writes the book within the caller's session; the caller commits."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def apply(
+        self,
+        entries: Sequence[Transaction | Release],
+        position: Mapping[int, int],
+        topic: str,
+        group: str,
+        watermark_ms: int = 0,
+    ) -> Applied:
+        """Enter what is new of `entries`, in their order, and the consumer's position, in the session's transaction.
+
+        Entering anything twice is harmless: of notices that bill the same bid or the same impression the first
+        counts. A bid released before it was billed is entered as late.
+        """
+        new, duplicate = self._select_new(entries)
+        self._insert(new)
+        leases = self._add_sums(new)
+        self._save_releases([one for one in entries if isinstance(one, Release)], watermark_ms)
+        self._save_position(position, topic, group)
+        return Applied(
+            charged=sum(one.late_micros == 0 for one in new),
+            late=sum(one.late_micros > 0 for one in new),
+            duplicate=duplicate,
+            charged_micros=sum(one.charged_micros for one in new),
+            late_micros=sum(one.late_micros for one in new),
+            leases=leases,
+        )
+
+    def position(self, topic: str, group: str) -> dict[int, int]:
+        """Return where the consumer is to go on; empty when it has not begun."""
+        rows = self._session.execute(
+            select(BookPositionRow.partition, BookPositionRow.next_offset).where(
+                BookPositionRow.topic == topic, BookPositionRow.consumer == group
+            )
+        )
+        return {row.partition: row.next_offset for row in rows}
+
+    def days(
+        self,
+        *,
+        line_item_ids: Iterable[int] | None = None,
+        campaign_ids: Iterable[int] | None = None,
+        day_min: int | None = None,
+        day_max: int | None = None,
+    ) -> list[DaySpend]:
+        """Return spend by line item and day, ordered by both; the bounds are inclusive."""
+        query = select(
+            BookDayRow.advertiser_id,
+            BookDayRow.campaign_id,
+            BookDayRow.line_item_id,
+            BookDayRow.day,
+            BookDayRow.spend_micros,
+            BookDayRow.late_micros,
+            BookDayRow.impressions,
+        ).order_by(BookDayRow.line_item_id, BookDayRow.day)
+        if line_item_ids is not None:
+            query = query.where(BookDayRow.line_item_id.in_(list(line_item_ids)))
+        if campaign_ids is not None:
+            query = query.where(BookDayRow.campaign_id.in_(list(campaign_ids)))
+        if day_min is not None:
+            query = query.where(BookDayRow.day >= day_min)
+        if day_max is not None:
+            query = query.where(BookDayRow.day <= day_max)
+        return [DaySpend(*row) for row in self._session.execute(query)]
+
+    def spent_by_line_item(self) -> dict[tuple[int, int], Micros]:
+        """Return what was charged to the budgets, by line item and day."""
+        rows = self._session.execute(select(BookDayRow.line_item_id, BookDayRow.day, BookDayRow.spend_micros))
+        return {(line_item_id, day): micros for line_item_id, day, micros in rows}
+
+    def spent_by_campaign(self) -> dict[tuple[int, int], Micros]:
+        """Return what was charged to the budgets, by campaign and day."""
+        rows = self._session.execute(
+            select(BookDayRow.campaign_id, BookDayRow.day, func.sum(BookDayRow.spend_micros)).group_by(
+                BookDayRow.campaign_id, BookDayRow.day
+            )
+        )
+        return {(campaign_id, day): int(micros) for campaign_id, day, micros in rows}
+
+    def spent_by_lease(self) -> dict[str, Micros]:
+        """Return what was charged to every lease there ever was."""
+        rows = self._session.execute(select(BookLeaseRow.lease_id, BookLeaseRow.micros))
+        return {row.lease_id: row.micros for row in rows}
+
+    def transactions(self) -> int:
+        """Return how many transactions the book holds."""
+        return self._session.execute(select(func.count()).select_from(BookTransactionRow)).scalar_one()
+
+    def imbalance(self) -> Micros:
+        """Return the sum of all postings, plus what the kept sums differ from theirs; anything but 0 is a fault."""
+        total = self._session.execute(select(func.coalesce(func.sum(BookPostingRow.micros), 0))).scalar_one()
+        spent = self._posted("spend:") - self._sum(BookDayRow.spend_micros)
+        late = self._posted("late:") - self._sum(BookDayRow.late_micros)
+        return abs(int(total)) + abs(spent) + abs(late)
+
+    def _posted(self, prefix: str) -> Micros:
+        query = select(func.coalesce(func.sum(BookPostingRow.micros), 0)).where(
+            BookPostingRow.account.startswith(prefix)
+        )
+        return int(self._session.execute(query).scalar_one())
+
+    def _sum(self, column: Any) -> Micros:
+        return int(self._session.execute(select(func.coalesce(func.sum(column), 0))).scalar_one())
+
+    def _select_new(self, entries: Sequence[Transaction | Release]) -> tuple[list[Transaction], int]:
+        """Return the transactions to enter, as they are to be entered, and how many were entered before."""
+        candidates = [one for one in entries if isinstance(one, Transaction)]
+        bid_ids = [one.bid_id for one in candidates]
+        seen: set[Any] = self._found(BookTransactionRow.bid_id, bid_ids)
+        seen |= self._found_keys([one.key for one in candidates])
+        released: set[Any] = self._found(BookReleaseRow.bid_id, bid_ids)
+        new: list[Transaction] = []
+        for one in entries:
+            if isinstance(one, Release):
+                released.add(one.bid_id)
+            elif one.bid_id not in seen and one.key not in seen:
+                seen.update((one.bid_id, one.key))
+                new.append(one.uncovered() if one.bid_id in released else one)
+        return new, len(candidates) - len(new)
+
+    def _found(self, column: Any, values: Iterable[str]) -> set[Any]:
+        found: set[Any] = set()
+        for chunk in _chunks(values):
+            found.update(self._session.execute(select(column).where(column.in_(chunk))).scalars())
+        return found
+
+    def _found_keys(self, keys: Iterable[tuple[str, str, str, str]]) -> set[Any]:
+        row = BookTransactionRow
+        columns = (row.exchange, row.auction_id, row.imp_id, row.kind)
+        found: set[Any] = set()
+        for chunk in _chunks(keys):
+            rows = self._session.execute(select(*columns).where(tuple_(*columns).in_(chunk)))
+            found.update(tuple(one) for one in rows)
+        return found
+
+    def _insert(self, new: Sequence[Transaction]) -> None:
+        if not new:
+            return
+        names = BookTransactionRow.__table__.columns.keys()
+        self._session.execute(insert(BookTransactionRow), [{name: getattr(one, name) for name in names} for one in new])
+        lines = [
+            {"bid_id": one.bid_id, "account": account, "micros": micros}
+            for one in new
+            for account, micros in one.postings
+        ]
+        self._session.execute(insert(BookPostingRow), lines)
+
+    def _add_sums(self, new: Sequence[Transaction]) -> dict[str, Micros]:
+        days: dict[tuple[int, int], list[Transaction]] = {}
+        leases: dict[str, Micros] = {}
+        for one in new:
+            days.setdefault((one.line_item_id, one.day), []).append(one)
+            if one.lease_id and one.charged_micros:
+                leases[one.lease_id] = leases.get(one.lease_id, 0) + one.charged_micros
+        for key, group in days.items():
+            self._add_day(key, group)
+        return {lease_id: self._add_lease(lease_id, micros) for lease_id, micros in leases.items()}
+
+    def _add_day(self, key: tuple[int, int], group: Sequence[Transaction]) -> None:
+        row = self._session.get(BookDayRow, key, with_for_update=True)
+        if row is None:
+            row = BookDayRow(
+                line_item_id=key[0],
+                day=key[1],
+                campaign_id=group[0].campaign_id,
+                advertiser_id=group[0].advertiser_id,
+                spend_micros=0,
+                late_micros=0,
+                impressions=0,
+            )
+            self._session.add(row)
+        row.spend_micros += sum(one.charged_micros for one in group)
+        row.late_micros += sum(one.late_micros for one in group)
+        row.impressions += len(group)
+
+    def _add_lease(self, lease_id: str, micros: Micros) -> Micros:
+        row = self._session.get(BookLeaseRow, lease_id, with_for_update=True)
+        if row is None:
+            row = BookLeaseRow(lease_id=lease_id, micros=0)
+            self._session.add(row)
+        row.micros += micros
+        return row.micros
+
+    def _save_releases(self, releases: Sequence[Release], watermark_ms: int) -> None:
+        wanted = {one.bid_id: one.closes_ms for one in releases if one.closes_ms > watermark_ms}
+        known = self._found(BookReleaseRow.bid_id, wanted)
+        rows = [{"bid_id": bid_id, "closes_ms": at_ms} for bid_id, at_ms in wanted.items() if bid_id not in known]
+        if rows:
+            self._session.execute(insert(BookReleaseRow), rows)
+        self._session.execute(delete(BookReleaseRow).where(BookReleaseRow.closes_ms <= watermark_ms))
+
+    def _save_position(self, position: Mapping[int, int], topic: str, group: str) -> None:
+        for partition, offset in position.items():
+            key = (topic, group, partition)
+            row = self._session.get(BookPositionRow, key)
+            if row is None:
+                self._session.add(BookPositionRow(topic=topic, consumer=group, partition=partition, next_offset=offset))
+            else:
+                row.next_offset = offset
+
+
+def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
+    values = iter(values)
+    while chunk := list(islice(values, _CHUNK)):
+        yield chunk

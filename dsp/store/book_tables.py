@@ -1,0 +1,80 @@
+"""The book's tables. Transactions and postings are only ever added; the other tables are sums of them, and places."""
+
+from sqlalchemy import BigInteger, ForeignKey, Integer, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from dsp.store.tables import Base
+
+
+class BookTransactionRow(Base):
+    """One billed impression (dsp.ledger.book.Transaction)."""
+
+    __tablename__ = "book_transaction"
+    __table_args__ = (UniqueConstraint("exchange", "auction_id", "imp_id", "kind"),)
+
+    bid_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    exchange: Mapped[str] = mapped_column(String(64))
+    auction_id: Mapped[str] = mapped_column(Text)
+    imp_id: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(String(16))
+    at_ms: Mapped[int] = mapped_column(index=True)
+    appended_ms: Mapped[int]
+    advertiser_id: Mapped[int]
+    campaign_id: Mapped[int]
+    line_item_id: Mapped[int]
+    creative_id: Mapped[int]
+    day: Mapped[int]
+    lease_id: Mapped[str] = mapped_column(String(64))
+
+
+class BookPostingRow(Base):
+    """One line of a transaction; all lines of one sum to zero."""
+
+    __tablename__ = "book_posting"
+
+    bid_id: Mapped[str] = mapped_column(ForeignKey("book_transaction.bid_id"), primary_key=True)
+    account: Mapped[str] = mapped_column(String(128), primary_key=True)
+    micros: Mapped[int]
+
+
+class BookDayRow(Base):
+    """The sums of one line item's day, kept in the transaction that adds the postings."""
+
+    __tablename__ = "book_day"
+
+    line_item_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    day: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    campaign_id: Mapped[int] = mapped_column(index=True)
+    advertiser_id: Mapped[int]
+    spend_micros: Mapped[int]
+    late_micros: Mapped[int]
+    impressions: Mapped[int]
+
+
+class BookLeaseRow(Base):
+    """What was charged to one lease."""
+
+    __tablename__ = "book_lease"
+
+    lease_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    micros: Mapped[int]
+
+
+class BookReleaseRow(Base):
+    """A bid reported lost, for as long as a billing notice of it would not be late anyway."""
+
+    __tablename__ = "book_release"
+
+    bid_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    closes_ms: Mapped[int] = mapped_column(index=True)
+
+
+class BookPositionRow(Base):
+    """How far a consumer has read a topic's partition; saved with what it did."""
+
+    __tablename__ = "book_position"
+
+    topic: Mapped[str] = mapped_column(String(64), primary_key=True)
+    consumer: Mapped[str] = mapped_column(String(64), primary_key=True)
+    partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    next_offset: Mapped[int]
