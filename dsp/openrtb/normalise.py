@@ -4,7 +4,8 @@ What all impressions of a request share is worked out once. Reasons are labels o
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from math import ceil, isfinite
 from typing import Any
@@ -20,6 +21,10 @@ from dsp.openrtb.request import BidRequest, Deal, Device, Imp, Inventory, Text, 
 TMAX_MS_MAX = 10_000
 _ANONYMOUS_IFA = frozenset({"", "00000000-0000-0000-0000-000000000000"})
 _NONE: frozenset[str] = frozenset()
+
+#: Longer lists are rare, and keeping them would cost memory that a stranger decides on.
+_LIST_CACHED_MAX = 512
+_Fold = Callable[[tuple[Text, ...]], frozenset[str]]
 
 #: (impression id, label of the reason)
 Refusal = tuple[str, str]
@@ -124,7 +129,7 @@ def _shared(request: BidRequest, profile: Profile, permissions: Permissions, key
         "segments": _segments(user) if user and permissions.may_personalise else _NONE,
         "may_store": permissions.may_store,
         "may_personalise": permissions.may_personalise,
-        "blocked_advertisers": frozenset([domain(str(name)) for name in request.badv]) if request.badv else _NONE,
+        "blocked_advertisers": _domains(request.badv),
         "blocked_apps": _lower(request.bapp),
         "languages_allowed": frozenset([_language(str(code)) for code in request.wlang or request.wlangb]),
     }
@@ -185,14 +190,13 @@ def _deals(deals: list[Deal], auction: int, profile: Profile, rates: Mapping[str
         floor = _floor(deal.bidfloor, deal.bidfloorcur, rates)
         if not deal.id or isinstance(floor, str) or (seats and profile.seat not in seats):
             continue
-        domains = frozenset([domain(str(name)) for name in deal.wadomain])
         offers.append(
             DealOffer(
                 id=deal.id,
                 floor_micros_cpm=floor,
                 auction=deal.at if deal.at is not None and deal.at > 0 else auction,
                 seats=seats,
-                advertiser_domains=domains,
+                advertiser_domains=_domains(deal.wadomain),
             )
         )
     return tuple(offers)
@@ -274,8 +278,31 @@ def _language(code: str) -> str:
 
 
 def _upper(codes: list[Text]) -> frozenset[str]:
-    return frozenset([str(code).upper() for code in codes]) if codes else _NONE
+    return _folded(codes, _fold_upper, _cached_upper)
 
 
 def _lower(codes: list[Text]) -> frozenset[str]:
     return frozenset([str(code).lower() for code in codes]) if codes else _NONE
+
+
+def _domains(names: list[Text]) -> frozenset[str]:
+    return _folded(names, _fold_domains, _cached_domains)
+
+
+def _folded(values: list[Text], fold: _Fold, cached: _Fold) -> frozenset[str]:
+    """Return the set of a list. An exchange repeats its block lists request after request, so short ones are kept."""
+    if not values:
+        return _NONE
+    return cached(tuple(values)) if len(values) <= _LIST_CACHED_MAX else fold(tuple(values))
+
+
+def _fold_upper(codes: tuple[Text, ...]) -> frozenset[str]:
+    return frozenset([str(code).upper() for code in codes])
+
+
+def _fold_domains(names: tuple[Text, ...]) -> frozenset[str]:
+    return frozenset([domain(str(name)) for name in names])
+
+
+_cached_upper = lru_cache(maxsize=2_048)(_fold_upper)
+_cached_domains = lru_cache(maxsize=1_024)(_fold_domains)

@@ -1,0 +1,1 @@
+"""What privacy signals allow: TCF consent, GPP and US privacy strings, COPPA, device limits. Pure."""
