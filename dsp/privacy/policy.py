@@ -12,43 +12,11 @@ _PERSONALISE = _STORE | {3, 4}
 _SELECT_ADS = 2
 
 #: Where GDPR or its British twin applies, for requests that do not say: EU, EEA and the United Kingdom.
-_GDPR_COUNTRIES = frozenset(
-    # fmt: off
-    {
-        "AUT",
-        "BEL",
-        "BGR",
-        "HRV",
-        "CYP",
-        "CZE",
-        "DNK",
-        "EST",
-        "FIN",
-        "FRA",
-        "DEU",
-        "GRC",
-        "HUN",
-        "IRL",
-        "ITA",
-        "LVA",
-        "LTU",
-        "LUX",
-        "MLT",
-        "NLD",
-        "POL",
-        "PRT",
-        "ROU",
-        "SVK",
-        "SVN",
-        "ESP",
-        "SWE",
-        "ISL",
-        "LIE",
-        "NOR",
-        "GBR",
-    }
-    # fmt: on
-)
+_GDPR = """
+AUT BEL BGR HRV CYP CZE DNK EST FIN FRA DEU GRC HUN IRL ITA LVA LTU LUX MLT NLD POL PRT ROU SVK SVN ESP SWE
+ISL LIE NOR GBR
+"""
+_GDPR_COUNTRIES = frozenset(_GDPR.split())
 _TRACKING_REFUSED = (1, 2)  # device.ext.atts: restricted, denied
 
 FREE = Permissions()
