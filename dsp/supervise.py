@@ -1,7 +1,7 @@
 """One host: starts the platform's processes by module name, watches them, restarts them, and stops them in order.
 
-It imports none of them. Children inherit a pipe whose other end only the supervisor holds, so that they end when it
-dies, and the data directory's lock, so that nobody else runs on the directory while any of them is left.
+Children inherit a pipe whose other end only the supervisor holds, so that they end when it dies, and the data
+directory's lock, so that nobody else runs on the directory while any of them is left.
 """
 
 import asyncio
@@ -20,14 +20,13 @@ from typing import NamedTuple
 from dsp.kernel import logging
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.lifecycle import PARENT_PIPE, Lifecycle
+from dsp.workers.config import WORKERS
 
 LOCK_FILE = "up.lock"
 STATUS_FILE = "up.json"
 LOCK_WAIT_SECONDS = 10.0  # for the children of a supervisor that was killed to end
 BACKOFF_SECONDS_MIN = 0.1
 BACKOFF_SECONDS_MAX = 5.0
-#: Started in this order; `dsp.workers` has a module for each.
-WORKERS = ("ledger", "snapshot", "pacing", "training_log")
 DEATHS_MAX = 8  # of one child within DEATHS_WINDOW_SECONDS; more, and it cannot be kept alive
 DEATHS_WINDOW_SECONDS = 60.0
 PROBE_SECONDS = 0.1

@@ -75,7 +75,7 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     clock = SystemClock()
     data = platform.data_path
     job = SnapshotJob(
-        session_factory(create_engine(url(platform))),
+        session_factory(create_engine(url(platform)), read_only=True),
         LocalLeaseStore(data / "leases.db", clock),
         LocalBlobStore(data / "blobs"),
         clock,

@@ -1,0 +1,205 @@
+"""Compares spend with plan every second and publishes the controls; returns to the budgets what dead bidders held."""
+
+from collections.abc import Iterable, Mapping
+from math import inf
+from typing import NamedTuple
+
+import msgspec
+from sqlalchemy.orm import Session, sessionmaker
+
+from dsp.cache.local import LocalBlobStore, LocalLeaseStore
+from dsp.cache.port import BlobStore, LeaseStore
+from dsp.catalog.entities import Campaign, Catalogue, LineItem
+from dsp.catalog.status import Status, effective
+from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
+from dsp.kernel import logging, metrics
+from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
+from dsp.kernel.money import Micros
+from dsp.openrtb.profile import load_profiles
+from dsp.pacing.controller import CONTROLS_BLOB, Control, Controls, Law, decode, encode, hold, step
+from dsp.pacing.plan import day_number, plan
+from dsp.store.book import BookRepository
+from dsp.store.catalog import load_catalogue, revision
+from dsp.store.database import create_engine, session_factory, url
+from dsp.workers import runner
+from dsp.workers.config import WorkersConfig
+
+RECLAIM_INTERVAL_MS = 5_000
+
+
+class Spend(NamedTuple):
+    """What the book has charged to the budgets: micros by (entity id, day of the advertiser's)."""
+
+    line_items: Mapping[tuple[int, int], Micros]
+    campaigns: Mapping[tuple[int, int], Micros]
+
+
+class _Terms(NamedTuple):
+    """What one line item or campaign is paced by."""
+
+    budget: Budget
+    flight: Flight
+    dayparts: tuple[Daypart, ...]
+    timezone: str
+    mode: PacingMode
+    active: bool
+
+
+def next_controls(
+    catalogue: Catalogue, spend: Spend, before: Controls, traffic_curve: tuple[float, ...], law: Law, now_ms: int
+) -> Controls:
+    """Return the controls after one step: each campaign and line item by its own plan, the tighter one obeyed."""
+    advertisers = {advertiser.id: advertiser for advertiser in catalogue.advertisers}
+    members: dict[int, list[LineItem]] = {campaign.id: [] for campaign in catalogue.campaigns}
+    for line_item in catalogue.line_items:
+        members[line_item.campaign_id].append(line_item)
+    spent_campaigns, spent_line_items = _by_entity(spend.campaigns), _by_entity(spend.line_items)
+    after = Controls(at_ms=now_ms)
+    for campaign in catalogue.campaigns:
+        advertiser = advertisers[campaign.advertiser_id]
+        above = (advertiser.status, campaign.status)
+        terms = {each.id: _line_item_terms(each, campaign, advertiser.timezone, above) for each in members[campaign.id]}
+        shared = _campaign_terms(campaign, advertiser.timezone, terms.values())
+        known = before.campaigns.get(campaign.id)
+        held = _next(shared, spent_campaigns.get(campaign.id, {}), known, traffic_curve, law, now_ms)
+        after.campaigns[campaign.id] = held
+        for number, own in terms.items():
+            known = before.line_items.get(number)
+            control = _next(own, spent_line_items.get(number, {}), known, traffic_curve, law, now_ms)
+            # Who asked for as soon as possible is not slowed by a campaign that others share evenly.
+            hurried = own.mode is PacingMode.ASAP
+            after.line_items[number] = control if hurried else hold(control, held.level, law)
+    return after
+
+
+def _next(
+    terms: _Terms,
+    spent_by_day: Mapping[int, Micros],
+    before: Control | None,
+    traffic_curve: tuple[float, ...],
+    law: Law,
+    now_ms: int,
+) -> Control:
+    today = day_number(now_ms, terms.timezone)
+    spent = sum(spent_by_day.values())
+    spent_before_today = sum(micros for day, micros in spent_by_day.items() if day < today)
+    budget, flight, dayparts, timezone, mode, active = terms
+    found = plan(budget, flight, dayparts, timezone, mode, traffic_curve, spent_before_today, now_ms)
+    if found is None:
+        return Control(at_ms=now_ms, spent_micros=spent)
+    # What may not bid tells nothing about the market: its level waits as it is.
+    rate = found.rate_micros_second(now_ms) if active else 0.0
+    planned = found.planned_micros(now_ms)
+    if active and planned > 0 and rate not in (0.0, inf):
+        metrics.PACING_ERROR.observe(spent / planned)
+    return step(before, spent, planned, rate, found.day_seconds, now_ms, law)
+
+
+def _by_entity(spend: Mapping[tuple[int, int], Micros]) -> dict[int, dict[int, Micros]]:
+    found: dict[int, dict[int, Micros]] = {}
+    for (number, day), micros in spend.items():
+        found.setdefault(number, {})[day] = micros
+    return found
+
+
+def _line_item_terms(line_item: LineItem, campaign: Campaign, timezone: str, above: tuple[Status, ...]) -> _Terms:
+    ends = [end for end in (line_item.flight.end_ms, campaign.flight.end_ms) if end is not None]
+    flight = Flight(
+        start_ms=max(line_item.flight.start_ms, campaign.flight.start_ms), end_ms=min(ends) if ends else None
+    )
+    active = effective(line_item.status, *above) is Status.ACTIVE
+    return _Terms(line_item.budget, flight, line_item.dayparts, timezone, line_item.pacing, active)
+
+
+def _campaign_terms(campaign: Campaign, timezone: str, members: Iterable[_Terms]) -> _Terms:
+    """A campaign's plan runs while any of its line items may, and in a hurry only if all of them are."""
+    active = [member for member in members if member.active]
+    hours = {part for member in active for part in member.dayparts}
+    all_day = any(not member.dayparts for member in active)
+    dayparts = () if all_day else tuple(sorted(hours, key=lambda part: (part.weekday, part.start_hour, part.end_hour)))
+    starts = [member.flight.start_ms for member in active]
+    ends = [member.flight.end_ms for member in active]
+    flight = campaign.flight
+    if active:
+        known = [end for end in ends if end is not None]
+        flight = Flight(start_ms=min(starts), end_ms=max(known) if len(known) == len(ends) else flight.end_ms)
+    modes = {member.mode for member in active}
+    mode = modes.pop() if len(modes) == 1 else PacingMode.EVEN
+    return _Terms(campaign.budget, flight, dayparts, timezone, mode, bool(active))
+
+
+class PacingJob:
+    """Reads the catalogue and the book, and keeps its state in what it publishes, so that a restart goes on."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        leases: LeaseStore,
+        blobs: BlobStore,
+        clock: Clock,
+        workers: WorkersConfig,
+        notice_age_max_ms: int,
+        law: Law | None = None,
+    ) -> None:
+        self._sessions = sessions
+        self._leases = leases
+        self._blobs = blobs
+        self._clock = clock
+        self._workers = workers
+        self._notice_age_max_ms = notice_age_max_ms
+        self._law = law or Law()
+        self._catalogue = Catalogue()
+        self._revision: int | None = None
+        self._controls = Controls(at_ms=0)
+        self._reclaim_at_ms = 0
+
+    async def open(self) -> None:
+        await self._leases.open()
+        found = await self._blobs.get(CONTROLS_BLOB)
+        if found is None:
+            return
+        try:
+            self._controls = decode(found[1])
+        except msgspec.DecodeError as fault:
+            logging.get(__name__).error("controls unreadable, pacing begins cold", fault=str(fault))
+
+    async def close(self) -> None:
+        await self._leases.close()
+
+    async def step(self) -> bool:
+        """Publish the next controls; now and then, take back dead bidders' leases."""
+        spend = self._read()
+        now_ms = self._clock.now_ms()
+        curve = self._workers.traffic_curve
+        self._controls = next_controls(self._catalogue, spend, self._controls, curve, self._law, now_ms)
+        await self._blobs.put(CONTROLS_BLOB, encode(self._controls))
+        if now_ms >= self._reclaim_at_ms:
+            self._reclaim_at_ms = now_ms + RECLAIM_INTERVAL_MS
+            timeout_ms = self._workers.lease_holder_timeout_ms
+            returned = await self._leases.reclaim(now_ms, timeout_ms, self._notice_age_max_ms)
+            if returned:
+                logging.get(__name__).info("dead bidders' leases returned", micros=returned)
+        return False
+
+    def _read(self) -> Spend:
+        with self._sessions() as session:
+            if revision(session) != self._revision:
+                self._revision, self._catalogue = load_catalogue(session)
+            book = BookRepository(session)
+            return Spend(book.spent_by_line_item(), book.spent_by_campaign())
+
+
+async def run(settings: Mapping[str, msgspec.Struct]) -> None:
+    """Run the pacing worker on the embedded stores."""
+    platform, workers = runner.sections(settings)
+    clock = SystemClock()
+    profiles = load_profiles(platform.exchanges_dir)
+    job = PacingJob(
+        session_factory(create_engine(url(platform)), read_only=True),
+        LocalLeaseStore(platform.data_path / "leases.db", clock),
+        LocalBlobStore(platform.data_path / "blobs"),
+        clock,
+        workers,
+        MS_PER_SECOND * max(profile.notice_ttl_seconds for profile in profiles.values()),
+    )
+    await runner.run("pacing", settings, job, workers.pacing_step_ms)
