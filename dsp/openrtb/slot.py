@@ -56,7 +56,10 @@ def read(imp: Imp, device: Device | None) -> dict[str, Any]:
             media.append((name, [], known))
         else:
             media.append((name, medium.mimes, known))
-            sizes += banner_sizes(medium, imp, device) if isinstance(medium, Banner) else _player_size(medium)
+            if isinstance(medium, Banner):
+                sizes += banner_sizes(medium, imp, device)
+            elif imp.banner is None:  # a player scales what it plays, and no banner should take its size
+                sizes += _player_size(medium)
             position = position or (medium.pos if medium.pos in _POSITIONS else 0)
         apis += medium.api
         blocked += medium.battr

@@ -1,0 +1,132 @@
+"""VAST 2.0 to 4.2 documents for video and audio ads, and which version a slot can take."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from xml.sax.saxutils import quoteattr
+
+#: AdCOM list "Creative Subtypes - Audio/Video": the inline documents, best first.
+PROTOCOLS = {13: "4.2", 11: "4.1", 7: "4.0", 3: "3.0", 2: "2.0"}
+_DEFAULT_PROTOCOL = 3
+_VERSIONS = frozenset(PROTOCOLS.values())
+_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def protocol(accepted: Collection[int], spoken: Collection[int] = ()) -> int:
+    """Return the protocol to answer in: the best that the slot accepts and the creative, if it says, speaks.
+
+    Empty collections accept everything; 0 means that none of ours is accepted. Where nobody says, it is VAST 3.0.
+    """
+    if not accepted and not spoken:
+        return _DEFAULT_PROTOCOL
+    return next(
+        (code for code in PROTOCOLS if (not accepted or code in accepted) and (not spoken or code in spoken)), 0
+    )
+
+
+def inline(
+    *,
+    version: str,
+    ad_id: str,
+    title: str,
+    media_url: str,
+    mime: str,
+    duration_seconds: int,
+    click_url: str,
+    impression_urls: Sequence[str],
+    width: int = 0,
+    height: int = 0,
+    bitrate_kbps: int = 0,
+    audio: bool = False,
+    advertiser: str = "",
+    click_trackers: Sequence[str] = (),
+    trackers: Mapping[str, Sequence[str]] | None = None,
+    error_url: str = "",
+    skip_after_seconds: int | None = None,
+) -> str:
+    """Return an inline VAST document with one linear creative.
+
+    Args:
+        version: one of `PROTOCOLS`' values.
+        ad_id: identifies the creative to players and to us.
+        trackers: URLs by VAST event name ("start", "firstQuartile", "complete", ...).
+        skip_after_seconds: offer to skip after so long; None means the ad cannot be skipped, nor can any in VAST 2.0.
+
+    Raises:
+        ValueError: an unknown version.
+    """
+    if version not in _VERSIONS:
+        raise ValueError(f"VAST {version} is not written here")
+    modern, first = version.startswith("4"), version == "2.0"
+    head = [
+        _node("AdSystem", "dsp"),
+        _node("AdTitle", title or ad_id),
+        _node("AdServingId", ad_id) if version in ("4.1", "4.2") else "",
+        _node("Advertiser", advertiser) if advertiser and not first else "",
+        _node("Error", error_url) if error_url else "",
+        *(_node("Impression", url) for url in impression_urls),
+    ]
+    skip = "" if skip_after_seconds is None or first else f' skipoffset="{_clock(skip_after_seconds)}"'
+    linear = [
+        f"<Linear{skip}>",
+        f"<Duration>{_clock(duration_seconds)}</Duration>",
+        _tracking(trackers or {}),
+        "<VideoClicks>",
+        _node("ClickThrough", click_url),
+        *(_node("ClickTracking", url) for url in click_trackers),
+        "</VideoClicks>",
+        "<MediaFiles>",
+        _media(media_url, mime, width, height, bitrate_kbps),
+        "</MediaFiles></Linear>",
+    ]
+    universal_id = f'<UniversalAdId idRegistry="unknown"{_universal_value(version, ad_id)}' if modern else ""
+    attribute = ' adType="audio"' if audio and version in ("4.1", "4.2") else ""
+    return "".join(
+        [
+            f'<?xml version="1.0" encoding="UTF-8"?><VAST version="{version}"',
+            ' xmlns="http://www.iab.com/VAST">' if modern else ">",
+            f"<Ad id={_attribute(ad_id)}{attribute}><InLine>",
+            *head,
+            f"<Creatives><Creative id={_attribute(ad_id)}>",
+            universal_id,
+            *linear,
+            "</Creative></Creatives></InLine></Ad></VAST>",
+        ]
+    )
+
+
+def _media(url: str, mime: str, width: int, height: int, bitrate_kbps: int) -> str:
+    bitrate = f' bitrate="{bitrate_kbps}"' if bitrate_kbps else ""
+    opening = f'<MediaFile delivery="progressive" type={_attribute(mime)} width="{width}" height="{height}"{bitrate}>'
+    return f"{opening}{_cdata(url)}</MediaFile>"
+
+
+def _tracking(trackers: Mapping[str, Sequence[str]]) -> str:
+    events = "".join(
+        f"<Tracking event={_attribute(event)}>{_cdata(url)}</Tracking>"
+        for event, urls in trackers.items()
+        for url in urls
+    )
+    return f"<TrackingEvents>{events}</TrackingEvents>" if events else ""
+
+
+def _universal_value(version: str, ad_id: str) -> str:
+    """Return the rest of UniversalAdId, whose value VAST 4.0 wants as an attribute as well."""
+    value = f" idValue={_attribute(ad_id)}" if version == "4.0" else ""
+    return f"{value}>{_cdata(ad_id)}</UniversalAdId>"
+
+
+def _clock(seconds: int) -> str:
+    return f"{seconds // 3_600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def _node(name: str, text: str) -> str:
+    return f"<{name}>{_cdata(text)}</{name}>"
+
+
+def _cdata(text: str) -> str:
+    clean = _ILLEGAL.sub("", text).replace("]]>", "]]]]><![CDATA[>")
+    return f"<![CDATA[{clean}]]>"
+
+
+def _attribute(text: str) -> str:
+    return quoteattr(_ILLEGAL.sub("", text))
