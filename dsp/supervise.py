@@ -25,10 +25,6 @@ from dsp.workers.config import WORKERS
 LOCK_FILE = "up.lock"
 STATUS_FILE = "up.json"
 LOCK_WAIT_SECONDS = 10.0  # for the children of a supervisor that was killed to end
-BACKOFF_SECONDS_MIN = 0.1
-BACKOFF_SECONDS_MAX = 5.0
-DEATHS_MAX = 8  # of one child within DEATHS_WINDOW_SECONDS; more, and it cannot be kept alive
-DEATHS_WINDOW_SECONDS = 60.0
 PROBE_SECONDS = 0.1
 PROBE_TIMEOUT_SECONDS = 1.0
 
@@ -40,6 +36,15 @@ class Child(NamedTuple):
     arguments: tuple[str, ...]
     ready: tuple[str, int] | None = None  # host and port that answer GET /readyz
     stop_seconds: float = 10.0  # to end after SIGTERM, before SIGKILL
+
+
+class Patience(NamedTuple):
+    """How a child that dies is started again, and when it is given up."""
+
+    wait_seconds_min: float = 0.1  # doubling with every death in the window
+    wait_seconds_max: float = 5.0
+    deaths_max: int = 8  # within the window; more, and it cannot be kept alive
+    window_seconds: float = 60.0
 
 
 def platform(path: str | None, env: Mapping[str, str]) -> list[Child]:
@@ -59,7 +64,12 @@ def platform(path: str | None, env: Mapping[str, str]) -> list[Child]:
     return [*workers, api, bidder]
 
 
-def run(children: Sequence[Child], data_path: Path, prepare: Callable[[], None] | None = None) -> int:
+def run(
+    children: Sequence[Child],
+    data_path: Path,
+    prepare: Callable[[], None] | None = None,
+    patience: Patience = Patience(),  # noqa: B008 - immutable
+) -> int:
     """Run the children until SIGTERM or SIGINT; return the exit status, 1 if one could not be kept alive.
 
     They start in the order given and stop one after the other in reverse order. `prepare` runs before them, under
@@ -72,7 +82,7 @@ def run(children: Sequence[Child], data_path: Path, prepare: Callable[[], None] 
     try:
         if prepare is not None:
             prepare()
-        return asyncio.run(_Supervisor(children, data_path, lock).run())
+        return asyncio.run(_Supervisor(children, data_path, lock, patience).run())
     finally:
         os.close(lock)
 
@@ -120,10 +130,11 @@ class _Running:
 
 
 class _Supervisor:
-    def __init__(self, children: Sequence[Child], data_path: Path, lock: int) -> None:
+    def __init__(self, children: Sequence[Child], data_path: Path, lock: int, patience: Patience) -> None:
         self._children = [_Running(child) for child in children]
         self._status_path = data_path / STATUS_FILE
         self._lock = lock
+        self._patience = patience
         self._lifecycle = Lifecycle()
         self._log = logging.get(__name__)
         self._failed = False
@@ -161,18 +172,25 @@ class _Supervisor:
             running.ready = False
             if self._lifecycle.stop_requested():
                 return
-            running.restarts += 1
-            running.deaths.append(loop.time())
-            while running.deaths[0] < loop.time() - DEATHS_WINDOW_SECONDS:
-                running.deaths.popleft()
-            if len(running.deaths) > DEATHS_MAX:
+            wait = self._mourn(running, loop.time())
+            if wait is None:
                 self._log.error("child cannot be kept alive", child=name, status=_status(status))
                 self._failed = True
                 self._lifecycle.request_stop()
                 return
-            wait = min(BACKOFF_SECONDS_MIN * 2 ** (len(running.deaths) - 1), BACKOFF_SECONDS_MAX)
             self._log.warning("child died", child=name, status=_status(status), restart_in_seconds=wait)
             await self._lifecycle.sleep(wait)
+
+    def _mourn(self, running: _Running, now: float) -> float | None:
+        """Count a death; return how many seconds to wait before the next start, or None to give the child up."""
+        running.restarts += 1
+        running.deaths.append(now)
+        while running.deaths[0] < now - self._patience.window_seconds:
+            running.deaths.popleft()
+        deaths = len(running.deaths)
+        if deaths > self._patience.deaths_max:
+            return None
+        return min(self._patience.wait_seconds_min * 2.0 ** (deaths - 1), self._patience.wait_seconds_max)
 
     async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(

@@ -1,0 +1,236 @@
+"""The supervisor with small children: restarts them, stops them in order, and keeps its directory to itself."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsp.supervise import platform
+
+DEADLINE_SECONDS = 20.0
+
+#: A child that follows the house's life cycle and writes down when it begins and ends.
+CHILD = """
+import asyncio, os, sys, time
+from pathlib import Path
+from dsp.kernel.lifecycle import Lifecycle
+
+def note(text):
+    with open("journal", "a") as file:
+        file.write(f"{text} {sys.argv[1]} {os.getpid()}\\n")
+
+async def main():
+    stop = asyncio.create_task(Lifecycle().wait_for_stop())
+    await asyncio.sleep(0)  # from here on SIGTERM is a request
+    note("begin")
+    await stop
+    await asyncio.sleep(float(sys.argv[2]))
+    note("end")
+
+asyncio.run(main())
+"""
+#: A child that answers /readyz with 503 until a file is there, and writes down each time it is asked.
+SERVER = """
+import os, sys, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        with open("journal", "a") as file:
+            file.write(f"begin {sys.argv[1]} {os.getpid()}\\n")
+        self.send_response(200 if Path("open").exists() and self.path == "/readyz" else 503)
+        self.end_headers()
+
+def end_with_parent():
+    os.read(int(os.environ["DSPCTL_PARENT_FD"]), 1)
+    os._exit(0)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+HTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
+"""
+#: Starts the supervisor on the children described by its arguments.
+PARENT = """
+import sys, json
+from pathlib import Path
+from dsp.kernel import logging
+from dsp.kernel.errors import DspError
+from dsp.supervise import Child, Patience, run
+logging.configure("supervisor")
+children = [
+    Child(name, tuple(arguments), tuple(ready) if ready else None, seconds)
+    for name, arguments, seconds, ready in json.loads(sys.argv[1])
+]
+try:
+    sys.exit(run(children, Path("data"), patience=Patience(wait_seconds_min=0.02, deaths_max=4)))
+except DspError as fault:
+    print(fault, file=sys.stderr)
+    sys.exit(3)
+"""
+
+Spec = tuple[str, list[str], float, tuple[str, int] | None]
+
+
+def child(name: str, linger_seconds: float = 0.0, stop_seconds: float = 5.0) -> Spec:
+    return (name, ["-c", CHILD, name, str(linger_seconds)], stop_seconds, None)
+
+
+class Up:
+    """Supervisors of one directory, ended when the test is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *children: Spec) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PARENT, json.dumps(children)]
+        with (self.path / "errors").open("a") as errors:
+            process = subprocess.Popen(command, cwd=self.path, stderr=errors, text=True)
+        self.started.append(process)
+        return process
+
+    def journal(self) -> list[tuple[str, str, int]]:
+        path = self.path / "journal"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(what, who, int(pid)) for what, who, pid in (line.split() for line in lines)]
+
+    def begun(self, name: str) -> list[int]:
+        return [pid for what, who, pid in self.journal() if (what, who) == ("begin", name)]
+
+    def status(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self.path / "data/up.json").read_text())
+        except FileNotFoundError:
+            return {"children": {}}
+        return found
+
+    def errors(self) -> str:
+        return (self.path / "errors").read_text()
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    give_up_at = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < give_up_at, "did not come about in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    found = Up(tmp_path)
+    yield found
+    for process in found.started:
+        process.kill()
+        process.wait()
+    eventually(lambda: not any(alive(pid) for what, _, pid in found.journal() if what == "begin"))
+
+
+def test_a_killed_child_is_started_again(up: Up) -> None:
+    up.start(child("a"), child("b"))
+    eventually(lambda: up.begun("a") and up.begun("b"))
+    os.kill(up.begun("a")[0], signal.SIGKILL)
+    eventually(lambda: len(up.begun("a")) == 2)
+    eventually(lambda: up.status()["children"].get("a", {}).get("pid") == up.begun("a")[1])
+    assert up.status()["children"]["a"]["restarts"] == 1
+    assert len(up.begun("b")) == 1
+
+
+def test_children_end_when_the_supervisor_is_killed(up: Up) -> None:
+    process = up.start(child("a"), child("b"))
+    eventually(lambda: up.begun("a") and up.begun("b"))
+    process.kill()
+    process.wait()
+    eventually(lambda: not alive(up.begun("a")[0]) and not alive(up.begun("b")[0]))
+    assert {who for what, who, _ in up.journal() if what == "end"} == {"a", "b"}  # drained, not cut off
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_takes_the_children_one_after_the_other_last_first(up: Up, number: signal.Signals) -> None:
+    process = up.start(child("a"), child("b"), child("c", linger_seconds=0.3))
+    eventually(lambda: all(up.begun(name) for name in "abc"))
+    process.send_signal(number)
+    assert process.wait(DEADLINE_SECONDS) == 0
+    assert [who for what, who, _ in up.journal() if what == "end"] == ["c", "b", "a"]
+    assert not (up.path / "data/up.json").exists()
+
+
+def test_a_child_that_will_not_stop_is_killed_and_reported(up: Up) -> None:
+    process = up.start(child("a"), child("b", linger_seconds=60.0, stop_seconds=0.3))
+    eventually(lambda: up.begun("a") and up.begun("b"))
+    process.terminate()
+    assert process.wait(DEADLINE_SECONDS) == 1
+    assert [who for what, who, _ in up.journal() if what == "end"] == ["a"]
+    assert not alive(up.begun("b")[0])
+
+
+def test_a_stop_right_after_the_start_leaves_nobody_behind(up: Up) -> None:
+    process = up.start(*[child(name) for name in "abcdef"])
+    eventually((up.path / "data/up.lock").exists)
+    process.terminate()
+    process.wait(DEADLINE_SECONDS)
+    # A process that began late would still write to the journal: the fixture waits for all of them to be gone.
+    eventually(lambda: not any(alive(pid) for what, _, pid in up.journal() if what == "begin"))
+
+
+def test_a_child_that_cannot_live_ends_the_platform_with_a_failure(up: Up) -> None:
+    process = up.start(child("a"), ("b", ["-c", "raise SystemExit(7)"], 5.0, None))
+    assert process.wait(DEADLINE_SECONDS) == 1
+    assert [who for what, who, _ in up.journal() if what == "end"] == ["a"]
+
+
+def test_a_child_is_ready_when_it_says_so(up: Up, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    up.start(("a", ["-c", SERVER, "a", str(port)], 5.0, ("127.0.0.1", port)), child("b"))
+    eventually(lambda: up.status()["children"].get("b", {}).get("ready") and len(up.begun("a")) >= 3)  # asked thrice
+    assert up.status()["children"]["a"]["ready"] is False
+    (tmp_path / "open").touch()
+    eventually(lambda: up.status()["children"]["a"]["ready"])
+
+
+def test_a_second_supervisor_on_the_directory_is_refused(up: Up) -> None:
+    first = up.start(child("a"))
+    eventually(lambda: up.begun("a"))
+    second = up.start(child("a"))
+    assert second.wait(DEADLINE_SECONDS) == 3
+    assert f"in use by another `up` (process {first.pid})" in up.errors()
+    assert len(up.begun("a")) == 1
+    assert alive(up.begun("a")[0])
+
+
+def test_a_new_supervisor_waits_for_what_a_killed_one_left(up: Up) -> None:
+    first = up.start(child("a", linger_seconds=1.0))
+    eventually(lambda: up.begun("a"))
+    first.kill()
+    first.wait()
+    up.start(child("a"))
+    eventually(lambda: len(up.begun("a")) == 2)
+    assert [what for what, _, _ in up.journal()] == ["begin", "end", "begin"]
+
+
+def test_the_platform_stops_the_bidder_first_and_asks_it_whether_it_is_ready(tmp_path: Path) -> None:
+    settings = tmp_path / "dsp.toml"
+    settings.write_text("[bidder]\nadmin_port = 9_191\n")
+    children = platform(str(settings), {})
+    assert children[-1].name == "bidder"
+    assert children[-1].ready == ("127.0.0.1", 9_191)
+    assert platform(None, {"DSP_BIDDER_ADMIN_PORT": "9292"})[-1].ready == ("127.0.0.1", 9_292)
+    assert platform(str(settings), {"DSP_BIDDER_ADMIN_PORT": "0"})[-1].ready is None
+    assert {each.name for each in children} == {"ledger", "snapshot", "pacing", "training_log", "api", "bidder"}
