@@ -20,12 +20,12 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     keepalive_seconds: float = 120.0  # an idle connection is closed after that; exchanges ask for 90 or more
     body_seconds_max: float = 2.0  # for a body to arrive whole; slower: 400
     body_bytes_max: int = 262_144  # of a request, also once decompressed; larger: 400
-    impressions_max: int = 20  # of a request; those after it get no bid
     candidates_max: int = 24  # line items scored for one impression; the others are ranked out
     inflight_max: int = 512  # requests being answered; more: a fast 204, reason `overload`
     safety_ms: int = 5  # kept from tmax, beside the profile's network margin
     time_left_ms_min: float = 3.0  # less left than this: a fast 204, reason `time_short`
     predict_ms_min: float = 2.0  # less left than this: the prior scores instead of the model
+    first_price_shade: float = 0.85  # share of an impression's worth to bid where the winner pays its bid
     reload_interval_ms: int = 250  # how often a new snapshot, new controls and a new champion are looked for
     #: Share of requests kept raw for `explain`, chosen by a hash of the auction id.
     request_sample_rate: float = 0.02
@@ -55,6 +55,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError("bid_port, notice_port, admin_port: must differ")
         if not 0.0 <= self.request_sample_rate <= 1.0:
             raise ValueError("request_sample_rate: must be 0 to 1")
+        if not 0.0 < self.first_price_shade <= 1.0:
+            raise ValueError("first_price_shade: must be above 0 and at most 1")
         positive = [name for name in _POSITIVE if getattr(self, name) <= 0]
         if positive:
             raise ValueError(f"{', '.join(positive)}: must be above 0")
@@ -68,7 +70,6 @@ _POSITIVE = (
     "keepalive_seconds",
     "body_seconds_max",
     "body_bytes_max",
-    "impressions_max",
     "candidates_max",
     "inflight_max",
     "reload_interval_ms",

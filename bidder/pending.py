@@ -6,7 +6,7 @@ _NOBODY = UserRecord()
 
 
 class PendingExposures:
-    """Exposures by user for bids just sent. Bounded in time and number; forgetting one only loosens a cap for a moment."""
+    """Exposures by user for bids just sent; bounded in time and number. To forget one loosens a cap for a moment."""
 
     def __init__(self, ttl_ms: int, count_max: int) -> None:
         self._ttl_ms = ttl_ms

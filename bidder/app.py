@@ -1,0 +1,203 @@
+"""Puts the bidder together on the embedded stores, starts it in order, drains it and stops it in reverse."""
+
+import asyncio
+import gc
+import hmac
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from typing import cast
+
+import msgspec
+
+from bidder.admin import AdminHandler
+from bidder.admission import Admission
+from bidder.auction import Auctioneer
+from bidder.config import BidderConfig
+from bidder.enrich import Enricher
+from bidder.exposures import ExposureReplay
+from bidder.handlers import BidHandler, NoticeHandler
+from bidder.journal import Journal
+from bidder.listener import Listener
+from bidder.notices import NoticeDesk
+from bidder.outbox import Outbox
+from bidder.pending import PendingExposures
+from bidder.readiness import Readiness
+from bidder.reload import Reloader
+from bidder.respond import Responder
+from bidder.state import Serving
+from bidder.sync import LeaseSync
+from bidder.tally import Tally
+from dsp.cache.local import LocalBlobStore, LocalLeaseStore, LocalUserStore
+from dsp.events.topics import Topic
+from dsp.kernel import config, logging, metrics
+from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, SystemClock
+from dsp.kernel.config import Platform
+from dsp.kernel.ids import TokenSigner
+from dsp.kernel.keys import signing_keys
+from dsp.kernel.lifecycle import Lifecycle
+from dsp.ledger.lease import LeaseBook
+from dsp.openrtb.profile import load_profiles
+from dsp.stream.local import LocalEventLog
+
+#: While draining, so long without a request means that the load balancers have understood.
+QUIET_MS = 500
+_LAG_PERIOD_SECONDS = 0.1
+_LAG_PERIODS = 10
+_NOTICE_BODY_BYTES_MAX = 65_536
+
+
+async def run(settings: Mapping[str, msgspec.Struct]) -> None:
+    """Run one bidder process until a signal or the supervisor's death ends it."""
+    platform = cast(Platform, settings["platform"])
+    logging.configure("bidder", platform.log_level)
+    metrics.CONFIG.info({"hash": config.digest(settings)})
+    metrics.BUILD.info({"version": version("dsp")})
+    lifecycle = Lifecycle()
+    bidder = Bidder(platform, cast(BidderConfig, settings["bidder"]))
+    try:
+        await bidder.start(lifecycle)
+        await lifecycle.wait_for_stop()
+    finally:
+        await lifecycle.stop()
+
+
+class Bidder:
+    """One bidder process: every part, and the order in which they live."""
+
+    def __init__(self, platform: Platform, settings: BidderConfig) -> None:
+        self.settings = settings
+        clock, data, keys = SystemClock(), platform.data_path, signing_keys(platform)
+        profiles = load_profiles(platform.exchanges_dir)
+        signer, rates = TokenSigner(keys), {platform.currency: 1.0, **platform.currency_rates}
+        # With several processes on one machine each has its own memory of users, caught up from the common log.
+        users_file = f"users-{settings.holder}.db" if settings.reuse_port else "users.db"
+        self._clock = clock
+        self._log = LocalEventLog(data / "log", clock)
+        self._users = LocalUserStore(data / users_file, clock)
+        self._lease_store = LocalLeaseStore(data / "leases.db", clock)
+        self._exposures = ExposureReplay(self._log, self._users)
+        self.serving = Serving()
+        self.outbox = _outbox(self._log, settings, clock)
+        self.readiness = Readiness(self.serving, self.outbox)
+        leases, tally = LeaseBook(0), Tally(profiles)
+        pending = PendingExposures(settings.pending_exposure_ms, settings.pending_exposures_max)
+        self._sync = LeaseSync(self._lease_store, leases, settings.holder, settings.lease_sync_interval_ms, clock)
+        self._reloader = Reloader(
+            self.serving, LocalBlobStore(data / "blobs"), data / "models", settings.reload_interval_ms
+        )
+        # Pseudonyms outlive the rotation of signing keys as long as the oldest key is listed last.
+        user_secret = hmac.digest(keys[-1], b"user-key", "sha256")
+        notice_url = settings.notice_base_url or f"http://{settings.host}:{settings.notice_port}"
+        admission = Admission(profiles, settings.inflight_max, settings.time_left_ms_min, clock.elapsed_ns())
+        auctioneer = Auctioneer(
+            config=settings,
+            clock=clock,
+            serving=self.serving,
+            admission=admission,
+            enricher=Enricher(self._users, pending, rates, user_secret, settings.privacy_vendor_id),
+            leases=leases,
+            pending=pending,
+            responder=Responder(notice_url, signer, rates),
+            journal=Journal(self.outbox, settings.request_sample_rate),
+            tally=tally,
+        )
+        desk = NoticeDesk(
+            config=settings,
+            clock=clock,
+            signer=signer,
+            profiles=profiles,
+            serving=self.serving,
+            leases=leases,
+            users=self._users,
+            pending=pending,
+            outbox=self.outbox,
+        )
+        self._bids = BidHandler(settings, profiles, auctioneer, self.readiness, tally)
+        notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
+        keepalive = settings.keepalive_seconds
+        self.bid_port = Listener(self._bids, self._bids.broken, settings.body_bytes_max, keepalive)
+        self.notice_port = Listener(notices, notices.broken, _NOTICE_BODY_BYTES_MAX, keepalive)
+        self.admin_port = Listener(admin, admin.broken, _NOTICE_BODY_BYTES_MAX, keepalive)
+        self._admission = admission
+        self._lag: asyncio.Task[None] | None = None
+
+    async def start(self, lifecycle: Lifecycle) -> None:
+        """Start every part. Ports open at once; until a snapshot is loaded bid requests get 204, reason `not_ready`."""
+        settings, timeout_s = self.settings, self.settings.drain_timeout_ms / MS_PER_SECOND
+        shared = settings.reuse_port
+        await lifecycle.start(self._log.open(), self._log.close)
+        await lifecycle.start(self._users.open(), self._users.close)
+        await lifecycle.start(self._lease_store.open(), self._lease_store.close)
+        await lifecycle.start(
+            self.admin_port.listen(settings.admin_host, settings.admin_port, False),
+            lambda: self.admin_port.close(timeout_s),
+        )
+        await lifecycle.start(self._exposures.start(), self._exposures.stop)
+        await lifecycle.start(self.outbox.start(), self._flush)
+        await lifecycle.start(self._sync.start(), self._sync.stop)
+        await lifecycle.start(self._reloader.start(), self._reloader.stop)
+        await lifecycle.start(
+            self.notice_port.listen(settings.host, settings.notice_port, shared),
+            lambda: self.notice_port.close(timeout_s),
+        )
+        # What has been made so far stays: the collector need never look at it again, nor pause bids for it.
+        gc.collect()
+        gc.freeze()
+        await lifecycle.start(self.bid_port.listen(settings.host, settings.bid_port, shared), self._drain)
+        self._lag = asyncio.create_task(_watch_lag(), name="lag")
+        await lifecycle.start(asyncio.sleep(0), self._stop_lag)
+        lifecycle.ready()
+        logging.get(__name__).info(
+            "listening", bid=self.bid_port.port, notice=self.notice_port.port, admin=self.admin_port.port
+        )
+
+    async def _drain(self) -> None:
+        """Let load balancers see that we are not ready, then say no and close connections, then close the port."""
+        self.readiness.stopping = True
+        await asyncio.sleep(self.settings.drain_wait_ms / MS_PER_SECOND)
+        self.readiness.draining = True
+        give_up_ns = self._clock.elapsed_ns() + self.settings.drain_timeout_ms * NS_PER_MS
+        began_ns = self._clock.elapsed_ns()
+        while self.bid_port.connections and self._clock.elapsed_ns() < give_up_ns:
+            if self._clock.elapsed_ns() - max(began_ns, self._bids.latest_ns) > QUIET_MS * NS_PER_MS:
+                break
+            await asyncio.sleep(0.01)
+        await self.bid_port.close(self.settings.drain_timeout_ms / MS_PER_SECOND)
+
+    async def _flush(self) -> None:
+        lost = await self.outbox.stop(self.settings.drain_timeout_ms / MS_PER_SECOND)
+        if lost:
+            logging.get(__name__).error("decisions lost", records=lost)
+
+    async def _stop_lag(self) -> None:
+        if self._lag is not None:
+            self._lag.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._lag
+
+    def _refresh(self) -> None:
+        self.serving.report_ages(self._clock.now_ms())
+        self._sync.report()
+        metrics.INFLIGHT.set(self._admission.inflight)
+
+
+def _outbox(log: LocalEventLog, settings: BidderConfig, clock: SystemClock) -> Outbox:
+    bounds = {
+        Topic.DECISIONS: settings.outbox_decisions_max,
+        Topic.NOTICES: settings.outbox_notices_max,
+        Topic.REQUESTS: settings.outbox_decisions_max,
+    }
+    return Outbox(log, bounds, settings.outbox_flush_ms, settings.outbox_batch_max, clock)
+
+
+async def _watch_lag() -> None:
+    """Measure how late timers fire, and show the worst of the last second."""
+    loop = asyncio.get_running_loop()
+    while True:
+        worst = 0.0
+        for _ in range(_LAG_PERIODS):
+            began = loop.time()
+            await asyncio.sleep(_LAG_PERIOD_SECONDS)
+            worst = max(worst, loop.time() - began - _LAG_PERIOD_SECONDS)
+        metrics.EVENT_LOOP_LAG.set(worst)

@@ -1,0 +1,179 @@
+"""THE HOT PATH: one bid request from its bytes to the answer, one line a stage. It awaits the user's state alone."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bidder.admission import Admission
+from bidder.config import BidderConfig
+from bidder.enrich import Enricher
+from bidder.journal import Journal
+from bidder.offer import Candidates, Reservation, make_offer
+from bidder.pending import PendingExposures
+from bidder.respond import Responder
+from bidder.run import Arrival, Run
+from bidder.state import Serving, ServingState
+from bidder.tally import Tally
+from dsp.catalog.reasons import Exclusion
+from dsp.catalog.user import UserRecord
+from dsp.funnel import select
+from dsp.kernel import logging, metrics
+from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock, Deadline
+from dsp.kernel.errors import InputError
+from dsp.kernel.ids import new_id
+from dsp.kernel.metrics import Outcome, Stage
+from dsp.kernel.money import cost_micros
+from dsp.ledger.lease import LeaseBook
+from dsp.openrtb.codec import decode_request, validate
+from dsp.openrtb.opportunity import Opportunity
+from dsp.openrtb.request import BidRequest
+from dsp.pricing.bid import price
+from dsp.pricing.value import value_micros_cpm
+from models.features.encode import request_row
+from models.serving.predictor import Predictor
+
+#: OpenRTB no-bid reason code by label.
+_NBR = {exclusion.value: exclusion.nbr for exclusion in Exclusion}
+
+
+class Answer(NamedTuple):
+    """What goes back: 200 with a body, 204, or 400."""
+
+    status: int
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auctioneer:
+    """Holds what an auction needs; keeps no state of its own."""
+
+    config: BidderConfig
+    clock: Clock
+    serving: Serving
+    admission: Admission
+    enricher: Enricher
+    leases: LeaseBook
+    pending: PendingExposures
+    responder: Responder
+    journal: Journal
+    tally: Tally
+
+    async def answer(self, arrival: Arrival) -> Answer:
+        """Answer one request; never raises for anything a stranger sends."""
+        run = Run(arrival, self.serving.current, self.clock)
+        refusal = self.admission.enter(arrival.profile.name, self.clock.elapsed_ns())
+        try:
+            return await self._auction(run) if refusal is None else self._no(run, None, refusal)
+        except InputError as fault:
+            run.end(Outcome.INVALID, fault.reason)
+            return Answer(400)
+        except Exception as fault:
+            logging.get(__name__).error("auction failed", fault=repr(fault), exc_info=True)
+            run.end(Outcome.ERROR, Exclusion.INTERNAL.value)
+            return Answer(204)
+        finally:
+            self.admission.leave()
+            self._withdraw(run)
+            run.record(self.tally)
+
+    async def _auction(self, run: Run) -> Answer:
+        request = decode_request(run.arrival.body, encoding=run.arrival.encoding, bytes_max=self.config.body_bytes_max)
+        validate(request)
+        run.deadline = self._deadline(run, request)
+        run.mark(Stage.DECODE)
+        if run.state is None:
+            return self._no(run, request, Exclusion.NOT_READY)
+        if self.admission.time_short(run.left_ms()):
+            return self._no(run, request, Exclusion.TIME_SHORT)
+
+        opportunities, refused, user = await self.enricher.enrich(request, run.profile, run.now_ms)
+        run.reasons += [label for _, label in refused]
+        run.mark(Stage.ENRICH)
+        for opportunity in opportunities:
+            reason = self._choose(run, run.state, opportunity, user)
+            run.reasons += [reason.value] if reason is not None else []
+        body, offers = self.responder.respond(request, run.profile, run.reserved, new_id(run.now_ms))
+        run.reasons += [Exclusion.SELF_CHECK.value] * (len(run.reserved) - len(offers))
+        run.mark(Stage.RESPOND)
+
+        run.late = run.left_ms() < 0.0
+        run.sent = [] if run.late else offers
+        self.journal.sample(run, request.id)
+        if not run.sent:
+            return self._no(run, request, Exclusion.TIME_SHORT if run.late else None)
+        self.journal.decision(run, request.id)
+        run.end(Outcome.BID)
+        return Answer(200, body)
+
+    def _choose(
+        self, run: Run, state: ServingState, opportunity: Opportunity, known: UserRecord | None
+    ) -> Exclusion | None:
+        """Reserve the best candidate for one impression; where there is none, return why."""
+        snapshot, user = state.served.snapshot, self.enricher.seen(opportunity, known, run.now_ms)
+        chosen = select(
+            snapshot, opportunity, user, state.controls, run.now_ms, self.config.candidates_max, run.profile.seat
+        )
+        run.mark(Stage.FUNNEL)
+        if isinstance(chosen, Exclusion):
+            return chosen
+        rows, features = chosen.line_items, request_row(opportunity, user)
+        pctr, pcvr = self._predictor(run, state).predict(features, state.served.ad_rows[chosen.creatives])
+        run.predicted(len(rows))
+        value = value_micros_cpm(snapshot.goal_kind[rows], snapshot.target_micros[rows], pctr, pcvr)
+        prices = price(
+            value,
+            state.controls.multiplier[rows],
+            chosen.floors_micros_cpm,
+            chosen.first_price,
+            self.config.first_price_shade,
+            snapshot.bid_min_micros_cpm[rows],
+            snapshot.bid_max_micros_cpm[rows],
+            chosen.fixed_price,
+        )
+        candidates = Candidates(chosen, pctr, pcvr, value, prices, features)
+        reserved = self._reserve(run, state, opportunity, candidates)
+        run.mark(Stage.PRICE)
+        return None if reserved else candidates.refusal()
+
+    def _reserve(self, run: Run, state: ServingState, opportunity: Opportunity, candidates: Candidates) -> bool:
+        """Set aside the maximum cost of the best candidate that has the money; without it there is no bid."""
+        bid_id, expires_at_ms = new_id(run.now_ms), run.now_ms + run.profile.notice_ttl_seconds * MS_PER_SECOND
+        elapsed_ms, days = self.clock.elapsed_ns() // NS_PER_MS, state.served.snapshot.days(run.now_ms)
+        for number in candidates.preferred():
+            row = candidates.selection.line_items[number]
+            day, line_item_id = int(days[row]), state.served.snapshot.line_items[row].id
+            cost = 0 if opportunity.test else cost_micros(int(candidates.price_micros_cpm[number]))
+            lease_id = self.leases.reserve(line_item_id, day, bid_id, cost, elapsed_ms, expires_at_ms)
+            if lease_id is not None:
+                reservation = Reservation(bid_id, lease_id, day, cost, run.now_ms, expires_at_ms)
+                offer = make_offer(state, opportunity, candidates, number, reservation)
+                run.reserved.append(offer)
+                self.pending.add(offer.facts.user_key, offer.exposure)
+                return True
+        return False
+
+    def _withdraw(self, run: Run) -> None:
+        """Give back what was reserved for bids that did not leave."""
+        for offer in run.withdrawn():
+            self.leases.cancel(offer.facts.bid_id)
+            self.pending.discard(offer.facts.bid_id)
+
+    def _predictor(self, run: Run, state: ServingState) -> Predictor:
+        predictor = state.predictor
+        if run.left_ms() < self.config.predict_ms_min:
+            predictor = state.prior
+            metrics.PREDICT_FALLBACKS.inc()
+        run.model_version = predictor.version
+        return predictor
+
+    def _deadline(self, run: Run, request: BidRequest) -> Deadline:
+        tmax_ms = request.tmax if request.tmax > 0 else run.profile.tmax_default_ms
+        work_ms = tmax_ms - run.profile.network_margin_ms - self.config.safety_ms
+        return Deadline.after_ms(run.arrival.arrived_ns, work_ms)
+
+    def _no(self, run: Run, request: BidRequest | None, reason: Exclusion | None) -> Answer:
+        """Answer no: 204, or a body that says why where the exchange reads it. `reason` is of the whole request."""
+        run.end(Outcome.NO_BID, reason.value if reason is not None else "")
+        if request is None or not run.profile.no_bid_body:
+            return Answer(204)
+        label = next(iter(run.reasons), Exclusion.NO_CANDIDATE.value)
+        return Answer(200, self.responder.no_bid(request.id, _NBR[label]))

@@ -1,0 +1,64 @@
+"""Catches the user store up with the event log: what a kill lost of the counted impressions is counted again."""
+
+import asyncio
+from contextlib import suppress
+
+import msgspec
+
+from dsp.cache.local import LocalUserStore
+from dsp.events.schema import Notice, decode
+from dsp.events.topics import Topic
+from dsp.kernel import logging
+from dsp.kernel.errors import UnavailableError
+from dsp.stream.port import EventLog, Record
+
+#: Few at a time, so that bids do not wait while records are decoded.
+BATCH_RECORDS = 100
+INTERVAL_SECONDS = 20.0
+
+
+class ExposureReplay:
+    """Reads notices from the store's own position on, at the start and now and then, so that the position advances."""
+
+    def __init__(self, log: EventLog, users: LocalUserStore) -> None:
+        self._log = log
+        self._users = users
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Catch up, then keep the position fresh."""
+        await self.catch_up()
+        self._task = asyncio.create_task(self._run(), name="exposures")
+
+    async def stop(self) -> None:
+        """Replay no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def catch_up(self) -> None:
+        """Absorb everything up to the end of the log."""
+        while True:
+            batch = await self._log.read(Topic.NOTICES, self._users.position, BATCH_RECORDS)
+            if batch.records:
+                self._users.absorb(filter(None, map(_notice, batch.records)), batch.position)
+            if batch.end or not batch.records:
+                return
+            await asyncio.sleep(0)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_SECONDS)
+            try:
+                await self.catch_up()
+            except UnavailableError as fault:
+                logging.get(__name__).warning("exposures not replayed", fault=str(fault))
+
+
+def _notice(record: Record) -> Notice | None:
+    try:
+        event = decode(record.value)
+    except msgspec.DecodeError:
+        return None  # the ledger reports what cannot be read
+    return event if isinstance(event, Notice) else None

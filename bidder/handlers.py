@@ -1,0 +1,180 @@
+"""HTTP in, HTTP out: the bid port and the notice port. What is decided lives in bidder.auction and bidder.notices."""
+
+import asyncio
+import gzip
+import re
+from collections.abc import Mapping
+from time import perf_counter_ns
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from bidder.auction import Answer, Auctioneer
+from bidder.config import BidderConfig
+from bidder.listener import Connection
+from bidder.notices import NoticeDesk, Reply
+from bidder.readiness import Readiness
+from bidder.run import Arrival
+from bidder.tally import Tally
+from dsp.events.schema import NoticeKind
+from dsp.openrtb.profile import Profile
+
+BID_PREFIX = "/openrtb2/"
+READY_PATH = "/ready"
+VERSION_HEADER = "x-openrtb-version"
+VERSION_DEFAULT = "2.6"
+_VERSION = re.compile(r"2\.[0-9]")
+_SERVER = {"Server": "dsp"}
+_JSON = "application/json"
+_GZIP_BYTES_MIN = 512  # less is not worth the work
+_NOTICE_PATHS = {f"/{kind.value}": kind for kind in NoticeKind}
+_QUERY_FIELDS_MAX = 16
+#: Pages of every origin may report, nothing may be cached, and no referrer goes on to the landing page.
+_NOTICE_HEADERS = {
+    **_SERVER,
+    "Access-Control-Allow-Origin": "*",
+    "Cache-Control": "no-store, max-age=0",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_PREFLIGHT = {**_NOTICE_HEADERS, "Access-Control-Allow-Methods": "GET, POST", "Access-Control-Max-Age": "86400"}
+#: A transparent GIF of one pixel.
+PIXEL = (
+    b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\x00\x00\x00!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00"
+    b"\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"
+)
+
+
+class BidHandler:
+    """Answers the bid port: POST /openrtb2/{exchange}, and GET /ready for exchanges that ask."""
+
+    def __init__(
+        self,
+        config: BidderConfig,
+        profiles: Mapping[str, Profile],
+        auctioneer: Auctioneer,
+        readiness: Readiness,
+        tally: Tally,
+    ) -> None:
+        self._config = config
+        self._profiles = profiles
+        self._auctioneer = auctioneer
+        self._readiness = readiness
+        self._tally = tally
+        self.latest_ns = 0  # when the latest request came, for draining
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        self.latest_ns = perf_counter_ns()
+        connection = request.protocol
+        arrived_ns = connection.arrived_ns if isinstance(connection, Connection) else self.latest_ns
+        path = request.rel_url.raw_path
+        if not path.startswith(BID_PREFIX):
+            return self._elsewhere(request, path)
+        profile = self._profiles.get(path[len(BID_PREFIX) :])
+        if profile is None:
+            self._tally.refused("unknown_exchange")
+            return _bare(404)
+        if request.method != "POST":
+            self._tally.refused("method")
+            return _bare(405, {"Allow": "POST"})
+        body = await read_body(request, self._config.body_seconds_max)
+        if body is None:
+            self._tally.invalid(profile.name, "body_unreadable")
+            return _bare(400, close=True)
+        encoding = request.headers.get("Content-Encoding", "").lower()
+        answer = await self._auctioneer.answer(Arrival(profile, body, encoding, arrived_ns))
+        return self._response(request, profile, answer)
+
+    def broken(self, status: int) -> None:
+        """Count a request that was not even HTTP."""
+        self._tally.refused("http_malformed")
+
+    def _elsewhere(self, request: web.BaseRequest, path: str) -> web.Response:
+        if path != READY_PATH:
+            self._tally.refused("path")
+            return _bare(404)
+        # Some exchanges look for the character 1; a body that says no must not hold it.
+        return web.Response(text="1" if self._readiness.ready() else "not ready", headers=_SERVER)
+
+    def _response(self, request: web.BaseRequest, profile: Profile, answer: Answer) -> web.Response:
+        version = request.headers.get(VERSION_HEADER, "")
+        headers = {VERSION_HEADER: version if _VERSION.fullmatch(version) else VERSION_DEFAULT, **_SERVER}
+        body = answer.body
+        if body and profile.gzip and len(body) >= _GZIP_BYTES_MIN and _accepts_gzip(request):
+            body = gzip.compress(body, compresslevel=1)
+            headers["Content-Encoding"] = "gzip"
+        response = web.Response(
+            status=answer.status, body=body or None, headers=headers, content_type=_JSON if body else None
+        )
+        if self._readiness.draining:
+            response.force_close()
+        return response
+
+
+class NoticeHandler:
+    """Answers the notice port: GET or POST /{win,bill,loss,imp,click,conv}?t=TOKEN."""
+
+    def __init__(self, desk: NoticeDesk, tally: Tally) -> None:
+        self._desk = desk
+        self._tally = tally
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one notice. What a POST carries in its body is of no interest; the URL says it all."""
+        kind = _NOTICE_PATHS.get(request.rel_url.raw_path)
+        if kind is None:
+            self._tally.notice_refused("path")
+            return _bare(404)
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers=_PREFLIGHT)
+        if request.method not in ("GET", "POST"):
+            self._tally.notice_refused("method")
+            return _bare(405, {"Allow": "GET, POST, OPTIONS"})
+        return _notice_response(kind, await self._desk.receive(kind, parse_query(request.rel_url.raw_query_string)))
+
+    def broken(self, status: int) -> None:
+        """Count a request that was not even HTTP."""
+        self._tally.notice_refused("http_malformed")
+
+
+async def read_body(request: web.BaseRequest, seconds_max: float) -> bytes | None:
+    """Return the body, or None when it is too large, too slow, or breaks off."""
+    try:
+        if request.content.is_eof():  # it is here already: no timer needed
+            return await request.read()
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        async with asyncio.timeout(seconds_max):
+            return await request.read()
+    except (web.HTTPException, web.RequestPayloadError, TimeoutError, ConnectionError):
+        return None
+
+
+def parse_query(text: str) -> dict[str, str]:
+    """Return a query's fields, the first of each name; nothing for one that is no query."""
+    try:
+        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX, errors="replace")
+    except ValueError:
+        return {}
+    return dict(reversed(fields))
+
+
+def _accepts_gzip(request: web.BaseRequest) -> bool:
+    return "gzip" in request.headers.get("Accept-Encoding", "").lower()
+
+
+def _bare(status: int, headers: Mapping[str, str] | None = None, close: bool = False) -> web.Response:
+    response = web.Response(status=status, headers={**_SERVER, **(headers or {})})
+    if close:
+        response.force_close()
+    return response
+
+
+def _notice_response(kind: NoticeKind, reply: Reply) -> web.Response:
+    if reply.status == 302:
+        return web.Response(status=302, headers={**_NOTICE_HEADERS, "Location": reply.location})
+    if reply.status == 503:
+        return web.Response(status=503, headers={**_NOTICE_HEADERS, "Retry-After": "1"})
+    if kind is NoticeKind.IMPRESSION and reply.status == 200:
+        return web.Response(body=PIXEL, content_type="image/gif", headers=_NOTICE_HEADERS)
+    return web.Response(status=reply.status, headers=_NOTICE_HEADERS)

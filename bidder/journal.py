@@ -1,0 +1,63 @@
+"""What the bidder tells the event log of its own accord: decisions, and a sample of raw requests for `explain`."""
+
+import zlib
+
+from bidder.outbox import Outbox
+from bidder.run import Run
+from dsp.events.schema import Decision, SampledRequest, encode
+from dsp.events.topics import Topic
+from dsp.kernel.metrics import Outcome
+from models.features.spec import FEATURE_HASH
+
+_HASH_RANGE = 1 << 32
+#: zlib and gzip headers are told apart by themselves.
+_ANY_HEADER = 47
+
+
+class Journal:
+    """Writes to the outbox without waiting; a full outbox drops and counts."""
+
+    def __init__(self, outbox: Outbox, sample_rate: float) -> None:
+        self._outbox = outbox
+        self._sampled_below = int(sample_rate * _HASH_RANGE)
+
+    def decision(self, run: Run, auction_id: str) -> None:
+        """Log the bids that leave; a test is nobody's experience, so nothing is learned from it."""
+        bids = tuple(offer.record for offer in run.sent if not offer.opportunity.test)
+        if not bids or run.state is None:
+            return
+        decision = Decision(
+            auction_id=auction_id,
+            exchange=run.profile.name,
+            at_ms=run.now_ms,
+            bids=bids,
+            snapshot_version=run.state.served.snapshot.version,
+            model_version=run.model_version,
+            feature_hash=FEATURE_HASH,
+        )
+        self._outbox.offer(Topic.DECISIONS, auction_id, encode(decision))
+
+    def sample(self, run: Run, auction_id: str) -> None:
+        """Keep the raw request if its auction id's hash falls into the sample."""
+        if zlib.crc32(auction_id.encode()) >= self._sampled_below or run.state is None:
+            return
+        outcome = Outcome.BID.value if run.sent else next(iter(run.reasons), Outcome.NO_BID.value)
+        request = SampledRequest(
+            auction_id=auction_id,
+            exchange=run.profile.name,
+            at_ms=run.now_ms,
+            body=_plain(run.arrival.body, run.arrival.encoding),
+            outcome=outcome,
+            snapshot_version=run.state.served.snapshot.version,
+        )
+        self._outbox.offer(Topic.REQUESTS, auction_id, encode(request))
+
+
+def _plain(body: bytes, encoding: str) -> bytes:
+    """Return the body as JSON; it was decoded before, so it is no bomb."""
+    if not encoding or encoding == "identity":
+        return body
+    try:
+        return zlib.decompress(body, _ANY_HEADER)
+    except zlib.error:
+        return zlib.decompress(body, -zlib.MAX_WBITS)

@@ -1,0 +1,104 @@
+"""The ad's markup and the URLs in it: our notices with signed tokens and the exchange's price macros."""
+
+from html import escape
+from typing import NamedTuple
+from urllib.parse import quote
+
+from dsp.catalog.entities import Creative, MediaFormat
+from dsp.events.schema import BidFacts, NoticeKind, encode_facts
+from dsp.kernel.errors import InputError
+from dsp.kernel.ids import TokenSigner
+from dsp.openrtb import native, vast
+from dsp.openrtb.macros import Macro
+from dsp.openrtb.opportunity import Opportunity
+
+_PRICE = f"&p={Macro.PRICE.text}"
+_LOSS = f"&r={Macro.LOSS.text}&m={Macro.MIN_TO_WIN.text}{_PRICE}"
+#: A skippable slot's ad can be skipped after so long.
+SKIP_AFTER_SECONDS = 5
+#: What a creative's markup may hold of ours: the click redirect, plain or percent-encoded, and a number against caches.
+CLICK_URL = "${CLICK_URL}"
+CLICK_URL_ENCODED = "${CLICK_URL_ENC}"
+CACHE_BUSTER = "${CACHEBUSTER}"
+
+
+class NoticeUrls(NamedTuple):
+    """Where each of a bid's notices goes; prices and reasons are the exchange's macros."""
+
+    win: str
+    bill: str
+    loss: str
+    impression: str
+    click: str
+
+
+def notice_urls(base: str, signer: TokenSigner, facts: BidFacts, priced_impression: bool) -> NoticeUrls:
+    """Return the URLs of one bid; the impression's carries the price where the exchange bills on it."""
+    encoded = signer.encode(encode_facts(facts))
+
+    def url(kind: NoticeKind, rest: str = "") -> str:
+        return f"{base}/{kind.value}?t={signer.sign(kind.value, encoded)}{rest}"
+
+    return NoticeUrls(
+        win=url(NoticeKind.WIN, _PRICE),
+        bill=url(NoticeKind.BILL, _PRICE),
+        loss=url(NoticeKind.LOSS, _LOSS),
+        impression=url(NoticeKind.IMPRESSION, _PRICE if priced_impression else ""),
+        click=url(NoticeKind.CLICK),
+    )
+
+
+def markup(creative: Creative, opportunity: Opportunity, urls: NoticeUrls, bid_id: str) -> str:
+    """Return `bid.adm` of a creative for an impression.
+
+    Raises:
+        InputError: a native slot asks for what the creative lacks, or a native creative cannot be read.
+    """
+    if creative.format is MediaFormat.BANNER:
+        return _banner(creative, urls, bid_id)
+    if creative.format is MediaFormat.NATIVE:
+        return native.respond(
+            opportunity.native_request,
+            native.read_assets(creative.markup),
+            click_url=urls.click,
+            impression_urls=[urls.impression],
+        )
+    return _vast(creative, opportunity, urls, bid_id)
+
+
+def _banner(creative: Creative, urls: NoticeUrls, bid_id: str) -> str:
+    html = creative.markup
+    if CLICK_URL in html or CLICK_URL_ENCODED in html:
+        html = html.replace(CLICK_URL_ENCODED, quote(urls.click, safe="")).replace(CLICK_URL, escape(urls.click))
+    else:
+        html = f'<a href="{escape(urls.click)}" target="_blank" rel="noopener">{html}</a>'
+    html = html.replace(CACHE_BUSTER, bid_id)
+    # The ampersand before the price stays: `&p=` is no character reference, and macro scanners match plain text.
+    return f'{html}<img src="{urls.impression}" width="1" height="1" alt="" style="display:none">'
+
+
+def video_protocol(creative: Creative, opportunity: Opportunity) -> int:
+    """Return the OpenRTB protocol (list 5.8) of the VAST document that suits creative and slot; 0 for none."""
+    return vast.protocol(opportunity.video.protocols if opportunity.video is not None else (), creative.protocols)
+
+
+def _vast(creative: Creative, opportunity: Opportunity, urls: NoticeUrls, bid_id: str) -> str:
+    version = vast.PROTOCOLS.get(video_protocol(creative, opportunity))
+    if version is None:
+        raise InputError("slot and creative share no VAST version", reason="vast_version")
+    skippable = opportunity.video is not None and opportunity.video.skippable
+    return vast.inline(
+        version=version,
+        ad_id=str(creative.id),
+        title=creative.name,
+        media_url=creative.markup.replace(CACHE_BUSTER, bid_id),
+        mime=creative.mime or ("audio/mpeg" if creative.format is MediaFormat.AUDIO else "video/mp4"),
+        duration_seconds=creative.duration_seconds or 0,
+        click_url=urls.click,
+        impression_urls=[urls.impression],
+        width=creative.width or 0,
+        height=creative.height or 0,
+        bitrate_kbps=creative.bitrate_kbps or 0,
+        audio=creative.format is MediaFormat.AUDIO,
+        skip_after_seconds=SKIP_AFTER_SECONDS if skippable else None,
+    )

@@ -1,0 +1,229 @@
+"""What exchanges and browsers report: win, bill, loss, imp, click, conv. HTTP is in bidder.handlers.
+
+A notice is verified, understood, made durable, and only then acted upon and acknowledged.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from bidder.config import BidderConfig
+from bidder.landing import redirect_url
+from bidder.outbox import Outbox
+from bidder.pending import PendingExposures
+from bidder.prices import PriceReader
+from bidder.state import Serving
+from dsp.cache.local_users import exposure_of
+from dsp.cache.port import UserStore
+from dsp.events.schema import BidFacts, Notice, NoticeKind, decode_facts, encode, encode_facts
+from dsp.events.topics import Topic
+from dsp.kernel import logging, metrics
+from dsp.kernel.clock import MS_PER_SECOND, Clock
+from dsp.kernel.errors import InputError, TokenError, UnavailableError
+from dsp.kernel.ids import TokenSigner
+from dsp.kernel.metrics import NoticeResult
+from dsp.kernel.money import Micros, cost_micros
+from dsp.openrtb.profile import Profile
+
+#: Which notice each billing convention of a profile bills on.
+BILLING_KIND = {"win": NoticeKind.WIN, "bill": NoticeKind.BILL, "imp": NoticeKind.IMPRESSION}
+#: A loss reason of OpenRTB list 5.25 is at most three digits, and beyond 1000 it is by agreement.
+LOSS_REASON_MAX = 99_999
+
+
+class Leases(Protocol):
+    """What notices tell the lease book."""
+
+    def release(self, bid_id: str, appended_ms: int) -> None:
+        """End a lost bid's reservation."""
+        ...
+
+    def bill(self, bid_id: str, cost_micros: Micros, appended_ms: int) -> None:
+        """End a billed bid's reservation."""
+        ...
+
+
+class Reply(NamedTuple):
+    """What to answer: an HTTP status, and for a click where to send the user."""
+
+    status: int
+    location: str = ""
+
+
+class NoticeDesk:
+    """Receives notices. One instance per process; all state is bounded and may be lost without harm to money."""
+
+    def __init__(
+        self,
+        *,
+        config: BidderConfig,
+        clock: Clock,
+        signer: TokenSigner,
+        profiles: Mapping[str, Profile],
+        serving: Serving,
+        leases: Leases,
+        users: UserStore,
+        pending: PendingExposures,
+        outbox: Outbox,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._signer = signer
+        self._profiles = profiles
+        self._prices = PriceReader(profiles)
+        self._serving = serving
+        self._leases = leases
+        self._users = users
+        self._pending = pending
+        self._outbox = outbox
+        #: (bid id, kind, rule) to the write under way, None once durable. Oldest first.
+        self._seen: dict[tuple[str, NoticeKind, int], asyncio.Future[None] | None] = {}
+        self._counts = {
+            (kind, result): metrics.NOTICES.labels(kind.value, result.value)
+            for kind in NoticeKind
+            for result in NoticeResult
+        }
+
+    async def receive(self, kind: NoticeKind, query: Mapping[str, str]) -> Reply:
+        """Handle one notice; never raises for anything a stranger sends."""
+        try:
+            facts = self._verify(kind, query.get("t", ""))
+            if self._too_old(kind, facts):
+                self._counts[kind, NoticeResult.EXPIRED].inc()
+                return self._reply(kind, facts, 410)
+            notice = self._understand(kind, facts, query)
+            result = await self._record(notice)
+        except InputError as fault:
+            self._counts[kind, NoticeResult.REFUSED].inc()
+            metrics.NOTICES_REFUSED.labels(fault.reason).inc()
+            return Reply(400)
+        except UnavailableError:
+            self._counts[kind, NoticeResult.UNAVAILABLE].inc()
+            return Reply(503)
+        self._counts[kind, result].inc()
+        return self._reply(kind, facts, 200)
+
+    def _verify(self, kind: NoticeKind, token: str) -> BidFacts:
+        if not token:
+            raise TokenError("no token", reason="token_missing")
+        try:
+            return decode_facts(self._signer.verify(kind.value, token))
+        except msgspec.DecodeError as fault:
+            raise TokenError("an older format was signed", reason="token_outdated") from fault
+
+    def _too_old(self, kind: NoticeKind, facts: BidFacts) -> bool:
+        if kind is NoticeKind.CLICK:
+            age_max_s = self._config.click_age_max_seconds
+        elif kind is NoticeKind.CONVERSION:
+            age_max_s = self._config.conversion_age_max_seconds
+        else:
+            age_max_s = self._config.late_age_max_seconds
+        return self._clock.now_ms() - facts.bid_at_ms > age_max_s * MS_PER_SECOND
+
+    def _understand(self, kind: NoticeKind, facts: BidFacts, query: Mapping[str, str]) -> Notice:
+        now_ms = self._clock.now_ms()
+        if kind is NoticeKind.CONVERSION:
+            rule_id, value = self._conversion(facts, query.get("rule", ""), now_ms)
+            return Notice(kind=kind, facts=facts, at_ms=now_ms, conversion_rule_id=rule_id, value_micros=value)
+        if kind is NoticeKind.LOSS:
+            return Notice(
+                kind=kind,
+                facts=facts,
+                at_ms=now_ms,
+                loss_reason=_loss_reason(query.get("r", "")),
+                min_to_win_micros_cpm=self._prices.hint(facts, query.get("m", "")),
+                clearing_micros_cpm=self._prices.hint(facts, query.get("p", "")),
+            )
+        if facts.exchange not in self._profiles:
+            raise InputError("the exchange is not configured any more", reason="unknown_exchange")
+        clearing = self._prices.clearing(facts, query.get("p", "")) if kind is not NoticeKind.CLICK else None
+        if self._billing_kind(facts) is not kind:
+            return Notice(kind=kind, facts=facts, at_ms=now_ms, clearing_micros_cpm=clearing)
+        # Without a price the exchange will charge what we bid; with one it is at most that (see PriceReader).
+        cost = cost_micros(facts.price_micros_cpm if clearing is None else clearing)
+        # The money of a reservation that ended, by time or by a loss notice, may be another bid's by now.
+        late = now_ms > facts.expires_at_ms or (facts.bid_id, NoticeKind.LOSS, 0) in self._seen
+        return Notice(
+            kind=kind,
+            facts=facts,
+            at_ms=now_ms,
+            cost_micros=min(cost, facts.cost_micros_max),
+            clearing_micros_cpm=clearing,
+            late=late,
+        )
+
+    def _conversion(self, facts: BidFacts, rule_text: str, now_ms: int) -> tuple[int | None, Micros | None]:
+        rules = self._serving.conversion_rules(facts.advertiser_id)
+        if not rule_text:
+            rule = next(iter(rules.values()), None)
+        else:
+            rule = rules.get(int(rule_text)) if rule_text.isdecimal() and len(rule_text) < 19 else None
+            if rule is None:
+                raise InputError("not a rule of this advertiser", reason="rule_unknown")
+        if rule is None:
+            return None, None
+        if now_ms - facts.bid_at_ms > rule.window_seconds * MS_PER_SECOND:
+            raise InputError("the rule's window is over", reason="rule_window")
+        return rule.id, rule.value_micros
+
+    async def _record(self, notice: Notice) -> NoticeResult:
+        key = (notice.facts.bid_id, notice.kind, notice.conversion_rule_id or 0)
+        if key in self._seen:
+            write = self._seen[key]
+            if write is not None:
+                await asyncio.shield(write)
+            return NoticeResult.DUPLICATE
+        write = self._outbox.append(Topic.NOTICES, str(notice.facts.line_item_id), encode(notice))
+        self._remember(key, write)
+        try:
+            await asyncio.shield(write)
+        except UnavailableError:
+            del self._seen[key]
+            raise
+        self._seen[key] = None
+        await self._act(notice)
+        return NoticeResult.LATE if notice.late else NoticeResult.ACCEPTED
+
+    def _remember(self, key: tuple[str, NoticeKind, int], write: asyncio.Future[None]) -> None:
+        while len(self._seen) >= self._config.notices_remembered_max:
+            del self._seen[next(iter(self._seen))]
+        self._seen[key] = write
+
+    async def _act(self, notice: Notice) -> None:
+        """Tell the lease book and the user's record; the event is durable already, and its stamp is not after now."""
+        bid_id, appended_ms = notice.facts.bid_id, self._clock.now_ms()
+        if notice.kind is NoticeKind.LOSS:
+            self._leases.release(bid_id, appended_ms)
+            self._pending.discard(bid_id)
+        elif notice.kind is self._billing_kind(notice.facts):
+            self._leases.bill(bid_id, notice.cost_micros, appended_ms)
+        exposed = exposure_of(notice)
+        if exposed is None:
+            return
+        self._pending.discard(bid_id)
+        try:
+            await self._users.expose(*exposed)
+        except UnavailableError as fault:
+            # The money is safe in the log; a cap that is a little loose is no reason to refuse the notice.
+            logging.get(__name__).warning("exposure not counted", fault=str(fault))
+
+    def _billing_kind(self, facts: BidFacts) -> NoticeKind | None:
+        profile = self._profiles.get(facts.exchange)
+        return BILLING_KIND[profile.billing] if profile is not None else None
+
+    def _reply(self, kind: NoticeKind, facts: BidFacts, status: int) -> Reply:
+        if kind is not NoticeKind.CLICK:
+            return Reply(status)
+        landing = self._serving.landing_url(facts.creative_id)
+        token = self._signer.sign(NoticeKind.CONVERSION.value, self._signer.encode(encode_facts(facts)))
+        location = redirect_url(landing, self._config.click_id_parameter, token)
+        return Reply(302, location) if location else Reply(410)
+
+
+def _loss_reason(text: str) -> int | None:
+    if not text.isdecimal() or len(text) > 5:
+        return None
+    reason = int(text)
+    return reason if reason <= LOSS_REASON_MAX else None

@@ -1,0 +1,124 @@
+"""One impression's candidates once priced, and the offer made of the best: its facts for notices and for the log."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bidder.state import ServingState
+from dsp.catalog.entities import Advertiser, Creative, LineItem
+from dsp.catalog.reasons import Exclusion
+from dsp.catalog.user import Exposure
+from dsp.events.schema import Bid, BidFacts
+from dsp.funnel import Selection
+from dsp.openrtb.opportunity import DealOffer, Opportunity
+
+
+class Candidates(NamedTuple):
+    """One impression's candidates, scored and priced; arrays of shape (K,)."""
+
+    selection: Selection
+    pctr: NDArray[np.float64]
+    pcvr: NDArray[np.float64]
+    value_micros_cpm: NDArray[np.float64]
+    price_micros_cpm: NDArray[np.int64]  # 0 must not bid
+    request_features: NDArray[np.int64]  # (R,)
+
+    def preferred(self) -> list[int]:
+        """Return the candidates that may bid, best first: those in a deal (OpenRTB 2.6, 7.3), then by price."""
+        prices: list[int] = self.price_micros_cpm.tolist()
+        deals = self.selection.deals
+        allowed = [number for number, price in enumerate(prices) if price > 0]
+        return sorted(allowed, key=lambda number: (deals[number] is None, -prices[number]))
+
+    def refusal(self) -> Exclusion:
+        """Return why none of them bids: no money, no value, or too little for the floor."""
+        if (self.price_micros_cpm > 0).any():
+            return Exclusion.BUDGET
+        return Exclusion.BELOW_FLOOR if (self.value_micros_cpm > 0.0).any() else Exclusion.WORTHLESS
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A candidate that has won among ours and whose maximum cost is reserved."""
+
+    opportunity: Opportunity
+    advertiser: Advertiser
+    line_item: LineItem
+    creative: Creative
+    deal: DealOffer | None
+    facts: BidFacts
+    price_micros_cpm: int  # what is bid; the facts of a test say 0 instead
+    record: Bid  # for the event log
+
+    @property
+    def exposure(self) -> Exposure:
+        """Return the impression that this bid may become."""
+        facts = self.facts
+        return Exposure(facts.bid_id, facts.bid_at_ms, facts.advertiser_id, facts.campaign_id, facts.line_item_id)
+
+
+class Reservation(NamedTuple):
+    """Whose money is set aside for a bid, and until when."""
+
+    bid_id: str
+    lease_id: str
+    day: int
+    cost_micros: int
+    at_ms: int
+    expires_at_ms: int
+
+
+def make_offer(
+    state: ServingState, opportunity: Opportunity, candidates: Candidates, number: int, reservation: Reservation
+) -> Offer:
+    """Return the offer of one candidate with its facts and its record for the log."""
+    snapshot, selection = state.served.snapshot, candidates.selection
+    row, creative = int(selection.line_items[number]), int(selection.creatives[number])
+    line_item, price_micros_cpm = snapshot.line_items[row], int(candidates.price_micros_cpm[number])
+    facts = BidFacts(
+        exchange=opportunity.exchange,
+        auction_id=opportunity.auction_id,
+        imp_id=opportunity.imp_id,
+        bid_id=reservation.bid_id,
+        advertiser_id=snapshot.advertisers[row].id,
+        campaign_id=line_item.campaign_id,
+        line_item_id=line_item.id,
+        creative_id=snapshot.creatives[creative].id,
+        # A test may be answered and must never be billed: its notices can charge nothing.
+        price_micros_cpm=0 if opportunity.test else price_micros_cpm,
+        cost_micros_max=reservation.cost_micros,
+        currency=opportunity.currency,
+        rate=opportunity.currency_rate,
+        bid_at_ms=reservation.at_ms,
+        expires_at_ms=reservation.expires_at_ms,
+        lease_id=reservation.lease_id,
+        day=reservation.day,
+        user_key=opportunity.user_key if opportunity.may_store else "",
+    )
+    record = Bid(
+        facts=facts,
+        ad_features=_bytes(state.served.ad_rows[creative]),
+        pctr=float(candidates.pctr[number]),
+        pcvr=float(candidates.pcvr[number]),
+        value_micros_cpm=int(candidates.value_micros_cpm[number]),
+        floor_micros_cpm=int(selection.floors_micros_cpm[number]),
+        first_price=bool(selection.first_price[number]),
+        pacing_multiplier=float(state.controls.multiplier[row]),
+        request_features=_bytes(candidates.request_features),
+    )
+    return Offer(
+        opportunity=opportunity,
+        advertiser=snapshot.advertisers[row],
+        line_item=line_item,
+        creative=snapshot.creatives[creative],
+        deal=selection.deals[number],
+        facts=facts,
+        price_micros_cpm=price_micros_cpm,
+        record=record,
+    )
+
+
+def _bytes(row: NDArray[Any]) -> bytes:
+    return row.astype("<i8", copy=False).tobytes()

@@ -1,0 +1,64 @@
+"""Reads the prices that notices carry: decrypts, converts to the book's currency, and refuses what cannot be true."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+from dsp.events.schema import BidFacts
+from dsp.kernel.errors import InputError
+from dsp.kernel.money import Micros, price_micros_from_cpm
+from dsp.openrtb.price import PlainPrice, PriceCipher, cipher
+from dsp.openrtb.profile import Profile
+
+TEXT_CHARS_MAX = 256
+#: Exchanges round prices in their own currency: this much above our bid is still our bid, and is billed as our bid.
+ROUNDING_MICROS_CPM = 10
+#: How the macros of exchanges look when nobody replaced them, raw or percent-encoded.
+_MACRO_MARKS = ("${", "%24%7B", "%24%7b", "%%", "{")
+_PLAIN = PlainPrice()
+
+
+class PriceReader:
+    """Holds one cipher per exchange."""
+
+    def __init__(self, profiles: Mapping[str, Profile]) -> None:
+        self._ciphers = {name: cipher(profile) for name, profile in profiles.items()}
+
+    def clearing(self, facts: BidFacts, text: str) -> Micros | None:
+        """Return the clearing price in the book's currency, never above our bid; None where the notice states none.
+
+        Raises:
+            InputError: not a price of this exchange, or above our bid, which no auction can clear at.
+        """
+        if _unstated(text):
+            return None
+        if text == "AUDIT":  # OpenRTB 4.4: the value in creative scans, which are no impressions
+            raise InputError("a creative scan bills nothing", reason="price_audit")
+        if facts.exchange not in self._ciphers:
+            raise InputError("the exchange is not configured any more", reason="unknown_exchange")
+        price = _micros(self._ciphers[facts.exchange], facts, text)
+        if price > facts.price_micros_cpm + ROUNDING_MICROS_CPM:
+            raise InputError("the price is above our bid", reason="price_above_bid")
+        return min(price, facts.price_micros_cpm)
+
+    def hint(self, facts: BidFacts, text: str) -> Micros | None:
+        """Return a price that is only information, such as the minimum to win; None where it makes no sense."""
+        if _unstated(text):
+            return None
+        # Some exchanges encrypt what we pay and send the rest in the clear.
+        for one in (self._ciphers.get(facts.exchange, _PLAIN), _PLAIN):
+            with suppress(InputError):
+                return _micros(one, facts, text)
+        return None
+
+
+def _unstated(text: str) -> bool:
+    return not text or text.startswith(_MACRO_MARKS)
+
+
+def _micros(one: PriceCipher, facts: BidFacts, text: str) -> Micros:
+    if len(text) > TEXT_CHARS_MAX:
+        raise InputError("the price is too long", reason="price_malformed")
+    try:
+        return price_micros_from_cpm(one.decrypt(text) * facts.rate)
+    except ValueError as fault:
+        raise InputError(str(fault), reason="price_absurd") from fault

@@ -1,0 +1,130 @@
+"""Follows what others publish: the snapshot, the pacing controls, the champion model. Swaps whole, keeps the old on any
+fault. Building happens in a thread, so that auctions go on meanwhile.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from bidder.state import Served, Serving, ServingState, serve
+from dsp import registry
+from dsp.cache.port import BlobStore
+from dsp.kernel import logging, metrics
+from dsp.kernel.clock import MS_PER_SECOND
+from dsp.pacing import controller
+from dsp.pacing.controller import CONTROLS_BLOB, Controls
+from dsp.snapshot import codec
+from models.serving import bundle
+from models.serving.bundle import CHAMPION
+from models.serving.predictor import Predictor
+from models.serving.prior import PriorPredictor
+
+#: The blob under which the snapshot is published.
+SNAPSHOT_BLOB = "snapshot"
+_Part = TypeVar("_Part")
+
+
+class Reloader:
+    """Polls the blob store and the registry, and swaps `serving` when something is new."""
+
+    def __init__(self, serving: Serving, blobs: BlobStore, registry_root: Path, interval_ms: int) -> None:
+        self._serving = serving
+        self._blobs = blobs
+        self._root = registry_root
+        self._interval_seconds = interval_ms / MS_PER_SECOND
+        self._served: Served | None = None
+        self._controls: Controls | None = None
+        self._prior: Predictor = PriorPredictor()
+        self._predictor: Predictor = self._prior
+        #: What was looked at last, good or bad, so that a broken artefact is tried and reported once.
+        self._seen = {SNAPSHOT_BLOB: "", CONTROLS_BLOB: "", CHAMPION: ""}
+        self._complaint = ""
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load what is there already, then follow changes."""
+        await self.poll()
+        self._task = asyncio.create_task(self._run(), name="reload")
+
+    async def stop(self) -> None:
+        """Follow no more; the state stays."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def poll(self) -> bool:
+        """Look once for something new; return whether the state was swapped."""
+        served = await self._blob(SNAPSHOT_BLOB, lambda data: serve(codec.decode(data), self._served))
+        controls = await self._blob(CONTROLS_BLOB, controller.decode)
+        model = await self._champion()
+        if served is None and controls is None and model is None:
+            return False
+        self._served = served or self._served
+        self._controls = controls or self._controls
+        if model is not None:
+            self._predictor, self._prior = model.predictor, model.prior
+        if self._served is None:
+            return False
+        self._serving.swap(
+            ServingState(
+                served=self._served,
+                controls=controller.align(self._controls, self._served.snapshot.line_item_ids),
+                controls_at_ms=self._controls.at_ms if self._controls is not None else 0,
+                predictor=self._predictor,
+                prior=self._prior,
+            )
+        )
+        return True
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_seconds)
+            try:
+                await self.poll()
+            except Exception as fault:
+                self._complain(fault)
+
+    async def _blob(self, name: str, build: Callable[[bytes], _Part]) -> _Part | None:
+        try:
+            found = await self._blobs.get(name, self._seen[name])
+        except Exception as fault:
+            self._complain(fault)
+            return None
+        if found is None:
+            return None
+        self._seen[name], data = found
+        return await self._build(name, lambda: build(data))
+
+    async def _champion(self) -> bundle.Bundle | None:
+        try:
+            version = await asyncio.to_thread(registry.resolve, self._root, CHAMPION)
+        except Exception as fault:
+            self._complain(fault)
+            return None
+        if version is None or version == self._seen[CHAMPION]:
+            return None
+        self._seen[CHAMPION] = version
+        return await self._build(CHAMPION, lambda: bundle.load(self._root, version))
+
+    async def _build(self, name: str, build: Callable[[], _Part]) -> _Part | None:
+        """Build in a thread; whatever is wrong with the artefact, the old one goes on serving."""
+        swaps = {SNAPSHOT_BLOB: metrics.SNAPSHOT_SWAPS, CHAMPION: metrics.MODEL_SWAPS}.get(name)
+        try:
+            built = await asyncio.to_thread(build)
+        except Exception as fault:
+            logging.get(__name__).error("refused", artefact=name, version=self._seen[name], fault=repr(fault))
+            built = None
+        if swaps is not None:
+            swaps.labels("failed" if built is None else "loaded").inc()
+            if built is not None:
+                logging.get(__name__).info("loaded", artefact=name, version=self._seen[name])
+        return built
+
+    def _complain(self, fault: Exception) -> None:
+        """Log a fault of the store once, not four times a second."""
+        if repr(fault) != self._complaint:
+            self._complaint = repr(fault)
+            logging.get(__name__).warning("cannot look for changes", fault=self._complaint)

@@ -1,0 +1,91 @@
+"""One auction under way: what it works on, the money it has reserved, and the notes that become metrics at its end."""
+
+from typing import NamedTuple
+
+from bidder.offer import Offer
+from bidder.state import ServingState
+from bidder.tally import Tally
+from dsp.kernel import metrics
+from dsp.kernel.clock import Clock, Deadline
+from dsp.kernel.metrics import Outcome, Stage
+from dsp.openrtb.profile import Profile
+
+_NS_PER_SECOND = 1_000_000_000
+
+
+class Arrival(NamedTuple):
+    """A request as it came in; `arrived_ns` is on the monotonic clock."""
+
+    profile: Profile
+    body: bytes
+    encoding: str
+    arrived_ns: int
+
+
+class Run:
+    """The mutable part of one auction."""
+
+    __slots__ = (
+        "_clock", "_marked_ns", "_stages", "arrival", "deadline", "late", "model_version", "now_ms", "outcome",
+        "profile", "reasons", "reserved", "sent", "state",
+    )  # fmt: skip
+
+    def __init__(self, arrival: Arrival, state: ServingState | None, clock: Clock) -> None:
+        self._clock = clock
+        self._marked_ns = clock.elapsed_ns()
+        self._stages: dict[Stage, int] = {}
+        self.arrival = arrival
+        self.profile = arrival.profile
+        self.state = state
+        self.now_ms = clock.now_ms()
+        self.deadline = Deadline(arrival.arrived_ns)
+        self.outcome = Outcome.NO_BID
+        self.reasons: list[str] = []  # one for each impression without a bid, or one for the whole request
+        self.reserved: list[Offer] = []
+        self.sent: list[Offer] = []  # of those reserved; the others are withdrawn at the end
+        self.late = False
+        self.model_version = ""
+
+    def left_ms(self) -> float:
+        """Return the milliseconds left until the answer must leave."""
+        return self.deadline.left_ms(self._clock.elapsed_ns())
+
+    def mark(self, stage: Stage) -> int:
+        """Charge the time since the last mark to a stage; return that time in nanoseconds."""
+        now_ns = self._clock.elapsed_ns()
+        spent_ns = now_ns - self._marked_ns
+        self._stages[stage] = self._stages.get(stage, 0) + spent_ns
+        self._marked_ns = now_ns
+        return spent_ns
+
+    def predicted(self, candidates: int) -> None:
+        """Note one call of the predictor."""
+        metrics.PREDICT_DURATION.observe(self.mark(Stage.PREDICT) / _NS_PER_SECOND)
+        metrics.PREDICT_BATCH.observe(candidates)
+
+    def end(self, outcome: Outcome, reason: str = "") -> None:
+        """Note how the request ended."""
+        self.outcome = outcome
+        if reason:
+            self.reasons.append(reason)
+
+    def withdrawn(self) -> list[Offer]:
+        """Return the offers whose money was reserved and that have not left."""
+        if not self.sent:
+            return self.reserved
+        sent = {offer.facts.bid_id for offer in self.sent}
+        return [offer for offer in self.reserved if offer.facts.bid_id not in sent]
+
+    def record(self, tally: Tally) -> None:
+        """Turn the notes into metrics."""
+        exchange = self.profile.name
+        for stage, spent_ns in self._stages.items():
+            tally.stage(stage, spent_ns / _NS_PER_SECOND)
+        for reason in self.reasons:
+            tally.no_bid(exchange, reason)
+        for offer in self.sent:
+            tally.bid(exchange, offer.creative.format.value)
+        if self.late:
+            tally.late(exchange)
+        elapsed_ns = self._clock.elapsed_ns() - self.arrival.arrived_ns
+        tally.answered(exchange, self.outcome, elapsed_ns / _NS_PER_SECOND)

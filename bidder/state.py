@@ -1,0 +1,79 @@
+"""What is being served: one immutable value, swapped whole, so that an auction never sees two versions at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.catalog.entities import ConversionRule
+from dsp.kernel import metrics
+from dsp.kernel.clock import MS_PER_SECOND
+from dsp.pacing.controller import ControlColumns
+from dsp.snapshot.build import Snapshot
+from models.features.encode import ad_rows
+from models.serving.predictor import Predictor
+
+#: Landing pages remembered of creatives that have left the catalogue; ads in browsers outlive them.
+LANDINGS_MAX = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A compiled snapshot and what is computed once from it."""
+
+    snapshot: Snapshot
+    ad_rows: NDArray[np.int64]  # (C, A), models.features.columns.AD_COLUMNS
+    landing_urls: Mapping[int, str] = field(default_factory=dict)  # by creative id
+    conversion_rules: Mapping[int, Mapping[int, ConversionRule]] = field(default_factory=dict)  # by advertiser, by id
+
+
+@dataclass(frozen=True, slots=True)
+class ServingState:
+    """Everything an auction reads that can change while the process runs."""
+
+    served: Served
+    controls: ControlColumns  # aligned with the snapshot's line items
+    controls_at_ms: int
+    predictor: Predictor
+    prior: Predictor  # answers when too little time is left for the predictor
+
+
+def serve(snapshot: Snapshot, previous: Served | None) -> Served:
+    """Compute once what auctions and notices look up in a snapshot."""
+    landing_urls = dict(previous.landing_urls) if previous is not None else {}
+    landing_urls.update({creative.id: creative.landing_url for creative in snapshot.creatives})
+    while len(landing_urls) > max(LANDINGS_MAX, len(snapshot.creatives)):
+        del landing_urls[next(iter(landing_urls))]
+    rules: dict[int, dict[int, ConversionRule]] = {}
+    for rule in sorted(snapshot.conversion_rules, key=lambda rule: rule.id):
+        rules.setdefault(rule.advertiser_id, {})[rule.id] = rule
+    return Served(snapshot, ad_rows(snapshot), landing_urls, rules)
+
+
+class Serving:
+    """The one reference that auctions and notices read; `current` is None until a snapshot is loaded."""
+
+    def __init__(self) -> None:
+        self.current: ServingState | None = None
+
+    def swap(self, state: ServingState) -> None:
+        """Serve another state from the next auction on."""
+        self.current = state
+        metrics.SNAPSHOT_LINE_ITEMS.set(len(state.served.snapshot.line_items))
+        metrics.MODEL.info({"version": state.predictor.version})
+
+    def landing_url(self, creative_id: int) -> str:
+        """Return where a creative's clicks lead; empty when it is not known here."""
+        return self.current.served.landing_urls.get(creative_id, "") if self.current is not None else ""
+
+    def conversion_rules(self, advertiser_id: int) -> Mapping[int, ConversionRule]:
+        """Return an advertiser's conversion rules by id."""
+        return self.current.served.conversion_rules.get(advertiser_id, {}) if self.current is not None else {}
+
+    def report_ages(self, now_ms: int) -> None:
+        """Set the gauges that tell how old the snapshot and the controls are."""
+        if self.current is not None:
+            metrics.SNAPSHOT_AGE.set((now_ms - self.current.served.snapshot.built_at_ms) / MS_PER_SECOND)
+            if self.current.controls_at_ms:
+                metrics.CONTROLS_AGE.set((now_ms - self.current.controls_at_ms) / MS_PER_SECOND)

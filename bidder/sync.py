@@ -1,0 +1,87 @@
+"""Keeps the lease book supplied: about once a second asks for money, returns what is idle, and learns what was settled.
+
+Fails closed: without a successful sync the book stops reserving by itself, and bidding stops.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from dsp.cache.port import LeaseStore
+from dsp.kernel import logging, metrics
+from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock
+from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.ledger.lease import LeaseBook
+
+
+class LeaseSync:
+    """Joins the process's lease book with the lease store."""
+
+    def __init__(self, store: LeaseStore, book: LeaseBook, holder: str, interval_ms: int, clock: Clock) -> None:
+        self._store = store
+        self._book = book
+        self._holder = holder
+        self._interval_seconds = interval_ms / MS_PER_SECOND
+        self._clock = clock
+        self._registered = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Register, and begin to sync."""
+        await self.sync()
+        self._task = asyncio.create_task(self._run(), name="lease-sync")
+
+    async def stop(self) -> None:
+        """Stop syncing and return all money that no bid has reserved."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self.sync(final=True)
+
+    async def sync(self, final: bool = False) -> bool:
+        """Sync once; return whether it succeeded. Faults are counted and left to the next one."""
+        try:
+            await self._sync(final)
+        except ConflictError:
+            # Another process has taken over our name, or we were silent for too long: start anew under a new epoch.
+            self._registered = False
+            result = "fenced"
+        except UnavailableError as fault:
+            logging.get(__name__).warning("lease store away", fault=str(fault))
+            result = "unavailable"
+        except Exception as fault:
+            logging.get(__name__).error("lease sync failed", fault=repr(fault))
+            result = "failed"
+        else:
+            result = "synced"
+        metrics.LEASE_SYNCS.labels(result).inc()
+        self.report()
+        return result == "synced"
+
+    def report(self) -> None:
+        """Set the gauges of leased money."""
+        metrics.LEASE_FREE.set(self._book.free_micros)
+        metrics.LEASE_RESERVED.set(self._book.reserved_micros)
+        if self._book.watermark_ms:
+            metrics.LEASE_WATERMARK_AGE.set((self._clock.now_ms() - self._book.watermark_ms) / MS_PER_SECOND)
+
+    async def _sync(self, final: bool) -> None:
+        if not self._registered:
+            if final:
+                return
+            self._book.adopt(await self._store.register(self._holder, self._clock.now_ms()))
+            self._registered = True
+        elapsed_ms = self._elapsed_ms()
+        wants = self._book.wants(elapsed_ms)
+        returns = self._book.returns(elapsed_ms, everything=final)
+        epoch = self._book.epoch
+        report = await self._store.sync(epoch, self._clock.now_ms(), [] if final else wants, returns)
+        self._book.apply(report, self._elapsed_ms())
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_seconds)
+            await self.sync()
+
+    def _elapsed_ms(self) -> int:
+        return self._clock.elapsed_ns() // NS_PER_MS

@@ -1,0 +1,70 @@
+"""The bid path's metrics with their labels resolved beforehand, so that counting costs a dictionary look-up."""
+
+from collections.abc import Iterable
+from functools import cache
+
+from prometheus_client import Counter, Histogram
+
+from dsp.catalog.entities import MediaFormat
+from dsp.catalog.reasons import Exclusion
+from dsp.kernel import metrics
+from dsp.kernel.metrics import Outcome, Stage
+
+#: Stands for every exchange that has no profile, so that a stranger cannot make labels.
+UNKNOWN_EXCHANGE = "unknown"
+
+
+class Tally:
+    """Counts requests, reasons and stages. One instance per process."""
+
+    def __init__(self, exchanges: Iterable[str]) -> None:
+        names = [*exchanges, UNKNOWN_EXCHANGE]
+        self._outcomes: dict[tuple[str, Outcome], Counter] = {
+            (name, outcome): metrics.BID_REQUESTS.labels(name, outcome.value) for name in names for outcome in Outcome
+        }
+        self._durations: dict[str, Histogram] = {name: metrics.BID_DURATION.labels(name) for name in names}
+        self._late: dict[str, Counter] = {name: metrics.BIDS_LATE.labels(name) for name in names}
+        self._stages: dict[Stage, Histogram] = {
+            stage: metrics.BID_STAGE_DURATION.labels(stage.value) for stage in Stage
+        }
+        self._reason = cache(metrics.NO_BIDS.labels)
+        self._bid = cache(metrics.BIDS.labels)
+        for name in names:
+            for reason in Exclusion:
+                self._reason(name, reason.value)
+            for media in MediaFormat:
+                self._bid(name, media.value)
+
+    def answered(self, exchange: str, outcome: Outcome, seconds: float) -> None:
+        """Count one answered request."""
+        self._outcomes[exchange, outcome].inc()
+        self._durations[exchange].observe(seconds)
+
+    def no_bid(self, exchange: str, reason: str) -> None:
+        """Count one request or impression without a bid; `reason` comes from our code, never from a request."""
+        self._reason(exchange, reason).inc()
+
+    def bid(self, exchange: str, media: str) -> None:
+        """Count one bid sent."""
+        self._bid(exchange, media).inc()
+
+    def late(self, exchange: str) -> None:
+        """Count one answer that was ready too late."""
+        self._late[exchange].inc()
+
+    def stage(self, stage: Stage, seconds: float) -> None:
+        """Observe one stage's duration."""
+        self._stages[stage].observe(seconds)
+
+    def invalid(self, exchange: str, reason: str) -> None:
+        """Count a request refused before any auction."""
+        self._outcomes[exchange, Outcome.INVALID].inc()
+        self._reason(exchange, reason).inc()
+
+    def refused(self, reason: str) -> None:
+        """Count a request on the bid port that belongs to no exchange."""
+        self.invalid(UNKNOWN_EXCHANGE, reason)
+
+    def notice_refused(self, reason: str) -> None:
+        """Count a request on the notice port that is no notice."""
+        metrics.NOTICES_REFUSED.labels(reason).inc()
