@@ -1,0 +1,203 @@
+"""The controller against a simulated market: it delivers to plan, at the scale of minutes and of days."""
+
+from collections.abc import Callable
+from math import inf, pi, sin
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
+from dsp.pacing.controller import Control, Controls, Law, align, decode, encode, hold, step
+from dsp.pacing.plan import MS_PER_HOUR, Plan, plan
+from tests.unit.pacing.market import Market, run
+
+MIDNIGHT = 1_748_822_400_000  # a Monday, UTC
+HOUR = MS_PER_HOUR
+
+
+def planner(budget: int, end_ms: int, *, start_ms: int = MIDNIGHT, **terms: Any) -> Callable[[int, int], Plan]:
+    """Return the plan of a flight within one UTC day."""
+
+    def plan_at(now_ms: int, spent: int) -> Plan:
+        found = plan(
+            Budget(total_micros=budget),
+            Flight(start_ms=start_ms, end_ms=end_ms),
+            terms.get("dayparts", ()),
+            "UTC",
+            terms.get("mode", PacingMode.EVEN),
+            terms.get("curve", ()),
+            0,
+            now_ms,
+        )
+        assert found is not None
+        return found
+
+    return plan_at
+
+
+def supply(market: Market, seconds: int) -> float:
+    """Return what all auctions would cost at full multiplier: the most that could be spent."""
+    sample = Market(lambda _: 20_000.0, seed=99).costs(0, 10.0, Control()).sum() / 200_000
+    return float(sample * sum(market.rate(MIDNIGHT + 1_000 * second) for second in range(seconds)))
+
+
+@pytest.mark.parametrize("times", [1.5, 3.0, 10.0])
+@pytest.mark.parametrize("delay_ms", [300, 2_500])
+def test_a_flight_of_two_minutes_follows_its_plan(times: float, delay_ms: int) -> None:
+    market = Market(lambda _: 80.0, billing_delay_ms=delay_ms)
+    budget = int(supply(market, 120) / times)
+    end = MIDNIGHT + 120_000
+    trace = run(market, planner(budget, end), budget, MIDNIGHT, end + 10_000)
+    assert trace.spent[-1] / budget == pytest.approx(1.0, abs=0.03)
+    assert np.abs(trace.gaps(budget)[:120]).mean() < 0.05
+    assert np.abs(trace.gaps(budget)[:120]).max() < 0.12
+
+
+def test_a_day_of_rising_and_falling_traffic_follows_its_plan() -> None:
+    market = Market(lambda now_ms: 4.0 * (1.0 + 0.6 * sin(2 * pi * (now_ms - MIDNIGHT) / (24 * HOUR))))
+    budget = int(supply(market, 24 * 3_600) / 4)
+    end = MIDNIGHT + 24 * HOUR
+    trace = run(market, planner(budget, end - 1), budget, MIDNIGHT, end, step_ms=5_000)
+    assert trace.spent[-1] / budget == pytest.approx(1.0, abs=0.01)
+    assert np.abs(trace.gaps(budget)).max() < 0.03
+    # Money is dearest to place where traffic is thin: there the controller bids up, and not at the peak.
+    multipliers = np.array([control.multiplier * control.pass_rate for control in trace.controls])
+    hours = len(multipliers) // 24
+    assert multipliers[17 * hours : 19 * hours].mean() > 1.5 * multipliers[5 * hours : 7 * hours].mean()
+
+
+def test_money_follows_traffic_when_the_plan_knows_it() -> None:
+    curve = tuple(1.0 + 0.8 * sin(2 * pi * hour / 24) for hour in range(24))
+    market = Market(lambda now_ms: 4.0 * curve[(now_ms - MIDNIGHT) // HOUR % 24])
+    budget = int(supply(market, 24 * 3_600) / 4)
+    end = MIDNIGHT + 24 * HOUR
+    trace = run(market, planner(budget, end - 1, curve=curve), budget, MIDNIGHT, end, step_ms=5_000)
+    assert trace.spent[-1] / budget == pytest.approx(1.0, abs=0.01)
+    settled = [control.multiplier for control in trace.controls[len(trace.controls) // 8 :]]
+    assert np.std(settled) / np.mean(settled) < 0.12
+
+
+def test_a_sudden_loss_of_traffic_releases_the_brake_and_is_made_up_for() -> None:
+    lost = range(MIDNIGHT + 50_000, MIDNIGHT + 75_000)
+    market = Market(lambda now_ms: 2.0 if now_ms in lost else 120.0)
+    end = MIDNIGHT + 180_000
+    budget = int(supply(market, 180) / 4)
+    trace = run(market, planner(budget, end), budget, MIDNIGHT, end + 10_000)
+    assert trace.controls[74].multiplier > 1.5 * trace.controls[48].multiplier
+    assert trace.gaps(budget)[76] < -0.08
+    assert trace.spent[-1] / budget == pytest.approx(1.0, abs=0.03)
+    assert trace.gaps(budget).max() < 0.08  # what comes back is not met at full speed
+
+
+def test_too_little_traffic_releases_it_to_the_full() -> None:
+    market = Market(lambda _: 20.0)
+    end = MIDNIGHT + 120_000
+    budget = int(supply(market, 120) * 2)
+    trace = run(market, planner(budget, end), budget, MIDNIGHT, end)
+    assert all(control.multiplier == control.pass_rate == 1.0 for control in trace.controls[30:])
+
+
+def test_a_flood_of_cheap_traffic_needs_the_pass_rate() -> None:
+    market = Market(lambda _: 3_000.0, rival_cpm=0.05, rival_spread=0.1, value_spread=0.1)
+    end = MIDNIGHT + 240_000
+    budget = 10_800_000  # a fortieth of what even the lowest multiplier would buy
+    trace = run(market, planner(budget, end), budget, MIDNIGHT, end + 10_000)
+    throttled = trace.controls[100]
+    assert throttled.multiplier == pytest.approx(Law().multiplier_min)
+    assert throttled.pass_rate < 0.2
+    assert trace.spent[-1] / budget == pytest.approx(1.0, abs=0.03)
+    assert np.abs(trace.gaps(budget)[100:]).mean() < 0.1
+
+
+def test_the_multiplier_alone_is_used_while_it_is_enough() -> None:
+    market = Market(lambda _: 80.0)
+    end = MIDNIGHT + 120_000
+    budget = int(supply(market, 120) / 3)
+    trace = run(market, planner(budget, end), budget, MIDNIGHT, end)
+    assert all(control.pass_rate == 1.0 for control in trace.controls[15:])
+
+
+def test_a_cold_start_opens_up_without_a_burst() -> None:
+    market = Market(lambda _: 400.0, billing_delay_ms=2_000)
+    end = MIDNIGHT + 120_000
+    budget = int(supply(market, 120) / 15)
+    trace = run(market, planner(budget, end), budget, MIDNIGHT, end)
+    assert trace.gaps(budget)[:20].max() < 0.1
+    assert trace.spent[25] > 0.1 * budget
+
+
+def test_a_restart_goes_on_where_the_controller_was() -> None:
+    market, end = Market(lambda _: 80.0), MIDNIGHT + 120_000
+    budget = int(supply(market, 120) / 3)
+
+    def through_the_blob(now_ms: int, control: Control) -> Control:
+        return decode(encode(Controls(at_ms=now_ms, line_items={1: control}))).line_items[1]
+
+    plain = run(market, planner(budget, end), budget, MIDNIGHT, end)
+    again = run(Market(lambda _: 80.0), planner(budget, end), budget, MIDNIGHT, end, restart=through_the_blob)
+    assert plain.controls == again.controls
+
+
+def test_outside_dayparts_the_level_waits() -> None:
+    hour = (Daypart(weekday=0, start_hour=0, end_hour=1), Daypart(weekday=0, start_hour=3, end_hour=4))
+    plan_at = planner(10_000_000, MIDNIGHT + 24 * HOUR, dayparts=hour)
+    before = Control(level=-1.0, at_ms=MIDNIGHT + HOUR, spent_micros=5_000_000)
+    pause = MIDNIGHT + 2 * HOUR
+    assert plan_at(pause, 0).rate_micros_second(pause) == 0.0
+    after = step(before, 5_000_000, 5_000_000, 0.0, 7_200, pause, Law())
+    assert (after.level, after.at_ms) == (-1.0, pause)
+
+
+def test_what_may_be_spent_at_once_is_not_held() -> None:
+    after = step(Control(level=-2.0), 0, 1_000, inf, 86_400, MIDNIGHT, Law())
+    assert (after.multiplier, after.pass_rate) == (1.0, 1.0)
+
+
+def test_the_tighter_of_line_item_and_campaign_is_obeyed() -> None:
+    own = Control(level=-0.5)
+    assert hold(own, 0.0, Law()).multiplier == pytest.approx(np.exp(-0.5))
+    assert hold(own, -1.0, Law()).multiplier == pytest.approx(np.exp(-1.0))
+    deep = hold(own, -3.0, Law())
+    assert deep.multiplier == pytest.approx(0.2)
+    assert deep.multiplier * deep.pass_rate == pytest.approx(np.exp(-3.0))
+    assert deep.level == -0.5  # its own state is not the campaign's
+
+
+def test_columns_stand_beside_the_snapshot() -> None:
+    ids = np.array([7, 3, 9], dtype=np.int64)
+    controls = Controls(at_ms=1, line_items={3: Control(multiplier=0.5), 9: Control(multiplier=0.2, pass_rate=0.1)})
+    columns = align(controls, ids)
+    assert columns.multiplier.tolist() == [1.0, 0.5, 0.2]
+    assert columns.pass_rate.tolist() == [1.0, 1.0, 0.1]
+    assert align(None, ids).multiplier.tolist() == [1.0, 1.0, 1.0]
+    assert align(controls, ids[:0]).pass_rate.shape == (0,)
+
+
+@pytest.mark.parametrize("blob", [b"", b"\x93", b"\x81\xa5at_ms\xa1x", b"{}"])
+def test_rubbish_is_no_controls(blob: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode(blob)
+
+
+@given(
+    level=st.floats(-20, 1),
+    spent=st.integers(0, 10**15),
+    before_spent=st.integers(0, 10**15),
+    planned=st.integers(0, 10**15),
+    rate=st.one_of(st.just(0.0), st.just(inf), st.floats(1e-9, 1e12)),
+    day_seconds=st.floats(0, 1e6),
+    elapsed_ms=st.integers(-(10**6), 10**9),
+)
+def test_whatever_comes_the_control_is_within_its_bounds(
+    level: float, spent: int, before_spent: int, planned: int, rate: float, day_seconds: float, elapsed_ms: int
+) -> None:
+    before = Control(level=level, at_ms=MIDNIGHT, spent_micros=before_spent, cold=True)
+    law = Law()
+    after = step(before, spent, planned, rate, day_seconds, MIDNIGHT + elapsed_ms, law)
+    assert law.multiplier_min <= after.multiplier <= 1.0
+    assert law.pass_rate_min * 0.999 <= after.pass_rate <= 1.0
+    assert after.pass_rate == 1.0 or after.multiplier == pytest.approx(law.multiplier_min)
