@@ -22,7 +22,7 @@ _REFUSED: Any = object()
 
 
 class Rules:
-    """The rules of each struct: by field, and across fields (run only once all its fields are right)."""
+    """The rules of each struct: by field, and across fields."""
 
     def __init__(
         self, fields: Mapping[type, Mapping[str, FieldRule]], structs: Mapping[type, StructRule] | None = None
@@ -43,14 +43,28 @@ class Rules:
         for name, field in known.items():
             at = _join(path, name)
             if name in values:
-                built[name] = self._field(values[name], hints[name], rules.get(name), at, faults)
+                before = len(faults)
+                value = self._field(values[name], hints[name], rules.get(name), at, faults)
+                if len(faults) == before or isinstance(value, dict):  # of a dictionary, what was right is left
+                    built[name] = value
             elif field.required:
                 faults.append(Fault(at, "is required"))
-        if len(faults) > found:
+        return self._whole(struct, built, path, faults, found)
+
+    def _whole(self, struct: type, built: dict[str, Any], path: str, faults: list[Fault], found: int) -> Any:
+        """Build the struct of the fields that were right, and check what holds across fields as far as that goes."""
+        refused = faults[found:]
+        if any(field.required and field.name not in built for field in msgspec.structs.fields(struct)):
             return _REFUSED
         made = struct(**built)
         rule = self._structs.get(struct)
-        return rule(made, path, faults) if rule else made
+        if rule is None:
+            return _REFUSED if refused else made
+        across: list[Fault] = []
+        made = rule(made, path, across)
+        # A field that was refused already is missing here, which must not be held against it again.
+        faults += [one for one in across if not any(_within(one.field, other.field) for other in refused)]
+        return _REFUSED if len(faults) > found else made
 
     def _field(self, value: Any, hint: Any, rule: FieldRule | None, path: str, faults: list[Fault]) -> Any:
         found = len(faults)
@@ -92,7 +106,7 @@ class Rules:
             key = self._convert(name, hints[0], at, faults)
             if key is not _REFUSED:
                 entries[key] = self._convert(value, hints[1], at, faults)
-        return entries
+        return {key: value for key, value in entries.items() if value is not _REFUSED}
 
 
 def _scalar(value: Any, hint: type, path: str, faults: list[Fault]) -> Any:
@@ -111,6 +125,10 @@ def _scalar(value: Any, hint: type, path: str, faults: list[Fault]) -> Any:
 def _refuse(faults: list[Fault], path: str, message: str) -> Any:
     faults.append(Fault(path, message))
     return _REFUSED
+
+
+def _within(field: str, other: str) -> bool:
+    return field == other or field.startswith((f"{other}.", f"{other}["))
 
 
 def _join(path: str, name: str) -> str:

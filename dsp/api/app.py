@@ -1,0 +1,23 @@
+"""Puts the application together; dsp.api.server runs it."""
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from dsp.api import errors, openapi
+from dsp.api.context import Services
+from dsp.api.middleware import Observer
+from dsp.api.routes import catalog, keys, operations
+
+
+def create_app(services: Services) -> FastAPI:
+    """Return the ASGI application; it opens and closes nothing that `services` holds."""
+    app = FastAPI(title="DSP", version=version("dsp"), redirect_slashes=False)
+    app.state.services = services
+    app.include_router(catalog.router())
+    app.include_router(keys.router)
+    app.include_router(operations.router)
+    app.add_middleware(Observer, clock=services.clock)
+    errors.install(app)
+    openapi.install(app)
+    return app

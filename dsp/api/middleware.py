@@ -1,0 +1,75 @@
+"""What happens to every API request: an id that is echoed, metrics, and an answer even when our code fails."""
+
+import re
+from http import HTTPStatus
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dsp.api.errors import problem
+from dsp.kernel import logging
+from dsp.kernel.clock import Clock
+from dsp.kernel.ids import new_id
+from dsp.kernel.metrics import API_DURATION, API_REQUESTS
+
+REQUEST_ID = "x-request-id"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+#: Labels are bounded: a method or path that we do not know is not a label.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
+_UNMATCHED = "unmatched"
+_NS_PER_SECOND = 1e9
+
+
+class Observer:
+    """ASGI middleware around all routes."""
+
+    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_ns = self._clock.elapsed_ns()
+        request_id = _given_id(scope) or new_id(self._clock.now_ms())
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = request_id
+                headers["x-content-type-options"] = "nosniff"
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            status = status or HTTPStatus.BAD_REQUEST  # nobody is left to answer
+        except Exception:
+            logging.get(__name__).exception("request failed", request_id=request_id, path=scope["path"])
+            if not status:
+                detail = "The server failed; its log has the fault under the request's id."
+                await problem(request_id, HTTPStatus.INTERNAL_SERVER_ERROR, detail)(scope, receive, answer)
+        finally:
+            self._count(scope, status, began_ns)
+
+    def _count(self, scope: Scope, status: int, began_ns: int) -> None:
+        route = getattr(scope.get("route"), "path", _UNMATCHED)
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        API_REQUESTS.labels(method=method, route=route, status=status).inc()
+        seconds = (self._clock.elapsed_ns() - began_ns) / _NS_PER_SECOND
+        API_DURATION.labels(method=method, route=route).observe(seconds)
+
+
+def _given_id(scope: Scope) -> str:
+    """Return the caller's request id if it is one that can be echoed and logged, else an empty string."""
+    for name, value in scope["headers"]:
+        if name == REQUEST_ID.encode() and _REQUEST_ID.fullmatch(value):
+            return str(value.decode("ascii"))
+    return ""

@@ -1,0 +1,183 @@
+"""The OpenAPI 3.1 document: schemas from the very structs that requests are checked against, and words for people."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from dsp.api.errors import MEDIA_TYPE, Problem
+from dsp.api.wording import ACTIONS, DESCRIPTION, FIELDS, KINDS, PROBLEMS, TAGS
+from dsp.catalog.entities import MediaFormat
+from dsp.catalog.kinds import Kind
+from dsp.catalog.status import Status
+from dsp.catalog.validate import READ_ONLY
+from dsp.store.catalog import Change
+
+_REF = "#/components/schemas/"
+_JSON = "application/json"
+
+
+def schema_name(kind: Kind) -> str:
+    """Return the name of a kind's schema, such as `LineItem`."""
+    return kind.entity.__name__
+
+
+def ref(name: str) -> dict[str, Any]:
+    """Return a reference to a schema."""
+    return {"$ref": f"{_REF}{name}"}
+
+
+def content(schema: dict[str, Any], media_type: str = _JSON) -> dict[str, Any]:
+    """Return the `content` of a body with this schema."""
+    return {media_type: {"schema": schema}}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the responses that refuse, each a problem document."""
+    return {
+        status: {"description": PROBLEMS[status], "content": content(ref("Problem"), MEDIA_TYPE)}
+        for status in sorted({401, 403, 422, 503, *statuses})
+    }
+
+
+def operation(kind: Kind, name: str) -> dict[str, Any]:
+    """Return what FastAPI is told of one endpoint of a kind beside its path and function."""
+    words, plural = kind.words, kind.plural.replace("_", " ")
+    entity = schema_name(kind)
+    summary, description = ACTIONS[name]
+    answer = {"create": entity, "list": f"{entity}Page", "versions": "ChangePage"}.get(name, entity)
+    success = 201 if name == "create" else 200
+    refused = {
+        "create": (400, 409, 413, 415),
+        "list": (),
+        "read": (404,),
+        "versions": (404,),
+        "update": (400, 404, 409, 412, 413, 415, 428),
+    }.get(name, (400, 404, 409, 412))
+    made: dict[str, Any] = {
+        "operation_id": f"{name}_{kind.plural if name == 'list' else kind}",
+        "summary": summary.format(one=words, many=plural),
+        "description": description.format(one=words, many=plural),
+        "tags": [plural],
+        "status_code": success,
+        "responses": {success: _success(name, answer), **problems(*refused)},
+        "openapi_extra": {"parameters": _parameters(kind, name)},
+    }
+    if name in ("create", "update"):
+        schema = f"{entity}{'Create' if name == 'create' else 'Update'}"
+        made["openapi_extra"]["requestBody"] = {"required": True, "content": content(ref(schema))}
+        if name == "update":
+            made["openapi_extra"]["requestBody"]["content"] |= content(ref(schema), "application/merge-patch+json")
+    return made
+
+
+def install(app: FastAPI) -> None:
+    """Make the application serve the document, built once."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(
+                title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS
+            )
+            components = made.setdefault("components", {})
+            # FastAPI's own error model is not what we answer with.
+            components["schemas"] = _schemas()
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _success(name: str, schema: str) -> dict[str, Any]:
+    made: dict[str, Any] = {"description": "Done.", "content": content(ref(schema))}
+    if name not in ("list", "versions"):
+        made["headers"] = {"ETag": _header("The entity's version, for `If-Match`.")}
+    if name == "create":
+        made["headers"]["Location"] = _header("Where the entity is.")
+    return made
+
+
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
+    def header(field: str, required: bool, description: str) -> dict[str, Any]:
+        return {"name": field, "in": "header", "required": required, **_header(description)}
+
+    made = []
+    if name == "list" and kind.parent_field is not None and kind.parent is not None:
+        description = f"Only those of this {kind.parent.words}."
+        made.append(
+            {"name": kind.parent_field, "in": "query", "schema": {"type": "integer"}, "description": description}
+        )
+    if name == "update":
+        made.append(header("If-Match", True, "The ETag the change is based on, or `*`."))
+    elif name in ("activate", "pause", "archive"):
+        made.append(header("If-Match", False, "The ETag the change is based on; without it any version will do."))
+    if name in ("create", "activate", "pause", "archive"):
+        description = "A value of your choice: a repetition within 24 hours gets the first answer and does nothing."
+        made.append(header("Idempotency-Key", False, description))
+    return made
+
+
+def _schemas() -> dict[str, Any]:
+    _, components = msgspec.json.schema_components(
+        [*(kind.entity for kind in Kind), Change, Problem, MediaFormat, Status], ref_template=_REF + "{name}"
+    )
+    for schema in components.values():
+        _describe(schema)
+    schemas: dict[str, Any] = dict(components)
+    for kind in Kind:
+        name = schema_name(kind)
+        entity = components[name]
+        schemas[f"{name}Create"] = _writable(entity, f"{KINDS[kind]} It begins as a draft.", _same, entity["required"])
+        schemas[f"{name}Update"] = _writable(entity, "Fields to change (RFC 7396): null resets one.", _nullable, [])
+        shown = dict(entity["properties"]) | {
+            "effective_status": ref("Status") | {"description": FIELDS["effective_status"]}
+        }
+        required = [*READ_ONLY, *(field for field in shown if field not in READ_ONLY)]
+        schemas[name] = {**entity, "description": KINDS[kind], "properties": shown, "required": required}
+        schemas[f"{name}Page"] = _page(ref(name))
+    schemas["ChangePage"] = _page(ref("Change"))
+    return schemas
+
+
+def _describe(schema: dict[str, Any]) -> None:
+    for field, value in schema.get("properties", {}).items():
+        if field in FIELDS:
+            value["description"] = FIELDS[field]
+
+
+def _same(schema: dict[str, Any]) -> dict[str, Any]:
+    return schema
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    description = schema.get("description")
+    bare = {key: value for key, value in schema.items() if key not in ("description", "default")}
+    return {"anyOf": [bare, {"type": "null"}]} | ({"description": description} if description else {})
+
+
+def _writable(
+    entity: dict[str, Any],
+    description: str,
+    shape: Callable[[dict[str, Any]], dict[str, Any]],
+    required: list[str],
+) -> dict[str, Any]:
+    properties = {name: shape(schema) for name, schema in entity["properties"].items() if name not in READ_ONLY}
+    made = {"type": "object", "description": description, "properties": properties, "additionalProperties": False}
+    needed = [name for name in required if name not in READ_ONLY]
+    return made | ({"required": needed} if needed else {})
+
+
+def _page(item: dict[str, Any]) -> dict[str, Any]:
+    token = {"type": ["string", "null"], "description": "Give it as `page_token` for the next page; null on the last."}
+    return {
+        "type": "object",
+        "description": "One page of a list.",
+        "properties": {"items": {"type": "array", "items": item}, "next_page_token": token},
+        "required": ["items", "next_page_token"],
+    }

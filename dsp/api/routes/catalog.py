@@ -1,0 +1,223 @@
+"""/v1/{kind}: one set of endpoints for every kind of entity."""
+
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+
+from dsp.api.openapi import operation
+from dsp.api.context import (
+    Body,
+    Member,
+    Served,
+    Services,
+    Viewer,
+    decode_object,
+    fingerprint,
+    idempotency_key,
+    version_wanted,
+)
+from dsp.api.pages import PAGE_SIZE, PageSize, PageToken, decode_token, encode_token, page_size
+from dsp.catalog.kinds import Entity, Kind
+from dsp.catalog.status import Status
+from dsp.catalog.values import TEXT_CHARS_MAX
+from dsp.kernel.errors import Fault, NotFoundError, ValidationError
+from dsp.store.catalog import CatalogRepository
+from dsp.store.idempotency import Answer, AnswerBook
+from dsp.store.keys import ApiKey
+
+ACTIONS = {"activate": Status.ACTIVE, "pause": Status.PAUSED, "archive": Status.ARCHIVED}
+_LIST_PARAMETERS = frozenset({"page_size", "page_token", "status", "external_id"})
+_PAGE_PARAMETERS = frozenset({"page_size", "page_token"})
+_ID_DIGITS_MAX = 19
+
+
+def router() -> APIRouter:
+    """Return the endpoints of all kinds."""
+    made = APIRouter(prefix="/v1")
+    for kind in Kind:
+        base, one = f"/{kind.path}", f"/{kind.path}/{{id}}"
+        _add(made, kind, "create", "POST", base, _create(kind))
+        _add(made, kind, "list", "GET", base, _list(kind))
+        _add(made, kind, "read", "GET", one, _read(kind))
+        _add(made, kind, "update", "PATCH", one, _update(kind))
+        _add(made, kind, "versions", "GET", f"{one}/versions", _versions(kind))
+        for action, status in ACTIONS.items():
+            _add(made, kind, action, "POST", f"{one}/{action}", _act(kind, status))
+    return made
+
+
+def _add(made: APIRouter, kind: Kind, name: str, method: str, path: str, endpoint: Callable[..., Response]) -> None:
+    made.add_api_route(path, endpoint, methods=[method], **operation(kind, name))
+
+
+def _create(kind: Kind) -> Callable[..., Response]:
+    def create(request: Request, served: Served, key: Member, body: Body) -> Response:
+        fields = decode_object(body)
+
+        def work(repository: CatalogRepository) -> Answer:
+            entity = repository.create(kind, fields)
+            location = f"{request.scope.get('root_path', '')}/v1/{kind.path}/{entity.id}"
+            return _answer(repository, kind, entity, HTTPStatus.CREATED, {"Location": location})
+
+        return _once(request, served, key, body, work)
+
+    return create
+
+
+def _list(kind: Kind) -> Callable[..., Response]:
+    def list_(
+        request: Request,
+        served: Served,
+        _key: Viewer,
+        size: Annotated[PageSize, Query(alias="page_size")] = PAGE_SIZE,
+        token: Annotated[PageToken, Query(alias="page_token")] = None,
+        status: Annotated[Status | None, Query(description="Only entities set to this status.")] = None,
+        external_id: Annotated[
+            str | None, Query(max_length=TEXT_CHARS_MAX, description="Only the entity with this external id.")
+        ] = None,
+    ) -> Response:
+        filters: dict[str, Any] = {"status": status and status.value, "external_id": external_id}
+        if kind.parent_field is not None:
+            filters[kind.parent_field] = _parent_filter(request, kind.parent_field)
+        _known_parameters(request, _LIST_PARAMETERS | {kind.parent_field})
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        limit = page_size(size, served.config.page_size_max)
+        with served.reads() as session:
+            repository = CatalogRepository(session, "", 0)
+            page = repository.list(kind, wanted, decode_token(kind, token), limit)
+            items = _shown(repository, kind, page.items)
+        following = None if page.next_after is None else encode_token(kind, page.next_after)
+        return _json({"items": items, "next_page_token": following})
+
+    return list_
+
+
+def _read(kind: Kind) -> Callable[..., Response]:
+    def read(id: str, served: Served, _key: Viewer) -> Response:
+        with served.reads() as session:
+            repository = CatalogRepository(session, "", 0)
+            return _response(_answer(repository, kind, repository.get(kind, _id(kind, id))))
+
+    return read
+
+
+def _update(kind: Kind) -> Callable[..., Response]:
+    def update(id: str, request: Request, served: Served, key: Member, body: Body) -> Response:
+        version = version_wanted(request.headers, required=True)
+        fields = decode_object(body)
+        with served.writes.begin() as session:
+            repository = CatalogRepository(session, _actor(key), served.clock.now_ms())
+            return _response(_answer(repository, kind, repository.update(kind, _id(kind, id), fields, version)))
+
+    return update
+
+
+def _versions(kind: Kind) -> Callable[..., Response]:
+    def versions(
+        id: str,
+        request: Request,
+        served: Served,
+        _key: Viewer,
+        size: Annotated[PageSize, Query(alias="page_size")] = PAGE_SIZE,
+        token: Annotated[PageToken, Query(alias="page_token")] = None,
+    ) -> Response:
+        _known_parameters(request, _PAGE_PARAMETERS)
+        number, limit = _id(kind, id), page_size(size, served.config.page_size_max)
+        scope = f"{kind}/{number}"
+        with served.reads() as session:
+            changes = CatalogRepository(session, "", 0).versions(kind, number, decode_token(scope, token), limit + 1)
+        more = len(changes) > limit
+        following = encode_token(scope, changes[limit - 1].version) if more else None
+        return _json({"items": changes[:limit], "next_page_token": following})
+
+    return versions
+
+
+def _act(kind: Kind, status: Status) -> Callable[..., Response]:
+    def act(id: str, request: Request, served: Served, key: Member, body: Body) -> Response:
+        version = version_wanted(request.headers, required=False)
+        if body.strip() and decode_object(body):
+            raise ValidationError([Fault("", "the body must be empty")])
+
+        def work(repository: CatalogRepository) -> Answer:
+            return _answer(repository, kind, repository.set_status(kind, _id(kind, id), status, version))
+
+        return _once(request, served, key, body, work)
+
+    return act
+
+
+def _once(
+    request: Request, served: Services, key: ApiKey, body: bytes, work: Callable[[CatalogRepository], Answer]
+) -> Response:
+    """Do a write, or repeat the answer it got when it was done before under the same Idempotency-Key."""
+    name, now_ms = idempotency_key(request.headers), served.clock.now_ms()
+    with served.writes.begin() as session:
+        repository = CatalogRepository(session, _actor(key), now_ms)
+        if name is None:
+            return _response(work(repository))
+        book = AnswerBook(session, key.id, now_ms, served.config.idempotency_seconds)
+        mark = fingerprint(request, body)
+        known = book.find(name, mark)
+        if known is not None:
+            return _response(known, {"Idempotency-Replayed": "true"})
+        answer = work(repository)
+        book.keep(name, mark, answer)
+        return _response(answer)
+
+
+def _answer(
+    repository: CatalogRepository,
+    kind: Kind,
+    entity: Entity,
+    status: HTTPStatus = HTTPStatus.OK,
+    headers: dict[str, str] | None = None,
+) -> Answer:
+    body = msgspec.json.encode(_shown(repository, kind, [entity])[0])
+    return Answer(status=status, headers={"ETag": f'"{entity.version}"', **(headers or {})}, body=body)
+
+
+def _shown(repository: CatalogRepository, kind: Kind, entities: Sequence[Entity]) -> list[dict[str, Any]]:
+    """Return the entities as the API shows them: their fields, and the status they effectively have."""
+    statuses = repository.effective_statuses(kind, entities)
+    return [
+        {**msgspec.to_builtins(entity), "effective_status": status.value}
+        for entity, status in zip(entities, statuses, strict=True)
+    ]
+
+
+def _response(answer: Answer, headers: dict[str, str] | None = None) -> Response:
+    return Response(answer.body, answer.status, {**answer.headers, **(headers or {})}, "application/json")
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def _actor(key: ApiKey) -> str:
+    return f"key:{key.name}"
+
+
+def _id(kind: Kind, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= _ID_DIGITS_MAX):
+        raise NotFoundError(f"there is no {kind.words} {text[:40]}")
+    return int(text)
+
+
+def _parent_filter(request: Request, name: str) -> int | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < _ID_DIGITS_MAX):
+        raise ValidationError([Fault(name, "must be an id")])
+    return int(text)
+
+
+def _known_parameters(request: Request, known: frozenset[str | None] | frozenset[str]) -> None:
+    """Refuse a parameter that would be ignored: a mistyped filter must not answer with everything."""
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise ValidationError([Fault(name[:64], "unknown parameter") for name in unknown])

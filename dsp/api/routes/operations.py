@@ -1,0 +1,41 @@
+"""/healthz, /readyz and /metrics: for those who run the platform. No key is needed, and nothing secret is told."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
+
+from dsp.api.context import Served
+from dsp.kernel.lifecycle import Phase
+from dsp.store.migrate import current, head
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", summary="Is the process alive", response_class=PlainTextResponse)
+def healthz() -> str:
+    """Answer 200 while the process runs; looks at nothing else."""
+    return "ok\n"
+
+
+@router.get(
+    "/readyz",
+    summary="Can the process serve",
+    response_class=PlainTextResponse,
+    responses={503: {"description": "Starting, draining, or without a migrated database."}},
+)
+def readyz(served: Served) -> PlainTextResponse:
+    """Answer 200 when the database is there with the newest schema and the process is not draining."""
+    if served.lifecycle.phase is not Phase.READY:
+        return PlainTextResponse(f"{served.lifecycle.phase.value}\n", 503)
+    try:
+        found = current(served.engine)
+    except SQLAlchemyError:
+        return PlainTextResponse("the database does not answer\n", 503)
+    return PlainTextResponse("ready\n") if found == head() else PlainTextResponse("the database is not migrated\n", 503)
+
+
+@router.get("/metrics", summary="Metrics in the Prometheus text format", response_class=PlainTextResponse)
+def metrics() -> Response:
+    """Return the metrics of the API's process."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

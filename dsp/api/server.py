@@ -1,0 +1,83 @@
+"""Runs the API as a process: starts, waits for the end, drains."""
+
+import asyncio
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from dsp.api.app import create_app
+from dsp.api.config import ApiConfig
+from dsp.api.context import Services
+from dsp.kernel import config, logging, metrics
+from dsp.kernel.clock import SystemClock
+from dsp.kernel.config import Platform
+from dsp.kernel.errors import UnavailableError
+from dsp.kernel.lifecycle import Lifecycle
+from dsp.store.database import create_engine, url
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Declare the process ready once it listens."""
+        await super().startup(sockets)
+        if self.started:
+            self._lifecycle.ready()
+            port = self.servers[0].sockets[0].getsockname()[1]
+            logging.get(__name__).info("api started", host=self.config.host, port=port)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the lifecycle."""
+        yield
+
+
+async def run(settings: Mapping[str, Any]) -> None:
+    """Serve until a signal or the supervisor's death ends it.
+
+    Raises:
+        UnavailableError: the port is taken.
+    """
+    platform: Platform = settings["platform"]
+    api: ApiConfig = settings["api"]
+    logging.configure("api", platform.log_level)
+    metrics.CONFIG.info({"hash": config.digest(settings)})
+    lifecycle, engine = Lifecycle(), create_engine(url(platform))
+    app = create_app(Services(engine, SystemClock(), platform, api, lifecycle))
+    server = _Server(
+        uvicorn.Config(
+            app,
+            api.host,
+            api.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=api.connections_max,
+            timeout_graceful_shutdown=api.drain_timeout_seconds,
+        ),
+        lifecycle,
+    )
+    serving = asyncio.create_task(_serve(server))
+    stopping = asyncio.create_task(lifecycle.wait_for_stop())
+    try:
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        logging.get(__name__).info("api stopping")
+        server.should_exit = True
+        await serving
+    finally:
+        stopping.cancel()
+        await lifecycle.stop()
+        engine.dispose()
+
+
+async def _serve(server: _Server) -> None:
+    try:
+        await server.serve()
+    except SystemExit as fault:  # how uvicorn reports that it cannot listen
+        raise UnavailableError(f"cannot listen on {server.config.host}:{server.config.port}") from fault

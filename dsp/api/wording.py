@@ -1,0 +1,143 @@
+"""The words of the API's documentation. No logic; a test fails when a field or an endpoint has none."""
+
+from dsp.catalog.kinds import Kind
+
+DESCRIPTION = """\
+The control plane: what is advertised, to whom, for how much, and what came of it.
+
+* **Keys.** Every request under `/v1` needs `Authorization: Bearer KEY`. A `viewer` reads, a `member` writes the
+  catalogue, an `owner` manages keys.
+* **Money** is a whole number of micros (1/1,000,000) of the book's currency; a `price_micros_cpm` is for a thousand
+  impressions.
+* **Times** are milliseconds since the Unix epoch, UTC; hours of dayparts are in the advertiser's time zone.
+* **Life cycle.** Entities are created as drafts, then activated, paused, and archived for good; never deleted.
+  `effective_status` is what the own status comes to given those of the ancestors: only what is effectively active bids.
+* **Changes** are merged (RFC 7396), need `If-Match` with the ETag they are based on, and are kept with author, before
+  and after.
+* **Repetition.** A POST with an `Idempotency-Key` can be repeated safely.
+* **Refusals** are problem documents (RFC 9457) that name every refused field. `X-Request-Id` is echoed, or made.
+"""
+
+TAGS = [
+    {"name": "advertisers", "description": "Who pays. Its time zone decides when its days begin."},
+    {"name": "campaigns", "description": "A budget and a flight that line items share."},
+    {"name": "line items", "description": "What bids: goal, budget, flight, targeting and caps."},
+    {"name": "creatives", "description": "The ads of a line item."},
+    {"name": "deals", "description": "Private deals, by their id on the exchange."},
+    {"name": "audiences", "description": "Segments that targeting may refer to."},
+    {"name": "conversion rules", "description": "What counts as a conversion."},
+    {"name": "reports", "description": "What was spent, from the book."},
+    {"name": "explain", "description": "Why something bids or does not."},
+    {"name": "keys", "description": "API keys; for owners."},
+    {"name": "operations", "description": "For those who run the platform."},
+]
+
+KINDS: dict[Kind, str] = {
+    Kind.ADVERTISER: "Who pays; the top of the tree.",
+    Kind.CAMPAIGN: "A budget and a flight that its line items share.",
+    Kind.LINE_ITEM: "What bids. Its campaign's budget, flight and caps hold as well.",
+    Kind.CREATIVE: "An ad of a line item.",
+    Kind.DEAL: "A private deal; line items name it in targeting on the dimension `deal`.",
+    Kind.AUDIENCE: "A segment of users, by the id that bid requests carry.",
+    Kind.CONVERSION_RULE: "What counts as a conversion, and what it is worth.",
+}
+
+#: Summary and description by endpoint; {one} and {many} are the kind's names.
+ACTIONS: dict[str, tuple[str, str]] = {
+    "create": ("Create a draft {one}", "The {one} does nothing until it is activated."),
+    "list": ("List {many}", "In order of id, a page at a time, archived ones too unless `status` filters them."),
+    "read": ("Read a {one}", "The answer's ETag is what a change needs in `If-Match`."),
+    "update": (
+        "Change a {one}",
+        "Fields given are merged, others stay; null resets a field, lists are replaced. A change that changes nothing "
+        "makes no new version. An archived {one} cannot be changed.",
+    ),
+    "versions": ("List the versions of a {one}", "Every write, oldest first: who, when, before and after."),
+    "activate": ("Activate a {one}", "From draft or paused. It bids within seconds, if its ancestors are active."),
+    "pause": ("Pause a {one}", "It and what is below it stop bidding within two seconds."),
+    "archive": ("Archive a {one}", "For good: it and what is below it never bid again."),
+}
+
+PROBLEMS: dict[int, str] = {
+    400: "The body is not JSON, or a header is malformed.",
+    401: "The API key is missing, unknown or revoked.",
+    403: "The API key's role is not enough.",
+    404: "There is no such entity.",
+    409: "The life cycle forbids it, or somebody wrote the same at the same time.",
+    412: "The entity has changed since it was read: read it again.",
+    413: "The body is too large.",
+    415: "The body is not plain `application/json`.",
+    422: "Values are refused; `errors` has every one with a pointer to it.",
+    428: "`If-Match` is missing.",
+    503: "The database does not answer; try again after `Retry-After` seconds.",
+}
+
+FIELDS: dict[str, str] = {
+    "id": "Given by the platform.",
+    "name": "For people; up to 200 characters.",
+    "external_id": "Your own id; unique within the kind.",
+    "status": "What was set; changed by activate, pause and archive.",
+    "effective_status": "What the status comes to given those of the ancestors.",
+    "version": "Counts writes; the ETag.",
+    "domain": "The advertiser's domain, as `adomain` of bids and as blocks (`badv`) look at it.",
+    "categories": "IAB categories such as IAB2-3.",
+    "timezone": "IANA name such as Europe/Berlin.",
+    "frequency_caps": "At most so many impressions per user within any window; all hold at once.",
+    "advertiser_id": "The advertiser it belongs to; cannot be changed.",
+    "campaign_id": "The campaign it belongs to; cannot be changed.",
+    "line_item_id": "The line item it belongs to; cannot be changed.",
+    "budget": "Hard bounds on spend; null means none of that kind.",
+    "daily_micros": "For one day in the advertiser's time zone.",
+    "total_micros": "For the whole flight.",
+    "flight": "When it runs.",
+    "start_ms": "The first instant.",
+    "end_ms": "The instant after the last; null means open.",
+    "goal": "What one unit is worth: a thousand impressions (cpm), a click (cpc) or a conversion (cpa).",
+    "kind": "What is paid for: `cpm`, `cpc` or `cpa`.",
+    "target_micros": "What one unit is worth; above 0.",
+    "pacing": "How spend spreads: `even`, `ahead` of even, or `asap`.",
+    "dayparts": "Hours in which it runs; an empty list means always.",
+    "weekday": "0 is Monday, 6 is Sunday.",
+    "start_hour": "0 to 23.",
+    "end_hour": "1 to 24, exclusive; hours across midnight are two dayparts.",
+    "targeting": "Where and to whom; every clause must hold.",
+    "clauses": "By dimension: what is included and what is excluded.",
+    "audience": "An AND of ORs: the user must be in one segment of each group.",
+    "include": "At least one must apply; an empty list admits everything.",
+    "exclude": "None may apply; wins over `include`.",
+    "impressions": "At most so many,",
+    "window_seconds": "within any window so long.",
+    "bid_min_micros_cpm": "Never bid less; null means no bound.",
+    "bid_max_micros_cpm": "Never bid more; null means no bound.",
+    "format": "`banner`, `video`, `audio` or `native`.",
+    "landing_url": "Where a click leads: absolute, http or https.",
+    "markup": "HTML for a banner, the media file's URL for video and audio, JSON assets for native; up to 64 KiB.",
+    "width": "Pixels; required for banner and video.",
+    "height": "Pixels; required for banner and video.",
+    "duration_seconds": "Required for video and audio.",
+    "mime": "Media type such as video/mp4; required for video and audio.",
+    "bitrate_kbps": "Of the media file.",
+    "attributes": "OpenRTB creative attributes (list 5.3).",
+    "apis": "OpenRTB API frameworks that the creative needs (list 5.6).",
+    "protocols": "OpenRTB video protocols (list 5.8).",
+    "secure": "Whether everything it loads comes over https.",
+    "language": "ISO 639-1.",
+    "exchange": "Name of the exchange's profile.",
+    "deal_id": "The deal's id on the exchange.",
+    "price_micros_cpm": "What was agreed; null means what the exchange asks.",
+    "auction": "`first_price`, `second_price` or `fixed_price`.",
+    "segment_id": "As bid requests carry it, in lower case.",
+    "post_view": "Whether a conversion after a view without a click counts.",
+    "value_micros": "What a conversion is worth to the advertiser.",
+    "at_ms": "When.",
+    "actor": "Who: an API key or a load.",
+    "action": "`create`, `update`, `activate`, `pause` or `archive`.",
+    "before": "The entity before; null for a creation.",
+    "after": "The entity after.",
+    "title": "The status in words.",
+    "detail": "Why, for people.",
+    "request_id": "Also in the header `X-Request-Id` and in the server's log.",
+    "errors": "Every refused field.",
+    "pointer": "JSON pointer (RFC 6901) into the body.",
+    "field": "The field's path, such as `dayparts[0].end_hour`.",
+}

@@ -1,0 +1,113 @@
+"""The application on a fresh database, driven in process through ASGI."""
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from dsp.api.app import create_app
+from dsp.api.config import ApiConfig
+from dsp.api.context import Services
+from dsp.kernel.clock import ManualClock
+from dsp.kernel.config import Platform
+from dsp.kernel.lifecycle import Lifecycle
+from dsp.store.database import create_engine, session_factory, url
+from dsp.store.keys import Role, create_key
+from dsp.store.migrate import upgrade
+
+JSON = {"content-type": "application/json"}
+
+
+@dataclass
+class Api:
+    """A client per role, and what the application was made with."""
+
+    services: Services
+    clock: ManualClock
+    anonymous: httpx.AsyncClient
+    viewer: httpx.AsyncClient
+    member: httpx.AsyncClient
+    owner: httpx.AsyncClient
+
+    async def create(self, path: str, **fields: Any) -> dict[str, Any]:
+        """Create an entity that must be accepted."""
+        answer = await self.member.post(f"/v1/{path}", json=fields)
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    async def tree(self) -> dict[str, int]:
+        """Create an advertiser, a campaign, a line item and a creative; return their ids by path."""
+        advertiser = await self.create("advertisers", name="Acme", domain="acme.example", timezone="Europe/Berlin")
+        campaign = await self.create(
+            "campaigns",
+            name="Spring",
+            advertiser_id=advertiser["id"],
+            flight={"start_ms": 0},
+            budget={"daily_micros": 5_000_000},
+        )
+        line_item = await self.create(
+            "line-items",
+            name="Reach",
+            campaign_id=campaign["id"],
+            flight={"start_ms": 0},
+            goal={"kind": "cpm", "target_micros": 2_000_000},
+        )
+        creative = await self.create(
+            "creatives",
+            name="Box",
+            line_item_id=line_item["id"],
+            format="banner",
+            width=300,
+            height=250,
+            markup="<b>hello</b>",
+            landing_url="https://acme.example/",
+        )
+        made = (advertiser, campaign, line_item, creative)
+        paths = ("advertisers", "campaigns", "line-items", "creatives")
+        return {path: entity["id"] for path, entity in zip(paths, made, strict=True)}
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database to copy: migrating takes longer than most tests."""
+    path = tmp_path_factory.mktemp("migrated")
+    upgrade(url(Platform(data_dir=str(path))))
+    return path / "dsp.db"
+
+
+@pytest.fixture
+async def api(tmp_path: Path, migrated: Path) -> AsyncIterator[Api]:
+    platform = Platform(data_dir=str(tmp_path))
+    shutil.copy(migrated, tmp_path / "dsp.db")
+    engine = create_engine(url(platform))
+    clock, lifecycle = ManualClock(), Lifecycle()
+    lifecycle.ready()
+    with session_factory(engine).begin() as session:
+        keys = {role: create_key(session, role.value, role, clock.now_ms()) for role in Role}
+    services = Services(engine, clock, platform, ApiConfig(body_bytes_max=100_000, page_size_max=100), lifecycle)
+    transport = httpx.ASGITransport(create_app(services))
+
+    def client(key: str | None) -> httpx.AsyncClient:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers)
+
+    made = Api(services, clock, client(None), *(client(keys[role]) for role in Role))
+    yield made
+    for each in (made.anonymous, made.viewer, made.member, made.owner):
+        await each.aclose()
+    engine.dispose()
+
+
+def errors(answer: httpx.Response) -> dict[str, str]:
+    """Return what a problem document says, by field path; checks that it is one."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = json.loads(answer.content)
+    assert document["status"] == answer.status_code
+    assert document["request_id"] == answer.headers["x-request-id"]
+    assert "Traceback" not in answer.text
+    return {each["field"]: each["detail"] for each in document.get("errors", [])}

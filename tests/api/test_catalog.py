@@ -1,0 +1,235 @@
+"""The catalogue over REST: create, read, change, list, life cycle, versions."""
+
+import asyncio
+
+import pytest
+
+from tests.api.conftest import Api, errors
+
+
+async def test_create_answers_a_draft_with_location_and_etag(api: Api) -> None:
+    answer = await api.member.post("/v1/advertisers", json={"name": "Acme", "domain": "WWW.Acme.example"})
+    assert answer.status_code == 201
+    assert answer.headers["location"] == "/v1/advertisers/1"
+    assert answer.headers["etag"] == '"1"'
+    assert answer.json() == {
+        "id": 1, "name": "Acme", "external_id": None, "status": "draft", "effective_status": "draft", "version": 1,
+        "domain": "acme.example", "categories": [], "timezone": "UTC", "frequency_caps": [],
+    }  # fmt: skip
+    again = await api.viewer.get(answer.headers["location"])
+    assert (again.status_code, again.json(), again.headers["etag"]) == (200, answer.json(), '"1"')
+
+
+async def test_values_are_normalised(api: Api) -> None:
+    ids = await api.tree()
+    patch = {
+        "targeting": {
+            "clauses": {
+                "country": {"include": ["usa", "GBR", "usa"]},
+                "domain": {"exclude": ["WWW.News.Example"]},
+                "segment": {"include": ["Sports-Fan"]},
+                "deal": {"include": ["Deal-CaseKept"]},
+                "size": {},
+            }
+        }
+    }
+    answer = await api.member.patch(f"/v1/line-items/{ids['line-items']}", json=patch, headers={"if-match": '"1"'})
+    assert answer.status_code == 200
+    assert answer.json()["targeting"]["clauses"] == {
+        "country": {"include": ["USA", "GBR"], "exclude": []},
+        "domain": {"include": [], "exclude": ["news.example"]},
+        "segment": {"include": ["sports-fan"], "exclude": []},
+        "deal": {"include": ["Deal-CaseKept"], "exclude": []},
+    }
+
+
+async def test_patch_merges_and_null_resets(api: Api) -> None:
+    ids = await api.tree()
+    path = f"/v1/campaigns/{ids['campaigns']}"
+    first = await api.member.patch(path, json={"budget": {"total_micros": 9_000_000}}, headers={"if-match": '"1"'})
+    assert first.json()["budget"] == {"daily_micros": 5_000_000, "total_micros": 9_000_000}
+    second = await api.member.patch(
+        path,
+        json={"budget": {"daily_micros": None}, "name": "Summer"},
+        headers={"if-match": first.headers["etag"], "content-type": "application/merge-patch+json"},
+    )
+    assert second.json()["budget"] == {"daily_micros": None, "total_micros": 9_000_000}
+    assert (second.json()["name"], second.json()["version"], second.headers["etag"]) == ("Summer", 3, '"3"')
+    reset = await api.member.patch(path, json={"budget": None}, headers={"if-match": "*"})
+    assert reset.json()["budget"] == {"daily_micros": None, "total_micros": None}
+
+
+async def test_a_change_that_changes_nothing_makes_no_version(api: Api) -> None:
+    ids = await api.tree()
+    path = f"/v1/campaigns/{ids['campaigns']}"
+    answer = await api.member.patch(path, json={"name": "Spring"}, headers={"if-match": '"1"'})
+    assert (answer.status_code, answer.headers["etag"]) == (200, '"1"')
+    assert len((await api.viewer.get(f"{path}/versions")).json()["items"]) == 1
+
+
+async def test_if_match_guards_changes(api: Api) -> None:
+    ids = await api.tree()
+    path = f"/v1/campaigns/{ids['campaigns']}"
+    assert (await api.member.patch(path, json={"name": "x"})).status_code == 428
+    stale = await api.member.patch(path, json={"name": "x"}, headers={"if-match": '"7"'})
+    assert stale.status_code == 412
+    assert not errors(stale)
+    for rubbish in ('W/"1"', "1", '"one"', '"1", "2"', ""):
+        answer = await api.member.patch(path, json={"name": "x"}, headers={"if-match": rubbish})
+        assert answer.status_code == 400, rubbish
+    assert (await api.viewer.get(path)).json()["name"] == "Spring"
+
+
+async def test_of_two_writers_of_one_version_one_wins(api: Api) -> None:
+    ids = await api.tree()
+    path = f"/v1/campaigns/{ids['campaigns']}"
+    names = [f"name {number}" for number in range(8)]
+    answers = await asyncio.gather(
+        *[api.member.patch(path, json={"name": name}, headers={"if-match": '"1"'}) for name in names]
+    )
+    assert sorted(answer.status_code for answer in answers) == [200] + [412] * 7
+    assert (await api.viewer.get(path)).json()["version"] == 2
+
+
+async def test_life_cycle_and_effective_status(api: Api) -> None:
+    ids = await api.tree()
+    creative = f"/v1/creatives/{ids['creatives']}"
+    for path in ("creatives", "line-items", "campaigns"):
+        answer = await api.member.post(f"/v1/{path}/{ids[path]}/activate")
+        assert (answer.json()["status"], answer.json()["effective_status"]) == ("active", "draft")
+    advertiser = f"/v1/advertisers/{ids['advertisers']}"
+    assert (await api.member.post(f"{advertiser}/pause")).status_code == 409  # a draft cannot be paused
+    assert (await api.member.post(f"{advertiser}/activate")).json()["effective_status"] == "active"
+    assert (await api.viewer.get(creative)).json()["effective_status"] == "active"
+    paused = await api.member.post(f"/v1/campaigns/{ids['campaigns']}/pause")
+    assert (paused.json()["status"], paused.headers["etag"]) == ("paused", '"3"')
+    listed = (await api.viewer.get("/v1/creatives")).json()["items"]
+    assert [(one["status"], one["effective_status"]) for one in listed] == [("active", "paused")]
+    again = await api.member.post(f"/v1/campaigns/{ids['campaigns']}/pause")
+    assert (again.status_code, again.headers["etag"]) == (200, '"3"')  # setting it again is no change
+    assert (await api.member.post(f"/v1/campaigns/{ids['campaigns']}/archive")).json()["status"] == "archived"
+    assert (await api.member.post(f"/v1/campaigns/{ids['campaigns']}/activate")).status_code == 409
+    changed = await api.member.patch(f"/v1/campaigns/{ids['campaigns']}", json={"name": "x"}, headers={"if-match": "*"})
+    assert changed.status_code == 409
+    orphan = await api.member.post(
+        "/v1/line-items",
+        json={"name": "x", "campaign_id": ids["campaigns"], "flight": {"start_ms": 0},
+              "goal": {"kind": "cpm", "target_micros": 1}},
+    )  # fmt: skip
+    assert errors(orphan) == {"campaign_id": "the campaign is archived"}
+
+
+async def test_actions_respect_if_match_when_given(api: Api) -> None:
+    ids = await api.tree()
+    path = f"/v1/campaigns/{ids['campaigns']}/activate"
+    assert (await api.member.post(path, headers={"if-match": '"9"'})).status_code == 412
+    assert (await api.member.post(path, headers={"if-match": '"1"'})).status_code == 200
+
+
+async def test_versions_tell_who_did_what(api: Api) -> None:
+    ids = await api.tree()
+    path = f"/v1/campaigns/{ids['campaigns']}"
+    api.clock.advance(1_000)
+    await api.member.patch(path, json={"name": "Summer"}, headers={"if-match": '"1"'})
+    api.clock.advance(1_000)
+    await api.owner.post(f"{path}/activate")
+    items = (await api.viewer.get(f"{path}/versions")).json()["items"]
+    assert [(one["version"], one["action"], one["actor"]) for one in items] == [
+        (1, "create", "key:member"), (2, "update", "key:member"), (3, "activate", "key:owner"),
+    ]  # fmt: skip
+    assert [one["at_ms"] - items[0]["at_ms"] for one in items] == [0, 1_000, 2_000]
+    assert items[0]["before"] is None
+    assert (items[1]["before"]["name"], items[1]["after"]["name"]) == ("Spring", "Summer")
+    assert items[2]["before"] == items[1]["after"]
+    first = (await api.viewer.get(f"{path}/versions?page_size=2")).json()
+    rest = (await api.viewer.get(f"{path}/versions?page_token={first['next_page_token']}")).json()
+    assert [one["version"] for one in first["items"] + rest["items"]] == [1, 2, 3]
+    assert rest["next_page_token"] is None
+
+
+async def test_lists_are_paged_and_filtered(api: Api) -> None:
+    advertisers = [
+        await api.create("advertisers", name=f"A{number}", domain="a.example", external_id=f"ext-{number}")
+        for number in range(5)
+    ]
+    for advertiser in advertisers[:2]:
+        await api.create("campaigns", name="C", advertiser_id=advertiser["id"], flight={"start_ms": 1})
+    await api.member.post(f"/v1/advertisers/{advertisers[3]['id']}/activate")
+    seen, token = [], ""
+    while token is not None:
+        page = (await api.viewer.get(f"/v1/advertisers?page_size=2{token and '&page_token=' + token}")).json()
+        seen += [one["name"] for one in page["items"]]
+        token = page["next_page_token"]
+        assert len(page["items"]) <= 2
+    assert seen == ["A0", "A1", "A2", "A3", "A4"]
+
+    async def names(query: str) -> list[str]:
+        answer = await api.viewer.get(f"/v1/{query}")
+        assert answer.status_code == 200
+        return [one["name"] for one in answer.json()["items"]]
+
+    assert await names("advertisers?status=active") == ["A3"]
+    assert await names("advertisers?external_id=ext-2") == ["A2"]
+    assert await names("advertisers?external_id=ext-2&status=active") == []
+    assert await names(f"campaigns?advertiser_id={advertisers[1]['id']}") == ["C"]
+    assert await names("campaigns?advertiser_id=99") == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "page_size=0", "page_size=101", "page_size=x", "page_size=1e9", "page_token=rubbish", "page_token=%00",
+        "page_token=%C3%A9", "page_token=" + "a" * 500, "status=asleep", "stauts=active", "advertiser_id=1",
+    ],
+)  # fmt: skip
+async def test_bad_parameters_are_refused_by_name(api: Api, query: str) -> None:
+    answer = await api.viewer.get(f"/v1/advertisers?{query}")
+    assert answer.status_code == 422
+    assert list(errors(answer)) == [query.partition("=")[0]]
+
+
+async def test_a_token_of_another_list_is_refused(api: Api) -> None:
+    for number in range(2):
+        await api.create("advertisers", name=f"A{number}", domain="a.example")
+    token = (await api.viewer.get("/v1/advertisers?page_size=1")).json()["next_page_token"]
+    assert (await api.viewer.get(f"/v1/campaigns?page_token={token}")).status_code == 422
+
+
+async def test_idempotency_key_repeats_the_first_answer(api: Api) -> None:
+    body = {"name": "Acme", "domain": "acme.example"}
+    headers = {"idempotency-key": "order-66"}
+    answers = await asyncio.gather(*[api.member.post("/v1/advertisers", json=body, headers=headers) for _ in range(5)])
+    assert {answer.status_code for answer in answers} == {201}
+    assert {answer.headers["location"] for answer in answers} == {"/v1/advertisers/1"}
+    assert sorted(answer.headers.get("idempotency-replayed", "") for answer in answers) == ["", *["true"] * 4]
+    assert len((await api.viewer.get("/v1/advertisers")).json()["items"]) == 1
+    other = await api.member.post("/v1/advertisers", json={**body, "name": "Other"}, headers=headers)
+    assert (other.status_code, list(errors(other))) == (422, ["Idempotency-Key"])
+    assert (await api.owner.post("/v1/advertisers", json=body, headers=headers)).json()["id"] == 2  # another's key
+    api.clock.advance(86_401_000)
+    assert (await api.member.post("/v1/advertisers", json=body, headers=headers)).json()["id"] == 3  # forgotten
+
+
+async def test_a_refused_request_does_not_use_up_its_idempotency_key(api: Api) -> None:
+    headers = {"idempotency-key": "k"}
+    assert (await api.member.post("/v1/advertisers", json={"name": "A"}, headers=headers)).status_code == 422
+    body = {"name": "A", "domain": "a.example"}
+    assert (await api.member.post("/v1/advertisers", json=body, headers=headers)).status_code == 201
+    bad = await api.member.post("/v1/advertisers", json=body, headers={"idempotency-key": "two words"})
+    assert bad.status_code == 400
+
+
+async def test_identities_are_unique(api: Api) -> None:
+    ids = await api.tree()
+    await api.create("advertisers", name="B", domain="b.example", external_id="x")
+    twice = await api.member.post("/v1/advertisers", json={"name": "C", "domain": "c.example", "external_id": "x"})
+    assert errors(twice) == {"external_id": "is taken by advertiser 2"}
+    deal = {"name": "D", "exchange": "demo-first", "deal_id": "1"}
+    await api.create("deals", **deal)
+    assert list(errors(await api.member.post("/v1/deals", json=deal))) == ["deal_id"]
+    await api.create("deals", **{**deal, "exchange": "demo-second"})
+    audience = {"name": "S", "advertiser_id": ids["advertisers"], "segment_id": "gamers"}
+    await api.create("audiences", **audience)
+    assert list(errors(await api.member.post("/v1/audiences", json=audience))) == ["segment_id"]
+    moved = await api.member.patch("/v1/audiences/1", json={"advertiser_id": 2}, headers={"if-match": "*"})
+    assert errors(moved) == {"advertiser_id": "cannot be changed"}
