@@ -68,7 +68,7 @@ class Plan:
 
     def planned_micros(self, now_ms: int) -> Micros:
         """Return what should be spent between the flight's begin and an instant of today."""
-        return self.before_today + int(self._tightest(now_ms)[0])
+        return self.before_today + round(self._tightest(now_ms)[0])
 
     def rate_micros_second(self, now_ms: int) -> float:
         """Return how fast money should flow at an instant; infinite where all may be spent at once."""

@@ -1,0 +1,172 @@
+"""The pacing worker against the embedded stores: from the book to the controls that bidders read."""
+
+from typing import Any
+
+import pytest
+
+from dsp.cache.port import LeaseWant, Limit
+from dsp.catalog.kinds import Kind
+from dsp.catalog.status import Status
+from dsp.pacing.controller import CONTROLS_BLOB, Controls, decode
+from dsp.workers.config import WorkersConfig
+from dsp.workers.pacing import PacingJob
+from tests.integration.workers.conftest import NOON_MS, TODAY, World
+
+
+def new_job(world: World, **settings: Any) -> PacingJob:
+    workers = WorkersConfig(**settings)
+    return PacingJob(world.views, world.leases, world.blobs, world.clock, workers, notice_age_max_ms=60_000)
+
+
+async def controls(world: World) -> Controls:
+    found = await world.blobs.get(CONTROLS_BLOB)
+    assert found is not None
+    return decode(found[1])
+
+
+async def steps(world: World, job: PacingJob, seconds: int) -> Controls:
+    for _ in range(seconds):
+        world.clock.advance(1_000)
+        await job.step()
+    return await controls(world)
+
+
+async def test_spend_over_plan_is_held_and_under_plan_released(world: World) -> None:
+    campaign = world.campaign(world.advertiser())
+    fast = world.line_item(campaign, budget={"total_micros": 1_200_000})
+    slow = world.line_item(campaign, budget={"total_micros": 1_200_000})
+    free = world.line_item(campaign)
+    job = new_job(world)
+    await job.open()
+    for second in range(40):
+        world.spend(campaign, fast, 30_000)
+        found = await steps(world, job, 1)
+        assert found.line_items[fast].planned_micros == 10_000 * (second + 1)
+    assert found.line_items[fast].multiplier < 0.5
+    assert found.line_items[fast].spent_micros == 1_200_000
+    assert (found.line_items[slow].multiplier, found.line_items[slow].pass_rate) == (1.0, 1.0)
+    assert (found.line_items[free].multiplier, found.line_items[free].planned_micros) == (1.0, None)
+    await job.close()
+
+
+async def test_a_campaign_holds_its_line_items_but_not_the_hurried(world: World) -> None:
+    campaign = world.campaign(world.advertiser(), budget={"total_micros": 1_200_000})
+    even = world.line_item(campaign)
+    hurried = world.line_item(campaign, pacing="asap", budget={"total_micros": 500_000})
+    job = new_job(world)
+    await job.open()
+    for _ in range(30):
+        world.spend(campaign, even, 40_000)
+        found = await steps(world, job, 1)
+    assert found.campaigns[campaign].spent_micros == 1_200_000
+    assert found.campaigns[campaign].multiplier < 0.5
+    assert found.line_items[even].multiplier == found.campaigns[campaign].multiplier
+    assert found.line_items[hurried].multiplier == 1.0
+    await job.close()
+
+
+async def test_spend_of_earlier_days_counts_on_the_flight_not_on_the_day(world: World) -> None:
+    flight = {"start_ms": NOON_MS - 86_400_000, "end_ms": NOON_MS + 86_400_000}
+    campaign = world.campaign(world.advertiser(), flight=flight)
+    line_item = world.line_item(campaign, flight=flight, budget={"total_micros": 4_000, "daily_micros": 3_000})
+    world.spend(campaign, line_item, 1_000, day=TODAY - 1)
+    job = new_job(world)
+    await job.open()
+    found = await steps(world, job, 1)
+    # 3,000 are left for today and tomorrow morning; half of today, which is a third of that, is over.
+    assert found.line_items[line_item].planned_micros == pytest.approx(1_000 + 1_000, abs=2)
+    await job.close()
+
+
+async def test_a_paused_line_item_waits_at_its_level(world: World) -> None:
+    campaign = world.campaign(world.advertiser())
+    line_item = world.line_item(campaign, budget={"total_micros": 1_200_000})
+    job = new_job(world)
+    await job.open()
+    for _ in range(20):
+        world.spend(campaign, line_item, 20_000)
+        before = await steps(world, job, 1)
+    world.set_status(Kind.LINE_ITEM, line_item, Status.PAUSED)
+    after = await steps(world, job, 20)
+    assert after.line_items[line_item].level == before.line_items[line_item].level
+    world.set_status(Kind.LINE_ITEM, line_item, Status.ACTIVE)
+    resumed = await steps(world, job, 3)
+    assert resumed.line_items[line_item].level > before.line_items[line_item].level
+    await job.close()
+
+
+async def test_a_restart_goes_on_at_the_same_level(world: World) -> None:
+    campaign = world.campaign(world.advertiser())
+    line_item = world.line_item(campaign, budget={"total_micros": 1_200_000})
+    job = new_job(world)
+    await job.open()
+    for _ in range(20):
+        world.spend(campaign, line_item, 15_000)
+        before = await steps(world, job, 1)
+    await job.close()
+    again = new_job(world)
+    await again.open()
+    world.spend(campaign, line_item, 15_000)
+    after = await steps(world, again, 1)
+    assert not after.line_items[line_item].cold
+    assert after.line_items[line_item].level == pytest.approx(before.line_items[line_item].level, abs=0.2)
+    await again.close()
+
+
+async def test_rubbish_in_the_blob_is_a_cold_start(world: World) -> None:
+    line_item = world.line_item(world.campaign(world.advertiser()), budget={"total_micros": 1_200_000})
+    await world.blobs.put(CONTROLS_BLOB, b"\xc1 rubbish")
+    job = new_job(world)
+    await job.open()
+    found = await steps(world, job, 1)
+    assert found.line_items[line_item].cold
+    await job.close()
+
+
+async def test_a_budget_raised_in_flight_is_planned_at_once(world: World) -> None:
+    campaign = world.campaign(world.advertiser())
+    line_item = world.line_item(campaign, budget={"total_micros": 1_200_000})
+    job = new_job(world)
+    await job.open()
+    before = await steps(world, job, 60)
+    world.update(Kind.LINE_ITEM, line_item, budget={"total_micros": 2_400_000})
+    after = await steps(world, job, 1)
+    assert before.line_items[line_item].planned_micros == 600_000
+    assert after.line_items[line_item].planned_micros == 1_220_000
+    await job.close()
+
+
+async def test_the_configured_traffic_curve_shapes_the_plan(world: World) -> None:
+    flight = {"start_ms": NOON_MS - 12 * 3_600_000, "end_ms": NOON_MS + 12 * 3_600_000}
+    campaign = world.campaign(world.advertiser(), flight=flight)
+    line_item = world.line_item(campaign, flight=flight, budget={"total_micros": 1_000_000})
+    job = new_job(world, traffic_curve=(1.0,) * 12 + (3.0,) * 12)
+    await job.open()
+    world.clock.advance(-1_000)
+    found = await steps(world, job, 1)
+    assert found.line_items[line_item].planned_micros == 250_000
+    await job.close()
+
+
+async def test_what_a_dead_bidder_held_returns_to_the_budgets(world: World) -> None:
+    line_item, campaign = 5, 2
+    job = new_job(world, lease_holder_timeout_ms=30_000)
+    await job.open()
+    await world.leases.set_limits([Limit(line_item, campaign, 1_000_000, None, None, None)])
+    want = [LeaseWant(line_item, TODAY, 1_000_000)]
+    epoch = await world.leases.register("dies", world.clock.now_ms())
+    held = await world.leases.sync(epoch, world.clock.now_ms(), want, {})
+    taken = held.leases[0].granted_micros
+    assert taken > 0
+    for _ in range(60):  # the ledger reads on, nothing more was billed
+        world.clock.advance(6_000)
+        await world.leases.settle({}, world.clock.now_ms())
+        await job.step()
+    epoch = await world.leases.register("lives", world.clock.now_ms())
+    granted = 0
+    for _ in range(50):
+        world.clock.advance(100)
+        report = await world.leases.sync(epoch, world.clock.now_ms(), want, {})
+        granted = max(granted, sum(lease.granted_micros for lease in report.leases))
+    assert granted == 1_000_000
+    await job.close()
