@@ -9,6 +9,7 @@ from dsp.catalog.terms import GoalKind
 from dsp.openrtb.opportunity import DeviceKind
 
 #: How many values of a set are kept (the first in sorted order). A model treats the columns of a set alike.
+#: Categories are IAB's top level.
 SEGMENT_SLOTS = 6
 CONTENT_CATEGORY_SLOTS = 4
 AD_CATEGORY_SLOTS = 2

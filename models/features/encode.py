@@ -37,6 +37,12 @@ def text_hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
+@lru_cache(maxsize=16_384)
+def tier_one(category: str) -> str:
+    """Return the top level of an IAB category ("IAB2" of "IAB2-3"): there is data enough for those."""
+    return category.partition("-")[0].upper()
+
+
 def request_row(opportunity: Opportunity, user: UserRecord | None) -> NDArray[np.int64]:
     """Return the impression's row, int64 of shape (R,), columns as REQUEST_COLUMNS. Never raises.
 
@@ -66,7 +72,7 @@ def request_row(opportunity: Opportunity, user: UserRecord | None) -> NDArray[np
         text_hash(opportunity.domain or opportunity.bundle),
         text_hash(opportunity.publisher),
         text_hash(opportunity.content_language),
-        *_slots(opportunity.categories, CONTENT_CATEGORY_SLOTS),
+        *_slots({tier_one(category) for category in opportunity.categories}, CONTENT_CATEGORY_SLOTS),
         DEVICE_CODES[opportunity.device],
         text_hash(opportunity.os),
         text_hash(opportunity.browser),
@@ -104,7 +110,9 @@ def ad_rows(snapshot: "Snapshot") -> NDArray[np.int64]:
             line_item.campaign_id,
             line_item.id,
             creative.id,
-            *_slots(creative.categories or advertiser.categories, AD_CATEGORY_SLOTS),
+            *_slots(
+                {tier_one(category) for category in creative.categories or advertiser.categories}, AD_CATEGORY_SLOTS
+            ),
             FORMAT_CODES[creative.format],
             creative.width or 0,
             creative.height or 0,

@@ -13,7 +13,7 @@ from dsp.kernel.errors import BundleError
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.features.spec import FEATURE_HASH
 from models.serving.onnx import FEATURE_HASH_KEY, Calibration, OnnxModel, OnnxPredictor, Transform
-from models.serving.predictor import Predictor
+from models.serving.predictor import BatchPredictor, Predictor
 from models.serving.prior import PriorPredictor
 from models.serving.statistics import Description, Statistics, restore
 
@@ -47,8 +47,9 @@ class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_columns: tuple[str, ...]
     ad_columns: tuple[str, ...]
     ctr: ModelSpec
-    cvr: ModelSpec
+    cvr: ModelSpec | None  # None: conversion rates are the prior's
     prior_ctr: ModelSpec
+    prior_cvr: ModelSpec
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,8 +66,8 @@ class Bundle(msgspec.Struct, frozen=True):
 
     version: str
     manifest: dict[str, Any]
-    predictor: Predictor
-    prior: Predictor
+    predictor: BatchPredictor
+    prior: BatchPredictor
 
 
 def load(root: Path, version: str) -> Bundle:
@@ -79,23 +80,35 @@ def load(root: Path, version: str) -> Bundle:
 
 
 def assemble(version: str, files: dict[str, bytes]) -> Bundle:
-    """Return the predictors of a bundle's files. Raises BundleError as `load` does."""
+    """Return the predictors of a bundle's files, proven on its golden rows. Raises BundleError as `load` does."""
+    found = predictor(version, files)
+    try:
+        goldens = msgspec.json.decode(files["golden.json"], type=list[Golden])
+        manifest = msgspec.json.decode(files.get(registry.MANIFEST, b"{}"), type=dict[str, Any])
+        spec = msgspec.json.decode(files["feature_spec.json"], type=FeatureSpec)
+        prior_ctr, prior_cvr = (_statistics(part, files) for part in (spec.prior_ctr, spec.prior_cvr))
+    except (KeyError, ValueError, msgspec.DecodeError) as fault:
+        raise BundleError(f"{version}: {type(fault).__name__}: {fault}") from fault
+    _check_golden(version, found, goldens)
+    return Bundle(version, manifest, found, PriorPredictor(prior_ctr, prior_cvr, f"{version}/prior"))
+
+
+def predictor(version: str, files: dict[str, bytes]) -> OnnxPredictor:
+    """Return the predictor of a bundle's files, whose golden rows need not be there yet.
+
+    Raises:
+        BundleError: incomplete, corrupt, or made for other features.
+    """
     try:
         spec = msgspec.json.decode(files["feature_spec.json"], type=FeatureSpec)
         scalings = msgspec.json.decode(files["calibration.json"], type=dict[str, Scaling])
-        goldens = msgspec.json.decode(files["golden.json"], type=list[Golden])
-        manifest = msgspec.json.decode(files.get(registry.MANIFEST, b"{}"), type=dict[str, Any])
         _check_features(version, spec)
-        prior = PriorPredictor(_statistics(spec.prior_ctr, files), _statistics(spec.cvr, files), f"{version}/prior")
-        ctr = _model(spec.ctr, files, scalings.get("ctr", Scaling()))
-        cvr = _model(spec.cvr, files, scalings.get("cvr", Scaling()))
+        ctr = _model(spec.ctr, files, scalings["ctr"])
+        if spec.cvr is None:
+            return OnnxPredictor(version, ctr, _statistics(spec.prior_cvr, files))
+        return OnnxPredictor(version, ctr, _model(spec.cvr, files, scalings["cvr"]))
     except (KeyError, ValueError, msgspec.DecodeError) as fault:
         raise BundleError(f"{version}: {type(fault).__name__}: {fault}") from fault
-    if ctr is None:
-        raise BundleError(f"{version}: has no click model")
-    predictor = OnnxPredictor(version, ctr, cvr if cvr is not None else _statistics(spec.cvr, files))
-    _check_golden(version, predictor, goldens)
-    return Bundle(version, manifest, predictor, prior)
 
 
 def _check_features(version: str, spec: FeatureSpec) -> None:
@@ -112,9 +125,9 @@ def _table(data: bytes) -> NDArray[np.void]:
     return table
 
 
-def _model(spec: ModelSpec, files: dict[str, bytes], scaling: Scaling) -> OnnxModel | None:
+def _model(spec: ModelSpec, files: dict[str, bytes], scaling: Scaling) -> OnnxModel:
     if spec.model is None:
-        return None
+        raise ValueError("a model's file is not named")
     transform = Transform(_statistics(spec, files), spec.request_numbers, spec.ad_numbers)
     try:
         model = OnnxModel(files[spec.model], transform, Calibration(scaling.slope, scaling.intercept))

@@ -94,5 +94,8 @@ class OnnxPredictor:
         self._cvr = cvr
 
     def predict(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
-        row = request[np.newaxis, :]
-        return Predictions(self._ctr.probabilities(row, ads), self._cvr.probabilities(row, ads))
+        return self.predict_rows(request[np.newaxis, :], ads)
+
+    def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
+        """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""
+        return Predictions(self._ctr.probabilities(requests, ads), self._cvr.probabilities(requests, ads))

@@ -26,3 +26,11 @@ class Predictor(Protocol):
             ads: the candidates' feature rows, shape (K, A), columns as models.features.columns.AD_COLUMNS.
         """
         ...
+
+
+class BatchPredictor(Predictor, Protocol):
+    """A predictor that also scores rows of different impressions, for training and evaluation."""
+
+    def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
+        """Score n rows, requests of shape (n, R) and ads of shape (n, A)."""
+        ...

@@ -38,6 +38,10 @@ class ConstantPredictor:
         self._cvr = cvr
 
     def predict(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
+        return self.predict_rows(request[np.newaxis, :], ads)
+
+    def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
+        """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""
         formats = np.clip(ads[:, _FORMAT], 0, len(self._ctr) - 1)
         return Predictions(self._ctr[formats], np.full(len(ads), self._cvr))
 
@@ -52,9 +56,12 @@ class PriorPredictor:
         self._constants = ConstantPredictor()
 
     def predict(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
-        constants = self._constants.predict(request, ads)
-        row = request[np.newaxis, :]
+        return self.predict_rows(request[np.newaxis, :], ads)
+
+    def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
+        """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""
+        constants = self._constants.predict_rows(requests, ads)
         return Predictions(
-            constants.pctr if self._ctr is None else self._ctr.probabilities(row, ads),
-            constants.pcvr if self._cvr is None else self._cvr.probabilities(row, ads),
+            constants.pctr if self._ctr is None else self._ctr.probabilities(requests, ads),
+            constants.pcvr if self._cvr is None else self._cvr.probabilities(requests, ads),
         )

@@ -21,7 +21,6 @@ _ODD_2 = np.uint64(0xC2B2AE3D27D4EB4F)
 _HALF = np.uint64(32)
 #: Above every key, so that a binary search never runs off the end.
 _SENTINEL = np.uint64(2**64 - 1)
-_NO_ADS = np.zeros((1, len(AD_COLUMNS)), dtype=np.int64)
 
 
 class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,7 +37,12 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Slots:
-    """The layout of a list of groups: for each slot, the columns it reads and its salt."""
+    """The layout of a list of groups: for each slot, the columns it reads and its salt.
+
+    The key of a slot is mix(request value + salt) ^ mix(ad value): each side is mixed once, however many rows the other
+    has. Arrays run slots first, rows second, because sums over a group's slots are then sums of contiguous rows.
+    Groups that look at the request alone must come first.
+    """
 
     def __init__(self, groups: Sequence[Group]) -> None:
         pairs = [
@@ -47,34 +51,51 @@ class Slots:
             for request in group.request or (None,)
             for ad in group.ad or (None,)
         ]
-        self.groups = np.array([number for number, _, _ in pairs], dtype=np.intp)
-        self.starts = np.searchsorted(self.groups, np.arange(len(groups)))
-        self._request = np.array([0 if name is None else REQUEST_COLUMNS.index(name) for _, name, _ in pairs])
-        self._ad = np.array([0 if name is None else AD_COLUMNS.index(name) for _, _, name in pairs])
-        # A side that a group does not use is multiplied by zero.
-        self._request_factor = np.array([0 if name is None else 1 for _, name, _ in pairs], dtype=np.uint64) * _ODD_1
-        self._ad_factor = np.array([0 if name is None else 1 for _, _, name in pairs], dtype=np.uint64) * _ODD_2
-        self._salts = np.array([_salt(groups[number].name) for number, _, _ in pairs], dtype=np.uint64)
+        numbers = np.array([number for number, _, _ in pairs], dtype=np.intp)
+        #: The first slot of each group, and how many groups and slots look at the request alone.
+        self.starts = np.searchsorted(numbers, np.arange(len(groups)))
+        self.shared_groups = sum(not group.ad for group in groups)
+        self.shared = sum(ad is None for _, _, ad in pairs)
+        if any(not group.ad for group in groups[self.shared_groups :]):
+            raise ValueError("groups that look at the request alone must come first")
+        # The column after the last holds zeros, for a side that a group does not use.
+        self._salts = np.array([[_salt(groups[number].name)] for number in numbers], dtype=np.uint64).reshape(-1, 1)
+        self._request = np.array(
+            [len(REQUEST_COLUMNS) if name is None else REQUEST_COLUMNS.index(name) for _, name, _ in pairs],
+            dtype=np.intp,
+        )
+        ads = np.array([AD_COLUMNS.index(name) for _, _, name in pairs if name is not None], dtype=np.intp)
+        self._ad_used, self._ad = np.unique(ads, return_inverse=True)
 
-    def keys(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> UInt64s:
-        """Return the keys, shape (K, slots), of request rows (K or 1, R) and ad rows (K, A)."""
-        left = request[:, self._request].view(np.uint64) * self._request_factor
-        left ^= left >> _HALF
-        left += self._salts
-        right = ads[:, self._ad].view(np.uint64) * self._ad_factor
-        right ^= right >> _HALF
-        keys: UInt64s = (left ^ right) * _ODD_1
-        keys ^= keys >> _HALF
-        keys *= _ODD_2
-        keys ^= keys >> _HALF
-        return keys
+    def keys(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[UInt64s, UInt64s]:
+        """Return the keys of the shared slots and of the others, each (slots, rows), of rows (K or 1, R) and (K, A)."""
+        left = _mix(_columns(request)[self._request].view(np.uint64) + self._salts)
+        right = _mix(ads.T[self._ad_used].view(np.uint64))
+        return left[: self.shared], left[self.shared :] ^ right[self._ad]
 
-    def present(self, request: NDArray[np.int64], ads: NDArray[np.int64], sets: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which slots hold something, shape (K, slots); `sets` tells by slot where 0 means absent."""
-        has_request = (request[:, self._request] != 0) | (self._request_factor == 0)
-        has_ad = (ads[:, self._ad] != 0) | (self._ad_factor == 0)
-        filled: NDArray[np.bool_] = (has_request & has_ad) | ~sets
-        return filled
+    def present(
+        self, request: NDArray[np.int64], ads: NDArray[np.int64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return, as `keys` does, which slots have no absent value (0) on the sides they use."""
+        has_request = (_columns(request)[self._request] != 0) | (self._request == len(REQUEST_COLUMNS))[:, np.newaxis]
+        has_ad = ads.T[self._ad_used] != 0
+        return has_request[: self.shared], has_request[self.shared :] & has_ad[self._ad]
+
+
+def _columns(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return rows transposed, with a column of zeros after the last."""
+    columns = np.zeros((rows.shape[1] + 1, rows.shape[0]), dtype=np.int64)
+    columns[:-1] = rows.T
+    return columns
+
+
+def _mix(values: UInt64s) -> UInt64s:
+    """Scramble 64-bit values by a bijection in which every bit comes to depend on all."""
+    mixed = values * _ODD_1
+    mixed ^= mixed >> _HALF
+    mixed *= _ODD_2
+    mixed ^= mixed >> _HALF
+    return mixed
 
 
 class Statistics:
@@ -87,31 +108,30 @@ class Statistics:
         self.base_logit = base_logit
         self.keys = np.append(keys[order], _SENTINEL)
         self.values = np.append(values[order], np.float32(0))
-        shared = sum(not group.ad for group in self.groups)
-        self._shared = Slots(self.groups[:shared])
-        self._paired = Slots(self.groups[shared:])
+        self._slots = Slots(self.groups)
 
     def deltas(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return each group's log-odds against its prior, float32 (K, groups), for rows (K or 1, R) and (K, A)."""
-        shared = len(self._shared.starts)
-        deltas = np.empty((len(ads), len(self.groups)), dtype=np.float32)
-        if shared:
-            deltas[:, :shared] = self._sums(self._shared, request, _NO_ADS)
-        if shared < len(self.groups):
-            deltas[:, shared:] = self._sums(self._paired, request, ads)
-        return deltas
+        slots = self._slots
+        deltas = np.empty((len(self.groups), len(ads)), dtype=np.float32)
+        shared_keys, paired_keys = slots.keys(request, ads)
+        if slots.shared_groups:
+            starts = slots.starts[: slots.shared_groups]
+            deltas[: slots.shared_groups] = np.add.reduceat(self._look_up(shared_keys), starts, axis=0)
+        if slots.shared_groups < len(self.groups):
+            starts = slots.starts[slots.shared_groups :] - slots.shared
+            deltas[slots.shared_groups :] = np.add.reduceat(self._look_up(paired_keys), starts, axis=0)
+        return deltas.T
 
     def logits(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the log-odds of each row, float64 (K,)."""
         logits: NDArray[np.float64] = self.deltas(request, ads).sum(axis=1, dtype=np.float64) + self.base_logit
         return logits
 
-    def _sums(self, slots: Slots, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float32]:
-        keys = slots.keys(request, ads)
+    def _look_up(self, keys: UInt64s) -> NDArray[np.float32]:
         places = self.keys.searchsorted(keys)
-        found = self.values[places] * (self.keys[places] == keys)
-        sums: NDArray[np.float32] = np.add.reduceat(found, slots.starts, axis=1)
-        return sums
+        found: NDArray[np.float32] = self.values[places] * (self.keys[places] == keys)
+        return found
 
     def probabilities(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the probability of each row, float64 (K,)."""
@@ -151,7 +171,7 @@ def restore(description: Description, table: NDArray[np.void]) -> Statistics:
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return probabilities of log-odds, without overflow."""
-    probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(logits, -30.0, 30.0)))
+    probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.maximum(logits, -30.0)))
     return probabilities
 
 

@@ -1,0 +1,123 @@
+"""Command line: `python -m models nightly | evaluate | rollback`."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dsp import registry
+from dsp.kernel.clock import SystemClock
+from dsp.kernel.config import Platform, load
+from dsp.kernel.errors import ConfigError, DspError
+from models.serving import bundle
+from models.training.config import TrainingConfig
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit status: 0 done (keeping the champion is done), 1 failed, 2 refused settings."""
+    options = _parser().parse_args(arguments)
+    try:
+        sections: dict[str, type[msgspec.Struct]] = {"platform": Platform, "training": TrainingConfig}
+        settings = load(sections, options.config, os.environ)
+        data_dir, config = settings["platform"].data_path, settings["training"]
+        commands = {"nightly": _nightly, "evaluate": _evaluate, "rollback": _rollback}
+        return commands[options.command](options, data_dir, config)
+    except ConfigError as fault:
+        print(fault, file=sys.stderr)
+        return 2
+    except (DspError, OSError) as fault:
+        print(f"{type(fault).__name__}: {fault}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m models", description="Train, judge and publish models.")
+    parser.add_argument("--config", help="TOML file; default: the one that DSP_CONFIG names")
+    commands = parser.add_subparsers(dest="command", required=True)
+    nightly = commands.add_parser("nightly", help="train on what was logged; publish if no worse than the champion")
+    evaluate = commands.add_parser("evaluate", help="score the prior and the champion on logged impressions")
+    evaluate.add_argument(
+        "--from-ms", "--since-ms", type=int, required=True, help="first bid's time, Unix milliseconds"
+    )
+    evaluate.add_argument("--to-ms", type=int, help="end, exclusive; default: now")
+    commands.add_parser("rollback", help="make the previous champion the champion again")
+    for command in (nightly, evaluate):
+        command.add_argument("--json", action="store_true", help="one JSON document on standard output, steps on error")
+    return parser
+
+
+def _nightly(options: argparse.Namespace, data_dir: Path, config: TrainingConfig) -> int:
+    from models.evaluation import report
+    from models.training import nightly
+
+    began = time.monotonic()
+
+    def progress(step: str, found: dict[str, Any]) -> None:
+        seconds = round(time.monotonic() - began, 2)
+        if options.json:
+            print(_json({"step": step, "seconds": seconds, **found}), file=sys.stderr, flush=True)
+        else:
+            print(f"{seconds:7.2f} s  {step:9s} {_step(step, found)}", flush=True)
+
+    outcome = nightly.run(data_dir, SystemClock().now_ms(), config, progress)
+    seconds = round(time.monotonic() - began, 2)
+    if options.json:
+        manifest = outcome.manifest or {}
+        about = {"data": manifest.get("data"), "ctr": manifest.get("ctr"), "cvr": manifest.get("cvr")}
+        found = {"result": outcome.result, "reasons": outcome.reasons, "champion": outcome.champion}
+        print(_json({**found, "seconds": seconds, **about}))
+        return 0
+    if outcome.manifest is not None:
+        print("\n" + report.card(outcome.manifest))
+    print(f"{outcome.result}: {'; '.join(outcome.reasons) or 'the new model serves from now on'}")
+    print(f"champion: {outcome.champion or 'none, the prior serves'}   ({seconds} s)")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, data_dir: Path, config: TrainingConfig) -> int:
+    from models.evaluation import compare, report
+    from models.training import dataset
+
+    now_ms = SystemClock().now_ms()
+    to_ms = now_ms if options.to_ms is None else options.to_ms
+    data = dataset.load(data_dir / "training", options.from_ms, to_ms, now_ms, config)
+    answer = compare.evaluate(data_dir / "models", data)
+    print(_json(answer) if options.json else report.evaluation(answer))
+    return 0
+
+
+def _rollback(options: argparse.Namespace, data_dir: Path, config: TrainingConfig) -> int:
+    root = data_dir / "models"
+    previous = registry.resolve(root, bundle.PREVIOUS)
+    champion = registry.resolve(root, bundle.CHAMPION)
+    if previous is None:
+        print("there is no previous champion", file=sys.stderr)
+        return 1
+    bundle.load(root, previous)
+    registry.set_alias(root, bundle.CHAMPION, previous)
+    if champion is not None:
+        registry.set_alias(root, bundle.PREVIOUS, champion)
+    print(f"champion: {previous}")
+    return 0
+
+
+def _step(step: str, found: dict[str, Any]) -> str:
+    if step == "dataset":
+        text = "{impressions:,} impressions, {clicks:,} clicks, {conversions:,} conversions".format(**found)
+        return text + "".join(f"\n           left out {entry['path']}: {entry['reason']}" for entry in found["skipped"])
+    if step == "evaluate":
+        scores = {name: score["log_loss"] for name, score in found["scores"].items()}
+        return "log loss " + ", ".join(f"{name} {loss:.5f}" for name, loss in scores.items() if loss is not None)
+    return ", ".join(f"{name} {value}" for name, value in found.items())
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Evaluation for people: tables as plain text, and a bundle's model card."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+#: Metric, its heading, how it is written, and which way is better.
+_COLUMNS = (
+    ("log_loss", "log loss", "{:.5f}"),
+    ("normalised_entropy", "norm. entropy", "{:.4f}"),
+    ("auc", "AUC", "{:.4f}"),
+    ("pcoc", "predicted/clicks", "{:.3f}"),
+    ("ece", "ECE", "{:.5f}"),
+)
+
+
+def comparison(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a Markdown table of predictors (by name) and their metrics."""
+    header = ["predictor", "rows", "clicks", *(heading for _, heading, _ in _COLUMNS)]
+    rows = [
+        [
+            name,
+            f"{score['rows']:,}",
+            f"{score['clicks']:,}",
+            *(_number(score.get(metric), form) for metric, _, form in _COLUMNS),
+        ]
+        for name, score in scores.items()
+    ]
+    return _table(header, rows)
+
+
+def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
+    """Return the reliability table: rows in tenths by prediction, what was predicted and what came."""
+    rows = [
+        [str(number), f"{entry['rows']:,}", f"{entry['predicted']:.4f}", f"{entry['observed']:.4f}", _bars(entry)]
+        for number, entry in enumerate(bins, 1)
+    ]
+    return _table(["tenth", "rows", "predicted", "observed", "observed/predicted"], rows)
+
+
+def card(manifest: Mapping[str, Any]) -> str:
+    """Return the model card of a bundle: what it is, what it was trained on, how good it was, and its limits."""
+    data, ctr, cvr = manifest["data"], manifest["ctr"], manifest["cvr"]
+    strengths = sorted(ctr["strengths"].items(), key=lambda pair: (pair[1], pair[0]))
+    told = ", ".join(f"{name} ({strength:g})" for name, strength in strengths if strength < 1_000)
+    parts = [
+        f"# Click and conversion model of {_time(manifest['built_at_ms'])}",
+        "Predicts the probability of a click given an impression, and of a conversion given a click. Used to value "
+        "impressions for CPC and CPA goals.",
+        "## Data",
+        f"{data['impressions']:,} impressions from {_time(data['from_ms'])} to {_time(data['to_ms'])}, with "
+        f"{data['clicks']:,} clicks and {data['conversions']:,} conversions. Left out: {data['immature']:,} too young, "
+        f"{data['foreign']:,} of other features, {len(data['skipped'])} unreadable files, {len(data['holes'])} hours "
+        "without data.",
+        "## Clicks",
+        f"Shrunk statistics of values and pairs of values, {ctr['trees']} boosted trees on top, Platt scaling. Every "
+        "row below was predicted by what was learned from strictly earlier rows; then the model was fitted to all.",
+        comparison(ctr["scores"]),
+        "### Reliability",
+        reliability(ctr["scores"]["candidate"]["reliability"]),
+        f"What tells (strength of the prior in expected clicks, small tells much): {told or 'nothing'}.",
+        "## Conversions",
+        cvr["note"],
+        "## Limits",
+        "Learned from impressions that we won: it extrapolates where we never bid. New values count as average.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def evaluation(answer: Mapping[str, Any]) -> str:
+    """Return what `evaluate` found, for a terminal."""
+    scores = {
+        side["name"]: side for side in (answer["constant"], answer["before"], answer["after"]) if side is not None
+    }
+    parts = [comparison(scores)]
+    best = answer["after"] or answer["before"]
+    if best["reliability"]:
+        parts += [f"Reliability of {best['name']} ({best['version']})", reliability(best["reliability"])]
+    if answer["in_sample"]:
+        parts.append("The champion was trained on some of these rows: its scores flatter it.")
+    if answer["fault"]:
+        parts.append(f"The champion cannot be used: {answer['fault']}")
+    parts += [f"Left out: {path['path']}: {path['reason']}" for path in answer["data"]["skipped"]]
+    return "\n\n".join(parts)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _bars(entry: Mapping[str, Any]) -> str:
+    ratio = entry["observed"] / entry["predicted"] if entry["predicted"] > 0 else 0.0
+    return f"{ratio:5.2f} " + "#" * min(20, round(ratio * 10))
+
+
+def _time(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms // 1_000, UTC):%Y-%m-%d %H:%M:%S} UTC"

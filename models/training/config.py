@@ -1,0 +1,50 @@
+"""The settings of training and evaluation: table `training`."""
+
+import msgspec
+
+
+class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is learned from, how carefully, and what a new model must show."""
+
+    window_days: int = 30  # of traffic to learn from
+    rows_max: int = 1_000_000  # the latest impressions of the window
+    #: An impression counts once it is this old: by then nearly all of its clicks have come.
+    maturity_seconds: float = 60.0
+    #: A click counts for conversion rates once it is this old.
+    conversion_maturity_seconds: float = 3_600.0
+    conversion_window_seconds: int = 30 * 24 * 3_600
+    #: Fewer than these and nothing is trained.
+    rows_min: int = 500
+    clicks_min: int = 30
+    #: Fewer than these and conversion rates are smoothed along the hierarchy of ads, without a model.
+    conversions_min: int = 300
+    #: Rows are cut into so many time blocks; each is scored by what was learned from the blocks before it.
+    blocks: int = 6
+    rounds_max: int = 80
+    leaves: int = 8
+    learning_rate: float = 0.05
+    #: The gate: how much worse in log loss (relative) a model may be than what it replaces, and how far off in sum.
+    log_loss_tolerance: float = 0.0
+    pcoc_min: float = 0.7
+    pcoc_max: float = 1.4
+    #: The champion is challenged once so many clicks have come that it was not trained on.
+    new_clicks_min: int = 30
+    seed: int = 7
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.blocks < 3:
+            raise ValueError("blocks must be at least 3: one to start from, two to compare on")
+        if min(self.window_days, self.rows_min, self.clicks_min, self.rounds_max, self.threads) < 1 or self.leaves < 2:
+            raise ValueError(
+                "window_days, rows_min, clicks_min, rounds_max, threads must be 1 or more, leaves 2 or more"
+            )
+        if self.rows_max < self.rows_min:
+            raise ValueError("rows_max is below rows_min")
+        if not 0 < self.learning_rate <= 1:
+            raise ValueError("learning_rate must lie in (0, 1]")
+        if not 0 < self.pcoc_min < 1 < self.pcoc_max:
+            raise ValueError("pcoc_min must be below 1 and pcoc_max above")
+        if min(self.maturity_seconds, self.conversion_maturity_seconds, self.conversion_window_seconds) < 0:
+            raise ValueError("durations must not be negative")

@@ -1,0 +1,168 @@
+"""One probability from rows: statistics, boosted trees on what they leave unexplained, calibration.
+
+Nothing is judged on rows it was fitted to. Rows are cut into time blocks; the statistics a row is described by, the
+trees and the calibration that score it, and the number of trees come from strictly earlier blocks (`walk`). What is
+published is then fitted to all blocks. The same code serves click and conversion rates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import lightgbm
+import numpy as np
+from numpy.typing import NDArray
+
+from models.evaluation.metrics import losses
+from models.serving.onnx import Calibration, Transform
+from models.serving.statistics import Group, Statistics, sigmoid
+from models.training import calibrate, groups, shrinkage
+from models.training.config import TrainingConfig
+from models.training.rows import Rows
+
+#: Tree counts tried, as shares of `rounds_max`.
+_SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A fitted model: log-odds are the statistics' plus the trees', then calibrated. `strengths` as shrinkage.fit."""
+
+    transform: Transform
+    booster: lightgbm.Booster
+    calibration: Calibration
+    strengths: dict[str, float]
+
+    def logits(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return log-odds before calibration, float64 (n,)."""
+        features = self.transform(requests, ads)
+        return linear(self.transform, features) + trees(self.booster, features)
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What was predicted, block after block, knowing only earlier blocks; rows from `start` on.
+
+    `logits` are uncalibrated, `predicted` and `prior` are probabilities. `rounds` is the number of trees found best.
+    """
+
+    start: int
+    logits: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    prior: NDArray[np.float64]
+    rounds: int
+
+
+def linear(transform: Transform, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the log-odds of the statistics alone, from features made by the transform."""
+    count = len(transform.statistics.groups)
+    logits: NDArray[np.float64] = features[:, :count].sum(axis=1, dtype=np.float64) + transform.statistics.base_logit
+    return logits
+
+
+def trees(booster: lightgbm.Booster, features: NDArray[np.float32], rounds: int = -1) -> NDArray[np.float64]:
+    """Return what the first `rounds` trees (-1: all) add to the log-odds."""
+    return np.asarray(booster.predict(features, raw_score=True, num_iteration=rounds), dtype=np.float64)
+
+
+def fit_statistics(selected: Sequence[Group], rows: Rows, base_rate: float) -> tuple[Statistics, dict[str, float]]:
+    """Fit the statistics of these groups to all rows."""
+    return shrinkage.fit(selected, rows.requests, rows.ads, rows.labels, base_rate)
+
+
+def walk(rows: Rows, base_rate: float, config: TrainingConfig) -> tuple[Walk, NDArray[np.float32]]:
+    """Predict each block from the earlier ones; there must be three at least.
+
+    Returns:
+        the predictions for the third block on, and the out-of-time features of the second block on.
+    """
+    edges = block_edges(rows.at_ms, config.blocks)
+    features: list[NDArray[np.float32]] = []
+    offsets: list[NDArray[np.float64]] = []
+    staged: list[NDArray[np.float64]] = []
+    predicted: list[NDArray[np.float64]] = []
+    prior: list[NDArray[np.float64]] = []
+    stages = sorted({max(1, round(share * config.rounds_max)) for share in _SHARES})
+    for begin, end in pairwise(edges[1:].tolist()):
+        block = rows[slice(begin, end)]
+        transform = Transform(
+            fit_statistics(groups.FULL, rows[slice(0, begin)], base_rate)[0], groups.REQUEST_NUMBERS, groups.AD_NUMBERS
+        )
+        described = transform(block.requests, block.ads)
+        offset = linear(transform, described)
+        if features:
+            known = rows.labels[edges[1] : begin]
+            booster = boost(np.concatenate(features), np.concatenate(offsets), known, config.rounds_max, config)
+            by_stage = np.stack([offset + trees(booster, described, stage) for stage in stages])
+            labels_before = rows.labels[edges[2] : begin]
+            stage = _best_stage(staged, labels_before)
+            scale = Calibration(*calibrate.fit(np.concatenate([part[stage] for part in staged] or [[]]), labels_before))
+            predicted.append(scale(by_stage[stage]))
+            hierarchy, _ = fit_statistics(groups.HIERARCHY, rows[slice(0, begin)], base_rate)
+            prior.append(hierarchy.probabilities(block.requests, block.ads))
+            staged.append(by_stage)
+        features.append(described)
+        offsets.append(offset)
+    final = _best_stage(staged, rows.labels[edges[2] :])
+    logits = np.concatenate([part[final] for part in staged])
+    found = Walk(int(edges[2]), logits, np.concatenate(predicted), np.concatenate(prior), stages[final])
+    return found, np.concatenate(features)
+
+
+def fit(rows: Rows, base_rate: float, found: Walk, features: NDArray[np.float32], config: TrainingConfig) -> Model:
+    """Fit the model to publish: statistics of all rows, trees on out-of-time features, calibration of the walk."""
+    statistics, strengths = fit_statistics(groups.FULL, rows, base_rate)
+    transform = Transform(statistics, groups.REQUEST_NUMBERS, groups.AD_NUMBERS)
+    # The trees learn from features as the walk made them: those of the final statistics have seen the labels.
+    later = rows[slice(len(rows) - len(features), None)]
+    booster = boost(features, linear(transform, features), later.labels, found.rounds, config)
+    slope, _ = calibrate.fit(found.logits, rows.labels[found.start :])
+    uncalibrated = Model(transform, booster, Calibration(), strengths)
+    shift = calibrate.shift(uncalibrated.logits(rows.requests, rows.ads), rows.labels, slope)
+    return replace(uncalibrated, calibration=Calibration(slope, shift))
+
+
+def boost(
+    features: NDArray[np.float32],
+    offsets: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    rounds: int,
+    config: TrainingConfig,
+) -> lightgbm.Booster:
+    """Grow small trees on what the offsets (log-odds) leave unexplained. Deterministic for a given seed."""
+    parameters = {
+        "objective": "binary",
+        "boost_from_average": False,
+        "learning_rate": config.learning_rate,
+        "num_leaves": config.leaves,
+        "min_data_in_leaf": max(40, len(labels) // 100),
+        "lambda_l2": 20.0,
+        "feature_fraction": 0.6,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "max_bin": 63,
+        "use_missing": False,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": config.threads,
+        "seed": config.seed,
+        "verbosity": -1,
+    }
+    data = lightgbm.Dataset(features, label=labels.astype(np.float32), init_score=offsets, params=parameters)
+    return lightgbm.train(parameters, data, num_boost_round=rounds)
+
+
+def block_edges(at_ms: NDArray[np.int64], blocks: int) -> NDArray[np.intp]:
+    """Return the first row of each block and the end; rows of one instant are never parted, so there may be fewer."""
+    if not len(at_ms):
+        return np.zeros(1, dtype=np.intp)
+    middle = at_ms[np.arange(1, blocks) * len(at_ms) // blocks]
+    edges = np.concatenate(([0], np.searchsorted(at_ms, middle, side="left"), [len(at_ms)]))
+    return np.unique(edges)
+
+
+def _best_stage(staged: list[NDArray[np.float64]], labels: NDArray[np.bool_]) -> int:
+    if not staged:
+        return 0
+    together = np.concatenate(staged, axis=1)
+    return int(np.argmin([losses(sigmoid(stage), labels).mean() for stage in together]))

@@ -1,0 +1,82 @@
+"""Reads the training log: Parquet files in folders by hour. A file that cannot be read is named and left out."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+MS_PER_HOUR = 3_600_000
+
+
+class Skipped(NamedTuple):
+    """A file that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+class Reading:
+    """Reads one kind of row (`bids` or `notices`) between two hours, keeping account of what was not there."""
+
+    def __init__(self, root: Path, kind: str) -> None:
+        self._root = root / kind
+        self.files = 0
+        self.skipped: list[Skipped] = []
+
+    def tables(self, from_ms: int, to_ms: int, schema: pa.Schema) -> Iterator[pa.Table]:
+        """Yield one table a file, columns as in the schema, of every hour that overlaps [from_ms, to_ms)."""
+        for folder in self._root.glob("date=*/hour=*"):
+            hour_ms = _hour_ms(folder)
+            if hour_ms is None or hour_ms + MS_PER_HOUR <= from_ms or hour_ms >= to_ms:
+                continue
+            for path in sorted(folder.glob("*.parquet")):
+                table = self._read(path, schema)
+                if table is not None:
+                    yield table
+
+    def holes(self, from_ms: int, to_ms: int) -> list[str]:
+        """Return the hours without any file between the first and the last hour that have one, as folders."""
+        hours = sorted(
+            hour_ms
+            for folder in self._root.glob("date=*/hour=*")
+            if (hour_ms := _hour_ms(folder)) is not None
+            and from_ms - MS_PER_HOUR < hour_ms < to_ms
+            and any(folder.glob("*.parquet"))
+        )
+        if not hours:
+            return []
+        present = set(hours)
+        return [_folder(hour) for hour in range(hours[0], hours[-1], MS_PER_HOUR) if hour not in present]
+
+    def _read(self, path: Path, schema: pa.Schema) -> pa.Table | None:
+        try:
+            # One file, not a data set: the folders' names must not become columns.
+            with path.open("rb") as file:
+                table = pq.ParquetFile(file).read(columns=schema.names)
+            table = table.select(schema.names).cast(schema)
+        except (OSError, KeyError, pa.ArrowException) as fault:
+            reason = str(fault).partition("\n")[0][:200] or type(fault).__name__
+            self.skipped.append(Skipped(str(path.relative_to(self._root.parent)), reason))
+            return None
+        self.files += 1
+        return table
+
+
+def concatenate(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
+    """Return the tables as one, which is empty when there are none."""
+    return pa.concat_tables([schema.empty_table(), *tables])
+
+
+def _hour_ms(folder: Path) -> int | None:
+    try:
+        hour = datetime.strptime(f"{folder.parent.name} {folder.name} +0000", "date=%Y-%m-%d hour=%H %z")
+    except ValueError:
+        return None
+    return int(hour.timestamp()) * 1_000
+
+
+def _folder(hour_ms: int) -> str:
+    return f"{datetime.fromtimestamp(hour_ms // 1_000, UTC):date=%Y-%m-%d/hour=%H}"

@@ -1,0 +1,275 @@
+"""The nightly run on a synthetic training log, end to end."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dsp import registry
+from dsp.kernel.errors import BundleError, ConflictError
+from models.evaluation import compare
+from models.serving import bundle
+from models.training import dataset, nightly
+from models.training.config import TrainingConfig
+
+START_MS = 1_750_000_000_000
+CONFIG = TrainingConfig(maturity_seconds=0.0, conversion_maturity_seconds=0.0, rounds_max=40)
+ROWS = 8_000
+END_MS = START_MS + 10 * ROWS
+
+
+def run(data_dir: Path, now_ms: int, config: TrainingConfig = CONFIG) -> nightly.Outcome:
+    return nightly.run(data_dir, now_ms, config, lambda step, found: None)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, write_log: Any) -> Path:
+    """A data directory with a log and a champion trained on it. Tests that change it work on a copy."""
+    data_dir = tmp_path_factory.mktemp("data")
+    write_log(data_dir / "training", ROWS)
+    outcome = run(data_dir, END_MS + 2_000)
+    assert outcome.result == "published", outcome.reasons
+    return data_dir
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def champion(data_dir: Path) -> bundle.Bundle:
+    version = registry.resolve(data_dir / "models", bundle.CHAMPION)
+    assert version is not None
+    return bundle.load(data_dir / "models", version)
+
+
+def test_the_champion_beats_the_prior_on_later_traffic(copied: Path, write_log: Any) -> None:
+    later_ms = END_MS + 3_600_000
+    clicks = write_log(copied / "training", 6_000, start_ms=later_ms, seed=2)
+    data = dataset.load(copied / "training", later_ms, later_ms + 60_000, later_ms + 70_000, CONFIG)
+    answer = compare.evaluate(copied / "models", data)
+    assert answer["rows"] == 6_000
+    assert answer["clicks"] == clicks
+    assert not answer["in_sample"]
+    prior, model = answer["before"], answer["after"]
+    assert model["log_loss"] < 0.95 * prior["log_loss"]
+    assert model["auc"] > prior["auc"] + 0.1
+    assert 0.8 < model["pcoc"] < 1.25
+    assert sum(entry["rows"] for entry in model["reliability"]) == 6_000
+
+
+def test_the_manifest_says_what_was_done(trained: Path) -> None:
+    manifest = champion(trained).manifest
+    assert manifest["data"]["impressions"] == ROWS
+    assert manifest["data"]["skipped"] == []
+    assert manifest["cvr"]["kind"] == "smoothed_rates"
+    scores = manifest["ctr"]["scores"]
+    assert scores["candidate"]["log_loss"] < scores["prior"]["log_loss"] < scores["constant"]["log_loss"]
+    card = registry.read(trained / "models", champion(trained).version)["model_card.md"].decode()
+    assert f"{ROWS:,} impressions" in card
+
+
+def test_running_twice_does_no_harm(copied: Path) -> None:
+    before = champion(copied).version
+    outcome = run(copied, END_MS + 3_000)
+    assert outcome.result == "nothing_new"
+    assert outcome.champion == before == champion(copied).version
+    assert registry.versions(copied / "models") == [before]
+
+
+def test_a_second_run_at_the_same_time_is_refused(copied: Path) -> None:
+    with (copied / "models" / ".nightly.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConflictError):
+            run(copied, END_MS + 3_000)
+
+
+def test_the_next_night_replaces_the_champion_and_keeps_the_previous(copied: Path, write_log: Any) -> None:
+    first = champion(copied).version
+    later_ms = END_MS + 3_600_000
+    # People click three times as often: who saw it must win over who did not.
+    write_log(copied / "training", 12_000, start_ms=later_ms, seed=3, click_rate_of=lambda rate: min(1.0, 3 * rate))
+    outcome = run(copied, later_ms + 200_000)
+    assert outcome.result == "published", outcome.reasons
+    assert champion(copied).version == outcome.champion != first
+    assert registry.resolve(copied / "models", bundle.PREVIOUS) == first
+
+
+def test_the_gate_refuses_a_worse_model(copied: Path, write_log: Any) -> None:
+    first = champion(copied).version
+    # Less than a night of new clicks, and a trainer that may only look at those: it cannot match the champion.
+    later_ms = END_MS + 40 * 86_400_000
+    write_log(copied / "training", 1_500, start_ms=later_ms, seed=4)
+    outcome = run(copied, later_ms + 20_000)
+    assert outcome.result == "refused"
+    assert "the champion" in outcome.reasons[0]
+    assert outcome.champion == first == champion(copied).version
+
+
+def test_a_corrupt_file_is_named_and_left_out(copied: Path) -> None:
+    whole = sorted((copied / "training").rglob("*.parquet"))
+    for path in whole:
+        (path.parent / f"9-{path.name}").write_bytes(path.read_bytes()[:-100])
+        (path.parent / "8-empty.parquet").touch()
+    data = dataset.load(copied / "training", START_MS, END_MS, END_MS + 2_000, CONFIG)
+    assert len(data.impressions) == ROWS
+    named = {entry.path for entry in data.summary.skipped}
+    assert named == {
+        str((path.parent / name).relative_to(copied / "training"))
+        for path in whole
+        for name in (f"9-{path.name}", "8-empty.parquet")
+    }
+    assert all(entry.reason for entry in data.summary.skipped)
+
+
+def test_the_same_rows_in_two_files_count_once(copied: Path) -> None:
+    for path in list((copied / "training").rglob("*.parquet")):
+        (path.parent / f"1-{path.name}").write_bytes(path.read_bytes())
+    data = dataset.load(copied / "training", START_MS, END_MS, END_MS + 2_000, CONFIG)
+    assert len(data.impressions) == ROWS
+
+
+def test_an_empty_day_publishes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "training" / "bids" / "date=2025-06-15" / "hour=00").mkdir(parents=True)
+    outcome = run(tmp_path, START_MS)
+    assert outcome.result == "little_data"
+    assert outcome.champion is None
+    assert registry.resolve(tmp_path / "models", bundle.CHAMPION) is None
+
+
+def test_hours_without_data_are_named(tmp_path: Path, write_log: Any) -> None:
+    write_log(tmp_path, 10)
+    write_log(tmp_path, 10, start_ms=START_MS + 3 * 3_600_000, seed=2)
+    summary = dataset.load(tmp_path, START_MS, START_MS + 10**8, START_MS + 10**8, CONFIG).summary
+    assert summary.holes == ("date=2025-06-15/hour=16", "date=2025-06-15/hour=17")
+    assert summary.impressions == 20
+
+
+def test_young_impressions_are_left_out(tmp_path: Path, write_log: Any) -> None:
+    write_log(tmp_path, 1_000)
+    config = TrainingConfig(maturity_seconds=4.0, conversion_maturity_seconds=1.0)
+    summary = dataset.load(tmp_path, START_MS, START_MS + 10_000, START_MS + 10_000, config).summary
+    # Notices are known for ten seconds, so an impression must be from the first six.
+    assert 595 <= summary.impressions <= 605
+    assert summary.impressions + summary.immature == 1_000
+
+
+def test_rows_of_other_features_are_left_out(tmp_path: Path, write_log: Any) -> None:
+    write_log(tmp_path, 100)
+    write_log(tmp_path, 50, start_ms=START_MS + 5_000, seed=2, feature_hash="another")
+    summary = dataset.load(tmp_path, START_MS, START_MS + 10_000, START_MS + 20_000, CONFIG).summary
+    assert summary.foreign == 50
+    assert summary.impressions + summary.immature == 100
+
+
+def test_a_conversion_model_is_trained_where_data_suffice(tmp_path: Path, write_log: Any) -> None:
+    write_log(tmp_path / "training", ROWS)
+    config = TrainingConfig(
+        maturity_seconds=0.0, conversion_maturity_seconds=0.0, conversions_min=50, log_loss_tolerance=0.5
+    )
+    outcome = run(tmp_path, END_MS + 2_000, config)
+    assert outcome.manifest is not None
+    assert outcome.manifest["cvr"]["kind"] == "model"
+    assert "cvr.onnx" in registry.read(tmp_path / "models", str(outcome.champion))
+    found = champion(tmp_path)
+    data = dataset.load(tmp_path / "training", START_MS, END_MS, END_MS + 2_000, config)
+    predicted = compare.pcvr(found.predictor, data.clicks)
+    assert predicted.mean() == pytest.approx(data.clicks.labels.mean(), rel=0.2)
+    assert not np.array_equal(predicted, compare.pcvr(found.prior, data.clicks))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.onnx", "feature_spec.json", "calibration.json", "golden.json", "statistics_ctr.npy", "manifest.json"],
+)
+def test_a_tampered_bundle_is_refused(copied: Path, name: str) -> None:
+    version = champion(copied).version
+    path = copied / "models" / "versions" / version / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="not what was published"):
+        bundle.load(copied / "models", version)
+    # It cannot serve, so the next run replaces it.
+    assert run(copied, END_MS + 3_000).result == "published"
+
+
+def test_a_bundle_that_does_not_give_its_golden_rows_is_refused(copied: Path) -> None:
+    root, version = copied / "models", champion(copied).version
+    files = registry.read(root, version)
+    manifest = json.loads(files.pop(registry.MANIFEST))
+    golden = json.loads(files["golden.json"])
+    golden[0]["pctr"][0] += 0.01
+    other = registry.publish(root, {**files, "golden.json": json.dumps(golden).encode()}, manifest)
+    with pytest.raises(BundleError, match="golden row 0"):
+        bundle.load(root, other)
+
+
+def test_bundles_made_for_other_features_are_refused(copied: Path) -> None:
+    root, version = copied / "models", champion(copied).version
+    files = registry.read(root, version)
+    manifest = json.loads(files.pop(registry.MANIFEST))
+    spec = json.loads(files["feature_spec.json"])
+    spec["feature_hash"] = "0" * 16
+    other = registry.publish(root, {**files, "feature_spec.json": json.dumps(spec).encode()}, manifest)
+    with pytest.raises(BundleError, match="made for features"):
+        bundle.load(root, other)
+
+
+def command(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "DSP_PLATFORM_DATA_DIR": str(data_dir), "DSP_TRAINING_MATURITY_SECONDS": "0"}
+    env = {key: value for key, value in env.items() if key != "DSP_CONFIG"}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "models", *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_line_prints_one_document(copied: Path) -> None:
+    done = command(copied, "evaluate", "--from-ms", str(START_MS), "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["rows"] == ROWS
+    assert answer["in_sample"]
+    assert answer["after"]["log_loss"] < answer["before"]["log_loss"]
+    done = command(copied, "nightly", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["result"] in ("nothing_new", "little_data")
+    assert json.loads(done.stderr.splitlines()[0])["step"] == "dataset"
+
+
+def test_people_get_a_table(copied: Path) -> None:
+    done = command(copied, "evaluate", "--from-ms", str(START_MS))
+    assert done.returncode == 0, done.stderr
+    assert "| champion" in done.stdout
+    assert "tenth" in done.stdout
+
+
+def test_settings_are_refused_with_their_reason(copied: Path) -> None:
+    file = copied / "dsp.toml"
+    file.write_text("[training]\nblocks = 1\n")
+    done = command(copied, "--config", str(file), "nightly")
+    assert done.returncode == 2
+    assert "blocks" in done.stderr
+
+
+def test_rollback_returns_to_the_previous_champion(copied: Path, write_log: Any) -> None:
+    first = champion(copied).version
+    assert command(copied, "rollback").returncode == 1
+    later_ms = END_MS + 3_600_000
+    write_log(copied / "training", 12_000, start_ms=later_ms, seed=3, click_rate_of=lambda rate: min(1.0, 3 * rate))
+    second = run(copied, later_ms + 200_000).champion
+    assert second != first
+    assert command(copied, "rollback").returncode == 0
+    assert champion(copied).version == first
