@@ -8,7 +8,7 @@ import numpy as np
 
 from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import UserRecord
-from dsp.funnel import groups
+from dsp.funnel import candidates
 from dsp.funnel.stages import Stages
 from dsp.openrtb.opportunity import Opportunity
 from dsp.pacing.controller import ControlColumns
@@ -78,8 +78,9 @@ def explain(
         rows = rows[keep]
     losses.left[Stage.CAPS] = len(rows)
     keep = stages.unthrottled(rows)
-    losses.lose(Stage.THROTTLE, Exclusion.THROTTLED, rows[~keep])
-    rows = rows[keep]
+    if keep is not None:
+        losses.lose(Stage.THROTTLE, Exclusion.THROTTLED, rows[~keep])
+        rows = rows[keep]
     losses.left[Stage.THROTTLE] = len(rows)
     if limit is not None and len(rows) > limit:
         best = rows[stages.best(rows, limit)]
@@ -90,8 +91,8 @@ def explain(
 
 
 def _recall(snapshot: Snapshot, stages: Stages, losses: _Losses) -> Positions:
-    left = bitmap.from_mask(np.ones(len(snapshot.line_items), dtype=np.bool_))
-    for reason, words in zip(*stages.recall(), strict=True):
+    left = bitmap.ones(len(snapshot.line_items))
+    for reason, words in stages.recall().in_order():
         losses.lose(Stage.RECALL, reason, bitmap.positions(left & ~words))
         left = left & words
     rows = bitmap.positions(left)
@@ -100,10 +101,9 @@ def _recall(snapshot: Snapshot, stages: Stages, losses: _Losses) -> Positions:
 
 
 def _match(snapshot: Snapshot, stages: Stages, losses: _Losses, rows: Positions) -> Positions:
-    first = snapshot.creative_start[rows]
-    creatives = groups.spans(first, snapshot.creative_start[rows + 1] - first)
-    for reason, words in zip(*stages.match(), strict=True):
-        creatives = creatives[bitmap.contains(words, creatives)]
+    creatives = candidates.spans(rows, snapshot.creative_start)
+    for reason, words in stages.match().in_order():
+        creatives = creatives[bitmap.mask(words).take(creatives)]
         matched = np.isin(rows, snapshot.creative_line_items[creatives])
         losses.lose(Stage.MATCH, reason, rows[~matched])
         rows = rows[matched]

@@ -8,16 +8,15 @@ from numpy.typing import NDArray
 
 from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import UserRecord
-from dsp.funnel import groups
+from dsp.funnel import candidates
 from dsp.funnel.stages import Stages
 from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.pacing.controller import ControlColumns
 from dsp.snapshot.build import Snapshot
 from dsp.targeting import bitmap
-from dsp.targeting.bitmap import Positions, Words
-from dsp.targeting.deals import Way
-
-_FIRST_PRICE, _FIXED_PRICE = 1, 3  # OpenRTB `at`
+from dsp.targeting.bitmap import Positions
+from dsp.targeting.deals import FIRST_PRICE, FIXED_PRICE, Way
+from dsp.targeting.rows import Conditions
 
 
 class Selection(NamedTuple):
@@ -50,48 +49,65 @@ def select(
     `controls` are aligned to the snapshot; `seat` is ours on the exchange, since a deal may be for some seats only.
     """
     stages = Stages(snapshot, opportunity, user, controls, now_ms, seat)
-    reasons, words = stages.recall()
-    rows = bitmap.positions(bitmap.intersection(words))
-    if not rows.shape[0]:
-        return reasons[bitmap.first_empty(words)] if snapshot.line_items else Exclusion.NO_CANDIDATE
-    first = snapshot.creative_start[rows]
-    creatives = groups.spans(first, snapshot.creative_start[rows + 1] - first)
-    reasons, words = stages.match()
-    fitting = creatives[bitmap.contains(bitmap.intersection(words), creatives)]
-    if not fitting.shape[0]:
-        return _last_lost(reasons, words, creatives)
-    candidates = groups.group(fitting, snapshot.creative_line_items[fitting])
-    keep = stages.uncapped(candidates.rows)
+    recall = stages.recall()
+    recalled = recall.intersection()
+    if not np.count_nonzero(recalled):
+        return _last_lost(recall) if snapshot.line_items else Exclusion.NO_CANDIDATE
+    match = stages.match()
+    fit = candidates.fitting(recalled, match.intersection(), snapshot.creative_line_items, snapshot.creative_start)
+    if not fit.shape[0]:
+        return _last_creative_lost(match, candidates.spans(bitmap.positions(recalled), snapshot.creative_start))
+    owners = snapshot.creative_line_items.take(fit)
+    ends = candidates.ends_of(owners)
+    rows = owners.take(ends)
+    keep = stages.uncapped(rows)
     if keep is not None:
-        candidates = groups.take(candidates, keep.nonzero()[0])
-        if not candidates.rows.shape[0]:
+        rows = rows[keep]
+        if not rows.shape[0]:
             return Exclusion.FREQUENCY_CAP
-    keep = stages.unthrottled(candidates.rows)
-    if not keep.all():
-        candidates = groups.take(candidates, keep.nonzero()[0])
-        if not candidates.rows.shape[0]:
+    keep = stages.unthrottled(rows)
+    if keep is not None:
+        rows = rows[keep]
+        if not rows.shape[0]:
             return Exclusion.THROTTLED
-    if candidates.rows.shape[0] > limit:
-        candidates = groups.take(candidates, stages.best(candidates.rows, limit))
-    chosen = groups.draw(candidates, opportunity.auction_id, snapshot.creative_ids)
-    return _enter(candidates.rows, chosen, stages.ways)
+    if rows.shape[0] > limit:
+        rows = rows[stages.best(rows, limit)]
+    creatives = candidates.draw(fit, owners, ends, rows, snapshot.creative_lots, opportunity.auction_id)
+    return _enter(rows, creatives, stages.ways)
 
 
-def _last_lost(reasons: Sequence[Exclusion], rows: Sequence[Words], creatives: Positions) -> Exclusion:
-    for reason, words in zip(reasons, rows, strict=True):
-        creatives = creatives[bitmap.contains(words, creatives)]
+def _last_lost(recall: Conditions) -> Exclusion:
+    left = None
+    for reason, words in recall.in_order():
+        left = words if left is None else left & words
+        if not np.count_nonzero(left):
+            return reason
+    raise AssertionError("line items are left after the conditions that left none")
+
+
+def _last_creative_lost(match: Conditions, creatives: Positions) -> Exclusion:
+    for reason, words in match.in_order():
+        creatives = creatives[bitmap.mask(words).take(creatives)]
         if not creatives.shape[0]:
             return reason
-    raise AssertionError("creatives are left after the stage that left none")
+    raise AssertionError("creatives are left after the conditions that left none")
 
 
 def _enter(rows: Positions, creatives: Positions, ways: Sequence[Way]) -> Selection:
     """Give each candidate the first way that it may go."""
+    size = rows.shape[0]
     if len(ways) == 1:
-        chosen = np.zeros(rows.shape[0], dtype=np.int64)
-    else:
-        chosen = np.argmax([bitmap.contains(way.line_items, rows) for way in ways], axis=0)
-    floors = np.array([way.floor_micros_cpm for way in ways], dtype=np.int64)
-    auctions = np.array([way.auction for way in ways], dtype=np.int64)[chosen]
-    deals = tuple([ways[number].offer for number in chosen.tolist()])
-    return Selection(rows, creatives, floors[chosen], auctions == _FIRST_PRICE, auctions == _FIXED_PRICE, deals)
+        offer, floor, auction, _ = ways[0]
+        return Selection(
+            rows,
+            creatives,
+            np.array([floor] * size, dtype=np.int64),
+            np.array([auction == FIRST_PRICE] * size, dtype=np.bool_),
+            np.array([auction == FIXED_PRICE] * size, dtype=np.bool_),
+            (offer,) * size,
+        )
+    chosen = np.array([bitmap.mask(way.line_items).take(rows) for way in ways]).argmax(axis=0)
+    floors = np.array([way.floor_micros_cpm for way in ways], dtype=np.int64).take(chosen)
+    auctions = np.array([way.auction for way in ways], dtype=np.int64).take(chosen)
+    offers = tuple([ways[number].offer for number in chosen.tolist()])
+    return Selection(rows, creatives, floors, auctions == FIRST_PRICE, auctions == FIXED_PRICE, offers)

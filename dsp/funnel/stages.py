@@ -3,14 +3,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import UserRecord
 from dsp.frequency.rule import capped
 from dsp.openrtb.opportunity import Opportunity
 from dsp.pacing.controller import ControlColumns
 from dsp.pacing.throttle import passes
 from dsp.snapshot.build import Snapshot
-from dsp.targeting.bitmap import Positions, Words
+from dsp.targeting.bitmap import Positions
+from dsp.targeting.rows import Conditions
 
 _NO_SEGMENTS: frozenset[str] = frozenset()
 
@@ -40,13 +40,13 @@ class Stages:
             self._segments = self._segments.union(known.segments)
         self.ways = snapshot.index.deals.ways(opportunity, seat)
 
-    def recall(self) -> tuple[list[Exclusion], list[Words]]:
-        """Return the reasons, and for each the line items that pass."""
-        return self._snapshot.index.rows(self._opportunity, self._segments, self.ways, self._now_ms)
+    def recall(self) -> Conditions:
+        """Return the conditions on line items."""
+        return self._snapshot.index.conditions(self._opportunity, self._segments, self.ways, self._now_ms)
 
-    def match(self) -> tuple[list[Exclusion], list[Words]]:
-        """Return the reasons, and for each the creatives that pass."""
-        return self._snapshot.index.matcher.rows(self._opportunity)
+    def match(self) -> Conditions:
+        """Return the conditions on creatives."""
+        return self._snapshot.index.matcher.conditions(self._opportunity)
 
     def uncapped(self, rows: Positions) -> NDArray[np.bool_] | None:
         """Return which of `rows` the user may see again; None when all.
@@ -65,16 +65,18 @@ class Stages:
             (self._snapshot.advertiser_id, full.advertisers),
         ):
             for one in ids:
-                free &= column[rows] != one
+                free &= column.take(rows) != one
         return free
 
-    def unthrottled(self, rows: Positions) -> NDArray[np.bool_]:
-        """Return which of `rows` pacing lets into the auction."""
-        rates = self._controls.pass_rate[rows]
-        return passes(self._opportunity.auction_id, self._snapshot.line_item_ids[rows], rates)
+    def unthrottled(self, rows: Positions) -> NDArray[np.bool_] | None:
+        """Return which of `rows` pacing lets into the auction; None when all."""
+        rates = self._controls.pass_rate.take(rows)
+        if not np.count_nonzero(rates < 1.0):
+            return None
+        return passes(self._opportunity.auction_id, self._snapshot.line_item_ids.take(rows), rates)
 
     def best(self, rows: Positions, limit: int) -> Positions:
         """Return the indexes into `rows` of the `limit` best, ascending: by value at prior rates times multiplier."""
-        score = self._snapshot.prior_value_micros_cpm[rows] * self._controls.multiplier[rows]
+        score = self._snapshot.prior_value_micros_cpm.take(rows) * self._controls.multiplier.take(rows)
         best: Positions = np.sort(np.argpartition(-score, limit)[:limit])
         return best

@@ -54,6 +54,7 @@ class Snapshot:
     creative_ids: NDArray[np.int64]
     creative_line_items: NDArray[np.int64]
     creative_start: NDArray[np.int64]
+    creative_lots: NDArray[np.uint64]  # what a creative draws lots with when several fit
     index: Index
     caps: CapBook
 
@@ -76,6 +77,7 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
         )
     )
     creative_rows = [row_of[one.line_item_id] for one in creatives]
+    creative_ids = _column([one.id for one in creatives])
     starts = [max(item.flight.start_ms, campaign.flight.start_ms) for item, campaign, _ in chains]
     ends = [min(_end_ms(item), _end_ms(campaign)) for item, campaign, _ in chains]
     goal_kind = np.array([GOAL_CODES[item.goal.kind] for item in items], dtype=np.int8)
@@ -103,9 +105,10 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
         flight_start_ms=_column(starts),
         flight_end_ms=_column(ends),
         prior_value_micros_cpm=_prior_value(goal_kind, target, bid_min, bid_max),
-        creative_ids=_column([one.id for one in creatives]),
+        creative_ids=creative_ids,
         creative_line_items=_column(creative_rows),
         creative_start=np.searchsorted(_column(creative_rows), np.arange(len(items) + 1)).astype(np.int64),
+        creative_lots=_lots(creative_ids),
         index=Index(entities, _column(starts), _column(ends)),
         caps=CapBook(_caps(items), _caps(campaigns), _caps(advertisers)),
     )
@@ -160,3 +163,11 @@ def _prior_value(
     rates = np.ones(goal_kind.shape[0])
     value = value_micros_cpm(goal_kind, target_micros, rates * PRIOR_CTR, rates * PRIOR_CVR)
     return np.minimum(np.maximum(value, bid_min), bid_max)
+
+
+def _lots(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """SplitMix64 of the ids: a bijection, so that no two creatives ever draw the same."""
+    mixed = ids.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

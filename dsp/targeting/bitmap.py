@@ -17,12 +17,16 @@ if sys.byteorder != "little":
     raise ImportError("bitmaps are packed byte by byte, lowest byte first: a little-endian machine is needed")
 
 _WORD_BITS = 64
-_ONE = np.uint64(1)
 
 
 def zeros(size: int) -> Words:
     """Return the empty bitmap for `size` members; it has at least one word, so that reductions are defined."""
     return np.zeros(max(1, -(-size // _WORD_BITS)), dtype=np.uint64)
+
+
+def ones(size: int) -> Words:
+    """Return the bitmap of all `size` members."""
+    return from_mask(np.ones(size, dtype=np.bool_))
 
 
 def from_mask(mask: NDArray[np.bool_]) -> Words:
@@ -43,15 +47,14 @@ def from_positions(members: Iterable[int], size: int) -> Words:
 def positions(words: Words) -> Positions:
     """Return the members in ascending order, int64. Work follows the nonzero words, not the size."""
     filled = words.nonzero()[0]
-    bits = np.unpackbits(words[filled].view(np.uint8), bitorder="little").nonzero()[0]
+    bits = mask(words[filled]).nonzero()[0]
     members: Positions = (filled[bits >> 6] << 6) + (bits & 63)
     return members
 
 
-def contains(words: Words, members: Positions) -> NDArray[np.bool_]:
-    """Return whether each of `members` is in the bitmap, bool, same shape."""
-    found: NDArray[np.bool_] = (words[members >> 6] >> (members & 63).view(np.uint64)) & _ONE != 0
-    return found
+def mask(words: Words) -> NDArray[np.bool_]:
+    """Return the bitmap as one bool a member, and some more at the end; any int64 positions can be taken from it."""
+    return np.unpackbits(words.view(np.uint8), bitorder="little").view(np.bool_)
 
 
 def intersection(rows: Sequence[Words]) -> Words:
@@ -70,13 +73,3 @@ def union(rows: Sequence[Words]) -> Words:
     for row in rows[2:]:
         np.bitwise_or(out, row, out)
     return out
-
-
-def first_empty(rows: Sequence[Words]) -> int:
-    """Return the index of the first row at which the running AND is empty, or -1 when it never is."""
-    left = rows[0]
-    for number, row in enumerate(rows):
-        left = left & row
-        if not np.count_nonzero(left):
-            return number
-    return -1

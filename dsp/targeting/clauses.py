@@ -1,102 +1,91 @@
-"""Clauses of one dimension compiled to bitmaps over line items, one row a value that any clause names.
+"""Clauses of one dimension compiled to rows over line items, one a value that any clause names.
 
 Three meanings of "the opportunity has these values" need three tables: `ValueTable` (one value or none), `TraitTable`
 (all of the values are true of the impression) and `OfferTable` (the bidder may choose among the values).
 """
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from dsp.catalog.reasons import Exclusion
 from dsp.catalog.rules import Clause
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Words
+from dsp.targeting.rows import Conditions, Row, compress, expand, holders, union
 
 #: Clauses of one dimension by the row of their line item; rows without a clause are not in it.
 Clauses = Mapping[int, Clause]
 
 
-def _holders(pairs: Iterable[tuple[Hashable, int]], size: int) -> dict[Hashable, Words]:
-    by_value: defaultdict[Hashable, list[int]] = defaultdict(list)
-    for value, row in pairs:
-        by_value[value].append(row)
-    return {value: bitmap.from_positions(rows, size) for value, rows in by_value.items()}
+def includes(clauses: Clauses) -> Iterator[tuple[str, int]]:
+    """Yield every included value with the row of its line item."""
+    return ((value, row) for row, clause in clauses.items() for value in clause.include)
 
 
-def _unrestricted(clauses: Clauses, size: int) -> Words:
+def excludes(clauses: Clauses) -> Iterator[tuple[str, int]]:
+    """Yield every excluded value with the row of its line item."""
+    return ((value, row) for row, clause in clauses.items() for value in clause.exclude)
+
+
+def unrestricted(clauses: Clauses, size: int) -> Words:
+    """Return the line items that include nothing in particular."""
+    return _all_but((row for row, clause in clauses.items() if clause.include), size)
+
+
+def _all_but(rows: Iterable[int], size: int) -> Words:
     mask = np.ones(size, dtype=np.bool_)
-    mask[[row for row, clause in clauses.items() if clause.include]] = False
+    mask[list(rows)] = False
     return bitmap.from_mask(mask)
 
 
-def _included(clauses: Clauses, size: int) -> dict[Hashable, Words]:
-    return _holders(((value, row) for row, clause in clauses.items() for value in clause.include), size)
-
-
-def _excluded(clauses: Clauses, size: int) -> dict[Hashable, Words]:
-    return _holders(((value, row) for row, clause in clauses.items() for value in clause.exclude), size)
-
-
-def _admitting(clauses: Clauses, size: int) -> tuple[Words, dict[Hashable, Words]]:
-    """The rows of (no clause or no include), and of each value: include or unrestricted, and not exclude."""
-    unrestricted, included, excluded = _unrestricted(clauses, size), _included(clauses, size), _excluded(clauses, size)
-    nothing = bitmap.zeros(size)
-    return unrestricted, {
-        value: (unrestricted | included.get(value, nothing)) & ~excluded.get(value, nothing)
-        for value in included.keys() | excluded.keys()
-    }
-
-
 class ValueTable:
-    """A dimension of which an opportunity has one value, or none ("")."""
+    """A dimension of which an opportunity has one value, or none ("").
+
+    `rows` are the line items that admit each value. Every other value is like none: it fails an include and passes an
+    exclude, which is the row `default`.
+    """
 
     def __init__(self, clauses: Clauses, size: int) -> None:
-        self._unrestricted, self._rows = _admitting(clauses, size)
+        default = unrestricted(clauses, size)
+        self.default = default
+        self.rows: dict[str, Row] = {
+            value: compress((default | included) & ~excluded, default)
+            for value, (included, excluded) in holders(size, includes(clauses), excludes(clauses))
+        }
 
-    def admitting(self, value: str) -> Words:
-        """Return the line items that admit the value. An unknown value is like none: it only fails an include."""
-        return self._rows.get(value, self._unrestricted)
+
+class OfferTable(ValueTable):
+    """A dimension whose values are offers to choose from: an excluded one is not taken, the others stay."""
+
+    def admitting(self, values: Iterable[str]) -> Words:
+        """Return the line items that admit at least one of the values; without any, those without an include."""
+        return union([self.rows.get(value, self.default) for value in values] or [self.default])
 
 
 class TraitTable:
     """A dimension of which an opportunity has any number of values, all true at once: one excluded value forbids."""
 
     def __init__(self, clauses: Clauses, size: int) -> None:
-        self.unrestricted = _unrestricted(clauses, size)
-        self._included = _included(clauses, size)
-        self._excluded = _excluded(clauses, size)
+        nobody, everyone = bitmap.zeros(size), bitmap.ones(size)
+        self._unrestricted = unrestricted(clauses, size)
+        self._including: dict[str, Row] = {
+            value: compress(included, nobody) for value, (included,) in holders(size, includes(clauses))
+        }
+        self._tolerating: dict[str, Row] = {
+            value: compress(everyone & ~excluded, everyone) for value, (excluded,) in holders(size, excludes(clauses))
+        }
 
     @classmethod
     def of_groups(cls, groups: Mapping[int, Sequence[str]], size: int) -> "TraitTable":
         """Return the table that wants one value of each row's group; an empty group is never satisfied."""
         table = cls({row: Clause(include=tuple(group)) for row, group in groups.items()}, size)
-        mask = np.ones(size, dtype=np.bool_)
-        mask[list(groups)] = False
-        table.unrestricted = bitmap.from_mask(mask)
+        table._unrestricted = _all_but(groups, size)
         return table
 
-    def wanting(self, value: str) -> Words | None:
-        """Return the line items that include the value and do not exclude it; None when none ever did."""
-        row = self._included.get(value)
-        excluded = self._excluded.get(value)
-        return row if row is None or excluded is None else row & ~excluded
-
-    def admitting(self, values: frozenset[str]) -> Words:
-        """Return the line items with an included value among `values`, or no include, and no excluded value."""
-        out = bitmap.union([self.unrestricted, *[self._included[value] for value in values & self._included.keys()]])
-        for value in values & self._excluded.keys():
-            out = out & ~self._excluded[value]
-        return out
-
-
-class OfferTable:
-    """A dimension whose values are offers to choose from: an excluded one is not taken, the others stay."""
-
-    def __init__(self, clauses: Clauses, size: int) -> None:
-        self._unrestricted, self._rows = _admitting(clauses, size)
-
-    def admitting(self, values: Iterable[str]) -> Words:
-        """Return the line items that admit at least one of the values; without any, those without an include."""
-        rows = [self._rows.get(value, self._unrestricted) for value in values]
-        return bitmap.union(rows) if rows else self._unrestricted
+    def require(self, reason: Exclusion, values: frozenset[str], conditions: Conditions) -> None:
+        """Add that a line item includes one of `values`, or includes nothing, and that it excludes none of them."""
+        included = [self._including[value] for value in values & self._including.keys()]
+        conditions.require(reason, union([self._unrestricted, *included]))
+        for value in values & self._tolerating.keys():
+            conditions.require(reason, expand(self._tolerating[value]))

@@ -1,6 +1,7 @@
 """Deals: which line items may bid through which deal that an impression offers, and which in the open auction."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from dsp.catalog.entities import AuctionType, Deal
@@ -8,10 +9,11 @@ from dsp.catalog.status import Status
 from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Words
-from dsp.targeting.clauses import Clauses, TraitTable
+from dsp.targeting.clauses import Clauses, excludes, includes, unrestricted
+from dsp.targeting.rows import Row, compress, expand, holders, union
 
-_FIRST_PRICE, _SECOND_PRICE = 1, 2
-_FIXED_PRICE = 3  # OpenRTB 2.6, 3.2.12 `at`: the floor is the price agreed
+FIRST_PRICE, SECOND_PRICE = 1, 2
+FIXED_PRICE = 3  # OpenRTB 2.6, 3.2.12 `at`: the floor is the price agreed
 
 
 class Way(NamedTuple):
@@ -19,7 +21,7 @@ class Way(NamedTuple):
 
     offer: DealOffer | None
     floor_micros_cpm: int
-    auction: int  # OpenRTB `at`: 1 first price, 2 second price, 3 fixed price
+    auction: int  # OpenRTB `at`
     line_items: Words
 
 
@@ -27,26 +29,32 @@ class AdvertiserDomains:
     """Line items by their advertiser's domain and every domain above it."""
 
     def __init__(self, domains: Sequence[str]) -> None:
-        nothing = bitmap.zeros(len(domains))
-        members: dict[str, list[int]] = {}
-        for row, domain in enumerate(domains):
-            for name in _domain_and_parents(domain):
-                members.setdefault(name, []).append(row)
-        self._rows = {name: bitmap.from_positions(rows, len(domains)) for name, rows in members.items()}
-        self._nothing = nothing
+        size = len(domains)
+        pairs = ((name, row) for row, domain in enumerate(domains) for name in domain_and_parents(domain.lower()))
+        self._nobody, everyone = bitmap.zeros(size), bitmap.ones(size)
+        self._under: dict[str, Row] = {}
+        #: By domain, the line items that a block on it leaves.
+        self.unblocked: dict[str, Row] = {}
+        for name, (rows,) in holders(size, pairs):
+            self._under[name] = compress(rows, self._nobody)
+            self.unblocked[name] = compress(everyone & ~rows, everyone)
 
     def under(self, names: frozenset[str]) -> Words:
         """Return the line items whose advertiser's domain is one of `names` or below one."""
-        return bitmap.union([self._nothing, *[self._rows[name] for name in names & self._rows.keys()]])
+        return union([self._nobody, *[self._under[name] for name in names & self._under.keys()]])
 
 
 class DealTable:
     """Line items by the deals that they include; those that include none bid in the open auction only."""
 
     def __init__(self, clauses: Clauses, deals: Sequence[Deal], domains: AdvertiserDomains, size: int) -> None:
-        self._table = TraitTable(clauses, size)
         self._domains = domains
-        self._nothing = bitmap.zeros(size)
+        self._open = unrestricted(clauses, size)
+        nobody = bitmap.zeros(size)
+        self._wanting: dict[str, Row] = {
+            value: compress(included & ~excluded, nobody)
+            for value, (included, excluded) in holders(size, includes(clauses), excludes(clauses))
+        }
         self._terms = {(deal.exchange, deal.deal_id): deal for deal in deals}
         self._named = {deal.deal_id for deal in deals}
 
@@ -57,15 +65,15 @@ class DealTable:
         include and no deal of the catalogue describes counts on any exchange, on the exchange's terms.
         """
         ways = [way for offer in opportunity.deals if (way := self._way(offer, opportunity, seat)) is not None]
-        ways.sort(key=_floor)
+        ways.sort(key=attrgetter("floor_micros_cpm"))
         if not opportunity.private_auction:
-            auction = _FIRST_PRICE if opportunity.first_price else _SECOND_PRICE
-            ways.append(Way(None, opportunity.floor_micros_cpm, auction, self._table.unrestricted))
+            auction = FIRST_PRICE if opportunity.first_price else SECOND_PRICE
+            ways.append(Way(None, opportunity.floor_micros_cpm, auction, self._open))
         return ways
 
     def _way(self, offer: DealOffer, opportunity: Opportunity, seat: str) -> Way | None:
-        wanting = self._table.wanting(offer.id)
-        if wanting is None or (offer.seats and seat not in offer.seats):
+        row = self._wanting.get(offer.id)
+        if row is None or (offer.seats and seat not in offer.seats):
             return None
         floor, auction = offer.floor_micros_cpm, offer.auction
         terms = self._terms.get((opportunity.exchange, offer.id))
@@ -73,19 +81,16 @@ class DealTable:
             if terms.status is not Status.ACTIVE:
                 return None
             floor = max(floor, terms.price_micros_cpm or 0)
-            auction = _FIXED_PRICE if terms.auction is AuctionType.FIXED_PRICE else auction
+            auction = FIXED_PRICE if terms.auction is AuctionType.FIXED_PRICE else auction
         elif offer.id in self._named:
             return None
+        wanting = expand(row)
         if offer.advertiser_domains:
             wanting = wanting & self._domains.under(offer.advertiser_domains)
         return Way(offer, floor, auction, wanting)
 
 
-def _floor(way: Way) -> int:
-    return way.floor_micros_cpm
-
-
-def _domain_and_parents(domain: str) -> list[str]:
-    labels = domain.lower().strip(".").removeprefix("www.").split(".")
-    names = [".".join(labels[first:]) for first in range(len(labels))]
-    return [*names, f"www.{names[0]}"]
+def domain_and_parents(domain: str) -> frozenset[str]:
+    """Return a domain and every domain above it; none for ""."""
+    labels = domain.removeprefix("www.").split(".") if domain else []
+    return frozenset([".".join(labels[first:]) for first in range(len(labels))])

@@ -3,7 +3,7 @@
 What it costs follows the number of dimensions and words, not of line items that pass. Creatives are match.py's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -19,17 +19,16 @@ from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Words
 from dsp.targeting.calendar import Calendar
 from dsp.targeting.clauses import Clauses, OfferTable, TraitTable, ValueTable
-from dsp.targeting.deals import AdvertiserDomains, DealTable, Way
-from dsp.targeting.match import Matcher, Slot, category_and_parents, slot_of, slots_of
-
-#: How a reason's row is looked up for one opportunity and the user's segments.
-Lookup = Callable[[Opportunity, frozenset[str]], Words]
+from dsp.targeting.deals import AdvertiserDomains, DealTable, Way, domain_and_parents
+from dsp.targeting.match import Matcher, category_and_parents, slot_of, slots_of
+from dsp.targeting.rows import Conditions, Parts, compress, expand, holders, union
 
 _VALUES = (
     Dimension.EXCHANGE, Dimension.COUNTRY, Dimension.REGION, Dimension.CITY, Dimension.POSTCODE, Dimension.DEVICE,
     Dimension.OS, Dimension.BROWSER, Dimension.INVENTORY, Dimension.BUNDLE, Dimension.PLACEMENT, Dimension.PUBLISHER,
     Dimension.LANGUAGE,
 )  # fmt: skip
+_LIFE = (Exclusion.INACTIVE, Exclusion.OUT_OF_FLIGHT, Exclusion.DAYPART)
 _REASONS = {reason.value: reason for reason in Exclusion}
 
 
@@ -46,13 +45,13 @@ class Entities:
 
 
 class Index:
-    """Compiled targeting. Immutable but for what the calendar remembers of the present minute."""
+    """Compiled targeting. Immutable but for what is remembered of the present minute."""
 
     def __init__(
         self, entities: Entities, flight_start_ms: NDArray[np.int64], flight_end_ms: NDArray[np.int64]
     ) -> None:
         items = entities.line_items
-        size = len(items)
+        self._nobody = bitmap.zeros(len(items))
         self.calendar = Calendar(
             flight_start_ms,
             flight_end_ms,
@@ -61,74 +60,102 @@ class Index:
         )
         self._active = bitmap.from_mask(_active(entities))
         self._domains = AdvertiserDomains([advertiser.domain for advertiser in entities.advertisers])
-        self.deals = DealTable(_clauses(items, Dimension.DEAL), entities.deals, self._domains, size)
-        servable = [_servable(items[row], one) for one, row in zip(entities.creatives, entities.creative_line_items,
-                                                                   strict=True)]  # fmt: skip
+        self.deals = DealTable(_clauses(items, Dimension.DEAL), entities.deals, self._domains, len(items))
+        servable = [
+            _servable(items[row], one)
+            for one, row in zip(entities.creatives, entities.creative_line_items, strict=True)
+        ]
         categories = [
             frozenset(one.categories + entities.advertisers[row].categories)
             for one, row in zip(entities.creatives, entities.creative_line_items, strict=True)
         ]
         self.matcher = Matcher(entities.creatives, categories, servable)
-        self._supply = _supply(entities, servable, size)
-        self._nothing = bitmap.zeros(size)
-        self._lookups = self._compile(items, size)
+        self._compile(entities, servable)
+        parts = tuple((reason, self._active) for reason in _LIFE)
+        self._live_memo: tuple[Parts, Words] = (parts, self._active)
 
-    def rows(
+    def conditions(
         self, opportunity: Opportunity, segments: frozenset[str], ways: Sequence[Way], now_ms: int
-    ) -> tuple[list[Exclusion], list[Words]]:
-        """Return the reasons that can bind and the line items that pass each, in the order of the funnel.
+    ) -> Conditions:
+        """Return the conditions on line items that can bind.
 
         `segments` are all that is known of the user, `ways` come from `deals.ways`.
         """
-        reasons = [Exclusion.INACTIVE, Exclusion.OUT_OF_FLIGHT, Exclusion.DAYPART]
-        rows = [self._active, self.calendar.in_flight(now_ms), self.calendar.in_daypart(now_ms)]
-        for reason, lookup in self._lookups:
-            reasons.append(reason)
-            rows.append(lookup(opportunity, segments))
-        reasons.append(Exclusion.DEAL)
-        rows.append(bitmap.union([way.line_items for way in ways]) if ways else self._nothing)
-        if opportunity.blocked_advertisers:
-            reasons.append(Exclusion.ADVERTISER_BLOCKED)
-            rows.append(self._active & ~self._domains.under(opportunity.blocked_advertisers))
-        return reasons, rows
+        out = Conditions()
+        self._require_live(now_ms, out)
+        out.reasons += self._value_reasons
+        out.rows += [expand(row_of(value_of(opportunity), default)) for value_of, row_of, default in self._values]
+        self._supply(opportunity, out)
+        if self._domain_rules is not None:
+            self._domain_rules.require(Exclusion.DOMAIN, domain_and_parents(opportunity.domain), out)
+        if self._category_rules is not None:
+            self._category_rules.require(Exclusion.CATEGORY, _with_parents(opportunity.categories), out)
+        for table in self._segment_rules:
+            table.require(Exclusion.SEGMENT, segments, out)
+        self._require_way(ways, out)
+        for name in opportunity.blocked_advertisers & self._domains.unblocked.keys():
+            out.require(Exclusion.ADVERTISER_BLOCKED, expand(self._domains.unblocked[name]))
+        return out
 
-    def _compile(self, items: Sequence[LineItem], size: int) -> list[tuple[Exclusion, Lookup]]:
-        """Return the look-ups in the order of the funnel; dimensions that no clause names are left out."""
-        lookups: dict[Exclusion, Lookup] = {Exclusion.FORMAT: self._offering, Exclusion.SIZE: self._sized(items, size)}
-        for dimension in _VALUES:
-            if clauses := _clauses(items, dimension):
-                lookups[_REASONS[dimension.value]] = _value_lookup(ValueTable(clauses, size), dimension)
-        if clauses := _clauses(items, Dimension.DOMAIN):
-            domains = TraitTable(clauses, size)
-            lookups[Exclusion.DOMAIN] = lambda one, _: domains.admitting(_domain_and_parents(one.domain))
-        if clauses := _clauses(items, Dimension.CATEGORY):
-            categories = TraitTable(clauses, size)
-            lookups[Exclusion.CATEGORY] = lambda one, _: categories.admitting(_with_parents(one.categories))
-        if tables := _segment_tables(items, size):
-            lookups[Exclusion.SEGMENT] = lambda _, segments: bitmap.intersection(
-                [table.admitting(segments) for table in tables]
-            )
-        order = list(Exclusion)
-        return sorted(lookups.items(), key=lambda pair: order.index(pair[0]))
+    def _require_live(self, now_ms: int, out: Conditions) -> None:
+        """Active, in flight and in a daypart, folded into one row that is remembered as long as its parts are."""
+        flight, daypart = self.calendar.in_flight(now_ms), self.calendar.in_daypart(now_ms)
+        parts, live = self._live_memo
+        if parts[1][1] is not flight or parts[2][1] is not daypart:
+            parts = tuple(zip(_LIFE, (self._active, flight, daypart), strict=True))
+            live = self._active & flight & daypart
+            self._live_memo = (parts, live)
+        out.parts = parts
+        out.require(Exclusion.INACTIVE, live)
 
-    def _offering(self, opportunity: Opportunity, _: frozenset[str]) -> Words:
-        rows = [self._supply[kind] for kind in opportunity.formats if kind in self._supply]
-        return bitmap.union(rows) if rows else self._nothing
+    def _supply(self, opportunity: Opportunity, out: Conditions) -> None:
+        """A creative of a format that the impression offers, and one of a size."""
+        formats, slots = self._formats, self._slots
+        rows = [formats[kind] for kind in opportunity.formats if kind in formats]
+        out.require(Exclusion.FORMAT, union(rows) if rows else self._nobody)
+        rows = [slots[slot] for slot in slots_of(opportunity, self._banner_slots) if slot in slots]
+        out.require(Exclusion.SIZE, union(rows) if rows else self._nobody)
+        if self._size_rules is not None:
+            sizes = [f"{width}x{height}" for width, height in opportunity.sizes]
+            out.require(Exclusion.SIZE, self._size_rules.admitting(sizes))
 
-    def _sized(self, items: Sequence[LineItem], size: int) -> Lookup:
-        clauses = _clauses(items, Dimension.SIZE)
-        table = OfferTable(clauses, size) if clauses else None
-        supply, nothing = self._supply, self._nothing
-        banner_slots = [slot for slot in supply if isinstance(slot, tuple) and slot[0] == "banner"]
+    def _require_way(self, ways: Sequence[Way], out: Conditions) -> None:
+        out.require(Exclusion.DEAL, union([way.line_items for way in ways]) if ways else self._nobody)
 
-        def lookup(opportunity: Opportunity, _: frozenset[str]) -> Words:
-            rows = [supply[slot] for slot in slots_of(opportunity, banner_slots) if slot in supply]
-            fitting = bitmap.union(rows) if rows else nothing
-            if table is None:
-                return fitting
-            return fitting & table.admitting([f"{width}x{height}" for width, height in opportunity.sizes])
+    def _compile(self, entities: Entities, servable: Sequence[bool]) -> None:
+        """Compile what conditions looks up; dimensions that no clause names are left out."""
+        items = entities.line_items
+        size = len(items)
 
-        return lookup
+        def traits(dimension: Dimension) -> TraitTable | None:
+            clauses = _clauses(items, dimension)
+            return TraitTable(clauses, size) if clauses else None
+
+        tables = {
+            dimension: ValueTable(clauses, size) for dimension in _VALUES if (clauses := _clauses(items, dimension))
+        }
+        self._value_reasons = [_REASONS[dimension.value] for dimension in tables]
+        self._values = [
+            (attrgetter(dimension.value), table.rows.get, table.default) for dimension, table in tables.items()
+        ]
+        size_clauses = _clauses(items, Dimension.SIZE)
+        self._size_rules = OfferTable(size_clauses, size) if size_clauses else None
+        self._domain_rules, self._category_rules = traits(Dimension.DOMAIN), traits(Dimension.CATEGORY)
+        self._segment_rules = _segment_rules(items, traits(Dimension.SEGMENT), size)
+        shown = [
+            (one, row)
+            for one, row, good in zip(entities.creatives, entities.creative_line_items, servable, strict=True)
+            if good
+        ]
+        self._formats = {
+            kind: compress(rows, self._nobody)
+            for kind, (rows,) in holders(size, ((one.format.value, row) for one, row in shown))
+        }
+        self._slots = {
+            slot: compress(rows, self._nobody)
+            for slot, (rows,) in holders(size, ((slot_of(one), row) for one, row in shown))
+        }
+        self._banner_slots = [slot for slot in self._slots if slot[0] == MediaFormat.BANNER]
 
 
 def _clauses(items: Sequence[LineItem], dimension: Dimension) -> Clauses:
@@ -139,21 +166,15 @@ def _clauses(items: Sequence[LineItem], dimension: Dimension) -> Clauses:
     }
 
 
-def _value_lookup(table: ValueTable, dimension: Dimension) -> Lookup:
-    value_of = attrgetter(dimension.value)
-    return lambda opportunity, _: table.admitting(value_of(opportunity))
-
-
-def _segment_tables(items: Sequence[LineItem], size: int) -> list[TraitTable]:
-    """The clause on segments, then one table for the first, second, ... group of every audience."""
-    clauses = _clauses(items, Dimension.SEGMENT)
-    tables = [TraitTable(clauses, size)] if clauses else []
-    groups_max = max((len(item.targeting.audience) for item in items), default=0)
-    for place in range(groups_max):
+def _segment_rules(items: Sequence[LineItem], clauses: TraitTable | None, size: int) -> list[TraitTable]:
+    """The clauses on segments, then one table for the first, second, ... group of every audience."""
+    tables = [clauses] if clauses is not None else []
+    places = max((len(item.targeting.audience) for item in items), default=0)
+    for place in range(places):
         groups = {
             row: item.targeting.audience[place]
             for row, item in enumerate(items)
-            if len(item.targeting.audience) > place
+            if place < len(item.targeting.audience)
         }
         tables.append(TraitTable.of_groups(groups, size))
     return tables
@@ -182,20 +203,5 @@ def _admits(clause: Clause | None, value: str) -> bool:
     return clause is None or ((not clause.include or value in clause.include) and value not in clause.exclude)
 
 
-def _supply(entities: Entities, servable: Sequence[bool], size: int) -> dict[str | Slot, Words]:
-    """The line items that have a servable creative of a format, and for a slot."""
-    members: dict[str | Slot, set[int]] = {}
-    for creative, row, good in zip(entities.creatives, entities.creative_line_items, servable, strict=True):
-        if good:
-            members.setdefault(creative.format.value, set()).add(row)
-            members.setdefault(slot_of(creative), set()).add(row)
-    return {key: bitmap.from_positions(rows, size) for key, rows in members.items()}
-
-
 def _with_parents(categories: frozenset[str]) -> frozenset[str]:
     return frozenset([name for category in categories for name in category_and_parents(category)])
-
-
-def _domain_and_parents(domain: str) -> frozenset[str]:
-    labels = domain.split(".") if domain else []
-    return frozenset([".".join(labels[first:]) for first in range(len(labels))])
