@@ -4,6 +4,7 @@ It knows the bidder only over HTTP. Rivals and people come from `market`, the ru
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -76,17 +77,17 @@ class Exchange:
         The schedule is open-loop: a slow answer does not hold back the next request.
         """
         loop = asyncio.get_running_loop()
-        start = loop.time()
+        start = time.perf_counter()
         flying: set[asyncio.Task[None]] = set()
         try:
             count = 0
-            while not until(loop.time() - start):
+            while not until(time.perf_counter() - start):
                 tally = self._truth.tally
                 due = start + count / rate_per_second
-                now = loop.time()
+                now = time.perf_counter()
                 if due > now:
                     await asyncio.sleep(due - now)
-                tally.lag_ms_max = max(tally.lag_ms_max, (loop.time() - due) * _MS_PER_SECOND)
+                tally.lag_ms_max = max(tally.lag_ms_max, (time.perf_counter() - due) * _MS_PER_SECOND)
                 if len(flying) >= _INFLIGHT_MAX:
                     await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
                 task = loop.create_task(self._serve(self._traffic.request(self._next), tally))
@@ -102,8 +103,7 @@ class Exchange:
 
     async def _serve(self, request: Request, tally: Tally) -> None:
         tally.requests += 1
-        loop = asyncio.get_running_loop()
-        at = loop.time()
+        at = time.perf_counter()  # the loop's own clock moves in whole milliseconds
         url = f"{self._bid_url}/openrtb2/{request.source.exchange}"
         try:
             async with self._session.post(
@@ -111,10 +111,10 @@ class Exchange:
             ) as answer:
                 body = await answer.read()
                 status = answer.status
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            self._truth.failed(tally, at)
+        except (aiohttp.ClientError, TimeoutError, OSError) as fault:
+            self._truth.failed(tally, at, fault)
             return
-        latency_ms = (loop.time() - at) * _MS_PER_SECOND
+        latency_ms = (time.perf_counter() - at) * _MS_PER_SECOND
         self._truth.answered(tally, at, latency_ms, status)
         if latency_ms > request.source.tmax_ms:
             tally.late += 1  # the auction is over without it

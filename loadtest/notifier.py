@@ -30,8 +30,17 @@ class Manners:
 class Notifier:
     """Owns the notices in flight."""
 
-    def __init__(self, session: aiohttp.ClientSession, truth: Truth, seed: int, manners: Manners | None = None) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        truth: Truth,
+        seed: int,
+        manners: Manners | None = None,
+        ends_tls: tuple[str, str] = ("", ""),
+    ) -> None:
+        """Prepare to send; `ends_tls` is a public base URL and the plain one behind the balancer that ends its TLS."""
         self._session = session
+        self._ends_tls = ends_tls
         self._truth = truth
         self._seed = seed
         self.manners = manners or Manners()
@@ -102,6 +111,9 @@ class Notifier:
         return None
 
     async def _get(self, url: str) -> tuple[int | None, str]:
+        public, behind = self._ends_tls
+        if public and url.startswith(public):
+            url = behind + url.removeprefix(public)
         try:
             async with self._session.get(url, allow_redirects=False) as answer:
                 await answer.read()

@@ -1,6 +1,6 @@
 """The picture of a demo: each campaign's spend against its plan, and how predictions hold, before and after."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,21 @@ class Reliability:
     predicted: Sequence[float]
     observed: Sequence[float]
     counts: Sequence[int]
-    log_loss: float
-    auc: float
+    log_loss: float | None
+    auc: float | None
+
+    @classmethod
+    def of(cls, label: str, scores: Mapping[str, Any]) -> "Reliability":
+        """Return what `python -m models evaluate --json` says of one predictor."""
+        bins = scores["reliability"]
+        return cls(
+            label=label,
+            predicted=[one["predicted"] for one in bins],
+            observed=[one["observed"] for one in bins],
+            counts=[one["rows"] for one in bins],
+            log_loss=scores["log_loss"],
+            auc=scores["auc"],
+        )
 
 
 def draw(path: Path, curves: Sequence[Curve], models: Sequence[Reliability], swap_seconds: float | None) -> None:
@@ -116,7 +129,11 @@ def _reliabilities(figure: SubFigure, models: Sequence[Reliability]) -> None:
             error = 1.96 * (max(observed * (1 - observed), 1e-6) / max(count, 1)) ** 0.5
             axis.plot([predicted, predicted], [max(0.0, observed - error), observed + error], color=colour, alpha=0.35)
         axis.plot(model.predicted, model.observed, color=colour, linewidth=1.6, marker="o", markersize=6)
-        axis.set_title(f"{model.label}\nlog loss {model.log_loss:.4f}    AUC {model.auc:.3f}", loc="left", fontsize=11)
+        axis.set_title(
+            f"{model.label}\nlog loss {_score(model.log_loss, 4)}    AUC {_score(model.auc, 3)}",
+            loc="left",
+            fontsize=11,
+        )
         axis.set_xlabel("predicted click rate")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -124,6 +141,10 @@ def _reliabilities(figure: SubFigure, models: Sequence[Reliability]) -> None:
         axis.set_ylim(0, top)
         _tidy(axis)
     axes[0].set_ylabel("observed click rate")
+
+
+def _score(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _tidy(axis: Axes) -> None:

@@ -14,11 +14,16 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from dsp.kernel.lifecycle import PARENT_PIPE
+
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "config" / "demo" / "catalogue.toml"
 EXCHANGES = ROOT / "config" / "exchanges"
 #: Ours in the simulated consent strings; any number up to loadtest.world.VENDOR_MAX.
 VENDOR_ID = 1_000
+#: Where notices are sent to: over TLS, as impressions that ask for `secure` need it. Nothing resolves the name: the
+#: simulated exchange sends what goes there to the notice port (see Platform.ends_tls).
+NOTICE_BASE_URL = "https://notices.dsp.example"
 START_SECONDS = 40.0
 STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.05
@@ -86,11 +91,19 @@ class Platform:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._env = _environment(self.data_dir, self.ports, settings or {})
         self._up: subprocess.Popen[bytes] | None = None
+        # Whoever dies without stopping its platform closes the other end, and `dsp up` ends.
+        self._pipe_read, self._pipe_write = os.pipe()
+        self._env[PARENT_PIPE] = str(self._pipe_read)
 
     @property
     def bid_url(self) -> str:
         """Return where bid requests go."""
         return f"http://127.0.0.1:{self.ports.bid}"
+
+    @property
+    def ends_tls(self) -> tuple[str, str]:
+        """Return the public base URL of notices and the plain one behind it: what a load balancer would do."""
+        return NOTICE_BASE_URL, f"http://127.0.0.1:{self.ports.notice}"
 
     @property
     def env(self) -> dict[str, str]:
@@ -106,10 +119,12 @@ class Platform:
         process = self.start(*arguments)
         try:
             process.wait(timeout_seconds)
-        except subprocess.TimeoutExpired as fault:
+        except BaseException as fault:
             process.kill()
             process.wait()
-            raise PlatformError(f"`{_title(arguments)}` took longer than {timeout_seconds:.0f} s") from fault
+            if isinstance(fault, subprocess.TimeoutExpired):
+                raise PlatformError(f"`{_title(arguments)}` took longer than {timeout_seconds:.0f} s") from fault
+            raise
         return self.output(process, arguments)
 
     def start(self, *arguments: str, nice: int = 0) -> subprocess.Popen[bytes]:
@@ -121,7 +136,7 @@ class Platform:
         with (self.logs / f"{name}.out").open("wb") as out, (self.logs / f"{name}.log").open("wb") as log:
             return subprocess.Popen(  # noqa: S603 - our own interpreter and modules
                 command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
-                start_new_session=True,
+                start_new_session=True, pass_fds=(self._pipe_read,),
             )  # fmt: skip
 
     def output(self, process: subprocess.Popen[bytes], arguments: tuple[str, ...]) -> str:
@@ -206,6 +221,7 @@ def _environment(data_dir: Path, ports: Ports, settings: Mapping[str, str]) -> d
         "DSP_BIDDER_NOTICE_PORT": str(ports.notice),
         "DSP_BIDDER_ADMIN_PORT": str(ports.admin),
         "DSP_BIDDER_PRIVACY_VENDOR_ID": str(VENDOR_ID),
+        "DSP_BIDDER_NOTICE_BASE_URL": NOTICE_BASE_URL,
         "DSP_API_PORT": str(ports.api),
         "PYTHONUNBUFFERED": "1",
     }

@@ -47,12 +47,17 @@ class Tally:
     clicks: int = 0
     conversions: int = 0
     late: int = 0
-    failed: int = 0  # no answer at all
+    failures: Counter[str] = field(default_factory=Counter)  # requests without any answer, by what happened
     statuses: Counter[int] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     latencies_ms: list[float] = field(default_factory=list)
     lag_ms_max: float = 0.0  # how far the driver itself fell behind its schedule
     value_cleared_micros: Micros = 0
+
+    @property
+    def failed(self) -> int:
+        """Return how many requests got no answer at all."""
+        return self.failures.total()
 
     @property
     def bid_rate(self) -> float:
@@ -88,7 +93,7 @@ class Truth:
         for part in self.phases.values():
             for name in ("requests", "responses", "bids", "wins", "impressions", "clicks", "conversions", "late"):
                 setattr(total, name, getattr(total, name) + getattr(part, name))
-            total.failed += part.failed
+            total.failures += part.failures
             total.value_cleared_micros += part.value_cleared_micros
             total.statuses += part.statuses
             total.faults += part.faults
@@ -104,9 +109,9 @@ class Truth:
         while self.recent and self.recent[0].at < at - RECENT_SECONDS:
             self.recent.popleft()
 
-    def failed(self, tally: Tally, at: float) -> None:
+    def failed(self, tally: Tally, at: float, fault: Exception) -> None:
         """Count one request that got no answer."""
-        tally.failed += 1
+        tally.failures[type(fault).__name__] += 1
         self.failures_at.append(at)
 
     def acknowledged(self, *, billing: bool) -> dict[NoticeKey, Sent]:

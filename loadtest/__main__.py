@@ -1,0 +1,78 @@
+"""The command line: `python -m loadtest demo | replay`. Each command imports what it needs."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+RATE_MAX = 5_000.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return the exit status: 0 good, 1 failed, 2 misused, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    status: int = options.run(options)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m loadtest", description="Drives the platform.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    demo = commands.add_parser("demo", help="run the whole platform for about two minutes and report")
+    demo.add_argument("--dir", type=Path, default=Path("var/demo"), help="data directory, emptied first (%(default)s)")
+    demo.add_argument("--seed", type=int, default=1, help="seed of the traffic (%(default)s)")
+    demo.add_argument("--rate", type=_rate, default=300.0, help="requests per second (%(default)s)")
+    demo.add_argument("--phase-seconds", type=_seconds, default=40.0, help="traffic before and after training")
+    demo.set_defaults(run=_demo)
+    replay = commands.add_parser("replay", help="send recorded requests to a bidder with the demo catalogue")
+    replay.add_argument("--requests", type=Path, required=True, metavar="FILE", help="JSON lines, .gz or not")
+    replay.add_argument("--exchange", default="openrtb", help="profile that the requests come under (%(default)s)")
+    replay.add_argument("--connections", type=_connections, default=4, help="requests at a time (%(default)s)")
+    replay.add_argument("--json", action="store_true", help="print the report on one line")
+    replay.set_defaults(run=_replay)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from loadtest.demo import Options, main
+
+    return main(Options(options.dir, options.seed, options.rate, options.phase_seconds))
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from loadtest.platform import PlatformError
+    from loadtest.replay import replay
+
+    try:
+        report = replay(options.requests, options.exchange, options.connections)
+    except (OSError, PlatformError) as fault:
+        print(f"loadtest: {fault}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(report, indent=None if options.json else 2))
+    unexpected = {status for status in report["status"] if status.startswith("5")}
+    return int(bool(report["exceptions"] or unexpected))
+
+
+def _rate(text: str) -> float:
+    return _number(text, 1.0, RATE_MAX)
+
+
+def _seconds(text: str) -> float:
+    return _number(text, 1.0, 3_600.0)
+
+
+def _connections(text: str) -> int:
+    return int(_number(text, 1, 512))
+
+
+def _number(text: str, low: float, high: float) -> float:
+    value = float(text)
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"must be from {low:g} to {high:g}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,357 @@
+"""The closed loop in one command: bid with the prior, learn from it, swap the model in, bid again, reconcile."""
+
+import asyncio
+import fcntl
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+import uvloop
+from rich.console import Console
+
+from dsp.kernel.clock import SystemClock
+from dsp.openrtb.profile import load_profiles
+from dsp.registry.bundles import resolve
+from dsp.supervise import LOCK_FILE
+from loadtest import console as terminal
+from loadtest import report as reports
+from loadtest.console import Step, Ticker, View
+from loadtest.exchange import Exchange, Rules, client
+from loadtest.ledger import Ledger
+from loadtest.notifier import Notifier
+from loadtest.picture import Curve, Reliability, draw
+from loadtest.platform import CATALOGUE, EXCHANGES, Metrics, Platform, PlatformError
+from loadtest.reconcile import overspent, reconcile
+from loadtest.report import Report, Swap
+from loadtest.traffic import Traffic
+from loadtest.truth import Truth
+
+SAMPLE_SECONDS = 1.0
+SWAP_SECONDS_MAX = 15.0
+NOTICES_SECONDS_MAX = 20.0
+LEDGER_SECONDS_MAX = 20.0
+TRAIN_SECONDS_MAX = 120.0
+#: The flights in the catalogue end so long after it was loaded: a little after the demo's last request.
+FLIGHT_MARGIN_SECONDS = 45
+#: People of the demo click and convert within seconds, so there is no need to wait for more.
+SETTINGS = {"DSP_TRAINING_MATURITY_SECONDS": "6", "DSP_TRAINING_CONVERSION_MATURITY_SECONDS": "6"}
+SIDES = ("before", "after")
+PRIOR, TRAINING, MODEL = "prior", "training", "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person may choose."""
+
+    data_dir: Path
+    seed: int = 1
+    rate: float = 300.0
+    phase_seconds: float = 40.0
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was measured on the way, for the report."""
+
+    model_since_ms: int = 0
+    swap: Swap | None = None
+    swap_at_seconds: float | None = None
+    cpu: list[Metrics] = field(default_factory=list)  # at the begin and at the end of the last phase
+    last: Metrics = field(default_factory=Metrics)
+
+
+class Demo:
+    """One run. `run` may be called once."""
+
+    def __init__(self, options: Options, console: Console) -> None:
+        self._options = options
+        self._console = console
+        self._truth = Truth()
+        phase = options.phase_seconds
+        self._view = View(
+            self._truth,
+            [
+                Step("set up the database and the catalogue", 4.0),
+                Step("start the platform", 4.0),
+                Step("drive it; the prior predicts", phase),
+                Step("train a model on what was logged", 20.0),
+                Step("swap it into the running bidder", 1.0),
+                Step("drive it again; the model predicts", phase),
+                Step("let notices and the ledger settle", 5.0),
+                Step("reconcile, evaluate, report", 6.0),
+            ],
+        )
+        self._ticker = Ticker(console, self._view)
+        self._curves: dict[int, Curve] = {}
+        self._findings = Findings()
+        self._started = time.monotonic()
+        self._done = False
+        self._nightly: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> int:
+        """Run the demo; return 0 only if nothing was overspent and nothing lost.
+
+        Raises:
+            PlatformError: a part of the platform failed.
+            KeyboardInterrupt: somebody asked for the end; everything is stopped by then.
+        """
+        _wipe(self._options.data_dir)
+        platform = Platform(self._options.data_dir, settings=SETTINGS)
+        try:
+            with terminal.live(self._console, self._view):
+                ledger = self._set_up(platform)
+                self._view.begin(1)
+                platform.up(self._ticker.tick)
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    runner.run(self._loop(platform, ledger))
+                result, models = self._conclude(platform, ledger)
+                self._view.finish()
+        finally:
+            self._stop_nightly()
+            platform.down()
+        return self._finish(result, models)
+
+    def _set_up(self, platform: Platform) -> Ledger:
+        self._view.begin(0)
+        platform.run("dsp", "migrate")
+        planned = sum(step.seconds for step in self._view.steps[1:6])
+        platform.run("dsp", "load", str(CATALOGUE), "--flight-seconds", str(int(planned) + FLIGHT_MARGIN_SECONDS))
+        return Ledger(platform.data_dir)
+
+    async def _loop(self, platform: Platform, ledger: Ledger) -> None:
+        """Drive traffic while the script of the demo goes on beside it."""
+        async with client() as bids, client() as calls:
+            notifier = Notifier(calls, self._truth, self._options.seed, ends_tls=platform.ends_tls)
+            rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
+            traffic = Traffic(self._options.seed)
+            exchange = Exchange(bids, platform.bid_url, traffic, rules, self._truth, notifier)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._watch(platform, ledger))
+                    group.create_task(exchange.drive(self._options.rate, lambda _: self._done))
+                    await self._script(platform)
+                    self._done = True
+                self._view.begin(6)
+                watching = asyncio.create_task(self._watch(platform, ledger, forever=True))
+                try:
+                    await notifier.settle(NOTICES_SECONDS_MAX)
+                    await self._await_ledger(platform, ledger)
+                finally:
+                    watching.cancel()
+                self._findings.last = await asyncio.to_thread(platform.metrics)
+            finally:
+                await notifier.close()
+
+    async def _script(self, platform: Platform) -> None:
+        options, findings = self._options, self._findings
+        self._truth.begin(PRIOR)
+        self._view.begin(2)
+        self._view.model = "smoothed prior"
+        await asyncio.sleep(options.phase_seconds)
+        self._truth.begin(TRAINING)
+        self._view.begin(3)
+        training = await self._train(platform)
+        self._view.begin(4)
+        findings.swap = await self._swapped(platform, training)
+        self._truth.begin(MODEL)
+        step = self._view.begin(5)
+        step.note = "" if findings.swap else "no new model"
+        findings.model_since_ms = SystemClock().now_ms()
+        findings.cpu.append(await asyncio.to_thread(platform.metrics))
+        await asyncio.sleep(options.phase_seconds)
+        findings.cpu.append(await asyncio.to_thread(platform.metrics))
+
+    async def _train(self, platform: Platform) -> float:
+        """Run the nightly training beside the traffic, at low priority; return its seconds."""
+        arguments = ("models", "nightly", "--json")
+        begun = time.monotonic()
+        self._nightly = platform.start(*arguments, nice=19)
+        while self._nightly.poll() is None:
+            if time.monotonic() - begun > TRAIN_SECONDS_MAX:
+                raise PlatformError(f"the training took longer than {TRAIN_SECONDS_MAX:.0f} s")
+            await asyncio.sleep(0.05)
+        platform.output(self._nightly, arguments)
+        return time.monotonic() - begun
+
+    async def _swapped(self, platform: Platform, training_seconds: float) -> Swap | None:
+        """Wait until the bidder says that it uses the champion; None if there is none or it does not come."""
+        version = await asyncio.to_thread(resolve, platform.data_dir / "models", "champion")
+        if version is None:
+            return None
+        begun = time.monotonic()
+        while time.monotonic() - begun < SWAP_SECONDS_MAX:
+            metrics = await asyncio.to_thread(platform.metrics)
+            if metrics.label("dsp_model_info", "version") == version:
+                now = time.monotonic()
+                self._view.model = version
+                self._findings.swap_at_seconds = now - self._started
+                asked_since = time.perf_counter() - (now - begun) - 1.0
+                dropped = sum(at > asked_since for at in self._truth.failures_at)
+                return Swap(
+                    version=version,
+                    seconds=round(now - begun, 3),
+                    training_seconds=round(training_seconds, 1),
+                    dropped_requests=dropped,
+                )
+            await asyncio.sleep(0.1)
+        return None
+
+    async def _watch(self, platform: Platform, ledger: Ledger, *, forever: bool = False) -> None:
+        """Sample the book once a second, and notice when the platform dies."""
+        while forever or not self._done:
+            platform.check()
+            self._sample(await asyncio.to_thread(ledger.progress, SystemClock().now_ms()))
+            self._ticker.tick()
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _sample(self, campaigns: list[terminal.Progress]) -> None:
+        self._view.campaigns = campaigns
+        seconds = time.monotonic() - self._started
+        for one in campaigns:
+            curve = self._curves.setdefault(one.campaign_id, Curve(one.name, one.budget_micros))
+            curve.seconds.append(seconds)
+            curve.spent_micros.append(one.spent_micros)
+            curve.planned_micros.append(one.planned_micros)
+
+    async def _await_ledger(self, platform: Platform, ledger: Ledger) -> None:
+        """Wait until the book holds as many transactions as billing notices were acknowledged; not for ever."""
+        wanted = len(self._truth.acknowledged(billing=True))
+        deadline = time.monotonic() + LEDGER_SECONDS_MAX
+        while time.monotonic() < deadline:
+            platform.check()
+            if len(await asyncio.to_thread(ledger.charges)) >= wanted:
+                return
+            await asyncio.sleep(0.25)
+
+    def _conclude(self, platform: Platform, ledger: Ledger) -> tuple[Report, dict[str, Any]]:
+        self._view.begin(7)
+        models = msgspec.json.decode(
+            platform.run("models", "evaluate", "--since-ms", str(self._findings.model_since_ms), "--json")
+        )
+        charges = ledger.charges()
+        notices = reconcile(self._truth.notices, charges, ledger.events())
+        passed = overspent(ledger.budgets(), charges)
+        self._sample(ledger.progress(SystemClock().now_ms()))
+        spent_out = ledger.spent_out()
+        imbalance = ledger.imbalance()
+        ledger.close()
+        total = self._truth.total()
+        over_micros, over = reports.overspend(passed)
+        swap = self._findings.swap
+        result = Report(
+            ok=not (over_micros or notices.lost or total.failed or imbalance or swap is None),
+            requests=total.requests,
+            bids=total.bids,
+            wins=total.wins,
+            impressions=total.impressions,
+            clicks=total.clicks,
+            conversions=total.conversions,
+            spend_micros=sum(charge.cost_micros for charge in charges),
+            overspend_micros=over_micros,
+            overspent=over,
+            lost=notices.lost,
+            latency_ms=reports.latency(total),
+            late=total.late,
+            unanswered=total.failed,
+            unanswered_by_cause=dict(total.failures),
+            status={str(status): count for status, count in sorted(total.statuses.items())},
+            response_faults=dict(total.faults),
+            cpu_us_per_request=_cpu_us_per_request(self._findings.cpu),
+            no_bid_reasons=reports.no_bid_reasons(self._findings.last),
+            models=reports.models(models),
+            model_swap=swap,
+            notices=notices,
+            notices_never_sent=len(self._truth.never_sent),
+            phases=reports.phases(self._truth),
+            campaigns=[reports.campaign(one) for one in self._view.campaigns],
+            line_items_spent_out=spent_out,
+            ledger_imbalance_micros=imbalance,
+            driver_lag_ms_max=round(total.lag_ms_max, 1),
+            seconds=round(time.monotonic() - self._started, 1),
+        )
+        return result, models
+
+    def _finish(self, result: Report, models: dict[str, Any]) -> int:
+        directory = self._options.data_dir
+        paths = {"report": directory / "report.json", "picture": directory / "report.png", "logs": directory / "logs"}
+        reports.write(paths["report"], result)
+        sides = [Reliability.of(f"{label}: {models[label]['name']}", models[label]) for label in SIDES if models[label]]
+        draw(paths["picture"], list(self._curves.values()), sides, self._findings.swap_at_seconds)
+        reports.show(self._console, result, paths)
+        return 0 if result.ok else 1
+
+    def _stop_nightly(self) -> None:
+        if self._nightly is not None and self._nightly.poll() is None:
+            self._nightly.terminate()
+            self._nightly.wait()
+
+
+def main(options: Options) -> int:
+    """Run the demo for a person: readable messages, and a clean end on Ctrl-C."""
+    console = Console()
+    with _interruptible():
+        try:
+            return Demo(options, console).run()
+        except KeyboardInterrupt:
+            console.print("\nStopped; the platform is down.")
+            return 130
+        except (PlatformError, ExceptionGroup) as fault:
+            console.print(f"\n[bold red]The demo failed.[/]\n{_reason(fault)}", highlight=False)
+            return 1
+
+
+def _wipe(directory: Path) -> None:
+    """Remove what an earlier demo left; refuse to touch a directory that is something else, or in use."""
+    if not directory.exists():
+        return
+    lock = directory / LOCK_FILE
+    if not lock.exists() and any(directory.iterdir()) and not (directory / "logs").is_dir():
+        raise PlatformError(f"{directory} holds something that no demo has put there; name another with --dir")
+    if lock.exists():
+        with lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise PlatformError(f"another platform runs in {directory}; stop it first") from None
+    shutil.rmtree(directory)
+
+
+def _cpu_us_per_request(scrapes: list[Metrics]) -> float:
+    """Return the bidder's CPU time between two scrapes over the requests between them, microseconds."""
+    if len(scrapes) != 2:
+        return 0.0
+    seconds, requests = (
+        scrapes[1].total(name) - scrapes[0].total(name)
+        for name in ("process_cpu_seconds_total", "dsp_bid_requests_total")
+    )
+    return round(seconds / requests * 1_000_000, 1) if requests else 0.0
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM end the demo as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _reason(fault: BaseException) -> str:
+    """Return a fault in words: the first of a group that says something about the platform."""
+    if isinstance(fault, BaseExceptionGroup):
+        inner = [_reason(one) for one in fault.exceptions]
+        return inner[0]
+    return str(fault) if isinstance(fault, PlatformError) else f"{type(fault).__name__}: {fault}"

@@ -1,0 +1,148 @@
+"""Reads the platform's own records for the demo: spend, plans, budgets, the book's transactions, the event log."""
+
+import asyncio
+from collections import defaultdict
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from dsp.catalog.entities import Advertiser, Campaign, Catalogue, LineItem
+from dsp.catalog.terms import Budget, PacingMode
+from dsp.events.schema import Notice, decode
+from dsp.events.topics import Topic
+from dsp.kernel.clock import SystemClock
+from dsp.kernel.money import Micros
+from dsp.pacing.plan import plan
+from dsp.store.book import BookRepository
+from dsp.store.book_tables import BookPostingRow, BookTransactionRow
+from dsp.store.catalog import load_catalogue
+from dsp.store.database import create_engine, session_factory
+from dsp.stream.local import LocalEventLog
+from dsp.stream.port import Position
+from loadtest.console import Progress
+from loadtest.reconcile import Budgeted, Charge
+from loadtest.truth import NoticeKey
+
+_BATCH = 5_000
+
+
+class Ledger:
+    """A read-only view of one data directory; may be used from any thread, by one at a time."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._engine = create_engine(f"sqlite:///{data_dir / 'dsp.db'}")
+        self._sessions = session_factory(self._engine, read_only=True)
+        with self._sessions() as session:
+            self.catalogue: Catalogue = load_catalogue(session)[1]
+        self._advertisers = {one.id: one for one in self.catalogue.advertisers}
+        self._line_items: dict[int, list[LineItem]] = defaultdict(list)
+        for line_item in self.catalogue.line_items:
+            self._line_items[line_item.campaign_id].append(line_item)
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._engine.dispose()
+
+    def progress(self, now_ms: int) -> list[Progress]:
+        """Return each campaign's spend, its plan by now and its budget."""
+        with self._sessions() as session:
+            spent = BookRepository(session).days()
+        total: dict[int, Micros] = defaultdict(int)
+        for day in spent:
+            total[day.campaign_id] += day.spend_micros + day.late_micros
+        return [
+            Progress(one.id, one.name, total[one.id], self._planned(one, now_ms), self._budget(one))
+            for one in self.catalogue.campaigns
+        ]
+
+    def budgets(self) -> list[Budgeted]:
+        """Return every hard budget of line items and campaigns."""
+        line_items = [("line_item", one.id, one.name, one.budget) for one in self.catalogue.line_items]
+        campaigns = [("campaign", one.id, one.name, one.budget) for one in self.catalogue.campaigns]
+        return [
+            Budgeted(kind, key, name, budget.daily_micros, budget.total_micros)
+            for kind, key, name, budget in line_items + campaigns
+        ]
+
+    def charges(self) -> list[Charge]:
+        """Return every transaction of the book with what is owed for it."""
+        row = BookTransactionRow
+        owed = func.sum(BookPostingRow.micros).label("owed")
+        query = (
+            select(row.exchange, row.auction_id, row.imp_id, row.kind, row.line_item_id, row.campaign_id, row.day, owed)
+            .join(BookPostingRow, BookPostingRow.bid_id == row.bid_id)
+            .where(BookPostingRow.account.startswith("payable:"))
+            .group_by(row.bid_id)
+        )
+        with self._sessions() as session:
+            return [
+                Charge(NoticeKey(*one[:4]), -int(one.owed), one.line_item_id, one.campaign_id, one.day)
+                for one in session.execute(query)
+            ]
+
+    def imbalance(self) -> Micros:
+        """Return what the book fails to sum to zero by."""
+        with self._sessions() as session:
+            return BookRepository(session).imbalance()
+
+    def spent_out(self) -> int:
+        """Return how many line items have less of a budget left than one more impression of theirs costs."""
+        with self._sessions() as session:
+            days = BookRepository(session).days()
+        spent: dict[int, Micros] = defaultdict(int)
+        impressions: dict[int, int] = defaultdict(int)
+        for day in days:
+            spent[day.line_item_id] += day.spend_micros
+            impressions[day.line_item_id] += day.impressions
+        return sum(
+            1
+            for one in self.catalogue.line_items
+            if spent[one.id]
+            and (total := _tightest(one.budget)) is not None
+            and total - spent[one.id] < 2 * spent[one.id] / impressions[one.id]
+        )
+
+    def events(self) -> list[NoticeKey]:
+        """Return the key of every notice in the event log, as often as it is there."""
+        return asyncio.run(self._events())
+
+    async def _events(self) -> list[NoticeKey]:
+        log = LocalEventLog(self._data_dir / "log", SystemClock())
+        await log.open()
+        keys: list[NoticeKey] = []
+        try:
+            position: Position = {}
+            while True:
+                batch = await log.read(Topic.NOTICES, position, _BATCH)
+                for record in batch.records:
+                    event = decode(record.value)
+                    if isinstance(event, Notice):
+                        facts = event.facts
+                        keys.append(NoticeKey(facts.exchange, facts.auction_id, facts.imp_id, event.kind.value))
+                position = batch.position
+                if batch.end:
+                    return keys
+        finally:
+            await log.close()
+
+    def _planned(self, campaign: Campaign, now_ms: int) -> Micros:
+        """Return what the plans of a campaign's line items and its own let it have spent by now."""
+        advertiser: Advertiser = self._advertisers[campaign.advertiser_id]
+        zone = advertiser.timezone
+        parts = 0
+        for one in self._line_items[campaign.id]:
+            today = plan(one.budget, one.flight, one.dayparts, zone, one.pacing, (), 0, now_ms)
+            parts += today.planned_micros(now_ms) if today is not None and one.status == "active" else 0
+        own = plan(campaign.budget, campaign.flight, (), zone, PacingMode.EVEN, (), 0, now_ms)
+        return parts if own is None else min(parts, own.planned_micros(now_ms))
+
+    def _budget(self, campaign: Campaign) -> Micros:
+        bounds = [_tightest(one.budget) for one in self._line_items[campaign.id] if one.status == "active"]
+        parts = None if None in bounds else sum(bound or 0 for bound in bounds)
+        return min((bound for bound in (parts, _tightest(campaign.budget)) if bound is not None), default=0)
+
+
+def _tightest(budget: Budget) -> Micros | None:
+    bounds = [bound for bound in (budget.daily_micros, budget.total_micros) if bound is not None]
+    return min(bounds, default=None)

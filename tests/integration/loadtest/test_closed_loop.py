@@ -1,0 +1,128 @@
+"""The loop end to end with real processes, and kill -9 of the bidder and of workers while traffic goes on."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dsp.openrtb.profile import load_profiles
+from loadtest.exchange import Exchange, Rules, client
+from loadtest.ledger import Ledger
+from loadtest.notifier import Manners, Notifier
+from loadtest.platform import CATALOGUE, EXCHANGES, Platform
+from loadtest.reconcile import overspent, reconcile
+from loadtest.traffic import Traffic
+from loadtest.truth import Truth
+
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(180)]
+
+RATE = 120.0
+#: When which process is killed, seconds after the traffic begins.
+KILLS = (
+    (2.0, ("ledger",)),
+    (4.0, ("bidder",)),
+    (7.0, ("training_log", "pacing", "snapshot")),
+    (9.0, ("bidder", "ledger")),
+)
+SECONDS = 13.0
+SHRINK = 25  # budgets are divided by this, so that many line items spend all they have
+
+
+def hurried(text: str) -> str:
+    """Return the catalogue with small budgets that everybody tries to spend at once."""
+    text = re.sub(r"^pacing = .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^(goal = .*)$", r'\1\npacing = "asap"', text, flags=re.MULTILINE)
+    return re.sub(r"(total|daily)_micros = ([\d_]+)", lambda m: f"{m[1]}_micros = {int(m[2]) // SHRINK}", text)
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    platform = Platform(tmp_path)
+    platform.run("dsp", "migrate")
+    catalogue = tmp_path / "catalogue.toml"
+    catalogue.write_text(hurried(CATALOGUE.read_text(encoding="utf-8")), encoding="utf-8")
+    platform.run("dsp", "load", str(catalogue))
+    try:
+        platform.up()
+        yield platform
+    finally:
+        platform.down()
+
+
+def pids(platform: Platform) -> dict[str, int]:
+    status = json.loads((platform.data_dir / "up.json").read_text(encoding="utf-8"))
+    return {name: child["pid"] for name, child in status["children"].items()}
+
+
+def killed_now(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def kill(platform: Platform) -> list[str]:
+    """Kill processes at their times; return which."""
+    begun = time.monotonic()
+    killed = []
+    for at, names in KILLS:
+        await asyncio.sleep(max(0.0, begun + at - time.monotonic()))
+        for name in names:
+            while not killed_now(pids(platform)[name]):  # it is just being restarted
+                await asyncio.sleep(0.05)
+            killed.append(name)
+    return killed
+
+
+async def drive(platform: Platform) -> tuple[Truth, list[str]]:
+    truth = Truth()
+    truth.begin("kills")
+    async with client() as bids, client() as calls:
+        notifier = Notifier(calls, truth, 3, Manners(duplicate_share=0.3), platform.ends_tls)
+        rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
+        exchange = Exchange(bids, platform.bid_url, Traffic(3), rules, truth, notifier)
+        killer = asyncio.create_task(kill(platform))
+        await exchange.drive(RATE, lambda elapsed: elapsed >= SECONDS)
+        killed = await killer
+        assert await notifier.settle(30.0), "some notices were never acknowledged"
+        await notifier.close()
+    return truth, killed
+
+
+def settled(ledger: Ledger, wanted: int) -> bool:
+    deadline = time.monotonic() + 20.0
+    while time.monotonic() < deadline:
+        if len(ledger.charges()) >= wanted:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_no_kill_loses_or_doubles_a_notice_or_overspends(platform: Platform) -> None:
+    truth, killed = asyncio.run(drive(platform))
+    assert len(killed) == sum(len(names) for _, names in KILLS)
+    total = truth.total()
+    assert total.wins > 50
+    assert not total.faults
+    # Without budgets that say no, overspend would not be put to the test.
+    assert platform.metrics().total("dsp_no_bids_total", reason="budget") > 0
+    ledger = Ledger(platform.data_dir)
+    try:
+        assert settled(ledger, len(truth.acknowledged(billing=True)))
+        charges = ledger.charges()
+        verdict = reconcile(truth.notices, charges, ledger.events())
+        assert verdict.lost == 0, verdict.examples
+        assert verdict.billing_acknowledged == verdict.charged > 50
+        assert overspent(ledger.budgets(), charges) == []
+        assert ledger.imbalance() == 0
+    finally:
+        ledger.close()
