@@ -49,7 +49,7 @@ _JSON_OR_XML = {MarkupType.VIDEO: "<", MarkupType.AUDIO: "<", MarkupType.NATIVE:
 _LOOPBACK = r"(?!//(?:127\.0\.0\.1|localhost|\[::1\])[:/])"
 _INSECURE_URL = re.compile(r"http:" + _LOOPBACK, re.IGNORECASE)
 #: http: as the value of an attribute, in url(), in a VAST node or in a JSON or script string loads something insecure.
-_INSECURE = re.compile(r"""=\s*http:|["'(]\s*http:|<!\[CDATA\[\s*http:|>\s*http:""", re.IGNORECASE)
+_INSECURE = re.compile(r"""(?:[="'(>]|<!\[CDATA\[)\s*http:""" + _LOOPBACK, re.IGNORECASE)
 #: What is only followed when a person clicks, and XML namespaces, which nothing loads at all.
 _NAVIGATION = re.compile(
     r"""<a\s[^>]*>|<(ClickThrough|IconClickThrough|CompanionClickThrough)\b[^>]*>.*?</\1>

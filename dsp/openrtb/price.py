@@ -18,6 +18,7 @@ PRICE_CIPHERS = ("plain", "google")
 _VECTOR_BYTES = 16
 _PRICE_BYTES = 8
 _SIGNATURE_BYTES = 4
+_TOKEN_BYTES = _VECTOR_BYTES + _PRICE_BYTES + _SIGNATURE_BYTES
 _TOKEN_CHARS = 38
 _PRICE_MAX = PRICE_MICROS_CPM_MAX / MICROS_PER_UNIT
 #: What exchanges substitute where no price is known, and macros that nobody substituted.
@@ -131,9 +132,12 @@ def _token_bytes(text: str) -> bytes:
     if len(token) != _TOKEN_CHARS or not token.isascii():
         raise InputError("an encrypted price has 38 characters", reason="price_malformed")
     try:
-        return urlsafe_b64decode(token + "==")
+        data = urlsafe_b64decode(token + "==")
     except (binascii.Error, ValueError) as fault:
         raise InputError("the encrypted price is not base64", reason="price_malformed") from fault
+    if len(data) != _TOKEN_BYTES:  # the decoder drops characters outside the alphabet
+        raise InputError("the encrypted price is not base64", reason="price_malformed")
+    return data
 
 
 def _sane(price: float) -> float:

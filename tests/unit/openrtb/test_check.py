@@ -1,0 +1,172 @@
+"""The self-check: a bid that keeps every rule passes, and each rule broken drops it under its own label."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from dsp.openrtb.check import CHECKS, check
+from dsp.openrtb.request import BidRequest
+from dsp.openrtb.response import Bid, BidResponse, SeatBid
+
+RATES = {"USD": 1.0, "EUR": 1.1}
+VAST = '<?xml version="1.0"?><VAST version="3.0" xmlns="http://www.iab.com/VAST"></VAST>'
+
+
+def _request(imp: dict[str, Any] | None = None, **fields: Any) -> BidRequest:
+    slot = {"id": "1", "banner": {"w": 300, "h": 250}, **(imp or {})}
+    return msgspec.convert({"id": "a", "imp": [slot], **fields}, BidRequest)
+
+
+def _bid(**fields: Any) -> Bid:
+    standard: dict[str, Any] = {
+        "id": "b",
+        "impid": "1",
+        "price": 1.0,
+        "adm": '<a href="https://x"><img src="https://x"></a>',
+        "adomain": ["ford.com"],
+        "w": 300,
+        "h": 250,
+        "mtype": 1,
+        "nurl": "http://127.0.0.1/win?p=${AUCTION_PRICE}",
+    }
+    return Bid(**{**standard, **fields})
+
+
+def _labels(request: BidRequest, *bids: Bid, seat: str = "dsp", **fields: Any) -> list[str]:
+    response = BidResponse(**{"id": "a", "cur": "USD", "seatbid": [SeatBid(bid=list(bids), seat=seat)], **fields})
+    checked, labels = check(response, request, rates=RATES)
+    kept = [] if checked is None else [bid for one in checked.seatbid for bid in one.bid]
+    assert len(kept) + len(labels) == len(bids)
+    assert set(labels) <= set(CHECKS)
+    return labels
+
+
+def test_a_good_bid_passes() -> None:
+    assert _labels(_request(), _bid()) == []
+
+
+VIDEO = {"banner": None, "video": {"mimes": ["video/mp4"], "minduration": 5, "maxduration": 30, "protocols": [2, 3]}}
+SPOT = {"mtype": 2, "adm": VAST, "w": 640, "h": 360}
+DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "wadomain": ["ford.com"]}]}}
+
+
+@pytest.mark.parametrize(
+    ("imp", "fields", "bid", "want"),
+    [
+        ({}, {}, {"impid": "2"}, "impression"),
+        ({}, {}, {"id": ""}, "bid_id"),
+        ({}, {}, {"price": 0.0}, "price"),
+        ({}, {}, {"price": -1.0}, "price"),
+        ({}, {}, {"price": float("nan")}, "price"),
+        ({}, {}, {"price": 1e9}, "price"),
+        # Floors
+        ({"bidfloor": 1.01}, {}, {}, "floor"),
+        ({"bidfloor": 1.0}, {}, {}, ""),
+        ({"bidfloor": 0.95, "bidfloorcur": "EUR"}, {}, {}, "floor"),
+        ({"bidfloor": 0.9, "bidfloorcur": "EUR"}, {}, {}, ""),
+        ({"bidfloor": 0.9, "bidfloorcur": "XYZ"}, {}, {}, "floor"),
+        ({"bidfloor": float("nan")}, {}, {}, "floor"),
+        # Deals
+        (DEALS, {}, {}, "private_auction"),
+        (DEALS, {}, {"dealid": "E", "price": 3.0}, "deal"),
+        (DEALS, {}, {"dealid": "D", "price": 3.0, "adomain": ["audi.com"]}, "deal"),
+        (DEALS, {}, {"dealid": "D", "price": 1.9}, "floor"),
+        (DEALS, {}, {"dealid": "D", "price": 2.0}, ""),
+        ({"bidfloor": 9.0, **DEALS}, {}, {"dealid": "D", "price": 2.0}, ""),
+        ({"bidfloorcur": "EUR", "pmp": {"deals": [{"id": "D", "bidfloor": 1.0}]}}, {}, {"dealid": "D"}, ""),
+        ({}, {}, {"dealid": "D"}, "deal"),
+        # Format, size, duration, protocol
+        ({}, {}, {"mtype": 2}, "format"),
+        ({}, {}, {"mtype": 0}, "format"),
+        ({}, {}, {"mtype": 9}, "format"),
+        ({}, {}, {"w": 728, "h": 90}, "size"),
+        ({"banner": {"format": [{"w": 728, "h": 90}]}}, {}, {"w": 728, "h": 90}, ""),
+        ({"banner": {}}, {}, {"w": 1, "h": 1}, ""),
+        (VIDEO, {}, SPOT, ""),
+        (VIDEO, {}, {**SPOT, "dur": 31}, "duration"),
+        (VIDEO, {}, {**SPOT, "dur": 4}, "duration"),
+        (VIDEO, {}, {**SPOT, "dur": 30, "protocol": 3}, ""),
+        (VIDEO, {}, {**SPOT, "protocol": 7}, "protocol"),
+        ({"banner": None, "video": {"rqddurs": [15, 30]}}, {}, {**SPOT, "dur": 20}, "duration"),
+        ({"banner": None, "video": {"mincpmpersec": 0.1}}, {}, {**SPOT, "dur": 15}, "floor"),
+        ({"banner": None, "video": {"durfloors": [{"maxdur": 15, "bidfloor": 2}]}}, {}, {**SPOT, "dur": 15}, "floor"),
+        ({"banner": None, "video": {"durfloors": [{"maxdur": 15, "bidfloor": 2}]}}, {}, {**SPOT, "dur": 16}, ""),
+        # Markup
+        ({}, {}, {"adm": ""}, "markup"),
+        (VIDEO, {}, {**SPOT, "adm": "<div>"}, ""),
+        (VIDEO, {}, {**SPOT, "adm": "{}"}, "markup"),
+        ({"native": {}}, {}, {"mtype": 4, "adm": "<div>"}, "markup"),
+        ({}, {}, {"nurl": "https://x?p=${AUCTION_PRIZE}"}, "macro"),
+        ({}, {}, {"adm": "<p>${AUCTION_PRICE:X} ${other}"}, ""),
+        # Secure
+        ({"secure": 1}, {}, {}, ""),
+        ({"secure": 1}, {}, {"adm": '<img src="http://x">'}, "secure"),
+        ({"secure": 1}, {}, {"adm": "<img src = 'HTTP://x'>"}, "secure"),
+        ({"secure": 1}, {}, {"adm": "<img src=http://x>"}, "secure"),
+        ({"secure": 1}, {}, {"adm": "<i style=\"background:url( 'http://x')\">"}, "secure"),
+        ({"secure": 1}, {}, {"adm": "<i style=background:url(http://x)>"}, "secure"),
+        ({"secure": 1}, {}, {"adm": '<script>new Image().src="http://x"</script>'}, "secure"),
+        ({"secure": 1}, {}, {"adm": '<a href="http://landing.example">go to http://landing.example</a>'}, ""),
+        ({"secure": 1, **VIDEO}, {}, SPOT, ""),
+        ({"secure": 1, **VIDEO}, {}, {**SPOT, "adm": "<VAST><Impression><![CDATA[http://x]]></Impression>"}, "secure"),
+        ({"secure": 1, **VIDEO}, {}, {**SPOT, "adm": "<VAST><Impression> http://x</Impression>"}, "secure"),
+        ({"secure": 1, **VIDEO}, {}, {**SPOT, "adm": "<VAST><ClickThrough><![CDATA[http://x]]></ClickThrough>"}, ""),
+        ({"secure": 1, "native": {}}, {}, {"mtype": 4, "adm": '{"imptrackers":["http://x"]}'}, "secure"),
+        ({"secure": 1, "native": {}}, {}, {"mtype": 4, "adm": '{"link":{"url":"http://x"}}'}, ""),
+        # Blocks
+        ({}, {"badv": ["www.Ford.com"]}, {}, "advertiser"),
+        ({}, {"badv": ["ford.com"]}, {"adomain": ["cars.ford.com"]}, "advertiser"),
+        ({}, {"badv": ["cars.ford.com"]}, {}, ""),
+        ({}, {"badv": ["afford.com"]}, {}, ""),
+        ({}, {}, {"adomain": []}, "advertiser"),
+        ({}, {"bcat": ["iab2"]}, {"cat": ["IAB2-3"]}, "category"),
+        ({}, {"bcat": ["IAB2-3"]}, {"cat": ["IAB2"]}, ""),
+        ({"bcat": [19]}, {}, {"cat": ["19"]}, "category"),
+        ({}, {"acat": ["IAB1"]}, {"cat": ["IAB2"]}, "category"),
+        ({}, {"acat": ["IAB1"]}, {"cat": ["IAB1-2"]}, ""),
+        ({"banner": {"w": 300, "h": 250, "battr": [1, 6]}}, {}, {"attr": [6]}, "attribute"),
+        ({}, {"wlang": ["de"]}, {"language": "en"}, "language"),
+        ({}, {"wlang": ["de"]}, {"language": "de"}, ""),
+    ],
+)
+def test_each_rule(imp: dict[str, Any], fields: dict[str, Any], bid: dict[str, Any], want: str) -> None:
+    assert _labels(_request(imp, **fields), _bid(**bid)) == ([want] if want else [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "response", "seat", "want"),
+    [
+        ({}, {"id": "other"}, "dsp", "request_id"),
+        ({"cur": ["EUR"]}, {}, "dsp", "currency"),
+        ({"cur": ["EUR", "usd"]}, {}, "dsp", ""),
+        ({}, {"cur": ""}, "dsp", ""),
+        ({"wseat": ["x"]}, {}, "dsp", "seat"),
+        ({"wseat": ["dsp"]}, {}, "dsp", ""),
+        ({"bseat": ["dsp"]}, {}, "dsp", "seat"),
+    ],
+)
+def test_the_response_as_a_whole(fields: dict[str, Any], response: dict[str, Any], seat: str, want: str) -> None:
+    assert _labels(_request(**fields), _bid(), seat=seat, **response) == ([want] if want else [])
+
+
+def test_a_broken_bid_does_not_cost_the_others() -> None:
+    response = BidResponse(id="a", seatbid=[SeatBid(bid=[_bid(price=-1.0)]), SeatBid(bid=[_bid(id="2"), _bid(id="2")])])
+    checked, labels = check(response, _request())
+    assert checked is not None
+    assert [[bid.id for bid in seat.bid] for seat in checked.seatbid] == [["2"]]
+    assert labels == ["price", "bid_id"]
+
+
+def test_bids_are_bounded() -> None:
+    response = BidResponse(id="a", seatbid=[SeatBid(bid=[_bid(id=str(n)) for n in range(5)])])
+    checked, labels = check(response, _request(), bids_max=3)
+    assert checked is not None
+    assert len(checked.seatbid[0].bid) == 3
+    assert labels == ["bids_max"] * 2
+
+
+def test_a_repeated_impression_id_cannot_be_bid_on() -> None:
+    slot = {"id": "1", "banner": {"w": 300, "h": 250}}
+    request = msgspec.convert({"id": "a", "imp": [slot, slot, {**slot, "id": "2"}]}, BidRequest)
+    assert _labels(request, _bid(), _bid(id="c", impid="2")) == ["impression"]

@@ -1,0 +1,174 @@
+"""Macros, VAST and native responses."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+import vastlint
+from lxml import etree
+
+from dsp.kernel.errors import InputError
+from dsp.openrtb import native, vast
+from dsp.openrtb.macros import Macro, expand, unknown
+
+ADVERSE = 'A & B ]]> <x attr="1"> \x00\x0b ü 漢 😀'
+
+
+def test_macros_are_replaced_wherever_they_stand() -> None:
+    text = f"https://x/win?p={Macro.PRICE.text}&l={Macro.LOSS.text}&e=${{AUCTION_PRICE:B64}}&keep=${{CLICK}}"
+    got = expand(text, {"AUCTION_PRICE": "1.25", "AUCTION_PRICE:B64": "MS4yNQ"})
+    assert got == "https://x/win?p=1.25&l=&e=MS4yNQ&keep=${CLICK}"
+
+
+def test_values_are_not_expanded_again() -> None:
+    assert expand("${AUCTION_ID}", {"AUCTION_ID": "${AUCTION_PRICE}", "AUCTION_PRICE": "9"}) == "${AUCTION_PRICE}"
+
+
+def test_unknown_macros_are_named() -> None:
+    assert unknown("".join(macro.text for macro in Macro)) == []
+    assert unknown("a ${AUCTION_PRIZE} ${x} ${AUCTION_PRICE:Z}") == ["AUCTION_PRIZE"]
+
+
+def _vast(version: str, **changes: Any) -> str:
+    fields: dict[str, Any] = {
+        "version": version,
+        "ad_id": "42",
+        "title": ADVERSE,
+        "media_url": "https://cdn.example/a.mp4?x=1&y=]]>",
+        "mime": "video/mp4",
+        "duration_seconds": 3_675,
+        "width": 640,
+        "height": 360,
+        "bitrate_kbps": 800,
+        "click_url": "https://a.example/click?t=1&p=${AUCTION_PRICE}",
+        "impression_urls": ["https://a.example/imp?a=1&b=2", "https://b.example/"],
+        "click_trackers": ["https://a.example/clicked"],
+        "advertiser": "ford.com",
+        "trackers": {"start": ["https://a.example/s"], "complete": ["https://a.example/c"]},
+        "error_url": "https://a.example/e?c=[ERRORCODE]",
+        "skip_after_seconds": 5,
+    }
+    return vast.inline(**{**fields, **changes})
+
+
+@pytest.mark.parametrize("version", vast.PROTOCOLS.values())
+@pytest.mark.parametrize("audio", [False, True])
+def test_vast_is_valid_and_says_what_it_was_given(version: str, audio: bool) -> None:
+    changes = {"audio": True, "mime": "audio/mpeg", "width": 0, "height": 0} if audio else {}
+    text = _vast(version, **changes)
+    result = vastlint.validate(text)
+    assert result.valid, [issue.message for issue in result.issues]
+    assert result.version == version
+    root = etree.fromstring(text.encode())
+
+    def texts(name: str) -> list[str]:
+        return [node.text for node in root.iter(f"{{*}}{name}")]
+
+    assert texts("AdTitle") == ['A & B ]]> <x attr="1">  ü 漢 😀']
+    assert texts("MediaFile") == ["https://cdn.example/a.mp4?x=1&y=]]>"]
+    assert texts("Impression") == ["https://a.example/imp?a=1&b=2", "https://b.example/"]
+    assert texts("ClickThrough") == ["https://a.example/click?t=1&p=${AUCTION_PRICE}"]
+    assert texts("Duration") == ["01:01:15"]
+    assert texts("Tracking") == ["https://a.example/s", "https://a.example/c"]
+
+
+def test_vast_of_an_unknown_version_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"VAST 1\.0"):
+        _vast("1.0")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "spoken", "want"),
+    [
+        ((), (), 3),
+        ((2, 3, 7), (), 7),
+        ((2, 5), (), 2),
+        ((2, 3), (7, 3), 3),
+        ((5, 6), (), 0),
+        ((), (2,), 2),
+        ((2,), (3,), 0),
+    ],
+)
+def test_the_protocol_is_one_both_speak(accepted: tuple[int, ...], spoken: tuple[int, ...], want: int) -> None:
+    assert vast.protocol(accepted, spoken) == want
+
+
+ASSETS = native.NativeAssets(
+    title="A fairly long title of an ad",
+    image=native.NativeImage(url="https://c.example/i.jpg", w=1200, h=627),
+    icon=native.NativeImage(url="https://c.example/l.png", w=80, h=80),
+    data={1: "Ford", 2: "A description", 12: "Buy"},
+)
+
+
+def _respond(request: dict[str, Any], assets: native.NativeAssets = ASSETS) -> Any:
+    text = native.respond(json.dumps(request), assets, click_url="https://c/", impression_urls=["https://i/"])
+    return json.loads(text)
+
+
+def test_native_answers_each_asset_in_order() -> None:
+    got = _respond(
+        {
+            "ver": "1.2",
+            "assets": [
+                {"id": 7, "required": 1, "title": {"len": 10}},
+                {"id": 1, "required": 1, "img": {"type": 3, "wmin": 600, "hmin": 300}},
+                {"id": 2, "img": {"type": 1}},
+                {"id": 3, "data": {"type": 12}},
+                {"id": 4, "data": {"type": 3}},
+            ],
+            "eventtrackers": [{"event": 1, "methods": [1, 2]}],
+        }
+    )
+    assert got["assets"] == [
+        {"id": 7, "title": {"text": "A fairly…"}},
+        {"id": 1, "img": {"url": "https://c.example/i.jpg", "w": 1200, "h": 627}},
+        {"id": 2, "img": {"url": "https://c.example/l.png", "w": 80, "h": 80}},
+        {"id": 3, "data": {"value": "Buy"}},
+    ]
+    assert got["link"]["url"] == "https://c/"
+    assert got["eventtrackers"] == [{"event": 1, "method": 1, "url": "https://i/"}]
+    assert "imptrackers" not in got
+
+
+def test_native_1_0_keeps_its_root_and_its_trackers() -> None:
+    got = _respond({"native": {"ver": "1.0", "assets": [{"id": 1, "title": {"len": 90}}]}})
+    assert list(got) == ["native"]
+    assert got["native"]["imptrackers"] == ["https://i/"]
+
+
+@pytest.mark.parametrize(
+    ("asset", "fits"),
+    [
+        ({"data": {"type": 3}}, False),
+        ({"video": {"minduration": 5}}, False),
+        ({"img": {"type": 3, "wmin": 1_300}}, False),
+        ({"img": {"type": 3, "wmin": 1_200}}, True),
+        ({}, False),
+    ],
+)
+def test_native_without_a_required_asset_is_refused(asset: dict[str, Any], fits: bool) -> None:
+    request = {"assets": [{"id": 1, "required": 1, **asset}]}
+    if fits:
+        assert _respond(request)["assets"]
+        return
+    with pytest.raises(InputError) as caught:
+        _respond(request)
+    assert caught.value.reason == "native_mismatch"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"assets":[]}', '{"native":{}}', '{"native":3}', "[" * 99_999])
+def test_unreadable_native_requests_are_refused(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        native.respond(text, ASSETS, click_url="https://c/")
+    assert caught.value.reason == "native_request"
+    assert native.request_text(msgspec.Raw(msgspec.json.encode(text))) == ""
+
+
+def test_native_assets_are_read_from_markup() -> None:
+    markup = '{"title":"T","image":{"url":"https://c/i.jpg"},"data":{"1":"Ford"}}'
+    assert native.read_assets(markup).data == {1: "Ford"}
+    for broken in ("", "<div>", '{"titel":"T"}', "[" * 99_999):
+        with pytest.raises(InputError):
+            native.read_assets(broken)

@@ -1,0 +1,106 @@
+"""Price ciphers against published examples, forgery, and the price we quote."""
+
+import pytest
+
+from dsp.kernel.config import Secret
+from dsp.kernel.errors import InputError
+from dsp.openrtb.price import GooglePrice, PlainPrice, cipher, key_from_text, quote
+from dsp.openrtb.profile import Profile
+
+# The example that Google's documentation publishes for its price encryption.
+ENCRYPTION = "skU7Ax_NL5pPAFyKdkfZjZz2-VhIN8bjj1rVFOaJ_5o="
+INTEGRITY = "arO23ykdNqUQ5LEoQ0FVmPkBd7xB5CO89PDZlSjpFxo="
+EXAMPLES = [
+    ("YWJjMTIzZGVmNDU2Z2hpN7fhCuPemCce_6msaw", 100),
+    ("YWJjMTIzZGVmNDU2Z2hpN7fhCuPemCAWJRxOgA", 1900),
+    ("YWJjMTIzZGVmNDU2Z2hpN7fhCuPemC32prpWWw", 2700),
+]
+VECTOR = b"0123456789abcdef"
+
+
+def _google() -> GooglePrice:
+    return GooglePrice(key_from_text(ENCRYPTION), key_from_text(INTEGRITY))
+
+
+def _reason(one: PlainPrice | GooglePrice, text: str) -> str:
+    with pytest.raises(InputError) as caught:
+        one.decrypt(text)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(("text", "micros"), EXAMPLES)
+def test_published_examples(text: str, micros: int) -> None:
+    assert _google().decrypt(text) == micros / 1_000_000
+    assert _google().encrypt(micros / 1_000_000, b"abc123def456ghi7") == text
+
+
+@pytest.mark.parametrize("price", [0.0, 0.000001, 1.0, 2.345678, 9_999.999999])
+def test_both_ciphers_return_what_went_in(price: float) -> None:
+    for one in (_google(), PlainPrice()):
+        assert one.decrypt(one.encrypt(price, VECTOR)) == pytest.approx(price, abs=1e-9)
+
+
+def test_every_changed_character_is_noticed() -> None:
+    text = _google().encrypt(1.5, VECTOR)
+    for position in range(len(text) - 1):  # the last character carries unused bits
+        changed = text[:position] + ("A" if text[position] != "A" else "B") + text[position + 1 :]
+        assert _reason(_google(), changed) == "price_forged"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "price_missing"),
+        ("${AUCTION_PRICE}", "price_missing"),
+        ("%%WINNING_PRICE%%", "price_missing"),
+        ("AUDIT", "price_missing"),
+        ("1.5", "price_malformed"),
+        ("x" * 37, "price_malformed"),
+        ("é" * 38, "price_malformed"),
+        ("!" * 38, "price_malformed"),
+        ("A" * 38, "price_forged"),
+    ],
+)
+def test_encrypted_rubbish(text: str, reason: str) -> None:
+    assert _reason(_google(), text) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("-0.01", "price_absurd"),
+        ("nan", "price_absurd"),
+        ("inf", "price_absurd"),
+        ("1e9", "price_absurd"),
+        ("one", "price_malformed"),
+        ("1_000", "price_malformed"),
+        ("0" * 1_000, "price_malformed"),
+        ("٣", "price_malformed"),
+        ("${AUCTION_PRICE}", "price_missing"),
+        ("-1", "price_missing"),
+    ],
+)
+def test_plain_rubbish(text: str, reason: str) -> None:
+    assert _reason(PlainPrice(), text) == reason
+
+
+def test_a_profile_names_its_cipher() -> None:
+    assert isinstance(cipher(Profile(name="x")), PlainPrice)
+    keys = {"price_encryption_key": Secret(ENCRYPTION), "price_integrity_key": Secret(INTEGRITY)}
+    google = cipher(Profile(name="x", price_cipher="google", **keys))
+    assert google.decrypt(EXAMPLES[0][0]) == 0.0001
+
+
+def test_keys_in_hexadecimal_and_base64() -> None:
+    assert key_from_text("00ff") == b"\x00\xff"
+    assert key_from_text("_-8=") == key_from_text("/+8") == b"\xff\xef"
+    assert key_from_text("not a key!") == b""
+
+
+@pytest.mark.parametrize("floor", [0.01, 0.1, 0.3, 1.0, 1.23, 7.77, 0.000123])
+@pytest.mark.parametrize("rate", [1.0, 1.0837, 0.0067, 151.2])
+def test_a_quote_at_the_floor_reaches_the_floor(floor: float, rate: float) -> None:
+    from math import ceil
+
+    book = ceil(floor * rate * 1_000_000 - 1e-3)
+    assert quote(book, rate) >= floor - 1e-12

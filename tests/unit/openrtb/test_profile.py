@@ -1,0 +1,55 @@
+"""Profiles: the ones shipped, defaults, and every fault at once."""
+
+from pathlib import Path
+
+import pytest
+
+from dsp.kernel.errors import ConfigError
+from dsp.openrtb.profile import load_profiles
+
+SHIPPED = Path(__file__).parents[3] / "config" / "exchanges"
+
+
+def test_the_shipped_profiles() -> None:
+    profiles = load_profiles(SHIPPED)
+    assert {"demo-first", "demo-second", "openrtb", "adx"} <= set(profiles)
+    assert (profiles["demo-first"].billing, profiles["demo-first"].auction_default) == ("bill", 1)
+    second = profiles["demo-second"]
+    assert (second.billing, second.auction_default, second.price_cipher) == ("win", 2, "google")
+
+
+def test_keys_do_not_show() -> None:
+    profile = load_profiles(SHIPPED)["demo-second"]
+    assert profile.price_encryption_key not in repr(profile)
+    assert "***" in repr(profile)
+
+
+def test_a_profile_is_named_after_its_file(tmp_path: Path) -> None:
+    (tmp_path / "acme.toml").write_text('seat = "7"\n')
+    profile = load_profiles(tmp_path)["acme"]
+    assert (profile.name, profile.seat, profile.currencies) == ("acme", "7", ("USD",))
+
+
+def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('billing = "never"\nqps_max = 0\nnetwork_margin_ms = 100\ncurrencies = ["usd"]\n')
+    (tmp_path / "b.toml").write_text('colour = "red"\nbids_max = "many"\n')
+    (tmp_path / "c.toml").write_text("name = \n")
+    (tmp_path / "d.toml").write_text('name = "e"\nprice_cipher = "google"\nprice_integrity_key = "00"\n')
+    (tmp_path / "e.toml").write_text('billing = "win"\nwin_notice = false\n')
+    with pytest.raises(ConfigError) as caught:
+        load_profiles(tmp_path)
+    fields = [fault.field for fault in caught.value.faults]
+    assert fields[:4] == ["a.toml: billing", "a.toml: network_margin_ms", "a.toml: qps_max", "a.toml: currencies"]
+    assert fields[4:6] == ["b.toml: colour", "b.toml: bids_max"]
+    assert fields[6].endswith("c.toml")
+    assert fields[7:] == [
+        "d.toml: name",
+        "d.toml: price_encryption_key",
+        "d.toml: price_integrity_key",
+        "e.toml: billing",
+    ]
+
+
+def test_a_directory_without_profiles_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        load_profiles(tmp_path)
