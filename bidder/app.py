@@ -147,6 +147,7 @@ class Bidder:
         await lifecycle.start(self.bid_port.listen(settings.host, settings.bid_port, shared), self._drain)
         self._lag = asyncio.create_task(_watch_lag(), name="lag")
         await lifecycle.start(asyncio.sleep(0), self._stop_lag)
+        self.readiness.listening = True
         lifecycle.ready()
         logging.get(__name__).info(
             "listening", bid=self.bid_port.port, notice=self.notice_port.port, admin=self.admin_port.port

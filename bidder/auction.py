@@ -13,7 +13,7 @@ from bidder.respond import Responder
 from bidder.run import Arrival, Run
 from bidder.state import Serving, ServingState
 from bidder.tally import Tally
-from dsp.catalog.reasons import Exclusion
+from dsp.catalog.reasons import BY_LABEL, Exclusion
 from dsp.catalog.user import UserRecord
 from dsp.funnel import select
 from dsp.kernel import logging, metrics
@@ -32,7 +32,6 @@ from models.features.encode import request_row
 from models.serving.predictor import Predictor
 
 #: OpenRTB no-bid reason code by label.
-_NBR = {exclusion.value: exclusion.nbr for exclusion in Exclusion}
 
 
 class Answer(NamedTuple):
@@ -176,4 +175,4 @@ class Auctioneer:
         if request is None or not run.profile.no_bid_body:
             return Answer(204)
         label = next(iter(run.reasons), Exclusion.NO_CANDIDATE.value)
-        return Answer(200, self.responder.no_bid(request.id, _NBR[label]))
+        return Answer(200, self.responder.no_bid(request.id, BY_LABEL[label].nbr))

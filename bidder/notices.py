@@ -29,8 +29,8 @@ from dsp.openrtb.profile import Profile
 
 #: Which notice each billing convention of a profile bills on.
 BILLING_KIND = {"win": NoticeKind.WIN, "bill": NoticeKind.BILL, "imp": NoticeKind.IMPRESSION}
-#: A loss reason of OpenRTB list 5.25 is at most three digits, and beyond 1000 it is by agreement.
-LOSS_REASON_MAX = 99_999
+#: Loss reasons of OpenRTB list 5.25 have up to three digits, those by agreement four.
+LOSS_REASON_CHARS_MAX = 5
 
 
 class Leases(Protocol):
@@ -159,7 +159,11 @@ class NoticeDesk:
         if not rule_text:
             rule = next(iter(rules.values()), None)
         else:
-            rule = rules.get(int(rule_text)) if rule_text.isdecimal() and len(rule_text) < 19 else None
+            rule = (
+                rules.get(int(rule_text))
+                if rule_text.isascii() and rule_text.isdecimal() and len(rule_text) < 19
+                else None
+            )
             if rule is None:
                 raise InputError("not a rule of this advertiser", reason="rule_unknown")
         if rule is None:
@@ -223,7 +227,6 @@ class NoticeDesk:
 
 
 def _loss_reason(text: str) -> int | None:
-    if not text.isdecimal() or len(text) > 5:
+    if not text.isascii() or not text.isdecimal() or len(text) > LOSS_REASON_CHARS_MAX:
         return None
-    reason = int(text)
-    return reason if reason <= LOSS_REASON_MAX else None
+    return int(text)

@@ -17,7 +17,7 @@ def test_defaults_hold() -> None:
         ("DSP_BIDDER_BID_PORT", "70000"),
         ("DSP_BIDDER_BID_PORT", "8081"),  # the notice port's
         ("DSP_BIDDER_REQUEST_SAMPLE_RATE", "1.5"),
-        ("DSP_BIDDER_IMPRESSIONS_MAX", "0"),
+        ("DSP_BIDDER_CANDIDATES_MAX", "0"),
         ("DSP_BIDDER_OUTBOX_NOTICES_MAX", "-1"),
         ("DSP_BIDDER_NOTICE_BASE_URL", "ftp://elsewhere"),
         ("DSP_BIDDER_HOLDER", ""),

@@ -1,0 +1,53 @@
+"""A trained model is swapped into the running bidder, its own features are what it logs, and no request is dropped."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsp.events.schema import Decision
+from dsp.registry import resolve
+from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
+from models.serving import bundle
+from tests.integration.bidder import world as places
+from tests.integration.models.conftest import trained, world, write_log
+
+pytestmark = pytest.mark.platform
+_FIXTURES = (trained, world, write_log)  # used by name
+
+
+async def test_a_model_is_swapped_without_a_dropped_request(tmp_path: Path, trained: Path) -> None:
+    version = resolve(trained / "models", "champion")
+    assert version is not None
+    async with places.world(tmp_path) as bidder:
+        await bidder.publish(places.catalogue())
+        await bidder.start()
+        await bidder.offer("before")
+        statuses: list[int] = []
+        stop = asyncio.Event()
+        drivers = [asyncio.create_task(places.drive(bidder, stop, statuses, [])) for _ in range(3)]
+        await places.until(lambda: len(statuses) > 20)
+        broken = tmp_path / "data" / "models" / "aliases"
+        broken.mkdir(parents=True)
+        (broken / "champion").write_text("../../etc/passwd")  # not a version: the old model goes on
+        await asyncio.sleep(0.5)
+        shutil.copytree(trained / "models", tmp_path / "data" / "models", dirs_exist_ok=True)
+        await places.until(lambda: bidder.metric("dsp_model_info", version=version))
+        seen = len(statuses)
+        await places.until(lambda: len(statuses) > seen + 50)
+        stop.set()
+        await asyncio.gather(*drivers)
+        assert set(statuses) <= {200, 204}
+        assert await bidder.metric("dsp_model_swaps_total", result="loaded") == 1
+        await bidder.offer("after")
+        await bidder.stop()
+        decisions = {one.auction_id: one for one in await bidder.events("decisions", Decision)}
+    assert decisions["before"].model_version == "prior"
+    assert decisions["after"].model_version == version
+    (bid,) = decisions["after"].bids
+    request, ads = np.frombuffer(bid.request_features, "<i8"), np.frombuffer(bid.ad_features, "<i8")
+    assert (len(request), len(ads)) == (len(REQUEST_COLUMNS), len(AD_COLUMNS))
+    again = bundle.load(trained / "models", version).predictor.predict(request, ads[np.newaxis, :])
+    assert bid.pctr == pytest.approx(float(again.pctr[0]), abs=1e-9)
