@@ -10,7 +10,7 @@ from math import isfinite
 
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
 from dsp.openrtb import macros
-from dsp.openrtb.normalise import domain
+from dsp.openrtb.names import codes, domain, domains
 from dsp.openrtb.request import Banner, BidRequest, Deal, Imp, Native, Video
 from dsp.openrtb.response import Bid, BidResponse, MarkupType
 from dsp.openrtb.slot import banner_sizes
@@ -179,8 +179,8 @@ def _terms(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest, currency: s
 
 
 def _deal_admits(deal: Deal, bid: Bid) -> bool:
-    allowed = {domain(str(name)) for name in deal.wadomain}
-    return not allowed or bool(allowed & {domain(name) for name in bid.adomain})
+    allowed = domains(deal.wadomain)
+    return not allowed or any(domain(name) in allowed for name in bid.adomain)
 
 
 def _floor_by_duration(bid: Bid, video: Video, floor: float) -> float:
@@ -212,18 +212,18 @@ def _markup(bid: Bid, imp: Imp) -> str:
         return "markup"
     if any(macros.unknown(text) for text in (bid.adm, bid.nurl, bid.burl, bid.lurl)):
         return "macro"
-    if imp.secure == 1 and _INSECURE.search(_NAVIGATION.sub("", bid.adm)):
+    if imp.secure == 1 and "http:" in bid.adm.lower() and _INSECURE.search(_NAVIGATION.sub("", bid.adm)):
         return "secure"
     return ""
 
 
 def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
     """Check advertiser, categories, attributes and language."""
-    blocked = {domain(str(name)) for name in request.badv}
+    blocked = domains(request.badv)
     if any(_within(domain(name), blocked) for name in bid.adomain) or not bid.adomain:
         return "advertiser"
-    barred = {str(code).upper() for code in [*request.bcat, *imp.bcat]}
-    allowed = {str(code).upper() for code in request.acat}
+    barred = codes(request.bcat + imp.bcat)
+    allowed = codes(request.acat)
     for code in map(str.upper, bid.cat):
         # Blocking IAB25 blocks IAB25-3, which is a part of it.
         if {code, code.partition("-")[0]} & barred or (allowed and not {code, code.partition("-")[0]} & allowed):
@@ -234,10 +234,10 @@ def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
     return "language" if languages and bid.language and bid.language.lower()[:2] not in languages else ""
 
 
-def _within(name: str, domains: set[str]) -> bool:
-    """Return whether the domain or a parent of it is among `domains`."""
+def _within(name: str, blocked: frozenset[str]) -> bool:
+    """Return whether the domain or a parent of it is blocked."""
     while name:
-        if name in domains:
+        if name in blocked:
             return True
         name = name.partition(".")[2]
     return False

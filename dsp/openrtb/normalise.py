@@ -4,8 +4,7 @@ What all impressions of a request share is worked out once. Reasons are labels o
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from hashlib import blake2b
 from math import ceil, isfinite
 from typing import Any
@@ -14,17 +13,13 @@ from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX, Micros
 from dsp.openrtb import slot
 from dsp.openrtb.device import describe
 from dsp.openrtb.geo import Place
+from dsp.openrtb.names import NONE, codes, domain, domains, language, lower
 from dsp.openrtb.opportunity import DealOffer, Opportunity, Permissions
 from dsp.openrtb.profile import Profile
-from dsp.openrtb.request import BidRequest, Deal, Device, Imp, Inventory, Text, User
+from dsp.openrtb.request import BidRequest, Deal, Device, Imp, Inventory, User
 
 TMAX_MS_MAX = 10_000
 _ANONYMOUS_IFA = frozenset({"", "00000000-0000-0000-0000-000000000000"})
-_NONE: frozenset[str] = frozenset()
-
-#: Longer lists are rare, and keeping them would cost memory that a stranger decides on.
-_LIST_CACHED_MAX = 512
-_Fold = Callable[[tuple[Text, ...]], frozenset[str]]
 
 #: (impression id, label of the reason)
 Refusal = tuple[str, str]
@@ -118,7 +113,7 @@ def _shared(request: BidRequest, profile: Profile, permissions: Permissions, key
         "browser": agent.browser,
         "make": agent.make,
         "model": agent.model,
-        "language": _language(device.language or device.langb) if device else "",
+        "language": language(device.language or device.langb) if device else "",
         "connection": max(device.connectiontype, 0) if device else 0,
         "country": place.country,
         "region": place.region,
@@ -126,12 +121,12 @@ def _shared(request: BidRequest, profile: Profile, permissions: Permissions, key
         "postcode": place.postcode,
         "utc_offset_minutes": place.utc_offset_minutes,
         "user_key": user_key(user, device, profile.name, key) if identified else "",
-        "segments": _segments(user) if user and permissions.may_personalise else _NONE,
+        "segments": _segments(user) if user and permissions.may_personalise else NONE,
         "may_store": permissions.may_store,
         "may_personalise": permissions.may_personalise,
-        "blocked_advertisers": _domains(request.badv),
-        "blocked_apps": _lower(request.bapp),
-        "languages_allowed": frozenset([_language(str(code)) for code in request.wlang or request.wlangb]),
+        "blocked_advertisers": domains(request.badv),
+        "blocked_apps": lower(request.bapp),
+        "languages_allowed": frozenset([language(str(code)) for code in request.wlang or request.wlangb]),
     }
 
 
@@ -162,7 +157,7 @@ def _opportunity(
         deals=_deals(pmp.deals, _auction(request, profile), profile, rates) if pmp is not None else (),
         private_auction=pmp is not None and pmp.private_auction == 1,
         display_manager=imp.displaymanager.lower(),
-        blocked_categories=_upper(blocked),
+        blocked_categories=codes(blocked),
         **offer,
         **shared,
     )
@@ -196,7 +191,7 @@ def _deals(deals: list[Deal], auction: int, profile: Profile, rates: Mapping[str
                 floor_micros_cpm=floor,
                 auction=deal.at if deal.at is not None and deal.at > 0 else auction,
                 seats=seats,
-                advertiser_domains=_domains(deal.wadomain),
+                advertiser_domains=domains(deal.wadomain),
             )
         )
     return tuple(offers)
@@ -218,8 +213,8 @@ def _inventory(request: BidRequest) -> dict[str, Any]:
         "bundle": _bundle(place) if kind == "app" else "",
         "inventory_id": place.id.lower(),
         "publisher": place.publisher.id.lower() if place.publisher else "",
-        "categories": _upper(place.cat + place.sectioncat + place.pagecat + (content.cat if content else [])),
-        "content_language": _language(content.language or content.langb) if content else "",
+        "categories": codes(place.cat + place.sectioncat + place.pagecat + (content.cat if content else [])),
+        "content_language": language(content.language or content.langb) if content else "",
     }
 
 
@@ -234,18 +229,6 @@ def _bundle(app: Inventory) -> str:
             return part[3:]
     last = address.partition("?")[0].rstrip("/").rpartition("/")[2]
     return last[2:] if last.startswith("id") and last[2:].isdigit() else ""
-
-
-def domain(address: str) -> str:
-    """Return the host of a domain or URL: lower case, without "www.", port and trailing dot."""
-    host = address.strip().lower()
-    if "/" in host:
-        host = host.partition("//")[2] or host
-        host = host.partition("/")[0]
-    if "?" in host:
-        host = host.partition("?")[0]
-    host = host.rpartition("@")[2].partition(":")[0].rstrip(".")
-    return host.removeprefix("www.")
 
 
 def user_key(user: User | None, device: Device | None, exchange: str, key: bytes) -> str:
@@ -270,39 +253,3 @@ def user_key(user: User | None, device: Device | None, exchange: str, key: bytes
 
 def _segments(user: User) -> frozenset[str]:
     return frozenset([segment.id.lower() for data in user.data for segment in data.segment if segment.id])
-
-
-def _language(code: str) -> str:
-    """Return the ISO 639-1 part of a language tag."""
-    return code.strip().lower().replace("_", "-").partition("-")[0]
-
-
-def _upper(codes: list[Text]) -> frozenset[str]:
-    return _folded(codes, _fold_upper, _cached_upper)
-
-
-def _lower(codes: list[Text]) -> frozenset[str]:
-    return frozenset([str(code).lower() for code in codes]) if codes else _NONE
-
-
-def _domains(names: list[Text]) -> frozenset[str]:
-    return _folded(names, _fold_domains, _cached_domains)
-
-
-def _folded(values: list[Text], fold: _Fold, cached: _Fold) -> frozenset[str]:
-    """Return the set of a list. An exchange repeats its block lists request after request, so short ones are kept."""
-    if not values:
-        return _NONE
-    return cached(tuple(values)) if len(values) <= _LIST_CACHED_MAX else fold(tuple(values))
-
-
-def _fold_upper(codes: tuple[Text, ...]) -> frozenset[str]:
-    return frozenset([str(code).upper() for code in codes])
-
-
-def _fold_domains(names: tuple[Text, ...]) -> frozenset[str]:
-    return frozenset([domain(str(name)) for name in names])
-
-
-_cached_upper = lru_cache(maxsize=2_048)(_fold_upper)
-_cached_domains = lru_cache(maxsize=1_024)(_fold_domains)

@@ -65,19 +65,10 @@ def inline(
         _node("Error", error_url) if error_url else "",
         *(_node("Impression", url) for url in impression_urls),
     ]
+    duration = _clock(duration_seconds)
     skip = "" if skip_after_seconds is None or first else f' skipoffset="{_clock(skip_after_seconds)}"'
-    linear = [
-        f"<Linear{skip}>",
-        f"<Duration>{_clock(duration_seconds)}</Duration>",
-        _tracking(trackers or {}),
-        "<VideoClicks>",
-        _node("ClickThrough", click_url),
-        *(_node("ClickTracking", url) for url in click_trackers),
-        "</VideoClicks>",
-        "<MediaFiles>",
-        _media(media_url, mime, width, height, bitrate_kbps),
-        "</MediaFiles></Linear>",
-    ]
+    media = _media(media_url, mime, width, height, bitrate_kbps)
+    clicks = [_node("ClickThrough", click_url), *(_node("ClickTracking", url) for url in click_trackers)]
     universal_id = f'<UniversalAdId idRegistry="unknown"{_universal_value(version, ad_id)}' if modern else ""
     attribute = ' adType="audio"' if audio and version in ("4.1", "4.2") else ""
     return "".join(
@@ -88,10 +79,22 @@ def inline(
             *head,
             f"<Creatives><Creative id={_attribute(ad_id)}>",
             universal_id,
-            *linear,
+            *_linear(duration, media, clicks, trackers or {}, skip),
             "</Creative></Creatives></InLine></Ad></VAST>",
         ]
     )
+
+
+def _linear(
+    duration: str, media: str, clicks: Sequence[str], trackers: Mapping[str, Sequence[str]], skip: str
+) -> list[str]:
+    return [
+        f"<Linear{skip}><Duration>{duration}</Duration>",
+        _tracking(trackers),
+        "<VideoClicks>",
+        *clicks,
+        f"</VideoClicks><MediaFiles>{media}</MediaFiles></Linear>",
+    ]
 
 
 def _media(url: str, mime: str, width: int, height: int, bitrate_kbps: int) -> str:

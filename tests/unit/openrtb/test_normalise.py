@@ -10,7 +10,8 @@ import pytest
 from dsp.kernel.errors import InputError
 from dsp.openrtb.codec import decode_request, validate
 from dsp.openrtb.geo import country_alpha3
-from dsp.openrtb.normalise import domain, opportunities, user_key
+from dsp.openrtb.names import domain
+from dsp.openrtb.normalise import opportunities, user_key
 from dsp.openrtb.opportunity import Permissions
 from dsp.openrtb.profile import load_profiles
 from dsp.openrtb.request import Device, Eid, Uid, User
