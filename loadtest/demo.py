@@ -40,10 +40,10 @@ NOTICES_SECONDS_MAX = 20.0
 LEDGER_SECONDS_MAX = 20.0
 TRAIN_SECONDS_MAX = 120.0
 #: The flights in the catalogue end so long after it was loaded: a little after the demo's last request.
-FLIGHT_MARGIN_SECONDS = 45
+FLIGHT_MARGIN_SECONDS = 10
 #: People of the demo click and convert within seconds, so there is no need to wait for more.
 SETTINGS = {"DSP_TRAINING_MATURITY_SECONDS": "6", "DSP_TRAINING_CONVERSION_MATURITY_SECONDS": "6"}
-SIDES = ("before", "after")
+SIDES = {"before": "before: the smoothed prior", "after": "after: the model trained in the demo"}
 PRIOR, TRAINING, MODEL = "prior", "training", "model"
 
 
@@ -283,7 +283,7 @@ class Demo:
         directory = self._options.data_dir
         paths = {"report": directory / "report.json", "picture": directory / "report.png", "logs": directory / "logs"}
         reports.write(paths["report"], result)
-        sides = [Reliability.of(f"{label}: {models[label]['name']}", models[label]) for label in SIDES if models[label]]
+        sides = [Reliability.of(label, models[side]) for side, label in SIDES.items() if models[side]]
         draw(paths["picture"], list(self._curves.values()), sides, self._findings.swap_at_seconds)
         reports.show(self._console, result, paths)
         return 0 if result.ok else 1

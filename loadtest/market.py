@@ -19,7 +19,7 @@ _QUANTILES = (
 _PROBABILITIES = tuple(probability for probability, _ in _QUANTILES)
 
 #: Mean price of the best rival, units per thousand impressions.
-_LEVEL = {"banner": 1.6, "video": 6.0, "native": 2.2, "audio": 3.0}
+_LEVEL = {"banner": 2.4, "video": 7.5, "native": 3.2, "audio": 4.0}
 _SIZE_WORTH = {"320x50": 0.55, "300x250": 1.0, "728x90": 0.8, "160x600": 0.75, "970x250": 1.7, "640x360": 1.0}
 _POSITION_WORTH = {1: 1.25, 3: 0.7, 7: 1.3}
 _COUNTRY_WORTH = {"USA": 1.2, "GBR": 1.0, "DEU": 0.9, "FRA": 0.75}
@@ -94,7 +94,7 @@ def vertical(categories: list[str], domain: str) -> str:
     return Draw("vertical", domain).pick(tuple(VERTICALS))
 
 
-_CLICK_BASE = -4.0
+_CLICK_BASE = -4.2
 _CLICK_POSITION = {1: 0.7, 3: -0.9, 7: 0.9}
 _CLICK_SIZE = {"320x50": -0.9, "300x250": 0.45, "728x90": -0.4, "160x600": -0.25, "970x250": 0.7, "640x360": 0.6}
 _CLICK_DEVICE = {"desktop": -0.3, "phone": 0.5, "tablet": 0.25, "tv": -2.0}

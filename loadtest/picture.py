@@ -11,6 +11,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
+from matplotlib.lines import Line2D
 
 from dsp.kernel.money import units_from_micros
 
@@ -20,7 +21,9 @@ _GRID = "#e4e7eb"
 _SPEND = "#0b7285"
 _BEFORE = "#d9822b"
 _AFTER = "#0b7285"
-_COLUMNS = 3
+_BUDGET = "#c92a2a"
+_DASHES = (0, (4, 2))
+_COLUMNS = 4
 
 
 @dataclass(slots=True)
@@ -72,7 +75,7 @@ def draw(path: Path, curves: Sequence[Curve], models: Sequence[Reliability], swa
         "ytick.color": _INK,
     }
     with plt.rc_context(style):
-        figure = plt.figure(figsize=(13.5, 2.9 * rows + 5.4), dpi=130, layout="constrained")
+        figure = plt.figure(figsize=(15.5, 2.9 * rows + 5.4), dpi=130, layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=[2.9 * rows, 5.0])
         _spend(parts[0], rows, curves, swap_seconds)
         _reliabilities(parts[1], models)
@@ -87,34 +90,40 @@ def _spend(figure: SubFigure, rows: int, curves: Sequence[Curve], swap_seconds: 
         if number >= len(curves):
             axis.set_visible(False)
             continue
-        _campaign(axis, curves[number], swap_seconds, legend=number == 0)
+        _campaign(axis, curves[number], swap_seconds)
         if number >= len(curves) - _COLUMNS:
             axis.set_xlabel("seconds since the start")
             axis.tick_params(labelbottom=True)
+    figure.legend(
+        handles=[
+            Line2D([], [], color=_SPEND, linewidth=2.0, label="spent"),
+            Line2D([], [], color=_INK, linewidth=1.3, linestyle=_DASHES, label="plan"),
+            Line2D([], [], color=_BUDGET, linewidth=1.1, label="budget"),
+            Line2D([], [], color=_FAINT, linewidth=1.0, linestyle=":", label="model swapped"),
+        ],
+        loc="upper right",
+        ncols=4,
+        frameon=False,
+    )
 
 
-def _campaign(axis: Axes, curve: Curve, swap_seconds: float | None, *, legend: bool) -> None:
+def _campaign(axis: Axes, curve: Curve, swap_seconds: float | None) -> None:
     spent = [units_from_micros(amount) for amount in curve.spent_micros]
     planned = [units_from_micros(amount) for amount in curve.planned_micros]
     axis.fill_between(curve.seconds, spent, color=_SPEND, alpha=0.15, linewidth=0)
-    axis.plot(curve.seconds, spent, color=_SPEND, linewidth=2.0, label="spent")
-    axis.plot(curve.seconds, planned, color=_INK, linewidth=1.3, linestyle=(0, (4, 2)), label="plan")
+    axis.plot(curve.seconds, spent, color=_SPEND, linewidth=2.0)
+    axis.plot(curve.seconds, planned, color=_INK, linewidth=1.3, linestyle=_DASHES)
     top = max([*spent, *planned, 0.01])
     budget = units_from_micros(curve.budget_micros)
     if 0 < budget <= 1.6 * top:
-        axis.axhline(budget, color="#c92a2a", linewidth=1.1, label="budget")
+        axis.axhline(budget, color=_BUDGET, linewidth=1.1)
         top = max(top, budget)
     if swap_seconds is not None:
         axis.axvline(swap_seconds, color=_FAINT, linewidth=1.0, linestyle=":")
-        if legend:
-            axis.annotate("model swapped", (swap_seconds, top * 1.12), xytext=(4, 0), textcoords="offset points",
-                          fontsize=8, color="#616e7c", va="top")  # fmt: skip
     axis.set_ylim(0, top * 1.15)
     axis.set_title(curve.name, loc="left", fontsize=10.5)
     axis.yaxis.set_major_formatter(lambda value, _: f"${value:,.2f}")
     _tidy(axis)
-    if legend:
-        axis.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(0.0, 0.93))
 
 
 def _reliabilities(figure: SubFigure, models: Sequence[Reliability]) -> None:
@@ -124,7 +133,7 @@ def _reliabilities(figure: SubFigure, models: Sequence[Reliability]) -> None:
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     top = max([0.01, *(value for model in models for value in (*model.predicted, *model.observed))]) * 1.1
     for axis, model, colour in zip(axes, models, (_BEFORE, _AFTER), strict=False):
-        axis.plot([0, top], [0, top], color=_FAINT, linewidth=1.2, linestyle=(0, (4, 2)), label="perfect")
+        axis.plot([0, top], [0, top], color=_FAINT, linewidth=1.2, linestyle=_DASHES)
         for predicted, observed, count in zip(model.predicted, model.observed, model.counts, strict=True):
             error = 1.96 * (max(observed * (1 - observed), 1e-6) / max(count, 1)) ** 0.5
             axis.plot([predicted, predicted], [max(0.0, observed - error), observed + error], color=colour, alpha=0.35)

@@ -151,7 +151,7 @@ def write(path: Path, report: Report) -> None:
 def show(console: Console, report: Report, paths: Mapping[str, Path]) -> None:
     """Print the report."""
     good = report.ok
-    verdict = Text("Money is right and nothing was lost." if good else "Something is wrong; see below.")
+    verdict = Text("Money is right and nothing was lost." if good else "Something is wrong:")
     verdict.stylize("bold green" if good else "bold red")
     console.print()
     console.rule(Text("The closed loop: bid, win, bill, click, learn", style="bold"))
@@ -162,9 +162,9 @@ def show(console: Console, report: Report, paths: Mapping[str, Path]) -> None:
     console.print(
         Panel(_reasons(report.no_bid_reasons), title="why there was no bid", title_align="left", border_style="grey50")
     )
-    for fault in problems(report):
-        console.print(Text(f"  ✗ {fault}", style="red"))
     console.print(verdict)
+    for fault in problems(report):
+        console.print(Text(f"  ✗ {fault}", style="yellow" if good else "red"))
     for name, path in paths.items():
         console.print(f"  {name:8} {path}", highlight=False, soft_wrap=True)
 
@@ -226,7 +226,7 @@ def _service(report: Report) -> Panel:
             ("latency p50 / p99", f"{report.latency_ms.p50:.1f} / {report.latency_ms.p99:.1f} ms"),
             ("late answers", _zero(report.late)),
             ("unanswered", _zero(report.unanswered)),
-            ("bidder CPU per request", f"{report.cpu_us_per_request:,.0f} µs"),
+            ("bidder CPU a request", f"{report.cpu_us_per_request:,.0f} µs"),
             ("model swap", f"{swap.seconds:.2f} s" if swap else Text("none", style="red")),
             ("dropped in the swap", _zero(swap.dropped_requests) if swap else "-"),
         ],
@@ -240,11 +240,11 @@ def _money(report: Report) -> Panel:
         [
             ("spent", f"${units_from_micros(report.spend_micros):,.4f}"),
             ("overspent", _zero(report.overspend_micros, " micros")),
-            ("billing notices acknowledged", f"{notices.billing_acknowledged:,}"),
-            ("of them in the book once, at the right cost", _all(notices)),
-            ("other notices acknowledged and logged", f"{notices.other_acknowledged - notices.events_missing:,}"),
+            ("billed and acknowledged", f"{notices.billing_acknowledged:,}"),
+            ("in the book, once, cost right", _all(notices)),
+            ("other notices, all logged", f"{notices.other_acknowledged - notices.events_missing:,}"),
             ("lost or wrong", _zero(notices.lost)),
-            ("line items spent to the last bid", f"{report.line_items_spent_out:,}"),
+            ("line items fully spent", f"{report.line_items_spent_out:,}"),
         ],
     )
 
@@ -255,11 +255,12 @@ def _models(report: Report) -> Panel:
     for _ in range(2):
         table.add_column(justify="right")
     before, after = report.models.get("before") or {}, report.models.get("after") or {}
-    table.add_row("on the same later traffic", Text("before", style="grey62"), Text("after", style="grey62"))
-    table.add_row("model", str(before.get("version", "-"))[:16], str(after.get("version", "-"))[:16])
-    for label, name, digits in (("log loss", "log_loss", 4), ("AUC", "auc", 3), ("predicted / observed", "pcoc", 2)):
+    table.add_row("on later traffic", Text("before", style="grey62"), Text("after", style="grey62"))
+    table.add_row("predicted by", str(before.get("name", "-")), "model" if after else "-")
+    for label, name, digits in (("log loss", "log_loss", 4), ("AUC", "auc", 3), ("forecast / clicks", "pcoc", 2)):
         table.add_row(label, *(_number(side.get(name), digits) for side in (before, after)))
-    table.add_row("impressions / clicks", "", f"{report.models.get('rows', 0):,} / {report.models.get('clicks', 0):,}")
+    table.add_row("impressions", "", f"{report.models.get('rows', 0):,}")
+    table.add_row("clicks", "", f"{report.models.get('clicks', 0):,}")
     trained = f"{report.model_swap.training_seconds:.1f} s" if report.model_swap else "-"
     table.add_row("trained in", "", trained)
     return Panel(table, title="learning", title_align="left", border_style="grey50")
