@@ -17,6 +17,8 @@ from models.training.gbdt import Model
 OPSET = 17
 ML_OPSET = 3
 _IR_VERSION = 8
+#: LightGBM takes what is not farther from zero for zero, and splits there at this distance.
+_ZERO = float(np.float32(1e-35))
 
 
 def to_onnx(model: Model, name: str) -> bytes:
@@ -89,6 +91,7 @@ def _ensemble(dumped: dict[str, Any]) -> dict[str, Any]:
 
 def _round_down(threshold: float) -> float:
     rounded = np.float32(threshold)
-    if float(rounded) > threshold:
+    takes_for_zero = -_ZERO <= threshold < 0.0  # and zero is above the threshold
+    if float(rounded) > threshold or takes_for_zero:
         rounded = np.nextafter(rounded, np.float32(-np.inf))
     return float(rounded)

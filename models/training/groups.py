@@ -35,5 +35,13 @@ FULL = (
 )
 
 #: Numbers that the trees see as they are.
-REQUEST_NUMBERS = ("hour", "position", "floor_micros_cpm", "segment_count", "exposures", "exposure_age_seconds")
+REQUEST_NUMBERS = (
+    "device",
+    "hour",
+    "position",
+    "floor_micros_cpm",
+    "segment_count",
+    "exposures",
+    "exposure_age_seconds",
+)
 AD_NUMBERS = ("width", "height", "duration_seconds")

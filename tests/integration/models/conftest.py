@@ -18,6 +18,8 @@ from dsp.workers.hourly import HourlyFiles
 from dsp.workers.training_rows import BIDS_SCHEMA, NOTICES_SCHEMA, bid_rows, notice_rows
 from models.features.encode import ad_rows, request_row
 from models.features.spec import FEATURE_HASH
+from models.training import nightly
+from models.training.config import TrainingConfig
 
 START_MS = 1_750_000_000_000
 VERTICALS = ("IAB2", "IAB9", "IAB18", "IAB20")
@@ -142,6 +144,17 @@ def write_log(world: World) -> Writer:
         return clicks
 
     return write
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, write_log: Writer) -> Path:
+    """A data directory with a log of 8,000 impressions and a champion trained on it. Change only copies of it."""
+    data_dir = tmp_path_factory.mktemp("data")
+    write_log(data_dir / "training", 8_000)
+    config = TrainingConfig(maturity_seconds=0.0, conversion_maturity_seconds=0.0, rounds_max=40)
+    outcome = nightly.run(data_dir, START_MS + 82_000, config, lambda step, found: None)
+    assert outcome.result == "published", outcome.reasons
+    return data_dir
 
 
 def _facts(world: World, bid_id: str, opportunity: Opportunity, creative: int) -> BidFacts:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from models.training.config import TrainingConfig
 
 START_MS = 1_750_000_000_000
 CONFIG = TrainingConfig(maturity_seconds=0.0, conversion_maturity_seconds=0.0, rounds_max=40)
-ROWS = 8_000
+ROWS = 8_000  # in the log that `trained` writes
 END_MS = START_MS + 10 * ROWS
 
 
@@ -28,20 +29,8 @@ def run(data_dir: Path, now_ms: int, config: TrainingConfig = CONFIG) -> nightly
     return nightly.run(data_dir, now_ms, config, lambda step, found: None)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, write_log: Any) -> Path:
-    """A data directory with a log and a champion trained on it. Tests that change it work on a copy."""
-    data_dir = tmp_path_factory.mktemp("data")
-    write_log(data_dir / "training", ROWS)
-    outcome = run(data_dir, END_MS + 2_000)
-    assert outcome.result == "published", outcome.reasons
-    return data_dir
-
-
 @pytest.fixture
 def copied(trained: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(trained, tmp_path / "copy"))
 
 

@@ -1,0 +1,110 @@
+"""Raw features: stable, complete, cheap to trust, and silent about people who may not be known."""
+
+import subprocess
+import sys
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from dsp.catalog.user import Exposure, UserRecord
+from dsp.openrtb.opportunity import DeviceKind, Opportunity, Video
+from models.features.columns import AD_COLUMNS, DEVICE_CODES, REQUEST_COLUMNS
+from models.features.encode import request_row, text_hash, tier_one
+from models.features.spec import FEATURE_HASH
+
+AT_MS = 1_750_000_000_000  # Sunday, 2025-06-15 15:06:40 UTC
+OPPORTUNITY = Opportunity(
+    auction_id="a", imp_id="1", exchange="e", at_ms=AT_MS, test=False, first_price=True, tmax_ms=100,
+    formats=frozenset({"banner"}), sizes=((300, 250), (320, 50)), video=None, native_request="", mimes=frozenset(),
+    apis=frozenset(), blocked_attributes=frozenset(), position=3, interstitial=False, rewarded=False, secure=True,
+    floor_micros_cpm=100_000, placement="top", deals=(), private_auction=False, display_manager="", inventory="site",
+    domain="news.example", bundle="", inventory_id="", publisher="pub", categories=frozenset(), content_language="en",
+    device=DeviceKind.TABLET, os="ios", os_version="17", browser="safari", make="apple", model="ipad", language="en",
+    connection=2, country="USA", region="USA-CA", city="USA-los angeles", postcode="", utc_offset_minutes=0,
+    user_key="user", segments=frozenset({"b", "a"}), may_store=True, may_personalise=True,
+    blocked_categories=frozenset(), blocked_advertisers=frozenset(), blocked_apps=frozenset(),
+    languages_allowed=frozenset(), currency="USD", currency_rate=1.0,
+)  # fmt: skip
+USER = UserRecord(exposures=(Exposure("b1", AT_MS - 90_500, 1, 2, 3),), segments=("c",))
+
+
+def features(user: UserRecord | None = None, **changes: Any) -> dict[str, int]:
+    row = request_row(msgspec.structs.replace(OPPORTUNITY, **changes), user)
+    assert row.dtype == np.int64
+    return dict(zip(REQUEST_COLUMNS, row.tolist(), strict=True))
+
+
+def test_every_column_has_its_value() -> None:
+    found = features(USER)
+    assert found["exchange"] == text_hash("e")
+    assert (found["slot_width"], found["slot_height"], found["position"]) == (300, 250, 3)
+    assert found["device"] == DEVICE_CODES[DeviceKind.TABLET]
+    assert (found["hour"], found["weekday"]) == (15, 6)
+    assert found["segment_count"] == 3
+    assert [found[f"segment_{slot}"] for slot in (1, 2, 3, 4)] == [text_hash(name) for name in ("a", "b", "c", "")]
+    assert (found["exposures"], found["exposure_age_seconds"]) == (1, 90)
+    assert found["user_known"] == 1
+
+
+@pytest.mark.parametrize(("offset", "hour", "weekday"), [(-480, 7, 6), (600, 1, 0), (-960, 23, 5), (345, 20, 6)])
+def test_hour_and_weekday_are_the_users(offset: int, hour: int, weekday: int) -> None:
+    found = features(utc_offset_minutes=offset)
+    assert (found["hour"], found["weekday"]) == (hour, weekday)
+
+
+def test_nothing_of_a_person_is_used_without_permission() -> None:
+    silent = features(USER, may_personalise=False)
+    assert silent["segment_count"] == silent["segment_1"] == silent["exposures"] == 0
+    assert silent["exposure_age_seconds"] == -1
+
+
+def test_video_slots_and_apps() -> None:
+    video = Video(
+        duration_seconds_min=5, duration_seconds_max=30, protocols=frozenset(), linearity=1, placement=3,
+        skippable=True, start_delay=None,
+    )  # fmt: skip
+    found = features(video=video, domain="", bundle="com.example.app", sizes=())
+    assert (found["video_placement"], found["skippable"], found["slot_width"]) == (3, 1, 0)
+    assert found["domain"] == text_hash("com.example.app")
+
+
+def test_categories_are_taken_at_their_top_level_once() -> None:
+    found = features(categories=frozenset({"IAB2-3", "IAB2-1", "IAB19"}))
+    slots = [found[f"content_category_{slot}"] for slot in (1, 2, 3)]
+    assert slots == [text_hash("IAB19"), text_hash("IAB2"), 0]
+    assert tier_one("483") == "483"
+
+
+@pytest.mark.parametrize("absurd", [10**30, -(10**30), 2**63, -(2**63) - 1])
+def test_absurd_numbers_are_bounded(absurd: int) -> None:
+    assert abs(features(position=absurd)["position"]) == 2**63 - 1
+
+
+def test_absurd_strings_have_features() -> None:
+    assert features(domain="\ud800")["domain"] > 0
+    assert features(domain="x" * 100_000)["domain"] > 0
+    many = features(segments=frozenset(str(number) for number in range(10_000)))
+    assert many["segment_count"] == 10_000
+
+
+def test_hashes_are_the_same_in_every_process() -> None:
+    script = (
+        "from models.features.encode import text_hash; from models.features.spec import FEATURE_HASH;"
+        "print(text_hash('news.example'), FEATURE_HASH)"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", script], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert printed == {f"{text_hash('news.example')} {FEATURE_HASH}\n"}
+
+
+def test_the_definition_is_pinned() -> None:
+    # Whoever changes the features sees this fail, and knows that logs and bundles of before do not fit any more.
+    assert len(set(REQUEST_COLUMNS)) == len(REQUEST_COLUMNS) == 41
+    assert len(set(AD_COLUMNS)) == len(AD_COLUMNS) == 12
+    assert text_hash("news.example") == 4_884_597_473_972_978_772

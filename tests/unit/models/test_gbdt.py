@@ -1,0 +1,184 @@
+"""Training: no row sees its own label, ONNX equals LightGBM, and the model is cheap enough to serve."""
+
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.evaluation.metrics import measure
+from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
+from models.features.spec import FEATURE_HASH
+from models.serving.onnx import FEATURE_HASH_KEY, OnnxModel, OnnxPredictor
+from models.serving.prior import ConstantPredictor, PriorPredictor
+from models.training import gbdt, groups
+from models.training.config import TrainingConfig
+from models.training.export import to_onnx
+from models.training.rows import Rows
+
+CONFIG = TrainingConfig(rounds_max=80)
+
+
+def column(name: str) -> int:
+    return REQUEST_COLUMNS.index(name) if name in REQUEST_COLUMNS else AD_COLUMNS.index(name)
+
+
+def made(count: int, seed: int = 1, *, signal: bool = True) -> Rows:
+    rng = np.random.default_rng(seed)
+    requests = rng.integers(0, 6, (count, len(REQUEST_COLUMNS)))
+    ads = rng.integers(1, 6, (count, len(AD_COLUMNS)))
+    requests[:, column("floor_micros_cpm")] = rng.integers(0, 5_000_000, count)
+    logits = np.full(count, -2.5)
+    if signal:
+        logits += 1.5 * (requests[:, column("segment_1")] == ads[:, column("ad_category_1")])
+        # Numbers that matter only together: statistics cannot hold that, trees can.
+        high = requests[:, column("floor_micros_cpm")] > 2_500_000
+        logits += np.where(high ^ (requests[:, column("device")] > 2), 1.0, -1.0)
+    labels = rng.random(count) < 1 / (1 + np.exp(-logits))
+    return Rows(np.arange(count) * 10, requests, ads, labels)
+
+
+@pytest.fixture(scope="module")
+def model() -> gbdt.Model:
+    rows = made(12_000)
+    walked, features = gbdt.walk(rows, 0.01, CONFIG)
+    return gbdt.fit(rows, 0.01, walked, features, CONFIG)
+
+
+def test_trees_find_what_statistics_cannot(model: gbdt.Model) -> None:
+    later = made(20_000, seed=2)
+    full = measure(model.calibration(model.logits(later.requests, later.ads)), later.labels)
+    bare = measure(model.transform.statistics.probabilities(later.requests, later.ads), later.labels)
+    assert full.log_loss is not None
+    assert bare.log_loss is not None
+    assert full.log_loss < 0.99 * bare.log_loss
+    assert full.pcoc == pytest.approx(1.0, abs=0.08)
+
+
+def test_onnx_equals_lightgbm(model: gbdt.Model) -> None:
+    served = OnnxModel(to_onnx(model, "ctr"), model.transform, model.calibration)
+    rows = made(20_000, seed=3)
+    native = model.logits(rows.requests, rows.ads)
+    assert np.abs(served.logits(rows.requests, rows.ads) - native).max() < 1e-5
+    assert served.metadata[FEATURE_HASH_KEY] == FEATURE_HASH
+
+
+def test_onnx_equals_lightgbm_on_the_thresholds_themselves(model: gbdt.Model) -> None:
+    """Feature values equal to, just below and just above every split, where rounding decides."""
+    splits: list[tuple[int, float]] = []
+
+    def collect(node: dict[str, object]) -> None:
+        if "split_feature" in node:
+            splits.append((int(str(node["split_feature"])), float(str(node["threshold"]))))
+            for side in ("left_child", "right_child"):
+                collect(node[side])  # type: ignore[arg-type]
+
+    for tree in model.booster.dump_model()["tree_info"]:
+        collect(tree["tree_structure"])
+    assert len(splits) > 50
+    served = OnnxModel(to_onnx(model, "ctr"), model.transform, model.calibration)
+    features = model.transform(*_pair(made(len(splits) * 3, seed=5)))
+    for number, (feature, threshold) in enumerate(splits):
+        for step, towards in enumerate((-np.inf, None, np.inf)):
+            value = np.float32(threshold)
+            features[3 * number + step, feature] = (
+                value if towards is None else np.nextafter(value, np.float32(towards))
+            )
+    native = gbdt.linear(model.transform, features) + gbdt.trees(model.booster, features)
+    (found,) = served._session.run(("logit",), {"features": features})
+    assert np.abs(found[:, 0] - native).max() < 1e-5
+
+
+def _pair(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return rows.requests, rows.ads
+
+
+def test_no_row_sees_its_own_or_later_labels() -> None:
+    rows = made(4_000)
+    walked, features = gbdt.walk(rows, 0.01, CONFIG)
+    edges = gbdt.block_edges(rows.at_ms, CONFIG.blocks)
+    # Turning the labels of the last block round changes nothing that was predicted or described.
+    labels = rows.labels.copy()
+    labels[edges[-2] :] ^= True
+    turned, turned_features = gbdt.walk(Rows(rows.at_ms, rows.requests, rows.ads, labels), 0.01, CONFIG)
+    assert np.array_equal(features, turned_features)
+    assert np.array_equal(walked.predicted, turned.predicted)
+    assert np.array_equal(walked.prior, turned.prior)
+    # Turning the first block's does change what comes after it.
+    labels = rows.labels.copy()
+    labels[: edges[1]] ^= True
+    assert not np.array_equal(
+        walked.predicted, gbdt.walk(Rows(rows.at_ms, rows.requests, rows.ads, labels), 0.01, CONFIG)[0].predicted
+    )
+
+
+def test_noise_is_not_learned() -> None:
+    rows = made(6_000, signal=False)
+    walked, _ = gbdt.walk(rows, 0.01, CONFIG)
+    labels = rows.labels[walked.start :]
+    found, prior = measure(walked.predicted, labels), measure(walked.prior, labels)
+    assert found.log_loss is not None
+    assert prior.log_loss is not None
+    assert found.log_loss < 1.02 * prior.log_loss
+    assert found.auc == pytest.approx(0.5, abs=0.04)
+
+
+def test_training_is_deterministic(model: gbdt.Model) -> None:
+    rows = made(12_000)
+    walked, features = gbdt.walk(rows, 0.01, CONFIG)
+    again = gbdt.fit(rows, 0.01, walked, features, CONFIG)
+    assert to_onnx(again, "ctr") == to_onnx(model, "ctr")
+    assert (again.calibration.slope, again.calibration.intercept) == (
+        model.calibration.slope,
+        model.calibration.intercept,
+    )
+
+
+def test_blocks_never_part_an_instant() -> None:
+    edges = gbdt.block_edges(np.repeat(np.arange(10), 100), 6)
+    assert edges[0] == 0
+    assert edges[-1] == 1_000
+    assert all(edge % 100 == 0 for edge in edges)
+    assert len(gbdt.block_edges(np.zeros(100, dtype=np.int64), 6)) == 2
+    assert len(gbdt.block_edges(np.empty(0, dtype=np.int64), 6)) == 1
+
+
+def test_rubbish_features_are_scored(model: gbdt.Model) -> None:
+    served = OnnxModel(to_onnx(model, "ctr"), model.transform, model.calibration)
+    predictor = OnnxPredictor("v", served, model.transform.statistics)
+    for value in (np.iinfo(np.int64).min, np.iinfo(np.int64).max, 0):
+        request = np.full(len(REQUEST_COLUMNS), value, dtype=np.int64)
+        ads = np.full((3, len(AD_COLUMNS)), value, dtype=np.int64)
+        for one in (predictor, PriorPredictor(), ConstantPredictor()):
+            found = one.predict(request, ads)
+            for rates in found:
+                assert rates.shape == (3,)
+                assert rates.dtype == np.float64
+                assert ((rates > 0) & (rates < 1)).all()
+            assert one.predict(request, ads[:0]).pctr.shape == (0,)
+
+
+def test_the_prior_knows_only_the_hierarchy_of_ads() -> None:
+    rows = made(8_000)
+    ctr, _ = gbdt.fit_statistics(groups.HIERARCHY, rows, 0.01)
+    prior = PriorPredictor(ctr, ctr)
+    first, second = (prior.predict(rows.requests[number], rows.ads[:16]) for number in (0, 1))
+    assert np.array_equal(first.pctr, second.pctr)
+    assert len(np.unique(first.pctr)) > 1
+
+
+def test_predicting_sixteen_candidates_is_fast(model: gbdt.Model) -> None:
+    predictor = OnnxPredictor(
+        "v", OnnxModel(to_onnx(model, "ctr"), model.transform, model.calibration), model.transform.statistics
+    )
+    rows = made(16, seed=9)
+    best_us = min(_timed_us(predictor, rows) for _ in range(20))
+    # 110 to 140 us where this was written; the bound leaves room for slower and for busy machines.
+    assert best_us < 1_000
+
+
+def _timed_us(predictor: OnnxPredictor, rows: Rows) -> float:
+    began = time.perf_counter_ns()
+    for _ in range(50):
+        predictor.predict(rows.requests[0], rows.ads)
+    return (time.perf_counter_ns() - began) / 50 / 1_000

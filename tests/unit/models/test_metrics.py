@@ -1,0 +1,76 @@
+"""Metrics against values worked out by hand, and the gate that reads them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from models.evaluation.gates import Comparison, Limits, refusals
+from models.evaluation.metrics import auc, losses, measure
+
+PREDICTED = np.array([0.1, 0.4, 0.35, 0.8])
+LABELS = np.array([False, False, True, True])
+LIMITS = Limits(log_loss_tolerance=0.0, pcoc_min=0.5, pcoc_max=2.0)
+
+
+def test_by_hand() -> None:
+    found = measure(PREDICTED, LABELS)
+    expected = -(math.log(0.9) + math.log(0.6) + math.log(0.35) + math.log(0.8)) / 4
+    assert found.log_loss == pytest.approx(expected)
+    assert found.normalised_entropy == pytest.approx(expected / math.log(2))
+    assert found.auc == pytest.approx(0.75)
+    assert found.pcoc == pytest.approx(1.65 / 2)
+    assert (found.rows, found.clicks) == (4, 2)
+    assert sum(entry.rows for entry in found.reliability) == 4
+
+
+def test_auc_counts_ties_half_and_needs_both_labels() -> None:
+    assert auc(np.full(4, 0.3), LABELS) == 0.5
+    assert auc(PREDICTED, np.ones(4, dtype=np.bool_)) is None
+    assert auc(-PREDICTED, LABELS) == pytest.approx(0.25)
+
+
+def test_ece_is_zero_for_what_came_true_and_large_for_what_did_not() -> None:
+    rng = np.random.default_rng(1)
+    rates = rng.uniform(0.0, 0.2, 200_000)
+    labels = rng.random(200_000) < rates
+    right, wrong = measure(rates, labels), measure(rates + 0.1, labels)
+    assert right.ece is not None
+    assert wrong.ece is not None
+    assert right.ece < 0.003
+    assert wrong.ece == pytest.approx(0.1, abs=0.003)
+    assert right.pcoc == pytest.approx(1.0, abs=0.02)
+    predicted = [entry.predicted for entry in right.reliability]
+    assert predicted == sorted(predicted)
+    assert len(predicted) == 10
+
+
+def test_nothing_and_certainty_have_finite_scores() -> None:
+    assert measure(np.empty(0), np.empty(0, dtype=np.bool_)).log_loss is None
+    assert np.isfinite(losses(np.array([0.0, 1.0]), np.array([True, False]))).all()
+    none = measure(np.array([0.1, 0.2]), np.zeros(2, dtype=np.bool_))
+    assert (none.pcoc, none.auc, none.normalised_entropy) == (None, None, None)
+
+
+def test_the_gate_lets_the_better_pass_and_names_why_not() -> None:
+    rng = np.random.default_rng(2)
+    rates = rng.uniform(0.01, 0.2, 20_000)
+    labels = rng.random(20_000) < rates
+    good, flat, high = (
+        measure(rates, labels),
+        measure(np.full(20_000, rates.mean()), labels),
+        measure(rates * 3, labels),
+    )
+    assert refusals({"prior": Comparison(good, flat)}, LIMITS) == []
+    assert refusals({"prior": Comparison(good, good)}, LIMITS) == []
+    (reason,) = refusals({"prior": Comparison(flat, good)}, LIMITS)
+    assert "worse" in reason
+    assert "prior" in reason
+    assert len(refusals({"prior": Comparison(high, flat)}, LIMITS)) == 2
+    assert refusals({"prior": Comparison(flat, good)}, LIMITS._replace(log_loss_tolerance=0.5)) == []
+    assert refusals({"a": Comparison(good, flat), "b": Comparison(flat, good)}, LIMITS)
+
+
+def test_the_gate_refuses_what_cannot_be_measured() -> None:
+    none = measure(np.array([0.1]), np.zeros(1, dtype=np.bool_))
+    assert refusals({"prior": Comparison(none, none)}, LIMITS)

@@ -1,0 +1,135 @@
+"""Statistics: what is learned, how far it is shrunk, and that look-ups do not depend on how rows are put."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
+from models.serving.statistics import TABLE_DTYPE, Description, Group, Statistics, restore, sigmoid
+from models.training import calibrate, shrinkage
+
+DEVICE = Group(name="device", request=("device",))
+ADVERTISER = Group(name="advertiser", ad=("advertiser_id",))
+SEGMENT = Group(name="segment_x_advertiser", request=("segment_1", "segment_2"), ad=("advertiser_id",))
+
+
+def rows(count: int, seed: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64], np.random.Generator]:
+    rng = np.random.default_rng(seed)
+    requests = np.zeros((count, len(REQUEST_COLUMNS)), dtype=np.int64)
+    ads = np.zeros((count, len(AD_COLUMNS)), dtype=np.int64)
+    requests[:, REQUEST_COLUMNS.index("device")] = rng.integers(1, 3, count)
+    requests[:, REQUEST_COLUMNS.index("segment_1")] = rng.integers(0, 4, count)
+    requests[:, REQUEST_COLUMNS.index("segment_2")] = rng.integers(0, 4, count)
+    ads[:, AD_COLUMNS.index("advertiser_id")] = rng.integers(1, 4, count)
+    return requests, ads, rng
+
+
+def test_effects_are_found_and_noise_is_not() -> None:
+    requests, ads, rng = rows(40_000)
+    phone = requests[:, REQUEST_COLUMNS.index("device")] == 1
+    labels = rng.random(40_000) < np.where(phone, 0.08, 0.02)
+    fitted, strengths = shrinkage.fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, labels, 0.01)
+    predicted = fitted.probabilities(requests, ads)
+    assert predicted[phone].mean() == pytest.approx(0.08, rel=0.08)
+    assert predicted[~phone].mean() == pytest.approx(0.02, rel=0.12)
+    assert predicted.sum() == pytest.approx(labels.sum(), rel=0.02)
+    # The others know nothing, and say so: next to nothing is left of them.
+    deltas = fitted.deltas(requests, ads)
+    others = [number for number, group in enumerate(fitted.groups) if group.name != "device"]
+    assert np.abs(deltas[:, others]).max() < 0.2
+    assert strengths["device"] < strengths["segment_x_advertiser"]
+
+
+def test_pairs_are_learned_where_mains_cannot_tell() -> None:
+    requests, ads, rng = rows(40_000)
+    advertiser = ads[:, AD_COLUMNS.index("advertiser_id")]
+    has = (requests[:, REQUEST_COLUMNS.index("segment_1")] == advertiser) | (
+        requests[:, REQUEST_COLUMNS.index("segment_2")] == advertiser
+    )
+    labels = rng.random(40_000) < np.where(has, 0.1, 0.02)
+    fitted, _ = shrinkage.fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, labels, 0.01)
+    predicted = fitted.probabilities(requests, ads)
+    assert predicted[has].mean() > 2.5 * predicted[~has].mean()
+
+
+def test_a_lone_click_moves_little() -> None:
+    requests, ads, _ = rows(2_000)
+    labels = np.zeros(2_000, dtype=np.bool_)
+    labels[:40] = True
+    requests[0, REQUEST_COLUMNS.index("device")] = 99  # seen once, clicked once
+    fitted, _ = shrinkage.fit([DEVICE], requests, ads, labels, 0.01)
+    assert fitted.probabilities(requests[:1], ads[:1])[0] < 0.08
+
+
+@pytest.mark.parametrize("clicked", [False, True])
+def test_rows_of_one_label_or_none_at_all_can_be_fitted(clicked: bool) -> None:
+    requests, ads, _ = rows(50)
+    for count in (0, 50):
+        labels = np.full(count, clicked)
+        fitted, _ = shrinkage.fit([DEVICE, ADVERTISER, SEGMENT], requests[:count], ads[:count], labels, 0.01)
+        assert np.isfinite(fitted.logits(requests, ads)).all()
+    assert 0 < fitted.probabilities(requests, ads).mean() < 1
+
+
+def test_one_request_with_many_ads_is_as_many_rows() -> None:
+    requests, ads, rng = rows(5_000)
+    fitted, _ = shrinkage.fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, rng.random(5_000) < 0.1, 0.01)
+    together = fitted.deltas(requests[:1], ads[:16])
+    apart = np.concatenate([fitted.deltas(requests[:1], ads[number : number + 1]) for number in range(16)])
+    repeated = fitted.deltas(np.repeat(requests[:1], 16, axis=0), ads[:16])
+    assert np.array_equal(together, apart)
+    assert np.array_equal(together, repeated)
+
+
+def test_unknown_values_count_for_nothing() -> None:
+    requests, ads, rng = rows(5_000)
+    fitted, _ = shrinkage.fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, rng.random(5_000) < 0.1, 0.01)
+    extremes = np.array([np.iinfo(np.int64).min, np.iinfo(np.int64).max, -1])
+    strange = np.repeat(extremes[:, np.newaxis], len(REQUEST_COLUMNS), axis=1)
+    assert not fitted.deltas(strange, strange[:, : len(AD_COLUMNS)]).any()
+
+
+def test_the_order_of_a_set_does_not_matter() -> None:
+    requests, ads, rng = rows(5_000)
+    first, second = (REQUEST_COLUMNS.index(name) for name in ("segment_1", "segment_2"))
+    fitted, _ = shrinkage.fit([SEGMENT], requests, ads, rng.random(5_000) < 0.1, 0.01)
+    swapped = requests.copy()
+    swapped[:, [first, second]] = swapped[:, [second, first]]
+    assert np.allclose(fitted.deltas(requests, ads), fitted.deltas(swapped, ads), atol=1e-6)
+
+
+def test_restored_statistics_are_the_same_and_rubbish_is_refused() -> None:
+    requests, ads, rng = rows(5_000)
+    fitted, _ = shrinkage.fit([DEVICE, SEGMENT], requests, ads, rng.random(5_000) < 0.1, 0.01)
+    description = Description(fitted.base_logit, fitted.groups)
+    again = restore(description, fitted.table())
+    assert np.array_equal(again.deltas(requests, ads), fitted.deltas(requests, ads))
+    with pytest.raises(ValueError, match="another form"):
+        restore(description, np.zeros(3, dtype=[("key", "<u8")]))
+    infinite = np.zeros(3, dtype=TABLE_DTYPE)
+    infinite["value"] = np.inf
+    with pytest.raises(ValueError, match="another form"):
+        restore(description, infinite)
+    with pytest.raises(ValueError, match="not in"):
+        Statistics([Group(name="x", request=("no such column",))], 0.0, fitted.keys[:0], fitted.values[:0])
+
+
+def test_calibration_mends_the_scale_and_leaves_little_data_alone() -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(-3.0, 1.0, 200_000)
+    labels = rng.random(200_000) < sigmoid(logits)
+    slope, intercept = calibrate.fit(logits * 2.0, labels)
+    assert (slope, intercept) == (pytest.approx(0.5, abs=0.03), pytest.approx(0.0, abs=0.1))
+    few_slope, few_intercept = calibrate.fit(logits[:20] * 2.0, labels[:20])
+    assert few_slope == pytest.approx(1.0, abs=0.3)
+    assert abs(few_intercept) < 2.0
+    assert calibrate.fit(np.empty(0), np.empty(0, dtype=np.bool_)) == (1.0, 0.0)
+
+
+def test_the_shift_makes_sums_agree() -> None:
+    rng = np.random.default_rng(4)
+    logits = rng.normal(-3.0, 1.0, 50_000)
+    labels = rng.random(50_000) < sigmoid(logits)
+    for slope in (0.5, 1.0, 1.5):
+        shifted = sigmoid(logits * slope + calibrate.shift(logits, labels, slope))
+        assert shifted.sum() == pytest.approx(labels.sum(), rel=0.02)
