@@ -93,3 +93,7 @@ class Exclusion(Enum):
     SELF_CHECK = "self_check", 1, "Our answer would have broken a rule, so it was dropped."
     # Nothing to choose from
     NO_CANDIDATE = "no_candidate", 0, "No line item passed the funnel."
+
+
+#: Every reason by its metric label.
+BY_LABEL: dict[str, Exclusion] = {each.value: each for each in Exclusion}

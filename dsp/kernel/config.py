@@ -40,7 +40,7 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     #: Units of the book's currency per unit of each currency that exchanges may quote floors in.
     currency_rates: dict[str, float] = msgspec.field(default_factory=lambda: {"USD": 1.0})
     #: Sign notice tokens; the first signs, all verify. Empty: generated once and kept in data_dir.
-    signing_keys: list[str] = []
+    signing_keys: list[Secret] = []
     exchanges_dir: str = "config/exchanges"
     log_level: str = "info"
 
@@ -65,7 +65,7 @@ def load(sections: Mapping[str, type[_Section]], path: str | Path | None, env: M
     tables = _read(path or env.get(ENV_FILE) or None, faults)
     faults += [Fault(name, "unknown table") for name in tables if name not in TABLES]
     _override(tables, sections, env, faults)
-    built = {name: _build(name, struct, tables.get(name, {}), faults) for name, struct in sections.items()}
+    built = {name: build(name, struct, tables.get(name, {}), faults) for name, struct in sections.items()}
     if faults:
         raise ConfigError(faults)
     return built
@@ -73,7 +73,7 @@ def load(sections: Mapping[str, type[_Section]], path: str | Path | None, env: M
 
 def digest(settings: Mapping[str, msgspec.Struct]) -> str:
     """Return a short hash of the settings, for `dsp_config_info` and for logs."""
-    return hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:12]
+    return hashlib.sha256(msgspec.json.encode(settings, order="deterministic", enc_hook=str)).hexdigest()[:12]
 
 
 def _read(path: str | Path | None, faults: list[Fault]) -> dict[str, Any]:
@@ -113,7 +113,8 @@ def _from_text(text: str, hint: Any) -> Any:
     return text
 
 
-def _build(name: str, struct: type[_Section], values: Any, faults: list[Fault]) -> _Section | None:
+def build(name: str, struct: type[_Section], values: Any, faults: list[Fault]) -> _Section | None:
+    """Make a settings struct of a table's values, or add every fault to `faults`, each field prefixed by `name`."""
     if not isinstance(values, dict):
         faults.append(Fault(name, "must be a table"))
         return None
@@ -125,7 +126,7 @@ def _build(name: str, struct: type[_Section], values: Any, faults: list[Fault]) 
             faults.append(Fault(f"{name}.{field}", "unknown setting"))
             continue
         try:
-            converted[field] = msgspec.convert(value, hints[field], strict=False)
+            converted[field] = msgspec.convert(value, hints[field], strict=False, dec_hook=_secret)
         except msgspec.ValidationError as fault:
             faults.append(Fault(f"{name}.{field}", str(fault)))
     missing = [field.name for field in msgspec.structs.fields(struct) if field.required]
@@ -137,3 +138,9 @@ def _build(name: str, struct: type[_Section], values: Any, faults: list[Fault]) 
     except ValueError as fault:  # raised by a struct's __post_init__: a rule across fields
         faults.append(Fault(name, str(fault)))
         return None
+
+
+def _secret(kind: type, value: Any) -> Any:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise ValueError("must be text")

@@ -2,10 +2,10 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, get_type_hints
 
 import msgspec
 
+from dsp.kernel import config
 from dsp.kernel.config import Secret
 from dsp.kernel.errors import ConfigError, Fault
 from dsp.openrtb.price import PRICE_CIPHERS, key_from_text
@@ -75,30 +75,10 @@ def _load(path: Path, faults: list[Fault]) -> Profile | None:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
         faults.append(Fault(str(path), str(fault)))
         return None
-    values.setdefault("name", path.stem)
-    found = [Fault(f"{path.name}: {fault.field}", fault.message) for fault in _faults(values, path.stem)]
-    faults += found
-    return None if found else msgspec.convert(values, Profile, dec_hook=_secret)
-
-
-def _secret(kind: type, value: Any) -> Any:
-    if kind is Secret and isinstance(value, str):
-        return Secret(value)
-    raise ValueError("must be text")
-
-
-def _faults(values: dict[str, Any], stem: str) -> list[Fault]:
-    faults: list[Fault] = []
-    hints = get_type_hints(Profile)
-    for field, value in values.items():
-        if field not in hints:
-            faults.append(Fault(field, "unknown setting"))
-            continue
-        try:
-            msgspec.convert(value, hints[field], dec_hook=_secret)
-        except msgspec.ValidationError as fault:
-            faults.append(Fault(field, str(fault)))
-    return faults or _rules(msgspec.convert(values, Profile, dec_hook=_secret), stem)
+    profile = config.build(path.name, Profile, {"name": path.stem, **values}, faults)
+    broken = [] if profile is None else _rules(profile, path.stem)
+    faults += [Fault(f"{path.name}.{fault.field}", fault.message) for fault in broken]
+    return None if broken else profile
 
 
 def _rules(profile: Profile, stem: str) -> list[Fault]:

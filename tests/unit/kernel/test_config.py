@@ -61,3 +61,12 @@ def test_digest_follows_the_values(tmp_path: Path) -> None:
     one, two = Server(token="a"), Server(token="b")
     assert config.digest({"bidder": one}) == config.digest({"bidder": Server(token="a")})
     assert config.digest({"bidder": one}) != config.digest({"bidder": two})
+
+
+def test_secrets_are_never_shown(tmp_path: Path) -> None:
+    path = tmp_path / "dsp.toml"
+    path.write_text('[platform]\nsigning_keys = ["abcdef0123456789abcdef0123456789"]\n', encoding="utf-8")
+    settings = config.load({"platform": config.Platform}, path, {})
+    assert settings["platform"].signing_keys == ["abcdef0123456789abcdef0123456789"]
+    assert "abcdef" not in repr(settings)
+    assert len(config.digest(settings)) == 12

@@ -39,14 +39,14 @@ def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_profiles(tmp_path)
     fields = [fault.field for fault in caught.value.faults]
-    assert fields[:4] == ["a.toml: billing", "a.toml: network_margin_ms", "a.toml: qps_max", "a.toml: currencies"]
-    assert fields[4:6] == ["b.toml: colour", "b.toml: bids_max"]
+    assert fields[:4] == ["a.toml.billing", "a.toml.network_margin_ms", "a.toml.qps_max", "a.toml.currencies"]
+    assert fields[4:6] == ["b.toml.colour", "b.toml.bids_max"]
     assert fields[6].endswith("c.toml")
     assert fields[7:] == [
-        "d.toml: name",
-        "d.toml: price_encryption_key",
-        "d.toml: price_integrity_key",
-        "e.toml: billing",
+        "d.toml.name",
+        "d.toml.price_encryption_key",
+        "d.toml.price_integrity_key",
+        "e.toml.billing",
     ]
 
 

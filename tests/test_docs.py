@@ -1,0 +1,69 @@
+"""Documentation that is tested: names exist, links lead somewhere, reference pages match the code."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+CODE_NAME = re.compile(r"`((?:dsp|models|bidder|loadtest)(?:\.\w+)+)(?:\(\))?`")
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def resolve(dotted: str) -> object:
+    """Import the longest module prefix, then follow attributes."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[length:]:
+            fields = getattr(found, "__struct_fields__", ())
+            found = name if name in fields else getattr(found, name)
+        return found
+    raise AttributeError(dotted)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_and_links_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    faults = []
+    for dotted in set(CODE_NAME.findall(text)):
+        try:
+            resolve(dotted)
+        except AttributeError:
+            faults.append(f"no such name: {dotted}")
+    faults += [
+        f"dead link: {target}"
+        for target in LINK.findall(text)
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert not faults
+
+
+def test_architecture_names_functions() -> None:
+    """The page that follows a bid request and a click is about the code as it is."""
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for heading in ("Life of a bid request", "Life of a click"):
+        section = text.partition(f"## {heading}")[2].partition("\n## ")[0]
+        assert len(set(CODE_NAME.findall(section))) >= 8, heading
+
+
+def test_make_targets_in_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = {
+        name for page in PAGES for name in re.findall(r"`make ([a-z]+)`|^ {4}make ([a-z]+)", page.read_text(), re.M)
+    }
+    assert {first or second for first, second in named} <= targets
+
+
+def test_reference_pages_match_the_code() -> None:
+    checked = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
