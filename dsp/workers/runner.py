@@ -93,8 +93,9 @@ async def _work(name: str, workers: WorkersConfig, job: Job, interval_ms: int, l
             await lifecycle.sleep(retry_ms / 1_000)
             retry_ms = min(2 * retry_ms, workers.retry_ms_max)
             continue
-        if not more:
-            await lifecycle.sleep(began + interval_ms / 1_000 - asyncio.get_running_loop().time())
+        # Even a step that never waits must let signals through.
+        wait = 0.0 if more else began + interval_ms / 1_000 - asyncio.get_running_loop().time()
+        await (lifecycle.sleep(wait) if wait > 0.0 else asyncio.sleep(0))
     log.info("worker stopping")
 
 

@@ -347,7 +347,7 @@ async def test_a_worker_killed_again_and_again_loses_and_repeats_nothing(tmp_pat
     worker = start()
     try:
         async with asyncio.timeout(30):
-            while await shop.log.committed(Topic.DECISIONS, GROUP) != {0: total + 1}:  # noqa: ASYNC110 - another process
+            while await shop.log.committed(Topic.DECISIONS, GROUP) != {0: total + 1}:
                 await asyncio.sleep(0.05)
         worker.terminate()
         assert worker.wait(5) == 0
