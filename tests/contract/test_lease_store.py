@@ -1,0 +1,217 @@
+"""What every LeaseStore must do. Implementations are added to the fixture's parameters."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from dsp.cache.local import LocalLeaseStore
+from dsp.cache.port import LeaseState, LeaseStore, LeaseWant, Limit
+from dsp.kernel.clock import ManualClock
+from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.ledger.terms import HOLDER_TIMEOUT_MS, closes_ms
+
+MakeStore = Callable[[], Awaitable[LeaseStore]]
+NOTICE_AGE_MAX_MS = 60_000
+NOW_MS = ManualClock().now_ms()
+DAY = NOW_MS // 86_400_000
+UNLIMITED = (None, None, None, None)
+
+
+@pytest.fixture(params=["local"])
+async def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakeStore]:
+    """A maker of stores that share their leases, as several processes do."""
+    opened: list[LeaseStore] = []
+
+    async def make() -> LeaseStore:
+        store = {"local": lambda: LocalLeaseStore(tmp_path / "leases.db", ManualClock(), "NORMAL")}[request.param]()
+        await store.open()
+        opened.append(store)
+        return store
+
+    yield make
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def store(make_store: MakeStore) -> LeaseStore:
+    return await make_store()
+
+
+async def ask(
+    store: LeaseStore, epoch: int, *wants: tuple[int, int], day: int = DAY, now_ms: int = NOW_MS, **returns: int
+) -> dict[int, LeaseState]:
+    """Sync, and return the leases of `day` by line item; `L3=5` returns 5 of line item 3's lease."""
+    given = {f"{epoch}-{name[1:]}-{day}": amount for name, amount in returns.items()}
+    report = await store.sync(epoch, now_ms, [LeaseWant(item, day, amount) for item, amount in wants], given)
+    return {lease.line_item_id: lease for lease in report.leases if lease.day == day}
+
+
+async def test_grants_stop_at_the_smallest_of_the_four_limits(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    for item, budgets in enumerate(
+        [(70, 500, 500, 500), (500, 70, 500, 500), (500, 500, 70, 500), (500, 500, 500, 70)], start=1
+    ):
+        await store.set_limits([Limit(item, item, *budgets)])
+        assert (await ask(store, epoch, (item, 50)))[item].granted_micros == 50
+        assert (await ask(store, epoch, (item, 50)))[item].granted_micros == 70
+        assert (await ask(store, epoch, (item, 50)))[item].granted_micros == 70
+
+
+async def test_no_bound_grants_what_is_wanted_and_no_limits_nothing(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 1, *UNLIMITED)])
+    assert (await ask(store, epoch, (1, 10**15), (2, 10)))[1].granted_micros == 10**15
+    assert 2 not in await ask(store, epoch)
+    assert 1 in await ask(store, epoch, (1, 0), (1, -5))
+
+
+async def test_line_items_share_their_campaigns_budget(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(item, 9, None, None, None, 100) for item in (1, 2)])
+    leases = await ask(store, epoch, (1, 80), (2, 80))
+    assert [leases[item].granted_micros for item in (1, 2)] == [80, 20]
+
+
+async def test_each_day_has_its_own_budget_and_all_share_the_total(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 1, 60, 100, None, None)])
+    assert (await ask(store, epoch, (1, 90)))[1].granted_micros == 60
+    later_ms = NOW_MS + 86_400_000
+    assert (await ask(store, epoch, (1, 90), day=DAY + 1, now_ms=later_ms))[1].granted_micros == 40
+
+
+async def test_only_days_that_are_today_somewhere_are_granted(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 1, 60, None, None, None)])
+    for day in (DAY - 2, DAY + 2, -1, 0, 10**9):
+        assert await ask(store, epoch, (1, 10), day=day) == {}
+
+
+async def test_returned_money_can_be_granted_again(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(item, 9, None, None, 100, None) for item in (1, 2)])
+    await ask(store, epoch, (1, 100))
+    leases = await ask(store, epoch, (2, 100), L1=30)
+    assert [leases[item].granted_micros for item in (1, 2)] == [70, 30]
+
+
+async def test_nobody_returns_more_than_is_left_or_what_is_anothers(store: LeaseStore) -> None:
+    one, two = await store.register("one", NOW_MS), await store.register("two", NOW_MS)
+    await store.set_limits([Limit(1, 1, None, 1_000_000, None, None)])
+    lease = (await ask(store, one, (1, 100)))[1]
+    await store.settle({lease.lease_id: 40}, NOW_MS)
+    await store.sync(two, NOW_MS, [], {lease.lease_id: 10, "nonsense": 5})
+    assert (await ask(store, one))[1].granted_micros == 100
+    await ask(store, one, L1=10**9)
+    assert 1 not in await ask(store, one)  # nothing is left on it
+    granted = (await ask(store, one, (1, 1)))[1]
+    assert (granted.granted_micros, granted.settled_micros) == (41, 40)
+
+
+async def test_settling_is_absolute_and_never_goes_back(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 1, *UNLIMITED)])
+    lease = (await ask(store, epoch, (1, 100)))[1]
+    for billed, watermark_ms in ((30, 5_000), (30, 5_000), (20, 4_000), (45, 6_000)):
+        await store.settle({lease.lease_id: billed}, watermark_ms)
+    report = await store.sync(epoch, NOW_MS, [], {})
+    assert (report.leases[0].settled_micros, report.watermark_ms) == (45, 6_000)
+
+
+async def test_a_lowered_limit_stops_further_grants_and_a_raised_one_allows_them(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 1, None, 100, None, None)])
+    await ask(store, epoch, (1, 80))
+    await store.set_limits([Limit(1, 1, None, 50, None, None)])
+    assert (await ask(store, epoch, (1, 10)))[1].granted_micros == 80
+    assert (await ask(store, epoch, (1, 10), L1=25))[1].granted_micros == 55
+    assert (await ask(store, epoch, (1, 10), L1=15))[1].granted_micros == 50
+    await store.set_limits([Limit(1, 1, None, None, None, None)])
+    assert (await ask(store, epoch, (1, 10)))[1].granted_micros == 60
+
+
+async def test_a_new_epoch_fences_the_holders_old_one_and_nobody_elses(store: LeaseStore) -> None:
+    old, other = await store.register("bidder", NOW_MS), await store.register("other", NOW_MS)
+    await store.set_limits([Limit(1, 1, None, 100, None, None)])
+    await ask(store, old, (1, 60))
+    new = await store.register("bidder", NOW_MS)
+    assert new > other > old
+    with pytest.raises(ConflictError):
+        await store.sync(old, NOW_MS, [], {})
+    with pytest.raises(ConflictError):
+        await store.sync(12345, NOW_MS, [], {})
+    await ask(store, other)
+    assert (await ask(store, new, (1, 100)))[1].granted_micros <= 40  # the old lease is still outstanding
+
+
+async def test_a_dead_holders_money_comes_back_when_nothing_can_be_billed_on_it(store: LeaseStore) -> None:
+    dead = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 1, None, 100, None, None)])
+    lease = (await ask(store, dead, (1, 100)))[1]
+    last_ms = closes_ms(NOW_MS + HOLDER_TIMEOUT_MS + NOTICE_AGE_MAX_MS)
+    now_ms = last_ms + 1_000
+    heir = await store.register("heir", now_ms)
+
+    async def reclaim(at_ms: int = now_ms) -> int:
+        return await store.reclaim(at_ms, HOLDER_TIMEOUT_MS, NOTICE_AGE_MAX_MS)
+
+    assert await reclaim(NOW_MS + HOLDER_TIMEOUT_MS) == 0
+    await ask(store, dead)  # not silent for long enough yet
+    assert await reclaim() == 0  # fenced now, but the ledger has not read so far
+    with pytest.raises(ConflictError):
+        await ask(store, dead)
+    await store.settle({lease.lease_id: 35}, last_ms - 1)
+    assert await reclaim() == 0
+    assert await ask(store, heir, (1, 100), now_ms=now_ms) == {}
+    await store.settle({lease.lease_id: 40}, last_ms)
+    assert await reclaim() == 60
+    assert await reclaim() == 0
+    assert (await ask(store, heir, (1, 100), now_ms=now_ms))[1].granted_micros == 60
+
+
+async def test_a_short_timeout_closes_nothing_before_a_paused_holder_has_stopped_by_itself(store: LeaseStore) -> None:
+    dead = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 1, *UNLIMITED)])
+    await ask(store, dead, (1, 100))
+    await store.settle({}, closes_ms(NOW_MS + HOLDER_TIMEOUT_MS // 2))
+    assert await store.reclaim(NOW_MS + 10, 1, 0) == 0
+
+
+async def test_what_was_billed_counts_even_if_the_lease_is_not_known(store: LeaseStore) -> None:
+    """The store's file was lost, and the ledger tells it everything again."""
+    await store.set_limits([Limit(1, 9, None, 100, None, None), Limit(2, 9, None, None, None, 150)])
+    await store.settle({f"77-1-{DAY}": 90, "not a lease": 5, "": 1}, NOW_MS)
+    await store.settle({f"77-1-{DAY}": 90}, NOW_MS)
+    epoch = await store.register("bidder", NOW_MS)
+    leases = await ask(store, epoch, (1, 50), (2, 500))
+    assert [leases[item].granted_micros for item in (1, 2)] == [10, 50]
+
+
+async def test_several_holders_at_once_never_get_more_than_the_limit(make_store: MakeStore) -> None:
+    stores = [await make_store() for _ in range(3)]
+    await stores[0].set_limits([Limit(1, 1, None, 1_000_000, None, None)])
+    epochs = await asyncio.gather(*(store.register(f"b{index}", NOW_MS) for index, store in enumerate(stores)))
+    granted = dict.fromkeys(epochs, 0)
+
+    async def take(store: LeaseStore, epoch: int) -> None:
+        for _ in range(40):
+            granted[epoch] = (await ask(store, epoch, (1, 70_000)))[1].granted_micros
+
+    await asyncio.gather(*map(take, stores, epochs))
+    assert sum(granted.values()) == 1_000_000
+    assert min(granted.values()) > 100_000  # and none of them is starved
+
+
+async def test_a_restart_forgets_nothing(make_store: MakeStore) -> None:
+    store = await make_store()
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 1, None, 100, None, None)])
+    await ask(store, epoch, (1, 60))
+    await store.close()
+    with pytest.raises(UnavailableError):
+        await store.sync(epoch, NOW_MS, [], {})
+    again = await make_store()
+    assert (await ask(again, epoch, (1, 60)))[1].granted_micros == 100

@@ -1,0 +1,40 @@
+"""Notices for the tests of money."""
+
+from typing import Any
+
+import msgspec
+
+from dsp.events.schema import BidFacts, Notice, NoticeKind
+
+FACTS = BidFacts(
+    exchange="exchange",
+    auction_id="auction-1",
+    imp_id="1",
+    bid_id="bid-1",
+    advertiser_id=1,
+    campaign_id=2,
+    line_item_id=3,
+    creative_id=4,
+    price_micros_cpm=100_000,
+    cost_micros_max=100,
+    currency="USD",
+    rate=1.0,
+    bid_at_ms=1_000,
+    expires_at_ms=61_000,
+    lease_id="7-3-20000",
+    day=20_000,
+)
+
+
+def notice(
+    number: int = 1, kind: NoticeKind = NoticeKind.BILL, cost_micros: int = 80, *, late: bool = False, **facts: Any
+) -> Notice:
+    """Return a notice of bid `number`, with some of its facts replaced."""
+    given = {"auction_id": f"auction-{number}", "bid_id": f"bid-{number}"} | facts
+    return Notice(
+        kind=kind,
+        facts=msgspec.structs.replace(FACTS, **given),
+        at_ms=5_000,
+        cost_micros=cost_micros if kind is not NoticeKind.LOSS else 0,
+        late=late,
+    )

@@ -1,0 +1,70 @@
+"""What notices mean in the book."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsp.events.schema import NoticeKind
+from dsp.ledger.apply import entry
+from dsp.ledger.book import Release, Transaction
+from dsp.ledger.terms import closes_ms
+from tests.unit.ledger.notices import FACTS, notice
+
+CLOSES_MS = closes_ms(FACTS.expires_at_ms)
+
+
+def test_a_billing_notice_charges_its_budget_and_owes_the_exchange() -> None:
+    found = entry(notice(cost_micros=80), 6_000)
+    assert isinstance(found, Transaction)
+    assert found.postings == (("spend:3:20000", 80), ("payable:exchange", -80))
+    assert (found.key, found.lease_id) == (("exchange", "auction-1", "1", "bill"), "7-3-20000")
+
+
+@pytest.mark.parametrize(("appended_ms", "late"), [(6_000, True), (CLOSES_MS, False), (CLOSES_MS + 1, False)])
+def test_a_late_notice_is_owed_but_not_charged(appended_ms: int, late: bool) -> None:
+    found = entry(notice(cost_micros=80, late=late), appended_ms)
+    assert isinstance(found, Transaction)
+    assert found.postings == (("late:3:20000", 80), ("payable:exchange", -80))
+
+
+def test_the_last_instant_is_not_late() -> None:
+    found = entry(notice(cost_micros=80), CLOSES_MS - 1)
+    assert isinstance(found, Transaction)
+    assert (found.charged_micros, found.late_micros) == (80, 0)
+
+
+def test_what_exceeds_the_reservation_is_owed_but_not_charged() -> None:
+    found = entry(notice(cost_micros=130), 6_000)
+    assert isinstance(found, Transaction)
+    assert found.postings == (("spend:3:20000", 100), ("late:3:20000", 30), ("payable:exchange", -130))
+
+
+@pytest.mark.parametrize("kind", [NoticeKind.WIN, NoticeKind.IMPRESSION, NoticeKind.CLICK, NoticeKind.CONVERSION])
+def test_a_notice_that_bills_nothing_is_not_entered(kind: NoticeKind) -> None:
+    assert entry(notice(kind=kind, cost_micros=0), 6_000) is None
+    assert entry(notice(kind=kind, cost_micros=-5), 6_000) is None
+
+
+def test_a_loss_releases_until_the_bid_is_late_anyway() -> None:
+    assert entry(notice(kind=NoticeKind.LOSS), 6_000) == Release("bid-1", CLOSES_MS)
+    assert entry(notice(kind=NoticeKind.LOSS), CLOSES_MS) is None
+
+
+@given(cost=st.integers(1, 10**12), cost_max=st.integers(-5, 10**12), late=st.booleans(), at_ms=st.integers(0, 10**5))
+def test_postings_sum_to_zero_and_no_budget_pays_more_than_was_reserved(
+    cost: int, cost_max: int, late: bool, at_ms: int
+) -> None:
+    found = entry(notice(cost_micros=cost, late=late, cost_micros_max=cost_max), at_ms)
+    assert isinstance(found, Transaction)
+    for one in (found, found.uncovered()):
+        assert sum(micros for _, micros in one.postings) == 0
+        assert 0 <= one.charged_micros <= max(0, cost_max)
+        assert one.charged_micros + one.late_micros == cost
+    assert found.uncovered().charged_micros == 0
+
+
+def test_a_transaction_of_nothing_is_refused() -> None:
+    found = entry(notice(cost_micros=80), 6_000)
+    assert isinstance(found, Transaction)
+    with pytest.raises(ValueError, match="positive"):
+        Transaction(**{name: getattr(found, name) for name in found.__struct_fields__} | {"charged_micros": 0})

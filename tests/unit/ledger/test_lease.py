@@ -1,0 +1,196 @@
+"""The lease book by itself: what it reserves, when it frees, what it asks for and gives back."""
+
+import pytest
+
+from dsp.ledger.lease import LeaseBook, LeaseTuning
+from dsp.ledger.terms import HOLDER_TIMEOUT_MS, LeaseReport, LeaseState, LeaseWant, closes_ms
+
+ITEM, DAY = 3, 20_000
+LEASE = f"1-{ITEM}-{DAY}"
+EXPIRES_MS = 100_000
+
+
+def report(granted: int, settled: int = 0, watermark_ms: int = 0) -> LeaseReport:
+    return LeaseReport([LeaseState(LEASE, ITEM, DAY, granted, settled)], watermark_ms)
+
+
+def granted(micros: int, at_ms: int = 0) -> LeaseBook:
+    book = LeaseBook(1)
+    book.wants(at_ms)
+    book.apply(report(micros), at_ms)
+    return book
+
+
+def reserve(book: LeaseBook, bid_id: str, cost: int = 10, at_ms: int = 0) -> bool:
+    return book.reserve(ITEM, DAY, bid_id, cost, at_ms, EXPIRES_MS) is not None
+
+
+def test_nothing_is_reserved_without_a_lease() -> None:
+    book = LeaseBook(1)
+    assert book.reserve(ITEM, DAY, "a", 10, 0, EXPIRES_MS) is None
+    assert book.wants(1_000) == [LeaseWant(ITEM, DAY, 20)]
+
+
+def test_reservations_stop_at_what_is_free() -> None:
+    book = granted(25)
+    assert book.reserve(ITEM, DAY, "a", 10, 0, EXPIRES_MS) == LEASE
+    assert [reserve(book, "b"), reserve(book, "c"), reserve(book, "d", 5), reserve(book, "e", 1)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert (book.free_micros, book.reserved_micros, book.reservations) == (0, 25, 3)
+
+
+def test_a_negative_cost_or_a_bid_id_used_twice_is_refused() -> None:
+    book = granted(100)
+    assert not reserve(book, "a", -5)
+    assert reserve(book, "a")
+    assert not reserve(book, "a")
+    assert book.reserved_micros == 10
+
+
+def test_a_cancelled_bid_frees_at_once_and_only_once() -> None:
+    book = granted(10)
+    reserve(book, "a")
+    book.cancel("a")
+    book.cancel("a")
+    assert book.free_micros == 10
+
+
+@pytest.mark.parametrize("outcome", ["bill", "release"])
+def test_a_notice_frees_when_the_watermark_has_passed_it(outcome: str) -> None:
+    book = granted(10)
+    reserve(book, "a")
+    settled = 8 if outcome == "bill" else 0
+    if outcome == "bill":
+        book.bill("a", 8, 5_000)
+    else:
+        book.release("a", 5_000)
+    assert book.free_micros == 0
+    book.apply(report(10, settled, 5_000), 0)
+    assert (book.free_micros, book.reserved_micros) == (0, 10)
+    book.apply(report(10, settled, 5_001), 0)
+    assert (book.free_micros, book.reserved_micros) == (10 - settled, 0)
+
+
+def test_of_contradictory_notices_the_first_in_the_log_decides() -> None:
+    book = granted(10)
+    reserve(book, "a")
+    book.release("a", 7_000)
+    book.bill("a", 8, 5_000)
+    book.apply(report(10, 8, 5_001), 0)
+    assert (book.free_micros, book.reservations) == (2, 0)
+
+
+def test_an_expired_reservation_frees_once_nothing_more_can_be_billed_on_it() -> None:
+    book = granted(10)
+    reserve(book, "a")
+    book.apply(report(10, 0, closes_ms(EXPIRES_MS) - 1), 0)
+    assert book.free_micros == 0
+    book.apply(report(10, 0, closes_ms(EXPIRES_MS) + 1_024), 0)
+    assert book.free_micros == 10
+
+
+def test_a_bill_known_to_the_ledger_first_counts_twice_for_a_moment_never_zero_times() -> None:
+    book = granted(20)
+    reserve(book, "a")
+    book.apply(report(20, 8, 4_000), 0)
+    assert book.free_micros == 2  # settled 8, and 10 still reserved
+    book.bill("a", 8, 3_000)
+    book.apply(report(20, 8, 4_000), 0)
+    assert book.free_micros == 12
+
+
+def test_billing_more_than_was_reserved_is_a_fault() -> None:
+    book = granted(20)
+    reserve(book, "a")
+    with pytest.raises(ValueError, match="more than was reserved"):
+        book.bill("a", 11, 1)
+    book.bill("unknown", 11, 1)
+
+
+def test_silence_stops_reservations_by_the_instant_the_sync_was_sent() -> None:
+    book = granted(100, at_ms=1_000)
+    last_ms = 1_000 + HOLDER_TIMEOUT_MS // 2
+    assert reserve(book, "a", at_ms=last_ms)
+    assert not reserve(book, "b", at_ms=last_ms + 1)
+    book.wants(last_ms + 1)
+    book.apply(report(100), last_ms + 3_600_000)  # the process was paused before it saw the answer
+    assert not reserve(book, "c", at_ms=last_ms + 3_600_000)
+    assert reserve(book, "d", at_ms=last_ms + 2)
+
+
+def test_a_failed_sync_keeps_what_it_returned_out_of_use_until_a_report_tells() -> None:
+    book = granted(100)
+    assert book.returns(60_000) == {LEASE: 100}
+    assert book.returns(60_000) == {}
+    assert not reserve(book, "a", 1)
+    book.wants(0)
+    book.apply(report(100), 0)  # the store had not heard of it
+    assert reserve(book, "a", 1)
+
+
+def test_money_asked_for_follows_the_rate_of_reservations() -> None:
+    book = granted(1_000)
+    for number in range(50):
+        reserve(book, str(number), at_ms=1_000)
+    assert book.wants(1_000) == [LeaseWant(ITEM, DAY, 1_000 - 500)]  # 0.5 a millisecond, 2 seconds ahead, 500 free
+
+
+def test_refused_reservations_count_as_demand_and_the_want_is_bounded() -> None:
+    book = LeaseBook(1, tuning=LeaseTuning(want_micros_max=700))
+    for number in range(100):
+        reserve(book, str(number))
+    assert book.wants(1_000) == [LeaseWant(ITEM, DAY, 700)]
+
+
+def test_surplus_and_idle_money_goes_back_and_the_rest_stays() -> None:
+    book = granted(1_000)
+    for number in range(10):
+        reserve(book, str(number))
+    assert book.wants(1_000) == []  # 100 in a second: 200 cover the horizon
+    assert book.returns(1_000) == {LEASE: 900 - 200}
+    assert book.free_micros == 200
+    assert book.returns(10_000) == {LEASE: 200}
+    assert book.wants(10_000) == []
+
+
+def test_everything_free_goes_back_at_an_orderly_end() -> None:
+    book = granted(100)
+    reserve(book, "a", 30)
+    book.wants(10)
+    assert book.returns(10, everything=True) == {LEASE: 70}
+    book.apply(report(30), 10)
+    assert (book.free_micros, book.reserved_micros) == (0, 30)
+
+
+def test_a_new_epoch_starts_with_nothing_and_ignores_the_old_ones_leases() -> None:
+    book = granted(100)
+    reserve(book, "a")
+    book.adopt(2)
+    book.wants(5)
+    book.apply(report(100), 5)
+    assert not reserve(book, "b")
+    assert (book.free_micros, book.reservations, book.epoch) == (0, 0, 2)
+    book.bill("a", 10, 1)  # a notice of an old bid concerns the ledger only
+
+
+def test_a_lease_that_is_not_reported_any_more_has_nothing_free() -> None:
+    book = granted(100)
+    reserve(book, "a", 40)
+    book.apply(LeaseReport([], 0), 0)
+    assert (book.free_micros, book.reserved_micros) == (0, 40)
+    book.apply(LeaseReport([], closes_ms(EXPIRES_MS) + 1_024), 60_000)
+    assert (book.free_micros, book.reserved_micros, book.wants(60_000)) == (0, 0, [])
+
+
+def test_bounds_refuse_rather_than_grow() -> None:
+    book = LeaseBook(1, tuning=LeaseTuning(reservations_max=1, leases_max=1))
+    book.wants(0)
+    book.apply(report(100), 0)
+    assert reserve(book, "a")
+    assert not reserve(book, "b")
+    assert book.reserve(ITEM + 1, DAY, "c", 1, 0, EXPIRES_MS) is None
+    assert [want.line_item_id for want in book.wants(1_000)] == []
