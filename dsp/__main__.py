@@ -156,6 +156,8 @@ def _session() -> Any:
     """Return a context that holds one transaction on the migrated database."""
     from contextlib import contextmanager
 
+    from sqlalchemy.exc import DatabaseError
+
     from dsp.kernel.errors import UnavailableError
     from dsp.store.database import create_engine, session_factory, url
     from dsp.store.migrate import current, head
@@ -168,6 +170,8 @@ def _session() -> Any:
                 raise UnavailableError("the database's schema is not the newest; run `python -m dsp migrate`")
             with session_factory(engine).begin() as session:
                 yield session
+        except DatabaseError as fault:
+            raise UnavailableError(f"the database does not answer: {fault.orig}") from fault
         finally:
             engine.dispose()
 

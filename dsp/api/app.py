@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from dsp.api import errors, openapi
 from dsp.api.context import Services
 from dsp.api.middleware import Observer
-from dsp.api.routes import catalog, keys, operations
+from dsp.api.routes import catalog, explain, keys, operations, reports
 
 
 def create_app(services: Services) -> FastAPI:
@@ -15,9 +15,11 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="DSP", version=version("dsp"), redirect_slashes=False)
     app.state.services = services
     app.include_router(catalog.router())
+    app.include_router(reports.router)
+    app.include_router(explain.router)
     app.include_router(keys.router)
     app.include_router(operations.router)
-    app.add_middleware(Observer, clock=services.clock)
+    app.add_middleware(Observer)
     errors.install(app)
     openapi.install(app)
     return app

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -15,12 +15,15 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from dsp.api.config import ApiConfig
 from dsp.api.errors import HeaderError
+from dsp.api.explain import Explainer
+from dsp.cache.port import BlobStore
 from dsp.kernel.clock import Clock
 from dsp.kernel.config import Platform
-from dsp.kernel.errors import DecodeError
+from dsp.kernel.errors import DecodeError, Fault, ValidationError
 from dsp.kernel.lifecycle import Lifecycle
 from dsp.store.database import session_factory
 from dsp.store.keys import ApiKey, Role, find_key
+from dsp.stream.port import EventLog
 
 _JSON = frozenset({"application/json", "application/merge-patch+json"})
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
@@ -37,12 +40,17 @@ class Services:
     platform: Platform
     config: ApiConfig
     lifecycle: Lifecycle
+    log: EventLog
+    blobs: BlobStore
     reads: sessionmaker[Session] = field(init=False)
     writes: sessionmaker[Session] = field(init=False)
+    explainer: Explainer = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reads", session_factory(self.engine, read_only=True))
         object.__setattr__(self, "writes", session_factory(self.engine))
+        explainer = Explainer(self.reads, self.platform, self.config.privacy_vendor_id)
+        object.__setattr__(self, "explainer", explainer)
 
 
 def services(request: Request) -> Services:
@@ -93,7 +101,6 @@ async def _body(request: Request, served: Served) -> bytes:
 
 
 Body = Annotated[bytes, Depends(_body)]
-BodyReader = Callable[..., Awaitable[bytes]]
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
@@ -144,3 +151,10 @@ def fingerprint(request: Request, body: bytes) -> str:
     """Return a hash by which a repeated request is known to be the same."""
     head = f"{request.method} {request.url.path} {request.headers.get('if-match', '')}\n"
     return hashlib.sha256(head.encode() + body).hexdigest()
+
+
+def known_parameters(request: Request, known: Set[str | None] | Set[str]) -> None:
+    """Refuse a query parameter that would be ignored: a mistyped filter must not answer with everything."""
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise ValidationError([Fault(name[:64], "unknown parameter") for name in unknown])

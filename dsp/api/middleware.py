@@ -24,16 +24,16 @@ _NS_PER_SECOND = 1e9
 class Observer:
     """ASGI middleware around all routes."""
 
-    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began_ns = self._clock.elapsed_ns()
-        request_id = _given_id(scope) or new_id(self._clock.now_ms())
+        clock: Clock = scope["app"].state.services.clock
+        began_ns = clock.elapsed_ns()
+        request_id = _given_id(scope) or new_id(clock.now_ms())
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -57,14 +57,14 @@ class Observer:
                 detail = "The server failed; its log has the fault under the request's id."
                 await problem(request_id, HTTPStatus.INTERNAL_SERVER_ERROR, detail)(scope, receive, answer)
         finally:
-            self._count(scope, status, began_ns)
+            _count(scope, status, clock.elapsed_ns() - began_ns)
 
-    def _count(self, scope: Scope, status: int, began_ns: int) -> None:
-        route = getattr(scope.get("route"), "path", _UNMATCHED)
-        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        API_REQUESTS.labels(method=method, route=route, status=status).inc()
-        seconds = (self._clock.elapsed_ns() - began_ns) / _NS_PER_SECOND
-        API_DURATION.labels(method=method, route=route).observe(seconds)
+
+def _count(scope: Scope, status: int, elapsed_ns: int) -> None:
+    route = getattr(scope.get("route"), "path", _UNMATCHED)
+    method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+    API_REQUESTS.labels(method=method, route=route, status=status).inc()
+    API_DURATION.labels(method=method, route=route).observe(elapsed_ns / _NS_PER_SECOND)
 
 
 def _given_id(scope: Scope) -> str:

@@ -1,6 +1,5 @@
 """The OpenAPI 3.1 document: schemas from the very structs that requests are checked against, and words for people."""
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -8,8 +7,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from dsp.api.errors import MEDIA_TYPE, Problem
+from dsp.api.explain import RequestReport
+from dsp.api.spend import SpendReport
 from dsp.api.wording import ACTIONS, DESCRIPTION, FIELDS, KINDS, PROBLEMS, TAGS
-from dsp.catalog.entities import MediaFormat
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
 from dsp.catalog.validate import READ_ONLY
@@ -17,6 +17,8 @@ from dsp.store.catalog import Change
 
 _REF = "#/components/schemas/"
 _JSON = "application/json"
+#: Objects within entities; a patch merges into them.
+_MERGED = ("Budget", "Flight", "Goal", "Targeting", "Clause")
 
 
 def schema_name(kind: Kind) -> str:
@@ -124,23 +126,26 @@ def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
 
 
 def _schemas() -> dict[str, Any]:
+    shown_types = [Change, Problem, Status, RequestReport, SpendReport]
     _, components = msgspec.json.schema_components(
-        [*(kind.entity for kind in Kind), Change, Problem, MediaFormat, Status], ref_template=_REF + "{name}"
+        [*(kind.entity for kind in Kind), *shown_types], ref_template=_REF + "{name}"
     )
     for schema in components.values():
         _describe(schema)
+    components["Targeting"]["properties"]["clauses"]["propertyNames"] = ref("Dimension")
     schemas: dict[str, Any] = dict(components)
     for kind in Kind:
         name = schema_name(kind)
         entity = components[name]
-        schemas[f"{name}Create"] = _writable(entity, f"{KINDS[kind]} It begins as a draft.", _same, entity["required"])
-        schemas[f"{name}Update"] = _writable(entity, "Fields to change (RFC 7396): null resets one.", _nullable, [])
+        schemas[f"{name}Create"] = _create(entity, f"{KINDS[kind]} It begins as a draft.")
+        schemas[f"{name}Update"] = _update(entity)
         shown = dict(entity["properties"]) | {
             "effective_status": ref("Status") | {"description": FIELDS["effective_status"]}
         }
         required = [*READ_ONLY, *(field for field in shown if field not in READ_ONLY)]
         schemas[name] = {**entity, "description": KINDS[kind], "properties": shown, "required": required}
         schemas[f"{name}Page"] = _page(ref(name))
+    schemas |= {f"{name}Update": _update(components[name]) for name in _MERGED}
     schemas["ChangePage"] = _page(ref("Change"))
     return schemas
 
@@ -151,26 +156,42 @@ def _describe(schema: dict[str, Any]) -> None:
             value["description"] = FIELDS[field]
 
 
-def _same(schema: dict[str, Any]) -> dict[str, Any]:
-    return schema
+def _create(entity: dict[str, Any], description: str) -> dict[str, Any]:
+    properties = {name: schema for name, schema in entity["properties"].items() if name not in READ_ONLY}
+    required = [name for name in entity["required"] if name not in READ_ONLY]
+    return {
+        "type": "object",
+        "description": description,
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _update(entity: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a merge patch of an entity or of an object in one."""
+    properties = {name: _nullable(schema) for name, schema in entity["properties"].items() if name not in READ_ONLY}
+    return {
+        "type": "object",
+        "description": "What to change (RFC 7396): null resets a field, lists are replaced.",
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    description = schema.get("description")
     bare = {key: value for key, value in schema.items() if key not in ("description", "default")}
-    return {"anyOf": [bare, {"type": "null"}]} | ({"description": description} if description else {})
+    choices = bare.get("anyOf", [_mergeable(bare)])
+    nullable = [*choices, *([] if {"type": "null"} in choices else [{"type": "null"}])]
+    return {"anyOf": nullable} | ({"description": schema["description"]} if "description" in schema else {})
 
 
-def _writable(
-    entity: dict[str, Any],
-    description: str,
-    shape: Callable[[dict[str, Any]], dict[str, Any]],
-    required: list[str],
-) -> dict[str, Any]:
-    properties = {name: shape(schema) for name, schema in entity["properties"].items() if name not in READ_ONLY}
-    made = {"type": "object", "description": description, "properties": properties, "additionalProperties": False}
-    needed = [name for name in required if name not in READ_ONLY]
-    return made | ({"required": needed} if needed else {})
+def _mergeable(schema: dict[str, Any]) -> dict[str, Any]:
+    """Point from an object to the patch of it."""
+    if "additionalProperties" in schema and isinstance(schema["additionalProperties"], dict):
+        return schema | {"additionalProperties": _nullable(schema["additionalProperties"])}
+    name = schema.get("$ref", "").removeprefix(_REF)
+    return ref(f"{name}Update") if name in _MERGED else schema
 
 
 def _page(item: dict[str, Any]) -> dict[str, Any]:

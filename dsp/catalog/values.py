@@ -13,7 +13,8 @@ _COUNTRY = re.compile(r"[A-Z]{3}")
 _REGION = re.compile(r"[A-Z]{3}-[A-Z0-9-]{1,10}")
 _POSTCODE = re.compile(r"[A-Z]{3}-[A-Z0-9 -]{1,12}")
 _SIZE = re.compile(r"[1-9]\d{0,3}x[1-9]\d{0,3}")
-_CATEGORY = re.compile(r"IAB\d{1,2}(-\d{1,3})?|\d{1,4}|[A-Z0-9]{4,8}")
+#: Content taxonomy 1.0 (IAB2-3), 2.x (a number) and 3.x (a number, or six characters with digits among them).
+_CATEGORY = re.compile(r"IAB\d{1,2}(-\d{1,3})?|\d{1,4}|(?=[A-Z]*\d)[A-Z0-9]{6}")
 _LANGUAGE = re.compile(r"[a-z]{2}")
 _PROFILE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 

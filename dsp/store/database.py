@@ -6,9 +6,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event, make_url
 from sqlalchemy import create_engine as sqlalchemy_engine
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
 from dsp.kernel.config import Platform
+from dsp.kernel.errors import ConfigError, Fault
 from dsp.kernel.sqlite import use_wal
 
 #: How long a writer waits for another process's transaction before it fails.
@@ -22,10 +24,17 @@ def url(platform: Platform) -> str:
 
 
 def create_engine(address: str) -> Engine:
-    """Return an engine; SQLite gets WAL, a busy timeout, foreign keys and explicit transactions."""
-    parsed = make_url(address)
-    if parsed.get_backend_name() != "sqlite":
-        return sqlalchemy_engine(parsed, pool_pre_ping=True)
+    """Return an engine; SQLite gets WAL, a busy timeout, foreign keys and explicit transactions.
+
+    Raises:
+        ConfigError: the address is none, or the database's driver is not installed.
+    """
+    try:
+        parsed = make_url(address)
+        if parsed.get_backend_name() != "sqlite":
+            return sqlalchemy_engine(parsed, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as fault:
+        raise ConfigError([Fault("platform.database_url", str(fault))]) from fault
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sqlalchemy_engine(

@@ -7,7 +7,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from dsp.kernel.errors import UnavailableError
 from dsp.store.database import create_engine
@@ -28,7 +28,7 @@ def upgrade(url: str) -> str:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
         return head()
-    except OperationalError as fault:
+    except DatabaseError as fault:
         raise UnavailableError(f"cannot migrate the database: {fault.orig}") from fault
     finally:
         engine.dispose()

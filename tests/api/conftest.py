@@ -9,17 +9,21 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from dsp.api.app import create_app
 from dsp.api.config import ApiConfig
 from dsp.api.context import Services
+from dsp.cache.local import LocalBlobStore
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.config import Platform
 from dsp.kernel.lifecycle import Lifecycle
 from dsp.store.database import create_engine, session_factory, url
 from dsp.store.keys import Role, create_key
 from dsp.store.migrate import upgrade
+from dsp.stream.local import LocalEventLog
 
+EXCHANGES = Path(__file__).parents[2] / "config" / "exchanges"
 JSON = {"content-type": "application/json"}
 
 
@@ -80,17 +84,27 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path / "dsp.db"
 
 
+@pytest.fixture(scope="session")
+def application() -> FastAPI:
+    """The application, whose services each test replaces: putting it together takes longer than most tests."""
+    return create_app(None)  # type: ignore[arg-type]
+
+
 @pytest.fixture
-async def api(tmp_path: Path, migrated: Path) -> AsyncIterator[Api]:
-    platform = Platform(data_dir=str(tmp_path))
+async def api(tmp_path: Path, migrated: Path, application: FastAPI) -> AsyncIterator[Api]:
+    platform = Platform(data_dir=str(tmp_path), exchanges_dir=str(EXCHANGES))
     shutil.copy(migrated, tmp_path / "dsp.db")
     engine = create_engine(url(platform))
     clock, lifecycle = ManualClock(), Lifecycle()
     lifecycle.ready()
     with session_factory(engine).begin() as session:
         keys = {role: create_key(session, role.value, role, clock.now_ms()) for role in Role}
-    services = Services(engine, clock, platform, ApiConfig(body_bytes_max=100_000, page_size_max=100), lifecycle)
-    transport = httpx.ASGITransport(create_app(services))
+    log, blobs = LocalEventLog(tmp_path / "log", clock), LocalBlobStore(tmp_path / "blobs")
+    await log.open()
+    config = ApiConfig(body_bytes_max=100_000, page_size_max=100)
+    services = Services(engine, clock, platform, config, lifecycle, log, blobs)
+    application.state.services = services
+    transport = httpx.ASGITransport(application)
 
     def client(key: str | None) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -100,6 +114,7 @@ async def api(tmp_path: Path, migrated: Path) -> AsyncIterator[Api]:
     yield made
     for each in (made.anonymous, made.viewer, made.member, made.owner):
         await each.aclose()
+    await log.close()
     engine.dispose()
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from dsp.api.openapi import operation
 from dsp.api.context import (
     Body,
     Member,
@@ -17,8 +16,10 @@ from dsp.api.context import (
     decode_object,
     fingerprint,
     idempotency_key,
+    known_parameters,
     version_wanted,
 )
+from dsp.api.openapi import operation
 from dsp.api.pages import PAGE_SIZE, PageSize, PageToken, decode_token, encode_token, page_size
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status
@@ -82,7 +83,7 @@ def _list(kind: Kind) -> Callable[..., Response]:
         filters: dict[str, Any] = {"status": status and status.value, "external_id": external_id}
         if kind.parent_field is not None:
             filters[kind.parent_field] = _parent_filter(request, kind.parent_field)
-        _known_parameters(request, _LIST_PARAMETERS | {kind.parent_field})
+        known_parameters(request, _LIST_PARAMETERS | {kind.parent_field})
         wanted = {name: value for name, value in filters.items() if value is not None}
         limit = page_size(size, served.config.page_size_max)
         with served.reads() as session:
@@ -124,7 +125,7 @@ def _versions(kind: Kind) -> Callable[..., Response]:
         size: Annotated[PageSize, Query(alias="page_size")] = PAGE_SIZE,
         token: Annotated[PageToken, Query(alias="page_token")] = None,
     ) -> Response:
-        _known_parameters(request, _PAGE_PARAMETERS)
+        known_parameters(request, _PAGE_PARAMETERS)
         number, limit = _id(kind, id), page_size(size, served.config.page_size_max)
         scope = f"{kind}/{number}"
         with served.reads() as session:
@@ -214,10 +215,3 @@ def _parent_filter(request: Request, name: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) < _ID_DIGITS_MAX):
         raise ValidationError([Fault(name, "must be an id")])
     return int(text)
-
-
-def _known_parameters(request: Request, known: frozenset[str | None] | frozenset[str]) -> None:
-    """Refuse a parameter that would be ignored: a mistyped filter must not answer with everything."""
-    unknown = [name for name in request.query_params if name not in known]
-    if unknown:
-        raise ValidationError([Fault(name[:64], "unknown parameter") for name in unknown])

@@ -1,0 +1,138 @@
+"""Runs the bidder's funnel on one request against the catalogue as it is, and says what became of every line item.
+
+Prices, money and frequency caps are the bidder's own: what is "left" here was worth scoring, not surely worth a bid.
+"""
+
+from collections import Counter
+from threading import Lock
+
+import msgspec
+from sqlalchemy.orm import Session, sessionmaker
+
+from dsp.catalog.reasons import BY_LABEL
+from dsp.funnel import Explanation, explain
+from dsp.kernel.config import Platform
+from dsp.kernel.errors import ConfigError, Fault, InputError, UnavailableError, ValidationError
+from dsp.openrtb.codec import decode_request, validate
+from dsp.openrtb.normalise import opportunities
+from dsp.openrtb.profile import Profile, load_profiles
+from dsp.pacing import controller
+from dsp.privacy.policy import permissions
+from dsp.snapshot.build import Snapshot, build
+from dsp.store.catalog import load_catalogue, revision
+
+#: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
+_USER_KEY = b"dsp.api.explain"
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """Why not: the label that metrics carry, and a sentence for people."""
+
+    label: str
+    sentence: str
+
+
+class LineItemVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and why a line item was lost; both null for one that was worth scoring."""
+
+    line_item_id: int
+    name: str
+    stage: str | None
+    reason: Reason | None
+
+
+class ImpressionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One impression: how many line items each stage left, how many each reason took, and the verdict on each."""
+
+    imp_id: str
+    refused: Reason | None = None
+    left: dict[str, int] = {}
+    excluded: dict[str, int] = {}
+    line_items: list[LineItemVerdict] = []
+
+
+class RequestReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the platform makes of one bid request, with the catalogue at `catalogue_revision`."""
+
+    exchange: str
+    at_ms: int
+    catalogue_revision: int
+    refused: Reason | None = None
+    impressions: list[ImpressionReport] = []
+
+
+class Explainer:
+    """Holds the compiled catalogue between calls; may be called from several threads."""
+
+    def __init__(self, reads: sessionmaker[Session], platform: Platform, vendor_id: int) -> None:
+        self._reads = reads
+        self._platform = platform
+        self._vendor_id = vendor_id
+        self._lock = Lock()
+        self._profiles: dict[str, Profile] | None = None
+        self._compiled: tuple[int, Snapshot] | None = None
+
+    def explain(self, exchange: str, body: bytes, at_ms: int, controls: controller.Controls | None) -> RequestReport:
+        """Return the report on a raw bid request that came from `exchange` at `at_ms`.
+
+        Raises:
+            ValidationError: there is no profile of this exchange.
+            UnavailableError: the exchanges' profiles cannot be read.
+        """
+        profile = self._profile(exchange)
+        number, snapshot = self._snapshot(at_ms)
+        try:
+            request = decode_request(body)
+            validate(request)
+        except InputError as fault:
+            refused = Reason(label=fault.reason, sentence=str(fault))
+            return RequestReport(exchange=exchange, at_ms=at_ms, catalogue_revision=number, refused=refused)
+        allowed = permissions(request, self._vendor_id)
+        rates = self._platform.currency_rates
+        found, lost = opportunities(request, profile, allowed, rates, _USER_KEY, at_ms)
+        columns = controller.align(controls, snapshot.line_item_ids)
+        names = {line_item.id: line_item.name for line_item in snapshot.line_items}
+        impressions = [ImpressionReport(imp_id=imp_id, refused=_reason(label)) for imp_id, label in lost]
+        for opportunity in found:
+            explanation = explain(snapshot, opportunity, None, columns, at_ms, seat=profile.seat)
+            impressions.append(_report(opportunity.imp_id, explanation, names))
+        return RequestReport(exchange=exchange, at_ms=at_ms, catalogue_revision=number, impressions=impressions)
+
+    def _profile(self, exchange: str) -> Profile:
+        with self._lock:
+            if self._profiles is None:
+                try:
+                    self._profiles = load_profiles(self._platform.exchanges_dir)
+                except ConfigError as fault:
+                    raise UnavailableError(f"the exchanges' profiles cannot be read: {fault}") from fault
+            profiles = self._profiles
+        if exchange not in profiles:
+            raise ValidationError([Fault("exchange", f"must be one of {', '.join(profiles) or '(none is set up)'}")])
+        return profiles[exchange]
+
+    def _snapshot(self, now_ms: int) -> tuple[int, Snapshot]:
+        with self._lock, self._reads() as session:
+            if self._compiled is None or self._compiled[0] != revision(session):
+                number, catalogue = load_catalogue(session)
+                self._compiled = number, build(catalogue, f"r{number}", now_ms)
+            return self._compiled
+
+
+def _report(imp_id: str, explanation: Explanation, names: dict[int, str]) -> ImpressionReport:
+    verdicts = [
+        LineItemVerdict(
+            line_item_id=line_item_id,
+            name=names.get(line_item_id, ""),
+            stage=verdict.stage,
+            reason=verdict.exclusion and Reason(label=verdict.exclusion.value, sentence=verdict.exclusion.sentence),
+        )
+        for line_item_id, verdict in sorted(explanation.verdicts.items())
+    ]
+    excluded = Counter(verdict.reason.label for verdict in verdicts if verdict.reason is not None)
+    left = {stage.value: count for stage, count in explanation.left.items()}
+    return ImpressionReport(imp_id=imp_id, left=left, excluded=dict(excluded.most_common()), line_items=verdicts)
+
+
+def _reason(label: str) -> Reason:
+    exclusion = BY_LABEL.get(label)
+    return Reason(label=label, sentence=exclusion.sentence if exclusion is not None else "")

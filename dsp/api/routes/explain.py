@@ -1,0 +1,113 @@
+"""/v1/explain: why a request got bids from these line items and not from those."""
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Response
+from starlette.concurrency import run_in_threadpool
+
+from dsp.api.context import Body, Served, Services, Viewer, decode_object
+from dsp.api.explain import RequestReport
+from dsp.api.openapi import content, problems, ref
+from dsp.catalog.validate import TIME_MS_MAX
+from dsp.events.schema import SampledRequest, decode
+from dsp.events.topics import Topic
+from dsp.kernel.errors import Fault, NotFoundError, ValidationError
+from dsp.pacing.controller import CONTROLS_BLOB, Controls
+from dsp.pacing.controller import decode as decode_controls
+
+router = APIRouter(prefix="/v1/explain", tags=["explain"])
+_BATCH_RECORDS = 2_000
+_FIELDS = ("exchange", "request", "at_ms")
+_REQUEST = {
+    "type": "object",
+    "required": ["exchange", "request"],
+    "additionalProperties": False,
+    "properties": {
+        "exchange": {"type": "string", "description": "Name of the exchange's profile."},
+        "request": {"type": "object", "description": "An OpenRTB 2.5 or 2.6 bid request."},
+        "at_ms": {"type": "integer", "description": "When it is to have come; left out: now."},
+    },
+}
+
+
+@router.post(
+    "",
+    operation_id="explain_request",
+    summary="Explain a bid request",
+    responses={200: {"content": content(ref("RequestReport"))}, **problems(400, 413, 415)},
+    openapi_extra={"requestBody": {"required": True, "content": content(_REQUEST)}},
+)
+async def explain_request(served: Served, _key: Viewer, body: Body) -> Response:
+    """Run the funnel on a request that you give, against the catalogue as it is. Nothing is bid or stored.
+
+    Frequency caps are not applied, as the user is not looked up; prices and budgets come after the funnel.
+    """
+    exchange, request, at_ms = _wanted(decode_object(body), served.clock.now_ms())
+    return _answer(await _explain(served, exchange, msgspec.json.encode(request), at_ms))
+
+
+@router.get(
+    "/{auction_id}",
+    operation_id="explain_auction",
+    summary="Explain a stored bid request",
+    responses={200: {"content": content(ref("RequestReport"))}, **problems(404)},
+)
+async def explain_auction(auction_id: str, served: Served, _key: Viewer) -> Response:
+    """Run the funnel on a request that the bidder received and kept, as of when it came.
+
+    The bidder keeps a sample of requests; which of them is decided by the auction's id.
+    """
+    stored = await _find(served, auction_id)
+    if stored is None:
+        raise NotFoundError(f"no request of auction {auction_id[:64]} is kept")
+    report = await _explain(served, stored.exchange, stored.body, stored.at_ms)
+    told = {"auction_id": stored.auction_id, "outcome": stored.outcome, "snapshot_version": stored.snapshot_version}
+    return _answer(told | msgspec.to_builtins(report))
+
+
+async def _explain(served: Services, exchange: str, request: bytes, at_ms: int) -> RequestReport:
+    controls = await _controls(served)
+    return await run_in_threadpool(served.explainer.explain, exchange, request, at_ms, controls)
+
+
+async def _controls(served: Services) -> Controls | None:
+    found = await served.blobs.get(CONTROLS_BLOB)
+    try:
+        return None if found is None else decode_controls(found[1])
+    except msgspec.DecodeError:  # of another version of the software; the funnel then throttles nobody
+        return None
+
+
+async def _find(served: Services, auction_id: str) -> SampledRequest | None:
+    """Return the newest stored request of the auction, looking through a bounded number of records."""
+    position: dict[int, int] = {}
+    found = None
+    for _ in range(0, served.config.explain_records_max, _BATCH_RECORDS):
+        batch = await served.log.read(Topic.REQUESTS, position, _BATCH_RECORDS)
+        found = next((record.value for record in reversed(batch.records) if record.key == auction_id), found)
+        position = batch.position
+        if batch.end:
+            break
+    if found is None:
+        return None
+    event = decode(found)
+    return event if isinstance(event, SampledRequest) else None
+
+
+def _wanted(fields: dict[str, Any], now_ms: int) -> tuple[str, dict[str, Any], int]:
+    faults = [Fault(name[:64], "unknown field") for name in fields if name not in _FIELDS]
+    exchange, request, at_ms = fields.get("exchange"), fields.get("request"), fields.get("at_ms", now_ms)
+    if not isinstance(exchange, str):
+        faults.append(Fault("exchange", "is required, as a string"))
+    if not isinstance(request, dict):
+        faults.append(Fault("request", "is required, as an object"))
+    if type(at_ms) is not int or not 0 <= at_ms <= TIME_MS_MAX:
+        faults.append(Fault("at_ms", f"must be a whole number between 0 and {TIME_MS_MAX}"))
+    if faults:
+        raise ValidationError(faults)
+    return str(exchange), dict(request or {}), int(at_ms)
+
+
+def _answer(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -1,0 +1,127 @@
+"""Explain: the funnel's verdict on a request given, and on one the bidder kept."""
+
+from typing import Any
+
+import pytest
+
+from dsp.catalog.reasons import Exclusion
+from dsp.events.schema import Decision, SampledRequest, encode
+from dsp.events.topics import Topic
+from dsp.stream.port import Entry
+from tests.api.conftest import Api, errors
+
+REQUEST: dict[str, Any] = {
+    "id": "auction-1",
+    "imp": [{"id": "1", "banner": {"w": 300, "h": 250}, "secure": 1}],
+    "site": {"domain": "news.example", "cat": ["IAB12"]},
+    "device": {"devicetype": 2, "geo": {"country": "USA"}, "ua": "Mozilla/5.0"},
+    "at": 1,
+}
+
+
+async def _active_tree(api: Api) -> dict[str, int]:
+    ids = await api.tree()
+    for path, number in ids.items():
+        assert (await api.member.post(f"/v1/{path}/{number}/activate")).status_code == 200
+    return ids
+
+
+async def _verdict(api: Api, request: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    answer = await api.viewer.post("/v1/explain", json={"exchange": "demo-first", "request": request, **fields})
+    assert answer.status_code == 200, answer.text
+    impressions = answer.json()["impressions"]
+    assert len(impressions) == 1
+    return dict(impressions[0])
+
+
+async def test_each_line_item_gets_its_reason(api: Api) -> None:
+    ids = await _active_tree(api)
+    path = f"/v1/line-items/{ids['line-items']}"
+    verdict = await _verdict(api, REQUEST)
+    assert verdict["line_items"] == [
+        {"line_item_id": ids["line-items"], "name": "Reach", "stage": None, "reason": None}
+    ]  # fmt: skip
+    assert verdict["left"]["rank"] == 1
+    assert verdict["excluded"] == {}
+
+    targeting = {"clauses": {"country": {"include": ["DEU"]}}}
+    await api.member.patch(path, json={"targeting": targeting}, headers={"if-match": "*"})
+    verdict = await _verdict(api, REQUEST)
+    assert verdict["excluded"] == {"country": 1}
+    assert verdict["line_items"][0]["stage"] == "recall"
+    assert verdict["line_items"][0]["reason"] == {"label": "country", "sentence": Exclusion.COUNTRY.sentence}
+    german = {**REQUEST, "device": {**REQUEST["device"], "geo": {"country": "DEU"}}}
+    assert (await _verdict(api, german))["excluded"] == {}
+
+    assert (await _verdict(api, {**german, "badv": ["acme.example"]}))["excluded"] == {"advertiser_blocked": 1}
+    await api.member.post(f"{path}/pause")
+    assert (await _verdict(api, german))["excluded"] == {"inactive": 1}
+
+
+async def test_the_instant_decides_about_flights(api: Api) -> None:
+    ids = await _active_tree(api)
+    flight = {"start_ms": 1_000_000, "end_ms": 2_000_000}
+    await api.member.patch(f"/v1/campaigns/{ids['campaigns']}", json={"flight": flight}, headers={"if-match": "*"})
+    assert (await _verdict(api, REQUEST))["excluded"] == {"out_of_flight": 1}
+    assert (await _verdict(api, REQUEST, at_ms=1_500_000))["excluded"] == {}
+    assert (await _verdict(api, REQUEST, at_ms=2_000_000))["excluded"] == {"out_of_flight": 1}
+
+
+async def test_a_kept_request_is_explained_as_of_when_it_came(api: Api) -> None:
+    await _active_tree(api)
+    body = b'{"id":"auction-7","imp":[{"id":"a","banner":{"w":728,"h":90}}],"site":{"domain":"news.example"}}'
+    kept = SampledRequest(auction_id="auction-7", exchange="demo-first", at_ms=5_000, body=body, outcome="size")
+    other = Decision(
+        auction_id="x", exchange="e", at_ms=1, bids=(), snapshot_version="", model_version="", feature_hash=""
+    )
+    await api.services.log.append(
+        Topic.REQUESTS, [Entry("auction-7", encode(kept)), Entry("auction-8", encode(kept)), Entry("x", encode(other))]
+    )
+    answer = await api.viewer.get("/v1/explain/auction-7")
+    assert answer.status_code == 200
+    told = answer.json()
+    assert (told["outcome"], told["exchange"], told["at_ms"]) == ("size", "demo-first", 5_000)
+    assert told["impressions"][0]["excluded"] == {"size": 1}
+    for unknown in ("auction-9", "x", "%00", "a" * 3_000):
+        missing = await api.viewer.get(f"/v1/explain/{unknown}")
+        assert missing.status_code == 404
+        errors(missing)
+
+
+@pytest.mark.parametrize(
+    ("request_", "label"),
+    [({}, "missing_id"), ({"id": "1"}, "no_impressions"), ({"id": "1", "imp": []}, "no_impressions")],
+)
+async def test_an_invalid_request_is_explained_too(api: Api, request_: dict[str, Any], label: str) -> None:
+    answer = await api.viewer.post("/v1/explain", json={"exchange": "demo-first", "request": request_})
+    assert answer.status_code == 200
+    assert answer.json()["refused"]["label"] == label
+
+
+@pytest.mark.parametrize("imp", [None, 1, [], {}, [None], [1], [[]], [{"id": {}}], [{"id": "1", "banner": 3}], "x"])
+async def test_rubbish_within_a_request_is_no_failure(api: Api, imp: Any) -> None:
+    answer = await api.viewer.post("/v1/explain", json={"exchange": "demo-first", "request": {"id": "1", "imp": imp}})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, {"exchange", "request"}),
+        ({"exchange": "nobody", "request": {}}, {"exchange"}),
+        ({"exchange": 1, "request": []}, {"exchange", "request"}),
+        ({"exchange": "demo-first", "request": {}, "at_ms": -1}, {"at_ms"}),
+        ({"exchange": "demo-first", "request": {}, "at_ms": 2**63}, {"at_ms"}),
+        ({"exchange": "demo-first", "request": {}, "when": 1}, {"when"}),
+    ],
+)
+async def test_what_explain_does_not_take(api: Api, body: dict[str, Any], fields: set[str]) -> None:
+    answer = await api.viewer.post("/v1/explain", json=body)
+    assert answer.status_code == 422
+    assert set(errors(answer)) == fields
+
+
+async def test_a_broken_blob_of_controls_does_no_harm(api: Api) -> None:
+    await _active_tree(api)
+    await api.services.blobs.put("controls", b"rubbish")
+    assert (await _verdict(api, REQUEST))["excluded"] == {}

@@ -1,0 +1,103 @@
+"""Health, metrics, the OpenAPI document, and what happens when the API itself fails."""
+
+from typing import Any
+
+from prometheus_client import REGISTRY
+from sqlalchemy import text
+
+from dsp.api.wording import FIELDS
+from dsp.catalog.kinds import Kind
+from dsp.kernel.lifecycle import Phase
+from tests.api.conftest import Api, errors
+
+
+async def test_health_and_readiness(api: Api) -> None:
+    assert (await api.anonymous.get("/healthz")).status_code == 200
+    assert (await api.anonymous.get("/readyz")).status_code == 200
+    api.services.lifecycle.phase = Phase.DRAINING
+    assert (await api.anonymous.get("/readyz")).status_code == 503
+    assert (await api.anonymous.get("/healthz")).status_code == 200
+    api.services.lifecycle.phase = Phase.READY
+    with api.services.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    assert (await api.anonymous.get("/readyz")).status_code == 503
+
+
+def _count(method: str, route: str, status: int) -> float:
+    labels = {"method": method, "route": route, "status": str(status)}
+    return REGISTRY.get_sample_value("dsp_api_requests_total", labels) or 0.0
+
+
+async def test_requests_are_counted_by_route_not_by_path(api: Api) -> None:
+    cases = [("GET", "/v1/campaigns/{id}", 404), ("GET", "unmatched", 404), ("OTHER", "unmatched", 404)]
+    before = [_count(*case) for case in cases]
+    await api.viewer.get("/v1/campaigns/41")
+    await api.viewer.get("/v1/campaigns/42")
+    await api.viewer.get("/nowhere")
+    await api.viewer.request("BREW", "/nowhere")
+    assert [_count(*case) - was for case, was in zip(cases, before, strict=True)] == [2, 1, 1]
+    assert "dsp_api_duration_seconds_bucket" in (await api.anonymous.get("/metrics")).text
+
+
+async def test_a_failing_database_is_503_with_retry_after(api: Api) -> None:
+    with api.services.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE campaign RENAME TO gone"))
+    answer = await api.viewer.get("/v1/campaigns")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    errors(answer)
+
+
+async def test_a_bug_is_500_without_a_traceback(api: Api) -> None:
+    object.__setattr__(api.services, "reads", None)
+    answer = await api.viewer.get("/v1/campaigns")
+    assert answer.status_code == 500
+    assert not errors(answer)
+    assert "NoneType" not in answer.text
+
+
+def _references(node: Any) -> set[str]:
+    if isinstance(node, dict):
+        found = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
+        return found.union(*(_references(value) for value in node.values()))
+    return set().union(*(_references(value) for value in node)) if isinstance(node, list) else set()
+
+
+async def test_openapi_is_whole(api: Api) -> None:
+    answer = await api.anonymous.get("/openapi.json")
+    assert answer.status_code == 200
+    document = answer.json()
+    assert document["openapi"].startswith("3.1")
+    schemas = document["components"]["schemas"]
+    missing = {name for name in _references(document) if name.removeprefix("#/components/schemas/") not in schemas}
+    assert not missing
+    for name, schema in schemas.items():
+        bare = [field for field, value in schema.get("properties", {}).items() if "description" not in value]
+        assert not [field for field in bare if field in FIELDS], name
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    assert len({one["operationId"] for one in operations}) == len(operations)
+    for one in operations:
+        assert one["summary"]
+        assert one["description"]
+        assert one["responses"]
+
+
+async def test_openapi_describes_every_field_and_says_what_is_writable(api: Api) -> None:
+    schemas = (await api.anonymous.get("/openapi.json")).json()["components"]["schemas"]
+    for kind in Kind:
+        name = kind.entity.__name__
+        shown, create, update = (schemas[f"{name}{suffix}"] for suffix in ("", "Create", "Update"))
+        assert not [field for field, schema in shown["properties"].items() if "description" not in schema], name
+        assert set(shown["properties"]) - set(create["properties"]) == {"id", "status", "version", "effective_status"}
+        assert set(update["properties"]) == set(create["properties"])
+        assert "required" not in update
+        assert set(create["required"]) == {"name", *create["required"]}
+    assert schemas["LineItemCreate"]["required"] == ["name", "campaign_id", "goal", "flight"]
+
+
+async def test_the_paths_of_every_kind_are_documented(api: Api) -> None:
+    paths = (await api.anonymous.get("/openapi.json")).json()["paths"]
+    for kind in Kind:
+        assert set(paths[f"/v1/{kind.path}"]) == {"get", "post"}
+        assert set(paths[f"/v1/{kind.path}/{{id}}"]) == {"get", "patch"}
+        for action in ("activate", "pause", "archive"):
+            assert set(paths[f"/v1/{kind.path}/{{id}}/{action}"]) == {"post"}

@@ -1,0 +1,95 @@
+"""The spend report: the book's numbers, summed."""
+
+from typing import Any
+
+import pytest
+
+from dsp.events.topics import Topic
+from dsp.ledger.book import Transaction
+from dsp.store.book import BookRepository
+from dsp.stream.port import Entry
+from tests.api.conftest import Api, errors
+
+DAY = 20_000  # 2024-10-04
+
+
+def _billed(number: int, line_item_id: int, day: int, charged: int, late: int = 0) -> Transaction:
+    return Transaction(
+        exchange="demo-first", auction_id=f"a{number}", imp_id="1", kind="bill", bid_id=f"b{number}", at_ms=1,
+        appended_ms=1, advertiser_id=1 + line_item_id // 10, campaign_id=line_item_id // 2, line_item_id=line_item_id,
+        creative_id=1, day=day, lease_id="1", charged_micros=charged, late_micros=late,
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def billed(api: Api) -> Api:
+    entries = [
+        _billed(1, 2, DAY, 1_000), _billed(2, 2, DAY, 2_000), _billed(3, 3, DAY, 500), _billed(4, 2, DAY + 1, 700),
+        _billed(5, 12, DAY, 40, late=2),
+    ]  # fmt: skip
+    with api.services.writes.begin() as session:
+        BookRepository(session).apply(entries, {0: 3}, Topic.NOTICES, "ledger")
+    return api
+
+
+async def _report(api: Api, query: str = "") -> Any:
+    answer = await api.viewer.get(f"/v1/reports/spend{query}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_all_dimensions(billed: Api) -> None:
+    report = await _report(billed)
+    assert report["currency"] == "USD"
+    assert report["total"] == {
+        "date": None, "advertiser_id": None, "campaign_id": None, "line_item_id": None,
+        "impressions": 5, "spend_micros": 4_240, "late_micros": 2,
+    }  # fmt: skip
+    keys = [(row["date"], row["line_item_id"], row["spend_micros"]) for row in report["rows"]]
+    assert keys == [
+        ("2024-10-04", 2, 3_000), ("2024-10-05", 2, 700), ("2024-10-04", 3, 500), ("2024-10-04", 12, 40),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("query", "spend"),
+    [
+        ("?dimension=campaign", {(1,): 4_200, (6,): 40}),
+        ("?dimension=advertiser", {(1,): 4_200, (2,): 40}),
+        ("?dimension=date&dimension=campaign&to=2024-10-04", {("2024-10-04", 1): 3_500, ("2024-10-04", 6): 40}),
+        ("?dimension=line_item&from=2024-10-05", {(2,): 700}),
+        ("?dimension=line_item&campaign_id=1", {(2,): 3_700, (3,): 500}),
+        ("?dimension=campaign&line_item_id=3", {(1,): 500}),
+        ("?dimension=line_item&advertiser_id=2", {(12,): 40}),
+        ("?advertiser_id=99", {}),
+    ],
+)
+async def test_dimensions_and_filters(billed: Api, query: str, spend: dict[tuple[Any, ...], int]) -> None:
+    report = await _report(billed, query)
+    names = ("date", "advertiser_id", "campaign_id", "line_item_id")
+    rows = {tuple(row[name] for name in names if row[name] is not None): row["spend_micros"] for row in report["rows"]}
+    assert rows == spend
+    assert report["total"]["spend_micros"] == sum(spend.values())
+
+
+async def test_freshness_is_told(billed: Api) -> None:
+    log = billed.services.log
+    await log.append(Topic.NOTICES, [Entry("1", b"x") for _ in range(10)])
+    read = await log.read(Topic.NOTICES, {}, 4)
+    with billed.services.writes.begin() as session:
+        BookRepository(session).apply([], read.position, Topic.NOTICES, "ledger")
+    assert (await _report(billed))["notices_pending"] == 6
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("from=yesterday", "from"), ("to=2024-13-01", "to"), ("from=2024-02-02&to=2024-02-01", "to"),
+        ("dimension=mood", "dimension.0"), ("line_item_id=0", "line_item_id"), ("campaign_id=x", "campaign_id"),
+        ("advertiser_id=99999999999999999999", "advertiser_id"), ("until=2024-02-01", "until"),
+    ],
+)  # fmt: skip
+async def test_bad_parameters(api: Api, query: str, field: str) -> None:
+    answer = await api.viewer.get(f"/v1/reports/spend?{query}")
+    assert answer.status_code == 422
+    assert list(errors(answer)) == [field]

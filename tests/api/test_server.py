@@ -1,0 +1,95 @@
+"""The API as a process: it listens, answers over a real socket, survives rubbish, and stops on SIGTERM."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dsp.kernel.config import Platform
+from dsp.store.database import url
+from dsp.store.migrate import upgrade
+
+START_SECONDS = 30.0
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def process(tmp_path: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    upgrade(url(Platform(data_dir=str(tmp_path))))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DSP_")}
+    env = {**kept, "DSP_PLATFORM_DATA_DIR": str(tmp_path), "DSP_API_PORT": str(port)}
+    with (tmp_path / "api.log").open("wb") as log:
+        started = subprocess.Popen([sys.executable, "-m", "dsp", "api"], env=env, stderr=log)
+    give_up = time.monotonic() + START_SECONDS
+    while not _ready(port):
+        assert started.poll() is None, (tmp_path / "api.log").read_text()
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    yield started
+    if started.poll() is None:
+        started.kill()
+    started.wait()
+
+
+def _status(port: int, path: str) -> int:
+    return httpx.get(f"http://127.0.0.1:{port}{path}").status_code
+
+
+def _ready(port: int) -> bool:
+    try:
+        return _status(port, "/readyz") == 200
+    except httpx.TransportError:
+        return False
+
+
+async def _raw(port: int, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    await writer.drain()
+    writer.write_eof()
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return answer
+
+
+@pytest.mark.platform
+async def test_a_life(process: subprocess.Popen[bytes], port: int, tmp_path: Path) -> None:
+    head = b"POST /v1/advertisers HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\n"
+    for rubbish in (
+        b"\x00\xff\x16\x03\x01", b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /v1/advertisers HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        head + b"Content-Length: 99999999999\r\n\r\n{", head + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"GET /v1/campaigns/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", head + b"X-Big: " + b"x" * 100_000 + b"\r\n\r\n",
+    ):  # fmt: skip
+        answer = await _raw(port, rubbish)
+        assert b"HTTP/1.1 5" not in answer, rubbish
+        assert b"Traceback" not in answer
+    assert _ready(port)
+    assert _status(port, "/v1/advertisers") == 401
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    assert "Traceback" not in (tmp_path / "api.log").read_text()
+
+
+@pytest.mark.platform
+def test_a_taken_port_is_told_without_a_traceback(process: subprocess.Popen[bytes], port: int, tmp_path: Path) -> None:
+    env = {**os.environ, "DSP_PLATFORM_DATA_DIR": str(tmp_path), "DSP_API_PORT": str(port)}
+    command = [sys.executable, "-m", "dsp", "api"]
+    second = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode == 1
+    assert f"127.0.0.1:{port}" in second.stderr
+    assert "Traceback" not in second.stderr

@@ -1,0 +1,97 @@
+"""`python -m dsp`: what it does, what it says, and how it refuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+DEMO = ROOT / "config" / "demo" / "catalogue.toml"
+
+
+class Shell:
+    """Runs commands on one data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("DSP_")}
+        self.env = {**kept, "DSP_PLATFORM_DATA_DIR": str(data_dir)}
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        """Run a command that must end with `status`; return what it said."""
+        command = [sys.executable, "-m", "dsp", *arguments]
+        done = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout if status == 0 else done.stderr
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path / "data")
+
+
+def test_the_demo_catalogue_loads_and_loading_again_changes_nothing(shell: Shell) -> None:
+    assert "migrate" in shell.run("load", str(DEMO), status=1)
+    shell.run("migrate")
+    first = shell.run("load", str(DEMO))
+    counts = dict(reversed(part.split(" ", 1)) for part in first.removeprefix("created: ").strip().split(", "))
+    assert int(counts["advertisers"]) >= 3
+    assert int(counts["campaigns"]) >= 6
+    assert int(counts["line items"]) >= 20
+    assert shell.run("load", str(DEMO)) == first.replace("created", "unchanged")
+    squeezed = shell.run("load", str(DEMO), "--flight-seconds", "90").splitlines()
+    assert squeezed[0] == f"updated: {counts['campaigns']} campaigns, {counts['line items']} line items"
+
+
+def test_a_file_is_refused_whole_with_every_fault(shell: Shell, tmp_path: Path) -> None:
+    shell.run("migrate")
+    file = tmp_path / "bad.toml"
+    file.write_text(
+        '[[advertiser]]\nexternal_id = "a"\nname = "A"\ndomain = "a.example"\n'
+        '[[campaign]]\nexternal_id = "c"\nadvertiser = "nobody"\nname = "C"\nflight = { start_in_seconds = "now" }\n'
+        '[[advertiser]]\nname = "B"\ndomain = "b"\nstatus = "asleep"\n[surprise]\n'
+    )
+    said = shell.run("load", str(file), status=1)
+    for field in ("advertiser[1].external_id", "campaign[0].advertiser", "surprise"):
+        assert field in said
+    file.write_text('[[advertiser]]\nexternal_id = "a"\nname = "A"\ndomain = "a.example"\n')
+    assert shell.run("load", str(file)) == "created: 1 advertiser\n"  # nothing of the refused file was kept
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[[", b"x = 1", b"advertiser = 1", b"advertiser = [1]", b""])
+def test_files_that_are_no_catalogue(shell: Shell, tmp_path: Path, content: bytes) -> None:
+    shell.run("migrate")
+    file = tmp_path / "x.toml"
+    file.write_bytes(content)
+    shell.run("load", str(file), status=1 if content else 0)
+
+
+def test_keys(shell: Shell) -> None:
+    shell.run("migrate")
+    key = shell.run("key", "create", "ci", "--role", "viewer").strip()
+    assert key.startswith("dsp_")
+    assert "ci" in shell.run("key", "create", "ci", status=1)
+    listed = shell.run("key", "list")
+    assert "viewer" in listed
+    assert key not in listed
+    shell.run("key", "revoke", "ci")
+    assert "revoked" in shell.run("key", "list")
+    shell.run("key", "revoke", "nobody", status=1)
+    shell.run("key", "create", status=1)
+
+
+def test_refusals(shell: Shell, tmp_path: Path) -> None:
+    config = tmp_path / "dsp.toml"
+    config.write_text("[api]\nport = 'x'\nprot = 1\n[platfrom]\n")
+    said = shell.run("--config", str(config), "api", status=1)
+    for field in ("api.port", "api.prot", "platfrom"):
+        assert field in said
+    assert str(tmp_path / "none.toml") in shell.run("migrate", "--config", str(tmp_path / "none.toml"), status=1)
+    shell.run("load", str(tmp_path / "none.toml"), status=1)
+    shell.run("dance", status=2)
+    shell.env["DSP_PLATFORM_DATABASE_URL"] = "nonsense"
+    assert "database_url" in shell.run("migrate", status=1)
+    shell.env["DSP_PLATFORM_DATABASE_URL"] = "sqlite:////proc/nowhere/dsp.db"
+    shell.run("migrate", status=1)

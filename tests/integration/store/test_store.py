@@ -1,0 +1,163 @@
+"""The store on a real SQLite file: migrations, transactions of several processes, and the revision."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, text
+
+from dsp.catalog.kinds import Kind
+from dsp.catalog.status import Status
+from dsp.kernel.errors import ConflictError, NotFoundError, TransitionError, ValidationError
+from dsp.store import book_tables
+from dsp.store.catalog import CatalogRepository, load_catalogue, revision
+from dsp.store.database import create_engine, session_factory
+from dsp.store.migrate import current, head, upgrade
+from dsp.store.tables import Base
+
+FLIGHT = {"start_ms": 0}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    address = f"sqlite:///{tmp_path / 'dsp.db'}"
+    upgrade(address)
+    made = create_engine(address)
+    yield made
+    made.dispose()
+
+
+def _chain(repository: CatalogRepository) -> tuple[int, int, int]:
+    advertiser = repository.create(Kind.ADVERTISER, {"name": "A", "domain": "a.example"})
+    campaign = repository.create(Kind.CAMPAIGN, {"name": "C", "advertiser_id": advertiser.id, "flight": FLIGHT})
+    goal = {"kind": "cpm", "target_micros": 1}
+    fields = {"name": "L", "campaign_id": campaign.id, "flight": FLIGHT, "goal": goal}
+    return advertiser.id, campaign.id, repository.create(Kind.LINE_ITEM, fields).id
+
+
+def test_the_migrations_make_the_tables_that_the_code_names(engine: Engine) -> None:
+    assert book_tables.Base is Base
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_migrating_again_changes_nothing(engine: Engine) -> None:
+    with session_factory(engine).begin() as session:
+        _chain(CatalogRepository(session, "t", 1))
+    assert upgrade(str(engine.url)) == head() == current(engine)
+    with session_factory(engine)() as session:
+        assert revision(session) == 3
+
+
+def test_processes_may_migrate_at_once(tmp_path: Path) -> None:
+    environment = {**os.environ, "DSP_PLATFORM_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "dsp", "migrate"]
+    started = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(3)]
+    for process in started:
+        _, complaint = process.communicate(timeout=60)
+        assert (process.returncode, complaint) == (0, b"")
+
+
+def test_a_write_is_whole_or_not_at_all(engine: Engine) -> None:
+    sessions = session_factory(engine)
+
+    def write() -> None:
+        with sessions.begin() as session:
+            repository = CatalogRepository(session, "t", 1)
+            _chain(repository)
+            repository.create(Kind.ADVERTISER, {})
+
+    with pytest.raises(ValidationError):
+        write()
+    with sessions() as session:
+        assert revision(session) == 0
+        assert load_catalogue(session)[1].advertisers == ()
+
+
+def test_the_revision_counts_writes_and_nothing_else(engine: Engine) -> None:
+    with session_factory(engine).begin() as session:
+        repository = CatalogRepository(session, "t", 1)
+        advertiser, campaign, _ = _chain(repository)
+        assert revision(session) == 3
+        repository.update(Kind.CAMPAIGN, campaign, {"name": "C"})  # the same
+        repository.set_status(Kind.CAMPAIGN, campaign, Status.DRAFT)  # the same
+        assert revision(session) == 3
+        repository.set_status(Kind.ADVERTISER, advertiser, Status.ACTIVE)
+        assert revision(session) == 4
+
+
+def test_the_catalogue_leaves_out_what_is_archived_and_what_is_below_it(engine: Engine) -> None:
+    with session_factory(engine).begin() as session:
+        repository = CatalogRepository(session, "t", 1)
+        _chain(repository)
+        _, gone, _ = _chain(repository)
+        repository.set_status(Kind.CAMPAIGN, gone, Status.ARCHIVED)
+        number, catalogue = load_catalogue(session)
+        assert number == 7
+        assert [one.id for one in catalogue.advertisers] == [1, 2]
+        assert [one.id for one in catalogue.campaigns] == [1]
+        assert [one.id for one in catalogue.line_items] == [1]
+        assert catalogue.line_items[0] == repository.get(Kind.LINE_ITEM, 1)
+
+
+def test_refusals(engine: Engine) -> None:
+    with session_factory(engine).begin() as session:
+        repository = CatalogRepository(session, "t", 1)
+        _, campaign, _ = _chain(repository)
+        with pytest.raises(NotFoundError):
+            repository.get(Kind.CAMPAIGN, 2**70)
+        with pytest.raises(ConflictError):
+            repository.update(Kind.CAMPAIGN, campaign, {"name": "x"}, if_version=2)
+        with pytest.raises(TransitionError):
+            repository.set_status(Kind.CAMPAIGN, campaign, Status.PAUSED)
+
+
+def test_readers_do_not_wait_for_a_writer_and_see_only_what_is_committed(engine: Engine) -> None:
+    reads, writes = session_factory(engine, read_only=True), session_factory(engine)
+    with writes() as writer:
+        _chain(CatalogRepository(writer, "t", 1))
+        began = time.monotonic()
+        with reads() as reader:
+            assert revision(reader) == 0
+        assert time.monotonic() - began < 1.0
+        writer.commit()
+    with reads() as reader:
+        assert revision(reader) == 3
+
+
+def test_writers_take_turns(engine: Engine) -> None:
+    """Each reads before it writes, which fails at once in a transaction that began as a reader's."""
+    sessions, faults = session_factory(engine), []
+
+    def write(name: str) -> None:
+        try:
+            for _ in range(10):
+                with sessions.begin() as session:
+                    repository = CatalogRepository(session, name, 1)
+                    repository.list(Kind.ADVERTISER)
+                    repository.create(Kind.ADVERTISER, {"name": name, "domain": "a.example"})
+        except Exception as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=write, args=(f"w{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    with sessions() as session:
+        assert revision(session) == 40
+
+
+def test_the_file_is_in_wal_mode_with_foreign_keys(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+        assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 5_000

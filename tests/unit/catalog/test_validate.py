@@ -1,0 +1,163 @@
+"""What the catalogue accepts: property-like checks of the rules without a database."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsp.catalog import values
+from dsp.catalog.entities import LineItem
+from dsp.catalog.kinds import Kind
+from dsp.catalog.rules import Dimension
+from dsp.catalog.validate import parse
+from dsp.kernel.errors import ValidationError
+
+LINE_ITEM: dict[str, Any] = {
+    "name": "x",
+    "campaign_id": 1,
+    "flight": {"start_ms": 0},
+    "goal": {"kind": "cpc", "target_micros": 1},
+}
+REQUIRED: dict[Kind, dict[str, Any]] = {
+    Kind.ADVERTISER: {"name": "x", "domain": "x.example"},
+    Kind.CAMPAIGN: {"name": "x", "advertiser_id": 1, "flight": {"start_ms": 0}},
+    Kind.LINE_ITEM: LINE_ITEM,
+    Kind.CREATIVE: {
+        "name": "x", "line_item_id": 1, "format": "banner", "width": 1, "height": 1, "markup": "x",
+        "landing_url": "https://x.example",
+    },
+    Kind.DEAL: {"name": "x", "exchange": "e", "deal_id": "d"},
+    Kind.AUDIENCE: {"name": "x", "advertiser_id": 1, "segment_id": "s"},
+    Kind.CONVERSION_RULE: {"name": "x", "advertiser_id": 1},
+}  # fmt: skip
+
+
+def refused(kind: Kind, fields: dict[str, Any]) -> dict[str, str]:
+    with pytest.raises(ValidationError) as caught:
+        parse(kind, fields)
+    return {fault.field: fault.message for fault in caught.value.faults}
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_is_required_is_enough_and_needed(kind: Kind) -> None:
+    entity = parse(kind, REQUIRED[kind])
+    assert isinstance(entity, kind.entity)
+    assert (entity.id, entity.version, entity.status.value) == (0, 1, "draft")
+    conditional = {"width", "height"}  # needed by banners, not by every creative
+    for name in REQUIRED[kind].keys() - conditional:
+        without = {other: value for other, value in REQUIRED[kind].items() if other != name}
+        assert refused(kind, without)[name] == "is required"
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_an_accepted_entity_is_accepted_again_unchanged(kind: Kind) -> None:
+    entity = parse(kind, REQUIRED[kind])
+    fields = msgspec.to_builtins(entity)
+    again = {name: value for name, value in fields.items() if name not in ("id", "status", "version")}
+    assert parse(kind, again) == entity
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize("kind", Kind)
+@settings(deadline=None)  # other processes may have the machine
+@given(data=st.data())
+def test_any_json_is_accepted_or_refused_with_fields(kind: Kind, data: st.DataObject) -> None:
+    names = [field.name for field in msgspec.structs.fields(kind.entity)]
+    changes = data.draw(st.dictionaries(st.sampled_from(names) | st.text(max_size=8), _json, max_size=4))
+    try:
+        entity = parse(kind, {**REQUIRED[kind], **changes})
+    except ValidationError:
+        return
+    msgspec.json.encode(entity)
+
+
+@pytest.mark.parametrize("dimension", Dimension)
+@settings(deadline=None)  # other processes may have the machine
+@given(text=st.text(max_size=30))
+def test_normal_form_is_stable(dimension: Dimension, text: str) -> None:
+    try:
+        once = values.normalise(dimension, text)
+    except ValueError:
+        return
+    assert values.normalise(dimension, once) == once
+
+
+@pytest.mark.parametrize(
+    ("dimension", "text", "normal"),
+    [
+        (Dimension.COUNTRY, "usa", "USA"), (Dimension.REGION, "usa-ca", "USA-CA"),
+        (Dimension.POSTCODE, "usa-90210", "USA-90210"), (Dimension.CATEGORY, "jlbcu7", "JLBCU7"),
+        (Dimension.CITY, "usa-Los Angeles", "USA-los angeles"), (Dimension.DEVICE, "Phone", "phone"),
+        (Dimension.OS, "iOS", "ios"),
+        (Dimension.SIZE, "300X250", "300x250"), (Dimension.DOMAIN, "www.News.example", "news.example"),
+        (Dimension.BUNDLE, "com.Example.App", "com.example.app"), (Dimension.CATEGORY, "iab2-3", "IAB2-3"),
+        (Dimension.LANGUAGE, "EN", "en"), (Dimension.DEAL, "Deal-A", "Deal-A"), (Dimension.SEGMENT, "Gamer", "gamer"),
+        (Dimension.EXCHANGE, "Demo-First", "demo-first"), (Dimension.INVENTORY, "SITE", "site"),
+    ],
+)  # fmt: skip
+def test_values_are_written_as_opportunities_write_them(dimension: Dimension, text: str, normal: str) -> None:
+    assert values.normalise(dimension, text) == normal
+
+
+@pytest.mark.parametrize(
+    ("dimension", "text"),
+    [
+        (Dimension.COUNTRY, "Germany"), (Dimension.COUNTRY, "US"), (Dimension.REGION, "CA"), (Dimension.CITY, "Berlin"),
+        (Dimension.DEVICE, "fridge"), (Dimension.SIZE, "300*250"), (Dimension.SIZE, "0x250"),
+        (Dimension.DOMAIN, "https://a.example"),
+        (Dimension.DOMAIN, "a"), (Dimension.DOMAIN, "a..b"), (Dimension.CATEGORY, "cars"), (Dimension.LANGUAGE, "eng"),
+        (Dimension.SEGMENT, " "), (Dimension.BUNDLE, "a\x00b"), (Dimension.FORMAT, "popup"),
+        (Dimension.INVENTORY, "print"),
+    ],
+)  # fmt: skip
+def test_values_that_could_never_match_are_refused(dimension: Dimension, text: str) -> None:
+    fields = {**LINE_ITEM, "targeting": {"clauses": {dimension.value: {"include": ["", text]}}}}
+    path = f"targeting.clauses.{dimension.value}.include"
+    assert f"{path}[1]" in refused(Kind.LINE_ITEM, fields)
+
+
+def test_what_is_both_included_and_excluded_is_refused() -> None:
+    clause = {"include": ["usa", "DEU"], "exclude": ["USA"]}
+    fields = {**LINE_ITEM, "targeting": {"clauses": {"country": clause}}}
+    assert refused(Kind.LINE_ITEM, fields) == {"targeting.clauses.country.exclude": "also included: USA"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"budget": {"daily_micros": 2, "total_micros": 1}}, "budget.daily_micros"),
+        ({"budget": {"daily_micros": 10**19}}, "budget.daily_micros"),
+        ({"flight": {"start_ms": 5, "end_ms": 5}}, "flight.end_ms"),
+        ({"flight": {"start_ms": -1}}, "flight.start_ms"),
+        ({"bid_min_micros_cpm": 2, "bid_max_micros_cpm": 1}, "bid_min_micros_cpm"),
+        ({"goal": {"kind": "cpm", "target_micros": 10**11}}, "goal.target_micros"),
+        ({"dayparts": [{"weekday": 0, "start_hour": 22, "end_hour": 6}]}, "dayparts[0].end_hour"),
+        ({"frequency_caps": [{"impressions": 1, "window_seconds": 1}] * 11}, "frequency_caps"),
+        ({"targeting": {"audience": [["a"], []]}}, "targeting.audience[1]"),
+        ({"targeting": {"audience": ["a"]}}, "targeting.audience[0]"),
+        ({"pacing": "fast"}, "pacing"),
+        ({"status": "active"}, "status"),
+    ],
+)
+def test_terms(fields: dict[str, Any], path: str) -> None:
+    assert list(refused(Kind.LINE_ITEM, {**LINE_ITEM, **fields})) == [path]
+
+
+@pytest.mark.parametrize("zone", ["", "Mars/Olympus", "../etc/passwd", "America", "europe/berlin", "UTC\x00", "/UTC"])
+def test_time_zones_must_be_known(zone: str) -> None:
+    assert list(refused(Kind.ADVERTISER, {**REQUIRED[Kind.ADVERTISER], "timezone": zone})) == ["timezone"]
+
+
+def test_repetitions_are_dropped() -> None:
+    caps = [{"impressions": 1, "window_seconds": 60}] * 2
+    made = parse(Kind.LINE_ITEM, {**LINE_ITEM, "frequency_caps": caps})
+    assert isinstance(made, LineItem)
+    assert len(made.frequency_caps) == 1
