@@ -12,25 +12,24 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     maturity_seconds: float = 60.0
     #: A click counts for conversion rates once it is this old.
     conversion_maturity_seconds: float = 3_600.0
-    conversion_window_seconds: int = 30 * 24 * 3_600
-    #: Fewer than these and nothing is trained.
-    rows_min: int = 500
-    clicks_min: int = 30
+    conversion_window_seconds: int = 30 * 24 * 3_600  # a later conversion is not a click's any more
+    rows_min: int = 500  # impressions; with fewer nothing is trained
+    clicks_min: int = 30  # likewise
     #: Fewer than these and conversion rates are smoothed along the hierarchy of ads, without a model.
     conversions_min: int = 300
     #: Rows are cut into so many time blocks; each is scored by what was learned from the blocks before it.
     blocks: int = 6
-    rounds_max: int = 80
-    leaves: int = 8
-    learning_rate: float = 0.05
-    #: The gate: how much worse in log loss (relative) a model may be than what it replaces, and how far off in sum.
+    rounds_max: int = 80  # trees at most; how many are best is found on later blocks
+    leaves: int = 8  # of a tree
+    learning_rate: float = 0.05  # of each tree
+    #: The gate: how much worse in log loss (relative) a model may be than the prior and than the champion.
     log_loss_tolerance: float = 0.0
-    pcoc_min: float = 0.7
-    pcoc_max: float = 1.4
+    pcoc_min: float = 0.7  # the gate: sum of predictions over clicks, at least
+    pcoc_max: float = 1.4  # and at most
     #: The champion is challenged once so many clicks have come that it was not trained on.
     new_clicks_min: int = 30
-    seed: int = 7
-    threads: int = 1
+    seed: int = 7  # of the trees' sampling: the same rows and seed give the same model
+    threads: int = 1  # of LightGBM
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
