@@ -50,17 +50,22 @@ class Patience(NamedTuple):
 def platform(path: str | None, env: Mapping[str, str]) -> list[Child]:
     """Return the processes of the embedded platform, the bidder last, so that it stops first.
 
-    Of the settings in the TOML file `path` and in `env` it reads where the bidder answers `/readyz`, unchecked: the
-    processes check their own tables.
+    Of the settings in the TOML file `path` and in `env` it reads where bidder and API answer `/readyz`, unchecked:
+    the processes check their own tables.
     """
     tables = tomllib.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-    admin = {"admin_host": "127.0.0.1", "admin_port": 9090, **tables.get("bidder", {})}
-    host = env.get("DSP_BIDDER_ADMIN_HOST", str(admin["admin_host"]))
-    port = int(env.get("DSP_BIDDER_ADMIN_PORT", admin["admin_port"]))
+
+    def address(table: str, prefix: str, default_port: int) -> tuple[str, int] | None:
+        def setting(name: str, default: object) -> str:
+            key = f"{prefix}{name}"
+            return env.get(f"DSP_{table}_{key}".upper(), str(tables.get(table, {}).get(key, default)))
+
+        port = int(setting("port", default_port))
+        return (setting("host", "127.0.0.1"), port) if port else None  # port 0 is chosen by the process itself
+
     workers = [Child(name, ("-m", "dsp", "worker", name)) for name in WORKERS]
-    api = Child("api", ("-m", "dsp", "api"))
-    # Port 0 is chosen when the bidder starts, so nobody can be asked.
-    bidder = Child("bidder", ("-m", "bidder"), ready=(host, port) if port else None, stop_seconds=15.0)
+    api = Child("api", ("-m", "dsp", "api"), address("api", "", 8000))
+    bidder = Child("bidder", ("-m", "bidder"), address("bidder", "admin_", 9090), stop_seconds=15.0)
     return [*workers, api, bidder]
 
 

@@ -77,8 +77,11 @@ class Law:
 
     multiplier_min: float = 0.2
     pass_rate_min: float = 0.001
-    #: A controller begins here and opens up until money flows, instead of finding out at full speed.
-    level_start: float = log(0.1)
+    #: A controller begins so far open that traffic `start_supply` times as rich as needed could not spend more than
+    #: `start_share` of the day before the book shows it. A day begins wide open, two minutes nearly shut.
+    start_supply: float = 20.0
+    start_share: float = 0.05
+    start_delay_seconds: float = 3.0
     #: One time constant is this share of today's part of the flight, at most so many seconds ...
     time_share: float = 1 / 12
     time_seconds_max: float = 600.0
@@ -114,7 +117,7 @@ def step(
         day_seconds: length of today's part of the flight.
     """
     if before is None:
-        before = Control(level=law.level_start, cold=True, at_ms=now_ms, spent_micros=spent_micros)
+        before = Control(level=_level_start(day_seconds, law), cold=True, at_ms=now_ms, spent_micros=spent_micros)
     seconds = max(now_ms - before.at_ms, 0) / 1_000
     level, cold, rate = before.level, before.cold, before.rate_micros_second
     if rate_micros_second == inf:
@@ -138,6 +141,11 @@ def step(
         planned_micros=planned_micros,
     )
     return hold(after, 0.0, law)
+
+
+def _level_start(day_seconds: float, law: Law) -> float:
+    share = law.start_share * day_seconds / (law.start_supply * law.start_delay_seconds)
+    return log(min(max(share, law.multiplier_min * law.pass_rate_min), 1.0))
 
 
 def hold(control: Control, campaign_level: float, law: Law) -> Control:

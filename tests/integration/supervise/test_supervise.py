@@ -233,4 +233,6 @@ def test_the_platform_stops_the_bidder_first_and_asks_it_whether_it_is_ready(tmp
     assert children[-1].ready == ("127.0.0.1", 9_191)
     assert platform(None, {"DSP_BIDDER_ADMIN_PORT": "9292"})[-1].ready == ("127.0.0.1", 9_292)
     assert platform(str(settings), {"DSP_BIDDER_ADMIN_PORT": "0"})[-1].ready is None
+    assert platform(None, {})[-2].ready == ("127.0.0.1", 8_000)
+    assert platform(None, {"DSP_API_HOST": "::1", "DSP_API_PORT": "9393"})[-2].ready == ("::1", 9_393)
     assert {each.name for each in children} == {"ledger", "snapshot", "pacing", "training_log", "api", "bidder"}
