@@ -71,7 +71,8 @@ class Matcher:
         self._mimes = self._accepting(creatives, lambda one: (one.mime.lower(),) if one.mime else ())
         self._protocols = self._accepting(creatives, lambda one: one.protocols if _timed(one) else ())
         self._languages = self._accepting(creatives, lambda one: (one.language.lower(),) if one.language else ())
-        self._durations, self._up_to = self._compile_durations(creatives)
+        self._exact = self._accepting(creatives, _duration)
+        self._durations, self._up_to = self._compile_durations()
 
     def conditions(self, opportunity: Opportunity) -> Conditions:
         """Return the conditions on creatives that can bind."""
@@ -101,7 +102,9 @@ class Matcher:
     def _match_video(self, video: Video, out: Conditions) -> None:
         if video.protocols:
             self._accept(Exclusion.PROTOCOL_UNSUPPORTED, self._protocols, video.protocols, out)
-        if self._durations:
+        if video.durations_required:
+            self._accept(Exclusion.DURATION, self._exact, video.durations_required, out)
+        elif self._durations:
             # _up_to[i] are the creatives that last as long as one of the i shortest durations.
             too_short = self._up_to[bisect_left(self._durations, video.duration_seconds_min)]
             not_too_long = self._up_to[bisect_right(self._durations, video.duration_seconds_max)]
@@ -131,18 +134,21 @@ class Matcher:
             rows[None] = bitmap.from_mask(indifferent)
         return rows
 
-    def _compile_durations(self, creatives: Sequence[Creative]) -> tuple[list[int], list[Words]]:
-        pairs = _pairs(creatives, lambda one: (one.duration_seconds,) if _timed(one) and one.duration_seconds else ())
-        by_duration = {duration: words for duration, (words,) in holders(len(creatives), pairs)}
-        durations = sorted(by_duration)
+    def _compile_durations(self) -> tuple[list[int], list[Words]]:
+        rows = {duration: expand(row) for duration, row in self._exact.items() if duration is not None}
+        durations = sorted(rows)
         up_to = [self._nothing]
         for duration in durations:
-            up_to.append(up_to[-1] | by_duration[duration])
+            up_to.append(up_to[-1] | rows[duration])
         return durations, up_to
 
 
 def _timed(creative: Creative) -> bool:
     return creative.format in (MediaFormat.VIDEO, MediaFormat.AUDIO)
+
+
+def _duration(creative: Creative) -> tuple[int, ...]:
+    return (creative.duration_seconds,) if _timed(creative) and creative.duration_seconds else ()
 
 
 def _pairs(creatives: Sequence[Creative], values: Callable[[Creative], Iterable[Value]]) -> Iterable[tuple[Value, int]]:

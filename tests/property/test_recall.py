@@ -1,0 +1,388 @@
+"""Bitmaps against the rules read aloud: a line-by-line evaluator of targeting and blocks, and of what select keeps."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsp.catalog.entities import Advertiser, Campaign, Catalogue, Creative, Deal, LineItem, MediaFormat
+from dsp.catalog.reasons import Exclusion
+from dsp.catalog.rules import Clause, Dimension, Targeting
+from dsp.catalog.status import Status
+from dsp.catalog.terms import Daypart, Flight, FrequencyCap, Goal, GoalKind
+from dsp.catalog.user import Exposure, UserRecord
+from dsp.funnel import Stage, explain, select
+from dsp.openrtb.opportunity import DealOffer, DeviceKind, Opportunity, Video
+from dsp.pacing.controller import ControlColumns
+from dsp.snapshot.build import Snapshot, build
+
+NOW_MS = 1_750_068_000_000
+SEAT = "ours"
+SIZES = ((300, 250), (728, 90), (320, 50))
+DOMAINS = ("a.example", "b.a.example", "c.example", "")
+CATEGORIES = ("IAB1", "IAB1-1", "IAB2", "IAB2-3", "IAB9")
+SEGMENTS = ("s1", "s2", "s3", "s4")
+VALUES: dict[Dimension, tuple[str, ...]] = {
+    Dimension.EXCHANGE: ("alpha", "beta"),
+    Dimension.COUNTRY: ("USA", "CAN", "DEU"),
+    Dimension.REGION: ("USA-CA", "USA-NY"),
+    Dimension.CITY: ("USA-los angeles", "USA-new york"),
+    Dimension.POSTCODE: ("USA-90210", "USA-10001"),
+    Dimension.DEVICE: tuple(kind.value for kind in DeviceKind),
+    Dimension.OS: ("ios", "android"),
+    Dimension.BROWSER: ("chrome", "safari"),
+    Dimension.FORMAT: ("banner", "video"),
+    Dimension.SIZE: tuple(f"{width}x{height}" for width, height in SIZES),
+    Dimension.INVENTORY: ("site", "app"),
+    Dimension.DOMAIN: DOMAINS[:3],
+    Dimension.BUNDLE: ("com.one", "com.two"),
+    Dimension.PLACEMENT: ("top", "side"),
+    Dimension.PUBLISHER: ("p1", "p2"),
+    Dimension.CATEGORY: CATEGORIES,
+    Dimension.SEGMENT: SEGMENTS,
+    Dimension.LANGUAGE: ("en", "de"),
+    Dimension.DEAL: ("d1", "d2", "d3"),
+}
+
+
+def some(random: Random, values: Iterable[Any], most: int) -> tuple[Any, ...]:
+    values = list(values)
+    return tuple(random.sample(values, random.randint(0, min(most, len(values)))))
+
+
+def catalogue(random: Random, size: int, clause_chance: float) -> Catalogue:
+    def status() -> Status:
+        return random.choice((Status.PAUSED, Status.DRAFT)) if random.random() < 0.1 else Status.ACTIVE
+
+    def flight() -> Flight:
+        start_ms = NOW_MS + random.choice((-(10**7), -1, 0, 1)) if random.random() < 0.2 else 0
+        return Flight(start_ms=start_ms, end_ms=random.choice((None, None, start_ms + 10**6)))
+
+    def caps() -> tuple[FrequencyCap, ...]:
+        return (FrequencyCap(impressions=random.randint(1, 2), window_seconds=60),) if random.random() < 0.2 else ()
+
+    def clause(values: tuple[str, ...]) -> Clause:
+        include = some(random, values, 2) if random.random() < 0.6 else ()
+        return Clause(include=include, exclude=some(random, values, 1) if random.random() < 0.5 else ())
+
+    def targeting() -> Targeting:
+        clauses = {name: clause(values) for name, values in VALUES.items() if random.random() < clause_chance}
+        audience = [some(random, SEGMENTS, 3) for _ in range(random.randint(1, 2))] if random.random() < 0.1 else ()
+        return Targeting(clauses=clauses, audience=tuple(audience))
+
+    def dayparts() -> tuple[Daypart, ...]:
+        if random.random() < 0.8:
+            return ()
+        return (
+            Daypart(weekday=random.randint(0, 1), start_hour=random.randint(0, 12), end_hour=random.randint(13, 24)),
+        )
+
+    zones = ("UTC", "America/New_York", "Asia/Kolkata")
+    advertisers = tuple(
+        Advertiser(
+            id=number, name="a", status=status(), domain=f"{random.choice(('x.', ''))}brand{number}.example",
+            timezone=random.choice(zones), categories=some(random, CATEGORIES, 1), frequency_caps=caps(),
+        )
+        for number in range(1, 4)
+    )  # fmt: skip
+    campaigns = tuple(
+        Campaign(id=n, name="c", status=status(), advertiser_id=random.randint(1, 4), flight=flight(),
+                 frequency_caps=caps())
+        for n in range(1, 9)
+    )  # fmt: skip
+    line_items = tuple(
+        LineItem(
+            id=number * 7, name="l", status=status(), campaign_id=random.randint(1, 9), flight=flight(),
+            goal=Goal(kind=random.choice(list(GoalKind)), target_micros=random.randint(1, 10**7)), dayparts=dayparts(),
+            targeting=targeting(), frequency_caps=caps(),
+        )
+        for number in range(1, size + 1)
+    )  # fmt: skip
+    owners = [item.id for item in line_items for _ in range(random.choice((0, 1, 1, 2, 3)))]
+    creatives = tuple(creative(random, number, owner, status()) for number, owner in enumerate(owners, start=1))
+    deals = tuple(
+        Deal(id=n, name="d", status=status(), exchange=random.choice(("alpha", "beta")), deal_id=f"d{n}")
+        for n in (1, 2)
+    )
+    return Catalogue(
+        advertisers=advertisers, campaigns=campaigns, line_items=line_items, creatives=creatives, deals=deals
+    )
+
+
+def creative(random: Random, number: int, line_item_id: int, status: Status) -> Creative:
+    banner = random.random() < 0.7
+    width, height = random.choice(SIZES)
+    return Creative(
+        id=number, name="c", status=status, line_item_id=line_item_id, landing_url="https://brand.example/",
+        markup="<b>", format=MediaFormat.BANNER if banner else MediaFormat.VIDEO, width=width, height=height,
+        duration_seconds=random.choice((None, 6, 15, 30)), mime=random.choice((None, None, "video/mp4", "image/png")),
+        categories=some(random, CATEGORIES, 1), attributes=some(random, (1, 2, 500), 1), apis=some(random, (3, 5), 1),
+        protocols=some(random, (2, 3, 7), 2), secure=random.random() < 0.8, language=random.choice((None, None, "de")),
+    )  # fmt: skip
+
+
+def impression(random: Random) -> Opportunity:
+    def value(dimension: Dimension) -> str:
+        return random.choice((*VALUES[dimension], "", "unheard of"))
+
+    formats = frozenset(some(random, ("banner", "video"), 2)) or frozenset({"banner"})
+    low, high = sorted((random.randint(0, 31), random.randint(0, 31)))
+    required = frozenset(some(random, (6, 15), 1)) if random.random() < 0.3 else frozenset()
+    video = Video(
+        duration_seconds_min=low, duration_seconds_max=high, protocols=frozenset(some(random, (2, 3, 9), 2)),
+        linearity=None, placement=None, skippable=False, start_delay=None, durations_required=required,
+    )  # fmt: skip
+    offers = tuple(
+        DealOffer(
+            id=deal_id, floor_micros_cpm=random.randint(0, 10**6), auction=random.randint(1, 3),
+            seats=frozenset(some(random, (SEAT, "theirs"), 1)),
+            advertiser_domains=frozenset(some(random, ("brand1.example", "x.brand2.example"), 1)),
+        )
+        for deal_id in some(random, (*VALUES[Dimension.DEAL], "d9"), 3)
+    )  # fmt: skip
+    return Opportunity(
+        auction_id=str(random.random()), imp_id="1", exchange=random.choice(("alpha", "beta")), at_ms=NOW_MS,
+        test=False, first_price=random.random() < 0.5, tmax_ms=100, formats=formats,
+        sizes=tuple(some(random, SIZES, 3)), video=video if "video" in formats else None, native_request="",
+        mimes=frozenset(some(random, ("video/mp4", "image/png"), 1)), apis=frozenset(some(random, (3, 5), 2)),
+        blocked_attributes=frozenset(some(random, (1, 2, 3, 500), 2)), position=0, interstitial=False, rewarded=False,
+        secure=random.random() < 0.5, floor_micros_cpm=1, placement=value(Dimension.PLACEMENT), deals=offers,
+        private_auction=random.random() < 0.2, display_manager="", inventory=value(Dimension.INVENTORY),
+        domain=random.choice((*DOMAINS, "z.b.a.example")), bundle=value(Dimension.BUNDLE), inventory_id="",
+        publisher=value(Dimension.PUBLISHER), categories=frozenset(some(random, CATEGORIES, 3)), content_language="",
+        device=random.choice(list(DeviceKind)), os=value(Dimension.OS), os_version="",
+        browser=value(Dimension.BROWSER), make="", model="", language=value(Dimension.LANGUAGE), connection=0,
+        country=value(Dimension.COUNTRY), region=value(Dimension.REGION), city=value(Dimension.CITY),
+        postcode=value(Dimension.POSTCODE), utc_offset_minutes=0, user_key="u",
+        segments=frozenset(some(random, SEGMENTS, 2)), may_store=True, may_personalise=random.random() < 0.8,
+        blocked_categories=frozenset(some(random, CATEGORIES, 1)),
+        blocked_advertisers=frozenset(some(random, ("brand1.example", "x.brand2.example"), 1)),
+        blocked_apps=frozenset(), languages_allowed=frozenset(some(random, ("de", "en"), 1)), currency="USD",
+        currency_rate=1.0,
+    )  # fmt: skip
+
+
+def person(random: Random, size: int) -> UserRecord | None:
+    if random.random() < 0.3:
+        return None
+    exposures = tuple(
+        Exposure(f"b{n}", NOW_MS - random.randint(0, 90_000), random.randint(1, 4), random.randint(1, 9),
+                 7 * random.randint(1, size))
+        for n in range(random.randint(0, 6))
+    )  # fmt: skip
+    return UserRecord(exposures=exposures, segments=some(random, SEGMENTS, 2))
+
+
+class Naive:
+    """The rules as one would say them, one line item at a time."""
+
+    def __init__(self, whole: Catalogue, opportunity: Opportunity, user: UserRecord | None) -> None:
+        self.whole = whole
+        self.one = opportunity
+        self.campaigns = {campaign.id: campaign for campaign in whole.campaigns}
+        self.advertisers = {advertiser.id: advertiser for advertiser in whole.advertisers}
+        known = user if opportunity.may_personalise else None
+        self.exposures = known.exposures if known else ()
+        requested = opportunity.segments if opportunity.may_personalise else frozenset()
+        self.segments = {*requested, *(known.segments if known else ())}
+        self.creatives: dict[int, list[Creative]] = {}
+        for one in whole.creatives:
+            self.creatives.setdefault(one.line_item_id, []).append(one)
+
+    def recalled(self, item: LineItem) -> bool:
+        campaign = self.campaigns.get(item.campaign_id)
+        advertiser = campaign and self.advertisers.get(campaign.advertiser_id)
+        if campaign is None or advertiser is None:
+            return False
+        blocked = any(below(advertiser.domain, name) for name in self.one.blocked_advertisers)
+        return (
+            {item.status, campaign.status, advertiser.status} == {Status.ACTIVE}
+            and all(running(flight) for flight in (item.flight, campaign.flight))
+            and in_daypart(item.dayparts, advertiser.timezone)
+            and all(self.clause(name, clause) for name, clause in item.targeting.clauses.items())
+            and all(self.segments & set(group) for group in item.targeting.audience)
+            and any(self.fits(item, one) for one in self.creatives.get(item.id, []))
+            and self.way(item, advertiser)
+            and not blocked
+        )
+
+    def clause(self, name: Dimension, clause: Clause) -> bool:
+        one = self.one
+        if name is Dimension.DEAL or name is Dimension.FORMAT:
+            return True  # offers to choose from: see way() and fits()
+        if name is Dimension.SIZE:
+            sizes = [f"{width}x{height}" for width, height in one.sizes]
+            return any(admits(clause, size) for size in sizes) or (not sizes and not clause.include)
+        if name is Dimension.SEGMENT:
+            values = self.segments
+        elif name is Dimension.CATEGORY:
+            values = set(one.categories) | {value.partition("-")[0] for value in one.categories}
+        elif name is Dimension.DOMAIN:
+            values = {value for value in (*clause.include, *clause.exclude) if below(one.domain, value)}
+        else:
+            values = {getattr(one, name.value)}
+        included = not clause.include or bool(values & set(clause.include))
+        return included and not values & set(clause.exclude)
+
+    def fits(self, item: LineItem, creative: Creative) -> bool:
+        one, clauses = self.one, item.targeting.clauses
+        if creative.status is not Status.ACTIVE or creative.format not in one.formats:
+            return False
+        if not admits(clauses.get(Dimension.FORMAT, Clause()), creative.format):
+            return False
+        if creative.format is not MediaFormat.BANNER:
+            return True
+        size = (creative.width or 0, creative.height or 0)
+        return (not one.sizes or size in one.sizes) and admits(
+            clauses.get(Dimension.SIZE, Clause()), f"{size[0]}x{size[1]}"
+        )
+
+    def way(self, item: LineItem, advertiser: Advertiser) -> bool:
+        clause = item.targeting.clauses.get(Dimension.DEAL, Clause())
+        if not clause.include:
+            return not self.one.private_auction
+        return any(self.offered(offer, advertiser) and admits(clause, offer.id) for offer in self.one.deals)
+
+    def offered(self, offer: DealOffer, advertiser: Advertiser) -> bool:
+        described = [deal for deal in self.whole.deals if deal.deal_id == offer.id]
+        on = [deal for deal in described if deal.exchange == self.one.exchange and deal.status is Status.ACTIVE]
+        names = offer.advertiser_domains
+        return (
+            (not described or bool(on))
+            and (not offer.seats or SEAT in offer.seats)
+            and (not names or any(below(advertiser.domain, name) for name in names))
+        )
+
+    def shown(self, item: LineItem, creative: Creative) -> bool:
+        one, video = self.one, self.one.video
+        categories = {
+            *creative.categories,
+            *self.advertisers[self.campaigns[item.campaign_id].advertiser_id].categories,
+        }
+        timed = creative.format is MediaFormat.VIDEO
+        duration = creative.duration_seconds
+        return (
+            self.fits(item, creative)
+            and not any(name == block or name.startswith(f"{block}-") for name in categories
+                        for block in one.blocked_categories)
+            and not one.blocked_attributes & set(creative.attributes)
+            and (creative.secure or not one.secure)
+            and (not one.mimes or creative.mime is None or creative.mime in one.mimes)
+            and set(creative.apis) <= one.apis
+            and (not one.languages_allowed or creative.language is None or creative.language in one.languages_allowed)
+            and (not timed or video is None or not video.protocols or not creative.protocols
+                 or bool(video.protocols & set(creative.protocols)))
+            and (not timed or video is None or duration is None
+                 or (duration in video.durations_required if video.durations_required
+                     else video.duration_seconds_min <= duration <= video.duration_seconds_max))
+        )  # fmt: skip
+
+    def capped(self, item: LineItem) -> bool:
+        campaign = self.campaigns[item.campaign_id]
+        advertiser = self.advertisers[campaign.advertiser_id]
+        for entity, field in ((item, "line_item_id"), (campaign, "campaign_id"), (advertiser, "advertiser_id")):
+            for cap in entity.frequency_caps:
+                since_ms = NOW_MS - cap.window_seconds * 1_000
+                seen = [one for one in self.exposures if getattr(one, field) == entity.id and one.at_ms > since_ms]
+                if len(seen) >= cap.impressions:
+                    return True
+        return False
+
+    def passing(self, item: LineItem) -> bool:
+        return (
+            self.recalled(item)
+            and any(self.shown(item, one) for one in self.creatives.get(item.id, []))
+            and not self.capped(item)
+        )
+
+
+def below(domain: str, name: str) -> bool:
+    return domain == name or domain.endswith(f".{name}")
+
+
+def admits(clause: Clause, value: str) -> bool:
+    return (not clause.include or value in clause.include) and value not in clause.exclude
+
+
+def running(flight: Flight) -> bool:
+    return flight.start_ms <= NOW_MS and (flight.end_ms is None or flight.end_ms > NOW_MS)
+
+
+def in_daypart(dayparts: tuple[Daypart, ...], timezone: str) -> bool:
+    local = datetime.fromtimestamp(NOW_MS / 1_000, UTC).astimezone(ZoneInfo(timezone))
+    return not dayparts or any(
+        part.weekday == local.weekday() and part.start_hour <= local.hour < part.end_hour for part in dayparts
+    )
+
+
+def columns(random: Random, snapshot: Snapshot) -> ControlColumns:
+    size = len(snapshot.line_items)
+    rates = [random.choice((1.0, 1.0, 0.5, 0.0)) for _ in range(size)]
+    multipliers = [random.choice((1.0, 0.7, 0.2)) for _ in range(size)]
+    return ControlColumns(np.array(multipliers, dtype=np.float64), np.array(rates, dtype=np.float64))
+
+
+def assert_agreement(random: Random, whole: Catalogue, snapshot: Snapshot, size: int) -> int:
+    """Check one impression; return how many line items are left."""
+    opportunity, user = impression(random), person(random, size)
+    naive = Naive(whole, opportunity, user)
+    open_throttle = ControlColumns(np.ones(len(snapshot.line_items)), np.ones(len(snapshot.line_items)))
+    plain = explain(snapshot, opportunity, user, open_throttle, NOW_MS, seat=SEAT)
+    recalled = {key for key, verdict in plain.verdicts.items() if verdict.stage is not Stage.RECALL}
+    assert recalled == {item.id for item in whole.line_items if naive.recalled(item)}
+    left = {key for key, verdict in plain.verdicts.items() if verdict.stage is None}
+    assert left == {item.id for item in whole.line_items if naive.passing(item)}
+    assert len(plain.verdicts) == len(whole.line_items)
+
+    controls = columns(random, snapshot)
+    explained = explain(snapshot, opportunity, user, controls, NOW_MS, seat=SEAT)
+    survivors = {key for key, verdict in explained.verdicts.items() if verdict.stage is None}
+    selected = select(snapshot, opportunity, user, controls, NOW_MS, 10**9, SEAT)
+    if isinstance(selected, Exclusion):
+        assert not survivors
+        assert selected in {verdict.exclusion for verdict in explained.verdicts.values()} or not snapshot.line_items
+        return 0
+    assert set(snapshot.line_item_ids[selected.line_items].tolist()) == survivors
+    for row, number in zip(selected.line_items, selected.creatives, strict=True):
+        assert naive.shown(snapshot.line_items[row], snapshot.creatives[number])
+
+    limit = random.randint(1, 5)
+    best = select(snapshot, opportunity, user, controls, NOW_MS, limit, SEAT)
+    assert not isinstance(best, Exclusion)
+    score = snapshot.prior_value_micros_cpm * controls.multiplier
+    assert len(best.line_items) == min(limit, len(survivors))
+    assert sorted(score[best.line_items]) == sorted(score[selected.line_items])[-len(best.line_items) :]
+    # Whom the limit leaves keeps creative, floor and deal.
+    whole_rows = selected.line_items.tolist()
+    places = [whole_rows.index(row) for row in best.line_items.tolist()]
+    assert best.creatives.tolist() == selected.creatives[places].tolist()
+    assert best.floors_micros_cpm.tolist() == selected.floors_micros_cpm[places].tolist()
+    assert best.deals == tuple(selected.deals[place] for place in places)
+    return len(survivors)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32), size=st.integers(0, 140), clause_chance=st.sampled_from((0.0, 0.03, 0.1, 0.4)))
+def test_small_catalogues(seed: int, size: int, clause_chance: float) -> None:
+    random = Random(seed)
+    whole = catalogue(random, size, clause_chance)
+    snapshot = build(whole, "v1", 0)
+    for _ in range(4):
+        assert_agreement(random, whole, snapshot, max(size, 1))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_large_catalogue(seed: int) -> None:
+    """Beyond 4,096 line items rare rows are kept sparse, and beyond 8,192 creatives candidates are found by row."""
+    random = Random(seed)
+    whole = catalogue(random, 7_000, 0.05)
+    snapshot = build(whole, "v1", 0)
+    assert len(whole.creatives) > 8_192
+    left = [assert_agreement(random, whole, snapshot, 7_000) for _ in range(12)]
+    assert max(left) > 20
