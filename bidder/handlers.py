@@ -13,6 +13,7 @@ from bidder.auction import Answer, Auctioneer
 from bidder.config import BidderConfig
 from bidder.listener import Connection
 from bidder.notices import NoticeDesk, Reply
+from bidder.raw import RawResponse
 from bidder.readiness import Readiness
 from bidder.run import Arrival
 from bidder.tally import Tally
@@ -25,7 +26,6 @@ VERSION_HEADER = "x-openrtb-version"
 VERSION_DEFAULT = "2.6"
 _VERSION = re.compile(r"2\.[0-9]")
 _SERVER = {"Server": "dsp"}
-_JSON = "application/json"
 _GZIP_BYTES_MIN = 512  # less is not worth the work
 _NOTICE_PATHS = {f"/{kind.value}": kind for kind in NoticeKind}
 _QUERY_FIELDS_MAX = 16
@@ -74,14 +74,14 @@ class BidHandler:
         profile = self._profiles.get(path[len(BID_PREFIX) :])
         if profile is None:
             self._tally.refused("unknown_exchange")
-            return _bare(404)
+            return RawResponse(404, VERSION_DEFAULT)
         if request.method != "POST":
             self._tally.refused("method")
-            return _bare(405, {"Allow": "POST"})
+            return RawResponse(405, VERSION_DEFAULT, extra=b"Allow: POST\r\n")
         body = await read_body(request, self._config.body_seconds_max)
         if body is None:
             self._tally.invalid(profile.name, "body_unreadable")
-            return _bare(400, close=True)
+            return RawResponse(400, VERSION_DEFAULT, close=True)
         encoding = request.headers.get("Content-Encoding", "").lower()
         answer = await self._auctioneer.answer(Arrival(profile, body, encoding, arrived_ns))
         return self._response(request, profile, answer)
@@ -97,19 +97,14 @@ class BidHandler:
         # Some exchanges look for the character 1; a body that says no must not hold it.
         return web.Response(text="1" if self._readiness.ready() else "not ready", headers=_SERVER)
 
-    def _response(self, request: web.BaseRequest, profile: Profile, answer: Answer) -> web.Response:
+    def _response(self, request: web.BaseRequest, profile: Profile, answer: Answer) -> web.StreamResponse:
         version = request.headers.get(VERSION_HEADER, "")
-        headers = {VERSION_HEADER: version if _VERSION.fullmatch(version) else VERSION_DEFAULT, **_SERVER}
-        body = answer.body
-        if body and profile.gzip and len(body) >= _GZIP_BYTES_MIN and _accepts_gzip(request):
-            body = gzip.compress(body, compresslevel=1)
-            headers["Content-Encoding"] = "gzip"
-        response = web.Response(
-            status=answer.status, body=body or None, headers=headers, content_type=_JSON if body else None
-        )
-        if self._readiness.draining:
-            response.force_close()
-        return response
+        body, extra = answer.body, b""
+        if profile.gzip and len(body) >= _GZIP_BYTES_MIN and _accepts_gzip(request):
+            body, extra = gzip.compress(body, compresslevel=1), b"Content-Encoding: gzip\r\n"
+        if not _VERSION.fullmatch(version):
+            version = profile.version
+        return RawResponse(answer.status, version, body, extra, close=self._readiness.draining)
 
 
 class NoticeHandler:
@@ -163,11 +158,8 @@ def _accepts_gzip(request: web.BaseRequest) -> bool:
     return "gzip" in request.headers.get("Accept-Encoding", "").lower()
 
 
-def _bare(status: int, headers: Mapping[str, str] | None = None, close: bool = False) -> web.Response:
-    response = web.Response(status=status, headers={**_SERVER, **(headers or {})})
-    if close:
-        response.force_close()
-    return response
+def _bare(status: int, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(status=status, headers={**_SERVER, **(headers or {})})
 
 
 def _notice_response(kind: NoticeKind, reply: Reply) -> web.Response:

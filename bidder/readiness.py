@@ -5,7 +5,7 @@ from bidder.state import Serving
 
 
 class Readiness:
-    """Ready means: the ports are open, a snapshot is loaded, the log takes records, and nobody has asked for the end."""
+    """Ready means: the ports are open, a snapshot is loaded, the log takes records, and nobody asked for the end."""
 
     def __init__(self, serving: Serving, outbox: Outbox) -> None:
         self._serving = serving

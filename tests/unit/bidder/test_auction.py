@@ -1,0 +1,226 @@
+"""The auction with every part passed in: deals, budgets, deadlines, fall-backs, and money given back."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bidder.admission import Admission
+from bidder.auction import Answer, Auctioneer
+from bidder.config import BidderConfig
+from bidder.enrich import Enricher
+from bidder.journal import Journal
+from bidder.outbox import Outbox
+from bidder.pending import PendingExposures
+from bidder.respond import Responder
+from bidder.run import Arrival
+from bidder.state import Serving, ServingState, serve
+from bidder.tally import Tally
+from dsp.cache.port import LeaseReport, LeaseState
+from dsp.catalog.entities import AuctionType, Deal
+from dsp.catalog.rules import Clause, Dimension, Targeting
+from dsp.catalog.status import Status
+from dsp.events.topics import Topic
+from dsp.kernel.clock import ManualClock
+from dsp.kernel.ids import TokenSigner
+from dsp.ledger.lease import LeaseBook
+from dsp.openrtb.profile import Profile
+from dsp.pacing.controller import align
+from dsp.snapshot.build import build
+from models.serving.predictor import Predictions
+from models.serving.prior import PriorPredictor
+from tests.integration.bidder.world import bid_request, catalogue
+from tests.unit.bidder.fakes import FakeLog, FakeUsers
+
+PROFILE = Profile(name="x", auction_default=1)
+DAY_MS = 86_400_000
+
+
+class SlowModel:
+    """A predictor that takes its time."""
+
+    version = "slow"
+
+    def __init__(self, clock: ManualClock, ms: int) -> None:
+        self._clock = clock
+        self._ms = ms
+        self.calls = 0
+
+    def predict(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
+        self.calls += 1
+        self._clock.advance(self._ms)
+        return Predictions(np.full(len(ads), 0.01), np.full(len(ads), 0.05))
+
+
+class BrokenModel:
+    version = "broken"
+
+    def predict(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
+        raise RuntimeError("no")
+
+
+class Market:
+    """An auctioneer and what surrounds it, with money for both line items."""
+
+    def __init__(self, profile: Profile = PROFILE, money: int = 1_000_000, deal: bool = False) -> None:
+        self.clock = ManualClock()
+        self.profile = profile
+        wanted = catalogue()
+        if deal:
+            targeting = Targeting(clauses={Dimension.DEAL: Clause(include=("d1",))})
+            special = {"id": 12, "name": "Deal", "targeting": targeting, "bid_max_micros_cpm": 2_000_000}
+            item = type(wanted.line_items[0])(**{**_fields(wanted.line_items[0]), **special})
+            creative = type(wanted.creatives[0])(**{**_fields(wanted.creatives[0]), "id": 102, "line_item_id": 12})
+            terms = Deal(
+                id=7, name="d", exchange="x", deal_id="d1", auction=AuctionType.FIRST_PRICE, status=Status.ACTIVE
+            )
+            wanted = type(wanted)(
+                **{
+                    **_fields(wanted),
+                    "line_items": (*wanted.line_items, item),
+                    "creatives": (*wanted.creatives, creative),
+                    "deals": (terms,),
+                }
+            )
+        self.serving = Serving()
+        snapshot = build(wanted, "v1", self.clock.now_ms())
+        prior = PriorPredictor()
+        self.state = ServingState(serve(snapshot, None), align(None, snapshot.line_item_ids), 0, prior, prior)
+        self.serving.swap(self.state)
+        self.leases = LeaseBook(1)
+        day = self.clock.now_ms() // DAY_MS
+        granted = [LeaseState(f"1-{item}-{day}", item, day, money, 0) for item in (10, 11, 12)]
+        self.leases.wants(self._elapsed_ms())
+        self.leases.apply(LeaseReport(granted, 0), self._elapsed_ms())
+        self.pending = PendingExposures(1_000, 100)
+        self.users = FakeUsers()
+        self.outbox = Outbox(FakeLog(), {Topic.DECISIONS: 100, Topic.REQUESTS: 100}, 1, 10, self.clock)
+        profiles = {profile.name: profile}
+        rates = {"USD": 1.0}
+        self.auctioneer = Auctioneer(
+            config=BidderConfig(),
+            clock=self.clock,
+            serving=self.serving,
+            admission=Admission(profiles, 10, 3.0, self.clock.elapsed_ns()),
+            enricher=Enricher(self.users, self.pending, rates, b"k" * 16, 0),
+            leases=self.leases,
+            pending=self.pending,
+            responder=Responder("https://n.example/", TokenSigner([b"k" * 16]), rates),
+            journal=Journal(self.outbox, 1.0),
+            tally=Tally(profiles),
+        )
+
+    def _elapsed_ms(self) -> int:
+        return self.clock.elapsed_ns() // 1_000_000
+
+    def model(self, predictor: Any) -> None:
+        self.serving.swap(
+            ServingState(self.state.served, self.state.controls, 0, predictor, PriorPredictor(version="fallback"))
+        )
+
+    async def ask(self, request: dict[str, Any]) -> tuple[Answer, list[dict[str, Any]]]:
+        arrival = Arrival(self.profile, json.dumps(request).encode(), "", self.clock.elapsed_ns())
+        answer = await self.auctioneer.answer(arrival)
+        body = json.loads(answer.body) if answer.body else {}
+        return answer, [bid for seat in body.get("seatbid", []) for bid in seat["bid"]]
+
+
+def _fields(struct: Any) -> dict[str, Any]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}
+
+
+async def test_it_bids_and_reserves_the_cost_of_its_price() -> None:
+    market = Market()
+    answer, (bid,) = await market.ask(bid_request("a"))
+    assert (answer.status, bid["price"]) == (200, 4.25)  # 5.00 shaded by 0.85
+    assert market.leases.reserved_micros == 4_250
+    assert market.outbox.depth(Topic.DECISIONS) == 1
+    assert market.auctioneer.admission.inflight == 0
+
+
+async def test_money_that_is_not_there_is_not_bid() -> None:
+    market = Market(money=10_000)
+    statuses = [(await market.ask(bid_request(f"a{number}")))[0].status for number in range(4)]
+    assert statuses == [200, 200, 204, 204]
+
+
+async def test_a_deal_bid_goes_before_a_higher_open_bid() -> None:
+    market = Market(deal=True)
+    request = bid_request("a")
+    _, (bid,) = await market.ask(request)
+    assert "dealid" not in bid
+    request["imp"][0]["pmp"] = {"deals": [{"id": "d1", "bidfloor": 0.5, "at": 1}]}
+    _, (bid,) = await market.ask(request)
+    assert (bid["dealid"], bid["price"] <= 2.0) == ("d1", True)
+
+
+async def test_a_late_answer_is_a_no_and_gives_the_money_back() -> None:
+    market = Market()
+    model = SlowModel(market.clock, 200)
+    market.model(model)
+    answer, _ = await market.ask(bid_request("a", tmax=150, user={"id": "u"}))
+    assert (answer.status, model.calls) == (204, 1)
+    assert market.leases.reserved_micros == 0
+    assert len(market.pending) == 0
+    assert market.outbox.depth(Topic.DECISIONS) == 0
+
+
+async def test_too_little_time_is_a_no_before_any_work() -> None:
+    market = Market()
+    model = SlowModel(market.clock, 0)
+    market.model(model)
+    assert (await market.ask(bid_request("a", tmax=20)))[0] == Answer(204)
+    assert model.calls == 0
+
+
+async def test_the_prior_scores_when_time_runs_short() -> None:
+    market = Market()
+    model = SlowModel(market.clock, 100)
+    market.model(model)
+    # Margins leave 101 ms of tmax for work; the model takes 100 for the first impression.
+    request = bid_request("a", tmax=126)
+    request["imp"].append({**request["imp"][0], "id": "2"})
+    _, bids = await market.ask(request)
+    assert model.calls == 1
+    assert [bid["impid"] for bid in bids] == ["1", "2"]
+
+
+async def test_a_fault_inside_is_a_no_and_gives_the_money_back() -> None:
+    market = Market()
+    market.model(BrokenModel())
+    assert (await market.ask(bid_request("a")))[0] == Answer(204)
+    assert market.leases.reserved_micros == 0
+    assert market.auctioneer.admission.inflight == 0
+
+
+async def test_a_bid_that_our_check_drops_gives_the_money_back() -> None:
+    market = Market()
+    object.__setattr__(market.auctioneer, "responder", Responder("http://n.example", TokenSigner([b"k" * 16]), {}))
+    request = bid_request("a")
+    request["imp"][0]["secure"] = 1  # and our pixel is not
+    assert (await market.ask(request))[0] == Answer(204)
+    assert market.leases.reserved_micros == 0
+
+
+async def test_no_user_store_still_bids() -> None:
+    market = Market()
+    market.users.away = True
+    assert (await market.ask(bid_request("a", user={"id": "u"})))[0].status == 200
+
+
+@pytest.mark.parametrize("tmax", [0, -1, None])
+async def test_without_tmax_the_profile_decides(tmax: int | None) -> None:
+    market = Market()
+    assert (await market.ask(bid_request("a", tmax=tmax)))[0].status == 200
+
+
+async def test_two_impressions_of_one_request_count_for_one_user() -> None:
+    market = Market()
+    request = bid_request("a", user={"id": "u"})
+    request["imp"].append({**request["imp"][0], "id": "2"})
+    _, bids = await market.ask(request)
+    assert len(bids) == 2
+    assert len(market.pending) == 2
+    assert market.leases.reserved_micros == 8_500

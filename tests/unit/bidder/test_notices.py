@@ -1,0 +1,239 @@
+"""The notice desk: what it believes, what it writes, what it tells the lease book, and when it acknowledges."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from bidder.config import BidderConfig
+from bidder.notices import NoticeDesk, Reply
+from bidder.outbox import Outbox
+from bidder.pending import PendingExposures
+from bidder.state import Serving
+from dsp.events.schema import BidFacts, Notice, NoticeKind, decode, encode_facts
+from dsp.events.topics import Topic
+from dsp.kernel.clock import ManualClock
+from dsp.kernel.ids import TokenSigner
+from dsp.openrtb.price import cipher
+from dsp.openrtb.profile import Profile
+from tests.unit.bidder.fakes import FakeLog, FakeUsers
+
+KEYS = {"price_encryption_key": "ab" * 16, "price_integrity_key": "cd" * 16}
+PROFILES = {
+    "burl": Profile(name="burl", billing="bill"),
+    "nurl": Profile(name="nurl", billing="win", price_cipher="google", **KEYS),
+    "pixel": Profile(name="pixel", billing="imp"),
+}
+
+
+@dataclass
+class FakeLeases:
+    released: list[str] = field(default_factory=list)
+    billed: dict[str, int] = field(default_factory=dict)
+
+    def release(self, bid_id: str, appended_ms: int) -> None:
+        self.released.append(bid_id)
+
+    def bill(self, bid_id: str, cost_micros: int, appended_ms: int) -> None:
+        self.billed[bid_id] = cost_micros
+
+
+class Desk:
+    """A desk and everything around it."""
+
+    def __init__(self, **settings: int) -> None:
+        self.clock = ManualClock()
+        self.log = FakeLog()
+        self.leases = FakeLeases()
+        self.users = FakeUsers()
+        self.pending = PendingExposures(1_000, 10)
+        self.signer = TokenSigner([b"k" * 32])
+        self.outbox = Outbox(self.log, {Topic.NOTICES: 100}, 1, 50, self.clock)
+        self.desk = NoticeDesk(
+            config=BidderConfig(**settings),  # type: ignore[arg-type]
+            clock=self.clock,
+            signer=self.signer,
+            profiles=PROFILES,
+            serving=Serving(),
+            leases=self.leases,
+            users=self.users,
+            pending=self.pending,
+            outbox=self.outbox,
+        )
+
+    def facts(self, exchange: str = "burl", bid_id: str = "b1", **fields: object) -> BidFacts:
+        now_ms = self.clock.now_ms()
+        known: dict[str, object] = {
+            "exchange": exchange,
+            "auction_id": f"a-{bid_id}",
+            "imp_id": "1",
+            "bid_id": bid_id,
+            "advertiser_id": 1,
+            "campaign_id": 2,
+            "line_item_id": 3,
+            "creative_id": 4,
+            "price_micros_cpm": 4_000_000,
+            "cost_micros_max": 4_000,
+            "currency": "USD",
+            "rate": 1.0,
+            "bid_at_ms": now_ms,
+            "expires_at_ms": now_ms + 60_000,
+            "lease_id": "1-3-20000",
+            "day": 20_000,
+            "user_key": "u",
+        }
+        return BidFacts(**{**known, **fields})  # type: ignore[arg-type]
+
+    async def send(self, kind: NoticeKind, facts: BidFacts, signed_as: NoticeKind | None = None, **query: str) -> Reply:
+        token = self.signer.sign((signed_as or kind).value, self.signer.encode(encode_facts(facts)))
+        return await self.desk.receive(kind, {"t": token, **query})
+
+    @property
+    def written(self) -> list[Notice]:
+        events = [decode(entry.value) for entry in self.log.appended.get("notices", [])]
+        return [event for event in events if isinstance(event, Notice)]
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    made = Desk()
+    await made.outbox.start()
+    yield made
+    await made.outbox.stop(1.0)
+
+
+async def test_the_billing_notice_bills_and_the_others_do_not(desk: Desk) -> None:
+    for exchange, billing in (("burl", NoticeKind.BILL), ("pixel", NoticeKind.IMPRESSION)):
+        facts = desk.facts(exchange, exchange)
+        for kind in (NoticeKind.WIN, NoticeKind.BILL, NoticeKind.IMPRESSION, NoticeKind.CLICK):
+            await desk.send(kind, facts, p="2.5")
+        costs = {one.kind: one.cost_micros for one in desk.written if one.facts.bid_id == exchange}
+        assert costs == {kind: 2_500 if kind is billing else 0 for kind in costs}
+        assert desk.leases.billed[exchange] == 2_500
+
+
+async def test_encrypted_prices_are_read_and_plain_ones_refused(desk: Desk) -> None:
+    price = cipher(PROFILES["nurl"]).encrypt(3.0, b"v" * 16)
+    assert await desk.send(NoticeKind.WIN, desk.facts("nurl"), p="3.0") == Reply(400)
+    assert await desk.send(NoticeKind.WIN, desk.facts("nurl"), p=price[:-1] + "A") == Reply(400)
+    assert await desk.send(NoticeKind.WIN, desk.facts("nurl"), p=price) == Reply(200)
+    assert [one.cost_micros for one in desk.written] == [3_000]
+
+
+@pytest.mark.parametrize("price", ["", "${AUCTION_PRICE}", "%24%7BAUCTION_PRICE%7D", "${AUCTION_PRICE:B64}"])
+async def test_without_a_price_it_bills_what_was_bid(desk: Desk, price: str) -> None:
+    assert await desk.send(NoticeKind.BILL, desk.facts(), p=price) == Reply(200)
+    assert [(one.cost_micros, one.clearing_micros_cpm) for one in desk.written] == [(4_000, None)]
+
+
+@pytest.mark.parametrize("price", ["4.001", "nan", "-0.5", "1e9", "4,5", "AUDIT", "-1", "2.0 "])
+async def test_prices_that_cannot_be_true_write_nothing(desk: Desk, price: str) -> None:
+    expected = Reply(200) if price == "2.0 " else Reply(400)
+    assert await desk.send(NoticeKind.BILL, desk.facts(), p=price) == expected
+    assert len(desk.written) == (expected == Reply(200))
+
+
+async def test_rounding_by_the_exchange_is_billed_at_our_bid(desk: Desk) -> None:
+    await desk.send(NoticeKind.BILL, desk.facts(), p="4.000009")
+    assert [(one.cost_micros, one.clearing_micros_cpm) for one in desk.written] == [(4_000, 4_000_000)]
+
+
+async def test_prices_are_converted_to_the_book(desk: Desk) -> None:
+    await desk.send(NoticeKind.BILL, desk.facts(currency="EUR", rate=1.25), p="2.0")
+    assert [one.cost_micros for one in desk.written] == [2_500]
+
+
+async def test_a_token_of_another_kind_is_refused(desk: Desk) -> None:
+    assert await desk.send(NoticeKind.BILL, desk.facts(), signed_as=NoticeKind.CLICK) == Reply(400)
+    assert await desk.desk.receive(NoticeKind.BILL, {}) == Reply(400)
+    assert await desk.desk.receive(NoticeKind.BILL, {"t": desk.signer.sign("bill", desk.signer.encode(b"x"))}) == Reply(
+        400
+    )
+    assert not desk.written
+
+
+async def test_late_and_expired(desk: Desk) -> None:
+    facts, older = desk.facts(), desk.facts(bid_id="b2")
+    desk.clock.advance(60_001)
+    assert await desk.send(NoticeKind.BILL, facts, p="1") == Reply(200)
+    assert [(one.late, one.cost_micros) for one in desk.written] == [(True, 1_000)]
+    desk.clock.advance(25 * 3_600_000)
+    assert await desk.send(NoticeKind.BILL, older, p="1") == Reply(410)
+    assert await desk.send(NoticeKind.CLICK, older) == Reply(410)  # no snapshot: nowhere to lead
+    assert len(desk.written) == 1
+
+
+async def test_a_bill_after_the_loss_is_late(desk: Desk) -> None:
+    facts = desk.facts()
+    await desk.send(NoticeKind.LOSS, facts, r="102", m="4.5", p="${AUCTION_PRICE}")
+    await desk.send(NoticeKind.BILL, facts, p="1")
+    loss, bill = desk.written
+    assert (loss.loss_reason, loss.min_to_win_micros_cpm, loss.clearing_micros_cpm) == (102, 4_500_000, None)
+    assert bill.late
+    assert desk.leases.released == ["b1"]
+
+
+@pytest.mark.parametrize("rubbish", ["abc", "-1", "999999", "1.5", "²", "٣"])
+async def test_rubbish_about_a_loss_is_left_out(desk: Desk, rubbish: str) -> None:
+    assert await desk.send(NoticeKind.LOSS, desk.facts(), r=rubbish, m="nan", p="1e400") == Reply(200)
+    (loss,) = desk.written
+    assert (loss.loss_reason, loss.min_to_win_micros_cpm, loss.clearing_micros_cpm) == (None, None, None)
+
+
+async def test_duplicates_wait_for_the_first_and_are_written_once(desk: Desk) -> None:
+    desk.log.gate.clear()
+    sends = [asyncio.create_task(desk.send(NoticeKind.BILL, desk.facts(), p="1")) for _ in range(5)]
+    await asyncio.sleep(0.02)
+    assert not any(send.done() for send in sends)  # nobody hears "yes" before it is durable
+    desk.log.gate.set()
+    assert await asyncio.gather(*sends) == [Reply(200)] * 5
+    assert await desk.send(NoticeKind.BILL, desk.facts(), p="3") == Reply(200)
+    assert [one.cost_micros for one in desk.written] == [1_000]
+
+
+async def test_when_the_log_is_away_nothing_is_acknowledged_nor_done(desk: Desk) -> None:
+    desk.log.away = True
+    replies = await asyncio.gather(*(desk.send(NoticeKind.BILL, desk.facts(), p="1") for _ in range(3)))
+    assert replies == [Reply(503)] * 3
+    assert desk.leases.billed == {}
+    assert desk.users.records == {}
+    desk.log.away = False
+    assert await desk.send(NoticeKind.BILL, desk.facts(), p="1") == Reply(200)
+    assert desk.leases.billed == {"b1": 1_000}
+
+
+async def test_frequency_counts_once_for_bill_and_impression(desk: Desk) -> None:
+    facts = desk.facts()
+    await desk.send(NoticeKind.WIN, facts)
+    assert desk.users.records == {}
+    await desk.send(NoticeKind.BILL, facts)
+    await desk.send(NoticeKind.IMPRESSION, facts)
+    (exposure,) = desk.users.records["u"].exposures
+    assert (exposure.bid_id, exposure.line_item_id) == ("b1", 3)
+
+
+async def test_no_trace_of_a_user_who_may_not_be_stored(desk: Desk) -> None:
+    await desk.send(NoticeKind.BILL, desk.facts(user_key=""))
+    assert desk.users.records == {}
+
+
+async def test_a_user_store_that_is_away_does_not_cost_the_notice(desk: Desk) -> None:
+    desk.users.away = True
+    assert await desk.send(NoticeKind.BILL, desk.facts(), p="1") == Reply(200)
+    assert desk.leases.billed == {"b1": 1_000}
+
+
+async def test_memory_of_duplicates_is_bounded() -> None:
+    desk = Desk(notices_remembered_max=10)
+    await desk.outbox.start()
+    for number in range(30):
+        await desk.send(NoticeKind.BILL, desk.facts(bid_id=f"b{number}"))
+    assert await desk.send(NoticeKind.BILL, desk.facts(bid_id="b0")) == Reply(200)
+    assert len(desk.written) == 31  # forgotten, so written again; the ledger dedupes
+    await desk.outbox.stop(1.0)
+
+
+async def test_an_exchange_that_is_gone_bills_nothing(desk: Desk) -> None:
+    assert await desk.send(NoticeKind.BILL, desk.facts("vanished"), p="1") == Reply(400)
+    assert await desk.send(NoticeKind.LOSS, desk.facts("vanished"), p="1") == Reply(200)
