@@ -1,0 +1,154 @@
+"""The book in SQL: each billed impression once, sums that agree with the postings, positions saved with them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from dsp.events.schema import Notice, NoticeKind
+from dsp.ledger.apply import entry
+from dsp.ledger.terms import closes_ms
+from dsp.store import migrate
+from dsp.store.book import Applied, BookRepository, DaySpend
+from dsp.store.book_tables import BookPostingRow, BookReleaseRow, BookTransactionRow
+from dsp.store.database import create_engine, session_factory
+from tests.unit.ledger.notices import FACTS, notice
+
+LOSS = NoticeKind.LOSS
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    url = f"sqlite:///{tmp_path / 'dsp.db'}"
+    migrate.upgrade(url)
+    engine = create_engine(url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    with session_factory(engine)() as session:
+        yield session
+
+
+def apply(session: Session, *notices: Notice, watermark_ms: int = 0, offset: int = 1) -> Applied:
+    entries = [found for one in notices if (found := entry(one, 6_000)) is not None]
+    return BookRepository(session).apply(entries, {0: offset}, "notices", "ledger", watermark_ms)
+
+
+def test_sums_follow_the_postings(session: Session) -> None:
+    applied = apply(session, notice(1), notice(2, cost_micros=50, day=20_001), notice(3, cost_micros=30, late=True))
+    book = BookRepository(session)
+    assert applied == Applied(2, 1, 0, 130, 30, {FACTS.lease_id: 130})
+    assert book.days() == [DaySpend(1, 2, 3, 20_000, 80, 30, 2), DaySpend(1, 2, 3, 20_001, 50, 0, 1)]
+    assert book.spent_by_line_item() == {(3, 20_000): 80, (3, 20_001): 50}
+    assert book.spent_by_campaign() == {(2, 20_000): 80, (2, 20_001): 50}
+    assert book.spent_by_lease() == {FACTS.lease_id: 130}
+    assert (book.transactions(), book.imbalance()) == (3, 0)
+
+
+def test_days_are_selected_by_line_item_campaign_and_bounds(session: Session) -> None:
+    apply(
+        session, *(notice(number, line_item_id=number, campaign_id=number // 2, day=number) for number in range(1, 5))
+    )
+    book = BookRepository(session)
+
+    def items(found: list[DaySpend]) -> list[int]:
+        return [one.line_item_id for one in found]
+
+    assert items(book.days(line_item_ids=[1, 3, 9])) == [1, 3]
+    assert items(book.days(campaign_ids=[1])) == [2, 3]
+    assert items(book.days(day_min=2, day_max=3)) == [2, 3]
+    assert items(book.days(line_item_ids=[])) == []
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        notice(1, cost_micros=70),
+        notice(1, NoticeKind.WIN),  # the same bid, billed by another notice
+        notice(2, auction_id="auction-1"),  # the same impression, billed to another bid
+    ],
+)
+@pytest.mark.parametrize("same_batch", [True, False])
+def test_the_first_bill_of_a_bid_and_of_an_impression_counts(session: Session, again: Notice, same_batch: bool) -> None:
+    if same_batch:
+        applied = apply(session, notice(1), again)
+    else:
+        apply(session, notice(1))
+        applied = apply(session, again)
+    book = BookRepository(session)
+    assert applied.duplicate == 1
+    assert (book.transactions(), book.spent_by_line_item()) == (1, {(3, 20_000): 80})
+
+
+@pytest.mark.parametrize("same_batch", [True, False])
+def test_a_bid_reported_lost_before_it_is_billed_is_not_charged(session: Session, same_batch: bool) -> None:
+    if same_batch:
+        applied = apply(session, notice(1, LOSS), notice(1))
+    else:
+        apply(session, notice(1, LOSS))
+        apply(session, notice(1, LOSS))
+        applied = apply(session, notice(1))
+    assert (applied.charged, applied.late, applied.late_micros, applied.leases) == (0, 1, 80, {})
+    assert BookRepository(session).imbalance() == 0
+
+
+def test_a_bid_billed_before_it_is_reported_lost_is_charged(session: Session) -> None:
+    applied = apply(session, notice(1), notice(1, LOSS))
+    assert (applied.charged, applied.charged_micros) == (1, 80)
+
+
+def test_losses_are_forgotten_once_a_bill_would_be_late_anyway(session: Session) -> None:
+    closing_ms = closes_ms(FACTS.expires_at_ms)
+    apply(session, notice(1, LOSS), watermark_ms=closing_ms - 1)
+    assert session.query(BookReleaseRow).count() == 1
+    apply(session, watermark_ms=closing_ms)
+    assert session.query(BookReleaseRow).count() == 0
+
+
+def test_positions_are_kept_by_topic_and_group(session: Session) -> None:
+    book = BookRepository(session)
+    assert book.position("notices", "ledger") == {}
+    book.apply([], {0: 5, 1: 7}, "notices", "ledger")
+    book.apply([], {0: 9}, "notices", "other")
+    book.apply([], {0: 6}, "notices", "ledger")
+    assert book.position("notices", "ledger") == {0: 6, 1: 7}
+    assert book.position("notices", "other") == {0: 9}
+
+
+def test_a_rolled_back_batch_leaves_nothing(engine: Engine) -> None:
+    sessions = session_factory(engine)
+    with sessions() as session:
+        apply(session, notice(1), notice(2, LOSS), offset=9)
+        session.rollback()
+    with sessions() as session:
+        book = BookRepository(session)
+        assert (book.transactions(), book.days(), book.position("notices", "ledger")) == (0, [], {})
+
+
+def test_a_large_batch_is_entered_whole_and_only_once(session: Session) -> None:
+    batch = [notice(number) for number in range(1_203)] + [notice(number, LOSS) for number in range(5_000, 6_100)]
+    assert apply(session, *batch).charged == 1_203
+    assert apply(session, *batch).duplicate == 1_203
+    assert BookRepository(session).imbalance() == 0
+
+
+def test_a_posting_that_was_tampered_with_shows_as_an_imbalance(session: Session) -> None:
+    apply(session, notice(1))
+    session.execute(update(BookPostingRow).where(BookPostingRow.account == "spend:3:20000").values(micros=79))
+    assert BookRepository(session).imbalance() > 0
+
+
+def test_the_database_itself_refuses_a_second_transaction_of_an_impression(session: Session) -> None:
+    apply(session, notice(1))
+    session.flush()
+    entered = session.query(BookTransactionRow).one()
+    row = {column.name: getattr(entered, column.name) for column in BookTransactionRow.__table__.c}
+    session.add(BookTransactionRow(**row | {"bid_id": "another"}))
+    with pytest.raises(IntegrityError):
+        session.flush()
