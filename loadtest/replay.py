@@ -1,4 +1,8 @@
-"""Sends recorded requests, one JSON object a line, to a bidder started for it with the demo catalogue."""
+"""Sends recorded requests, one JSON object a line, to a bidder started for it with the demo catalogue.
+
+There is no auction: every bid is told that it lost, so that the money it reserved is free for the next. The first
+lines are sent beforehand, uncounted: a bidder leases money for what it finds itself bidding on.
+"""
 
 import asyncio
 import gzip
@@ -6,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,10 +18,15 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from dsp.openrtb.macros import expand
+from loadtest.auction import LOSS_OUTBID
 from loadtest.exchange import client
 from loadtest.platform import CATALOGUE, Metrics, Platform
 from loadtest.truth import percentile
 
+WARM_UP_LINES = 400
+_WARM_UP_SECONDS = 0.5
+_WARM_UP_ROUNDS = 4
 _STATUSES = ("200", "204", "400")
 
 
@@ -38,14 +48,17 @@ def replay(path: Path, exchange: str, connections: int) -> dict[str, Any]:
         OSError: the file cannot be read.
         PlatformError: the platform did not start, or died.
     """
+    path.stat()  # fail before the platform is started
     with TemporaryDirectory(prefix="dsp-replay-") as directory:
         platform = Platform(Path(directory))
         platform.run("dsp", "migrate")
         platform.run("dsp", "load", str(CATALOGUE))
         try:
             platform.up()
+            url = f"{platform.bid_url}/openrtb2/{exchange}"
+            _warm_up(Sender(url, platform.ends_tls), path)
             before = platform.metrics()
-            outcome = asyncio.run(send(lines(path), f"{platform.bid_url}/openrtb2/{exchange}", connections))
+            outcome = asyncio.run(Sender(url, platform.ends_tls).send(lines(path), connections))
             platform.check()
             after = platform.metrics()
         finally:
@@ -62,46 +75,71 @@ def lines(path: Path) -> Iterator[bytes]:
                 yield line.rstrip(b"\r\n")
 
 
-async def send(bodies: Iterator[bytes], url: str, connections: int) -> Outcome:
-    """Send every body, at most `connections` at a time, and return what came back."""
-    outcome = Outcome()
-    async with client(connections) as session:
-
-        async def work() -> None:
-            for body in bodies:  # the workers share one iterator
-                await _one(session, url, body, outcome)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(connections):
-                group.create_task(work())
-    return outcome
+def _warm_up(sender: "Sender", path: Path) -> None:
+    """Send the first lines a few times over a few seconds, so that leases, caches and connections are there."""
+    for _ in range(_WARM_UP_ROUNDS):
+        asyncio.run(sender.send(islice(lines(path), WARM_UP_LINES), connections=1))
+        time.sleep(_WARM_UP_SECONDS)
 
 
-async def _one(session: aiohttp.ClientSession, url: str, body: bytes, outcome: Outcome) -> None:
-    outcome.requests += 1
-    headers = {"Content-Type": "application/json", "x-openrtb-version": "2.5"}
-    start = time.perf_counter()
-    try:
-        async with session.post(url, data=body, headers=headers) as answer:
-            content = await answer.read()
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        outcome.unanswered += 1
-        return
-    outcome.latencies_ms.append((time.perf_counter() - start) * 1_000)
-    outcome.statuses[str(answer.status)] += 1
-    if answer.status == 200:
-        response = msgspec.json.decode(content)
-        outcome.bids += sum(len(seat["bid"]) for seat in response.get("seatbid", ()))
+class Sender:
+    """Sends bodies to one bid URL; `ends_tls` is the public base URL of notices and the plain one behind it."""
+
+    def __init__(self, url: str, ends_tls: tuple[str, str]) -> None:
+        self._url = url
+        self._ends_tls = ends_tls
+        self._outcome = Outcome()
+
+    async def send(self, bodies: Iterator[bytes], connections: int) -> Outcome:
+        """Send every body, at most `connections` at a time, and return what came back."""
+        async with client(connections) as session:
+
+            async def work() -> None:
+                for body in bodies:  # the workers share one iterator
+                    await self._one(session, body)
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(connections):
+                    group.create_task(work())
+        return self._outcome
+
+    async def _one(self, session: aiohttp.ClientSession, body: bytes) -> None:
+        outcome = self._outcome
+        outcome.requests += 1
+        headers = {"Content-Type": "application/json", "x-openrtb-version": "2.5"}
+        start = time.perf_counter()
+        try:
+            async with session.post(self._url, data=body, headers=headers) as answer:
+                content = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            outcome.unanswered += 1
+            return
+        outcome.latencies_ms.append((time.perf_counter() - start) * 1_000)
+        outcome.statuses[str(answer.status)] += 1
+        if answer.status == 200:
+            bids = [bid for seat in msgspec.json.decode(content).get("seatbid", ()) for bid in seat["bid"]]
+            outcome.bids += len(bids)
+            for bid in bids:
+                await self._lose(session, bid.get("lurl", ""))
+
+    async def _lose(self, session: aiohttp.ClientSession, url: str) -> None:
+        public, behind = self._ends_tls
+        if not url.startswith(public):
+            return
+        url = expand(behind + url.removeprefix(public), {"AUCTION_LOSS": str(LOSS_OUTBID)})
+        try:
+            async with session.get(url) as answer:
+                await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return  # a lost loss notice is no fault: the reservation ends by itself
 
 
 def report(outcome: Outcome, before: Metrics, after: Metrics, log_faults: int) -> dict[str, Any]:
     """Return the report; `before` and `after` are the bidder's metrics, `log_faults` the tracebacks in its log."""
     earlier = before.by("dsp_no_bids_total", "reason")
-    reasons = {
-        reason: int(count - earlier.get(reason, 0.0))
-        for reason, count in sorted(after.by("dsp_no_bids_total", "reason").items(), key=lambda pair: -pair[1])
-        if count > earlier.get(reason, 0.0)
-    }
+    later = after.by("dsp_no_bids_total", "reason")
+    counts = {reason: int(count - earlier.get(reason, 0.0)) for reason, count in later.items()}
+    reasons = {reason: count for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]) if count}
     errors = int(after.total("dsp_bid_requests_total", outcome="error"))
     return {
         "requests": outcome.requests,

@@ -21,6 +21,7 @@ class FakeBidder:
         self.prices: dict[tuple[str, str], str] = {}
         self.connections: set[Any] = set()
         self.url = ""
+        self.public_url = ""  # where notices are said to go; empty: to `url`
 
     async def start(self) -> web.AppRunner:
         app = web.Application()
@@ -50,7 +51,7 @@ class FakeBidder:
         token = quote(f"{auction_id}.{imp['id']}")
 
         def url(kind: str) -> str:
-            return f"{self.url}/{kind}?t={token}&p=${{AUCTION_PRICE}}"
+            return f"{self.public_url or self.url}/{kind}?t={token}&p=${{AUCTION_PRICE}}"
 
         return {
             "id": f"b-{auction_id}-{imp['id']}", "impid": imp["id"], "price": self.price_cpm, "crid": "1",
