@@ -53,6 +53,8 @@ class EntityRow(Base):
 
 
 class AdvertiserRow(EntityRow):
+    """Who pays."""
+
     __tablename__ = "advertiser"
 
     domain: Mapped[str] = mapped_column(String(253))
@@ -62,6 +64,8 @@ class AdvertiserRow(EntityRow):
 
 
 class CampaignRow(EntityRow):
+    """A budget and a flight that line items share."""
+
     __tablename__ = "campaign"
     __table_args__ = (
         CheckConstraint("budget_daily_micros > 0", name="budget_daily"),
@@ -77,6 +81,8 @@ class CampaignRow(EntityRow):
 
 
 class LineItemRow(EntityRow):
+    """What bids."""
+
     __tablename__ = "line_item"
     __table_args__ = (
         CheckConstraint("budget_daily_micros > 0", name="budget_daily"),
@@ -100,6 +106,8 @@ class LineItemRow(EntityRow):
 
 
 class CreativeRow(EntityRow):
+    """An ad of a line item."""
+
     __tablename__ = "creative"
 
     line_item_id: Mapped[int] = mapped_column(ForeignKey("line_item.id"), index=True)
@@ -120,6 +128,8 @@ class CreativeRow(EntityRow):
 
 
 class DealRow(EntityRow):
+    """A private deal on one exchange."""
+
     __tablename__ = "deal"
     __table_args__ = (UniqueConstraint("exchange", "deal_id"),)
 
@@ -130,6 +140,8 @@ class DealRow(EntityRow):
 
 
 class AudienceRow(EntityRow):
+    """A segment that targeting may name."""
+
     __tablename__ = "audience"
     __table_args__ = (UniqueConstraint("advertiser_id", "segment_id"),)
 
@@ -138,6 +150,8 @@ class AudienceRow(EntityRow):
 
 
 class ConversionRuleRow(EntityRow):
+    """What counts as a conversion."""
+
     __tablename__ = "conversion_rule"
 
     advertiser_id: Mapped[int] = mapped_column(ForeignKey("advertiser.id"), index=True)

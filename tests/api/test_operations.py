@@ -4,6 +4,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from dsp.api.wording import FIELDS
 from dsp.catalog.kinds import Kind
@@ -49,8 +50,10 @@ async def test_a_failing_database_is_503_with_retry_after(api: Api) -> None:
 
 async def test_a_bug_is_500_without_a_traceback(api: Api) -> None:
     object.__setattr__(api.services, "reads", None)
-    answer = await api.viewer.get("/v1/campaigns")
+    with capture_logs() as logs:
+        answer = await api.viewer.get("/v1/campaigns")
     assert answer.status_code == 500
+    assert [each["request_id"] for each in logs] == [answer.headers["x-request-id"]]
     assert not errors(answer)
     assert "NoneType" not in answer.text
 

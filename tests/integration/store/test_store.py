@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, Table, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
 
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
@@ -46,6 +48,13 @@ def test_the_migrations_make_the_tables_that_the_code_names(engine: Engine) -> N
     assert book_tables.Base is Base
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+@pytest.mark.parametrize("table", Base.metadata.sorted_tables, ids=lambda table: table.name)
+def test_postgresql_could_have_the_same_tables(table: Table) -> None:
+    statement = str(CreateTable(table).compile(dialect=postgresql.dialect()))
+    assert f"CREATE TABLE {table.name}" in statement
+    assert "BIGSERIAL" in statement or not {"id"} & set(table.columns.keys()) or table.name == "catalogue_revision"
 
 
 def test_migrating_again_changes_nothing(engine: Engine) -> None:
