@@ -183,6 +183,7 @@ class _Supervisor:
                 self._failed = True
                 self._lifecycle.request_stop()
                 return
+            self._write_status()
             self._log.warning("child died", child=name, status=_status(status), restart_in_seconds=wait)
             await self._lifecycle.sleep(wait)
 
