@@ -42,7 +42,8 @@ def card(manifest: Mapping[str, Any]) -> str:
     """Return the model card of a bundle: what it is, what it was trained on, how good it was, and its limits."""
     data, ctr, cvr = manifest["data"], manifest["ctr"], manifest["cvr"]
     strengths = sorted(ctr["strengths"].items(), key=lambda pair: (pair[1], pair[0]))
-    told = ", ".join(f"{name} ({strength:g})" for name, strength in strengths if strength < 1_000)
+    weakest = max((strength for _, strength in strengths), default=0.0)
+    told = ", ".join(f"{name} ({strength:g})" for name, strength in strengths if strength < weakest)
     parts = [
         f"# Click and conversion model of {_time(manifest['built_at_ms'])}",
         "Predicts the probability of a click given an impression, and of a conversion given a click. Used to value "

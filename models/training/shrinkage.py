@@ -15,8 +15,8 @@ from scipy.special import gammaln  # type: ignore[import-untyped]
 from models.serving.statistics import Group, Slots, Statistics, UInt64s, sigmoid
 
 ROUNDS = 12
-#: Strengths tried, in expected clicks; the last all but silences a group.
-STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1_024.0)
+#: Strengths tried, in expected clicks. The last all but silences a group that tells nothing.
+STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 #: Smaller effects are not stored.
 _DELTA_MIN = 1e-3
 #: What is known of the overall rate beforehand, in impressions (or clicks, for conversions).
