@@ -20,7 +20,7 @@ from bidder.handlers import BidHandler, NoticeHandler
 from bidder.journal import Journal
 from bidder.listener import Listener
 from bidder.notices import NoticeDesk
-from bidder.outbox import Outbox
+from bidder.outbox import LaneTuning, Outbox
 from bidder.pending import PendingExposures
 from bidder.readiness import Readiness
 from bidder.reload import Reloader
@@ -95,7 +95,7 @@ class Bidder:
             clock=clock,
             serving=self.serving,
             admission=admission,
-            enricher=Enricher(self._users, pending, rates, user_secret, settings.privacy_vendor_id),
+            enricher=Enricher(self._users, pending, rates, user_secret, platform.privacy_vendor_id),
             leases=leases,
             pending=pending,
             responder=Responder(notice_url, signer, rates),
@@ -184,12 +184,10 @@ class Bidder:
 
 
 def _outbox(log: LocalEventLog, settings: BidderConfig, clock: SystemClock) -> Outbox:
-    bounds = {
-        Topic.DECISIONS: settings.outbox_decisions_max,
-        Topic.NOTICES: settings.outbox_notices_max,
-        Topic.REQUESTS: settings.outbox_decisions_max,
-    }
-    return Outbox(log, bounds, settings.outbox_flush_ms, settings.outbox_batch_max, clock)
+    decisions = LaneTuning(settings.outbox_decisions_max, settings.outbox_decisions_flush_ms)
+    notices = LaneTuning(settings.outbox_notices_max, settings.outbox_notices_flush_ms)
+    tuning = {Topic.DECISIONS: decisions, Topic.NOTICES: notices, Topic.REQUESTS: decisions}
+    return Outbox(log, tuning, settings.outbox_batch_max, clock)
 
 
 async def _watch_lag() -> None:

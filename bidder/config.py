@@ -29,7 +29,6 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     reload_interval_ms: int = 250  # how often a new snapshot, new controls and a new champion are looked for
     #: Share of requests kept raw for `explain`, chosen by a hash of the auction id.
     request_sample_rate: float = 0.02
-    privacy_vendor_id: int = 0  # ours in the TCF vendor list; 0: no consent is ever ours
     lease_sync_interval_ms: int = 1_000  # how often money is leased, returned and settled
     pending_exposure_ms: int = 3_000  # a bid without an outcome counts towards frequency caps for so long
     pending_exposures_max: int = 100_000  # beyond it the oldest are forgotten
@@ -39,7 +38,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     #: Notices remembered to tell duplicates; those of forgotten ones are appended again, and the ledger dedupes.
     notices_remembered_max: int = 200_000
     click_id_parameter: str = "dsp_click_id"  # carries the conversion token to the landing page; empty: none
-    outbox_flush_ms: int = 4  # records gather so long before they are appended
+    outbox_notices_flush_ms: int = 8  # notices gather so long before they are appended and acknowledged
+    outbox_decisions_flush_ms: int = 60  # so do decisions; a kill loses at most those, and no money with them
     outbox_batch_max: int = 2_000  # records of one append
     outbox_decisions_max: int = 50_000  # waiting; beyond it decisions are dropped and counted
     outbox_notices_max: int = 20_000  # waiting; beyond it notices get 503

@@ -66,7 +66,8 @@ def settings() -> str:
 
 
 def _type(hint: object) -> str:
-    return hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
+    text = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
+    return text.replace("dsp.kernel.config.", "")
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
@@ -102,11 +103,29 @@ def reasons() -> str:
 
 def endpoints() -> str:
     """Return the page of the REST API's endpoints, from its OpenAPI document."""
-    from dsp.api.app import openapi_document
+    from dsp.api.app import create_app
+    from dsp.api.config import ApiConfig
+    from dsp.api.context import Services
+    from dsp.cache.local import LocalBlobStore
+    from dsp.kernel.clock import SystemClock
+    from dsp.kernel.config import Platform
+    from dsp.kernel.lifecycle import Lifecycle
+    from dsp.store.database import create_engine
+    from dsp.stream.local import LocalEventLog
 
+    nowhere, clock = ROOT / "var" / "docs", SystemClock()  # nothing is opened, so nothing is written
+    services = Services(
+        create_engine(f"sqlite:///{nowhere}/dsp.db"),
+        clock,
+        Platform(),
+        ApiConfig(),
+        Lifecycle(),
+        LocalEventLog(nowhere, clock),
+        LocalBlobStore(nowhere),
+    )
     rows = [
         [method.upper(), f"`{path}`", operation.get("summary", "")]
-        for path, operations in openapi_document()["paths"].items()
+        for path, operations in create_app(services).openapi()["paths"].items()
         for method, operation in operations.items()
     ]
     text = "The full description, with schemas, is served at `/openapi.json` and `/docs`."

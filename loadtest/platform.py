@@ -220,7 +220,7 @@ def _environment(data_dir: Path, ports: Ports, settings: Mapping[str, str]) -> d
         "DSP_BIDDER_BID_PORT": str(ports.bid),
         "DSP_BIDDER_NOTICE_PORT": str(ports.notice),
         "DSP_BIDDER_ADMIN_PORT": str(ports.admin),
-        "DSP_BIDDER_PRIVACY_VENDOR_ID": str(VENDOR_ID),
+        "DSP_PLATFORM_PRIVACY_VENDOR_ID": str(VENDOR_ID),
         "DSP_BIDDER_NOTICE_BASE_URL": NOTICE_BASE_URL,
         "DSP_API_PORT": str(ports.api),
         "PYTHONUNBUFFERED": "1",

@@ -13,7 +13,6 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     connections_max: int = 200  # requests at once; more: 503
     idempotency_seconds: int = 86_400  # how long the answer to a POST with an Idempotency-Key is remembered
     explain_records_max: int = 200_000  # stored requests looked through for one auction
-    privacy_vendor_id: int = 0  # as the bidder's: what `explain` looks for in consent strings
     drain_timeout_seconds: int = 5  # after SIGTERM, for requests in flight
 
     def __post_init__(self) -> None:
@@ -22,7 +21,7 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         bad = [
             name
             for name in self.__struct_fields__
-            if name not in ("host", "port", "privacy_vendor_id") and getattr(self, name) < 1
+            if name not in ("host", "port") and getattr(self, name) < 1
         ]
         if bad:
             raise ValueError(f"{', '.join(bad)}: must be at least 1")

@@ -49,7 +49,7 @@ class Services:
     def __post_init__(self) -> None:
         object.__setattr__(self, "reads", session_factory(self.engine, read_only=True))
         object.__setattr__(self, "writes", session_factory(self.engine))
-        explainer = Explainer(self.reads, self.platform, self.config.privacy_vendor_id)
+        explainer = Explainer(self.reads, self.platform)
         object.__setattr__(self, "explainer", explainer)
 
 

@@ -64,10 +64,9 @@ class RequestReport(msgspec.Struct, frozen=True, kw_only=True):
 class Explainer:
     """Holds the compiled catalogue between calls; may be called from several threads."""
 
-    def __init__(self, reads: sessionmaker[Session], platform: Platform, vendor_id: int) -> None:
+    def __init__(self, reads: sessionmaker[Session], platform: Platform) -> None:
         self._reads = reads
         self._platform = platform
-        self._vendor_id = vendor_id
         self._lock = Lock()
         self._profiles: dict[str, Profile] | None = None
         self._compiled: tuple[int, Snapshot] | None = None
@@ -87,7 +86,7 @@ class Explainer:
         except InputError as fault:
             refused = Reason(label=fault.reason, sentence=str(fault))
             return RequestReport(exchange=exchange, at_ms=at_ms, catalogue_revision=number, refused=refused)
-        allowed = permissions(request, self._vendor_id)
+        allowed = permissions(request, self._platform.privacy_vendor_id)
         rates = self._platform.currency_rates
         found, lost = opportunities(request, profile, allowed, rates, _USER_KEY, at_ms)
         columns = controller.align(controls, snapshot.line_item_ids)

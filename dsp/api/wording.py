@@ -46,16 +46,16 @@ KINDS: dict[Kind, str] = {
 ACTIONS: dict[str, tuple[str, str]] = {
     "create": ("Create a draft {one}", "The {one} does nothing until it is activated."),
     "list": ("List {many}", "In order of id, a page at a time, archived ones too unless `status` filters them."),
-    "read": ("Read a {one}", "The answer's ETag is what a change needs in `If-Match`."),
+    "read": ("Read the {one}", "The answer's ETag is what a change needs in `If-Match`."),
     "update": (
-        "Change a {one}",
+        "Change the {one}",
         "Fields given are merged, others stay; null resets a field, lists are replaced. A change that changes nothing "
         "makes no new version. An archived {one} cannot be changed.",
     ),
-    "versions": ("List the versions of a {one}", "Every write, oldest first: who, when, before and after."),
-    "activate": ("Activate a {one}", "From draft or paused. It bids within seconds, if its ancestors are active."),
-    "pause": ("Pause a {one}", "It and what is below it stop bidding within two seconds."),
-    "archive": ("Archive a {one}", "For good: it and what is below it never bid again."),
+    "versions": ("List the versions of the {one}", "Every write, oldest first: who, when, before and after."),
+    "activate": ("Activate the {one}", "From draft or paused. It bids within seconds, if its ancestors are active."),
+    "pause": ("Pause the {one}", "It and what is below it stop bidding within two seconds."),
+    "archive": ("Archive the {one}", "For good: it and what is below it never bid again."),
 }
 
 PROBLEMS: dict[int, str] = {

@@ -34,15 +34,17 @@ class Secret(str):
 class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What all processes share. Relative paths are relative to the working directory."""
 
-    data_dir: str = "var/dsp"
+    data_dir: str = "var/dsp"  # the event log, the databases, the models: all that must outlive a process
     database_url: str = ""  # empty: SQLite inside data_dir
     currency: str = "USD"  # of the book and of every budget
     #: Units of the book's currency per unit of each currency that exchanges may quote floors in.
     currency_rates: dict[str, float] = msgspec.field(default_factory=lambda: {"USD": 1.0})
     #: Sign notice tokens; the first signs, all verify. Empty: generated once and kept in data_dir.
     signing_keys: list[Secret] = []
-    exchanges_dir: str = "config/exchanges"
-    log_level: str = "info"
+    exchanges_dir: str = "config/exchanges"  # one profile (TOML) for each exchange
+    #: Our id in the IAB's TCF vendor list, looked for in consent strings; 0: no consent is ever ours.
+    privacy_vendor_id: int = 0
+    log_level: str = "info"  # debug, info, warning or error
 
     @property
     def data_path(self) -> Path:
