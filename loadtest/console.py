@@ -79,9 +79,9 @@ class View:
 
 def render(view: View) -> RenderableType:
     """Return the whole screen."""
-    top = Table.grid(expand=True, padding=(0, 1))
-    top.add_column(ratio=5)
-    top.add_column(ratio=4)
+    top = Table.grid(expand=True)
+    top.add_column(ratio=1)
+    top.add_column(ratio=1)
     top.add_row(
         Panel(_steps(view), title="steps", title_align="left", border_style="grey50"),
         Panel(_numbers(view), title="traffic", title_align="left", border_style="grey50"),
@@ -95,8 +95,8 @@ def render(view: View) -> RenderableType:
 def _steps(view: View) -> RenderableType:
     table = Table.grid(padding=(0, 1))
     table.add_column(width=1)
-    table.add_column()
-    table.add_column(justify="right")
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
     table.add_column(style="grey62")
     now = time.monotonic()
     for step in view.steps:
@@ -116,24 +116,22 @@ def _numbers(view: View) -> RenderableType:
     truth = view.truth
     recent = [answer.latency_ms for answer in truth.recent]
     tally, total = truth.tally, truth.total()
-    table = Table.grid(padding=(0, 2), expand=True)
-    table.add_column(style="grey62")
-    table.add_column(justify="right")
-    table.add_column(style="grey62")
-    table.add_column(justify="right")
+    table = Table.grid(padding=(0, 1), expand=True)
+    for _ in range(2):
+        table.add_column(style="grey62", no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
     rows = [
-        ("requests/s", f"{_rate(truth):,.0f}", "requests", f"{total.requests:,}"),
+        ("req/s", f"{_rate(truth):,.0f}", "requests", f"{total.requests:,}"),
         ("bid rate", f"{tally.bid_rate:.1%}", "bids", f"{total.bids:,}"),
         ("win rate", f"{tally.win_rate:.1%}", "wins", f"{total.wins:,}"),
         ("p50", f"{percentile(recent, 0.5):.1f} ms", "clicks", f"{total.clicks:,}"),
-        ("p99", f"{percentile(recent, 0.99):.1f} ms", "conversions", f"{total.conversions:,}"),
-        ("late", f"{total.late:,}", "no answer", f"{total.failed:,}"),
+        ("p99", f"{percentile(recent, 0.99):.1f} ms", "converted", f"{total.conversions:,}"),
+        ("late", f"{total.late:,}", "failed", f"{total.failed:,}"),
     ]
     for row in rows:
         table.add_row(*row)
-    table.add_row("", "", "", "")
-    table.add_row("model", Text(view.model, style="cyan", overflow="ellipsis", no_wrap=True), "", "")
-    return table
+    model = Text.assemble(("model  ", "grey62"), (view.model, "cyan"), no_wrap=True, overflow="ellipsis")
+    return Group(table, "", model)
 
 
 def _rate(truth: Truth) -> float:

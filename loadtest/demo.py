@@ -79,14 +79,14 @@ class Demo:
         self._view = View(
             self._truth,
             [
-                Step("set up the database and the catalogue", 4.0),
+                Step("set up database, catalogue", 4.0),
                 Step("start the platform", 4.0),
-                Step("drive it; the prior predicts", phase),
-                Step("train a model on what was logged", 20.0),
-                Step("swap it into the running bidder", 1.0),
-                Step("drive it again; the model predicts", phase),
-                Step("let notices and the ledger settle", 5.0),
-                Step("reconcile, evaluate, report", 6.0),
+                Step("drive: the prior predicts", phase),
+                Step("train on what was logged", 20.0),
+                Step("swap the model in", 1.0),
+                Step("drive: the model predicts", phase),
+                Step("let the ledger settle", 5.0),
+                Step("reconcile, evaluate", 6.0),
             ],
         )
         self._ticker = Ticker(console, self._view)

@@ -72,7 +72,7 @@ def test_live_screen_shows_steps_traffic_and_campaigns(truth: Truth) -> None:
     )
     view.begin(1)
     shown = printed(render(view))
-    for text in ("first", "second", "requests/s", "60.0%", "50.0%", "Spring sale", "125%", "time left"):
+    for text in ("first", "second", "req/s", "60.0%", "50.0%", "Spring sale", "125%", "time left"):
         assert text in shown
     assert 38 < view.left_seconds() <= 40
 
