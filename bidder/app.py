@@ -180,6 +180,7 @@ class Bidder:
     def _refresh(self) -> None:
         self.serving.report_ages(self._clock.now_ms())
         self._sync.report()
+        self.outbox.report()
         metrics.INFLIGHT.set(self._admission.inflight)
 
 

@@ -90,7 +90,7 @@ class Auctioneer:
         for opportunity in opportunities:
             reason = self._choose(run, run.state, opportunity, user)
             run.reasons += [reason.value] if reason is not None else []
-        body, offers = self.responder.respond(request, run.profile, run.reserved, new_id(run.now_ms))
+        body, offers = self.responder.respond(request, run.profile, run.reserved, run.now_ms)
         run.reasons += [Exclusion.SELF_CHECK.value] * (len(run.reserved) - len(offers))
         run.mark(Stage.RESPOND)
 

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from time import perf_counter_ns
 from urllib.parse import parse_qsl
 
@@ -23,21 +24,16 @@ from dsp.openrtb.profile import Profile
 BID_PREFIX = "/openrtb2/"
 READY_PATH = "/ready"
 VERSION_HEADER = "x-openrtb-version"
-VERSION_DEFAULT = "2.6"
 _VERSION = re.compile(r"2\.[0-9]")
-_SERVER = {"Server": "dsp"}
 _GZIP_BYTES_MIN = 512  # less is not worth the work
 _NOTICE_PATHS = {f"/{kind.value}": kind for kind in NoticeKind}
 _QUERY_FIELDS_MAX = 16
 #: Pages of every origin may report, nothing may be cached, and no referrer goes on to the landing page.
-_NOTICE_HEADERS = {
-    **_SERVER,
-    "Access-Control-Allow-Origin": "*",
-    "Cache-Control": "no-store, max-age=0",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-_PREFLIGHT = {**_NOTICE_HEADERS, "Access-Control-Allow-Methods": "GET, POST", "Access-Control-Max-Age": "86400"}
+_NOTICE_HEADERS = (
+    b"Access-Control-Allow-Origin: *\r\nCache-Control: no-store, max-age=0\r\n"
+    b"Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n"
+)
+_PREFLIGHT = _NOTICE_HEADERS + b"Access-Control-Allow-Methods: GET, POST\r\nAccess-Control-Max-Age: 86400\r\n"
 #: A transparent GIF of one pixel.
 PIXEL = (
     b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\x00\x00\x00!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00"
@@ -70,18 +66,18 @@ class BidHandler:
         arrived_ns = connection.arrived_ns if isinstance(connection, Connection) else self.latest_ns
         path = request.rel_url.raw_path
         if not path.startswith(BID_PREFIX):
-            return self._elsewhere(request, path)
+            return self._elsewhere(path)
         profile = self._profiles.get(path[len(BID_PREFIX) :])
         if profile is None:
             self._tally.refused("unknown_exchange")
-            return RawResponse(404, VERSION_DEFAULT)
+            return RawResponse(404, b"")
         if request.method != "POST":
             self._tally.refused("method")
-            return RawResponse(405, VERSION_DEFAULT, extra=b"Allow: POST\r\n")
+            return RawResponse(405, b"Allow: POST\r\n")
         body = await read_body(request, self._config.body_seconds_max)
         if body is None:
             self._tally.invalid(profile.name, "body_unreadable")
-            return RawResponse(400, VERSION_DEFAULT, close=True)
+            return RawResponse(400, _bid_headers(profile.version, False, False), close=True)
         encoding = request.headers.get("Content-Encoding", "").lower()
         answer = await self._auctioneer.answer(Arrival(profile, body, encoding, arrived_ns))
         return self._response(request, profile, answer)
@@ -90,21 +86,21 @@ class BidHandler:
         """Count a request that was not even HTTP."""
         self._tally.refused("http_malformed")
 
-    def _elsewhere(self, request: web.BaseRequest, path: str) -> web.Response:
+    def _elsewhere(self, path: str) -> RawResponse:
         if path != READY_PATH:
             self._tally.refused("path")
-            return _bare(404)
+            return RawResponse(404, b"")
         # Some exchanges look for the character 1; a body that says no must not hold it.
-        return web.Response(text="1" if self._readiness.ready() else "not ready", headers=_SERVER)
+        return RawResponse(200, b"Content-Type: text/plain\r\n", b"1" if self._readiness.ready() else b"not ready")
 
-    def _response(self, request: web.BaseRequest, profile: Profile, answer: Answer) -> web.StreamResponse:
-        version = request.headers.get(VERSION_HEADER, "")
-        body, extra = answer.body, b""
+    def _response(self, request: web.BaseRequest, profile: Profile, answer: Answer) -> RawResponse:
+        version, body, packed = request.headers.get(VERSION_HEADER, ""), answer.body, False
         if profile.gzip and len(body) >= _GZIP_BYTES_MIN and _accepts_gzip(request):
-            body, extra = gzip.compress(body, compresslevel=1), b"Content-Encoding: gzip\r\n"
+            body, packed = gzip.compress(body, compresslevel=1), True
         if not _VERSION.fullmatch(version):
             version = profile.version
-        return RawResponse(answer.status, version, body, extra, close=self._readiness.draining)
+        headers = _bid_headers(version, bool(body), packed)
+        return RawResponse(answer.status, headers, body, close=self._readiness.draining)
 
 
 class NoticeHandler:
@@ -119,12 +115,12 @@ class NoticeHandler:
         kind = _NOTICE_PATHS.get(request.rel_url.raw_path)
         if kind is None:
             self._tally.notice_refused("path")
-            return _bare(404)
+            return RawResponse(404, b"")
         if request.method == "OPTIONS":
-            return web.Response(status=204, headers=_PREFLIGHT)
+            return RawResponse(204, _PREFLIGHT)
         if request.method not in ("GET", "POST"):
             self._tally.notice_refused("method")
-            return _bare(405, {"Allow": "GET, POST, OPTIONS"})
+            return RawResponse(405, b"Allow: GET, POST, OPTIONS\r\n")
         return _notice_response(kind, await self._desk.receive(kind, parse_query(request.rel_url.raw_query_string)))
 
     def broken(self, status: int) -> None:
@@ -158,15 +154,18 @@ def _accepts_gzip(request: web.BaseRequest) -> bool:
     return "gzip" in request.headers.get("Accept-Encoding", "").lower()
 
 
-def _bare(status: int, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(status=status, headers={**_SERVER, **(headers or {})})
+@lru_cache(maxsize=64)
+def _bid_headers(version: str, json: bool, packed: bool) -> bytes:
+    content_type = "Content-Type: application/json\r\n" if json else ""
+    encoding = "Content-Encoding: gzip\r\n" if packed else ""
+    return f"{VERSION_HEADER}: {version}\r\n{content_type}{encoding}".encode("ascii")
 
 
-def _notice_response(kind: NoticeKind, reply: Reply) -> web.Response:
+def _notice_response(kind: NoticeKind, reply: Reply) -> RawResponse:
     if reply.status == 302:
-        return web.Response(status=302, headers={**_NOTICE_HEADERS, "Location": reply.location})
+        return RawResponse(302, b"%bLocation: %b\r\n" % (_NOTICE_HEADERS, reply.location.encode("ascii")))
     if reply.status == 503:
-        return web.Response(status=503, headers={**_NOTICE_HEADERS, "Retry-After": "1"})
+        return RawResponse(503, _NOTICE_HEADERS + b"Retry-After: 1\r\n")
     if kind is NoticeKind.IMPRESSION and reply.status == 200:
-        return web.Response(body=PIXEL, content_type="image/gif", headers=_NOTICE_HEADERS)
-    return web.Response(status=reply.status, headers=_NOTICE_HEADERS)
+        return RawResponse(200, _NOTICE_HEADERS + b"Content-Type: image/gif\r\n", PIXEL)
+    return RawResponse(reply.status, _NOTICE_HEADERS)

@@ -1,11 +1,13 @@
-"""The way to the event log: records gather for a few milliseconds and are appended in one transaction.
+"""The way to the event log: records gather for some milliseconds and are appended in one transaction.
 
 Decisions are fire and forget within a bound. Notices are awaited: they count only once they are durable.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import NamedTuple
 
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
@@ -18,13 +20,20 @@ RETRY_SECONDS = 0.2
 _Item = tuple[Entry, asyncio.Future[None] | None]
 
 
+class LaneTuning(NamedTuple):
+    """How many records of a topic may wait, and for how long they gather before they are appended."""
+
+    records_max: int
+    flush_ms: int
+
+
 class Outbox:
     """Bounded lanes to the event log, one a topic, so that a slow topic does not hold up another."""
 
-    def __init__(self, log: EventLog, bounds: dict[Topic, int], flush_ms: int, batch_max: int, clock: Clock) -> None:
+    def __init__(self, log: EventLog, tuning: Mapping[Topic, LaneTuning], batch_max: int, clock: Clock) -> None:
         self._lanes = {
-            topic: _Lane(log, topic, bound, flush_ms / MS_PER_SECOND, batch_max, clock)
-            for topic, bound in bounds.items()
+            topic: _Lane(log, topic, lane.records_max, lane.flush_ms / MS_PER_SECOND, batch_max, clock)
+            for topic, lane in tuning.items()
         }
 
     async def start(self) -> None:
@@ -54,6 +63,11 @@ class Outbox:
     def depth(self, topic: Topic) -> int:
         """Return how many records of a topic wait."""
         return self._lanes[topic].depth
+
+    def report(self) -> None:
+        """Set the gauges of what waits."""
+        for lane in self._lanes.values():
+            lane.report()
 
     def healthy(self) -> bool:
         """Return whether every lane has room and its last append succeeded."""
@@ -86,6 +100,9 @@ class _Lane:
     @property
     def healthy(self) -> bool:
         return not self._failed and self.depth < self._bound
+
+    def report(self) -> None:
+        self._depth.set(self.depth)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"outbox-{self._topic}")
@@ -126,7 +143,6 @@ class _Lane:
     async def _flush(self) -> None:
         batch = [self._items.popleft() for _ in range(min(len(self._items), self._batch_max))]
         self._writing = len(batch)
-        self._depth.set(self.depth)
         began_ns = self._clock.elapsed_ns()
         try:
             await self._log.append(self._topic, [entry for entry, _ in batch])
@@ -147,7 +163,6 @@ class _Lane:
                 if done is not None and not done.done():
                     done.set_result(None)
         metrics.OUTBOX_FLUSH_DURATION.observe((self._clock.elapsed_ns() - began_ns) / NS_PER_MS / MS_PER_SECOND)
-        self._depth.set(self.depth)
 
     def _keep(self, batch: list[_Item], fault: UnavailableError) -> None:
         self._writing = 0

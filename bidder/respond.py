@@ -8,7 +8,7 @@ from bidder.offer import Offer
 from dsp.catalog.entities import MediaFormat
 from dsp.kernel import metrics
 from dsp.kernel.errors import InputError
-from dsp.kernel.ids import TokenSigner
+from dsp.kernel.ids import TokenSigner, new_id
 from dsp.openrtb.check import CHECKS, check
 from dsp.openrtb.codec import encode_response
 from dsp.openrtb.price import quote
@@ -40,14 +40,14 @@ class Responder:
         self._rates = rates
         self._dropped = {label: metrics.BIDS_DROPPED.labels(label) for label in (*CHECKS, "markup_failed")}
 
-    def respond(self, request: BidRequest, profile: Profile, offers: Sequence[Offer], response_id: str) -> Response:
+    def respond(self, request: BidRequest, profile: Profile, offers: Sequence[Offer], now_ms: int) -> Response:
         """Return the response to a request that carries every offer which breaks no rule."""
         made = [(offer, bid) for offer in offers if (bid := self._bid(offer, profile)) is not None]
         if not made:
             return Response(b"", [])
         response = BidResponse(
             id=request.id,
-            bidid=response_id,
+            bidid=new_id(now_ms),
             cur=offers[0].opportunity.currency,
             seatbid=[SeatBid(bid=[bid for _, bid in made], seat=profile.seat)],
         )

@@ -12,7 +12,7 @@ from bidder.auction import Answer, Auctioneer
 from bidder.config import BidderConfig
 from bidder.enrich import Enricher
 from bidder.journal import Journal
-from bidder.outbox import Outbox
+from bidder.outbox import LaneTuning, Outbox
 from bidder.pending import PendingExposures
 from bidder.respond import Responder
 from bidder.run import Arrival
@@ -96,7 +96,9 @@ class Market:
         self.leases.apply(LeaseReport(granted, 0), self._elapsed_ms())
         self.pending = PendingExposures(1_000, 100)
         self.users = FakeUsers()
-        self.outbox = Outbox(FakeLog(), {Topic.DECISIONS: 100, Topic.REQUESTS: 100}, 1, 10, self.clock)
+        self.outbox = Outbox(
+            FakeLog(), {Topic.DECISIONS: LaneTuning(100, 1), Topic.REQUESTS: LaneTuning(100, 1)}, 10, self.clock
+        )
         profiles = {profile.name: profile}
         rates = {"USD": 1.0}
         self.auctioneer = Auctioneer(

@@ -12,6 +12,7 @@ from bidder.landing import redirect_url
         ("https://shop.example/a?b=1", "https://shop.example/a?b=1&c=T.k"),
         ("https://shop.example/a?b=1#top", "https://shop.example/a?b=1&c=T.k#top"),
         ("http://shop.example", "http://shop.example?c=T.k"),
+        ("https://shop.example/größe?a=é%20b", "https://shop.example/gr%C3%B6%C3%9Fe?a=%C3%A9%20b&c=T.k"),
     ],
 )
 def test_adds_the_token(landing: str, expected: str) -> None:
@@ -35,6 +36,7 @@ def test_leaves_the_url_alone_without_a_parameter() -> None:
         "https://shop.example/ with space",
         "https://[broken/",
         "https://shop.example/" + "a" * 5_000,
+        "https://shop.example/\u2028x",
     ],
 )
 def test_refuses_what_is_no_web_page(landing: str) -> None:

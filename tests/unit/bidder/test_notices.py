@@ -8,7 +8,7 @@ import pytest
 
 from bidder.config import BidderConfig
 from bidder.notices import NoticeDesk, Reply
-from bidder.outbox import Outbox
+from bidder.outbox import LaneTuning, Outbox
 from bidder.pending import PendingExposures
 from bidder.state import Serving
 from dsp.events.schema import BidFacts, Notice, NoticeKind, decode, encode_facts
@@ -49,7 +49,7 @@ class Desk:
         self.users = FakeUsers()
         self.pending = PendingExposures(1_000, 10)
         self.signer = TokenSigner([b"k" * 32])
-        self.outbox = Outbox(self.log, {Topic.NOTICES: 100}, 1, 50, self.clock)
+        self.outbox = Outbox(self.log, {Topic.NOTICES: LaneTuning(100, 1)}, 50, self.clock)
         self.desk = NoticeDesk(
             config=BidderConfig(**settings),  # type: ignore[arg-type]
             clock=self.clock,

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from bidder.outbox import Outbox
+from bidder.outbox import LaneTuning, Outbox
 from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.errors import UnavailableError
@@ -25,7 +25,9 @@ async def log() -> FakeLog:
 
 @pytest.fixture
 async def outbox(log: FakeLog) -> AsyncIterator[Outbox]:
-    box = Outbox(log, {Topic.NOTICES: 5, Topic.DECISIONS: 5}, flush_ms=1, batch_max=3, clock=SystemClock())
+    box = Outbox(
+        log, {Topic.NOTICES: LaneTuning(5, 1), Topic.DECISIONS: LaneTuning(5, 1)}, batch_max=3, clock=SystemClock()
+    )
     await box.start()
     yield box
     log.away, log.fault = False, None
@@ -88,7 +90,7 @@ async def test_the_bound_drops_decisions_and_refuses_notices(outbox: Outbox, log
 
 
 async def test_stop_writes_what_is_left(log: FakeLog) -> None:
-    box = Outbox(log, {Topic.DECISIONS: 100}, flush_ms=1, batch_max=3, clock=SystemClock())
+    box = Outbox(log, {Topic.DECISIONS: LaneTuning(100, 1)}, batch_max=3, clock=SystemClock())
     await box.start()
     for number in range(50):
         box.offer(Topic.DECISIONS, "k", bytes([number]))
@@ -98,7 +100,9 @@ async def test_stop_writes_what_is_left(log: FakeLog) -> None:
 
 
 async def test_stop_gives_up_in_time_and_says_how_much_is_lost(log: FakeLog) -> None:
-    box = Outbox(log, {Topic.DECISIONS: 100, Topic.NOTICES: 100}, flush_ms=1, batch_max=3, clock=SystemClock())
+    box = Outbox(
+        log, {Topic.DECISIONS: LaneTuning(100, 1), Topic.NOTICES: LaneTuning(100, 1)}, batch_max=3, clock=SystemClock()
+    )
     await box.start()
     log.gate.clear()
     box.offer(Topic.DECISIONS, "k", b"v")
