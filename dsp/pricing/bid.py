@@ -3,8 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.kernel.money import PRICE_MICROS_CPM_MAX
-
 #: A first-price bid that shading takes near the floor stays this much above it (one cent per thousand), so that
 #: rounding in the exchange's currency does not put it below.
 FLOOR_MARGIN_MICROS_CPM = 10_000
@@ -33,12 +31,11 @@ def price(
         first_price: whether the winner pays its bid, (K,).
         shade: share of the worth to bid in first price auctions, scalar or (K,).
         bid_min: the line items' lowest bids, (K,); 0 for none.
-        bid_max: the line items' highest bids, (K,).
+        bid_max: the line items' highest bids, (K,); at most `PRICE_MICROS_CPM_MAX`.
         fixed_price: whether the floor is an agreed price, (K,).
     """
-    ceiling = np.minimum(bid_max, PRICE_MICROS_CPM_MAX)
     paced = value * multiplier
-    worth = np.minimum(np.maximum(paced, bid_min), ceiling)
+    worth = np.minimum(np.maximum(paced, bid_min), bid_max)
     shaded = np.maximum(np.maximum(worth * shade, floors + FLOOR_MARGIN_MICROS_CPM), bid_min)
     bid = np.where(first_price, np.minimum(shaded, worth), worth)
     if fixed_price is not None:

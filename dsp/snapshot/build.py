@@ -83,7 +83,7 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
     goal_kind = np.array([GOAL_CODES[item.goal.kind] for item in items], dtype=np.int8)
     target = _column([item.goal.target_micros for item in items])
     bid_min = _column([item.bid_min_micros_cpm or 0 for item in items])
-    bid_max = _column([_or(item.bid_max_micros_cpm, PRICE_MICROS_CPM_MAX) for item in items])
+    bid_max = _column([min(_or(item.bid_max_micros_cpm, PRICE_MICROS_CPM_MAX), PRICE_MICROS_CPM_MAX) for item in items])
     entities = Entities(items, campaigns, advertisers, creatives, creative_rows, catalogue.deals)
     return Snapshot(
         version=version,

@@ -14,6 +14,7 @@ from dsp.targeting.rows import Row, compress, expand, holders, union
 
 FIRST_PRICE, SECOND_PRICE = 1, 2
 FIXED_PRICE = 3  # OpenRTB 2.6, 3.2.12 `at`: the floor is the price agreed
+_DOMAIN_CHARS_MAX = 253
 
 
 class Way(NamedTuple):
@@ -62,9 +63,11 @@ class DealTable:
         """Return the ways in that some line item may go, deals before the open auction, cheapest deals first.
 
         A deal of the catalogue counts only while it is active and only on its own exchange; a deal id that line items
-        include and no deal of the catalogue describes counts on any exchange, on the exchange's terms.
+        include and no deal of the catalogue describes counts on any exchange, on the exchange's terms. An id offered
+        twice counts once, so that there are never more ways than deals that line items include.
         """
-        ways = [way for offer in opportunity.deals if (way := self._way(offer, opportunity, seat)) is not None]
+        offers = {offer.id: offer for offer in reversed(opportunity.deals) if offer.id in self._wanting}
+        ways = [way for offer in offers.values() if (way := self._way(offer, opportunity, seat)) is not None]
         ways.sort(key=attrgetter("floor_micros_cpm"))
         if not opportunity.private_auction:
             auction = FIRST_PRICE if opportunity.first_price else SECOND_PRICE
@@ -72,8 +75,7 @@ class DealTable:
         return ways
 
     def _way(self, offer: DealOffer, opportunity: Opportunity, seat: str) -> Way | None:
-        row = self._wanting.get(offer.id)
-        if row is None or (offer.seats and seat not in offer.seats):
+        if offer.seats and seat not in offer.seats:
             return None
         floor, auction = offer.floor_micros_cpm, offer.auction
         terms = self._terms.get((opportunity.exchange, offer.id))
@@ -84,13 +86,15 @@ class DealTable:
             auction = FIXED_PRICE if terms.auction is AuctionType.FIXED_PRICE else auction
         elif offer.id in self._named:
             return None
-        wanting = expand(row)
+        wanting = expand(self._wanting[offer.id])
         if offer.advertiser_domains:
             wanting = wanting & self._domains.under(offer.advertiser_domains)
         return Way(offer, floor, auction, wanting)
 
 
 def domain_and_parents(domain: str) -> frozenset[str]:
-    """Return a domain and every domain above it; none for ""."""
-    labels = domain.removeprefix("www.").split(".") if domain else []
+    """Return a domain and every domain above it; none for "" or for what is too long to be a domain (RFC 1035)."""
+    if not domain or len(domain) > _DOMAIN_CHARS_MAX:
+        return frozenset()
+    labels = domain.removeprefix("www.").split(".")
     return frozenset([".".join(labels[first:]) for first in range(len(labels))])

@@ -20,6 +20,8 @@ Value = TypeVar("Value", bound=Hashable)
 _DENSE_WORDS = 64
 #: A longer row is dense where it differs from its base in at least one word in so many.
 _SPARSE_RATIO = 8
+#: Gathering rows to reduce them at once pays from here on.
+_REDUCE_ROWS = 5
 #: Values whose rows are made at a time; bounds the memory that building takes.
 _CHUNK = 512
 
@@ -63,7 +65,12 @@ def union(rows: list[Row]) -> Words:
     """Return the OR of one or more rows, to read."""
     if len(rows) == 1:
         return expand(rows[0])
-    out: Words = np.bitwise_or.reduce([expand(row) for row in rows])
+    if len(rows) > _REDUCE_ROWS:
+        out: Words = np.bitwise_or.reduce([expand(row) for row in rows])
+        return out
+    out = expand(rows[0]) | expand(rows[1])
+    for row in rows[2:]:
+        np.bitwise_or(out, expand(row), out)
     return out
 
 

@@ -1,0 +1,56 @@
+"""From bitmaps to candidates, and the draw among a line item's creatives."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dsp.funnel import candidates
+from dsp.targeting import bitmap
+
+
+@pytest.mark.parametrize("size", [50, 20_000])
+def test_fitting_creatives(size: int) -> None:
+    """Small catalogues are scanned, large ones looked up by row: both find the same."""
+    random = np.random.default_rng(size)
+    counts = random.integers(0, 4, size)
+    owners = np.arange(size).repeat(counts)
+    start = np.concatenate(([0], counts.cumsum()))
+    recalled, fit = random.random(size) < 0.2, random.random(len(owners)) < 0.5
+    found = candidates.fitting(bitmap.from_mask(recalled), bitmap.from_mask(fit), owners, start)
+    assert found.tolist() == (recalled[owners] & fit).nonzero()[0].tolist()
+
+
+def draw(owners: list[int], rows: list[int], auction_id: str) -> list[int]:
+    known = np.array(owners)
+    lots = np.random.default_rng(7).integers(0, 2**63, len(owners)).astype(np.uint64)
+    ends = candidates.ends_of(known)
+    numbers = np.arange(len(owners)) + 100
+    lots = np.concatenate((np.zeros(100, np.uint64), lots))
+    drawn: list[int] = candidates.draw(numbers, known, ends, np.array(rows), lots, auction_id).tolist()
+    return drawn
+
+
+def test_draw_is_one_for_each_and_repeats() -> None:
+    owners = [2, 2, 2, 5, 9, 9]
+    for number in range(50):
+        first = draw(owners, [2, 5, 9], str(number))
+        assert first == draw(owners, [2, 5, 9], str(number))
+        assert [owners[one - 100] for one in first] == [2, 5, 9]
+        # Who else is in the running changes nothing.
+        assert draw(owners, [2, 9], str(number)) == [first[0], first[2]]
+
+
+def test_draw_is_fair() -> None:
+    owners = [0] * 5
+    counts = Counter(draw(owners, [0], f"auction {number}")[0] for number in range(5_000))
+    assert len(counts) == 5
+    # Chi-square with 4 degrees of freedom: 23.5 is passed once in ten thousand times.
+    assert sum((count - 1_000) ** 2 / 1_000 for count in counts.values()) < 23.5
+
+
+def test_draws_of_line_items_are_independent() -> None:
+    """Two line items with two creatives each: all four combinations come up alike."""
+    pairs = Counter(tuple(draw([0, 0, 1, 1], [0, 1], str(number))) for number in range(4_000))
+    assert len(pairs) == 4
+    assert sum((count - 1_000) ** 2 / 1_000 for count in pairs.values()) < 21.1

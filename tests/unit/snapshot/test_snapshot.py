@@ -1,0 +1,120 @@
+"""Compiling a catalogue, and publishing it."""
+
+from random import Random
+
+import msgspec
+import numpy as np
+import pytest
+
+from dsp.catalog.entities import Advertiser, Campaign, Catalogue, Creative, LineItem, MediaFormat
+from dsp.catalog.status import Status
+from dsp.catalog.terms import Flight, FrequencyCap, Goal, GoalKind
+from dsp.kernel.money import PRICE_MICROS_CPM_MAX
+from dsp.snapshot.build import build
+from dsp.snapshot.codec import decode, encode
+
+DAY_MS = 86_400_000
+
+
+def line_item(number: int, campaign_id: int, **fields: object) -> LineItem:
+    given = {
+        "goal": Goal(kind=GoalKind.CPC, target_micros=500_000), "flight": Flight(start_ms=5, end_ms=90),
+        "status": Status.ACTIVE, **fields,
+    }  # fmt: skip
+    return LineItem(id=number, name=f"line item {number}", campaign_id=campaign_id, **given)  # type: ignore[arg-type]
+
+
+def creative(number: int, line_item_id: int) -> Creative:
+    return Creative(
+        id=number, name="creative", line_item_id=line_item_id, status=Status.ACTIVE, format=MediaFormat.BANNER,
+        landing_url="https://brand.example/", markup="<b>", width=300, height=250,
+    )  # fmt: skip
+
+
+CATALOGUE = Catalogue(
+    advertisers=(
+        Advertiser(id=1, name="a", domain="a.example", timezone="Pacific/Kiritimati", status=Status.ACTIVE),
+        Advertiser(id=2, name="b", domain="b.example", timezone="Pacific/Pago_Pago", status=Status.ACTIVE),
+        Advertiser(id=3, name="c", domain="c.example", timezone="Nowhere/At_All", status=Status.ACTIVE),
+    ),
+    campaigns=(
+        Campaign(id=10, name="x", advertiser_id=1, flight=Flight(start_ms=0, end_ms=50), status=Status.ACTIVE),
+        Campaign(id=20, name="y", advertiser_id=2, flight=Flight(start_ms=9), status=Status.ACTIVE,
+                 frequency_caps=(FrequencyCap(impressions=1, window_seconds=1),)),
+        Campaign(id=30, name="z", advertiser_id=3, flight=Flight(start_ms=0), status=Status.ACTIVE),
+    ),
+    line_items=(
+        line_item(7, 20, bid_min_micros_cpm=3, bid_max_micros_cpm=800, goal=Goal(kind=GoalKind.CPM, target_micros=1)),
+        line_item(5, 10, flight=Flight(start_ms=0)),
+        line_item(6, 30),
+        line_item(8, 99),
+    ),
+    creatives=(creative(3, 7), creative(1, 7), creative(2, 5), creative(4, 8)),
+)  # fmt: skip
+
+
+def test_rows_and_columns() -> None:
+    snapshot = build(CATALOGUE, "v1", 123)
+    assert (snapshot.version, snapshot.built_at_ms) == ("v1", 123)
+    assert [item.id for item in snapshot.line_items] == snapshot.line_item_ids.tolist() == [5, 7]
+    assert snapshot.row_of == {5: 0, 7: 1}
+    assert [campaign.id for campaign in snapshot.campaigns] == snapshot.campaign_id.tolist() == [10, 20]
+    assert [advertiser.id for advertiser in snapshot.advertisers] == snapshot.advertiser_id.tolist() == [1, 2]
+    assert [one.id for one in snapshot.creatives] == snapshot.creative_ids.tolist() == [2, 1, 3]
+    assert snapshot.creative_line_items.tolist() == [0, 1, 1]
+    assert snapshot.creative_start.tolist() == [0, 1, 3]
+    assert snapshot.flight_start_ms.tolist() == [0, 9]
+    assert snapshot.flight_end_ms.tolist()[0] == 50
+    assert snapshot.flight_end_ms.tolist()[1] == 90
+    assert snapshot.bid_min_micros_cpm.tolist() == [0, 3]
+    assert snapshot.bid_max_micros_cpm.tolist() == [PRICE_MICROS_CPM_MAX, 800]
+    assert snapshot.prior_value_micros_cpm[1] == 3  # never below the lowest bid
+    assert set(snapshot.caps.campaigns) == {20}
+
+
+def test_line_items_without_parents_are_orphans() -> None:
+    """A line item whose campaign is archived, or whose time zone nobody knows, must not stop the others."""
+    assert build(CATALOGUE, "v1", 0).orphan_ids == (6, 8)
+
+
+def test_days_are_the_advertiser_s() -> None:
+    snapshot = build(CATALOGUE, "v1", 0)
+    assert snapshot.days(20_000 * DAY_MS).tolist() == [20_000, 19_999]
+    assert snapshot.days(20_000 * DAY_MS + 10 * 3_600_000).tolist() == [20_001, 19_999]
+    assert snapshot.days(20_000 * DAY_MS + 11 * 3_600_000).tolist() == [20_001, 20_000]
+
+
+def test_order_does_not_matter() -> None:
+    random = Random(1)
+    shuffled = Catalogue(
+        **{name: tuple(random.sample(getattr(CATALOGUE, name), len(getattr(CATALOGUE, name))))
+           for name in CATALOGUE.__struct_fields__}
+    )  # fmt: skip
+    first, second = build(CATALOGUE, "v1", 0), build(shuffled, "v1", 0)
+    assert first.line_items == second.line_items
+    assert first.creatives == second.creatives
+    assert (first.creative_lots == second.creative_lots).all()
+
+
+def test_published_form_round_trips() -> None:
+    snapshot = decode(encode(CATALOGUE, "v9", 77))
+    fresh = build(CATALOGUE, "v9", 77)
+    assert (snapshot.version, snapshot.built_at_ms) == ("v9", 77)
+    assert snapshot.line_items == fresh.line_items
+    assert snapshot.creatives == fresh.creatives
+    np.testing.assert_array_equal(snapshot.target_micros, fresh.target_micros)
+    assert encode(CATALOGUE, "v9", 77) == encode(CATALOGUE, "v9", 77)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xc1", b"{}", encode(CATALOGUE, "v", 1)[:-9], msgspec.msgpack.encode({"type": "x"})]
+)
+def test_bytes_that_are_no_snapshot(data: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode(data)
+
+
+def test_an_empty_catalogue_compiles() -> None:
+    snapshot = build(Catalogue(), "v0", 0)
+    assert snapshot.line_items == ()
+    assert snapshot.days(0).shape == (0,)
