@@ -19,11 +19,11 @@ class Dimension(StrEnum):
     FORMAT = "format"  # MediaFormat value
     SIZE = "size"  # "300x250"
     INVENTORY = "inventory"  # "site" | "app" | "dooh"
-    DOMAIN = "domain"  # registrable domain or host, lower case, without "www."
+    DOMAIN = "domain"  # registrable domain or host, lower case, without "www."; covers the hosts below it
     BUNDLE = "bundle"  # app bundle
     PLACEMENT = "placement"  # imp.tagid
     PUBLISHER = "publisher"  # publisher id
-    CATEGORY = "category"  # IAB content category
+    CATEGORY = "category"  # IAB content category; covers its subcategories
     SEGMENT = "segment"  # audience segment id
     LANGUAGE = "language"  # ISO-639-1, lower case
     DEAL = "deal"  # deal id
@@ -32,7 +32,9 @@ class Dimension(StrEnum):
 class Clause(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Values of one dimension. Empty `include` admits everything; `exclude` wins over `include`.
 
-    An opportunity without a value for the dimension fails a non-empty `include` and passes `exclude`.
+    An opportunity without a value for the dimension fails a non-empty `include` and passes `exclude`. Formats, sizes
+    and deals are offers to choose from: an excluded one is not taken, the others stay. A line item that includes deals
+    bids through those only, any other in the open auction only.
     """
 
     include: tuple[str, ...] = ()

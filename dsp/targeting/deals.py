@@ -22,7 +22,7 @@ class Way(NamedTuple):
 
     offer: DealOffer | None
     floor_micros_cpm: int
-    auction: int  # OpenRTB `at`
+    auction: int  # one of the three above
     line_items: Words
 
 
@@ -77,7 +77,9 @@ class DealTable:
     def _way(self, offer: DealOffer, opportunity: Opportunity, seat: str) -> Way | None:
         if offer.seats and seat not in offer.seats:
             return None
-        floor, auction = offer.floor_micros_cpm, offer.auction
+        # An auction type of the exchange's own is bid on as if the winner paid its bid.
+        auction = offer.auction if offer.auction in (SECOND_PRICE, FIXED_PRICE) else FIRST_PRICE
+        floor = offer.floor_micros_cpm
         terms = self._terms.get((opportunity.exchange, offer.id))
         if terms is not None:
             if terms.status is not Status.ACTIVE:
