@@ -42,6 +42,8 @@ from dsp.stream.local import LocalEventLog
 
 #: While draining, so long without a request means that the load balancers have understood.
 QUIET_MS = 500
+#: Requests leave next to no cycles behind, so the collector is asked rarely and looks at the old ones hardly ever.
+GC_THRESHOLDS = (20_000, 20, 100)
 _LAG_PERIOD_SECONDS = 0.1
 _LAG_PERIODS = 10
 _NOTICE_BODY_BYTES_MAX = 65_536
@@ -144,6 +146,7 @@ class Bidder:
         # What has been made so far stays: the collector need never look at it again, nor pause bids for it.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         await lifecycle.start(self.bid_port.listen(settings.host, settings.bid_port, shared), self._drain)
         self._lag = asyncio.create_task(_watch_lag(), name="lag")
         await lifecycle.start(asyncio.sleep(0), self._stop_lag)

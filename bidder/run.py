@@ -33,7 +33,7 @@ class Run:
     def __init__(self, arrival: Arrival, state: ServingState | None, clock: Clock) -> None:
         self._clock = clock
         self._marked_ns = clock.elapsed_ns()
-        self._stages: dict[Stage, int] = {}
+        self._stages: dict[Stage, float] = {}
         self.arrival = arrival
         self.profile = arrival.profile
         self.state = state
@@ -50,17 +50,17 @@ class Run:
         """Return the milliseconds left until the answer must leave."""
         return self.deadline.left_ms(self._clock.elapsed_ns())
 
-    def mark(self, stage: Stage) -> int:
-        """Charge the time since the last mark to a stage; return that time in nanoseconds."""
+    def mark(self, stage: Stage) -> float:
+        """Charge the time since the last mark to a stage; return that time in seconds."""
         now_ns = self._clock.elapsed_ns()
-        spent_ns = now_ns - self._marked_ns
-        self._stages[stage] = self._stages.get(stage, 0) + spent_ns
+        spent_seconds = (now_ns - self._marked_ns) / _NS_PER_SECOND
+        self._stages[stage] = self._stages.get(stage, 0.0) + spent_seconds
         self._marked_ns = now_ns
-        return spent_ns
+        return spent_seconds
 
     def predicted(self, candidates: int) -> None:
         """Note one call of the predictor."""
-        metrics.PREDICT_DURATION.observe(self.mark(Stage.PREDICT) / _NS_PER_SECOND)
+        metrics.PREDICT_DURATION.observe(self.mark(Stage.PREDICT))
         metrics.PREDICT_BATCH.observe(candidates)
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
@@ -79,8 +79,7 @@ class Run:
     def record(self, tally: Tally) -> None:
         """Turn the notes into metrics."""
         exchange = self.profile.name
-        for stage, spent_ns in self._stages.items():
-            tally.stage(stage, spent_ns / _NS_PER_SECOND)
+        tally.stages(self._stages)
         for reason in self.reasons:
             tally.no_bid(exchange, reason)
         for offer in self.sent:

@@ -1,6 +1,6 @@
 """The bid path's metrics with their labels resolved beforehand, so that counting costs a dictionary look-up."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 from prometheus_client import Counter, Histogram
@@ -12,6 +12,8 @@ from dsp.kernel.metrics import Outcome, Stage
 
 #: Stands for every exchange that has no profile, so that a stranger cannot make labels.
 UNKNOWN_EXCHANGE = "unknown"
+#: Stage durations are observed of one auction in so many.
+STAGES_EVERY = 8
 
 
 class Tally:
@@ -27,6 +29,7 @@ class Tally:
         self._stages: dict[Stage, Histogram] = {
             stage: metrics.BID_STAGE_DURATION.labels(stage.value) for stage in Stage
         }
+        self._auctions = 0
         self._reason = cache(metrics.NO_BIDS.labels)
         self._bid = cache(metrics.BIDS.labels)
         for name in names:
@@ -52,9 +55,12 @@ class Tally:
         """Count one answer that was ready too late."""
         self._late[exchange].inc()
 
-    def stage(self, stage: Stage, seconds: float) -> None:
-        """Observe one stage's duration."""
-        self._stages[stage].observe(seconds)
+    def stages(self, spent_seconds: Mapping[Stage, float]) -> None:
+        """Observe the stages' durations, in seconds, of one auction in `STAGES_EVERY`; each histogram has its cost."""
+        self._auctions += 1
+        if self._auctions % STAGES_EVERY == 0:
+            for stage, seconds in spent_seconds.items():
+                self._stages[stage].observe(seconds)
 
     def invalid(self, exchange: str, reason: str) -> None:
         """Count a request refused before any auction."""

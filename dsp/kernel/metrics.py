@@ -52,7 +52,7 @@ BID_DURATION = Histogram(
 )
 BID_STAGE_DURATION = Histogram(
     "dsp_bid_stage_duration_seconds",
-    "Time spent in one stage of the auction.",
+    "Time spent in one stage of the auction, of one auction in eight.",
     ["stage"],
     buckets=LATENCY_BUCKETS,
 )
