@@ -304,7 +304,8 @@ def main(options: Options) -> int:
             console.print("\nStopped; the platform is down.")
             return 130
         except (PlatformError, ExceptionGroup) as fault:
-            console.print(f"\n[bold red]The demo failed.[/]\n{_reason(fault)}", highlight=False)
+            console.print("\n[bold red]The demo failed.[/]")
+            console.print(_reason(fault), highlight=False, markup=False, soft_wrap=True)
             return 1
 
 

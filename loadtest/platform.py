@@ -27,7 +27,7 @@ NOTICE_BASE_URL = "https://notices.dsp.example"
 START_SECONDS = 40.0
 STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.05
-_LOG_TAIL_LINES = 25
+_LOG_TAIL_LINES = 12
 
 
 class PlatformError(Exception):
