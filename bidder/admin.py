@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Callable
 
-from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from bidder.connection import Reply, Request
 from bidder.readiness import Readiness
+
+_TEXT = b"Content-Type: text/plain; charset=utf-8\r\n"
+_METRICS = f"Content-Type: {CONTENT_TYPE_LATEST}\r\n".encode("ascii")
 
 
 class AdminHandler:
@@ -16,22 +19,19 @@ class AdminHandler:
         self._readiness = readiness
         self._refresh = refresh
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, request: Request) -> Reply:
         """Answer one request."""
-        path = request.rel_url.raw_path
-        if request.method not in ("GET", "HEAD"):
-            return web.Response(status=405, headers={"Allow": "GET, HEAD"})
-        if path == "/healthz":  # alive is all it says; it never looks at a dependency
-            return web.Response(text="ok\n")
-        if path == "/readyz":
-            ready = self._readiness.ready()
-            return web.Response(status=200 if ready else 503, text=f"{self._readiness.word()}\n")
-        if path == "/metrics":
+        if request.method != "GET":
+            return Reply(405, b"Allow: GET\r\n")
+        if request.path == "/healthz":  # alive is all it says; it never looks at a dependency
+            return Reply(200, _TEXT, b"ok\n")
+        if request.path == "/readyz":
+            status = 200 if self._readiness.ready() else 503
+            return Reply(status, _TEXT, f"{self._readiness.word()}\n".encode("ascii"))
+        if request.path == "/metrics":
             self._refresh()
-            return web.Response(
-                body=await asyncio.to_thread(generate_latest), headers={"Content-Type": CONTENT_TYPE_LATEST}
-            )
-        return web.Response(status=404)
+            return Reply(200, _METRICS, await asyncio.to_thread(generate_latest))
+        return Reply(404)
 
-    def broken(self, status: int) -> None:
+    def broken(self) -> None:
         """Nobody counts what an operator mistypes."""

@@ -115,12 +115,11 @@ class Bidder:
             pending=pending,
             outbox=self.outbox,
         )
-        self._bids = BidHandler(settings, profiles, auctioneer, self.readiness, tally)
+        self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
         notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
-        keepalive = settings.keepalive_seconds
-        self.bid_port = Listener(self._bids, self._bids.broken, settings.body_bytes_max, keepalive)
-        self.notice_port = Listener(notices, notices.broken, _NOTICE_BODY_BYTES_MAX, keepalive)
-        self.admin_port = Listener(admin, admin.broken, _NOTICE_BODY_BYTES_MAX, keepalive)
+        self.bid_port = _listener(self._bids, settings, settings.body_bytes_max)
+        self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX)
+        self.admin_port = _listener(admin, settings, _NOTICE_BODY_BYTES_MAX)
         self._admission = admission
         self._lag: asyncio.Task[None] | None = None
 
@@ -185,6 +184,13 @@ class Bidder:
         self._sync.report()
         self.outbox.report()
         metrics.INFLIGHT.set(self._admission.inflight)
+
+
+def _listener(
+    handler: BidHandler | NoticeHandler | AdminHandler, settings: BidderConfig, body_bytes_max: int
+) -> Listener:
+    keepalive, patience = settings.keepalive_seconds, settings.request_seconds_max
+    return Listener(handler, handler.broken, body_bytes_max, keepalive, patience)
 
 
 def _outbox(log: LocalEventLog, settings: BidderConfig, clock: SystemClock) -> Outbox:

@@ -18,7 +18,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     #: Where exchanges and browsers reach the notice port; empty: http://{host}:{notice_port}.
     notice_base_url: str = ""
     keepalive_seconds: float = 120.0  # an idle connection is closed after that; exchanges ask for 90 or more
-    body_seconds_max: float = 2.0  # for a body to arrive whole; slower: 400
+    request_seconds_max: float = 2.0  # for a request to arrive whole; slower: 400
     body_bytes_max: int = 262_144  # of a request, also once decompressed; larger: 400
     candidates_max: int = 24  # line items scored for one impression; the others are ranked out
     inflight_max: int = 512  # requests being answered; more: a fast 204, reason `overload`
@@ -68,7 +68,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 _POSITIVE = (
     "keepalive_seconds",
-    "body_seconds_max",
+    "request_seconds_max",
     "body_bytes_max",
     "candidates_max",
     "inflight_max",

@@ -45,7 +45,7 @@ class Leases(Protocol):
         ...
 
 
-class Reply(NamedTuple):
+class Outcome(NamedTuple):
     """What to answer: an HTTP status, and for a click where to send the user."""
 
     status: int
@@ -86,7 +86,7 @@ class NoticeDesk:
             for result in NoticeResult
         }
 
-    async def receive(self, kind: NoticeKind, query: Mapping[str, str]) -> Reply:
+    async def receive(self, kind: NoticeKind, query: Mapping[str, str]) -> Outcome:
         """Handle one notice; never raises for anything a stranger sends."""
         try:
             facts = self._verify(kind, query.get("t", ""))
@@ -98,10 +98,10 @@ class NoticeDesk:
         except InputError as fault:
             self._counts[kind, NoticeResult.REFUSED].inc()
             metrics.NOTICES_REFUSED.labels(fault.reason).inc()
-            return Reply(400)
+            return Outcome(400)
         except UnavailableError:
             self._counts[kind, NoticeResult.UNAVAILABLE].inc()
-            return Reply(503)
+            return Outcome(503)
         self._counts[kind, result].inc()
         return self._reply(kind, facts, 200)
 
@@ -217,13 +217,13 @@ class NoticeDesk:
         profile = self._profiles.get(facts.exchange)
         return BILLING_KIND[profile.billing] if profile is not None else None
 
-    def _reply(self, kind: NoticeKind, facts: BidFacts, status: int) -> Reply:
+    def _reply(self, kind: NoticeKind, facts: BidFacts, status: int) -> Outcome:
         if kind is not NoticeKind.CLICK:
-            return Reply(status)
+            return Outcome(status)
         landing = self._serving.landing_url(facts.creative_id)
         token = self._signer.sign(NoticeKind.CONVERSION.value, self._signer.encode(encode_facts(facts)))
         location = redirect_url(landing, self._config.click_id_parameter, token)
-        return Reply(302, location) if location else Reply(410)
+        return Outcome(302, location) if location else Outcome(410)
 
 
 def _loss_reason(text: str) -> int | None:

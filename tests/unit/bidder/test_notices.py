@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from bidder.config import BidderConfig
-from bidder.notices import NoticeDesk, Reply
+from bidder.notices import NoticeDesk, Outcome
 from bidder.outbox import LaneTuning, Outbox
 from bidder.pending import PendingExposures
 from bidder.state import Serving
@@ -85,7 +85,9 @@ class Desk:
         }
         return BidFacts(**{**known, **fields})  # type: ignore[arg-type]
 
-    async def send(self, kind: NoticeKind, facts: BidFacts, signed_as: NoticeKind | None = None, **query: str) -> Reply:
+    async def send(
+        self, kind: NoticeKind, facts: BidFacts, signed_as: NoticeKind | None = None, **query: str
+    ) -> Outcome:
         token = self.signer.sign((signed_as or kind).value, self.signer.encode(encode_facts(facts)))
         return await self.desk.receive(kind, {"t": token, **query})
 
@@ -115,23 +117,23 @@ async def test_the_billing_notice_bills_and_the_others_do_not(desk: Desk) -> Non
 
 async def test_encrypted_prices_are_read_and_plain_ones_refused(desk: Desk) -> None:
     price = cipher(PROFILES["nurl"]).encrypt(3.0, b"v" * 16)
-    assert await desk.send(NoticeKind.WIN, desk.facts("nurl"), p="3.0") == Reply(400)
-    assert await desk.send(NoticeKind.WIN, desk.facts("nurl"), p=price[:-1] + "A") == Reply(400)
-    assert await desk.send(NoticeKind.WIN, desk.facts("nurl"), p=price) == Reply(200)
+    assert await desk.send(NoticeKind.WIN, desk.facts("nurl"), p="3.0") == Outcome(400)
+    assert await desk.send(NoticeKind.WIN, desk.facts("nurl"), p=price[:-1] + "A") == Outcome(400)
+    assert await desk.send(NoticeKind.WIN, desk.facts("nurl"), p=price) == Outcome(200)
     assert [one.cost_micros for one in desk.written] == [3_000]
 
 
 @pytest.mark.parametrize("price", ["", "${AUCTION_PRICE}", "%24%7BAUCTION_PRICE%7D", "${AUCTION_PRICE:B64}"])
 async def test_without_a_price_it_bills_what_was_bid(desk: Desk, price: str) -> None:
-    assert await desk.send(NoticeKind.BILL, desk.facts(), p=price) == Reply(200)
+    assert await desk.send(NoticeKind.BILL, desk.facts(), p=price) == Outcome(200)
     assert [(one.cost_micros, one.clearing_micros_cpm) for one in desk.written] == [(4_000, None)]
 
 
 @pytest.mark.parametrize("price", ["4.001", "nan", "-0.5", "1e9", "4,5", "AUDIT", "-1", "2.0 "])
 async def test_prices_that_cannot_be_true_write_nothing(desk: Desk, price: str) -> None:
-    expected = Reply(200) if price == "2.0 " else Reply(400)
+    expected = Outcome(200) if price == "2.0 " else Outcome(400)
     assert await desk.send(NoticeKind.BILL, desk.facts(), p=price) == expected
-    assert len(desk.written) == (expected == Reply(200))
+    assert len(desk.written) == (expected == Outcome(200))
 
 
 async def test_rounding_by_the_exchange_is_billed_at_our_bid(desk: Desk) -> None:
@@ -145,22 +147,22 @@ async def test_prices_are_converted_to_the_book(desk: Desk) -> None:
 
 
 async def test_a_token_of_another_kind_is_refused(desk: Desk) -> None:
-    assert await desk.send(NoticeKind.BILL, desk.facts(), signed_as=NoticeKind.CLICK) == Reply(400)
-    assert await desk.desk.receive(NoticeKind.BILL, {}) == Reply(400)
-    assert await desk.desk.receive(NoticeKind.BILL, {"t": desk.signer.sign("bill", desk.signer.encode(b"x"))}) == Reply(
-        400
-    )
+    assert await desk.send(NoticeKind.BILL, desk.facts(), signed_as=NoticeKind.CLICK) == Outcome(400)
+    assert await desk.desk.receive(NoticeKind.BILL, {}) == Outcome(400)
+    assert await desk.desk.receive(
+        NoticeKind.BILL, {"t": desk.signer.sign("bill", desk.signer.encode(b"x"))}
+    ) == Outcome(400)
     assert not desk.written
 
 
 async def test_late_and_expired(desk: Desk) -> None:
     facts, older = desk.facts(), desk.facts(bid_id="b2")
     desk.clock.advance(60_001)
-    assert await desk.send(NoticeKind.BILL, facts, p="1") == Reply(200)
+    assert await desk.send(NoticeKind.BILL, facts, p="1") == Outcome(200)
     assert [(one.late, one.cost_micros) for one in desk.written] == [(True, 1_000)]
     desk.clock.advance(25 * 3_600_000)
-    assert await desk.send(NoticeKind.BILL, older, p="1") == Reply(410)
-    assert await desk.send(NoticeKind.CLICK, older) == Reply(410)  # no snapshot: nowhere to lead
+    assert await desk.send(NoticeKind.BILL, older, p="1") == Outcome(410)
+    assert await desk.send(NoticeKind.CLICK, older) == Outcome(410)  # no snapshot: nowhere to lead
     assert len(desk.written) == 1
 
 
@@ -176,7 +178,7 @@ async def test_a_bill_after_the_loss_is_late(desk: Desk) -> None:
 
 @pytest.mark.parametrize("rubbish", ["abc", "-1", "999999", "1.5", "²", "٣"])
 async def test_rubbish_about_a_loss_is_left_out(desk: Desk, rubbish: str) -> None:
-    assert await desk.send(NoticeKind.LOSS, desk.facts(), r=rubbish, m="nan", p="1e400") == Reply(200)
+    assert await desk.send(NoticeKind.LOSS, desk.facts(), r=rubbish, m="nan", p="1e400") == Outcome(200)
     (loss,) = desk.written
     assert (loss.loss_reason, loss.min_to_win_micros_cpm, loss.clearing_micros_cpm) == (None, None, None)
 
@@ -187,19 +189,19 @@ async def test_duplicates_wait_for_the_first_and_are_written_once(desk: Desk) ->
     await asyncio.sleep(0.02)
     assert not any(send.done() for send in sends)  # nobody hears "yes" before it is durable
     desk.log.gate.set()
-    assert await asyncio.gather(*sends) == [Reply(200)] * 5
-    assert await desk.send(NoticeKind.BILL, desk.facts(), p="3") == Reply(200)
+    assert await asyncio.gather(*sends) == [Outcome(200)] * 5
+    assert await desk.send(NoticeKind.BILL, desk.facts(), p="3") == Outcome(200)
     assert [one.cost_micros for one in desk.written] == [1_000]
 
 
 async def test_when_the_log_is_away_nothing_is_acknowledged_nor_done(desk: Desk) -> None:
     desk.log.away = True
     replies = await asyncio.gather(*(desk.send(NoticeKind.BILL, desk.facts(), p="1") for _ in range(3)))
-    assert replies == [Reply(503)] * 3
+    assert replies == [Outcome(503)] * 3
     assert desk.leases.billed == {}
     assert desk.users.records == {}
     desk.log.away = False
-    assert await desk.send(NoticeKind.BILL, desk.facts(), p="1") == Reply(200)
+    assert await desk.send(NoticeKind.BILL, desk.facts(), p="1") == Outcome(200)
     assert desk.leases.billed == {"b1": 1_000}
 
 
@@ -220,7 +222,7 @@ async def test_no_trace_of_a_user_who_may_not_be_stored(desk: Desk) -> None:
 
 async def test_a_user_store_that_is_away_does_not_cost_the_notice(desk: Desk) -> None:
     desk.users.away = True
-    assert await desk.send(NoticeKind.BILL, desk.facts(), p="1") == Reply(200)
+    assert await desk.send(NoticeKind.BILL, desk.facts(), p="1") == Outcome(200)
     assert desk.leases.billed == {"b1": 1_000}
 
 
@@ -229,11 +231,11 @@ async def test_memory_of_duplicates_is_bounded() -> None:
     await desk.outbox.start()
     for number in range(30):
         await desk.send(NoticeKind.BILL, desk.facts(bid_id=f"b{number}"))
-    assert await desk.send(NoticeKind.BILL, desk.facts(bid_id="b0")) == Reply(200)
+    assert await desk.send(NoticeKind.BILL, desk.facts(bid_id="b0")) == Outcome(200)
     assert len(desk.written) == 31  # forgotten, so written again; the ledger dedupes
     await desk.outbox.stop(1.0)
 
 
 async def test_an_exchange_that_is_gone_bills_nothing(desk: Desk) -> None:
-    assert await desk.send(NoticeKind.BILL, desk.facts("vanished"), p="1") == Reply(400)
-    assert await desk.send(NoticeKind.LOSS, desk.facts("vanished"), p="1") == Reply(200)
+    assert await desk.send(NoticeKind.BILL, desk.facts("vanished"), p="1") == Outcome(400)
+    assert await desk.send(NoticeKind.LOSS, desk.facts("vanished"), p="1") == Outcome(200)
