@@ -18,10 +18,6 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise ValueError("port: must be 0 to 65535")
-        bad = [
-            name
-            for name in self.__struct_fields__
-            if name not in ("host", "port") and getattr(self, name) < 1
-        ]
+        bad = [name for name in self.__struct_fields__ if name not in ("host", "port") and getattr(self, name) < 1]
         if bad:
             raise ValueError(f"{', '.join(bad)}: must be at least 1")

@@ -7,10 +7,12 @@ that a token seen in a page's click URL cannot be replayed as a billing notice.
 import hmac
 import os
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from hashlib import sha256
 
 from dsp.kernel.errors import TokenError
 
 _MAC_BYTES = 16
+_BLOCK_BYTES = 64  # of SHA-256
 TOKEN_CHARS_MAX = 2_048
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -41,7 +43,7 @@ class TokenSigner:
     def __init__(self, keys: list[bytes]) -> None:
         if not keys or any(len(key) < 16 for key in keys):
             raise ValueError("at least one signing key of 16 bytes or more is needed")
-        self._keys = keys
+        self._macs = [_Mac(key) for key in keys]
 
     def encode(self, payload: bytes) -> str:
         """Return the payload's text form, shared by the tokens of every kind."""
@@ -49,7 +51,7 @@ class TokenSigner:
 
     def sign(self, kind: str, encoded: str) -> str:
         """Return the token of one kind for a payload encoded by `encode`."""
-        return f"{encoded}.{_b64(self._mac(self._keys[0], kind, encoded))}"
+        return f"{encoded}.{_b64(self._macs[0].of(kind, encoded))}"
 
     def verify(self, kind: str, token: str) -> bytes:
         """Return the payload of a token of this kind.
@@ -67,10 +69,22 @@ class TokenSigner:
             raise TokenError("token is not base64", reason="token_malformed") from fault
         if not dot or not token.isascii():
             raise TokenError("token has no signature", reason="token_malformed")
-        if not any(hmac.compare_digest(self._mac(key, kind, encoded), mac) for key in self._keys):
+        if not any(hmac.compare_digest(each.of(kind, encoded), mac) for each in self._macs):
             raise TokenError("token signature does not match", reason="token_forged")
         return payload
 
-    @staticmethod
-    def _mac(key: bytes, kind: str, encoded: str) -> bytes:
-        return hmac.digest(key, f"{kind}|{encoded}".encode(), "sha256")[:_MAC_BYTES]
+
+class _Mac:
+    """HMAC-SHA256 (RFC 2104) with the key's two blocks hashed beforehand, for half the cost of `hmac.digest`."""
+
+    def __init__(self, key: bytes) -> None:
+        block = (key if len(key) <= _BLOCK_BYTES else sha256(key).digest()).ljust(_BLOCK_BYTES, b"\0")
+        self._inner = sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def of(self, kind: str, encoded: str) -> bytes:
+        """Return the MAC of a token."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(f"{kind}|{encoded}".encode())
+        outer.update(inner.digest())
+        return outer.digest()[:_MAC_BYTES]

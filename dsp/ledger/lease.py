@@ -32,6 +32,7 @@ class LeaseTuning(NamedTuple):
     """How much is leased, and the bounds. Amounts are in micros."""
 
     horizon_ms: int = 2_000  # money asked for covers this long at the recent rate of reservations
+    bids_min: int = 16  # and at least so many of the dearest recent bids: at low rates demand comes in bursts
     want_micros_max: Micros = 100_000_000
     idle_ms: int = 5_000  # free money of a lease unused for so long goes back
     surplus_factor: int = 3  # free money beyond so many horizons goes back
@@ -142,7 +143,7 @@ class LeaseBook:
         wants = []
         for lease in self._leases.values():
             lease.rate = max(lease.demand / interval_ms, lease.rate * _RATE_DECAY)
-            lease.target = max(int(lease.rate * self._tuning.horizon_ms), 2 * lease.cost_max)
+            lease.target = max(int(lease.rate * self._tuning.horizon_ms), self._tuning.bids_min * lease.cost_max)
             if elapsed_ms - lease.used_ms >= self._tuning.idle_ms:
                 lease.target = 0
             lease.demand = 0

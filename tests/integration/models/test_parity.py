@@ -62,6 +62,10 @@ async def _enough(found: Any, wanted: int) -> Any:
     return decisions if len(decisions) >= wanted else None
 
 
+async def _bid(made: World, request: dict[str, Any]) -> bool:
+    return (await made.bid(request))[0] == 200
+
+
 async def test_features_and_scores_are_the_same_offline(tmp_path: Path, trained: Path) -> None:
     async with world(tmp_path) as made:
         shutil.copytree(trained / "models", made.data / "models")
@@ -70,7 +74,7 @@ async def test_features_and_scores_are_the_same_offline(tmp_path: Path, trained:
         await until(made.ready)
         await until(made.bidding)
         for request in requests():
-            assert (await made.bid(request))[0] == 200
+            await until(lambda request=request: _bid(made, request))  # a burst may have to wait for its lease
         decisions = await logged(made, len(requests()))
         raw = {event.auction_id: event for event in await made.events("requests", SampledRequest)}
         blob = await LocalBlobStore(made.data / "blobs").get("snapshot")

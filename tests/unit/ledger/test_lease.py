@@ -28,7 +28,7 @@ def reserve(book: LeaseBook, bid_id: str, cost: int = 10, at_ms: int = 0) -> boo
 def test_nothing_is_reserved_without_a_lease() -> None:
     book = LeaseBook(1)
     assert book.reserve(ITEM, DAY, "a", 10, 0, EXPIRES_MS) is None
-    assert book.wants(1_000) == [LeaseWant(ITEM, DAY, 20)]
+    assert book.wants(1_000) == [LeaseWant(ITEM, DAY, LeaseTuning().bids_min * 10)]
 
 
 def test_reservations_stop_at_what_is_free() -> None:
@@ -189,7 +189,7 @@ def test_a_lease_that_is_not_reported_any_more_has_nothing_free() -> None:
 def test_bounds_refuse_rather_than_grow() -> None:
     book = LeaseBook(1, tuning=LeaseTuning(reservations_max=1, leases_max=1))
     book.wants(0)
-    book.apply(report(100), 0)
+    book.apply(report(1_000), 0)
     assert reserve(book, "a")
     assert not reserve(book, "b")
     assert book.reserve(ITEM + 1, DAY, "c", 1, 0, EXPIRES_MS) is None
