@@ -38,8 +38,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     #: Notices remembered to tell duplicates; those of forgotten ones are appended again, and the ledger dedupes.
     notices_remembered_max: int = 200_000
     click_id_parameter: str = "dsp_click_id"  # carries the conversion token to the landing page; empty: none
-    outbox_notices_flush_ms: int = 8  # notices gather so long before they are appended and acknowledged
-    outbox_decisions_flush_ms: int = 60  # so do decisions; a kill loses at most those, and no money with them
+    outbox_notices_flush_ms: int = 20  # notices gather so long before they are appended and acknowledged
+    outbox_decisions_flush_ms: int = 100  # so do decisions; a kill loses at most those, and no money with them
     outbox_batch_max: int = 2_000  # records of one append
     outbox_decisions_max: int = 50_000  # waiting; beyond it decisions are dropped and counted
     outbox_notices_max: int = 20_000  # waiting; beyond it notices get 503

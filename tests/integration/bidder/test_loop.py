@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.platform, pytest.mark.asyncio(loop_scope="module")]
 
 
 async def test_a_bid_and_all_its_notices(bidder: World) -> None:
-    await until(bidder.bidding)
+    await bidder.offer("warm")
     status, answer = await bidder.bid(bid_request("a1"))
     assert (status, answer["id"], answer["cur"], answer["seatbid"][0]["seat"]) == (200, "a1", "USD", "dsp")
     bid = only_bid(answer)
@@ -101,6 +101,7 @@ async def test_headers(bidder: World) -> None:
 
 
 async def test_a_test_request_is_answered_and_never_billed(bidder: World) -> None:
+    await bidder.offer("warm")
     status, answer = await bidder.bid(bid_request("t1", test=1))
     assert status == 200
     bid = only_bid(answer)

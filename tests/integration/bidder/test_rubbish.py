@@ -206,12 +206,14 @@ async def test_pipelined_requests_are_answered_in_order(bidder: World) -> None:
         head = f"POST /openrtb2/openrtb HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         return head.encode() + body
 
-    await until(bidder.bidding)
     good = json.dumps(bid_request("p1")).encode()
-    last = good.replace(b"p1", b"p2")
-    answer = await raw(bidder.bid_port, http(good) + http(b"{") + http(last), 1.5)
-    statuses = re.findall(rb"HTTP/1\.1 (\d+)", answer)
-    assert statuses == [b"200", b"400", b"200"]
+    data = http(good) + http(b"{") + http(good.replace(b"p1", b"p2"))
+
+    async def answers() -> bytes:
+        answer = await raw(bidder.bid_port, data, 1.0)
+        return answer if re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", b"400", b"200"] else b""
+
+    answer = await until(answers)  # the first requests after a pause may find no money leased
     assert answer.index(b'"p1"') < answer.index(b'"p2"')
 
 

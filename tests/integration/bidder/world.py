@@ -194,10 +194,13 @@ class World:
 
     async def offer(self, auction_id: str) -> dict[str, Any]:
         """Return the bid for a banner; idle leases go back, so the first requests after a pause may find no money."""
-        await until(self.bidding)
-        status, answer = await self.bid(bid_request(auction_id))
-        assert status == 200
-        return only_bid(answer)
+
+        async def bid() -> dict[str, Any]:
+            status, answer = await self.bid(bid_request(auction_id))
+            return only_bid(answer) if status == 200 else {}
+
+        offered: dict[str, Any] = await until(bid)
+        return offered
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
