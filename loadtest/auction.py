@@ -10,6 +10,7 @@ from dsp.kernel.money import PRICE_MICROS_CPM_MAX, Micros, price_micros_from_cpm
 from dsp.openrtb.macros import expand
 from loadtest.traffic import Request, Slot
 
+LOSS_EXPIRED = 2  # list 5.25: the impression opportunity expired
 LOSS_OUTBID = 102
 CLICK_ID_PARAMETER = "dsp_click_id"
 _MTYPE = {1: "banner", 2: "video", 3: "audio", 4: "native"}

@@ -23,8 +23,9 @@ from dsp.registry.bundles import resolve
 from dsp.supervise import LOCK_FILE
 from loadtest import console as terminal
 from loadtest import report as reports
+from loadtest.client import Client
 from loadtest.console import Step, Ticker, View
-from loadtest.exchange import Exchange, Rules, client
+from loadtest.exchange import Exchange, Rules
 from loadtest.ledger import Ledger
 from loadtest.notifier import Notifier
 from loadtest.picture import Curve, Reliability, draw
@@ -128,7 +129,7 @@ class Demo:
 
     async def _loop(self, platform: Platform, ledger: Ledger) -> None:
         """Drive traffic while the script of the demo goes on beside it."""
-        async with client() as bids, client() as calls:
+        async with Client() as bids, Client() as calls:
             notifier = Notifier(calls, self._truth, self._options.seed, ends_tls=platform.ends_tls)
             rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
             traffic = Traffic(self._options.seed)

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
-import aiohttp
 import msgspec
 
 from dsp.kernel.money import Micros, cost_micros, cpm_from_price_micros
 from dsp.openrtb.price import PriceCipher, cipher
 from dsp.openrtb.profile import Profile
 from loadtest import auction, market
+from loadtest.client import Client
 from loadtest.draw import Draw
 from loadtest.notifier import Notifier
 from loadtest.traffic import Request, Slot, Traffic
@@ -23,7 +23,6 @@ from loadtest.truth import NoticeKey, Tally, Truth
 
 _INFLIGHT_MAX = 1_000
 _MS_PER_SECOND = 1_000
-_WAIT_SECONDS = 10.0  # how long a late answer is still listened for
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +43,25 @@ class Rules:
         return self.cipher.encrypt(cpm_from_price_micros(price_micros_cpm), vector)
 
 
-def client(connections_max: int = 256) -> aiohttp.ClientSession:
-    """Return an HTTP client that keeps its connections, as exchanges do."""
-    connector = aiohttp.TCPConnector(limit=connections_max, keepalive_timeout=75.0)
-    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=_WAIT_SECONDS))
-
-
 class Exchange:
     """Drives one bidder with one stream of traffic."""
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        client: Client,
         bid_url: str,
         traffic: Traffic,
         rules: Mapping[str, Rules],
         truth: Truth,
         notifier: Notifier,
     ) -> None:
-        self._session = session
+        self._client = client
         self._bid_url = bid_url.rstrip("/")
         self._traffic = traffic
         self._rules = rules
         self._truth = truth
         self._notifier = notifier
         self._next = 0
-        self._timeout = aiohttp.ClientTimeout(total=_WAIT_SECONDS)
 
     async def drive(self, rate_per_second: float, until: Callable[[float], bool]) -> None:
         """Send requests at this rate until `until(seconds since the start)` holds, then wait for their answers.
@@ -106,22 +98,18 @@ class Exchange:
         at = time.perf_counter()  # the loop's own clock moves in whole milliseconds
         url = f"{self._bid_url}/openrtb2/{request.source.exchange}"
         try:
-            async with self._session.post(
-                url, data=request.body, headers=request.headers, timeout=self._timeout
-            ) as answer:
-                body = await answer.read()
-                status = answer.status
-        except (aiohttp.ClientError, TimeoutError, OSError) as fault:
+            answer = await self._client.post(url, request.body, request.headers)
+        except OSError as fault:
             self._truth.failed(tally, at, fault)
             return
         latency_ms = (time.perf_counter() - at) * _MS_PER_SECOND
-        self._truth.answered(tally, at, latency_ms, status)
-        if latency_ms > request.source.tmax_ms:
-            tally.late += 1  # the auction is over without it
-        elif status == 200:
-            self._auction(request, body, tally)
+        self._truth.answered(tally, at, latency_ms, answer.status)
+        late = latency_ms > request.source.tmax_ms
+        tally.late += late
+        if answer.status == 200:
+            self._auction(request, answer.body, tally, late=late)
 
-    def _auction(self, request: Request, body: bytes, tally: Tally) -> None:
+    def _auction(self, request: Request, body: bytes, tally: Tally, *, late: bool) -> None:
         try:
             response = msgspec.json.decode(body)
         except msgspec.DecodeError:
@@ -129,6 +117,11 @@ class Exchange:
             return
         offers, faults = auction.read(response, request)
         tally.faults.update(faults)
+        if late:  # the auction is over without it
+            for offer in offers:
+                expired = auction.clear(offer, 0.0, first_price=False)
+                self._notifier.spawn(self._lost(request, offer, expired, auction.LOSS_EXPIRED))
+            return
         tally.responses += bool(offers)
         tally.bids += len(offers)
         for offer in auction.best(offers).values():
@@ -139,13 +132,13 @@ class Exchange:
                 tally.wins += 1
                 self._notifier.spawn(self._won(request, offer, clearing, context, tally))
             else:
-                self._notifier.spawn(self._lost(request, offer, clearing))
+                self._notifier.spawn(self._lost(request, offer, clearing, auction.LOSS_OUTBID))
 
-    async def _lost(self, request: Request, offer: auction.Offer, clearing: auction.Clearing) -> None:
+    async def _lost(self, request: Request, offer: auction.Offer, clearing: auction.Clearing, reason: int) -> None:
         url = offer.bid.get("lurl")
         if url:
             price = auction.plain_price(clearing.price_micros_cpm)
-            url = auction.substitute(url, request, offer, price, clearing, auction.LOSS_OUTBID)
+            url = auction.substitute(url, request, offer, price, clearing, reason)
             await self._notifier.send(_key(request, offer, "loss"), url)
 
     async def _won(

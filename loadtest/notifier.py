@@ -5,9 +5,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from dsp.kernel.money import Micros
+from loadtest.client import Client
 from loadtest.draw import Draw
 from loadtest.truth import NoticeKey, Sent, Truth
 
@@ -32,14 +31,14 @@ class Notifier:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        client: Client,
         truth: Truth,
         seed: int,
         manners: Manners | None = None,
         ends_tls: tuple[str, str] = ("", ""),
     ) -> None:
         """Prepare to send; `ends_tls` is a public base URL and the plain one behind the balancer that ends its TLS."""
-        self._session = session
+        self._client = client
         self._ends_tls = ends_tls
         self._truth = truth
         self._seed = seed
@@ -115,11 +114,10 @@ class Notifier:
         if public and url.startswith(public):
             url = behind + url.removeprefix(public)
         try:
-            async with self._session.get(url, allow_redirects=False) as answer:
-                await answer.read()
-                return answer.status, answer.headers.get("Location", "")
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            answer = await self._client.get(url)
+        except OSError:
             return None, ""
+        return answer.status, answer.location
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

@@ -15,12 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from dsp.openrtb.macros import expand
 from loadtest.auction import LOSS_OUTBID
-from loadtest.exchange import client
+from loadtest.client import Client
 from loadtest.platform import CATALOGUE, Metrics, Platform
 from loadtest.truth import percentile
 
@@ -92,45 +91,43 @@ class Sender:
 
     async def send(self, bodies: Iterator[bytes], connections: int) -> Outcome:
         """Send every body, at most `connections` at a time, and return what came back."""
-        async with client(connections) as session:
+        async with Client(connections) as client:
 
             async def work() -> None:
                 for body in bodies:  # the workers share one iterator
-                    await self._one(session, body)
+                    await self._one(client, body)
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(connections):
                     group.create_task(work())
         return self._outcome
 
-    async def _one(self, session: aiohttp.ClientSession, body: bytes) -> None:
+    async def _one(self, client: Client, body: bytes) -> None:
         outcome = self._outcome
         outcome.requests += 1
         headers = {"Content-Type": "application/json", "x-openrtb-version": "2.5"}
         start = time.perf_counter()
         try:
-            async with session.post(self._url, data=body, headers=headers) as answer:
-                content = await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            answer = await client.post(self._url, body, headers)
+        except OSError:
             outcome.unanswered += 1
             return
         outcome.latencies_ms.append((time.perf_counter() - start) * 1_000)
         outcome.statuses[str(answer.status)] += 1
         if answer.status == 200:
-            bids = [bid for seat in msgspec.json.decode(content).get("seatbid", ()) for bid in seat["bid"]]
+            bids = [bid for seat in msgspec.json.decode(answer.body).get("seatbid", ()) for bid in seat["bid"]]
             outcome.bids += len(bids)
             for bid in bids:
-                await self._lose(session, bid.get("lurl", ""))
+                await self._lose(client, bid.get("lurl", ""))
 
-    async def _lose(self, session: aiohttp.ClientSession, url: str) -> None:
+    async def _lose(self, client: Client, url: str) -> None:
         public, behind = self._ends_tls
         if not url.startswith(public):
             return
         url = expand(behind + url.removeprefix(public), {"AUCTION_LOSS": str(LOSS_OUTBID)})
         try:
-            async with session.get(url) as answer:
-                await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            await client.get(url)
+        except OSError:
             return  # a lost loss notice is no fault: the reservation ends by itself
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from dsp.openrtb.profile import load_profiles
-from loadtest.exchange import Exchange, Rules, client
+from loadtest.client import Client
+from loadtest.exchange import Exchange, Rules
 from loadtest.ledger import Ledger
 from loadtest.notifier import Manners, Notifier
 from loadtest.platform import CATALOGUE, EXCHANGES, Platform
@@ -86,7 +87,7 @@ async def kill(platform: Platform) -> list[str]:
 async def drive(platform: Platform) -> tuple[Truth, list[str]]:
     truth = Truth()
     truth.begin("kills")
-    async with client() as bids, client() as calls:
+    async with Client() as bids, Client() as calls:
         notifier = Notifier(calls, truth, 3, Manners(duplicate_share=0.3), platform.ends_tls)
         rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
         exchange = Exchange(bids, platform.bid_url, Traffic(3), rules, truth, notifier)

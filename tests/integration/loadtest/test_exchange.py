@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from dsp.openrtb.price import cipher
 from dsp.openrtb.profile import load_profiles
-from loadtest.exchange import Exchange, Rules, client
+from loadtest.client import Client
+from loadtest.exchange import Exchange, Rules
 from loadtest.notifier import Manners, Notifier
 from loadtest.traffic import Traffic
 from loadtest.truth import Tally, Truth
@@ -31,7 +32,7 @@ async def run(bidder: FakeBidder, manners: Manners, seconds: float = 1.0, rate: 
     runner = await bidder.start()
     truth = Truth()
     try:
-        async with client() as bids, client() as calls:
+        async with Client() as bids, Client() as calls:
             notifier = Notifier(calls, truth, seed=1, manners=manners)
             rules = {name: Rules.of(profile) for name, profile in PROFILES.items()}
             exchange = Exchange(bids, bidder.url, Traffic(1), rules, truth, notifier)
@@ -43,7 +44,7 @@ async def run(bidder: FakeBidder, manners: Manners, seconds: float = 1.0, rate: 
 
 
 async def test_requests_keep_to_the_schedule_on_kept_connections() -> None:
-    done = await run(FakeBidder(2.0), Manners(**QUICK))
+    done = await run(FakeBidder(6.0), Manners(**QUICK))
     assert 190 <= done.tally.requests <= 205
     assert done.tally.failed == done.tally.late == 0
     assert not done.tally.faults
@@ -110,9 +111,10 @@ async def test_clicks_follow_the_redirect_to_a_conversion() -> None:
 async def test_a_late_answer_is_no_bid_and_counted() -> None:
     bidder = FakeBidder(9.0)
     bidder.delay_seconds = 0.3
-    done = await run(bidder, Manners(**QUICK), seconds=0.3)
+    done = await run(bidder, Manners(lost_share=0.0, **QUICK), seconds=0.3)
     assert done.tally.late == done.tally.requests
     assert done.tally.bids == 0
+    assert {key.kind for key in done.truth.notices} == {"loss"}
 
 
 async def test_no_answer_is_counted_as_failed() -> None:
@@ -120,7 +122,7 @@ async def test_no_answer_is_counted_as_failed() -> None:
     runner = await bidder.start()
     await runner.cleanup()  # nobody listens any more
     truth = Truth()
-    async with client() as bids, client() as calls:
+    async with Client() as bids, Client() as calls:
         rules = {name: Rules.of(profile) for name, profile in PROFILES.items()}
         exchange = Exchange(bids, bidder.url, Traffic(1), rules, truth, Notifier(calls, truth, 1))
         await exchange.drive(100.0, lambda elapsed: elapsed >= 0.2)
