@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import hmac
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -44,6 +45,7 @@ from dsp.stream.local import LocalEventLog
 QUIET_MS = 500
 #: Requests leave next to no cycles behind, so the collector is asked rarely and looks at the old ones hardly ever.
 GC_THRESHOLDS = (20_000, 20, 100)
+SWITCH_INTERVAL_SECONDS = 0.000_5
 _LAG_PERIOD_SECONDS = 0.1
 _LAG_PERIODS = 10
 _NOTICE_BODY_BYTES_MAX = 65_536
@@ -55,6 +57,8 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     logging.configure("bidder", platform.log_level)
     metrics.CONFIG.info({"hash": config.digest(settings)})
     metrics.BUILD.info({"version": version("dsp")})
+    # Threads write to disk, load models and render metrics; none of them may keep a bid waiting for 5 ms.
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     lifecycle = Lifecycle()
     bidder = Bidder(platform, cast(BidderConfig, settings["bidder"]))
     try:
