@@ -6,7 +6,7 @@ import msgspec
 class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the API listens, and its bounds."""
 
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # where it listens
     port: int = 8000  # 0 lets the system choose
     body_bytes_max: int = 1_048_576  # of a request; larger: 413
     page_size_max: int = 500  # entities in one answer; asking for more: 422

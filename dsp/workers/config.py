@@ -10,6 +10,7 @@ _POSITIVE = (
     "retry_ms_min",
     "retry_ms_max",
     "snapshot_poll_ms",
+    "ledger_step_ms",
     "pacing_step_ms",
     "lease_holder_timeout_ms",
     "training_flush_records",
@@ -20,21 +21,23 @@ _POSITIVE = (
 class WorkersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bounds and intervals; every one has a value that suits one machine."""
 
-    metrics_host: str = "127.0.0.1"
+    metrics_host: str = "127.0.0.1"  # keep it away from strangers
     metrics_port_base: int = 0  # 0: no metrics port
     batch_records: int = 1_000  # read from the event log at a time
     wait_ms: int = 200  # for the first record of a batch; also the longest a stop has to wait for an idle worker
     retry_ms_min: int = 100  # after a failed batch, doubling
-    retry_ms_max: int = 5_000
+    retry_ms_max: int = 5_000  # and no longer than this
     snapshot_poll_ms: int = 200  # how often the catalogue is looked at for a change
-    pacing_step_ms: int = 1_000
+    #: How often notices are entered in the book; spent money is counted twice for about so long.
+    ledger_step_ms: int = 250
+    pacing_step_ms: int = 1_000  # how often spend is held against plan
     #: Local traffic by hour of day, relative weights, for the spend plan; empty means the same all day.
     traffic_curve: tuple[float, ...] = ()
     lease_holder_timeout_ms: int = 30_000  # a bidder silent for this long is taken for dead
     training_flush_records: int = 20_000  # a Parquet file holds at most so many rows
-    training_flush_ms: int = 1_000  # and is written at the latest so long after its first record was read
+    training_flush_ms: int = 10_000  # and is written at the latest so long after its first record was read
     retention_hours: float = 168.0  # event-log records that every consumer has read are kept so long
-    trim_every_seconds: float = 60.0
+    trim_every_seconds: float = 60.0  # how often the event log is cut back to that
 
     def __post_init__(self) -> None:
         """Refuse what no worker could run with."""

@@ -136,4 +136,4 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
         clock,
         platform.currency,
     )
-    await runner.run("ledger", settings, job)
+    await runner.run("ledger", settings, job, workers.ledger_step_ms)
