@@ -36,6 +36,7 @@ from loadtest.traffic import Traffic
 from loadtest.truth import Truth
 
 SAMPLE_SECONDS = 1.0
+RAMP_SECONDS = 4.0
 SWAP_SECONDS_MAX = 15.0
 NOTICES_SECONDS_MAX = 20.0
 LEDGER_SECONDS_MAX = 20.0
@@ -43,7 +44,11 @@ TRAIN_SECONDS_MAX = 120.0
 #: The flights in the catalogue end so long after it was loaded: a little after the demo's last request.
 FLIGHT_MARGIN_SECONDS = 10
 #: People of the demo click and convert within seconds, so there is no need to wait for more.
-SETTINGS = {"DSP_TRAINING_MATURITY_SECONDS": "6", "DSP_TRAINING_CONVERSION_MATURITY_SECONDS": "6"}
+SETTINGS = {
+    "DSP_TRAINING_MATURITY_SECONDS": "6",
+    "DSP_TRAINING_CONVERSION_MATURITY_SECONDS": "6",
+    "DSP_WORKERS_TRAINING_FLUSH_MS": "1000",
+}
 SIDES = {"before": "before: the smoothed prior", "after": "after: the model trained in the demo"}
 PRIOR, TRAINING, MODEL = "prior", "training", "model"
 
@@ -137,7 +142,7 @@ class Demo:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._watch(platform, ledger))
-                    group.create_task(exchange.drive(self._options.rate, lambda _: self._done))
+                    group.create_task(exchange.drive(self._options.rate, lambda _: self._done, RAMP_SECONDS))
                     await self._script(platform)
                     self._done = True
                 self._view.begin(6)
@@ -174,7 +179,7 @@ class Demo:
         """Run the nightly training beside the traffic, at low priority; return its seconds."""
         arguments = ("models", "nightly", "--json")
         begun = time.monotonic()
-        self._nightly = platform.start(*arguments, nice=19)
+        self._nightly = platform.start(*arguments, idle=True)
         while self._nightly.poll() is None:
             if time.monotonic() - begun > TRAIN_SECONDS_MAX:
                 raise PlatformError(f"the training took longer than {TRAIN_SECONDS_MAX:.0f} s")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from math import sqrt
 
 import msgspec
 
@@ -63,10 +64,11 @@ class Exchange:
         self._notifier = notifier
         self._next = 0
 
-    async def drive(self, rate_per_second: float, until: Callable[[float], bool]) -> None:
+    async def drive(self, rate_per_second: float, until: Callable[[float], bool], ramp_seconds: float = 0.0) -> None:
         """Send requests at this rate until `until(seconds since the start)` holds, then wait for their answers.
 
-        The schedule is open-loop: a slow answer does not hold back the next request.
+        The schedule is open-loop: a slow answer does not hold back the next request. Over the first `ramp_seconds`
+        the rate rises evenly to its height, as exchanges do it with a bidder that has just started.
         """
         loop = asyncio.get_running_loop()
         start = time.perf_counter()
@@ -75,7 +77,7 @@ class Exchange:
             count = 0
             while not until(time.perf_counter() - start):
                 tally = self._truth.tally
-                due = start + count / rate_per_second
+                due = start + due_seconds(count, rate_per_second, ramp_seconds)
                 now = time.perf_counter()
                 if due > now:
                     await asyncio.sleep(due - now)
@@ -186,6 +188,14 @@ class Exchange:
 
 def _key(request: Request, offer: auction.Offer, kind: str) -> NoticeKey:
     return NoticeKey(request.source.exchange, request.id, offer.slot.imp_id, kind)
+
+
+def due_seconds(number: int, rate_per_second: float, ramp_seconds: float) -> float:
+    """Return when request `number` is due, seconds after the start, if the rate rises evenly over the ramp."""
+    ramped = rate_per_second * ramp_seconds / 2
+    if number >= ramped:
+        return ramp_seconds + (number - ramped) / rate_per_second
+    return sqrt(2 * ramp_seconds * number / rate_per_second)
 
 
 def context_of(request: Request, slot: Slot) -> market.Context:

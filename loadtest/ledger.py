@@ -87,21 +87,14 @@ class Ledger:
             return BookRepository(session).imbalance()
 
     def spent_out(self) -> int:
-        """Return how many line items have less of a budget left than one more impression of theirs costs."""
+        """Return how many line items have at most a twentieth of their budget left, which open bids may still cost."""
         with self._sessions() as session:
             days = BookRepository(session).days()
         spent: dict[int, Micros] = defaultdict(int)
-        impressions: dict[int, int] = defaultdict(int)
         for day in days:
             spent[day.line_item_id] += day.spend_micros
-            impressions[day.line_item_id] += day.impressions
-        return sum(
-            1
-            for one in self.catalogue.line_items
-            if spent[one.id]
-            and (total := _tightest(one.budget)) is not None
-            and total - spent[one.id] < 2 * spent[one.id] / impressions[one.id]
-        )
+        budgets = {one.id: _tightest(one.budget) for one in self.catalogue.line_items}
+        return sum(budget is not None and spent[key] >= budget * 0.95 for key, budget in budgets.items())
 
     def events(self) -> list[NoticeKey]:
         """Return the key of every notice in the event log, as often as it is there."""

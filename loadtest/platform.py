@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
@@ -127,17 +128,21 @@ class Platform:
             raise
         return self.output(process, arguments)
 
-    def start(self, *arguments: str, nice: int = 0) -> subprocess.Popen[bytes]:
-        """Start one command in the background, its output going to files; see `output`."""
+    def start(self, *arguments: str, idle: bool = False) -> subprocess.Popen[bytes]:
+        """Start one command in the background, its output going to files; see `output`.
+
+        An `idle` one gets the processor time that nobody else wants, where the system can do that.
+        """
         command = [sys.executable, "-m", *arguments]
-        if nice:
-            command = ["nice", "-n", str(nice), *command]
         name = _title(arguments).replace(" ", "-").replace("/", "_")[:60]
         with (self.logs / f"{name}.out").open("wb") as out, (self.logs / f"{name}.log").open("wb") as log:
-            return subprocess.Popen(  # noqa: S603 - our own interpreter and modules
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
                 command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
                 start_new_session=True, pass_fds=(self._pipe_read,),
             )  # fmt: skip
+        if idle:
+            _yield_processor(process.pid)
+        return process
 
     def output(self, process: subprocess.Popen[bytes], arguments: tuple[str, ...]) -> str:
         """Return the standard output of an ended command; raises PlatformError with its last words if it failed."""
@@ -226,6 +231,13 @@ def _environment(data_dir: Path, ports: Ports, settings: Mapping[str, str]) -> d
         "PYTHONUNBUFFERED": "1",
     }
     return kept | ours | dict(settings)
+
+
+def _yield_processor(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended already
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _title(arguments: tuple[str, ...]) -> str:

@@ -241,10 +241,10 @@ def _money(report: Report) -> Panel:
             ("spent", f"${units_from_micros(report.spend_micros):,.4f}"),
             ("overspent", _zero(report.overspend_micros, " micros")),
             ("billed and acknowledged", f"{notices.billing_acknowledged:,}"),
-            ("in the book, once, cost right", _all(notices)),
+            ("booked once, right cost", _all(notices)),
             ("other notices, all logged", f"{notices.other_acknowledged - notices.events_missing:,}"),
             ("lost or wrong", _zero(notices.lost)),
-            ("line items fully spent", f"{report.line_items_spent_out:,}"),
+            ("line items at their budget", f"{report.line_items_spent_out:,}"),
         ],
     )
 

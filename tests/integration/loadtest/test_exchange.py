@@ -6,7 +6,7 @@ from typing import NamedTuple
 from dsp.openrtb.price import cipher
 from dsp.openrtb.profile import load_profiles
 from loadtest.client import Client
-from loadtest.exchange import Exchange, Rules
+from loadtest.exchange import Exchange, Rules, due_seconds
 from loadtest.notifier import Manners, Notifier
 from loadtest.traffic import Traffic
 from loadtest.truth import Tally, Truth
@@ -128,3 +128,12 @@ async def test_no_answer_is_counted_as_failed() -> None:
         await exchange.drive(100.0, lambda elapsed: elapsed >= 0.2)
     total = truth.total()
     assert total.failed == total.requests == len(truth.failures_at) > 0
+
+
+def test_the_ramp_rises_evenly_to_the_rate() -> None:
+    due = [due_seconds(number, 100.0, 4.0) for number in range(601)]
+    assert due == sorted(due)
+    assert due[0] == 0.0
+    assert due[200] == 4.0  # half of what a full rate would have sent
+    assert due[600] == 8.0
+    assert due_seconds(50, 100.0, 0.0) == 0.5
