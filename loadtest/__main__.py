@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="run the whole platform for about two minutes and report")
     demo.add_argument("--dir", type=Path, default=Path("var/demo"), help="data directory, emptied first (%(default)s)")
     demo.add_argument("--seed", type=int, default=1, help="seed of the traffic (%(default)s)")
-    demo.add_argument("--rate", type=_rate, default=300.0, help="requests per second (%(default)s)")
+    demo.add_argument("--rate", type=_rate, default=250.0, help="requests per second (%(default)s)")
     demo.add_argument("--phase-seconds", type=_seconds, default=40.0, help="traffic before and after training")
     demo.set_defaults(run=_demo)
     replay = commands.add_parser("replay", help="send recorded requests to a bidder with the demo catalogue")

@@ -59,7 +59,7 @@ class Options:
 
     data_dir: Path
     seed: int = 1
-    rate: float = 300.0
+    rate: float = 250.0
     phase_seconds: float = 40.0
 
 

@@ -228,7 +228,7 @@ def _service(report: Report) -> Panel:
             ("unanswered", _zero(report.unanswered)),
             ("bidder CPU a request", f"{report.cpu_us_per_request:,.0f} µs"),
             ("model swap", f"{swap.seconds:.2f} s" if swap else Text("none", style="red")),
-            ("dropped in the swap", _zero(swap.dropped_requests) if swap else "-"),
+            ("dropped in swap", _zero(swap.dropped_requests) if swap else "-"),
         ],
     )
 
