@@ -12,6 +12,9 @@ from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock
 from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.ledger.lease import LeaseBook
 
+#: A line item's first demand is not kept waiting longer than this for a lease.
+EARLY_SECONDS = 0.05
+
 
 class LeaseSync:
     """Joins the process's lease book with the lease store."""
@@ -80,7 +83,9 @@ class LeaseSync:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._interval_seconds)
+            due = self._clock.elapsed_ns() + self._interval_seconds * NS_PER_MS * MS_PER_SECOND
+            while self._clock.elapsed_ns() < due and not self._book.begun:
+                await asyncio.sleep(min(EARLY_SECONDS, self._interval_seconds))
             await self.sync()
 
     def _elapsed_ms(self) -> int:

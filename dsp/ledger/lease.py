@@ -34,7 +34,9 @@ class LeaseTuning(NamedTuple):
     horizon_ms: int = 2_000  # money asked for covers this long at the recent rate of reservations
     bids_min: int = 16  # and at least so many of the dearest recent bids: at low rates demand comes in bursts
     want_micros_max: Micros = 100_000_000
-    idle_ms: int = 5_000  # free money of a lease unused for so long goes back
+    #: Free money of a lease unused for so long goes back. Long, or a line item that is asked for once in a while would
+    #: give its money back between one request and the next, and never bid.
+    idle_ms: int = 600_000
     surplus_factor: int = 3  # free money beyond so many horizons goes back
     reservations_max: int = 1_000_000
     leases_max: int = 100_000
@@ -85,9 +87,11 @@ class LeaseBook:
         self.epoch = epoch
         self.watermark_ms = 0
         self._leases: dict[tuple[int, int], _Lease] = {}
+        self._days: dict[int, int] = {}  # the latest of each line item
         self._reservations: dict[str, _Reservation] = {}
         self._buckets: dict[int, set[str]] = {}
         self._noticed: dict[str, int] = {}
+        self._begun = False
         self._sent_ms = _NEVER_MS
         self._valid_until_ms = _NEVER_MS
 
@@ -139,15 +143,16 @@ class LeaseBook:
     def wants(self, elapsed_ms: int) -> list[LeaseWant]:
         """Return what to ask for, from the rate of reservations since the last call; begins a sync."""
         interval_ms = _FIRST_INTERVAL_MS if self._sent_ms == _NEVER_MS else max(1, elapsed_ms - self._sent_ms)
-        self._sent_ms = elapsed_ms
+        self._sent_ms, self._begun = elapsed_ms, False
         wants = []
         for lease in self._leases.values():
             lease.rate = max(lease.demand / interval_ms, lease.rate * _RATE_DECAY)
             lease.target = max(int(lease.rate * self._tuning.horizon_ms), self._tuning.bids_min * lease.cost_max)
-            if elapsed_ms - lease.used_ms >= self._tuning.idle_ms:
+            if self._idle(lease, elapsed_ms):
                 lease.target = 0
+            if lease.demand:  # an outlier is forgotten by what follows it; reserve() raises it again
+                lease.cost_max = lease.cost_max * 9 // 10
             lease.demand = 0
-            lease.cost_max = lease.cost_max * 9 // 10  # an outlier is forgotten; reserve() raises it again
             if lease.target > lease.free:
                 amount = min(lease.target - lease.free, self._tuning.want_micros_max)
                 wants.append(LeaseWant(lease.line_item_id, lease.day, amount))
@@ -160,7 +165,7 @@ class LeaseBook:
         """
         returns = {}
         for lease in self._leases.values():
-            keep = 0 if everything or elapsed_ms - lease.used_ms >= self._tuning.idle_ms else lease.target
+            keep = 0 if everything or self._idle(lease, elapsed_ms) else lease.target
             if lease.free > keep * self._tuning.surplus_factor:
                 returns[lease.id] = lease.free - keep
                 lease.returning += lease.free - keep
@@ -186,8 +191,13 @@ class LeaseBook:
             if key not in reported:  # never granted, or spent and returned to the last micro
                 lease.granted = lease.settled = lease.returning = 0
                 lease.free = -lease.reserved
-                if not lease.reserved and elapsed_ms - lease.used_ms >= self._tuning.idle_ms:
+                if not lease.reserved and self._idle(lease, elapsed_ms):
                     del self._leases[key]
+
+    @property
+    def begun(self) -> bool:
+        """Return whether a line item was asked for that has no lease yet, so that a sync should not be waited for."""
+        return self._begun
 
     @property
     def free_micros(self) -> Micros:
@@ -208,7 +218,14 @@ class LeaseBook:
         lease = _Lease(self.epoch, line_item_id, day)
         if len(self._leases) < self._tuning.leases_max:
             self._leases[line_item_id, day] = lease
+            self._begun = True
+            self._days[line_item_id] = max(day, self._days.get(line_item_id, day))
         return lease  # beyond the bound it is not kept, so it never gets money: no bid
+
+    def _idle(self, lease: _Lease, elapsed_ms: int) -> bool:
+        """Return whether nobody asks for a lease's money any more: for a while, or because its day is over."""
+        over = lease.day < self._days.get(lease.line_item_id, lease.day)
+        return over or elapsed_ms - lease.used_ms >= self._tuning.idle_ms
 
     def _notice(self, bid_id: str, appended_ms: int) -> None:
         # Of a loss and a billing notice the one that is first in the log decides, so the earlier one ends it.

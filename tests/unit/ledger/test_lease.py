@@ -25,6 +25,9 @@ def reserve(book: LeaseBook, bid_id: str, cost: int = 10, at_ms: int = 0) -> boo
     return book.reserve(ITEM, DAY, bid_id, cost, at_ms, EXPIRES_MS) is not None
 
 
+IDLE_MS = LeaseTuning().idle_ms
+
+
 def test_nothing_is_reserved_without_a_lease() -> None:
     book = LeaseBook(1)
     assert book.reserve(ITEM, DAY, "a", 10, 0, EXPIRES_MS) is None
@@ -153,8 +156,19 @@ def test_surplus_and_idle_money_goes_back_and_the_rest_stays() -> None:
     assert book.wants(1_000) == []  # 100 in a second: 200 cover the horizon
     assert book.returns(1_000) == {LEASE: 900 - 200}
     assert book.free_micros == 200
-    assert book.returns(10_000) == {LEASE: 200}
-    assert book.wants(10_000) == []
+    assert book.returns(IDLE_MS) == {LEASE: 200}
+    assert book.wants(IDLE_MS) == []
+
+
+def test_a_line_item_asked_for_once_in_a_while_keeps_the_money_for_its_next_bid() -> None:
+    book = LeaseBook(1)
+    assert book.reserve(ITEM, DAY, "refused", 10, 0, EXPIRES_MS) is None
+    for second in range(1, 120):
+        wanted = sum(want.amount_micros for want in book.wants(second * 1_000))
+        returned = sum(book.returns(second * 1_000).values())
+        held = book.free_micros + wanted - returned
+        book.apply(report(held), second * 1_000)
+    assert book.reserve(ITEM, DAY, "next", 10, 120_000, EXPIRES_MS) == LEASE
 
 
 def test_everything_free_goes_back_at_an_orderly_end() -> None:
@@ -182,8 +196,8 @@ def test_a_lease_that_is_not_reported_any_more_has_nothing_free() -> None:
     reserve(book, "a", 40)
     book.apply(LeaseReport([], 0), 0)
     assert (book.free_micros, book.reserved_micros) == (0, 40)
-    book.apply(LeaseReport([], closes_ms(EXPIRES_MS) + 1_024), 60_000)
-    assert (book.free_micros, book.reserved_micros, book.wants(60_000)) == (0, 0, [])
+    book.apply(LeaseReport([], closes_ms(EXPIRES_MS) + 1_024), IDLE_MS)
+    assert (book.free_micros, book.reserved_micros, book.wants(IDLE_MS)) == (0, 0, [])
 
 
 def test_bounds_refuse_rather_than_grow() -> None:
@@ -194,3 +208,21 @@ def test_bounds_refuse_rather_than_grow() -> None:
     assert not reserve(book, "b")
     assert book.reserve(ITEM + 1, DAY, "c", 1, 0, EXPIRES_MS) is None
     assert [want.line_item_id for want in book.wants(1_000)] == []
+
+
+def test_a_day_that_is_over_gives_its_money_back_at_once() -> None:
+    book = granted(100)
+    assert reserve(book, "a")
+    book.reserve(ITEM, DAY + 1, "b", 10, 0, EXPIRES_MS)
+    book.wants(1_000)
+    assert book.returns(1_000) == {LEASE: 90}
+
+
+def test_a_first_demand_asks_for_an_early_sync_and_a_refused_one_does_not() -> None:
+    book = LeaseBook(1)
+    assert not book.begun
+    book.reserve(ITEM, DAY, "a", 10, 0, EXPIRES_MS)
+    assert book.begun
+    book.wants(50)
+    book.reserve(ITEM, DAY, "b", 10, 60, EXPIRES_MS)  # the budget is spent, say: no reason to ask more often
+    assert not book.begun
