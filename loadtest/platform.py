@@ -20,6 +20,8 @@ from dsp.kernel.lifecycle import PARENT_PIPE
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "config" / "demo" / "catalogue.toml"
 EXCHANGES = ROOT / "config" / "exchanges"
+#: The settings as shipped; what a run changes of them is in `_environment`.
+SETTINGS = ROOT / "config" / "dsp.toml"
 #: Ours in the simulated consent strings; any number up to loadtest.world.VENDOR_MAX.
 VENDOR_ID = 1_000
 #: Where notices are sent to: over TLS, as impressions that ask for `secure` need it. Nothing resolves the name: the
@@ -220,6 +222,7 @@ def _environment(data_dir: Path, ports: Ports, settings: Mapping[str, str]) -> d
     """Return the environment of the platform's commands; settings of the caller's own shell do not leak in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DSP_")}
     ours = {
+        "DSP_CONFIG": str(SETTINGS),
         "DSP_PLATFORM_DATA_DIR": str(data_dir),
         "DSP_PLATFORM_EXCHANGES_DIR": str(EXCHANGES),
         "DSP_BIDDER_BID_PORT": str(ports.bid),
