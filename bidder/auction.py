@@ -29,7 +29,7 @@ from dsp.openrtb.request import BidRequest
 from dsp.pricing.bid import price
 from dsp.pricing.value import value_micros_cpm
 from models.features.encode import request_row
-from models.serving.predictor import Predictor
+from models.serving.predictor import Scorer
 
 #: OpenRTB no-bid reason code by label.
 
@@ -115,7 +115,7 @@ class Auctioneer:
         if isinstance(chosen, Exclusion):
             return chosen
         rows, features = chosen.line_items, request_row(opportunity, user)
-        pctr, pcvr = self._predictor(run, state).predict(features, state.served.ad_rows[chosen.creatives])
+        pctr, pcvr = self._predictor(run, state).predict(features, chosen.creatives)
         run.predicted(len(rows))
         value = value_micros_cpm(snapshot.goal_kind[rows], snapshot.target_micros[rows], pctr, pcvr)
         prices = price(
@@ -156,7 +156,7 @@ class Auctioneer:
             self.leases.cancel(offer.facts.bid_id)
             self.pending.discard(offer.facts.bid_id)
 
-    def _predictor(self, run: Run, state: ServingState) -> Predictor:
+    def _predictor(self, run: Run, state: ServingState) -> Scorer:
         predictor = state.predictor
         if run.left_ms() < self.config.predict_ms_min:
             predictor = state.prior

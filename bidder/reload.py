@@ -18,7 +18,7 @@ from dsp.pacing.controller import CONTROLS_BLOB, Controls
 from dsp.snapshot import codec
 from models.serving import bundle
 from models.serving.bundle import CHAMPION
-from models.serving.predictor import Predictor
+from models.serving.predictor import Predictor, Scorer
 from models.serving.prior import PriorPredictor
 
 #: The blob under which the snapshot is published.
@@ -38,6 +38,7 @@ class Reloader:
         self._controls: Controls | None = None
         self._prior: Predictor = PriorPredictor()
         self._predictor: Predictor = self._prior
+        self._scorers: tuple[Scorer, Scorer] | None = None  # of the predictor and the prior, for what is served
         #: What was looked at last, good or bad, so that a broken artefact is tried and reported once.
         self._seen = {SNAPSHOT_BLOB: "", CONTROLS_BLOB: "", CHAMPION: ""}
         self._complaint = ""
@@ -68,16 +69,22 @@ class Reloader:
             self._predictor, self._prior = model.predictor, model.prior
         if self._served is None:
             return False
+        if self._scorers is None or served is not None or model is not None:
+            self._scorers = await asyncio.to_thread(self._prepare, self._served)
+        scorer, prior = self._scorers
         self._serving.swap(
             ServingState(
                 served=self._served,
                 controls=controller.align(self._controls, self._served.snapshot.line_item_ids),
                 controls_at_ms=self._controls.at_ms if self._controls is not None else 0,
-                predictor=self._predictor,
-                prior=self._prior,
+                predictor=scorer,
+                prior=prior,
             )
         )
         return True
+
+    def _prepare(self, served: Served) -> tuple[Scorer, Scorer]:
+        return self._predictor.prepare(served.ad_rows), self._prior.prepare(served.ad_rows)
 
     async def _run(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from dsp.kernel.clock import MS_PER_SECOND
 from dsp.pacing.controller import ControlColumns
 from dsp.snapshot.build import Snapshot
 from models.features.encode import ad_rows
-from models.serving.predictor import Predictor
+from models.serving.predictor import Scorer
 
 #: Landing pages remembered of creatives that have left the catalogue; ads in browsers outlive them.
 LANDINGS_MAX = 100_000
@@ -35,8 +35,8 @@ class ServingState:
     served: Served
     controls: ControlColumns  # aligned with the snapshot's line items
     controls_at_ms: int
-    predictor: Predictor
-    prior: Predictor  # answers when too little time is left for the predictor
+    predictor: Scorer  # prepared for the snapshot's creatives, as the prior is
+    prior: Scorer  # answers when too little time is left for the predictor
 
 
 def serve(snapshot: Snapshot, previous: Served | None) -> Served:

@@ -12,10 +12,11 @@ from dsp import registry
 from dsp.kernel.errors import BundleError
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.features.spec import FEATURE_HASH
-from models.serving.onnx import FEATURE_HASH_KEY, Calibration, OnnxModel, OnnxPredictor, Transform
-from models.serving.predictor import BatchPredictor, Predictor
+from models.serving.onnx import FEATURE_HASH_KEY, Calibration, OnnxModel, OnnxPredictor
+from models.serving.predictor import BatchPredictor, Predictor, predict
 from models.serving.prior import PriorPredictor
 from models.serving.statistics import Description, Statistics, restore
+from models.serving.transform import Transform
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
@@ -146,7 +147,7 @@ def _check_golden(version: str, predictor: Predictor, goldens: list[Golden]) -> 
         ads = np.array(golden.ads, dtype=np.int64)
         if request.shape != (len(REQUEST_COLUMNS),) or ads.shape[1:] != (len(AD_COLUMNS),):
             raise BundleError(f"{version}: golden row {number} has another shape")
-        found = predictor.predict(request, ads)
+        found = predict(predictor, request, ads)
         for expected, values in ((golden.pctr, found.pctr), (golden.pcvr, found.pcvr)):
             if len(expected) != len(values) or not np.allclose(values, expected, rtol=0, atol=GOLDEN_TOLERANCE):
                 raise BundleError(f"{version}: golden row {number} gives other probabilities")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dsp.catalog.entities import MediaFormat
 from models.features.columns import AD_COLUMNS, FORMAT_CODES
-from models.serving.predictor import Predictions
+from models.serving.predictor import Predictions, RateTable, Scorer
 from models.serving.statistics import Statistics
 
 #: Clicks per impression before anything is known; generous, so that new line items get to be seen.
@@ -37,8 +37,10 @@ class ConstantPredictor:
             self._ctr[FORMAT_CODES[media]] = rate
         self._cvr = cvr
 
-    def predict(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
-        return self.predict_rows(request[np.newaxis, :], ads)
+    def prepare(self, ads: NDArray[np.int64]) -> Scorer:
+        """Return a scorer for a table of ads, shape (C, A)."""
+        rates = self.predict_rows(ads[:0], ads)
+        return Scorer(self.version, RateTable(rates.pctr), RateTable(rates.pcvr))
 
     def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
         """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""
@@ -55,8 +57,14 @@ class PriorPredictor:
         self._cvr = cvr
         self._constants = ConstantPredictor()
 
-    def predict(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
-        return self.predict_rows(request[np.newaxis, :], ads)
+    def prepare(self, ads: NDArray[np.int64]) -> Scorer:
+        """Return a scorer for a table of ads, shape (C, A)."""
+        constants = self._constants.prepare(ads)
+        return Scorer(
+            self.version,
+            constants.pctr if self._ctr is None else self._ctr.prepare(ads),
+            constants.pcvr if self._cvr is None else self._cvr.prepare(ads),
+        )
 
     def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
         """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
+from models.serving.predictor import RateTable, Score
 
 UInt64s = NDArray[np.uint64]
 
 _ODD_1 = np.uint64(0x9E3779B97F4A7C15)
 _ODD_2 = np.uint64(0xC2B2AE3D27D4EB4F)
 _HALF = np.uint64(32)
+_ABSENT = np.zeros(1, dtype=np.int64)
 #: Above every key, so that a binary search never runs off the end.
 _SENTINEL = np.uint64(2**64 - 1)
 
@@ -66,12 +68,23 @@ class Slots:
         )
         ads = np.array([AD_COLUMNS.index(name) for _, _, name in pairs if name is not None], dtype=np.intp)
         self._ad_used, self._ad = np.unique(ads, return_inverse=True)
+        self._flat_salts = self._salts[:, 0]
 
     def keys(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[UInt64s, UInt64s]:
         """Return the keys of the shared slots and of the others, each (slots, rows), of rows (K or 1, R) and (K, A)."""
         left = _mix(_columns(request)[self._request].view(np.uint64) + self._salts)
         right = _mix(ads.T[self._ad_used].view(np.uint64))
         return left[: self.shared], left[self.shared :] ^ right[self._ad]
+
+    def request_keys(self, request: NDArray[np.int64]) -> UInt64s:
+        """Return one request's half of the keys of all slots, (slots,), of a row (R,)."""
+        values = np.concatenate((request, _ABSENT)).take(self._request).view(np.uint64)
+        values += self._flat_salts
+        return _mix(values)
+
+    def ad_keys(self, ads: NDArray[np.int64]) -> UInt64s:
+        """Return the ads' half of the keys of the slots not shared, (C, slots): rows first, to be taken by row."""
+        return np.ascontiguousarray(_mix(ads.T[self._ad_used].view(np.uint64))[self._ad].T)
 
     def present(
         self, request: NDArray[np.int64], ads: NDArray[np.int64]
@@ -108,19 +121,19 @@ class Statistics:
         self.base_logit = base_logit
         self.keys = np.append(keys[order], _SENTINEL)
         self.values = np.append(values[order], np.float32(0))
-        self._slots = Slots(self.groups)
+        self.slots = Slots(self.groups)
 
     def deltas(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return each group's log-odds against its prior, float32 (K, groups), for rows (K or 1, R) and (K, A)."""
-        slots = self._slots
+        slots = self.slots
         deltas = np.empty((len(self.groups), len(ads)), dtype=np.float32)
         shared_keys, paired_keys = slots.keys(request, ads)
         if slots.shared_groups:
             starts = slots.starts[: slots.shared_groups]
-            deltas[: slots.shared_groups] = np.add.reduceat(self._look_up(shared_keys), starts, axis=0)
+            deltas[: slots.shared_groups] = np.add.reduceat(self.look_up(shared_keys), starts, axis=0)
         if slots.shared_groups < len(self.groups):
             starts = slots.starts[slots.shared_groups :] - slots.shared
-            deltas[slots.shared_groups :] = np.add.reduceat(self._look_up(paired_keys), starts, axis=0)
+            deltas[slots.shared_groups :] = np.add.reduceat(self.look_up(paired_keys), starts, axis=0)
         return deltas.T
 
     def logits(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -128,14 +141,22 @@ class Statistics:
         logits: NDArray[np.float64] = self.deltas(request, ads).sum(axis=1, dtype=np.float64) + self.base_logit
         return logits
 
-    def _look_up(self, keys: UInt64s) -> NDArray[np.float32]:
+    def look_up(self, keys: UInt64s) -> NDArray[np.float32]:
+        """Return the value of each key, of the keys' shape; 0 where there is none."""
         places = self.keys.searchsorted(keys)
-        found: NDArray[np.float32] = self.values[places] * (self.keys[places] == keys)
+        found = self.values.take(places)
+        found *= self.keys.take(places) == keys
         return found
 
     def probabilities(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the probability of each row, float64 (K,)."""
         return sigmoid(self.logits(request, ads))
+
+    def prepare(self, ads: NDArray[np.int64]) -> Score:
+        """Return what gives the probabilities of ads of this table, (C, A)."""
+        if not any(group.request for group in self.groups):
+            return RateTable(self.probabilities(np.zeros((1, len(REQUEST_COLUMNS)), dtype=np.int64), ads))
+        return lambda request, chosen: self.probabilities(request[np.newaxis, :], ads[chosen])
 
     def description(self) -> dict[str, Any]:
         """Return what `restore` needs besides the tables, fit for JSON."""
@@ -171,8 +192,11 @@ def restore(description: Description, table: NDArray[np.void]) -> Statistics:
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return probabilities of log-odds, without overflow."""
-    probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.maximum(logits, -30.0)))
-    return probabilities
+    odds: NDArray[np.float64] = np.maximum(logits, -30.0)
+    np.negative(odds, out=odds)
+    np.exp(odds, out=odds)
+    odds += 1.0
+    return np.reciprocal(odds, out=odds)
 
 
 def _salt(name: str) -> int:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.evaluation.metrics import losses
-from models.serving.onnx import Calibration, Transform
+from models.serving.onnx import Calibration
 from models.serving.statistics import Group, Statistics, sigmoid
+from models.serving.transform import Transform
 from models.training import calibrate, groups, shrinkage
 from models.training.config import TrainingConfig
 from models.training.rows import Rows

@@ -14,6 +14,7 @@ from models.features.spec import FEATURE_HASH
 from models.serving import bundle
 from models.serving.bundle import FeatureSpec, Golden, ModelSpec, Scaling
 from models.serving.onnx import OnnxModel
+from models.serving.predictor import predict
 from models.serving.statistics import Description, Statistics
 from models.training.export import to_onnx
 from models.training.gbdt import Model
@@ -91,7 +92,7 @@ def _golden(files: dict[str, bytes], rows: Rows) -> list[Golden]:
     predictor = bundle.predictor("unpublished", files)
     golden = []
     for place in np.linspace(0, len(rows) - 1, _GOLDEN_REQUESTS, dtype=np.intp):
-        found = predictor.predict(rows.requests[place], ads)
+        found = predict(predictor, rows.requests[place], ads)
         golden.append(Golden(rows.requests[place].tolist(), ads.tolist(), found.pctr.tolist(), found.pcvr.tolist()))
     return golden
 

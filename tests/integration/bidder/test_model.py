@@ -11,6 +11,7 @@ from dsp.events.schema import Decision
 from dsp.registry import resolve
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.serving import bundle
+from models.serving.predictor import predict
 from tests.integration.bidder import world as places
 from tests.integration.models.conftest import trained, world, write_log
 
@@ -49,5 +50,5 @@ async def test_a_model_is_swapped_without_a_dropped_request(tmp_path: Path, trai
     (bid,) = decisions["after"].bids
     request, ads = np.frombuffer(bid.request_features, "<i8"), np.frombuffer(bid.ad_features, "<i8")
     assert (len(request), len(ads)) == (len(REQUEST_COLUMNS), len(AD_COLUMNS))
-    again = bundle.load(trained / "models", version).predictor.predict(request, ads[np.newaxis, :])
+    again = predict(bundle.load(trained / "models", version).predictor, request, ads[np.newaxis, :])
     assert bid.pctr == pytest.approx(float(again.pctr[0]), abs=1e-9)

@@ -19,6 +19,7 @@ from models.features.columns import REQUEST_COLUMNS
 from models.features.encode import ad_rows, request_row
 from models.features.spec import FEATURE_HASH
 from models.serving import bundle
+from models.serving.predictor import predict
 from tests.integration.bidder.world import ROOT, World, bid_request, catalogue, until, world
 
 SEGMENTS = ["gamer", "auto", "über", "", "travel", "fashion", "news", "7", "foodie"]
@@ -103,8 +104,10 @@ async def test_features_and_scores_are_the_same_offline(tmp_path: Path, trained:
         assert ads[bid.facts.creative_id].tobytes() == bid.ad_features
         # Scores too: the bidder served the champion, and its logged features give the logged probabilities.
         assert decision.model_version == version
-        again = predictor.predict(
-            np.frombuffer(bid.request_features, "<i8"), np.frombuffer(bid.ad_features, "<i8").reshape(1, -1)
+        again = predict(
+            predictor,
+            np.frombuffer(bid.request_features, "<i8"),
+            np.frombuffer(bid.ad_features, "<i8").reshape(1, -1),
         )
         assert bid.pctr == again.pctr[0]
         assert bid.pcvr == again.pcvr[0]

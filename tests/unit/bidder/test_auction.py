@@ -39,7 +39,7 @@ DAY_MS = 86_400_000
 
 
 class SlowModel:
-    """A predictor that takes its time."""
+    """A scorer that takes its time."""
 
     version = "slow"
 
@@ -48,16 +48,16 @@ class SlowModel:
         self._ms = ms
         self.calls = 0
 
-    def predict(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
+    def predict(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Predictions:
         self.calls += 1
         self._clock.advance(self._ms)
-        return Predictions(np.full(len(ads), 0.01), np.full(len(ads), 0.05))
+        return Predictions(np.full(len(chosen), 0.01), np.full(len(chosen), 0.05))
 
 
 class BrokenModel:
     version = "broken"
 
-    def predict(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
+    def predict(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Predictions:
         raise RuntimeError("no")
 
 
@@ -86,8 +86,9 @@ class Market:
             )
         self.serving = Serving()
         snapshot = build(wanted, "v1", self.clock.now_ms())
-        prior = PriorPredictor()
-        self.state = ServingState(serve(snapshot, None), align(None, snapshot.line_item_ids), 0, prior, prior)
+        served = serve(snapshot, None)
+        prior = PriorPredictor().prepare(served.ad_rows)
+        self.state = ServingState(served, align(None, snapshot.line_item_ids), 0, prior, prior)
         self.serving.swap(self.state)
         self.leases = LeaseBook(1)
         day = self.clock.now_ms() // DAY_MS
@@ -118,9 +119,8 @@ class Market:
         return self.clock.elapsed_ns() // 1_000_000
 
     def model(self, predictor: Any) -> None:
-        self.serving.swap(
-            ServingState(self.state.served, self.state.controls, 0, predictor, PriorPredictor(version="fallback"))
-        )
+        fallback = PriorPredictor(version="fallback").prepare(self.state.served.ad_rows)
+        self.serving.swap(ServingState(self.state.served, self.state.controls, 0, predictor, fallback))
 
     async def ask(self, request: dict[str, Any]) -> tuple[Answer, list[dict[str, Any]]]:
         arrival = Arrival(self.profile, json.dumps(request).encode(), "", self.clock.elapsed_ns())
