@@ -177,14 +177,14 @@ class NoticeDesk:
         if key in self._seen:
             write = self._seen[key]
             if write is not None:
-                await asyncio.shield(write)
+                await _written(write)
             return NoticeResult.DUPLICATE
         write = self._outbox.append(Topic.NOTICES, str(notice.facts.line_item_id), encode(notice))
         self._remember(key, write)
         try:
-            await asyncio.shield(write)
-        except UnavailableError:
-            del self._seen[key]
+            await write
+        except (UnavailableError, asyncio.CancelledError):
+            self._seen.pop(key, None)
             raise
         self._seen[key] = None
         await self._act(notice)
@@ -224,6 +224,16 @@ class NoticeDesk:
         token = self._signer.sign(NoticeKind.CONVERSION.value, self._signer.encode(encode_facts(facts)))
         location = redirect_url(landing, self._config.click_id_parameter, token)
         return Outcome(302, location) if location else Outcome(410)
+
+
+async def _written(write: asyncio.Future[None]) -> None:
+    """Wait for another's write, which goes on when this caller does not; raises UnavailableError if it was given up."""
+    try:
+        await asyncio.shield(write)
+    except asyncio.CancelledError:
+        if write.cancelled():
+            raise UnavailableError("the first notice's caller is gone") from None
+        raise
 
 
 def _loss_reason(text: str) -> int | None:

@@ -1,6 +1,5 @@
 """One impression's candidates once priced, and the offer made of the best: its facts for notices and for the log."""
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,9 @@ from dsp.catalog.user import Exposure
 from dsp.events.schema import Bid, BidFacts
 from dsp.funnel import Selection
 from dsp.openrtb.opportunity import DealOffer, Opportunity
+
+#: numpy keeps one object for each native type; on other machines, and for other types, there is a conversion.
+_LITTLE_ENDIAN = np.dtype("<i8")
 
 
 class Candidates(NamedTuple):
@@ -39,8 +41,7 @@ class Candidates(NamedTuple):
         return Exclusion.BELOW_FLOOR if (self.value_micros_cpm > 0.0).any() else Exclusion.WORTHLESS
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """A candidate that has won among ours and whose maximum cost is reserved."""
 
     opportunity: Opportunity
@@ -75,17 +76,18 @@ def make_offer(
 ) -> Offer:
     """Return the offer of one candidate with its facts and its record for the log."""
     snapshot, selection = state.served.snapshot, candidates.selection
-    row, creative = int(selection.line_items[number]), int(selection.creatives[number])
-    line_item, price_micros_cpm = snapshot.line_items[row], int(candidates.price_micros_cpm[number])
+    row, index = selection.line_items.item(number), selection.creatives.item(number)
+    line_item, price_micros_cpm = snapshot.line_items[row], candidates.price_micros_cpm.item(number)
+    advertiser, creative = snapshot.advertisers[row], snapshot.creatives[index]
     facts = BidFacts(
         exchange=opportunity.exchange,
         auction_id=opportunity.auction_id,
         imp_id=opportunity.imp_id,
         bid_id=reservation.bid_id,
-        advertiser_id=snapshot.advertisers[row].id,
+        advertiser_id=advertiser.id,
         campaign_id=line_item.campaign_id,
         line_item_id=line_item.id,
-        creative_id=snapshot.creatives[creative].id,
+        creative_id=creative.id,
         # A test may be answered and must never be billed: its notices can charge nothing.
         price_micros_cpm=0 if opportunity.test else price_micros_cpm,
         cost_micros_max=reservation.cost_micros,
@@ -99,26 +101,18 @@ def make_offer(
     )
     record = Bid(
         facts=facts,
-        ad_features=_bytes(state.served.ad_rows[creative]),
-        pctr=float(candidates.pctr[number]),
-        pcvr=float(candidates.pcvr[number]),
-        value_micros_cpm=int(candidates.value_micros_cpm[number]),
-        floor_micros_cpm=int(selection.floors_micros_cpm[number]),
-        first_price=bool(selection.first_price[number]),
-        pacing_multiplier=float(state.controls.multiplier[row]),
+        ad_features=_bytes(state.served.ad_rows[index]),
+        pctr=candidates.pctr.item(number),
+        pcvr=candidates.pcvr.item(number),
+        value_micros_cpm=int(candidates.value_micros_cpm.item(number)),
+        floor_micros_cpm=selection.floors_micros_cpm.item(number),
+        first_price=selection.first_price.item(number),
+        pacing_multiplier=state.controls.multiplier.item(row),
         request_features=_bytes(candidates.request_features),
     )
-    return Offer(
-        opportunity=opportunity,
-        advertiser=snapshot.advertisers[row],
-        line_item=line_item,
-        creative=snapshot.creatives[creative],
-        deal=selection.deals[number],
-        facts=facts,
-        price_micros_cpm=price_micros_cpm,
-        record=record,
-    )
+    deal = selection.deals[number]
+    return Offer(opportunity, advertiser, line_item, creative, deal, facts, price_micros_cpm, record)
 
 
 def _bytes(row: NDArray[Any]) -> bytes:
-    return row.astype("<i8", copy=False).tobytes()
+    return row.tobytes() if row.dtype is _LITTLE_ENDIAN else row.astype("<i8").tobytes()

@@ -1,7 +1,6 @@
 """Reads the prices that notices carry: decrypts, converts to the book's currency, and refuses what cannot be true."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 
 from dsp.events.schema import BidFacts
 from dsp.kernel.errors import InputError
@@ -46,8 +45,10 @@ class PriceReader:
             return None
         # Some exchanges encrypt what we pay and send the rest in the clear.
         for one in (self._ciphers.get(facts.exchange, _PLAIN), _PLAIN):
-            with suppress(InputError):
+            try:
                 return _micros(one, facts, text)
+            except InputError:
+                continue
         return None
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bidder.markup import markup, notice_urls, video_protocol
+from bidder.markup import Writer, video_protocol
 from bidder.offer import Offer
 from dsp.catalog.entities import MediaFormat
 from dsp.kernel import metrics
 from dsp.kernel.errors import InputError
 from dsp.kernel.ids import TokenSigner, new_id
-from dsp.openrtb.check import CHECKS, check
+from dsp.openrtb.check import CHECKS, Origin, check
 from dsp.openrtb.codec import encode_response
 from dsp.openrtb.price import quote
 from dsp.openrtb.profile import Profile
@@ -38,11 +38,13 @@ class Responder:
         self._base_url = base_url.rstrip("/")
         self._signer = signer
         self._rates = rates
+        self._writers: dict[tuple[str, bool, bool], Writer] = {}
         self._dropped = {label: metrics.BIDS_DROPPED.labels(label) for label in (*CHECKS, "markup_failed")}
 
     def respond(self, request: BidRequest, profile: Profile, offers: Sequence[Offer], now_ms: int) -> Response:
         """Return the response to a request that carries every offer which breaks no rule."""
-        made = [(offer, bid) for offer in offers if (bid := self._bid(offer, profile)) is not None]
+        origins: dict[str, Origin] = {}
+        made = [(offer, bid) for offer in offers if (bid := self._bid(offer, profile, origins)) is not None]
         if not made:
             return Response(b"", [])
         response = BidResponse(
@@ -51,7 +53,7 @@ class Responder:
             cur=offers[0].opportunity.currency,
             seatbid=[SeatBid(bid=[bid for _, bid in made], seat=profile.seat)],
         )
-        checked, labels = check(response, request, rates=self._rates, bids_max=profile.bids_max)
+        checked, labels = check(response, request, rates=self._rates, bids_max=profile.bids_max, origins=origins)
         for label in labels:
             self._dropped[label].inc()
         if checked is None:
@@ -64,26 +66,34 @@ class Responder:
         """Return the body of a "no" that says why, for exchanges that read it."""
         return encode_response(BidResponse(id=request_id, nbr=nbr))
 
-    def _bid(self, offer: Offer, profile: Profile) -> Bid | None:
+    def _writer(self, profile: Profile) -> Writer:
+        key = (profile.billing, profile.win_notice, profile.loss_notice)
+        writer = self._writers.get(key)
+        if writer is None:
+            writer = self._writers[key] = Writer(self._base_url, self._signer, profile)
+        return writer
+
+    def _bid(self, offer: Offer, profile: Profile, origins: dict[str, Origin]) -> Bid | None:
         facts, creative, opportunity = offer.facts, offer.creative, offer.opportunity
-        urls = notice_urls(self._base_url, self._signer, facts, profile.billing == "imp")
         try:
-            adm = markup(creative, opportunity, urls, facts.bid_id)
+            texts = self._writer(profile).write(creative, opportunity, facts)
         except InputError:
             self._dropped["markup_failed"].inc()
             return None
+        origins[facts.bid_id] = texts.origin
+        creative_id = str(creative.id)
         return Bid(
             id=facts.bid_id,
             impid=opportunity.imp_id,
             price=quote(offer.price_micros_cpm, opportunity.currency_rate),
-            nurl=urls.win if profile.win_notice else "",
-            burl=urls.bill if profile.billing == "bill" else "",
-            lurl=urls.loss if profile.loss_notice else "",
-            adm=adm,
-            adid=str(creative.id),
+            nurl=texts.nurl,
+            burl=texts.burl,
+            lurl=texts.lurl,
+            adm=texts.adm,
+            adid=creative_id,
             adomain=[offer.advertiser.domain],
             cid=str(offer.line_item.campaign_id),
-            crid=str(creative.id),
+            crid=creative_id,
             cat=list(creative.categories or offer.advertiser.categories),
             attr=list(creative.attributes),
             apis=list(creative.apis),

@@ -6,15 +6,34 @@ that a token seen in a page's click URL cannot be replayed as a billing notice.
 
 import hmac
 import os
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 
 from dsp.kernel.errors import TokenError
 
 _MAC_BYTES = 16
+_MAC_CHARS = 22
+_GROUP_FILL = b"\0\0"
+_GROUP_CHARS = 24
 _BLOCK_BYTES = 64  # of SHA-256
 TOKEN_CHARS_MAX = 2_048
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+_RANDOM_CHARS = 16
+_TIME_SHIFTS = range(45, -1, -5)
+_RANDOM_SHIFTS = range(75, -1, -5)
+#: Five random bits of a byte as a character: 256 is a multiple of 32, so that each is as likely as the others.
+_CHARACTERS = (_ALPHABET * 8).encode("ascii")
+_POOL_IDS = 256
+#: Random ends for the next ids; popping one is atomic, so that threads share it without a lock.
+_pool: list[str] = []
+# A forked child must not repeat its parent's ids.
+os.register_at_fork(after_in_child=_pool.clear)
 
 
 def new_id(now_ms: int, entropy: bytes | None = None) -> str:
@@ -22,16 +41,32 @@ def new_id(now_ms: int, entropy: bytes | None = None) -> str:
 
     `entropy` gives the 10 random bytes where a run must be reproducible.
     """
-    value = (now_ms << 80) | int.from_bytes(entropy or os.urandom(10), "big")
-    return "".join([_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5)])
+    if entropy:
+        value = int.from_bytes(entropy, "big")
+        return _time(now_ms) + "".join([_ALPHABET[(value >> shift) & 31] for shift in _RANDOM_SHIFTS])
+    try:
+        return _time(now_ms) + _pool.pop()
+    except IndexError:
+        _pool.extend(_random())
+        return new_id(now_ms)
+
+
+@lru_cache(maxsize=16)
+def _time(now_ms: int) -> str:
+    return "".join([_ALPHABET[(now_ms >> shift) & 31] for shift in _TIME_SHIFTS])
+
+
+def _random() -> list[str]:
+    text = os.urandom(_POOL_IDS * _RANDOM_CHARS).translate(_CHARACTERS).decode("ascii")
+    return [text[at : at + _RANDOM_CHARS] for at in range(0, len(text), _RANDOM_CHARS)]
 
 
 def _b64(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return b2a_base64(data, newline=False).translate(_URL_SAFE).rstrip(b"=").decode("ascii")
 
 
 def _unb64(text: str) -> bytes:
-    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    return a2b_base64(text.encode("ascii").translate(_STANDARD) + b"=" * (-len(text) % 4))
 
 
 class TokenSigner:
@@ -53,6 +88,14 @@ class TokenSigner:
         """Return the token of one kind for a payload encoded by `encode`."""
         return f"{encoded}.{_b64(self._macs[0].of(kind, encoded))}"
 
+    def tokens(self, kinds: Iterable[str], payload: bytes) -> list[str]:
+        """Return a payload's tokens of several kinds, which `sign` would give one by one."""
+        encoded = _b64(payload)
+        of = self._macs[0].of
+        # A group of 18 bytes is 24 characters without padding, of which the first 22 are the MAC's 16 bytes.
+        macs = _b64(b"".join([of(kind, encoded) + _GROUP_FILL for kind in kinds]))
+        return [f"{encoded}.{macs[at : at + _MAC_CHARS]}" for at in range(0, len(macs), _GROUP_CHARS)]
+
     def verify(self, kind: str, token: str) -> bytes:
         """Return the payload of a token of this kind.
 
@@ -69,9 +112,10 @@ class TokenSigner:
             raise TokenError("token is not base64", reason="token_malformed") from fault
         if not dot or not token.isascii():
             raise TokenError("token has no signature", reason="token_malformed")
-        if not any(hmac.compare_digest(each.of(kind, encoded), mac) for each in self._macs):
-            raise TokenError("token signature does not match", reason="token_forged")
-        return payload
+        for each in self._macs:
+            if hmac.compare_digest(each.of(kind, encoded), mac):
+                return payload
+        raise TokenError("token signature does not match", reason="token_forged")
 
 
 class _Mac:

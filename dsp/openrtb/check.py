@@ -4,9 +4,10 @@ A bid that would break a rule is dropped and the rule's label returned; a respon
 check reads the request itself and trusts nothing that the decision derived from it.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import isfinite
+from typing import NamedTuple
 
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
 from dsp.openrtb import macros
@@ -14,6 +15,7 @@ from dsp.openrtb.names import codes, domain, domains
 from dsp.openrtb.request import Banner, BidRequest, Deal, Imp, Native, Video
 from dsp.openrtb.response import Bid, BidResponse, MarkupType
 from dsp.openrtb.slot import banner_sizes
+from dsp.openrtb.template import Template, insecure, opaque
 
 #: Every label that `check` may return, for metrics to preset.
 CHECKS = (
@@ -44,20 +46,34 @@ _PRICE_MAX = PRICE_MICROS_CPM_MAX / MICROS_PER_UNIT
 #: Floors arrive as floats and may be converted: less than a micro's difference is none.
 _PRICE_TOLERANCE = 1e-6
 _AUCTION_FIXED = 3
-_JSON_OR_XML = {MarkupType.VIDEO: "<", MarkupType.AUDIO: "<", MarkupType.NATIVE: "{"}
-#: Browsers hold loopback addresses to be secure (W3C Mixed Content, 4), which lets one machine try everything out.
-_LOOPBACK = r"(?!//(?:127\.0\.0\.1|localhost|\[::1\])[:/])"
-_INSECURE_URL = re.compile(r"http:" + _LOOPBACK, re.IGNORECASE)
-#: http: as the value of an attribute, in url(), in a VAST node or in a JSON or script string loads something insecure.
-_INSECURE = re.compile(r"""(?:[="'(>]|<!\[CDATA\[)\s*http:""" + _LOOPBACK, re.IGNORECASE)
-#: What is only followed when a person clicks, and XML namespaces, which nothing loads at all.
-_NAVIGATION = re.compile(
-    r"""<a\s[^>]*>|<(ClickThrough|IconClickThrough|CompanionClickThrough)\b[^>]*>.*?</\1>
-    |"link":\{"url":"[^"]*"|xmlns(?::\w+)?\s*=\s*(?:"[^"]*"|'[^']*')|http://www\.w3\.org/[\w./#-]*""",
-    re.IGNORECASE | re.DOTALL | re.VERBOSE,
-)
+_BANNER, _VIDEO, _AUDIO, _NATIVE = (kind.value for kind in MarkupType)
+_JSON_OR_XML = {_BANNER: "", _VIDEO: "<", _AUDIO: "<", _NATIVE: "{"}
 
 _Medium = Banner | Video | Native
+
+
+class Origin(NamedTuple):
+    """What a bid's texts were written from, whose judgement then need not be repeated for each bid."""
+
+    markup: Template
+    urls: tuple[Template, Template, Template]  # nurl, burl and lurl
+    values: Sequence[str]
+
+    def made(self, bid: Bid) -> bool:
+        """Return whether the bid says exactly what these templates say with opaque values."""
+        win, bill, loss = self.urls
+        values = self.values
+        return (
+            bid.adm == self.markup.fill(values)
+            and bid.nurl == win.fill(values)
+            and bid.burl == bill.fill(values)
+            and bid.lurl == loss.fill(values)
+            and opaque(values)
+        )
+
+
+_NO_ORIGINS: Mapping[str, Origin] = {}
+_NO_RATES: Mapping[str, float] = {}
 
 
 def check(
@@ -66,6 +82,7 @@ def check(
     *,
     rates: Mapping[str, float] | None = None,
     bids_max: int = 64,
+    origins: Mapping[str, Origin] = _NO_ORIGINS,
 ) -> tuple[BidResponse | None, list[str]]:
     """Drop what would break a rule of the request.
 
@@ -74,6 +91,7 @@ def check(
         request: what it answers.
         rates: units of the book's currency per unit of each currency, to compare a price with a floor in another.
         bids_max: how many bids the exchange takes in one response.
+        origins: by bid id, what a bid's texts were written from; they are judged afresh where that is not so.
 
     Returns:
         The response without the bids dropped (None if none is left), and a label of `CHECKS` for each thing dropped.
@@ -83,13 +101,14 @@ def check(
         return None, [whole] * max(1, sum(len(seat.bid) for seat in response.seatbid))
     impressions = {imp.id: imp for imp in request.imp}
     ambiguous = len(impressions) != len(request.imp)
+    terms = response.cur or "USD", rates or _NO_RATES
     labels: list[str] = []
     seen: set[str] = set()
     seats = []
     for seat in response.seatbid:
         kept = []
         for bid in seat.bid:
-            label = _seat(seat.seat, request) or _broken(bid, request, impressions, response.cur or "USD", rates or {})
+            label = _seat(seat.seat, request) or _broken(bid, request, impressions, terms, origins.get(bid.id))
             if not label and ambiguous and [imp.id for imp in request.imp].count(bid.impid) > 1:
                 label = "impression"
             if not label and (not bid.id or bid.id in seen):
@@ -124,7 +143,11 @@ def _seat(seat: str, request: BidRequest) -> str:
 
 
 def _broken(
-    bid: Bid, request: BidRequest, impressions: Mapping[str, Imp], currency: str, rates: Mapping[str, float]
+    bid: Bid,
+    request: BidRequest,
+    impressions: Mapping[str, Imp],
+    terms: tuple[str, Mapping[str, float]],
+    origin: Origin | None,
 ) -> str:
     """Return the label of the first rule that the bid breaks, or ""."""
     imp = impressions.get(bid.impid)
@@ -135,27 +158,27 @@ def _broken(
     medium = _medium(bid, imp)
     if medium is None:
         return "format"
-    steps: tuple[Callable[[], str], ...] = (
-        lambda: _terms(bid, imp, medium, request, currency, rates),
-        lambda: _fit(bid, imp, medium, request),
-        lambda: _markup(bid, imp),
-        lambda: _blocks(bid, imp, medium, request),
+    return (
+        _terms(bid, imp, medium, *terms)
+        or _fit(bid, imp, medium, request)
+        or _markup(bid, imp, origin)
+        or _blocks(bid, imp, medium, request)
     )
-    return next((label for label in (step() for step in steps) if label), "")
 
 
 def _medium(bid: Bid, imp: Imp) -> _Medium | None:
     """Return the slot's object that the bid answers, None where the slot does not offer it."""
-    offered: dict[int, _Medium | None] = {
-        MarkupType.BANNER: imp.banner,
-        MarkupType.VIDEO: imp.video,
-        MarkupType.AUDIO: imp.audio,
-        MarkupType.NATIVE: imp.native,
-    }
-    return offered.get(bid.mtype)
+    kind = bid.mtype
+    if kind == _BANNER:
+        return imp.banner
+    if kind == _VIDEO:
+        return imp.video
+    if kind == _AUDIO:
+        return imp.audio
+    return imp.native if kind == _NATIVE else None
 
 
-def _terms(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest, currency: str, rates: Mapping[str, float]) -> str:
+def _terms(bid: Bid, imp: Imp, medium: _Medium, currency: str, rates: Mapping[str, float]) -> str:
     """Check deal, private auction and floor (3.2.11, 3.2.12, 7.11)."""
     floor, floor_currency = imp.bidfloor, imp.bidfloorcur
     offered = imp.pmp.deals if imp.pmp is not None else []
@@ -206,32 +229,48 @@ def _fit(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
     return "protocol" if protocols and bid.protocol and bid.protocol not in protocols else ""
 
 
-def _markup(bid: Bid, imp: Imp) -> str:
+def _markup(bid: Bid, imp: Imp, origin: Origin | None) -> str:
     """Check that there is markup of its kind, and nothing insecure in it where the slot must be secure."""
-    if not bid.adm or not bid.adm.lstrip().startswith(_JSON_OR_XML.get(MarkupType(bid.mtype), "")):
+    if not bid.adm or not bid.adm.lstrip().startswith(_JSON_OR_XML[bid.mtype]):
         return "markup"
+    if origin is not None and origin.made(bid):
+        win, bill, loss = origin.urls
+        if origin.markup.unknown_macro or win.unknown_macro or bill.unknown_macro or loss.unknown_macro:
+            return "macro"
+        return "secure" if imp.secure == 1 and origin.markup.insecure else ""
     if any(macros.unknown(text) for text in (bid.adm, bid.nurl, bid.burl, bid.lurl)):
         return "macro"
-    if imp.secure == 1 and "http:" in bid.adm.lower() and _INSECURE.search(_NAVIGATION.sub("", bid.adm)):
-        return "secure"
-    return ""
+    return "secure" if imp.secure == 1 and insecure(bid.adm) else ""
 
 
 def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
     """Check advertiser, categories, attributes and language."""
-    blocked = domains(request.badv)
-    if any(_within(domain(name), blocked) for name in bid.adomain) or not bid.adomain:
+    if not bid.adomain:
         return "advertiser"
-    barred = codes(request.bcat + imp.bcat)
-    allowed = codes(request.acat)
-    for code in map(str.upper, bid.cat):
-        # Blocking IAB25 blocks IAB25-3, which is a part of it.
-        if {code, code.partition("-")[0]} & barred or (allowed and not {code, code.partition("-")[0]} & allowed):
-            return "category"
-    if set(bid.attr) & set(medium.battr):
+    blocked = domains(request.badv)
+    if blocked and any(_within(_own_domain(name), blocked) for name in bid.adomain):
+        return "advertiser"
+    barred, allowed = codes(request.bcat + imp.bcat), codes(request.acat)
+    if (barred or allowed) and any(_category_refused(code.upper(), barred, allowed) for code in bid.cat):
+        return "category"
+    if bid.attr and medium.battr and set(bid.attr) & set(medium.battr):
         return "attribute"
-    languages = {str(code).lower()[:2] for code in request.wlang or request.wlangb}
-    return "language" if languages and bid.language and bid.language.lower()[:2] not in languages else ""
+    spoken = request.wlang or request.wlangb
+    if not spoken or not bid.language:
+        return ""
+    return "" if bid.language.lower()[:2] in {str(code).lower()[:2] for code in spoken} else "language"
+
+
+#: Domains of advertisers, which are few, and the same in bid after bid.
+_own_domain = lru_cache(maxsize=4_096)(domain)
+
+
+def _category_refused(code: str, barred: frozenset[str], allowed: frozenset[str]) -> bool:
+    """Return whether a list refuses the code; blocking IAB25 blocks IAB25-3, which is a part of it."""
+    whole = code.partition("-")[0]
+    if code in barred or whole in barred:
+        return True
+    return bool(allowed) and code not in allowed and whole not in allowed
 
 
 def _within(name: str, blocked: frozenset[str]) -> bool:

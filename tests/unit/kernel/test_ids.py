@@ -1,5 +1,7 @@
 """Identifiers sort by time; tokens bind payload and kind, and survive a key rotation."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,32 @@ def test_ids_sort_by_time() -> None:
 
 def test_ids_are_reproducible_with_given_entropy() -> None:
     assert new_id(5, b"\0" * 10) == new_id(5, b"\0" * 10)
+
+
+def test_an_id_is_its_time_and_its_entropy() -> None:
+    assert new_id((1 << 48) - 1, b"\xff" * 10) == "7" + "z" * 25
+    assert new_id(33, (1).to_bytes(10, "big")) == "0" * 8 + "11" + "0" * 15 + "1"
+    assert new_id(33)[:10] == "0" * 8 + "11"
+
+
+def test_a_forked_child_does_not_repeat_its_parents_ids() -> None:
+    new_id(1)  # leaves ids drawn beforehand
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, new_id(1).encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read() not in {new_id(1) for _ in range(1_000)}
+
+
+@given(st.binary(max_size=300))
+def test_tokens_of_several_kinds_are_those_made_singly(payload: bytes) -> None:
+    signer = TokenSigner([KEY])
+    singly = [signer.sign(kind, signer.encode(payload)) for kind in ("win", "loss", "click")]
+    assert signer.tokens(["win", "loss", "click"], payload) == singly
 
 
 @given(st.binary(max_size=300))

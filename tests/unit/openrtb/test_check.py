@@ -5,9 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from dsp.openrtb.check import CHECKS, check
+from dsp.openrtb.check import CHECKS, Origin, check
 from dsp.openrtb.request import BidRequest
 from dsp.openrtb.response import Bid, BidResponse, SeatBid
+from dsp.openrtb.template import Template, mark
 
 RATES = {"USD": 1.0, "EUR": 1.1}
 VAST = '<?xml version="1.0"?><VAST version="3.0" xmlns="http://www.iab.com/VAST"></VAST>'
@@ -170,3 +171,31 @@ def test_a_repeated_impression_id_cannot_be_bid_on() -> None:
     slot = {"id": "1", "banner": {"w": 300, "h": 250}}
     request = msgspec.convert({"id": "a", "imp": [slot, slot, {**slot, "id": "2"}]}, BidRequest)
     assert _labels(request, _bid(), _bid(id="c", impid="2")) == ["impression"]
+
+
+TOKEN = "01m807m562x0jsmrxvp59q3cph.CGgLUAGfIiCo"
+
+
+@pytest.mark.parametrize(
+    ("adm", "nurl", "value", "change", "want"),
+    [
+        (f'<img src="https://x?{mark(0)}">', "", TOKEN, "", ""),
+        (f'<img src="http://x?{mark(0)}">', "", TOKEN, "", "secure"),
+        (f'<p id="{mark(0)}">${{AUCTION_PRIZE}}', "", TOKEN, "", "macro"),
+        ("<p>", f"https://x?{mark(0)}=${{AUCTION_PRIZE}}", TOKEN, "", "macro"),
+        # What is not what the template says, or holds more than tokens, is judged for itself.
+        (f"<p>{mark(0)}", "", TOKEN, '<img src="http://x">', "secure"),
+        (f"<p>{mark(0)}", "", '<img src="http://x">', "", "secure"),
+        (f'<img src="{mark(0)}://x">', "", "http", "", "secure"),
+        (f"<p>${{AUCTION_{mark(0)}}}", "", "PRIZEPRIZEPRIZEPRIZE", "", "macro"),
+    ],
+)
+def test_a_template_is_judged_once_and_nothing_else_passes_for_it(
+    adm: str, nurl: str, value: str, change: str, want: str
+) -> None:
+    markup, win, none = Template(adm), Template(nurl), Template("")
+    bid = _bid(adm=markup.fill([value]) + change, nurl=win.fill([value]))
+    response = BidResponse(id="a", cur="USD", seatbid=[SeatBid(bid=[bid])])
+    origins = {"b": Origin(markup, (win, none, none), [value])}
+    _, labels = check(response, _request({"secure": 1}), rates=RATES, origins=origins)
+    assert labels == ([want] if want else [])

@@ -1,0 +1,58 @@
+"""Text that differs between bids only in opaque values, such as a creative's markup: written once, judged once."""
+
+import re
+import secrets
+from collections.abc import Sequence
+
+from dsp.openrtb import macros
+
+#: Browsers hold loopback addresses to be secure (W3C Mixed Content, 4), which lets one machine try everything out.
+_LOOPBACK = r"(?!//(?:127\.0\.0\.1|localhost|\[::1\])[:/])"
+#: http: as the value of an attribute, in url(), in a VAST node or in a JSON or script string loads something insecure.
+_INSECURE = re.compile(r"""(?:[="'(>]|<!\[CDATA\[)\s*http:""" + _LOOPBACK, re.IGNORECASE)
+#: What is only followed when a person clicks, and XML namespaces, which nothing loads at all.
+_NAVIGATION = re.compile(
+    r"""<a\s[^>]*>|<(ClickThrough|IconClickThrough|CompanionClickThrough)\b[^>]*>.*?</\1>
+    |"link":\{"url":"[^"]*"|xmlns(?::\w+)?\s*=\s*(?:"[^"]*"|'[^']*')|http://www\.w3\.org/[\w./#-]*""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+#: Nobody outside this process knows it, so no creative and no request can hold it.
+_MARK = secrets.token_hex(16)
+_OPEN = re.compile(_MARK + r"([0-9]{2})")
+#: Ids and signed tokens. No escaping changes them; being long and partly lower case they complete no macro or URL.
+_OPAQUE = re.compile(r"(?=[A-Z0-9_.-]*[a-z])[A-Za-z0-9_.-]{16,}")
+
+
+def mark(number: int) -> str:
+    """Return what stands for value `number` (0 to 99) in the text that a template is made of."""
+    return f"{_MARK}{number:02}"
+
+
+def insecure(text: str) -> bool:
+    """Return whether showing the markup would load something over http."""
+    return "http:" in text.lower() and _INSECURE.search(_NAVIGATION.sub("", text)) is not None
+
+
+def opaque(values: Sequence[str]) -> bool:
+    """Return whether the values are ids and tokens only, which leaves a template's judgement as it is."""
+    return all(map(_OPAQUE.fullmatch, values))
+
+
+class Template:
+    """A text with open places, and what the self-check holds of it whatever opaque values they are given."""
+
+    __slots__ = ("_open", "_pieces", "chars", "insecure", "unknown_macro")
+
+    def __init__(self, text: str) -> None:
+        self._pieces: list[str] = _OPEN.split(text)
+        self._open = [(at, int(self._pieces[at])) for at in range(1, len(self._pieces), 2)]
+        self.chars = len(text)
+        self.unknown_macro = bool(macros.unknown(text))
+        self.insecure = insecure(text)
+
+    def fill(self, values: Sequence[str]) -> str:
+        """Return the text with values[n] where mark n stood."""
+        pieces = self._pieces.copy()
+        for at, number in self._open:
+            pieces[at] = values[number]
+        return "".join(pieces)
