@@ -16,6 +16,7 @@ from dsp.snapshot.build import Snapshot
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Positions
 from dsp.targeting.deals import FIRST_PRICE, FIXED_PRICE, Way
+from dsp.targeting.memo import Fit
 from dsp.targeting.rows import Conditions
 
 
@@ -43,23 +44,21 @@ def select(
 
     The reason is that of the stage, and within recall and match of the dimension, that lost the last line item. Match
     sees every line item recalled, and caps and throttle come before ranking: the best `limit` are the best of those
-    that can bid, so no block starves the auction. The work is a row of words for each dimension and block, and a few
-    array operations on what is left; none of it is done line item by line item.
+    that can bid, so no block starves the auction. The work is a row of words for each dimension and block, unless an
+    impression like it came before, and a few array operations on what is left; none of it is done line item by line
+    item.
 
     `controls` are aligned to the snapshot; `seat` is ours on the exchange, since a deal may be for some seats only.
     """
     stages = Stages(snapshot, opportunity, user, controls, now_ms, seat)
-    recall = stages.recall()
-    recalled = recall.intersection()
-    if not np.count_nonzero(recalled):
-        return _last_lost(recall) if snapshot.line_items else Exclusion.NO_CANDIDATE
-    match = stages.match()
-    fit = candidates.fitting(recalled, match.intersection(), snapshot.creative_line_items, snapshot.creative_start)
-    if not fit.shape[0]:
-        return _last_creative_lost(match, candidates.spans(bitmap.positions(recalled), snapshot.creative_start))
-    owners = snapshot.creative_line_items.take(fit)
-    ends = candidates.ends_of(owners)
-    rows = owners.take(ends)
+    key, live = stages.key(), snapshot.index.live(now_ms)
+    fit = snapshot.index.memo.get(key, live)
+    if fit is None:
+        fit = _find(snapshot, stages)
+        snapshot.index.memo.put(key, live, fit)
+    if isinstance(fit, Exclusion):
+        return fit
+    rows = fit.line_items
     keep = stages.uncapped(rows)
     if keep is not None:
         rows = rows[keep]
@@ -72,8 +71,25 @@ def select(
             return Exclusion.THROTTLED
     if rows.shape[0] > limit:
         rows = rows[stages.best(rows, limit)]
-    creatives = candidates.draw(fit, owners, ends, rows, snapshot.creative_lots, opportunity.auction_id)
+    creatives = candidates.draw(
+        fit.creatives, fit.owners, fit.ends, rows, snapshot.creative_lots, opportunity.auction_id
+    )
     return _enter(rows, creatives, stages.ways)
+
+
+def _find(snapshot: Snapshot, stages: Stages) -> Fit | Exclusion:
+    """Recall and match: the creatives that fit, or the reason there are none."""
+    recall = stages.recall()
+    recalled = recall.intersection()
+    if not np.count_nonzero(recalled):
+        return _last_lost(recall) if snapshot.line_items else Exclusion.NO_CANDIDATE
+    match = stages.match()
+    fit = candidates.fitting(recalled, match.intersection(), snapshot.creative_line_items, snapshot.creative_start)
+    if not fit.shape[0]:
+        return _last_creative_lost(match, candidates.spans(bitmap.positions(recalled), snapshot.creative_start))
+    owners = snapshot.creative_line_items.take(fit)
+    ends = candidates.ends_of(owners)
+    return Fit(fit, owners, ends, owners.take(ends))
 
 
 def _last_lost(recall: Conditions) -> Exclusion:

@@ -1,5 +1,7 @@
 """The stages of the funnel over one impression; what becomes of the lost is selection.py's and explanation.py's."""
 
+from collections.abc import Hashable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +41,11 @@ class Stages:
         if known is not None and known.segments:
             self._segments = self._segments.union(known.segments)
         self.ways = snapshot.index.deals.ways(opportunity, seat)
+
+    def key(self) -> Hashable:
+        """Return a key that is equal only for impressions with equal conditions, while the same line items live."""
+        index, opportunity = self._snapshot.index, self._opportunity
+        return index.key(opportunity, self._segments, self.ways), index.matcher.key(opportunity)
 
     def recall(self) -> Conditions:
         """Return the conditions on line items."""

@@ -68,6 +68,8 @@ class TraitTable:
 
     def __init__(self, clauses: Clauses, size: int) -> None:
         nobody, everyone = bitmap.zeros(size), bitmap.ones(size)
+        #: Every value that a clause names; no other makes a difference.
+        self.named = frozenset(value for clause in clauses.values() for value in clause.include + clause.exclude)
         self._unrestricted = unrestricted(clauses, size)
         self._including: dict[str, Row] = {
             value: compress(included, nobody) for value, (included,) in holders(size, includes(clauses))

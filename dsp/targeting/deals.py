@@ -1,6 +1,7 @@
 """Deals: which line items may bid through which deal that an impression offers, and which in the open auction."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from dsp.targeting.rows import Row, compress, expand, holders, union
 FIRST_PRICE, SECOND_PRICE = 1, 2
 FIXED_PRICE = 3  # OpenRTB 2.6, 3.2.12 `at`: the floor is the price agreed
 _DOMAIN_CHARS_MAX = 253
+#: Domains whose parents are remembered.
+_DOMAINS_MAX = 8_192
 
 
 class Way(NamedTuple):
@@ -96,7 +99,10 @@ class DealTable:
 
 def domain_and_parents(domain: str) -> frozenset[str]:
     """Return a domain and every domain above it; none for "" or for what is too long to be a domain (RFC 1035)."""
-    if not domain or len(domain) > _DOMAIN_CHARS_MAX:
-        return frozenset()
+    return _and_parents(domain) if domain and len(domain) <= _DOMAIN_CHARS_MAX else frozenset()
+
+
+@lru_cache(maxsize=_DOMAINS_MAX)
+def _and_parents(domain: str) -> frozenset[str]:
     labels = domain.removeprefix("www.").split(".")
     return frozenset([".".join(labels[first:]) for first in range(len(labels))])

@@ -3,7 +3,7 @@
 What it costs follows the number of dimensions and words, not of line items that pass. Creatives are match.py's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -21,7 +21,8 @@ from dsp.targeting.calendar import Calendar
 from dsp.targeting.clauses import Clauses, OfferTable, TraitTable, ValueTable
 from dsp.targeting.deals import AdvertiserDomains, DealTable, Way, domain_and_parents
 from dsp.targeting.match import Matcher, category_and_parents, slot_of, slots_of
-from dsp.targeting.rows import Conditions, Parts, compress, expand, holders, union
+from dsp.targeting.memo import Memo
+from dsp.targeting.rows import Conditions, Parts, compress, expand, holders, known, union
 
 _VALUES = (
     Dimension.EXCHANGE, Dimension.COUNTRY, Dimension.REGION, Dimension.CITY, Dimension.POSTCODE, Dimension.DEVICE,
@@ -45,7 +46,7 @@ class Entities:
 
 
 class Index:
-    """Compiled targeting. Immutable but for what is remembered of the present minute."""
+    """Compiled targeting. Immutable but for what is remembered of the present minute; `memo` is the funnel's."""
 
     def __init__(
         self, entities: Entities, flight_start_ms: NDArray[np.int64], flight_end_ms: NDArray[np.int64]
@@ -60,6 +61,7 @@ class Index:
         )
         self._active = bitmap.from_mask(_active(entities))
         self._domains = AdvertiserDomains([advertiser.domain for advertiser in entities.advertisers])
+        self._advertisers_named = frozenset(self._domains.unblocked)
         self.deals = DealTable(_clauses(items, Dimension.DEAL), entities.deals, self._domains, len(items))
         servable = [
             _servable(items[row], one)
@@ -71,6 +73,7 @@ class Index:
         ]
         self.matcher = Matcher(entities.creatives, categories, servable)
         self._compile(entities, servable)
+        self.memo = Memo()
         parts = tuple((reason, self._active) for reason in _LIFE)
         self._live_memo: tuple[Parts, Words] = (parts, self._active)
 
@@ -97,16 +100,46 @@ class Index:
             out.require(Exclusion.ADVERTISER_BLOCKED, expand(self._domains.unblocked[name]))
         return out
 
+    def key(self, opportunity: Opportunity, segments: frozenset[str], ways: Sequence[Way]) -> Hashable:
+        """Return a key that is equal only for impressions with equal conditions, but for the time; arguments as above.
+
+        Values that no clause names are like none, so a key is made of rows and of names that the catalogue knows:
+        there are few, and they are short.
+        """
+        sizes = self._sizes_named.intersection(opportunity.sizes)
+        return (
+            # A row lives as long as the index: its id names it.
+            *[id(row_of(value_of(opportunity), default)) for value_of, row_of, default in self._values],
+            opportunity.formats,
+            sizes,
+            self._sizes_named.issuperset(opportunity.sizes),
+            self._domain_rules and self._domain_rules.named & domain_and_parents(opportunity.domain),
+            self._category_rules and self._category_rules.named & _with_parents(opportunity.categories),
+            *[table.named & segments for table in self._segment_rules],
+            *[
+                way.offer and (way.offer.id, known(way.offer.advertiser_domains, self._advertisers_named))
+                for way in ways
+            ],
+            opportunity.blocked_advertisers & self._advertisers_named,
+        )
+
+    def live(self, now_ms: int) -> Words:
+        """Return the line items that are active, in flight and in a daypart: one object while nothing changes."""
+        return self._lives(now_ms)[1]
+
     def _require_live(self, now_ms: int, out: Conditions) -> None:
-        """Active, in flight and in a daypart, folded into one row that is remembered as long as its parts are."""
+        out.parts, live = self._lives(now_ms)
+        out.require(Exclusion.INACTIVE, live)
+
+    def _lives(self, now_ms: int) -> tuple[Parts, Words]:
+        """Three conditions and the row they fold into, which is remembered as long as they are."""
         flight, daypart = self.calendar.in_flight(now_ms), self.calendar.in_daypart(now_ms)
         parts, live = self._live_memo
         if parts[1][1] is not flight or parts[2][1] is not daypart:
             parts = tuple(zip(_LIFE, (self._active, flight, daypart), strict=True))
             live = self._active & flight & daypart
             self._live_memo = (parts, live)
-        out.parts = parts
-        out.require(Exclusion.INACTIVE, live)
+        return parts, live
 
     def _supply(self, opportunity: Opportunity, out: Conditions) -> None:
         """A creative of a format that the impression offers, and one of a size."""
@@ -156,6 +189,13 @@ class Index:
             for slot, (rows,) in holders(size, ((slot_of(one), row) for one, row in shown))
         }
         self._banner_slots = [slot for slot in self._slots if slot[0] == MediaFormat.BANNER]
+        ruled = [_sides(size) for clause in size_clauses.values() for size in clause.include + clause.exclude]
+        self._sizes_named = frozenset([*ruled, *[slot[1:] for slot in self._banner_slots]])
+
+
+def _sides(size: str) -> tuple[int, int]:
+    width, _, height = size.partition("x")
+    return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else (0, 0)
 
 
 def _clauses(items: Sequence[LineItem], dimension: Dimension) -> Clauses:

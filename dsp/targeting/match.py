@@ -4,7 +4,8 @@ A block is one row a value, so matching costs by the blocks of the request, neve
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from dsp.catalog.reasons import Exclusion
 from dsp.openrtb.opportunity import Opportunity, Video
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Words
-from dsp.targeting.rows import Conditions, Row, Value, compress, expand, holders, union
+from dsp.targeting.rows import Conditions, Row, Value, compress, expand, holders, known, union
 
 #: A creative's place: its format, and for banners its size; what an impression must offer.
 Slot = tuple[str, int, int]
@@ -39,6 +40,18 @@ def slots_of(opportunity: Opportunity, banner_slots: Iterable[Slot]) -> list[Slo
     if _BANNER in opportunity.formats:
         slots += [(_BANNER, width, height) for width, height in opportunity.sizes] or banner_slots
     return slots
+
+
+class _Named(NamedTuple):
+    """What creatives say of themselves; no other value makes a difference."""
+
+    categories: frozenset[str]
+    attributes: frozenset[int]
+    apis: frozenset[int]
+    mimes: frozenset[str | None]
+    protocols: frozenset[int | None]
+    languages: frozenset[str | None]
+    durations: frozenset[int | None]
 
 
 class Matcher:
@@ -73,6 +86,15 @@ class Matcher:
         self._languages = self._accepting(creatives, lambda one: (one.language.lower(),) if one.language else ())
         self._exact = self._accepting(creatives, _duration)
         self._durations, self._up_to = self._compile_durations()
+        self._named = _Named(
+            frozenset(self._categories),
+            frozenset(self._attributes),
+            frozenset(self._apis),
+            frozenset(self._mimes),
+            frozenset(self._protocols),
+            frozenset(self._languages),
+            frozenset(self._exact),
+        )
 
     def conditions(self, opportunity: Opportunity) -> Conditions:
         """Return the conditions on creatives that can bind."""
@@ -94,6 +116,26 @@ class Matcher:
         if opportunity.languages_allowed:
             self._accept(Exclusion.CREATIVE_LANGUAGE, self._languages, opportunity.languages_allowed, out)
         return out
+
+    def key(self, opportunity: Opportunity) -> Hashable:
+        """Return a key that, with the formats and sizes, is equal only for impressions with equal conditions."""
+        video = opportunity.video
+        named = self._named
+        return (
+            opportunity.blocked_categories & named.categories,
+            opportunity.blocked_attributes & named.attributes,
+            opportunity.secure,
+            known(opportunity.mimes, named.mimes),
+            opportunity.apis & named.apis,
+            known(opportunity.languages_allowed, named.languages),
+            video
+            and (
+                known(video.protocols, named.protocols),
+                known(video.durations_required, named.durations),
+                video.duration_seconds_min,
+                video.duration_seconds_max,
+            ),
+        )
 
     def _fit(self, opportunity: Opportunity, out: Conditions) -> None:
         rows = [self._slots[slot] for slot in slots_of(opportunity, self._banner_slots) if slot in self._slots]

@@ -74,6 +74,11 @@ def union(rows: list[Row]) -> Words:
     return out
 
 
+def known(values: frozenset[Value], named: frozenset[Value]) -> frozenset[Value] | None:
+    """Return those of the values that are named; None where no values at all, which mean no condition, are given."""
+    return values & named if values else None
+
+
 class Conditions:
     """What must hold: rows, each with its reason."""
 

@@ -21,6 +21,7 @@ from dsp.funnel import Stage, explain, select
 from dsp.openrtb.opportunity import DealOffer, DeviceKind, Opportunity, Video
 from dsp.pacing.controller import ControlColumns
 from dsp.snapshot.build import Snapshot, build
+from dsp.targeting.memo import Memo
 
 NOW_MS = 1_750_068_000_000
 SEAT = "ours"
@@ -386,3 +387,17 @@ def test_large_catalogue(seed: int) -> None:
     assert len(whole.creatives) > 8_192
     left = [assert_agreement(random, whole, snapshot, 7_000) for _ in range(12)]
     assert max(left) > 20
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_remembered_serves_only_impressions_alike(seed: int) -> None:
+    random = Random(seed)
+    snapshot = build(catalogue(random, random.choice((4, 30)), 0.05), "v1", 0)
+    controls = columns(random, snapshot)
+    kept = snapshot.index.memo
+    for _ in range(500):
+        one = impression(random)
+        snapshot.index.memo = kept
+        remembered = select(snapshot, one, None, controls, NOW_MS, 5, SEAT)
+        snapshot.index.memo = Memo()
+        assert str(remembered) == str(select(snapshot, one, None, controls, NOW_MS, 5, SEAT))

@@ -1,0 +1,44 @@
+"""What is remembered of impressions that were alike: the creatives that fit them. Bounded in memory."""
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from dsp.catalog.reasons import Exclusion
+from dsp.targeting.bitmap import Positions, Words
+
+#: Numbers that all entries together may hold: 16 MB of int64.
+_NUMBERS_MAX = 2_000_000
+#: What an entry costs beside its arrays, in numbers: its key and its objects.
+_ENTRY_NUMBERS = 250
+
+
+class Fit(NamedTuple):
+    """The creatives that fit an impression, at least one, and whose they are. Shared: never write to its arrays."""
+
+    creatives: Positions  # ascending, (F,)
+    owners: Positions  # their line items, ascending, (F,)
+    ends: Positions  # where each run of equal owners ends, (K,)
+    line_items: Positions  # the owners without repetition, (K,)
+
+
+class Memo:
+    """Fits, or why there are none, by key; all forgotten when they grow too many or the line items alive change."""
+
+    __slots__ = ("_found", "_live", "_numbers")
+
+    def __init__(self) -> None:
+        self._live: Words | None = None
+        self._numbers = 0
+        self._found: dict[Hashable, Fit | Exclusion] = {}
+
+    def get(self, key: Hashable, live: Words) -> Fit | Exclusion | None:
+        """Return what was found while the very same bitmap of line items was alive."""
+        return self._found.get(key) if self._live is live else None
+
+    def put(self, key: Hashable, live: Words, found: Fit | Exclusion) -> None:
+        """Remember what was found."""
+        numbers = _ENTRY_NUMBERS + (2 * (len(found.owners) + len(found.ends)) if isinstance(found, Fit) else 0)
+        self._numbers += numbers
+        if self._live is not live or self._numbers > _NUMBERS_MAX:
+            self._found, self._live, self._numbers = {}, live, numbers
+        self._found[key] = found
