@@ -194,6 +194,18 @@ async def test_duplicates_wait_for_the_first_and_are_written_once(desk: Desk) ->
     assert [one.cost_micros for one in desk.written] == [1_000]
 
 
+async def test_a_first_caller_that_is_cancelled_leaves_the_notice_to_be_sent_again(desk: Desk) -> None:
+    desk.log.gate.clear()
+    first = asyncio.create_task(desk.send(NoticeKind.BILL, desk.facts(), p="1"))
+    second = asyncio.create_task(desk.send(NoticeKind.BILL, desk.facts(), p="1"))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    assert await second == Outcome(503)
+    desk.log.gate.set()
+    assert await desk.send(NoticeKind.BILL, desk.facts(), p="1") == Outcome(200)
+    assert desk.leases.billed == {"b1": 1_000}
+
+
 async def test_when_the_log_is_away_nothing_is_acknowledged_nor_done(desk: Desk) -> None:
     desk.log.away = True
     replies = await asyncio.gather(*(desk.send(NoticeKind.BILL, desk.facts(), p="1") for _ in range(3)))
