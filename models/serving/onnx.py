@@ -22,10 +22,14 @@ class Calibration:
     def __init__(self, slope: float = 1.0, intercept: float = 0.0) -> None:
         self.slope = slope
         self.intercept = intercept
+        self._slope = np.array(slope)
+        self._intercept = np.array(intercept)
 
     def __call__(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return calibrated probabilities."""
-        return sigmoid(logits * self.slope + self.intercept)
+        scaled: NDArray[np.float64] = logits * self._slope
+        scaled += self._intercept
+        return sigmoid(scaled)
 
 
 class OnnxModel:

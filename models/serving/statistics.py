@@ -17,9 +17,12 @@ from models.serving.predictor import RateTable, Score
 
 UInt64s = NDArray[np.uint64]
 
-_ODD_1 = np.uint64(0x9E3779B97F4A7C15)
-_ODD_2 = np.uint64(0xC2B2AE3D27D4EB4F)
-_HALF = np.uint64(32)
+# Constants are arrays without dimensions: with few candidates, half the time of a scalar operand is its conversion.
+_ODD_1 = np.array(0x9E3779B97F4A7C15, dtype=np.uint64)
+_ODD_2 = np.array(0xC2B2AE3D27D4EB4F, dtype=np.uint64)
+_HALF = np.array(32, dtype=np.uint64)
+_LOGIT_MIN = np.array(-30.0)
+_ONE = np.array(1.0)
 _ABSENT = np.zeros(1, dtype=np.int64)
 #: Above every key, so that a binary search never runs off the end.
 _SENTINEL = np.uint64(2**64 - 1)
@@ -192,10 +195,10 @@ def restore(description: Description, table: NDArray[np.void]) -> Statistics:
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return probabilities of log-odds, without overflow."""
-    odds: NDArray[np.float64] = np.maximum(logits, -30.0)
+    odds: NDArray[np.float64] = np.maximum(logits, _LOGIT_MIN)
     np.negative(odds, out=odds)
     np.exp(odds, out=odds)
-    odds += 1.0
+    odds += _ONE
     return np.reciprocal(odds, out=odds)
 
 
