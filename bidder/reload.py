@@ -69,7 +69,9 @@ class Reloader:
             self._predictor, self._prior = model.predictor, model.prior
         if self._served is None:
             return False
-        if self._scorers is None or served is not None or model is not None:
+        if served is not None or model is not None:
+            self._scorers = None  # should preparing fail, those of another snapshot must not serve this one
+        if self._scorers is None:
             self._scorers = await asyncio.to_thread(self._prepare, self._served)
         scorer, prior = self._scorers
         self._serving.swap(
