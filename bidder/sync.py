@@ -84,7 +84,8 @@ class LeaseSync:
     async def _run(self) -> None:
         while True:
             due = self._clock.elapsed_ns() + self._interval_seconds * NS_PER_MS * MS_PER_SECOND
-            while self._clock.elapsed_ns() < due and not self._book.begun:
+            # Polled because the book is pure: it has no event to wait for.
+            while self._clock.elapsed_ns() < due and not self._book.begun:  # noqa: ASYNC110
                 await asyncio.sleep(min(EARLY_SECONDS, self._interval_seconds))
             await self.sync()
 

@@ -34,9 +34,9 @@ def _from_hex(text: str, position: int) -> bytes:
 
 
 def _create(path: Path) -> None:
-    """Write a fresh key so that of two processes starting at once both end up with the same one."""
+    """Write a fresh key so that of several that start at once all end up with the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     draft.touch(mode=0o600)
     draft.write_text(os.urandom(KEY_BYTES).hex(), encoding="ascii")
     try:

@@ -101,7 +101,8 @@ class Shop:
             Topic.NOTICES: [committed_notices, ledger],
             Topic.REQUESTS: [],
         }
-        return TrainingLogJob(self.log, self.root, self.clock, WorkersConfig(**{"training_flush_ms": 1_000, **settings}), readers)
+        hurried = {"training_flush_ms": 1_000, **settings}
+        return TrainingLogJob(self.log, self.root, self.clock, WorkersConfig(**hurried), readers)
 
     async def work(self, job: TrainingLogJob, steps: int = 3) -> None:
         for _ in range(steps):
