@@ -12,9 +12,7 @@ import msgspec
 from dsp.kernel import config
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.errors import ConfigError, DspError, ValidationError
-
-#: Names as in dsp.workers.config, which is not imported for every command.
-WORKERS = ("ledger", "snapshot", "pacing", "training_log")
+from dsp.workers.config import WORKERS
 
 
 def main(arguments: list[str] | None = None) -> int:
