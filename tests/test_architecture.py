@@ -1,12 +1,16 @@
 """What import-linter cannot see: what a process really loads. (The contracts themselves are in pyproject.toml.)"""
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("dsp", "models", "bidder", "loadtest")
 FORBIDDEN = {
     "bidder.app": ("fastapi", "sqlalchemy", "alembic", "pydantic", "lightgbm", "onnx", "pyarrow", "pandas", "sklearn"),
     "models.serving.bundle": ("lightgbm", "onnx", "onnxmltools", "pyarrow", "matplotlib", "sklearn"),
@@ -19,6 +23,32 @@ def test_process_loads_only_what_it_needs(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not set(FORBIDDEN[module]) & set(loaded.stdout.split())
+
+
+def test_every_import_is_declared() -> None:
+    """The packages import what `make demo` installs, and locust in its own file alone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["cpu"], *extras["api"], *extras["train"]]
+    declared = {re.split(r"[\[><=; ]", each)[0].lower().replace("-", "_") for each in wanted}
+    provided = {"fastapi": {"starlette"}}  # re-exported, and versioned with it
+    declared |= {name for each in declared & set(provided) for name in provided[each]}
+    imported = {
+        (str(path.relative_to(ROOT)), name.partition(".")[0])
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and node.level == 0
+            else []
+        )
+    }
+    ours = {*PACKAGES, *sys.stdlib_module_names}
+    undeclared = {(path, name) for path, name in imported if name not in ours and name.lower() not in declared}
+    assert undeclared == {("loadtest/locustfile.py", "locust")}
 
 
 def test_import_contracts_hold() -> None:
