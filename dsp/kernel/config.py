@@ -41,7 +41,7 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     currency_rates: dict[str, float] = msgspec.field(default_factory=lambda: {"USD": 1.0})
     #: Sign notice tokens; the first signs, all verify. Empty: generated once and kept in data_dir.
     signing_keys: list[Secret] = []
-    #: One profile (TOML) for each exchange. Whoever reaches the bid port may use every profile in it: keep only your own.
+    #: One profile (TOML) for each exchange. Whoever reaches the bid port may use every one of them: keep only your own.
     exchanges_dir: str = "config/exchanges"
     #: Our id in the IAB's TCF vendor list, looked for in consent strings; 0: no consent is ever ours.
     privacy_vendor_id: int = 0
