@@ -33,6 +33,7 @@ def test_shipped_settings_are_the_defaults() -> None:
     """config/dsp.toml shows every setting with its default, so that a reader sees the whole of it."""
     shipped = config.load(TABLES, ROOT / "config" / "dsp.toml", {})
     # Rates are no defaults: they are a day's, and an operator's to keep.
+    assert {"USD", "EUR", "GBP", "JPY"} <= set(shipped["platform"].currency_rates)
     rates = {"currency_rates": {"USD": 1.0}}
     shipped["platform"] = msgspec.structs.replace(shipped["platform"], **rates)
     assert shipped == {name: struct() for name, struct in TABLES.items()}
