@@ -80,8 +80,8 @@ class Bidder:
         users_file = f"users-{settings.holder}.db" if settings.reuse_port else "users.db"
         self._clock = clock
         self._log = LocalEventLog(data / "log", clock)
-        self._users = LocalUserStore(data / users_file, clock)
-        self._lease_store = LocalLeaseStore(data / "leases.db", clock)
+        self._users = LocalUserStore(data / users_file)
+        self._lease_store = LocalLeaseStore(data / "leases.db")
         self._exposures = ExposureReplay(self._log, self._users)
         self.serving = Serving()
         self.outbox = _outbox(self._log, settings, clock)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit
-from dsp.kernel.clock import Clock
 from dsp.kernel.errors import ConflictError
 from dsp.kernel.money import Micros
 from dsp.kernel.sqlite import SqliteFile
@@ -49,9 +48,8 @@ INSERT OR IGNORE INTO state VALUES (1, 0, 0);
 class LocalLeaseStore:
     """Implements dsp.cache.port.LeaseStore on one file shared by the processes of one machine."""
 
-    def __init__(self, path: Path, clock: Clock, synchronous: str = "FULL") -> None:
+    def __init__(self, path: Path, synchronous: str = "FULL") -> None:
         self._file = SqliteFile(path, _SCHEMA, synchronous)
-        self._clock = clock
 
     async def open(self) -> None:
         """Open the file, creating what is missing."""

@@ -16,7 +16,7 @@ import msgspec
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.events.schema import Notice, NoticeKind
 from dsp.kernel import logging
-from dsp.kernel.clock import MS_PER_SECOND, Clock
+from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.sqlite import SqliteFile
 
@@ -48,13 +48,11 @@ class LocalUserStore:
     def __init__(
         self,
         path: Path,
-        clock: Clock,
         users_max: int = 500_000,
         exposures_max: int = 128,
         save_interval_ms: int = 1_000,
     ) -> None:
         self._file = SqliteFile(path, _SCHEMA, "NORMAL")
-        self._clock = clock
         self._users_max = users_max
         self._exposures_max = exposures_max
         self._save_seconds = save_interval_ms / MS_PER_SECOND

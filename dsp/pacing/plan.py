@@ -123,21 +123,6 @@ def plan(
     )
 
 
-def target_micros(
-    budget: Budget,
-    flight: Flight,
-    dayparts: tuple[Daypart, ...],
-    timezone: str,
-    mode: PacingMode,
-    traffic_curve: tuple[float, ...],
-    spent_before_today: Micros,
-    now_ms: int,
-) -> Micros | None:
-    """Return what should be spent between the flight's begin and now; None where no budget bounds the spend."""
-    today = plan(budget, flight, dayparts, timezone, mode, traffic_curve, spent_before_today, now_ms)
-    return None if today is None else today.planned_micros(now_ms)
-
-
 def day_number(now_ms: int, timezone: str) -> int:
     """Return the day in a time zone as a count of days since 1970-01-01: the day that daily budgets belong to."""
     return _local(now_ms, timezone).date().toordinal() - _EPOCH

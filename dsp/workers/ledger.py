@@ -131,7 +131,7 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     job = LedgerJob(
         create_engine(url(platform)),
         LocalEventLog(data / "log", clock),
-        LocalLeaseStore(data / "leases.db", clock),
+        LocalLeaseStore(data / "leases.db"),
         workers,
         clock,
         platform.currency,

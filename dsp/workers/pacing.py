@@ -196,7 +196,7 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     profiles = load_profiles(platform.exchanges_dir)
     job = PacingJob(
         session_factory(create_engine(url(platform)), read_only=True),
-        LocalLeaseStore(platform.data_path / "leases.db", clock),
+        LocalLeaseStore(platform.data_path / "leases.db"),
         LocalBlobStore(platform.data_path / "blobs"),
         clock,
         workers,

@@ -76,7 +76,7 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     data = platform.data_path
     job = SnapshotJob(
         session_factory(create_engine(url(platform)), read_only=True),
-        LocalLeaseStore(data / "leases.db", clock),
+        LocalLeaseStore(data / "leases.db"),
         LocalBlobStore(data / "blobs"),
         clock,
     )

@@ -25,7 +25,7 @@ async def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
     opened: list[LeaseStore] = []
 
     async def make() -> LeaseStore:
-        store = {"local": lambda: LocalLeaseStore(tmp_path / "leases.db", ManualClock(), "NORMAL")}[request.param]()
+        store = {"local": lambda: LocalLeaseStore(tmp_path / "leases.db", "NORMAL")}[request.param]()
         await store.open()
         opened.append(store)
         return store

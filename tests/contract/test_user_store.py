@@ -9,7 +9,6 @@ from dsp.cache.local import LocalUserStore
 from dsp.cache.port import UserStore
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.events.schema import BidFacts, Notice, NoticeKind
-from dsp.kernel.clock import ManualClock
 
 MakeStore = Callable[[], Awaitable[UserStore]]
 
@@ -20,9 +19,7 @@ async def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
     opened: list[UserStore] = []
 
     async def make() -> UserStore:
-        store = {"local": lambda: LocalUserStore(tmp_path / "users.db", ManualClock(), save_interval_ms=60_000)}[
-            request.param
-        ]()
+        store = {"local": lambda: LocalUserStore(tmp_path / "users.db", save_interval_ms=60_000)}[request.param]()
         await store.open()
         opened.append(store)
         return store
@@ -59,7 +56,7 @@ async def test_a_restart_keeps_the_records(make_store: MakeStore) -> None:
 
 async def test_bounds_hold_and_the_least_recent_go_first(tmp_path: Path) -> None:
     def make() -> LocalUserStore:
-        return LocalUserStore(tmp_path / "users.db", ManualClock(), users_max=2, exposures_max=3)
+        return LocalUserStore(tmp_path / "users.db", users_max=2, exposures_max=3)
 
     store = make()
     await store.open()
@@ -82,13 +79,13 @@ async def test_bounds_hold_and_the_least_recent_go_first(tmp_path: Path) -> None
 
 async def test_what_a_kill_lost_is_counted_again_from_the_log(tmp_path: Path) -> None:
     notices = [_notice(number) for number in range(4)]
-    store = LocalUserStore(tmp_path / "users.db", ManualClock(), save_interval_ms=60_000)
+    store = LocalUserStore(tmp_path / "users.db", save_interval_ms=60_000)
     await store.open()
     assert store.position == {}
     store.absorb(notices[:2], {0: 3})
     await store.save()
     await store.expose("user", exposure(2))  # counted by a notice after the save: the kill loses it
-    killed, store = store, LocalUserStore(tmp_path / "users.db", ManualClock())
+    killed, store = store, LocalUserStore(tmp_path / "users.db")
     await store.open()
     assert store.position == {0: 3}
     record = await store.get("user")
@@ -103,7 +100,7 @@ async def test_what_a_kill_lost_is_counted_again_from_the_log(tmp_path: Path) ->
 
 
 async def test_only_billed_or_seen_impressions_of_known_users_expose(tmp_path: Path) -> None:
-    store = LocalUserStore(tmp_path / "users.db", ManualClock())
+    store = LocalUserStore(tmp_path / "users.db")
     await store.open()
     store.absorb(
         [

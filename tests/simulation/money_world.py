@@ -54,7 +54,7 @@ class World:
         self.limits = limits
         self._directory = directory
         self.clock = ManualClock(START_MS)
-        self.store = LocalLeaseStore(directory / "leases.db", self.clock, "NORMAL")
+        self.store = LocalLeaseStore(directory / "leases.db", "NORMAL")
         self.processes: list[Process] = []
         self.bids: list[Bid] = []
         self.bids_made = 0

@@ -39,7 +39,7 @@ async def main():
     job = LedgerJob(
         create_engine(f"sqlite:///{data / 'dsp.db'}"),
         LocalEventLog(data / "log", clock),
-        LocalLeaseStore(data / "leases.db", clock),
+        LocalLeaseStore(data / "leases.db"),
         WorkersConfig(batch_records=40, wait_ms=1),
         clock,
     )
@@ -57,7 +57,7 @@ async def _prepare(data: Path) -> str:
     """Lease money, and log a notice or several for each of many bids; return the lease's id."""
     clock = SystemClock()
     migrate.upgrade(f"sqlite:///{data / 'dsp.db'}")
-    leases, log = LocalLeaseStore(data / "leases.db", clock, "NORMAL"), LocalEventLog(data / "log", clock, "NORMAL")
+    leases, log = LocalLeaseStore(data / "leases.db", "NORMAL"), LocalEventLog(data / "log", clock, "NORMAL")
     await leases.open()
     await log.open()
     now_ms = clock.now_ms()

@@ -110,7 +110,7 @@ async def test_budget_exhaustion_stops_bids(bidder: World) -> None:
 async def test_without_the_lease_store_bidding_stops(bidder: World) -> None:
     await begin(bidder)
     await bidder.offer("before")
-    leases = LocalLeaseStore(bidder.data / "leases.db", CLOCK)
+    leases = LocalLeaseStore(bidder.data / "leases.db")
     await leases.open()
     epoch = await leases.register("bidder-1", CLOCK.now_ms())  # another process takes the name: ours is fenced
     assert epoch > 0

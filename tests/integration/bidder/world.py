@@ -157,7 +157,7 @@ class World:
     async def publish(self, wanted: Catalogue) -> None:
         """Do what the snapshot worker does: limits first, then the snapshot."""
         self.published += 1
-        leases = LocalLeaseStore(self.data / "leases.db", CLOCK)
+        leases = LocalLeaseStore(self.data / "leases.db")
         await leases.open()
         try:
             await leases.set_limits(

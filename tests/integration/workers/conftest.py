@@ -33,7 +33,7 @@ class World:
         self.engine: Engine = create_engine(self.address)
         self.sessions = session_factory(self.engine)
         self.views = session_factory(self.engine, read_only=True)
-        self.leases = LocalLeaseStore(path / "leases.db", self.clock)
+        self.leases = LocalLeaseStore(path / "leases.db")
         self.blobs = LocalBlobStore(path / "blobs")
         self._bids = 0
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
-from dsp.pacing.plan import MS_PER_HOUR, Plan, day_number, plan, target_micros
+from dsp.pacing.plan import MS_PER_HOUR, Plan, day_number, plan
 
 HOUR = MS_PER_HOUR
 DAY = 24 * HOUR
@@ -49,7 +49,7 @@ def _planned(now_ms: int, **terms: object) -> int:
 
 
 def test_without_budget_there_is_no_plan() -> None:
-    assert target_micros(Budget(), Flight(start_ms=MONDAY), (), "UTC", EVEN, (), 0, MONDAY + HOUR) is None
+    assert plan(Budget(), Flight(start_ms=MONDAY), (), "UTC", EVEN, (), 0, MONDAY + HOUR) is None
 
 
 def test_an_even_flight_of_two_minutes_is_a_straight_line() -> None:
