@@ -1,4 +1,4 @@
-"""Command line: `python -m models nightly | evaluate | rollback`."""
+"""Command line: `python -m models nightly | evaluate | rollback | benchmark`."""
 
 import argparse
 import os
@@ -13,6 +13,7 @@ from dsp import registry
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform, load
 from dsp.kernel.errors import ConfigError, DspError
+from models.benchmark import commands as benchmarks
 from models.serving import bundle
 from models.training.config import TrainingConfig
 
@@ -21,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0 done (keeping the champion is done), 1 failed, 2 refused settings."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "benchmark":  # needs no settings: it reads the file that it is given
+            return benchmarks.run(options)
         sections: dict[str, type[msgspec.Struct]] = {"platform": Platform, "training": TrainingConfig}
         settings = load(sections, options.config, os.environ)
         data_dir, config = settings["platform"].data_path, settings["training"]
@@ -45,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--to-ms", type=int, help="end, exclusive; default: now")
     commands.add_parser("rollback", help="make the previous champion the champion again")
+    benchmarks.add_parsers(commands.add_parser("benchmark", help="replay recorded auctions: pacing, shading"))
     for command in (nightly, evaluate):
         command.add_argument("--json", action="store_true", help="one JSON document on standard output, steps on error")
     return parser
