@@ -11,6 +11,7 @@ from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import Exposure
 from dsp.events.schema import Bid, BidFacts
 from dsp.funnel import Selection
+from dsp.kernel.money import IMPRESSIONS_PER_MILLE
 from dsp.openrtb.opportunity import DealOffer, Opportunity
 
 #: numpy keeps one object for each native type; on other machines, and for other types, there is a conversion.
@@ -79,6 +80,7 @@ def make_offer(
     row, index = selection.line_items.item(number), selection.creatives.item(number)
     line_item, price_micros_cpm = snapshot.line_items[row], candidates.price_micros_cpm.item(number)
     advertiser, creative = snapshot.advertisers[row], snapshot.creatives[index]
+    value_micros_cpm = candidates.value_micros_cpm.item(number)
     facts = BidFacts(
         exchange=opportunity.exchange,
         auction_id=opportunity.auction_id,
@@ -98,13 +100,14 @@ def make_offer(
         lease_id=reservation.lease_id,
         day=reservation.day,
         user_key=opportunity.user_key if opportunity.may_store else "",
+        value_micros=0 if opportunity.test else round(value_micros_cpm / IMPRESSIONS_PER_MILLE),
     )
     record = Bid(
         facts=facts,
         ad_features=_bytes(state.served.ad_rows[index]),
         pctr=candidates.pctr.item(number),
         pcvr=candidates.pcvr.item(number),
-        value_micros_cpm=int(candidates.value_micros_cpm.item(number)),
+        value_micros_cpm=int(value_micros_cpm),
         floor_micros_cpm=selection.floors_micros_cpm.item(number),
         first_price=selection.first_price.item(number),
         pacing_multiplier=state.controls.multiplier.item(row),

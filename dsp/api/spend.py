@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from dsp.kernel.money import Micros
-from dsp.store.book import DaySpend
+from dsp.store.book import DayResult
 
 EPOCH = date(1970, 1, 1)
 
@@ -49,7 +49,7 @@ class SpendReport(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[SpendRow]
 
 
-def sum_spend(days: Iterable[DaySpend], dimensions: tuple[Dimension, ...]) -> list[SpendRow]:
+def sum_spend(days: Iterable[DayResult], dimensions: tuple[Dimension, ...]) -> list[SpendRow]:
     """Return the days' spend summed over all but the dimensions, in order of these."""
     rows: dict[SpendRow, list[int]] = {}
     for day in days:

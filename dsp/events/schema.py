@@ -42,6 +42,7 @@ class BidFacts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     lease_id: str
     day: int  # days since the epoch in the advertiser's time zone: the daily budget it was reserved from
     user_key: str = ""  # pseudonymous; empty where privacy signals forbid storing anything
+    value_micros: Micros = 0  # what this one impression was expected to be worth to the line item's goal
 
 
 class Bid(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,11 +2,13 @@
 
 from dsp.events.schema import Notice, NoticeKind
 from dsp.kernel.money import Micros
-from dsp.ledger.book import Release, Transaction
+from dsp.ledger.book import Release, Response, Transaction
 from dsp.ledger.terms import closes_ms
 
+_RESPONSES = (NoticeKind.CLICK, NoticeKind.CONVERSION)
 
-def entry(notice: Notice, appended_ms: int) -> Transaction | Release | None:
+
+def entry(notice: Notice, appended_ms: int) -> Transaction | Release | Response | None:
     """Return what is to be entered for a notice that the log has stamped `appended_ms`; None for nothing.
 
     A billing notice is late when the bidder said so or when it came into the log at `closes_ms` or later: the bid's
@@ -17,6 +19,8 @@ def entry(notice: Notice, appended_ms: int) -> Transaction | Release | None:
     closing_ms = closes_ms(facts.expires_at_ms)
     if notice.kind is NoticeKind.LOSS:
         return Release(facts.bid_id, closing_ms) if appended_ms < closing_ms else None
+    if notice.kind in _RESPONSES:
+        return _response(notice) if facts.cost_micros_max > 0 else None  # a test reserves nothing, and counts nowhere
     if notice.cost_micros <= 0:
         return None
     covered = not notice.late and appended_ms < closing_ms
@@ -37,4 +41,20 @@ def entry(notice: Notice, appended_ms: int) -> Transaction | Release | None:
         lease_id=facts.lease_id,
         charged_micros=charged,
         late_micros=notice.cost_micros - charged,
+        value_micros=facts.value_micros,
+    )
+
+
+def _response(notice: Notice) -> Response:
+    facts = notice.facts
+    return Response(
+        bid_id=facts.bid_id,
+        kind=notice.kind.value,
+        conversion_rule_id=notice.conversion_rule_id or 0,
+        at_ms=notice.at_ms,
+        advertiser_id=facts.advertiser_id,
+        campaign_id=facts.campaign_id,
+        line_item_id=facts.line_item_id,
+        day=facts.day,
+        value_micros=notice.value_micros or 0,
     )

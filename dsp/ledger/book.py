@@ -26,7 +26,8 @@ def payable_account(exchange: str) -> str:
 class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     """One billed impression. At most one is entered per bid, and per (exchange, auction, impression, kind).
 
-    `charged_micros` is paid by the budgets and counts on the lease, `late_micros` is not and does not.
+    `charged_micros` is paid by the budgets and counts on the lease, `late_micros` is not and does not. `value_micros`
+    is what the impression was expected to be worth when it was bid on.
     """
 
     exchange: str
@@ -44,6 +45,7 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     lease_id: str
     charged_micros: Micros
     late_micros: Micros
+    value_micros: Micros = 0
 
     def __post_init__(self) -> None:
         """Refuse amounts that no notice can bill."""
@@ -68,6 +70,28 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     def uncovered(self) -> "Transaction":
         """Return the same transaction with nothing taken from the budgets."""
         return msgspec.structs.replace(self, charged_micros=0, late_micros=self.charged_micros + self.late_micros)
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody did who saw the ad. Counted once per bid, kind and conversion rule, on the day of the bid.
+
+    So that cost and response of an impression fall on one day. `value_micros` is what a conversion is worth.
+    """
+
+    bid_id: str
+    kind: str  # "click" or "conv"
+    conversion_rule_id: int  # 0 for none
+    at_ms: int
+    advertiser_id: int
+    campaign_id: int
+    line_item_id: int
+    day: int
+    value_micros: Micros
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Return what counts only once."""
+        return self.bid_id, self.kind, self.conversion_rule_id
 
 
 class Release(msgspec.Struct, frozen=True):

@@ -7,23 +7,26 @@ from typing import Any, NamedTuple
 from sqlalchemy import delete, func, insert, select, tuple_
 from sqlalchemy.orm import Session
 
+from dsp.events.schema import NoticeKind
 from dsp.kernel.money import Micros
-from dsp.ledger.book import Release, Transaction
+from dsp.ledger.book import Release, Response, Transaction
 from dsp.store.book_tables import (
     BookDayRow,
     BookLeaseRow,
     BookPositionRow,
     BookPostingRow,
     BookReleaseRow,
+    BookResponseRow,
     BookTransactionRow,
 )
+from dsp.store.tables import Base
 
 #: Values looked up by one statement; databases bound the parameters of a statement.
 _CHUNK = 500
 
 
 class Applied(NamedTuple):
-    """What became of a batch: how many transactions were new, and what the leases they touched bear now in all."""
+    """What became of a batch: how many entries were new, and what the leases they touched bear now in all."""
 
     charged: int
     late: int  # entered, but not charged to the budgets, or not in full
@@ -31,10 +34,15 @@ class Applied(NamedTuple):
     charged_micros: Micros
     late_micros: Micros
     leases: dict[str, Micros]
+    responses: int = 0
 
 
-class DaySpend(NamedTuple):
-    """What one line item spent on one day of its advertiser's."""
+class DayResult(NamedTuple):
+    """What one line item spent on bids of one day of its advertiser's, and what it got for that.
+
+    Impressions are those billed, charged or late; `value_micros` is what they were expected to be worth when bid on,
+    in the terms of the goal: as long as it is not below the cost, the average cost per unit is at most the target.
+    """
 
     advertiser_id: int
     campaign_id: int
@@ -43,6 +51,10 @@ class DaySpend(NamedTuple):
     spend_micros: Micros
     late_micros: Micros
     impressions: int
+    value_micros: Micros
+    clicks: int
+    conversions: int
+    conversion_value_micros: Micros
 
 
 class BookRepository:
@@ -53,7 +65,7 @@ class BookRepository:
 
     def apply(
         self,
-        entries: Sequence[Transaction | Release],
+        entries: Sequence[Transaction | Release | Response],
         position: Mapping[int, int],
         topic: str,
         group: str,
@@ -65,8 +77,9 @@ class BookRepository:
         counts. A bid released before it was billed is entered as late.
         """
         new, duplicate = self._select_new(entries)
-        self._insert(new)
-        leases = self._add_sums(new)
+        responses = self._select_responses(entries)
+        self._insert(new, responses)
+        leases = self._add_sums(new, responses)
         self._save_releases([one for one in entries if isinstance(one, Release)], watermark_ms)
         self._save_position(position, topic, group)
         return Applied(
@@ -76,6 +89,7 @@ class BookRepository:
             charged_micros=sum(one.charged_micros for one in new),
             late_micros=sum(one.late_micros for one in new),
             leases=leases,
+            responses=len(responses),
         )
 
     def position(self, topic: str, group: str) -> dict[int, int]:
@@ -94,8 +108,8 @@ class BookRepository:
         campaign_ids: Iterable[int] | None = None,
         day_min: int | None = None,
         day_max: int | None = None,
-    ) -> list[DaySpend]:
-        """Return spend by line item and day, ordered by both; the bounds are inclusive."""
+    ) -> list[DayResult]:
+        """Return spend and results by line item and day, ordered by both; the bounds are inclusive."""
         query = select(
             BookDayRow.advertiser_id,
             BookDayRow.campaign_id,
@@ -104,6 +118,10 @@ class BookRepository:
             BookDayRow.spend_micros,
             BookDayRow.late_micros,
             BookDayRow.impressions,
+            BookDayRow.value_micros,
+            BookDayRow.clicks,
+            BookDayRow.conversions,
+            BookDayRow.conversion_value_micros,
         ).order_by(BookDayRow.line_item_id, BookDayRow.day)
         if line_item_ids is not None:
             query = query.where(BookDayRow.line_item_id.in_(list(line_item_ids)))
@@ -113,7 +131,7 @@ class BookRepository:
             query = query.where(BookDayRow.day >= day_min)
         if day_max is not None:
             query = query.where(BookDayRow.day <= day_max)
-        return [DaySpend(*row) for row in self._session.execute(query)]
+        return [DayResult(*row) for row in self._session.execute(query)]
 
     def spent_by_line_item(self) -> dict[tuple[int, int], Micros]:
         """Return what was charged to the budgets, by line item and day."""
@@ -154,18 +172,19 @@ class BookRepository:
     def _sum(self, column: Any) -> Micros:
         return int(self._session.execute(select(func.coalesce(func.sum(column), 0))).scalar_one())
 
-    def _select_new(self, entries: Sequence[Transaction | Release]) -> tuple[list[Transaction], int]:
+    def _select_new(self, entries: Sequence[Transaction | Release | Response]) -> tuple[list[Transaction], int]:
         """Return the transactions to enter, as they are to be entered, and how many were entered before."""
         candidates = [one for one in entries if isinstance(one, Transaction)]
         bid_ids = [one.bid_id for one in candidates]
         seen: set[Any] = self._found(BookTransactionRow.bid_id, bid_ids)
-        seen |= self._found_keys([one.key for one in candidates])
+        row = BookTransactionRow
+        seen |= self._found_keys((row.exchange, row.auction_id, row.imp_id, row.kind), [one.key for one in candidates])
         released: set[Any] = self._found(BookReleaseRow.bid_id, bid_ids)
         new: list[Transaction] = []
         for one in entries:
             if isinstance(one, Release):
                 released.add(one.bid_id)
-            elif one.bid_id not in seen and one.key not in seen:
+            elif isinstance(one, Transaction) and one.bid_id not in seen and one.key not in seen:
                 seen.update((one.bid_id, one.key))
                 new.append(one.uncovered() if one.bid_id in released else one)
         return new, len(candidates) - len(new)
@@ -176,20 +195,26 @@ class BookRepository:
             found.update(self._session.execute(select(column).where(column.in_(chunk))).scalars())
         return found
 
-    def _found_keys(self, keys: Iterable[tuple[str, str, str, str]]) -> set[Any]:
-        row = BookTransactionRow
-        columns = (row.exchange, row.auction_id, row.imp_id, row.kind)
+    def _found_keys(self, columns: tuple[Any, ...], keys: Iterable[tuple[Any, ...]]) -> set[Any]:
         found: set[Any] = set()
         for chunk in _chunks(keys):
             rows = self._session.execute(select(*columns).where(tuple_(*columns).in_(chunk)))
             found.update(tuple(one) for one in rows)
         return found
 
-    def _insert(self, new: Sequence[Transaction]) -> None:
+    def _select_responses(self, entries: Sequence[Transaction | Release | Response]) -> list[Response]:
+        """Return the clicks and conversions that were never counted."""
+        candidates = {one.key: one for one in reversed(entries) if isinstance(one, Response)}
+        row = BookResponseRow
+        seen = self._found_keys((row.bid_id, row.kind, row.conversion_rule_id), candidates)
+        return [one for key, one in candidates.items() if key not in seen]
+
+    def _insert(self, new: Sequence[Transaction], responses: Sequence[Response]) -> None:
+        if responses:
+            self._session.execute(insert(BookResponseRow), _values(BookResponseRow, responses))
         if not new:
             return
-        names = BookTransactionRow.__table__.columns.keys()
-        self._session.execute(insert(BookTransactionRow), [{name: getattr(one, name) for name in names} for one in new])
+        self._session.execute(insert(BookTransactionRow), _values(BookTransactionRow, new))
         lines = [
             {"bid_id": one.bid_id, "account": account, "micros": micros}
             for one in new
@@ -197,18 +222,20 @@ class BookRepository:
         ]
         self._session.execute(insert(BookPostingRow), lines)
 
-    def _add_sums(self, new: Sequence[Transaction]) -> dict[str, Micros]:
-        days: dict[tuple[int, int], list[Transaction]] = {}
+    def _add_sums(self, new: Sequence[Transaction], responses: Sequence[Response]) -> dict[str, Micros]:
+        days: dict[tuple[int, int], list[Transaction | Response]] = {}
         leases: dict[str, Micros] = {}
+        every: list[Transaction | Response] = [*new, *responses]
+        for entered in every:
+            days.setdefault((entered.line_item_id, entered.day), []).append(entered)
         for one in new:
-            days.setdefault((one.line_item_id, one.day), []).append(one)
             if one.lease_id and one.charged_micros:
                 leases[one.lease_id] = leases.get(one.lease_id, 0) + one.charged_micros
         for key, group in days.items():
             self._add_day(key, group)
         return {lease_id: self._add_lease(lease_id, micros) for lease_id, micros in leases.items()}
 
-    def _add_day(self, key: tuple[int, int], group: Sequence[Transaction]) -> None:
+    def _add_day(self, key: tuple[int, int], group: Sequence[Transaction | Response]) -> None:
         row = self._session.get(BookDayRow, key, with_for_update=True)
         if row is None:
             row = BookDayRow(
@@ -219,11 +246,23 @@ class BookRepository:
                 spend_micros=0,
                 late_micros=0,
                 impressions=0,
+                value_micros=0,
+                clicks=0,
+                conversions=0,
+                conversion_value_micros=0,
             )
             self._session.add(row)
-        row.spend_micros += sum(one.charged_micros for one in group)
-        row.late_micros += sum(one.late_micros for one in group)
-        row.impressions += len(group)
+        for one in group:
+            if isinstance(one, Transaction):
+                row.spend_micros += one.charged_micros
+                row.late_micros += one.late_micros
+                row.impressions += 1
+                row.value_micros += one.value_micros
+            elif one.kind == NoticeKind.CLICK:
+                row.clicks += 1
+            else:
+                row.conversions += 1
+                row.conversion_value_micros += one.value_micros
 
     def _add_lease(self, lease_id: str, micros: Micros) -> Micros:
         row = self._session.get(BookLeaseRow, lease_id, with_for_update=True)
@@ -249,6 +288,11 @@ class BookRepository:
                 self._session.add(BookPositionRow(topic=topic, consumer=group, partition=partition, next_offset=offset))
             else:
                 row.next_offset = offset
+
+
+def _values(table: type[Base], entries: Iterable[Transaction | Response]) -> list[dict[str, Any]]:
+    names = table.__table__.columns.keys()
+    return [{name: getattr(one, name) for name in names} for one in entries]
 
 
 def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:

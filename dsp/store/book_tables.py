@@ -25,6 +25,7 @@ class BookTransactionRow(Base):
     creative_id: Mapped[int]
     day: Mapped[int]
     lease_id: Mapped[str] = mapped_column(String(64))
+    value_micros: Mapped[int]
 
 
 class BookPostingRow(Base):
@@ -49,6 +50,24 @@ class BookDayRow(Base):
     spend_micros: Mapped[int]
     late_micros: Mapped[int]
     impressions: Mapped[int]
+    value_micros: Mapped[int]
+    clicks: Mapped[int]
+    conversions: Mapped[int]
+    conversion_value_micros: Mapped[int]
+
+
+class BookResponseRow(Base):
+    """One click or conversion (dsp.ledger.book.Response): that it is here is why it counts no second time."""
+
+    __tablename__ = "book_response"
+
+    bid_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    conversion_rule_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at_ms: Mapped[int]
+    line_item_id: Mapped[int]
+    day: Mapped[int]
+    value_micros: Mapped[int]
 
 
 class BookLeaseRow(Base):

@@ -14,7 +14,7 @@ from dsp.kernel import metrics
 from dsp.kernel.clock import NS_PER_MS, Clock, SystemClock
 from dsp.kernel.money import Micros
 from dsp.ledger.apply import entry
-from dsp.ledger.book import Release, Transaction
+from dsp.ledger.book import Release, Response, Transaction
 from dsp.store.book import Applied, BookRepository
 from dsp.store.database import create_engine, session_factory, url
 from dsp.stream.local import LocalEventLog
@@ -30,7 +30,7 @@ AUDIT_INTERVAL_MS = 60_000
 
 def apply_batch(session: Session, batch: Batch) -> Applied:
     """Enter one batch of notices and the position after it in the session's transaction; the caller commits."""
-    entries: list[Transaction | Release] = []
+    entries: list[Transaction | Release | Response] = []
     for record, notice in runner.events(Topic.NOTICES, batch, Notice):
         found = entry(notice, record.appended_ms)
         if found is not None:
@@ -102,7 +102,8 @@ class LedgerJob:
             ("charged", applied.charged),
             ("late", applied.late),
             ("duplicate", applied.duplicate),
-            ("not_billing", records - entered - applied.duplicate),
+            ("response", applied.responses),
+            ("not_billing", records - entered - applied.duplicate - applied.responses),
         ):
             metrics.LEDGER_EVENTS.labels(result).inc(count)
         metrics.SPEND.labels(self._currency).inc(applied.charged_micros)
@@ -118,7 +119,7 @@ class LedgerJob:
 
 
 def _preset(currency: str) -> None:
-    for result in ("charged", "late", "duplicate", "not_billing"):
+    for result in ("charged", "late", "duplicate", "response", "not_billing"):
         metrics.LEDGER_EVENTS.labels(result)
     metrics.SPEND.labels(currency)
 

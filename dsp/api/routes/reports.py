@@ -12,7 +12,7 @@ from dsp.api.openapi import content, problems, ref
 from dsp.api.spend import EPOCH, Dimension, SpendReport, SpendRow, sum_spend
 from dsp.events.topics import Topic
 from dsp.kernel.errors import Fault, UnavailableError, ValidationError
-from dsp.store.book import BookRepository, DaySpend
+from dsp.store.book import BookRepository, DayResult
 from dsp.store.catalog import ID_MAX
 
 router = APIRouter(prefix="/v1/reports", tags=["reports"])
@@ -43,7 +43,7 @@ async def spend(
     if first is not None and last is not None and last < first:
         raise ValidationError([Fault("to", "must not be before from")])
 
-    def read() -> tuple[list[DaySpend], dict[int, int]]:
+    def read() -> tuple[list[DayResult], dict[int, int]]:
         with served.reads() as session:
             book = BookRepository(session)
             days = book.days(

@@ -23,6 +23,7 @@ FACTS = BidFacts(
     expires_at_ms=61_000,
     lease_id="7-3-20000",
     day=20_000,
+    value_micros=7,
 )
 
 

@@ -1,12 +1,13 @@
 """What notices mean in the book."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsp.events.schema import NoticeKind
 from dsp.ledger.apply import entry
-from dsp.ledger.book import Release, Transaction
+from dsp.ledger.book import Release, Response, Transaction
 from dsp.ledger.terms import closes_ms
 from tests.unit.ledger.notices import FACTS, notice
 
@@ -18,6 +19,7 @@ def test_a_billing_notice_charges_its_budget_and_owes_the_exchange() -> None:
     assert isinstance(found, Transaction)
     assert found.postings == (("spend:3:20000", 80), ("payable:exchange", -80))
     assert (found.key, found.lease_id) == (("exchange", "auction-1", "1", "bill"), "7-3-20000")
+    assert found.value_micros == FACTS.value_micros
 
 
 @pytest.mark.parametrize(("appended_ms", "late"), [(6_000, True), (CLOSES_MS, False), (CLOSES_MS + 1, False)])
@@ -39,10 +41,30 @@ def test_what_exceeds_the_reservation_is_owed_but_not_charged() -> None:
     assert found.postings == (("spend:3:20000", 100), ("late:3:20000", 30), ("payable:exchange", -130))
 
 
-@pytest.mark.parametrize("kind", [NoticeKind.WIN, NoticeKind.IMPRESSION, NoticeKind.CLICK, NoticeKind.CONVERSION])
+@pytest.mark.parametrize("kind", [NoticeKind.WIN, NoticeKind.IMPRESSION])
 def test_a_notice_that_bills_nothing_is_not_entered(kind: NoticeKind) -> None:
     assert entry(notice(kind=kind, cost_micros=0), 6_000) is None
     assert entry(notice(kind=kind, cost_micros=-5), 6_000) is None
+
+
+def test_a_click_is_a_response_on_the_day_of_its_bid() -> None:
+    found = entry(notice(kind=NoticeKind.CLICK, cost_micros=0), 6_000)
+    assert isinstance(found, Response)
+    assert (found.key, found.line_item_id, found.day, found.value_micros) == (("bid-1", "click", 0), 3, 20_000, 0)
+
+
+def test_a_conversion_carries_its_rule_and_value() -> None:
+    one = msgspec.structs.replace(
+        notice(kind=NoticeKind.CONVERSION, cost_micros=0), conversion_rule_id=9, value_micros=50
+    )
+    found = entry(one, 6_000)
+    assert isinstance(found, Response)
+    assert (found.key, found.value_micros) == (("bid-1", "conv", 9), 50)
+
+
+@pytest.mark.parametrize("kind", [NoticeKind.CLICK, NoticeKind.CONVERSION])
+def test_the_response_to_a_test_counts_nowhere(kind: NoticeKind) -> None:
+    assert entry(notice(kind=kind, cost_micros=0, cost_micros_max=0), 6_000) is None
 
 
 def test_a_loss_releases_until_the_bid_is_late_anyway() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import Engine, update
 from sqlalchemy.exc import IntegrityError
@@ -12,7 +13,7 @@ from dsp.events.schema import Notice, NoticeKind
 from dsp.ledger.apply import entry
 from dsp.ledger.terms import closes_ms
 from dsp.store import migrate
-from dsp.store.book import Applied, BookRepository, DaySpend
+from dsp.store.book import Applied, BookRepository, DayResult
 from dsp.store.book_tables import BookPostingRow, BookReleaseRow, BookTransactionRow
 from dsp.store.database import create_engine, session_factory
 from tests.unit.ledger.notices import FACTS, notice
@@ -44,11 +45,38 @@ def test_sums_follow_the_postings(session: Session) -> None:
     applied = apply(session, notice(1), notice(2, cost_micros=50, day=20_001), notice(3, cost_micros=30, late=True))
     book = BookRepository(session)
     assert applied == Applied(2, 1, 0, 130, 30, {FACTS.lease_id: 130})
-    assert book.days() == [DaySpend(1, 2, 3, 20_000, 80, 30, 2), DaySpend(1, 2, 3, 20_001, 50, 0, 1)]
+    assert book.days() == [
+        DayResult(1, 2, 3, 20_000, 80, 30, 2, 14, 0, 0, 0),
+        DayResult(1, 2, 3, 20_001, 50, 0, 1, 7, 0, 0, 0),
+    ]
     assert book.spent_by_line_item() == {(3, 20_000): 80, (3, 20_001): 50}
     assert book.spent_by_campaign() == {(2, 20_000): 80, (2, 20_001): 50}
     assert book.spent_by_lease() == {FACTS.lease_id: 130}
     assert (book.transactions(), book.imbalance()) == (3, 0)
+
+
+def test_clicks_and_conversions_count_once_on_the_day_of_their_bid(session: Session) -> None:
+    click, conversion = notice(1, NoticeKind.CLICK, 0), notice(1, NoticeKind.CONVERSION, 0)
+    bought = msgspec.structs.replace(conversion, conversion_rule_id=7, value_micros=900)
+    first = apply(session, click, bought, click, bought, notice(1))
+    again = apply(session, notice(1), bought, conversion, click)
+    assert (first.responses, again.responses) == (2, 1)  # a conversion under no rule is another
+    assert BookRepository(session).days() == [DayResult(1, 2, 3, 20_000, 80, 0, 1, 7, 1, 2, 900)]
+
+
+def test_a_click_of_another_bid_is_another_click(session: Session) -> None:
+    apply(session, *(notice(number, NoticeKind.CLICK, 0, day=20_000 + number % 2) for number in range(1_201)))
+    counts = [(day.day, day.clicks, day.impressions) for day in BookRepository(session).days()]
+    assert counts == [(20_000, 601, 0), (20_001, 600, 0)]
+
+
+def test_what_a_rolled_back_batch_counted_counts_when_it_is_read_again(engine: Engine) -> None:
+    sessions = session_factory(engine)
+    with sessions() as session:
+        apply(session, notice(1, NoticeKind.CLICK, 0))
+        session.rollback()
+    with sessions.begin() as session:
+        assert apply(session, notice(1, NoticeKind.CLICK, 0)).responses == 1
 
 
 def test_days_are_selected_by_line_item_campaign_and_bounds(session: Session) -> None:
@@ -57,7 +85,7 @@ def test_days_are_selected_by_line_item_campaign_and_bounds(session: Session) ->
     )
     book = BookRepository(session)
 
-    def items(found: list[DaySpend]) -> list[int]:
+    def items(found: list[DayResult]) -> list[int]:
         return [one.line_item_id for one in found]
 
     assert items(book.days(line_item_ids=[1, 3, 9])) == [1, 3]
