@@ -92,9 +92,11 @@ FIELDS: dict[str, str] = {
     "flight": "When it runs.",
     "start_ms": "The first instant.",
     "end_ms": "The instant after the last; null means open.",
-    "goal": "What one unit is worth: a thousand impressions (cpm), a click (cpc) or a conversion (cpa).",
-    "kind": "What is paid for: `cpm`, `cpc` or `cpa`.",
-    "target_micros": "What one unit is worth; above 0.",
+    "goal": "A bound on the average cost of what is bought; within it and the budget, as much as possible is bought.",
+    "kind": "What the bound is on: a thousand impressions (`cpm`), a click (`cpc`), a conversion (`cpa`), or the "
+    "conversion value that the cost brings (`roas`), which needs a conversion rule with a value.",
+    "target_micros": "What a unit may cost on average; for `roas`, the conversion value that one unit of cost must "
+    "bring: 4000000 is 400 %. Above 0.",
     "pacing": "How spend spreads: `even`, `ahead` of even, or `asap`.",
     "dayparts": "Hours in which it runs; an empty list means always.",
     "weekday": "0 is Monday, 6 is Sunday.",

@@ -13,10 +13,15 @@ class GoalKind(StrEnum):
     CPM = "cpm"
     CPC = "cpc"
     CPA = "cpa"
+    ROAS = "roas"
 
 
 class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one unit is worth: a thousand impressions (CPM), a click (CPC) or a conversion (CPA)."""
+    """A constraint on the average: as much as possible is bought as long as a unit costs at most its target.
+
+    `target_micros` is the cost of a thousand impressions (CPM), a click (CPC) or a conversion (CPA); for ROAS it is the
+    conversion value that one unit of money must bring at least, so that 4_000_000 is 400 %.
+    """
 
     kind: GoalKind
     target_micros: Micros

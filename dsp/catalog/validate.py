@@ -24,6 +24,8 @@ from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
 READ_ONLY = ("id", "status", "version")
 #: Ten billion units: beyond any budget, and far inside 64 bits even when summed over the catalogue.
 AMOUNT_MICROS_MAX = 10_000_000_000 * MICROS_PER_UNIT
+#: A return of 1 % to 100,000 % of the cost: beyond that, percent or units were meant.
+ROAS_MICROS_MIN, ROAS_MICROS_MAX = 10_000, 1_000 * MICROS_PER_UNIT
 #: The year 9999.
 TIME_MS_MAX = 253_402_300_799_999
 SECONDS_PER_DAY = 86_400
@@ -106,6 +108,9 @@ def _daypart(daypart: Daypart, path: str, faults: list[Fault]) -> Daypart:
 def _goal(goal: Goal, path: str, faults: list[Fault]) -> Goal:
     if goal.kind is GoalKind.CPM and goal.target_micros > PRICE_MICROS_CPM_MAX:
         faults.append(Fault(f"{path}.target_micros", f"must be at most {PRICE_MICROS_CPM_MAX} for CPM"))
+    if goal.kind is GoalKind.ROAS and not ROAS_MICROS_MIN <= goal.target_micros <= ROAS_MICROS_MAX:
+        message = f"must be between {ROAS_MICROS_MIN} and {ROAS_MICROS_MAX} for ROAS: micros of value per unit of cost"
+        faults.append(Fault(f"{path}.target_micros", message))
     return goal
 
 

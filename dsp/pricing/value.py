@@ -1,12 +1,16 @@
 """What an impression is worth to a line item, from its goal and the predictions."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.catalog.terms import GoalKind
+from dsp.catalog.entities import ConversionRule
+from dsp.catalog.terms import Goal, GoalKind
+from dsp.kernel.money import MICROS_PER_UNIT, Micros
 
 #: Goal kinds as they stand in a snapshot's `goal_kind` column.
-GOAL_CODES = {GoalKind.CPM: 0, GoalKind.CPC: 1, GoalKind.CPA: 2}
+GOAL_CODES = {GoalKind.CPM: 0, GoalKind.CPC: 1, GoalKind.CPA: 2, GoalKind.ROAS: 3}
 _CPM, _CPC = GOAL_CODES[GoalKind.CPM], GOAL_CODES[GoalKind.CPC]
 
 
@@ -18,12 +22,35 @@ def value_micros_cpm(
 ) -> NDArray[np.float64]:
     """Return the value of a thousand such impressions in micros, float64 (K,).
 
+    Bought at their value, the goal's units cost their target on average, whatever the goal.
+
     Args:
         goal_kind: codes of `GOAL_CODES`, (K,).
-        target_micros: what the goal's unit is worth, (K,): a thousand impressions, a click, a conversion.
+        target_micros: what the goal's unit may cost (`unit_micros`), (K,): a thousand impressions, a click or a
+            conversion.
         pctr: probability of a click given an impression, (K,).
         pcvr: probability of a conversion given a click, (K,).
     """
     clicks = 1_000.0 * pctr
     units = np.where(goal_kind == _CPM, 1.0, np.where(goal_kind == _CPC, clicks, clicks * pcvr))
     return target_micros.astype(np.float64) * units
+
+
+def unit_micros(goal: Goal, conversion_micros: Micros) -> Micros:
+    """Return what one unit of the goal may cost, given what a conversion is worth to the advertiser.
+
+    A target on the return is one on the cost of a conversion, the unit of both; without a value there is none to pay.
+    """
+    if goal.kind is not GoalKind.ROAS:
+        return goal.target_micros
+    return conversion_micros * MICROS_PER_UNIT // goal.target_micros
+
+
+def conversion_micros(rules: Iterable[ConversionRule]) -> Micros:
+    """Return what a conversion is worth before it is known under which of an advertiser's rules it will fall.
+
+    That is the mean over the rules that have a value; 0 without any. What is realised may differ, and the pacing
+    controller, which sees it in the book, corrects for that.
+    """
+    values = [rule.value_micros for rule in rules if rule.value_micros is not None]
+    return sum(values) // len(values) if values else 0

@@ -11,6 +11,7 @@ from dsp.catalog import values
 from dsp.catalog.entities import LineItem
 from dsp.catalog.kinds import Kind
 from dsp.catalog.rules import Dimension
+from dsp.catalog.terms import Goal, GoalKind
 from dsp.catalog.validate import parse
 from dsp.kernel.errors import ValidationError
 
@@ -139,6 +140,9 @@ def test_what_is_both_included_and_excluded_is_refused() -> None:
         ({"flight": {"start_ms": -1}}, "flight.start_ms"),
         ({"bid_min_micros_cpm": 2, "bid_max_micros_cpm": 1}, "bid_min_micros_cpm"),
         ({"goal": {"kind": "cpm", "target_micros": 10**11}}, "goal.target_micros"),
+        ({"goal": {"kind": "roas", "target_micros": 4}}, "goal.target_micros"),  # units, where micros are meant
+        ({"goal": {"kind": "roas", "target_micros": 1_000_000_001}}, "goal.target_micros"),
+        ({"goal": {"kind": "roi", "target_micros": 1_000_000}}, "goal.kind"),
         ({"dayparts": [{"weekday": 0, "start_hour": 22, "end_hour": 6}]}, "dayparts[0].end_hour"),
         ({"frequency_caps": [{"impressions": 1, "window_seconds": 1}] * 11}, "frequency_caps"),
         ({"targeting": {"audience": [["a"], []]}}, "targeting.audience[1]"),
@@ -149,6 +153,13 @@ def test_what_is_both_included_and_excluded_is_refused() -> None:
 )
 def test_terms(fields: dict[str, Any], path: str) -> None:
     assert list(refused(Kind.LINE_ITEM, {**LINE_ITEM, **fields})) == [path]
+
+
+@pytest.mark.parametrize("target_micros", [10_000, 4_000_000, 1_000_000_000])
+def test_a_target_on_the_return_is_value_per_unit_of_cost(target_micros: int) -> None:
+    made = parse(Kind.LINE_ITEM, {**LINE_ITEM, "goal": {"kind": "roas", "target_micros": target_micros}})
+    assert isinstance(made, LineItem)
+    assert made.goal == Goal(kind=GoalKind.ROAS, target_micros=target_micros)
 
 
 @pytest.mark.parametrize("zone", ["", "Mars/Olympus", "../etc/passwd", "America", "europe/berlin", "UTC\x00", "/UTC"])

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from dsp.catalog.entities import Advertiser, Campaign, Catalogue, Creative, LineItem, MediaFormat
+from dsp.catalog.entities import Advertiser, Campaign, Catalogue, ConversionRule, Creative, LineItem, MediaFormat
 from dsp.catalog.status import Status
 from dsp.catalog.terms import Flight, FrequencyCap, Goal, GoalKind
 from dsp.kernel.money import PRICE_MICROS_CPM_MAX
@@ -70,6 +70,18 @@ def test_rows_and_columns() -> None:
     assert snapshot.bid_max_micros_cpm.tolist() == [PRICE_MICROS_CPM_MAX, 800]
     assert snapshot.prior_value_micros_cpm[1] == 3  # never below the lowest bid
     assert set(snapshot.caps.campaigns) == {20}
+
+
+def test_a_target_on_the_return_is_one_on_the_cost_of_a_conversion() -> None:
+    rules = tuple(
+        ConversionRule(id=number, name="r", advertiser_id=owner, value_micros=value)
+        for number, (owner, value) in enumerate([(1, 20_000_000), (1, 40_000_000), (1, None), (2, None)])
+    )
+    goal = Goal(kind=GoalKind.ROAS, target_micros=4_000_000)
+    items = (line_item(5, 10, goal=goal), line_item(7, 20, goal=goal), line_item(9, 20))
+    snapshot = build(msgspec.structs.replace(CATALOGUE, line_items=items, conversion_rules=rules), "v1", 0)
+    assert snapshot.target_micros.tolist() == [7_500_000, 0, 500_000]
+    assert snapshot.prior_value_micros_cpm.tolist()[:2] == [pytest.approx(7_500_000 * 1_000 * 0.002 * 0.02), 0.0]
 
 
 def test_line_items_without_parents_are_orphans() -> None:
