@@ -15,8 +15,8 @@ from bidder.admin import AdminHandler
 from bidder.admission import Admission
 from bidder.auction import Auctioneer
 from bidder.config import BidderConfig
-from bidder.enrich import Enricher
-from bidder.exposures import ExposureReplay
+from bidder.enrich import Enricher, UserPolicy
+from bidder.exposures import REPLAY_SECONDS, SHARED_REPLAY_SECONDS, ExposureReplay
 from bidder.handlers import BidHandler, NoticeHandler
 from bidder.journal import Journal
 from bidder.listener import Listener
@@ -80,10 +80,14 @@ class Bidder:
         users_file = f"users-{settings.holder}.db" if settings.reuse_port else "users.db"
         self._clock = clock
         self._log = LocalEventLog(data / "log", clock)
-        self._users = LocalUserStore(data / users_file)
-        self._lease_store = LocalLeaseStore(data / "leases.db")
-        self._exposures = ExposureReplay(self._log, self._users)
         self.serving = Serving()
+        self._users = LocalUserStore(
+            data / users_file, settings.exposures_max, settings.user_exposures_max, self.serving.cap_window_ms
+        )
+        self._lease_store = LocalLeaseStore(data / "leases.db")
+        # Of what the other processes count a process learns from the log, so it must read that often.
+        replay_seconds = SHARED_REPLAY_SECONDS if settings.reuse_port else REPLAY_SECONDS
+        self._exposures = ExposureReplay(self._log, self._users, replay_seconds)
         self.outbox = _outbox(self._log, settings, clock)
         self.readiness = Readiness(self.serving, self.outbox)
         leases, tally = LeaseBook(0), Tally(profiles)
@@ -101,7 +105,9 @@ class Bidder:
             clock=clock,
             serving=self.serving,
             admission=admission,
-            enricher=Enricher(self._users, pending, rates, user_secret, platform.privacy_vendor_id),
+            enricher=Enricher(
+                self._users, pending, rates, user_secret, platform.privacy_vendor_id, _user_policy(settings)
+            ),
             leases=leases,
             pending=pending,
             responder=Responder(notice_url, signer, rates),
@@ -195,6 +201,10 @@ def _listener(
 ) -> Listener:
     keepalive, patience = settings.keepalive_seconds, settings.request_seconds_max
     return Listener(handler, handler.broken, body_bytes_max, keepalive, patience)
+
+
+def _user_policy(settings: BidderConfig) -> UserPolicy:
+    return UserPolicy(settings.user_timeout_ms, settings.user_absent_policy, settings.user_unidentified_policy)
 
 
 def _outbox(log: LocalEventLog, settings: BidderConfig, clock: SystemClock) -> Outbox:

@@ -84,7 +84,7 @@ class Auctioneer:
         if self.admission.time_short(run.left_ms()):
             return self._no(run, request, Exclusion.TIME_SHORT)
 
-        opportunities, refused, user = await self.enricher.enrich(request, run.profile, run.now_ms)
+        opportunities, refused, user = await self.enricher.enrich(request, run.profile, run.now_ms, run.left_ms)
         run.reasons += [label for _, label in refused]
         run.mark(Stage.ENRICH)
         for opportunity in opportunities:

@@ -1,5 +1,7 @@
 """The bidder's settings: table `bidder` of the settings file. Every bound the process has is named here."""
 
+from typing import Literal
+
 import msgspec
 
 
@@ -30,8 +32,17 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     #: Share of requests kept raw for `explain`, chosen by a hash of the auction id.
     request_sample_rate: float = 0.02
     lease_sync_interval_ms: int = 1_000  # how often money is leased, returned and settled
-    pending_exposure_ms: int = 3_000  # a bid without an outcome counts towards frequency caps for so long
+    #: A bid without an outcome counts towards frequency caps for so long; one that has won, until it expires.
+    pending_exposure_ms: int = 3_000
     pending_exposures_max: int = 100_000  # beyond it the oldest are forgotten
+    user_exposures_max: int = 1_000  # impressions remembered of one user; beyond it the oldest are forgotten
+    #: Impressions remembered of all users; beyond it those of the users least recently exposed are forgotten.
+    exposures_max: int = 1_000_000
+    user_timeout_ms: float = 10.0  # waited for the user store, and never more than half of the time that is left
+    #: What line items with frequency caps do when the user store does not answer: `bid`, or `no_bid_capped`.
+    user_absent_policy: Literal["bid", "no_bid_capped"] = "no_bid_capped"
+    #: The same for a request without a user's identifier, or that forbids keeping anything about the user.
+    user_unidentified_policy: Literal["bid", "no_bid_capped"] = "bid"
     late_age_max_seconds: int = 86_400  # a notice of a bid older than this is refused, even as late
     click_age_max_seconds: int = 86_400  # a later click still redirects and is not counted
     conversion_age_max_seconds: int = 2_592_000  # a rule's own window may be shorter
@@ -75,6 +86,9 @@ _POSITIVE = (
     "reload_interval_ms",
     "lease_sync_interval_ms",
     "pending_exposures_max",
+    "user_exposures_max",
+    "exposures_max",
+    "user_timeout_ms",
     "late_age_max_seconds",
     "click_age_max_seconds",
     "conversion_age_max_seconds",

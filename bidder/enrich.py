@@ -1,18 +1,22 @@
 """From a decoded request to what decisions read: permissions, opportunities, and the user's record."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from bidder.patience import at_most
 from bidder.pending import PendingExposures
 from dsp.cache.port import UserStore
 from dsp.catalog.user import UserRecord
-from dsp.kernel import logging
+from dsp.kernel import metrics
 from dsp.kernel.errors import UnavailableError
 from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.profile import Profile
 from dsp.openrtb.request import BidRequest
 from dsp.privacy.policy import permissions
+
+#: Of a user whose exposures cannot be told, where line items with caps must not bid then.
+_UNTOLD = UserRecord(complete=False)
 
 
 class Enriched(NamedTuple):
@@ -23,41 +27,67 @@ class Enriched(NamedTuple):
     user: UserRecord | None
 
 
+class UserPolicy(NamedTuple):
+    """How long to wait for the user store, and whether line items with caps bid without its answer or any user."""
+
+    timeout_ms: float = 10.0
+    absent: str = "no_bid_capped"
+    unidentified: str = "bid"
+
+    def record(self, policy: str) -> UserRecord | None:
+        """Return what stands for the record that is missing."""
+        return _UNTOLD if policy == "no_bid_capped" else None
+
+
+DEFAULT_POLICY = UserPolicy()
+
+
 class Enricher:
     """Holds what normalising needs beside the request."""
 
     def __init__(
-        self, users: UserStore, pending: PendingExposures, rates: Mapping[str, float], key: bytes, vendor_id: int
+        self,
+        users: UserStore,
+        pending: PendingExposures,
+        rates: Mapping[str, float],
+        key: bytes,
+        vendor_id: int,
+        policy: UserPolicy = DEFAULT_POLICY,
     ) -> None:
         self._users = users
         self._pending = pending
         self._rates = rates
         self._key = key
         self._vendor_id = vendor_id
-        self._away = False
+        self._timeout_ms = policy.timeout_ms
+        self._absent = policy.record(policy.absent)
+        self._unidentified = policy.record(policy.unidentified)
 
-    async def enrich(self, request: BidRequest, profile: Profile, now_ms: int) -> Enriched:
-        """Return what the request offers. One await: the user's state."""
+    async def enrich(
+        self, request: BidRequest, profile: Profile, now_ms: int, left_ms: Callable[[], float]
+    ) -> Enriched:
+        """Return what the request offers. One await: the user's state, and none where the store has it at hand.
+
+        Exposures may be read where they may be kept; what else they may be used for, whoever reads the record decides.
+        """
         allowed = permissions(request, self._vendor_id)
         found, refused = opportunities(request, profile, allowed, self._rates, self._key, now_ms)
-        user = None
-        if found and found[0].user_key and found[0].may_personalise:
-            user = await self._user(found[0].user_key)
+        if not found or not found[0].user_key or not allowed.may_store:
+            return Enriched(found, refused, None)
+        try:
+            user = self._users.get(found[0].user_key)
+            if user is not None and not isinstance(user, UserRecord):
+                user = await at_most(min(self._timeout_ms, left_ms() / 2), user)
+        except TimeoutError:
+            metrics.USER_FAULTS.labels("get", "timeout").inc()
+            user = self._absent
+        except UnavailableError:
+            metrics.USER_FAULTS.labels("get", "unavailable").inc()
+            user = self._absent
         return Enriched(found, refused, user)
 
     def seen(self, opportunity: Opportunity, user: UserRecord | None, now_ms: int) -> UserRecord | None:
         """Return the user's record with the impressions that may be about to happen."""
-        if not opportunity.may_personalise:
-            return None
+        if not opportunity.user_key or not opportunity.may_store:
+            return self._unidentified
         return self._pending.merged(opportunity.user_key, user, now_ms)
-
-    async def _user(self, user_key: str) -> UserRecord | None:
-        try:
-            user = await self._users.get(user_key)
-        except UnavailableError as fault:
-            if not self._away:
-                logging.get(__name__).warning("user store away, bidding without it", fault=str(fault))
-            self._away = True
-            return None
-        self._away = False
-        return user

@@ -14,15 +14,22 @@ from dsp.stream.port import EventLog, Record
 
 #: Few at a time, so that bids do not wait while records are decoded.
 BATCH_RECORDS = 100
-INTERVAL_SECONDS = 20.0
+#: How often the log is read: by a process that counts all notices itself, and by one of several.
+REPLAY_SECONDS = 20.0
+SHARED_REPLAY_SECONDS = 0.5
 
 
 class ExposureReplay:
-    """Reads notices from the store's own position on, at the start and now and then, so that the position advances."""
+    """Reads notices from the store's own position on, at the start and now and then, so that the position advances.
 
-    def __init__(self, log: EventLog, users: LocalUserStore) -> None:
+    Counting is harmless however often and in whatever order it is done, so what this process counted itself, what
+    others did, and what a kill made it forget are simply counted again.
+    """
+
+    def __init__(self, log: EventLog, users: LocalUserStore, interval_seconds: float = REPLAY_SECONDS) -> None:
         self._log = log
         self._users = users
+        self._interval_seconds = interval_seconds
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -49,7 +56,7 @@ class ExposureReplay:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(INTERVAL_SECONDS)
+            await asyncio.sleep(self._interval_seconds)
             try:
                 await self.catch_up()
             except UnavailableError as fault:

@@ -12,14 +12,16 @@ import msgspec
 from bidder.config import BidderConfig
 from bidder.landing import redirect_url
 from bidder.outbox import Outbox
+from bidder.patience import at_most
 from bidder.pending import PendingExposures
 from bidder.prices import PriceReader
 from bidder.state import Serving
-from dsp.cache.local_users import exposure_of
 from dsp.cache.port import UserStore
+from dsp.catalog.user import Exposure
 from dsp.events.schema import BidFacts, Notice, NoticeKind, decode_facts, encode, encode_facts
 from dsp.events.topics import Topic
-from dsp.kernel import logging, metrics
+from dsp.frequency.evidence import exposure_at, exposure_of
+from dsp.kernel import metrics
 from dsp.kernel.clock import MS_PER_SECOND, Clock
 from dsp.kernel.errors import InputError, TokenError, UnavailableError
 from dsp.kernel.ids import TokenSigner
@@ -204,14 +206,23 @@ class NoticeDesk:
         elif notice.kind is self._billing_kind(notice.facts):
             self._leases.bill(bid_id, notice.cost_micros, appended_ms)
         exposed = exposure_of(notice)
-        if exposed is None:
-            return
-        self._pending.discard(bid_id)
+        if exposed is not None:
+            await self._expose(*exposed)
+        elif notice.kind is NoticeKind.WIN:
+            facts, now_ms = notice.facts, self._clock.now_ms()
+            self._pending.win(facts.user_key, exposure_at(facts, facts.bid_at_ms), facts.expires_at_ms, now_ms)
+
+    async def _expose(self, user_key: str, exposure: Exposure) -> None:
         try:
-            await self._users.expose(*exposed)
-        except UnavailableError as fault:
-            # The money is safe in the log; a cap that is a little loose is no reason to refuse the notice.
-            logging.get(__name__).warning("exposure not counted", fault=str(fault))
+            waiting = self._users.expose(user_key, exposure)
+            if waiting is not None:
+                await at_most(self._config.user_timeout_ms, waiting)
+        except (UnavailableError, TimeoutError) as fault:
+            # The money is safe in the log; a cap that is a little loose is no reason to refuse the notice. What is
+            # pending stays so until its time is over.
+            metrics.USER_FAULTS.labels("expose", "timeout" if isinstance(fault, TimeoutError) else "unavailable").inc()
+            return
+        self._pending.discard(exposure.bid_id)
 
     def _billing_kind(self, facts: BidFacts) -> NoticeKind | None:
         profile = self._profiles.get(facts.exchange)

@@ -1,34 +1,43 @@
-"""Impressions that may be about to happen: bids without an outcome yet, counted for frequency for a short while."""
+"""Impressions that may be about to happen: bids without an outcome yet, counted for frequency for a while."""
 
 from dsp.catalog.user import Exposure, UserRecord
+from dsp.kernel import metrics
 
 _NOBODY = UserRecord()
 
 
 class PendingExposures:
-    """Exposures by user for bids just sent; bounded in time and number. To forget one loosens a cap for a moment."""
+    """Exposures by user: a bid's for `ttl_ms`, a won bid's until it expires. At most `count_max` of each kind; beyond
+    it the oldest are forgotten, which is counted and loosens a cap for a moment.
+    """
 
     def __init__(self, ttl_ms: int, count_max: int) -> None:
         self._ttl_ms = ttl_ms
         self._count_max = count_max
-        #: bid id to its user; insertion order is age, so that the oldest are forgotten first.
-        self._users: dict[str, tuple[str, int]] = {}
-        self._exposures: dict[str, dict[str, Exposure]] = {}
+        #: Bid id to its user and its end; insertion order is age, so that the oldest are forgotten first.
+        self._bids: dict[str, tuple[str, int]] = {}
+        self._wins: dict[str, tuple[str, int]] = {}
+        #: By user and bid id, with the end as well.
+        self._exposures: dict[str, dict[str, tuple[Exposure, int]]] = {}
+        self._forgotten = metrics.EXPOSURES_FORGOTTEN.labels("pending")
 
     def __len__(self) -> int:
-        return len(self._users)
+        return len(self._bids) + len(self._wins)
 
     def add(self, user_key: str, exposure: Exposure) -> None:
         """Count a bid that is about to leave; a user without a key is never counted."""
-        if not user_key:
-            return
-        self._expire(exposure.at_ms)
-        self._users[exposure.bid_id] = (user_key, exposure.at_ms)
-        self._exposures.setdefault(user_key, {})[exposure.bid_id] = exposure
+        if user_key:
+            self._enter(self._bids, user_key, exposure, exposure.at_ms + self._ttl_ms, exposure.at_ms)
+
+    def win(self, user_key: str, exposure: Exposure, until_ms: int, now_ms: int) -> None:
+        """Count a bid that is known to have won, by whichever process made it, until the bid expires."""
+        if user_key and until_ms > now_ms:
+            self.discard(exposure.bid_id)
+            self._enter(self._wins, user_key, exposure, until_ms, now_ms)
 
     def discard(self, bid_id: str) -> None:
         """Forget a bid that was lost, withheld, or counted for good."""
-        known = self._users.pop(bid_id, None)
+        known = self._bids.pop(bid_id, None) or self._wins.pop(bid_id, None)
         if known is None:
             return
         of_user = self._exposures[known[0]]
@@ -37,19 +46,28 @@ class PendingExposures:
             del self._exposures[known[0]]
 
     def merged(self, user_key: str, user: UserRecord | None, now_ms: int) -> UserRecord | None:
-        """Return the user's record with the pending exposures added."""
+        """Return the user's record with the pending exposures added that it has not counted yet."""
         of_user = self._exposures.get(user_key)
         if not of_user:
             return user
-        fresh = tuple(exposure for exposure in of_user.values() if exposure.at_ms + self._ttl_ms > now_ms)
+        known = user or _NOBODY
+        counted = {exposure.bid_id for exposure in known.exposures}
+        fresh = [
+            exposure for exposure, until_ms in of_user.values() if until_ms > now_ms and exposure.bid_id not in counted
+        ]
         if not fresh:
             return user
-        known = user or _NOBODY
-        return UserRecord(exposures=known.exposures + fresh, segments=known.segments)
+        return UserRecord((*known.exposures, *fresh), known.segments, known.complete)
 
-    def _expire(self, now_ms: int) -> None:
-        while self._users:
-            bid_id, (_, at_ms) = next(iter(self._users.items()))
-            if at_ms + self._ttl_ms > now_ms and len(self._users) < self._count_max:
-                return
+    def _enter(
+        self, bids: dict[str, tuple[str, int]], user_key: str, exposure: Exposure, until_ms: int, now_ms: int
+    ) -> None:
+        while bids:
+            bid_id, (_, ends_ms) = next(iter(bids.items()))
+            if ends_ms > now_ms:
+                if len(bids) < self._count_max:
+                    break
+                self._forgotten.inc()
             self.discard(bid_id)
+        bids[exposure.bid_id] = user_key, until_ms
+        self._exposures.setdefault(user_key, {})[exposure.bid_id] = exposure, until_ms

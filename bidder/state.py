@@ -63,6 +63,10 @@ class Serving:
         metrics.SNAPSHOT_LINE_ITEMS.set(len(state.served.snapshot.line_items))
         metrics.MODEL.info({"version": state.predictor.version})
 
+    def cap_window_ms(self) -> int:
+        """Return the longest window of any frequency cap; 0 until a snapshot is loaded."""
+        return self.current.served.snapshot.caps.window_ms_max if self.current is not None else 0
+
     def landing_url(self, creative_id: int) -> str:
         """Return where a creative's clicks lead; empty when it is not known here."""
         return self.current.served.landing_urls.get(creative_id, "") if self.current is not None else ""

@@ -1,21 +1,25 @@
 """The embedded user store: records in this process's memory, saved to SQLite about every second and on close.
 
 One process owns the file. A kill loses what was not saved yet; `absorb` counts it again from the event log.
+
+Three bounds hold the memory, and at each the oldest are forgotten: what no cap's window reaches any more, which
+changes nothing, then the impressions of one user and those of all, which loosens long caps and is counted.
 """
 
 import asyncio
 import sqlite3
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from dsp.catalog.user import Exposure, UserRecord
-from dsp.events.schema import Notice, NoticeKind
-from dsp.kernel import logging
+from dsp.events.schema import Notice
+from dsp.frequency.evidence import exposure_of
+from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.sqlite import SqliteFile
@@ -26,36 +30,39 @@ CREATE INDEX IF NOT EXISTS users_used ON users (used);
 CREATE TABLE IF NOT EXISTS positions (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL);
 """
 
+#: Exposures are features as well, and a cap that is added later finds at least these.
+_KEPT_MS_MIN = 86_400_000
+_NEVER_MS = -(2**62)
+_NOBODY = UserRecord()
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(UserRecord)
 
 
-def exposure_of(notice: Notice) -> tuple[str, Exposure] | None:
-    """Return the user and the exposure that a notice proves: an impression was billed or seen."""
-    facts = notice.facts
-    if not facts.user_key or not (notice.kind is NoticeKind.IMPRESSION or notice.cost_micros > 0):
-        return None
-    return facts.user_key, Exposure(
-        facts.bid_id, notice.at_ms, facts.advertiser_id, facts.campaign_id, facts.line_item_id
-    )
-
-
 class LocalUserStore:
-    """Implements dsp.cache.port.UserStore. Bounded: the users least recently exposed go first, and a user's oldest
-    exposures. No call waits for the disk; a failed save is tried again with the next.
+    """Implements dsp.cache.port.UserStore. No call waits for the disk; a failed save is tried again with the next.
+
+    Args:
+        exposures_max: of all users together; beyond it the users least recently exposed are forgotten.
+        user_exposures_max: of one user; beyond it the oldest are forgotten.
+        window_ms: tells the longest window of any cap; 0 while that is not known, and then nothing is too old.
     """
 
     def __init__(
         self,
         path: Path,
-        users_max: int = 500_000,
-        exposures_max: int = 128,
+        exposures_max: int = 1_000_000,
+        user_exposures_max: int = 1_000,
+        window_ms: Callable[[], int] = lambda: 0,
         save_interval_ms: int = 1_000,
     ) -> None:
         self._file = SqliteFile(path, _SCHEMA, "NORMAL")
-        self._users_max = users_max
         self._exposures_max = exposures_max
+        self._user_exposures_max = user_exposures_max
+        self._window_ms = window_ms
         self._save_seconds = save_interval_ms / MS_PER_SECOND
+        self._exposures = 0
+        self._forgotten = {bound: metrics.EXPOSURES_FORGOTTEN.labels(bound) for bound in ("user", "store")}
         self._users: OrderedDict[str, UserRecord] = OrderedDict()
         self._changed: set[str] = set()
         self._dropped: set[str] = set()
@@ -67,8 +74,9 @@ class LocalUserStore:
     async def open(self) -> None:
         """Load what was saved, and start saving."""
         await self._file.open()
-        rows, self.position, self._used = await self._file.read(lambda sql: _load(sql, self._users_max))
-        self._users = OrderedDict((user_key, _decoder.decode(record)) for user_key, record in rows)
+        users, self.position, self._used = await self._file.read(lambda sql: _load(sql, self._exposures_max))
+        self._users = OrderedDict(users)
+        self._exposures = sum(len(record.exposures) for record in self._users.values())
         self._saving = asyncio.create_task(self._save_regularly(), name="users-save")
 
     async def close(self) -> None:
@@ -84,13 +92,24 @@ class LocalUserStore:
         finally:
             await self._file.close()
 
-    async def get(self, user_key: str) -> UserRecord | None:
+    def get(self, user_key: str) -> UserRecord | None:
         """Return the record, or None for an unknown user."""
         return self._users.get(user_key)
 
-    async def expose(self, user_key: str, exposure: Exposure) -> None:
-        """Count one impression, once per bid id."""
-        self._expose(user_key, exposure)
+    def expose(self, user_key: str, exposure: Exposure) -> None:
+        """Count one impression, once per bid id and at the earliest time given for it."""
+        record = self._users.get(user_key, _NOBODY)
+        known = next((one for one in record.exposures if one.bid_id == exposure.bid_id), None)
+        if known is not None and known.at_ms <= exposure.at_ms:
+            return
+        exposures = [one for one in record.exposures if one is not known]
+        insort(exposures, exposure, key=lambda one: one.at_ms)  # it may be late
+        self._users[user_key] = UserRecord(self._kept(exposures), record.segments)
+        self._exposures += len(self._users[user_key].exposures) - len(record.exposures)
+        self._users.move_to_end(user_key)
+        self._changed.add(user_key)
+        self._dropped.discard(user_key)
+        self._make_room(exposures[-1].at_ms)
 
     def absorb(self, notices: Iterable[Notice], position: dict[int, int]) -> int:
         """Count the exposures of notices read from the log up to `position`; return how many users they concerned.
@@ -100,7 +119,7 @@ class LocalUserStore:
         """
         found = [exposed for exposed in map(exposure_of, notices) if exposed is not None]
         for user_key, exposure in found:
-            self._expose(user_key, exposure)
+            self.expose(user_key, exposure)
         self.position = dict(position)
         return len({user_key for user_key, _ in found})
 
@@ -118,18 +137,32 @@ class LocalUserStore:
             self._dropped |= dropped - self._users.keys()
             raise
 
-    def _expose(self, user_key: str, exposure: Exposure) -> None:
-        record = self._users.get(user_key, UserRecord())
-        if any(known.bid_id == exposure.bid_id for known in record.exposures):
-            return
-        exposures = list(record.exposures)
-        insort(exposures, exposure, key=lambda one: one.at_ms)  # a replay may bring older ones
-        self._users[user_key] = UserRecord(tuple(exposures[-self._exposures_max :]), record.segments)
-        self._users.move_to_end(user_key)
-        self._changed.add(user_key)
-        self._dropped.discard(user_key)
-        if len(self._users) > self._users_max:
-            oldest, _ = self._users.popitem(last=False)
+    def _kept(self, exposures: list[Exposure]) -> tuple[Exposure, ...]:
+        """Return those, oldest first, that a cap can reach and that the bound has room for."""
+        since_ms = self._since_ms(exposures[-1].at_ms)
+        kept = [one for one in exposures if one.at_ms > since_ms] if exposures[0].at_ms <= since_ms else exposures
+        beyond = len(kept) - self._user_exposures_max
+        if beyond > 0:
+            self._forgotten["user"].inc(beyond)
+            kept = kept[beyond:]
+        return tuple(kept)
+
+    def _since_ms(self, now_ms: int) -> int:
+        """Return up to when impressions are too old for every cap. A day is kept in any case, for caps to come."""
+        window_ms = self._window_ms()
+        return now_ms - max(window_ms, _KEPT_MS_MIN) if window_ms else _NEVER_MS
+
+    def _make_room(self, now_ms: int) -> None:
+        since_ms = self._since_ms(now_ms)
+        while self._users:
+            oldest, record = next(iter(self._users.items()))
+            fresh = record.exposures[-1].at_ms > since_ms
+            if fresh and self._exposures <= self._exposures_max:
+                return
+            if fresh:
+                self._forgotten["store"].inc(len(record.exposures))
+            del self._users[oldest]
+            self._exposures -= len(record.exposures)
             self._changed.discard(oldest)
             self._dropped.add(oldest)
 
@@ -143,10 +176,17 @@ class LocalUserStore:
                     logging.get(__name__).warning("users not saved, to be tried again", fault=str(fault))
 
 
-def _load(sql: sqlite3.Connection, users_max: int) -> tuple[list[tuple[str, bytes]], dict[int, int], int]:
-    rows = sql.execute("SELECT user_key, record FROM users ORDER BY used DESC LIMIT ?", (users_max,)).fetchall()
+def _load(sql: sqlite3.Connection, exposures_max: int) -> tuple[list[tuple[str, UserRecord]], dict[int, int], int]:
+    """Return the users most recently exposed, the latest last, as many as have room, the position, the last save."""
+    users, left = [], exposures_max
+    for user_key, encoded in sql.execute("SELECT user_key, record FROM users ORDER BY used DESC"):
+        record = _decoder.decode(encoded)
+        left -= len(record.exposures)
+        if left < 0:
+            break
+        users.append((user_key, record))
     (used,) = sql.execute("SELECT coalesce(max(used), 0) FROM users").fetchone()
-    return rows[::-1], dict(sql.execute("SELECT * FROM positions").fetchall()), used
+    return users[::-1], dict(sql.execute("SELECT * FROM positions").fetchall()), used
 
 
 def _save(

@@ -1,6 +1,6 @@
 """What the data plane asks of shared fast state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from dsp.catalog.user import Exposure, UserRecord
@@ -40,29 +40,38 @@ class LeaseStore(Protocol):
         ...
 
     async def sync(
-        self, epoch: int, now_ms: int, wants: Sequence[LeaseWant], returns: Mapping[str, Micros]
+        self, epoch: int, now_ms: int, wants: Sequence[LeaseWant], returns: Mapping[str, Micros], expires_ms_max: int
     ) -> LeaseReport:
-        """In one transaction: renew the epoch, take back `returns` (lease id to micros), grant what fits of `wants`."""
+        """In one transaction: renew the epoch, take back `returns` (lease id to micros), grant what fits of `wants`.
+
+        The holder promises that until its next sync no bid of it expires after `expires_ms_max`; the store remembers
+        the largest promise, because it is what a dead holder may have left outstanding.
+        """
         ...
 
     async def set_limits(self, limits: Sequence[Limit]) -> None:
-        """Replace the limits of these line items; lowering one below what is granted stops further grants."""
+        """Replace the limits of these line items; one lowered below what is granted recalls what is not reserved."""
         ...
 
     async def settle(self, settled: Mapping[str, Micros], watermark_ms: int) -> None:
         """Record cumulative billed amounts by lease id, and how far the ledger has read. Absolute, so repeatable."""
         ...
 
-    async def reclaim(self, now_ms: int, holder_timeout_ms: int, notice_age_max_ms: int) -> Micros:
+    async def reclaim(self, now_ms: int, holder_timeout_ms: int) -> Micros:
         """Return to the budgets what dead holders' leases no longer can spend; return how much that was.
 
-        A dead holder's lease is closed once every notice it could still bring has expired and been settled.
+        A holder is dead when it has been replaced, or did not sync for `holder_timeout_ms` by the caller's clock. Its
+        leases are closed once the watermark has passed all that it promised.
         """
         ...
 
 
 class UserStore(Protocol):
-    """User records by key."""
+    """User records by key.
+
+    What is at hand is answered at once, anything else with an awaitable: bids wait for a store only where there is
+    something to wait for. Both calls, and what they give to await, raise dsp.kernel.errors.UnavailableError.
+    """
 
     async def open(self) -> None:
         """Connect, and create what is missing."""
@@ -72,12 +81,12 @@ class UserStore(Protocol):
         """Save, and release connections."""
         ...
 
-    async def get(self, user_key: str) -> UserRecord | None:
+    def get(self, user_key: str) -> UserRecord | Awaitable[UserRecord | None] | None:
         """Return the record, or None for an unknown user."""
         ...
 
-    async def expose(self, user_key: str, exposure: Exposure) -> None:
-        """Count one impression, once per bid id."""
+    def expose(self, user_key: str, exposure: Exposure) -> Awaitable[None] | None:
+        """Count one impression, once per bid id and at the earliest time given for it, in whatever order they come."""
         ...
 
 

@@ -83,6 +83,11 @@ class Exclusion(Enum):
         9,
         "The user has seen the line item, campaign or advertiser often enough.",
     )
+    FREQUENCY_UNKNOWN = (
+        "frequency_unknown",
+        8,
+        "The line item has caps, and what the user has seen cannot be told.",
+    )
     THROTTLED = "throttled", 0, "Pacing keeps the line item out of this auction."
     RANKED_OUT = "ranked_out", 0, "Other line items promised more; only the best few are scored."
     BELOW_FLOOR = "below_floor", 0, "The price would be below the floor."

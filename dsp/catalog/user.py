@@ -18,3 +18,5 @@ class UserRecord(msgspec.Struct, frozen=True, array_like=True):
 
     exposures: tuple[Exposure, ...] = ()
     segments: tuple[str, ...] = ()
+    #: False where nobody can tell whether these are all exposures, so that what has caps must not be shown.
+    complete: bool = True

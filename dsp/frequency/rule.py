@@ -15,11 +15,21 @@ Caps = Mapping[int, Sequence[FrequencyCap]]
 
 @dataclass(frozen=True, slots=True)
 class CapBook:
-    """Every cap of a catalogue."""
+    """Every cap of a catalogue, and the longest of their windows in milliseconds: what is older counts nowhere."""
 
     line_items: Caps = field(default_factory=dict)
     campaigns: Caps = field(default_factory=dict)
     advertisers: Caps = field(default_factory=dict)
+    window_ms_max: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        levels = (self.line_items, self.campaigns, self.advertisers)
+        windows = [cap.window_seconds for level in levels for caps in level.values() for cap in caps]
+        object.__setattr__(self, "window_ms_max", max(windows, default=0) * _MS_PER_SECOND)
+
+    def any(self, line_item_id: int, campaign_id: int, advertiser_id: int) -> bool:
+        """Return whether a line item has a cap of its own or of a parent."""
+        return line_item_id in self.line_items or campaign_id in self.campaigns or advertiser_id in self.advertisers
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,10 @@ def explain(
     if keep is not None:
         losses.lose(Stage.CAPS, Exclusion.FREQUENCY_CAP, rows[~keep])
         rows = rows[keep]
+    keep = stages.countable(rows)
+    if keep is not None:
+        losses.lose(Stage.CAPS, Exclusion.FREQUENCY_UNKNOWN, rows[~keep])
+        rows = rows[keep]
     losses.left[Stage.CAPS] = len(rows)
     keep = stages.unthrottled(rows)
     if keep is not None:

@@ -64,6 +64,11 @@ def select(
         rows = rows[keep]
         if not rows.shape[0]:
             return Exclusion.FREQUENCY_CAP
+    keep = stages.countable(rows)
+    if keep is not None:
+        rows = rows[keep]
+        if not rows.shape[0]:
+            return Exclusion.FREQUENCY_UNKNOWN
     keep = stages.unthrottled(rows)
     if keep is not None:
         rows = rows[keep]

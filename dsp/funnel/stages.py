@@ -20,7 +20,7 @@ _NO_SEGMENTS: frozenset[str] = frozenset()
 class Stages:
     """What every stage reads. `ways` are the ways into the impression: deals, then the open auction."""
 
-    __slots__ = ("_controls", "_exposures", "_now_ms", "_opportunity", "_segments", "_snapshot", "ways")
+    __slots__ = ("_complete", "_controls", "_exposures", "_now_ms", "_opportunity", "_segments", "_snapshot", "ways")
 
     def __init__(
         self,
@@ -31,12 +31,14 @@ class Stages:
         now_ms: int,
         seat: str,
     ) -> None:
-        known = user if opportunity.may_personalise else None
+        # Caps need leave to keep exposures, as limiting how often an ad is shown does, not leave to use a profile.
+        counted, known = user if opportunity.may_store else None, user if opportunity.may_personalise else None
         self._snapshot = snapshot
         self._opportunity = opportunity
         self._controls = controls
         self._now_ms = now_ms
-        self._exposures = known.exposures if known is not None else ()
+        self._exposures = counted.exposures if counted is not None else ()
+        self._complete = user is None or user.complete
         self._segments = opportunity.segments if opportunity.may_personalise else _NO_SEGMENTS
         if known is not None and known.segments:
             self._segments = self._segments.union(known.segments)
@@ -58,7 +60,7 @@ class Stages:
     def uncapped(self, rows: Positions) -> NDArray[np.bool_] | None:
         """Return which of `rows` the user may see again; None when all.
 
-        An unknown user may see everything: nothing can be counted for him.
+        A user of whom nothing is known may see everything.
         """
         if not self._exposures:
             return None
@@ -73,6 +75,13 @@ class Stages:
         ):
             for one in ids:
                 free &= column.take(rows) != one
+        return free
+
+    def countable(self, rows: Positions) -> NDArray[np.bool_] | None:
+        """Return which of `rows` are without caps if exposures may be missing from the user's record; None when all."""
+        if self._complete:
+            return None
+        free: NDArray[np.bool_] = ~self._snapshot.has_caps.take(rows)
         return free
 
     def unthrottled(self, rows: Positions) -> NDArray[np.bool_] | None:

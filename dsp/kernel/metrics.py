@@ -75,6 +75,14 @@ PREDICT_FALLBACKS = Counter("dsp_predict_fallbacks_total", "Calls answered by th
 NOTICES = Counter("dsp_notices_total", "Notices received, by kind and result.", ["kind", "result"])
 NOTICES_REFUSED = Counter("dsp_notices_refused_total", "Notices refused, by reason.", ["reason"])
 
+# Users
+USER_FAULTS = Counter(
+    "dsp_user_faults_total", "Calls of the user store without an answer, by call and fault.", ["call", "fault"]
+)
+EXPOSURES_FORGOTTEN = Counter(
+    "dsp_exposures_forgotten_total", "Impressions forgotten early because a bound was reached, by bound.", ["bound"]
+)
+
 # The outbox
 OUTBOX_DEPTH = Gauge("dsp_outbox_depth", "Records waiting to be written to the event log.", ["topic"])
 OUTBOX_DROPPED = Counter("dsp_outbox_dropped_total", "Decision records dropped because the outbox was full.", ["topic"])

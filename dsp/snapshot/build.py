@@ -49,6 +49,7 @@ class Snapshot:
     bid_max_micros_cpm: NDArray[np.int64]
     flight_start_ms: NDArray[np.int64]  # the line item's and its campaign's together
     flight_end_ms: NDArray[np.int64]
+    has_caps: NDArray[np.bool_]  # of its own, its campaign's or its advertiser's
     prior_value_micros_cpm: NDArray[np.float64]  # at PRIOR_CTR and PRIOR_CVR, within the bid's bounds
     # Columns over creatives, shape (C,), and where each line item's begin, shape (N + 1,)
     creative_ids: NDArray[np.int64]
@@ -85,6 +86,8 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
     target = _column([unit_micros(item.goal, worths.get(one.id, 0)) for item, _, one in chains])
     bid_min = _column([item.bid_min_micros_cpm or 0 for item in items])
     bid_max = _column([min(_or(item.bid_max_micros_cpm, PRICE_MICROS_CPM_MAX), PRICE_MICROS_CPM_MAX) for item in items])
+    caps = CapBook(_caps(items), _caps(campaigns), _caps(advertisers))
+    has_caps = [caps.any(item.id, campaign.id, advertiser.id) for item, campaign, advertiser in chains]
     entities = Entities(items, campaigns, advertisers, creatives, creative_rows, catalogue.deals)
     return Snapshot(
         version=version,
@@ -105,13 +108,14 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
         bid_max_micros_cpm=bid_max,
         flight_start_ms=_column(starts),
         flight_end_ms=_column(ends),
+        has_caps=np.array(has_caps, dtype=np.bool_),
         prior_value_micros_cpm=_prior_value(goal_kind, target, bid_min, bid_max),
         creative_ids=creative_ids,
         creative_line_items=_column(creative_rows),
         creative_start=np.searchsorted(_column(creative_rows), np.arange(len(items) + 1)).astype(np.int64),
         creative_lots=_lots(creative_ids),
         index=Index(entities, _column(starts), _column(ends)),
-        caps=CapBook(_caps(items), _caps(campaigns), _caps(advertisers)),
+        caps=caps,
     )
 
 

@@ -161,7 +161,8 @@ def impression(random: Random) -> Opportunity:
         browser=value(Dimension.BROWSER), make="", model="", language=value(Dimension.LANGUAGE), connection=0,
         country=value(Dimension.COUNTRY), region=value(Dimension.REGION), city=value(Dimension.CITY),
         postcode=value(Dimension.POSTCODE), utc_offset_minutes=0, user_key="u",
-        segments=frozenset(some(random, SEGMENTS, 2)), may_store=True, may_personalise=random.random() < 0.8,
+        segments=frozenset(some(random, SEGMENTS, 2)), may_store=random.random() < 0.8,
+        may_personalise=random.random() < 0.8,
         blocked_categories=frozenset(some(random, CATEGORIES, 1)),
         blocked_advertisers=frozenset(some(random, ("brand1.example", "x.brand2.example"), 1)),
         blocked_apps=frozenset(), languages_allowed=frozenset(some(random, ("de", "en"), 1)), currency="USD",
@@ -177,7 +178,7 @@ def person(random: Random, size: int) -> UserRecord | None:
                  7 * random.randint(1, size))
         for n in range(random.randint(0, 6))
     )  # fmt: skip
-    return UserRecord(exposures=exposures, segments=some(random, SEGMENTS, 2))
+    return UserRecord(exposures, some(random, SEGMENTS, 2), complete=random.random() < 0.9)
 
 
 class Naive:
@@ -189,7 +190,8 @@ class Naive:
         self.campaigns = {campaign.id: campaign for campaign in whole.campaigns}
         self.advertisers = {advertiser.id: advertiser for advertiser in whole.advertisers}
         known = user if opportunity.may_personalise else None
-        self.exposures = known.exposures if known else ()
+        self.exposures = user.exposures if user and opportunity.may_store else ()
+        self.complete = user is None or user.complete
         requested = opportunity.segments if opportunity.may_personalise else frozenset()
         self.segments = {*requested, *(known.segments if known else ())}
         self.creatives: dict[int, list[Creative]] = {}
@@ -291,7 +293,7 @@ class Naive:
             for cap in entity.frequency_caps:
                 since_ms = NOW_MS - cap.window_seconds * 1_000
                 seen = [one for one in self.exposures if getattr(one, field) == entity.id and one.at_ms > since_ms]
-                if len(seen) >= cap.impressions:
+                if len(seen) >= cap.impressions or not self.complete:
                     return True
         return False
 

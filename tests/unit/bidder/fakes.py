@@ -1,7 +1,7 @@
 """Stand-ins that a test passes in: an event log whose answers the test decides, and a user store in memory."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 
 from dsp.catalog.user import Exposure, UserRecord
@@ -52,23 +52,28 @@ class FakeLog:
 
 @dataclass
 class FakeUsers:
-    """Counts exposures by user, once per bid id."""
+    """Counts exposures by user, once per bid id. `silent` makes it hang, for so many seconds or for good."""
 
     records: dict[str, UserRecord] = field(default_factory=dict)
     away: bool = False
+    silent: float = 0.0
 
     async def open(self) -> None: ...
 
     async def close(self) -> None: ...
 
-    async def get(self, user_key: str) -> UserRecord | None:
+    def get(self, user_key: str) -> UserRecord | Awaitable[UserRecord | None] | None:
         if self.away:
             raise UnavailableError("away")
-        return self.records.get(user_key)
+        record = self.records.get(user_key)
+        return asyncio.sleep(self.silent, record) if self.silent else record
 
-    async def expose(self, user_key: str, exposure: Exposure) -> None:
+    def expose(self, user_key: str, exposure: Exposure) -> Awaitable[None] | None:
         if self.away:
             raise UnavailableError("away")
+        if self.silent:
+            return asyncio.sleep(self.silent)
         record = self.records.get(user_key, UserRecord())
         if all(known.bid_id != exposure.bid_id for known in record.exposures):
             self.records[user_key] = UserRecord((*record.exposures, exposure), record.segments)
+        return None

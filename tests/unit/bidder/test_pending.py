@@ -1,5 +1,7 @@
 """Pending exposures: short-lived, bounded, and forgotten when the bid is resolved."""
 
+from prometheus_client import REGISTRY
+
 from bidder.pending import PendingExposures
 from dsp.catalog.user import Exposure, UserRecord
 
@@ -35,11 +37,43 @@ def test_discard_is_harmless_twice() -> None:
     assert pending.merged("u", None, 1) is None
 
 
+def test_what_is_counted_is_not_pending_as_well() -> None:
+    pending = PendingExposures(ttl_ms=1_000, count_max=10)
+    pending.add("u", exposure("b1", 500))
+    known = UserRecord((exposure("b1", 700),))
+    assert pending.merged("u", known, 800) is known
+    pending.add("u", exposure("b2", 600))
+    assert pending.merged("u", known, 800) == UserRecord((exposure("b1", 700), exposure("b2", 600)))
+
+
+def test_a_record_that_may_lack_exposures_stays_one() -> None:
+    pending = PendingExposures(ttl_ms=1_000, count_max=10)
+    pending.add("u", exposure("b"))
+    assert pending.merged("u", UserRecord(complete=False), 1) == UserRecord((exposure("b"),), complete=False)
+
+
+def test_a_bid_that_won_stays_until_it_expires() -> None:
+    pending = PendingExposures(ttl_ms=1_000, count_max=10)
+    pending.add("u", exposure("b"))
+    pending.win("u", exposure("b"), until_ms=60_000, now_ms=200)
+    pending.win("u", exposure("of another process", 100), until_ms=50_000, now_ms=200)
+    pending.win("", exposure("nobody's", 100), until_ms=50_000, now_ms=200)
+    pending.win("u", exposure("too late"), until_ms=100, now_ms=200)
+    assert len(pending) == 2
+    assert pending.merged("u", None, 49_999) == UserRecord((exposure("b"), exposure("of another process", 100)))
+    assert pending.merged("u", None, 50_000) == UserRecord((exposure("b"),))
+    assert pending.merged("u", None, 60_000) is None
+    pending.discard("b")
+    assert len(pending) == 1
+
+
 def test_is_bounded_and_forgets_the_oldest() -> None:
+    forgotten = REGISTRY.get_sample_value("dsp_exposures_forgotten_total", {"bound": "pending"}) or 0.0
     pending = PendingExposures(ttl_ms=1_000_000, count_max=3)
     for number in range(10):
         pending.add(f"u{number}", exposure(f"b{number}", number))
     assert len(pending) == 3
+    assert REGISTRY.get_sample_value("dsp_exposures_forgotten_total", {"bound": "pending"}) == forgotten + 7
     assert pending.merged("u9", None, 10) is not None
     assert pending.merged("u0", None, 10) is None
 

@@ -34,3 +34,10 @@ def test_levels_are_counted_apart() -> None:
     # No line item was seen twice, their campaign and advertiser were.
     assert capped(seen, book, NOW_MS) == Capped([], [10], [100])
     assert capped(seen, CapBook(), NOW_MS) == Capped([], [], [])
+
+
+def test_a_book_knows_its_longest_window_and_who_has_caps() -> None:
+    book = CapBook({1: [MINUTE]}, {10: [FrequencyCap(impressions=1, window_seconds=3_600), MINUTE]}, {100: [MINUTE]})
+    assert book.window_ms_max == 3_600_000
+    assert CapBook().window_ms_max == 0
+    assert [book.any(*ids) for ids in ((1, 0, 0), (0, 10, 0), (0, 0, 100), (2, 11, 101))] == [True, True, True, False]

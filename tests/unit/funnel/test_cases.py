@@ -117,7 +117,8 @@ def test_there_are_cases() -> None:
 def test_case(case: dict[str, Any], step: dict[str, Any]) -> None:
     snapshot = build(catalogue(case["catalogue"]), "v1", 0)
     now_ms = ms(step.get("now", NOW))
-    user = msgspec.convert([step["seen"], step.get("known", [])], UserRecord) if "seen" in step else None
+    record = [step.get("seen", []), step.get("known", []), step.get("complete", True)]
+    user = msgspec.convert(record, UserRecord) if "seen" in step else None
     opportunity = impression(step.get("impression", {}))
     columns = controls(step.get("controls", {}), snapshot)
     limit, seat = step.get("limit", 1_000), step.get("seat", "seat")
