@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dsp.events.topics import Topic
-from dsp.ledger.book import Transaction
+from dsp.ledger.book import Response, Transaction
 from dsp.store.book import BookRepository
 from dsp.stream.port import Entry
 from tests.api.conftest import Api, errors
@@ -18,6 +18,14 @@ def _billed(number: int, line_item_id: int, day: int, charged: int, late: int = 
         exchange="demo-first", auction_id=f"a{number}", imp_id="1", kind="bill", bid_id=f"b{number}", at_ms=1,
         appended_ms=1, advertiser_id=1 + line_item_id // 10, campaign_id=line_item_id // 2, line_item_id=line_item_id,
         creative_id=1, day=day, lease_id="1", charged_micros=charged, late_micros=late,
+        value_micros=10,
+    )  # fmt: skip
+
+
+def _response(number: int, kind: str, line_item_id: int, day: int, value: int = 0) -> Response:
+    return Response(
+        bid_id=f"b{number}", kind=kind, conversion_rule_id=0, at_ms=1, advertiser_id=1 + line_item_id // 10,
+        campaign_id=line_item_id // 2, line_item_id=line_item_id, day=day, value_micros=value,
     )  # fmt: skip
 
 
@@ -26,6 +34,7 @@ async def billed(api: Api) -> Api:
     entries = [
         _billed(1, 2, DAY, 1_000), _billed(2, 2, DAY, 2_000), _billed(3, 3, DAY, 500), _billed(4, 2, DAY + 1, 700),
         _billed(5, 12, DAY, 40, late=2),
+        _response(1, "click", 2, DAY), _response(1, "conv", 2, DAY, 8_400), _response(4, "click", 2, DAY + 1),
     ]  # fmt: skip
     with api.services.writes.begin() as session:
         BookRepository(session).apply(entries, {0: 3}, Topic.NOTICES, "ledger")
@@ -43,7 +52,9 @@ async def test_all_dimensions(billed: Api) -> None:
     assert report["currency"] == "USD"
     assert report["total"] == {
         "date": None, "advertiser_id": None, "campaign_id": None, "line_item_id": None,
-        "impressions": 5, "spend_micros": 4_240, "late_micros": 2,
+        "impressions": 5, "spend_micros": 4_240, "late_micros": 2, "expected_value_micros": 50,
+        "clicks": 2, "conversions": 1, "conversion_value_micros": 8_400,
+        "ecpm_micros": 848_000, "cpc_micros": 2_120, "cpa_micros": 4_240, "roas_micros": 1_981_132,
     }  # fmt: skip
     keys = [(row["date"], row["line_item_id"], row["spend_micros"]) for row in report["rows"]]
     assert keys == [
@@ -70,6 +81,31 @@ async def test_dimensions_and_filters(billed: Api, query: str, spend: dict[tuple
     rows = {tuple(row[name] for name in names if row[name] is not None): row["spend_micros"] for row in report["rows"]}
     assert rows == spend
     assert report["total"]["spend_micros"] == sum(spend.values())
+
+
+async def test_results_stand_beside_their_cost(billed: Api) -> None:
+    rows = {row["line_item_id"]: row for row in (await _report(billed, "?dimension=line_item"))["rows"]}
+    names = (
+        "ecpm_micros",
+        "clicks",
+        "cpc_micros",
+        "conversions",
+        "cpa_micros",
+        "conversion_value_micros",
+        "roas_micros",
+    )
+    assert [rows[2][name] for name in names] == [1_233_333, 2, 1_850, 1, 3_700, 8_400, 2_270_270]
+    # Nothing to divide by is no average, and no results are a return of nothing.
+    assert [rows[3][name] for name in names] == [500_000, 0, None, 0, None, 0, 0]
+    assert {number: row["expected_value_micros"] for number, row in rows.items()} == {2: 30, 3: 10, 12: 10}
+
+
+async def test_a_click_before_its_bill_has_no_cost(api: Api) -> None:
+    with api.services.writes.begin() as session:
+        BookRepository(session).apply([_response(1, "click", 2, DAY)], {0: 1}, Topic.NOTICES, "ledger")
+    total = (await _report(api))["total"]
+    assert (total["impressions"], total["clicks"], total["cpc_micros"]) == (0, 1, 0)
+    assert (total["ecpm_micros"], total["roas_micros"]) == (None, None)
 
 
 async def test_freshness_is_told(billed: Api) -> None:

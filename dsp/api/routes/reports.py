@@ -1,4 +1,4 @@
-"""/v1/reports: what was spent, from the book."""
+"""/v1/reports: what was spent and what came of it, from the book."""
 
 from datetime import date
 from typing import Annotated
@@ -24,7 +24,7 @@ _Id = Annotated[int | None, Query(ge=1, le=ID_MAX)]
 @router.get(
     "/spend",
     operation_id="report_spend",
-    summary="Report spend",
+    summary="Report spend and results",
     responses={200: {"content": content(ref("SpendReport"))}, **problems()},
 )
 async def spend(
@@ -38,7 +38,7 @@ async def spend(
     campaign_id: _Id = None,
     line_item_id: _Id = None,
 ) -> Response:
-    """Sum what was billed, straight from the book: the numbers equal the ledger's."""
+    """Sum what was billed and what came of it, straight from the book: the numbers equal the ledger's."""
     known_parameters(request, {"dimension", "from", "to", "advertiser_id", "campaign_id", "line_item_id"})
     if first is not None and last is not None and last < first:
         raise ValidationError([Fault("to", "must not be before from")])
