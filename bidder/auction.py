@@ -135,8 +135,9 @@ class Auctioneer:
 
     def _reserve(self, run: Run, state: ServingState, opportunity: Opportunity, candidates: Candidates) -> bool:
         """Set aside the maximum cost of the best candidate that has the money; without it there is no bid."""
-        bid_id, expires_at_ms = new_id(run.now_ms), run.now_ms + run.profile.notice_ttl_seconds * MS_PER_SECOND
-        elapsed_ms, days = self.clock.elapsed_ns() // NS_PER_MS, state.served.snapshot.days(run.now_ms)
+        bid_id, elapsed_ms = new_id(run.now_ms), self.clock.elapsed_ns() // NS_PER_MS
+        days, ledger_ms = state.served.snapshot.days(run.now_ms), self.leases.ledger_ms(elapsed_ms)
+        expires_at_ms = max(run.now_ms, ledger_ms) + run.profile.notice_ttl_seconds * MS_PER_SECOND
         for number in candidates.preferred():
             row = candidates.selection.line_items[number]
             day, line_item_id = int(days[row]), state.served.snapshot.line_items[row].id

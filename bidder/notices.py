@@ -81,7 +81,7 @@ class NoticeDesk:
         self._pending = pending
         self._outbox = outbox
         #: (bid id, kind, rule) to the write under way, None once durable. Oldest first.
-        self._seen: dict[tuple[str, NoticeKind, int], asyncio.Future[None] | None] = {}
+        self._seen: dict[tuple[str, NoticeKind, int], asyncio.Future[int] | None] = {}
         self._counts = {
             (kind, result): metrics.NOTICES.labels(kind.value, result.value)
             for kind in NoticeKind
@@ -184,22 +184,22 @@ class NoticeDesk:
         write = self._outbox.append(Topic.NOTICES, str(notice.facts.line_item_id), encode(notice))
         self._remember(key, write)
         try:
-            await write
+            appended_ms = await write
         except (UnavailableError, asyncio.CancelledError):
             self._seen.pop(key, None)
             raise
         self._seen[key] = None
-        await self._act(notice)
+        await self._act(notice, appended_ms)
         return NoticeResult.LATE if notice.late else NoticeResult.ACCEPTED
 
-    def _remember(self, key: tuple[str, NoticeKind, int], write: asyncio.Future[None]) -> None:
+    def _remember(self, key: tuple[str, NoticeKind, int], write: asyncio.Future[int]) -> None:
         while len(self._seen) >= self._config.notices_remembered_max:
             del self._seen[next(iter(self._seen))]
         self._seen[key] = write
 
-    async def _act(self, notice: Notice) -> None:
-        """Tell the lease book and the user's record; the event is durable already, and its stamp is not after now."""
-        bid_id, appended_ms = notice.facts.bid_id, self._clock.now_ms()
+    async def _act(self, notice: Notice, appended_ms: int) -> None:
+        """Tell the lease book and the user's record of a notice that is durable, and that the log has stamped."""
+        bid_id = notice.facts.bid_id
         if notice.kind is NoticeKind.LOSS:
             self._leases.release(bid_id, appended_ms)
             self._pending.discard(bid_id)
@@ -237,7 +237,7 @@ class NoticeDesk:
         return Outcome(302, location) if location else Outcome(410)
 
 
-async def _written(write: asyncio.Future[None]) -> None:
+async def _written(write: asyncio.Future[int]) -> None:
     """Wait for another's write, which goes on when this caller does not; raises UnavailableError if it was given up."""
     try:
         await asyncio.shield(write)

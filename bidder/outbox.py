@@ -17,7 +17,7 @@ from dsp.stream.port import Entry, EventLog
 
 RETRY_SECONDS = 0.2
 
-_Item = tuple[Entry, asyncio.Future[None] | None]
+_Item = tuple[Entry, asyncio.Future[int] | None]
 
 
 class LaneTuning(NamedTuple):
@@ -49,13 +49,13 @@ class Outbox:
         """Queue a record without waiting; False when the lane is full, and then it is counted and dropped."""
         return self._lanes[topic].offer((Entry(key, value), None))
 
-    def append(self, topic: Topic, key: str, value: bytes) -> asyncio.Future[None]:
-        """Queue a record and return a future that is done once the record is durable.
+    def append(self, topic: Topic, key: str, value: bytes) -> asyncio.Future[int]:
+        """Queue a record and return a future that is done once the record is durable: its `appended_ms`.
 
         Raises:
             UnavailableError: the lane is full. The future raises it when the log is away.
         """
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if not self._lanes[topic].offer((Entry(key, value), done)):
             raise UnavailableError("the outbox is full")
         return done
@@ -145,7 +145,7 @@ class _Lane:
         self._writing = len(batch)
         began_ns = self._clock.elapsed_ns()
         try:
-            await self._log.append(self._topic, [entry for entry, _ in batch])
+            appended_ms = await self._log.append(self._topic, [entry for entry, _ in batch])
         except asyncio.CancelledError:
             self._keep(batch, UnavailableError("the bidder is stopping"))
             raise
@@ -161,7 +161,7 @@ class _Lane:
             self._writing = 0
             for _, done in batch:
                 if done is not None and not done.done():
-                    done.set_result(None)
+                    done.set_result(appended_ms)
         metrics.OUTBOX_FLUSH_DURATION.observe((self._clock.elapsed_ns() - began_ns) / NS_PER_MS / MS_PER_SECOND)
 
     def _keep(self, batch: list[_Item], fault: UnavailableError) -> None:
@@ -173,6 +173,6 @@ class _Lane:
                 _fail(item[1], fault)
 
 
-def _fail(done: asyncio.Future[None] | None, fault: UnavailableError) -> None:
+def _fail(done: asyncio.Future[int] | None, fault: UnavailableError) -> None:
     if done is not None and not done.done():
         done.set_exception(fault)

@@ -78,7 +78,8 @@ class LeaseSync:
         wants = self._book.wants(elapsed_ms)
         returns = self._book.returns(elapsed_ms, everything=final)
         epoch = self._book.epoch
-        report = await self._store.sync(epoch, self._clock.now_ms(), [] if final else wants, returns)
+        now_ms, promise_ms = self._clock.now_ms(), self._book.expires_ms_max
+        report = await self._store.sync(epoch, now_ms, [] if final else wants, returns, promise_ms)
         self._book.apply(report, self._elapsed_ms())
 
     async def _run(self) -> None:

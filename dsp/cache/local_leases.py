@@ -5,9 +5,9 @@ checked against it and added to it in the same transaction, so the sum of grants
 numbers in the advertiser's zone; a line item and its campaign have the same advertiser, so they never mean two things.
 
 A holder that is silent for too long, or replaced, gets no more (its epoch is fenced), but its leases stay in `used`:
-bids it has sent may still win. They are closed at what was billed when nothing can be billed on them any more: a
-holder reserves nothing later than half of HOLDER_TIMEOUT_MS after the sync it was last seen by, no bid's notices are
-charged longer than `notice_age_max_ms` after it, and the watermark tells that the ledger has passed that instant.
+bids it has sent may still win. They are closed at what was billed when nothing can be billed on them any more: with
+every sync a holder promises an instant after which none of its bids expires, and the watermark tells that the ledger
+has passed the last one promised. No clock of a holder's is compared with another's.
 """
 
 import sqlite3
@@ -19,7 +19,7 @@ from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit
 from dsp.kernel.errors import ConflictError
 from dsp.kernel.money import Micros
 from dsp.kernel.sqlite import SqliteFile
-from dsp.ledger.terms import HOLDER_TIMEOUT_MS, closes_ms, lease_id
+from dsp.ledger.terms import closes_ms, lease_id
 
 _LIVE, _FENCED, _CLOSED = 0, 1, 2
 _ALL_DAYS = -1
@@ -31,7 +31,8 @@ _GRANT_MIN_MICROS = 20_000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER, watermark_ms INTEGER);
 CREATE TABLE IF NOT EXISTS holders (
-    epoch INTEGER PRIMARY KEY, holder TEXT NOT NULL, seen_ms INTEGER NOT NULL, state INTEGER NOT NULL);
+    epoch INTEGER PRIMARY KEY, holder TEXT NOT NULL, state INTEGER NOT NULL, expires_ms INTEGER NOT NULL DEFAULT 0,
+    syncs INTEGER NOT NULL DEFAULT 0, syncs_seen INTEGER NOT NULL DEFAULT -1, seen_ms INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS limits (
     line_item_id INTEGER PRIMARY KEY, campaign_id INTEGER NOT NULL, daily INTEGER, total INTEGER,
     campaign_daily INTEGER, campaign_total INTEGER);
@@ -42,6 +43,17 @@ CREATE INDEX IF NOT EXISTS leases_epoch ON leases (epoch) WHERE granted > settle
 CREATE TABLE IF NOT EXISTS used (
     scope TEXT, id INTEGER, day INTEGER, micros INTEGER NOT NULL, PRIMARY KEY (scope, id, day)) WITHOUT ROWID;
 INSERT OR IGNORE INTO state VALUES (1, 0, 0);
+"""
+#: An epoch's leases, and whether one of the budgets each draws on is granted beyond its limit.
+_REPORT = """
+SELECT lease_id, line_item_id, day, granted, settled, EXISTS (
+    SELECT 1 FROM limits AS bound JOIN used ON
+        scope = 'line_item' AND id = bound.line_item_id AND used.day = leases.day AND micros > daily
+        OR scope = 'line_item' AND id = bound.line_item_id AND used.day = -1 AND micros > total
+        OR scope = 'campaign' AND id = bound.campaign_id AND used.day = leases.day AND micros > campaign_daily
+        OR scope = 'campaign' AND id = bound.campaign_id AND used.day = -1 AND micros > campaign_total
+    WHERE bound.line_item_id = leases.line_item_id)
+FROM leases WHERE epoch = ? AND granted > settled
 """
 
 
@@ -64,13 +76,13 @@ class LocalLeaseStore:
         return await self._file.write(lambda sql: _register(sql, holder, now_ms))
 
     async def sync(
-        self, epoch: int, now_ms: int, wants: Sequence[LeaseWant], returns: Mapping[str, Micros]
+        self, epoch: int, now_ms: int, wants: Sequence[LeaseWant], returns: Mapping[str, Micros], expires_ms_max: int
     ) -> LeaseReport:
-        """In one transaction: renew the epoch, take back `returns`, grant what fits of `wants`."""
-        return await self._file.write(lambda sql: _sync(sql, epoch, now_ms, wants, returns))
+        """In one transaction: renew the epoch and its promise, take back `returns`, grant what fits of `wants`."""
+        return await self._file.write(lambda sql: _sync(sql, epoch, now_ms, wants, returns, expires_ms_max))
 
     async def set_limits(self, limits: Sequence[Limit]) -> None:
-        """Replace the limits of these line items; lowering one below what is granted stops further grants."""
+        """Replace the limits of these line items; one lowered below what is granted recalls what is not reserved."""
         await self._file.write(
             lambda sql: sql.executemany("INSERT OR REPLACE INTO limits VALUES (?, ?, ?, ?, ?, ?)", limits)
         )
@@ -79,9 +91,9 @@ class LocalLeaseStore:
         """Record cumulative billed amounts by lease id, and how far the ledger has read."""
         await self._file.write(lambda sql: _settle(sql, settled, watermark_ms))
 
-    async def reclaim(self, now_ms: int, holder_timeout_ms: int, notice_age_max_ms: int) -> Micros:
+    async def reclaim(self, now_ms: int, holder_timeout_ms: int) -> Micros:
         """Fence silent holders, and return to the budgets what fenced holders' leases no longer can spend."""
-        return await self._file.write(lambda sql: _reclaim(sql, now_ms, holder_timeout_ms, notice_age_max_ms))
+        return await self._file.write(lambda sql: _reclaim(sql, now_ms, holder_timeout_ms))
 
 
 class _Lease(NamedTuple):
@@ -100,15 +112,21 @@ def _register(sql: sqlite3.Connection, holder: str, now_ms: int) -> int:
     epoch = max(int(last) + 1, now_ms)
     sql.execute("UPDATE state SET epoch = ?", (epoch,))
     sql.execute("UPDATE holders SET state = ? WHERE holder = ? AND state = ?", (_FENCED, holder, _LIVE))
-    sql.execute("INSERT INTO holders VALUES (?, ?, ?, ?)", (epoch, holder, now_ms, _LIVE))
+    sql.execute("INSERT INTO holders (epoch, holder, state) VALUES (?, ?, ?)", (epoch, holder, _LIVE))
     return epoch
 
 
 def _sync(
-    sql: sqlite3.Connection, epoch: int, now_ms: int, wants: Iterable[LeaseWant], returns: Mapping[str, Micros]
+    sql: sqlite3.Connection,
+    epoch: int,
+    now_ms: int,
+    wants: Iterable[LeaseWant],
+    returns: Mapping[str, Micros],
+    expires_ms_max: int,
 ) -> LeaseReport:
     renewed = sql.execute(
-        "UPDATE holders SET seen_ms = max(seen_ms, ?) WHERE epoch = ? AND state = ?", (now_ms, epoch, _LIVE)
+        "UPDATE holders SET syncs = syncs + 1, expires_ms = max(expires_ms, ?) WHERE epoch = ? AND state = ?",
+        (expires_ms_max, epoch, _LIVE),
     )
     if renewed.rowcount != 1:
         raise ConflictError(f"epoch {epoch} is revoked")
@@ -116,16 +134,10 @@ def _sync(
         lease = _lease(sql, name)
         if lease is not None and lease.epoch == epoch:
             _add(sql, lease, -max(0, min(amount, lease.granted - lease.settled)))
-    (holders,) = sql.execute(
-        "SELECT count(*) FROM holders WHERE state = ? AND seen_ms > ?", (_LIVE, now_ms - HOLDER_TIMEOUT_MS)
-    ).fetchone()
+    (holders,) = sql.execute("SELECT count(*) FROM holders WHERE state = ?", (_LIVE,)).fetchone()
     for want in wants:
-        _grant(sql, epoch, now_ms, want, max(1, holders))
-    rows = sql.execute(
-        "SELECT lease_id, line_item_id, day, granted, settled FROM leases WHERE epoch = ? AND granted > settled",
-        (epoch,),
-    )
-    leases = [LeaseState(*row) for row in rows]
+        _grant(sql, epoch, now_ms, want, holders)
+    leases = [LeaseState(*row[:-1], recalled=bool(row[-1])) for row in sql.execute(_REPORT, (epoch,))]
     (watermark_ms,) = sql.execute("SELECT watermark_ms FROM state").fetchone()
     return LeaseReport(leases, watermark_ms)
 
@@ -206,17 +218,20 @@ def _unknown(sql: sqlite3.Connection, name: str) -> _Lease | None:
     return _Lease(name, epoch, line_item_id, 0 if row is None else row[0], day, 0, 0)
 
 
-def _reclaim(sql: sqlite3.Connection, now_ms: int, holder_timeout_ms: int, notice_age_max_ms: int) -> Micros:
+def _reclaim(sql: sqlite3.Connection, now_ms: int, holder_timeout_ms: int) -> Micros:
+    # Silence is measured by the caller's clock alone: a holder that has synced since the last call is alive, however
+    # far its own clock is off and however far the caller's was set meanwhile.
+    sql.execute(
+        "UPDATE holders SET syncs_seen = syncs, seen_ms = ? WHERE state = ? AND syncs_seen != syncs", (now_ms, _LIVE)
+    )
     sql.execute(
         "UPDATE holders SET state = ? WHERE state = ? AND seen_ms < ?", (_FENCED, _LIVE, now_ms - holder_timeout_ms)
     )
     (watermark_ms,) = sql.execute("SELECT watermark_ms FROM state").fetchone()
-    # However short the time-out that is asked for, a paused holder trusts the one of the protocol.
-    silence_ms = max(holder_timeout_ms, HOLDER_TIMEOUT_MS)
     reclaimed = 0
-    fenced = sql.execute("SELECT epoch, seen_ms FROM holders WHERE state = ?", (_FENCED,)).fetchall()
-    for epoch, seen_ms in fenced:
-        if closes_ms(seen_ms + silence_ms + notice_age_max_ms) > watermark_ms:
+    fenced = sql.execute("SELECT epoch, expires_ms FROM holders WHERE state = ?", (_FENCED,)).fetchall()
+    for epoch, expires_ms in fenced:
+        if closes_ms(expires_ms) > watermark_ms:
             continue
         rows = sql.execute("SELECT * FROM leases WHERE epoch = ? AND granted > settled", (epoch,)).fetchall()
         for lease in (_Lease(*row) for row in rows):

@@ -8,7 +8,7 @@ from dsp.kernel.money import Micros
 
 
 class NoticeKind(StrEnum):
-    """What an exchange or a browser tells us; each has its own URL and its own token MAC."""
+    """What an exchange or a browser tells us; each has its own URL and its own token tag. The order is part of it: add at the end."""
 
     WIN = "win"
     BILL = "bill"
@@ -74,7 +74,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision.1"):
 class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice.1"):
     """One accepted notice. `cost_micros` is what it bills: 0 unless this kind is the exchange's billing event.
 
-    `late` marks a billing notice whose reservation had expired; its cost was not reserved any more.
+    `late` marks a billing notice whose reservation had ended as far as its receiver knew; the ledger judges by the
+    log's stamp.
     """
 
     kind: NoticeKind

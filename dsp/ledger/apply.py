@@ -11,9 +11,10 @@ _RESPONSES = (NoticeKind.CLICK, NoticeKind.CONVERSION)
 def entry(notice: Notice, appended_ms: int) -> Transaction | Release | Response | None:
     """Return what is to be entered for a notice that the log has stamped `appended_ms`; None for nothing.
 
-    A billing notice is late when the bidder said so or when it came into the log at `closes_ms` or later: the bid's
-    reservation may be free by then, so the budgets must not pay. The stamp decides, not the bidder's clock, because
-    the watermark that frees reservations is measured on the same scale. What exceeds the reservation is treated alike.
+    A billing notice is late when it came into the log at `closes_ms` or later: the bid's reservation may be free by
+    then, so the budgets must not pay. The stamp decides, not the clock of the process that received it (which says
+    what it thinks in `late`), because the watermark that frees reservations is measured on the same scale. What
+    exceeds the reservation is treated alike.
     """
     facts = notice.facts
     closing_ms = closes_ms(facts.expires_at_ms)
@@ -23,7 +24,7 @@ def entry(notice: Notice, appended_ms: int) -> Transaction | Release | Response 
         return _response(notice) if facts.cost_micros_max > 0 else None  # a test reserves nothing, and counts nowhere
     if notice.cost_micros <= 0:
         return None
-    covered = not notice.late and appended_ms < closing_ms
+    covered = appended_ms < closing_ms
     charged: Micros = min(notice.cost_micros, max(0, facts.cost_micros_max)) if covered else 0
     return Transaction(
         exchange=facts.exchange,

@@ -10,15 +10,22 @@ inside `settled`, and one appended after the loss is not charged to the lease; (
 `closes_ms(expires_at_ms)`: nothing appended later is charged to the lease; or (3) the bid never left (`cancel`).
 
 Money may thus count twice for a moment, and is never spent twice. With the ledger or the store away the watermark
-stands still, leases run dry and bidding stops. A process that was paused finds its last sync too old by its own
-monotonic clock, and refuses to reserve long before the store gives its money to others.
+stands still, leases run dry and bidding stops.
+
+A process that dies takes its reservations with it. So every sync promises the store an instant after which no bid
+expires, and `reserve` keeps the promise: whatever becomes of the process, of its clocks or of its settings, the store
+knows when nothing can be charged to its leases any more. A process that was paused finds its last sync too old, or
+its promise too short, and refuses to reserve long before the store gives its money to others.
+
+Only one clock decides what is late: the log's, which stamps notices. Bids expire on its scale (`ledger_ms`), so that a
+process whose own clock is behind does not make bids that are late from the start, and not charged to any budget.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from dsp.kernel.money import Micros
-from dsp.ledger.terms import HOLDER_TIMEOUT_MS, LeaseReport, LeaseWant, closes_ms, lease_id
+from dsp.ledger.terms import SILENCE_MS_MAX, LeaseReport, LeaseWant, closes_ms, lease_id
 
 #: Reservations that end within the same 1,024 ms are looked after together.
 _BUCKET_BITS = 10
@@ -47,7 +54,7 @@ class _Lease:
 
     __slots__ = (
         "cost_max", "day", "demand", "free", "granted", "id", "line_item_id",
-        "rate", "reserved", "returning", "settled", "target", "used_ms",
+        "rate", "recalled", "reserved", "returning", "settled", "target", "used_ms",
     )  # fmt: skip
 
     def __init__(self, epoch: int, line_item_id: int, day: int) -> None:
@@ -60,6 +67,7 @@ class _Lease:
         self.rate = 0.0  # micros per millisecond
         self.target = 0  # free micros that cover the horizon
         self.used_ms = _NEVER_MS
+        self.recalled = False  # a budget was lowered: what is free goes back
 
 
 #: Lease, cost and bucket; a plain tuple because one is made for every bid.
@@ -69,17 +77,17 @@ _Reservation = tuple[_Lease, Micros, int]
 class LeaseBook:
     """One holder's leases. Pure state; not for several threads. Syncs happen one after the other:
 
-        wants and returns -> LeaseStore.sync -> apply            (on ConflictError: register, then adopt)
+        wants, returns, expires_ms_max -> LeaseStore.sync -> apply       (on ConflictError: register, then adopt)
 
     `elapsed_ms` is always a monotonic reading (Clock.elapsed_ns in milliseconds), never wall time, which may step
     back. A sync whose outcome is unknown needs no care: what it returned stays out of use until a report tells.
     """
 
-    def __init__(
-        self, epoch: int, silence_ms_max: int = HOLDER_TIMEOUT_MS // 2, tuning: LeaseTuning | None = None
-    ) -> None:
+    def __init__(self, epoch: int, silence_ms_max: int = SILENCE_MS_MAX, tuning: LeaseTuning | None = None) -> None:
         self._tuning = tuning or LeaseTuning()
         self._silence_ms_max = silence_ms_max
+        self._ledger_ahead_ms = _NEVER_MS  # of the monotonic clock; the watermark only ever tells too little
+        self._ahead_ms = self._ahead_ms_before = _NEVER_MS  # expiries asked for, ahead of the monotonic clock
         self.adopt(epoch)
 
     def adopt(self, epoch: int) -> None:
@@ -94,20 +102,30 @@ class LeaseBook:
         self._begun = False
         self._sent_ms = _NEVER_MS
         self._valid_until_ms = _NEVER_MS
+        self.expires_ms_max = _NEVER_MS  # the promise of the sync that was begun last
+        self._expires_ms_max = _NEVER_MS  # the promise that the store has confirmed
+
+    def ledger_ms(self, elapsed_ms: int) -> int:
+        """Return the instant on the log's clock, as far as the watermarks tell: never later than it is."""
+        return self._ledger_ahead_ms + elapsed_ms
 
     def reserve(
         self, line_item_id: int, day: int, bid_id: str, cost_micros: Micros, elapsed_ms: int, expires_at_ms: int
     ) -> str | None:
         """Set a bid's maximum cost aside and return its lease's id, or None: then do not bid.
 
-        `expires_at_ms` is wall time: the last instant at which a notice of the bid is not late.
+        `expires_at_ms` is the last instant on the log's clock at which a notice of the bid is not late.
         """
         lease = self._leases.get((line_item_id, day)) or self._begin(line_item_id, day)
         lease.demand += cost_micros
         lease.used_ms = elapsed_ms
         if cost_micros > lease.cost_max:
             lease.cost_max = cost_micros
+        if expires_at_ms - elapsed_ms > self._ahead_ms:
+            self._ahead_ms = expires_at_ms - elapsed_ms
         if not 0 <= cost_micros <= lease.free or elapsed_ms > self._valid_until_ms:
+            return None
+        if expires_at_ms > self._expires_ms_max:
             return None
         reservations = self._reservations
         if bid_id in reservations or len(reservations) >= self._tuning.reservations_max:
@@ -144,6 +162,9 @@ class LeaseBook:
         """Return what to ask for, from the rate of reservations since the last call; begins a sync."""
         interval_ms = _FIRST_INTERVAL_MS if self._sent_ms == _NEVER_MS else max(1, elapsed_ms - self._sent_ms)
         self._sent_ms, self._begun = elapsed_ms, False
+        self.expires_ms_max = max(self._ahead_ms, self._ahead_ms_before) + elapsed_ms + self._silence_ms_max
+        if self._ahead_ms != _NEVER_MS:
+            self._ahead_ms, self._ahead_ms_before = _NEVER_MS, self._ahead_ms
         wants = []
         for lease in self._leases.values():
             lease.rate = max(lease.demand / interval_ms, lease.rate * _RATE_DECAY)
@@ -165,6 +186,10 @@ class LeaseBook:
         """
         returns = {}
         for lease in self._leases.values():
+            if lease.recalled:  # only once: whether the store has heard of it, a report will tell
+                lease.recalled = False
+                returns[lease.id] = lease.returning
+                continue
             keep = 0 if everything or self._idle(lease, elapsed_ms) else lease.target
             if lease.free > keep * self._tuning.surplus_factor:
                 returns[lease.id] = lease.free - keep
@@ -175,7 +200,9 @@ class LeaseBook:
     def apply(self, report: LeaseReport, elapsed_ms: int) -> None:
         """Take over the store's answer to the sync that the last `wants` began."""
         self._valid_until_ms = self._sent_ms + self._silence_ms_max
+        self._expires_ms_max = self.expires_ms_max
         self.watermark_ms = max(self.watermark_ms, report.watermark_ms)
+        self._ledger_ahead_ms = max(self._ledger_ahead_ms, report.watermark_ms - elapsed_ms)
         for bid_id in list(self._ended()):
             self._resolve(bid_id)
         reported = set()
@@ -187,6 +214,9 @@ class LeaseBook:
             reported.add(key)
             lease.granted, lease.settled, lease.returning = state.granted_micros, state.settled_micros, 0
             lease.free = lease.granted - lease.settled - lease.reserved
+            lease.recalled = state.recalled and lease.free > 0
+            if lease.recalled:
+                lease.free, lease.returning = 0, lease.free
         for key, lease in list(self._leases.items()):
             if key not in reported:  # never granted, or spent and returned to the last micro
                 lease.granted = lease.settled = lease.returning = 0

@@ -7,8 +7,8 @@ from dsp.kernel.money import Micros
 
 #: After a bid's expiry its notices are still charged to the lease for this long: time to get into the log.
 NOTICE_GRACE_MS = 2_000
-#: A holder stops reserving by itself after half of this silence; no store closes a silent holder's leases before all.
-HOLDER_TIMEOUT_MS = 30_000
+#: A holder stops reserving by itself when its last successful sync is so long ago.
+SILENCE_MS_MAX = 15_000
 
 
 class LeaseWant(NamedTuple):
@@ -20,13 +20,17 @@ class LeaseWant(NamedTuple):
 
 
 class LeaseState(NamedTuple):
-    """A lease as the store has it. Cumulative: `granted_micros` so far less returns, `settled_micros` billed so far."""
+    """A lease as the store has it. Cumulative: `granted_micros` so far less returns, `settled_micros` billed so far.
+
+    `recalled`: a budget was lowered below what is granted of it, so what no bid has reserved is to be given back.
+    """
 
     lease_id: str
     line_item_id: int
     day: int
     granted_micros: Micros
     settled_micros: Micros
+    recalled: bool = False
 
 
 class LeaseReport(NamedTuple):

@@ -5,7 +5,8 @@ one at a time, so offsets have no holes that fill up later and equal the order o
 
 Watermark: the file keeps a floor. A record is stamped max(clock, floor), which becomes the floor; a reader at the end
 of a quiet topic raises the floor to its clock. Whatever is appended after a reader's view carries at least the floor
-of that view, whichever process appends it and whatever its clock says; so the floor is the watermark.
+of that view, whichever process appends it and whatever its clock says; so the floor is the watermark. When the clock
+is set back, stamps go on from the floor at the pace of the monotonic clock (dsp.stream.stamp).
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from dsp.kernel.clock import MS_PER_SECOND, Clock
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.sqlite import SqliteFile
 from dsp.stream.port import Batch, Entry, Position, Record
+from dsp.stream.stamp import Stamp
 
 PARTITION = 0
 #: How often a waiting reader looks for what other processes appended, and how stale a quiet topic's floor may get.
@@ -135,7 +137,7 @@ class _Topic:
     def __init__(self, path: Path, clock: Clock, synchronous: str) -> None:
         self.writer = SqliteFile(path, _SCHEMA, synchronous)
         self.reader = SqliteFile(path, _SCHEMA, "NORMAL")  # it writes nothing but the floor
-        self._clock = clock
+        self._stamp = Stamp(clock)
         self._waiting: list[_Waiting] = []
         self._waiting_count = 0
         self._drain: asyncio.Task[None] | None = None
@@ -172,7 +174,7 @@ class _Topic:
 
     async def _write(self, group: list[_Waiting]) -> None:
         try:
-            appended_ms = await self.writer.write(lambda sql: _append(sql, group, self._clock.now_ms()))
+            appended_ms = await self.writer.write(lambda sql: _append(sql, group, self._stamp))
         except Exception as fault:
             if len(group) > 1 and not isinstance(fault, UnavailableError):
                 for waiting in group:  # one caller's unusable entry must not fail the others
@@ -192,9 +194,8 @@ class _Topic:
         while True:
             grown = self._grown
             batch = await self.reader.read(lambda sql: _select(sql, after, limit))
-            now_ms = self._clock.now_ms()
-            if not batch.records and batch.watermark_ms < now_ms - FLOOR_AGE_MS:
-                await self.reader.write(lambda sql: _raise_floor(sql, self._clock.now_ms()))
+            if not batch.records and batch.watermark_ms < self._stamp.next_ms(batch.watermark_ms) - FLOOR_AGE_MS:
+                await self.reader.write(lambda sql: _raise_floor(sql, self._stamp))
                 batch = await self.reader.read(lambda sql: _select(sql, after, limit))
             left = deadline - loop.time()
             if batch.records or left <= 0:
@@ -205,10 +206,10 @@ class _Topic:
                 continue
 
 
-def _append(sql: sqlite3.Connection, group: list[_Waiting], now_ms: int) -> int:
+def _append(sql: sqlite3.Connection, group: list[_Waiting], stamp: Stamp) -> int:
     head: tuple[int, int] = sql.execute("SELECT next_offset, floor_ms FROM head").fetchone()
     offset, floor_ms = head
-    appended_ms = max(now_ms, floor_ms)
+    appended_ms = stamp.next_ms(floor_ms)
     entries = [entry for waiting in group for entry in waiting.entries]
     rows = [(offset + index, appended_ms, key, value) for index, (key, value) in enumerate(entries)]
     sql.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", rows)
@@ -216,8 +217,9 @@ def _append(sql: sqlite3.Connection, group: list[_Waiting], now_ms: int) -> int:
     return appended_ms
 
 
-def _raise_floor(sql: sqlite3.Connection, now_ms: int) -> None:
-    sql.execute("UPDATE head SET floor_ms = ? WHERE floor_ms < ?", (now_ms, now_ms))
+def _raise_floor(sql: sqlite3.Connection, stamp: Stamp) -> None:
+    (floor_ms,) = sql.execute("SELECT floor_ms FROM head").fetchone()
+    sql.execute("UPDATE head SET floor_ms = ?", (stamp.next_ms(floor_ms),))
 
 
 def _select(sql: sqlite3.Connection, after: int, limit: int) -> Batch:

@@ -13,9 +13,8 @@ from dsp.catalog.entities import Campaign, Catalogue, LineItem
 from dsp.catalog.status import Status, effective
 from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
+from dsp.kernel.clock import Clock, SystemClock
 from dsp.kernel.money import Micros
-from dsp.openrtb.profile import load_profiles
 from dsp.pacing.controller import CONTROLS_BLOB, Control, Controls, Law, decode, encode, hold, step
 from dsp.pacing.plan import day_number, plan
 from dsp.store.book import BookRepository
@@ -138,7 +137,6 @@ class PacingJob:
         blobs: BlobStore,
         clock: Clock,
         workers: WorkersConfig,
-        notice_age_max_ms: int,
         law: Law | None = None,
     ) -> None:
         self._sessions = sessions
@@ -146,7 +144,6 @@ class PacingJob:
         self._blobs = blobs
         self._clock = clock
         self._workers = workers
-        self._notice_age_max_ms = notice_age_max_ms
         self._law = law or Law()
         self._catalogue = Catalogue()
         self._revision: int | None = None
@@ -176,7 +173,7 @@ class PacingJob:
         if now_ms >= self._reclaim_at_ms:
             self._reclaim_at_ms = now_ms + RECLAIM_INTERVAL_MS
             timeout_ms = self._workers.lease_holder_timeout_ms
-            returned = await self._leases.reclaim(now_ms, timeout_ms, self._notice_age_max_ms)
+            returned = await self._leases.reclaim(now_ms, timeout_ms)
             if returned:
                 logging.get(__name__).info("dead bidders' leases returned", micros=returned)
         return False
@@ -193,13 +190,11 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     """Run the pacing worker on the embedded stores."""
     platform, workers = runner.sections(settings)
     clock = SystemClock()
-    profiles = load_profiles(platform.exchanges_dir)
     job = PacingJob(
         session_factory(create_engine(url(platform)), read_only=True),
         LocalLeaseStore(platform.data_path / "leases.db"),
         LocalBlobStore(platform.data_path / "blobs"),
         clock,
         workers,
-        MS_PER_SECOND * max(profile.notice_ttl_seconds for profile in profiles.values()),
     )
     await runner.run("pacing", settings, job, workers.pacing_step_ms)

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from dsp.cache.local import LocalBlobStore, LocalLeaseStore
 from dsp.cache.port import BlobStore, LeaseStore, Limit
 from dsp.catalog.entities import Catalogue
+from dsp.catalog.status import Status, effective
 from dsp.kernel import logging
 from dsp.kernel.clock import Clock, SystemClock
 from dsp.snapshot.codec import encode
@@ -20,14 +21,23 @@ SNAPSHOT_BLOB = "snapshot"
 
 
 def limits(catalogue: Catalogue) -> list[Limit]:
-    """Return the hard budgets of every line item, with those of its campaign."""
+    """Return the hard budgets of every line item, with those of its campaign.
+
+    What may not bid gets nothing, and its leases are recalled: the money is its campaign's other line items' again.
+    """
+    advertisers = {advertiser.id: advertiser.status for advertiser in catalogue.advertisers}
+    above = {one.id: (advertisers[one.advertiser_id], one.status) for one in catalogue.campaigns}
     campaigns = {campaign.id: campaign.budget for campaign in catalogue.campaigns}
     return [
         Limit(
             line_item_id=line_item.id,
             campaign_id=line_item.campaign_id,
             daily_micros=line_item.budget.daily_micros,
-            total_micros=line_item.budget.total_micros,
+            total_micros=(
+                line_item.budget.total_micros
+                if effective(line_item.status, *above[line_item.campaign_id]) is Status.ACTIVE
+                else 0
+            ),
             campaign_daily_micros=campaigns[line_item.campaign_id].daily_micros,
             campaign_total_micros=campaigns[line_item.campaign_id].total_micros,
         )

@@ -68,6 +68,7 @@ async def auctioneer() -> Auctioneer:
     elapsed_ms, days = clock.elapsed_ns() // NS_PER_MS, snapshot.days(clock.now_ms())
     pairs = zip(snapshot.line_item_ids.tolist(), days.tolist(), strict=True)
     states = [LeaseState(lease_id(1, item, day), item, day, PLENTY_MICROS, 0) for item, day in pairs]
+    leases.reserve(0, 0, "", 0, elapsed_ms, clock.now_ms() + 3_600_000)  # demand comes first
     leases.wants(elapsed_ms)
     leases.apply(LeaseReport(states, 0), elapsed_ms)
     lanes = {topic: LaneTuning(10**9, 20) for topic in Topic}

@@ -10,10 +10,10 @@ from dsp.cache.local import LocalLeaseStore
 from dsp.cache.port import LeaseState, LeaseStore, LeaseWant, Limit
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import ConflictError, UnavailableError
-from dsp.ledger.terms import HOLDER_TIMEOUT_MS, closes_ms
+from dsp.ledger.terms import closes_ms
 
 MakeStore = Callable[[], Awaitable[LeaseStore]]
-NOTICE_AGE_MAX_MS = 60_000
+HOLDER_TIMEOUT_MS = 30_000
 NOW_MS = ManualClock().now_ms()
 DAY = NOW_MS // 86_400_000
 UNLIMITED = (None, None, None, None)
@@ -41,11 +41,18 @@ async def store(make_store: MakeStore) -> LeaseStore:
 
 
 async def ask(
-    store: LeaseStore, epoch: int, *wants: tuple[int, int], day: int = DAY, now_ms: int = NOW_MS, **returns: int
+    store: LeaseStore,
+    epoch: int,
+    *wants: tuple[int, int],
+    day: int = DAY,
+    now_ms: int = NOW_MS,
+    promise_ms: int = 0,
+    **returns: int,
 ) -> dict[int, LeaseState]:
     """Sync, and return the leases of `day` by line item; `L3=5` returns 5 of line item 3's lease."""
     given = {f"{epoch}-{name[1:]}-{day}": amount for name, amount in returns.items()}
-    report = await store.sync(epoch, now_ms, [LeaseWant(item, day, amount) for item, amount in wants], given)
+    asked = [LeaseWant(item, day, amount) for item, amount in wants]
+    report = await store.sync(epoch, now_ms, asked, given, promise_ms)
     return {lease.line_item_id: lease for lease in report.leases if lease.day == day}
 
 
@@ -103,7 +110,7 @@ async def test_nobody_returns_more_than_is_left_or_what_is_anothers(store: Lease
     await store.set_limits([Limit(1, 1, None, 1_000_000, None, None)])
     lease = (await ask(store, one, (1, 100)))[1]
     await store.settle({lease.lease_id: 40}, NOW_MS)
-    await store.sync(two, NOW_MS, [], {lease.lease_id: 10, "nonsense": 5})
+    await store.sync(two, NOW_MS, [], {lease.lease_id: 10, "nonsense": 5}, 0)
     assert (await ask(store, one))[1].granted_micros == 100
     await ask(store, one, L1=10**9)
     assert 1 not in await ask(store, one)  # nothing is left on it
@@ -117,7 +124,7 @@ async def test_settling_is_absolute_and_never_goes_back(store: LeaseStore) -> No
     lease = (await ask(store, epoch, (1, 100)))[1]
     for billed, watermark_ms in ((30, 5_000), (30, 5_000), (20, 4_000), (45, 6_000)):
         await store.settle({lease.lease_id: billed}, watermark_ms)
-    report = await store.sync(epoch, NOW_MS, [], {})
+    report = await store.sync(epoch, NOW_MS, [], {}, 0)
     assert (report.leases[0].settled_micros, report.watermark_ms) == (45, 6_000)
 
 
@@ -140,9 +147,9 @@ async def test_a_new_epoch_fences_the_holders_old_one_and_nobody_elses(store: Le
     new = await store.register("bidder", NOW_MS)
     assert new > other > old
     with pytest.raises(ConflictError):
-        await store.sync(old, NOW_MS, [], {})
+        await store.sync(old, NOW_MS, [], {}, 0)
     with pytest.raises(ConflictError):
-        await store.sync(12345, NOW_MS, [], {})
+        await store.sync(12345, NOW_MS, [], {}, 0)
     await ask(store, other)
     assert (await ask(store, new, (1, 100)))[1].granted_micros <= 40  # the old lease is still outstanding
 
@@ -150,16 +157,21 @@ async def test_a_new_epoch_fences_the_holders_old_one_and_nobody_elses(store: Le
 async def test_a_dead_holders_money_comes_back_when_nothing_can_be_billed_on_it(store: LeaseStore) -> None:
     dead = await store.register("bidder", NOW_MS)
     await store.set_limits([Limit(1, 1, None, 100, None, None)])
-    lease = (await ask(store, dead, (1, 100)))[1]
-    last_ms = closes_ms(NOW_MS + HOLDER_TIMEOUT_MS + NOTICE_AGE_MAX_MS)
+    expires_ms = NOW_MS + 75_000
+    lease = (await ask(store, dead, (1, 100), promise_ms=expires_ms))[1]
+    last_ms = closes_ms(expires_ms)
     now_ms = last_ms + 1_000
     heir = await store.register("heir", now_ms)
 
     async def reclaim(at_ms: int = now_ms) -> int:
-        return await store.reclaim(at_ms, HOLDER_TIMEOUT_MS, NOTICE_AGE_MAX_MS)
+        return await store.reclaim(at_ms, HOLDER_TIMEOUT_MS)
 
+    assert await reclaim(NOW_MS) == 0
     assert await reclaim(NOW_MS + HOLDER_TIMEOUT_MS) == 0
     await ask(store, dead)  # not silent for long enough yet
+    await ask(store, heir)
+    assert await reclaim(NOW_MS + HOLDER_TIMEOUT_MS + 1) == 0
+    await ask(store, heir)
     assert await reclaim() == 0  # fenced now, but the ledger has not read so far
     with pytest.raises(ConflictError):
         await ask(store, dead)
@@ -172,12 +184,42 @@ async def test_a_dead_holders_money_comes_back_when_nothing_can_be_billed_on_it(
     assert (await ask(store, heir, (1, 100), now_ms=now_ms))[1].granted_micros == 60
 
 
-async def test_a_short_timeout_closes_nothing_before_a_paused_holder_has_stopped_by_itself(store: LeaseStore) -> None:
+async def test_the_largest_promise_counts_even_when_a_later_one_is_shorter(store: LeaseStore) -> None:
+    """Notices were given less time meanwhile, or the holder's clock was set back; older bids are still out."""
     dead = await store.register("bidder", NOW_MS)
     await store.set_limits([Limit(1, 1, *UNLIMITED)])
-    await ask(store, dead, (1, 100))
-    await store.settle({}, closes_ms(NOW_MS + HOLDER_TIMEOUT_MS // 2))
-    assert await store.reclaim(NOW_MS + 10, 1, 0) == 0
+    await ask(store, dead, (1, 100), promise_ms=NOW_MS + 600_000)
+    await ask(store, dead, promise_ms=NOW_MS + 20_000)
+    await store.register("bidder", NOW_MS)
+    await store.settle({}, closes_ms(NOW_MS + 600_000) - 1)
+    assert await store.reclaim(NOW_MS, HOLDER_TIMEOUT_MS) == 0
+    await store.settle({}, closes_ms(NOW_MS + 600_000))
+    assert await store.reclaim(NOW_MS, HOLDER_TIMEOUT_MS) == 100
+
+
+async def test_who_syncs_is_alive_whatever_any_clock_says(store: LeaseStore) -> None:
+    slow = await store.register("slow", NOW_MS - 600_000)
+    await store.set_limits([Limit(1, 1, *UNLIMITED)])
+    for at_ms in (NOW_MS, NOW_MS + 5_000, NOW_MS + 3_600_000, NOW_MS - 3_600_000, NOW_MS):
+        await ask(store, slow, (1, 10), now_ms=NOW_MS - 600_000)
+        await store.reclaim(at_ms, HOLDER_TIMEOUT_MS)
+    assert (await ask(store, slow, now_ms=NOW_MS - 600_000))[1].granted_micros == 50
+
+
+async def test_a_budget_lowered_below_what_is_granted_recalls_the_leases_on_it(store: LeaseStore) -> None:
+    one, two = await store.register("one", NOW_MS), await store.register("two", NOW_MS)
+    await store.set_limits([Limit(item, 9, None, None, 1_000_000, None) for item in (1, 2)] + [Limit(3, 8, *UNLIMITED)])
+    await ask(store, one, (1, 400), (3, 50))
+    await ask(store, two, (2, 500))
+    assert not any(lease.recalled for lease in (await ask(store, one)).values())
+    await store.set_limits([Limit(item, 9, None, None, 700, None) for item in (1, 2)])
+    leases = await ask(store, one)
+    assert [leases[item].recalled for item in (1, 3)] == [True, False]
+    assert (await ask(store, two))[2].recalled
+    assert not (await ask(store, one, L1=200))[1].recalled  # within the budget again
+    await store.set_limits([Limit(1, 9, 0, None, 700, None)])  # may spend nothing today
+    assert (await ask(store, one))[1].recalled
+    assert not (await ask(store, two))[2].recalled
 
 
 async def test_what_was_billed_counts_even_if_the_lease_is_not_known(store: LeaseStore) -> None:
@@ -212,6 +254,6 @@ async def test_a_restart_forgets_nothing(make_store: MakeStore) -> None:
     await ask(store, epoch, (1, 60))
     await store.close()
     with pytest.raises(UnavailableError):
-        await store.sync(epoch, NOW_MS, [], {})
+        await store.sync(epoch, NOW_MS, [], {}, 0)
     again = await make_store()
     assert (await ask(again, epoch, (1, 60)))[1].granted_micros == 100

@@ -15,7 +15,7 @@ from tests.integration.workers.conftest import NOON_MS, TODAY, World
 
 def new_job(world: World, **settings: Any) -> PacingJob:
     workers = WorkersConfig(**settings)
-    return PacingJob(world.views, world.leases, world.blobs, world.clock, workers, notice_age_max_ms=60_000)
+    return PacingJob(world.views, world.leases, world.blobs, world.clock, workers)
 
 
 async def controls(world: World) -> Controls:
@@ -155,7 +155,7 @@ async def test_what_a_dead_bidder_held_returns_to_the_budgets(world: World) -> N
     await world.leases.set_limits([Limit(line_item, campaign, 1_000_000, None, None, None)])
     want = [LeaseWant(line_item, TODAY, 1_000_000)]
     epoch = await world.leases.register("dies", world.clock.now_ms())
-    held = await world.leases.sync(epoch, world.clock.now_ms(), want, {})
+    held = await world.leases.sync(epoch, world.clock.now_ms(), want, {}, 0)
     taken = held.leases[0].granted_micros
     assert taken > 0
     for _ in range(60):  # the ledger reads on, nothing more was billed
@@ -166,7 +166,7 @@ async def test_what_a_dead_bidder_held_returns_to_the_budgets(world: World) -> N
     granted = 0
     for _ in range(50):
         world.clock.advance(100)
-        report = await world.leases.sync(epoch, world.clock.now_ms(), want, {})
+        report = await world.leases.sync(epoch, world.clock.now_ms(), want, {}, 0)
         granted = max(granted, sum(lease.granted_micros for lease in report.leases))
     assert granted == 1_000_000
     await job.close()

@@ -28,7 +28,7 @@ def catalogue(world: World) -> Catalogue:
 
 async def granted(world: World, line_item_id: int, micros: int) -> int:
     epoch = await world.leases.register("bidder", world.clock.now_ms())
-    report = await world.leases.sync(epoch, world.clock.now_ms(), [LeaseWant(line_item_id, TODAY, micros)], {})
+    report = await world.leases.sync(epoch, world.clock.now_ms(), [LeaseWant(line_item_id, TODAY, micros)], {}, 0)
     return sum(lease.granted_micros for lease in report.leases)
 
 
@@ -56,6 +56,8 @@ async def test_a_change_reaches_bidders_and_budgets(world: World) -> None:
     assert paused is not None
     assert paused.version != first.version
     assert [each.status for each in paused.campaigns] == [Status.PAUSED]
+    assert limits(catalogue(world)) == [Limit(line_item, campaign, 500_000, 0, 900_000, None)]  # leases are recalled
+    assert await granted(world, line_item, 10_000_000) == 0
     await job.close()
 
 

@@ -93,6 +93,7 @@ class Market:
         self.leases = LeaseBook(1)
         day = self.clock.now_ms() // DAY_MS
         granted = [LeaseState(f"1-{item}-{day}", item, day, money, 0) for item in (10, 11, 12)]
+        self.leases.reserve(10, day, "", 0, self._elapsed_ms(), self.clock.now_ms() + DAY_MS)  # demand comes first
         self.leases.wants(self._elapsed_ms())
         self.leases.apply(LeaseReport(granted, 0), self._elapsed_ms())
         self.pending = PendingExposures(1_000, 100)

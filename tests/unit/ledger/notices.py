@@ -30,8 +30,10 @@ FACTS = BidFacts(
 def notice(
     number: int = 1, kind: NoticeKind = NoticeKind.BILL, cost_micros: int = 80, *, late: bool = False, **facts: Any
 ) -> Notice:
-    """Return a notice of bid `number`, with some of its facts replaced."""
-    given = {"auction_id": f"auction-{number}", "bid_id": f"bid-{number}"} | facts
+    """Return a notice of bid `number`, with some of its facts replaced; a late one's bid expired long ago."""
+    given = (
+        {"auction_id": f"auction-{number}", "bid_id": f"bid-{number}"} | facts | ({"expires_at_ms": 0} if late else {})
+    )
     return Notice(
         kind=kind,
         facts=msgspec.structs.replace(FACTS, **given),

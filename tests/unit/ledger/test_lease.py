@@ -3,7 +3,7 @@
 import pytest
 
 from dsp.ledger.lease import LeaseBook, LeaseTuning
-from dsp.ledger.terms import HOLDER_TIMEOUT_MS, LeaseReport, LeaseState, LeaseWant, closes_ms
+from dsp.ledger.terms import SILENCE_MS_MAX, LeaseReport, LeaseState, LeaseWant, closes_ms
 
 ITEM, DAY = 3, 20_000
 LEASE = f"1-{ITEM}-{DAY}"
@@ -16,6 +16,7 @@ def report(granted: int, settled: int = 0, watermark_ms: int = 0) -> LeaseReport
 
 def granted(micros: int, at_ms: int = 0) -> LeaseBook:
     book = LeaseBook(1)
+    assert book.reserve(ITEM, DAY, "refused", 0, at_ms - 1, EXPIRES_MS) is None  # demand comes first
     book.wants(at_ms)
     book.apply(report(micros), at_ms)
     return book
@@ -116,7 +117,7 @@ def test_billing_more_than_was_reserved_is_a_fault() -> None:
 
 def test_silence_stops_reservations_by_the_instant_the_sync_was_sent() -> None:
     book = granted(100, at_ms=1_000)
-    last_ms = 1_000 + HOLDER_TIMEOUT_MS // 2
+    last_ms = 1_000 + SILENCE_MS_MAX
     assert reserve(book, "a", at_ms=last_ms)
     assert not reserve(book, "b", at_ms=last_ms + 1)
     book.wants(last_ms + 1)
@@ -202,6 +203,7 @@ def test_a_lease_that_is_not_reported_any_more_has_nothing_free() -> None:
 
 def test_bounds_refuse_rather_than_grow() -> None:
     book = LeaseBook(1, tuning=LeaseTuning(reservations_max=1, leases_max=1))
+    assert not reserve(book, "refused")
     book.wants(0)
     book.apply(report(1_000), 0)
     assert reserve(book, "a")
@@ -226,3 +228,55 @@ def test_a_first_demand_asks_for_an_early_sync_and_a_refused_one_does_not() -> N
     book.wants(50)
     book.reserve(ITEM, DAY, "b", 10, 60, EXPIRES_MS)  # the budget is spent, say: no reason to ask more often
     assert not book.begun
+
+
+def test_a_sync_promises_when_the_last_bid_expires_and_no_bid_breaks_the_promise() -> None:
+    book = granted(100)
+    promised_ms = book.expires_ms_max
+    assert promised_ms >= EXPIRES_MS + SILENCE_MS_MAX
+
+    def expires(bid_id: str, expires_at_ms: int) -> bool:
+        return book.reserve(ITEM, DAY, bid_id, 10, 1_000, expires_at_ms) is not None
+
+    assert expires("a", promised_ms)
+    assert not expires("b", promised_ms + 1)  # the wall clock was set forward, or bids may take longer from now on
+    book.wants(1_000)
+    assert book.expires_ms_max >= promised_ms + 1 + SILENCE_MS_MAX
+    assert not expires("b", promised_ms + 1)  # the store has not heard of the new promise yet
+    book.apply(report(100), 1_000)
+    assert expires("b", promised_ms + 1)
+
+
+def test_the_promise_follows_expiries_down_again_and_stands_without_bids() -> None:
+    book = granted(100)
+    reserve(book, "a", at_ms=0)
+    for _ in range(3):
+        book.wants(1_000)
+    assert book.expires_ms_max == EXPIRES_MS + 1_000 + SILENCE_MS_MAX
+    book.reserve(ITEM, DAY, "b", 10, 1_000, 50_000)
+    book.wants(2_000)
+    book.reserve(ITEM, DAY, "c", 10, 2_000, 51_000)
+    book.wants(3_000)
+    assert book.expires_ms_max == 49_000 + 3_000 + SILENCE_MS_MAX
+
+
+def test_the_ledgers_time_goes_on_between_watermarks_and_never_back() -> None:
+    book = LeaseBook(1)
+    assert book.ledger_ms(10**9) < 0
+    book.apply(report(0, 0, 500_000), 1_000)
+    assert book.ledger_ms(1_700) == 500_700
+    book.apply(report(0, 0, 500_000), 61_000)  # the ledger is away
+    assert book.ledger_ms(61_000) == 560_000
+
+
+def test_what_is_free_of_a_recalled_lease_goes_back_and_is_out_of_use_at_once() -> None:
+    book = granted(100)
+    assert reserve(book, "a", 30)
+    recalled = LeaseReport([LeaseState(LEASE, ITEM, DAY, 100, 0, recalled=True)], 0)
+    book.apply(recalled, 1_000)
+    assert not reserve(book, "b", 1)
+    assert book.returns(1_000) == {LEASE: 70}
+    assert book.returns(1_000) == {}  # the store may have heard of it: never twice before a report
+    book.wants(2_000)
+    book.apply(LeaseReport([LeaseState(LEASE, ITEM, DAY, 30, 0)], 0), 2_000)
+    assert (book.free_micros, book.reserved_micros) == (0, 30)
