@@ -1,15 +1,19 @@
 """Runs the bidder's funnel on one request against the catalogue as it is, and says what became of every line item.
 
-Prices, money and frequency caps are the bidder's own: what is "left" here was worth scoring, not surely worth a bid.
+Prices and money are the bidder's own: what is "left" here was worth scoring, not surely worth a bid. So is what users
+have seen: caps are applied to the impressions that the caller names.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from threading import Lock
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy.orm import Session, sessionmaker
 
 from dsp.catalog.reasons import BY_LABEL
+from dsp.catalog.user import Exposure, UserRecord
 from dsp.funnel import Explanation, explain
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError, Fault, InputError, UnavailableError, ValidationError
@@ -23,6 +27,13 @@ from dsp.store.catalog import load_catalogue, revision
 
 #: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
 _USER_KEY = b"dsp.api.explain"
+
+
+class Seen(NamedTuple):
+    """An impression that the user is to have seen."""
+
+    line_item_id: int
+    at_ms: int
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,15 +82,23 @@ class Explainer:
         self._profiles: dict[str, Profile] | None = None
         self._compiled: tuple[int, Snapshot] | None = None
 
-    def explain(self, exchange: str, body: bytes, at_ms: int, controls: controller.Controls | None) -> RequestReport:
-        """Return the report on a raw bid request that came from `exchange` at `at_ms`.
+    def explain(
+        self,
+        exchange: str,
+        body: bytes,
+        at_ms: int,
+        controls: controller.Controls | None,
+        seen: Sequence[Seen] = (),
+    ) -> RequestReport:
+        """Return the report on a raw bid request that came from `exchange` at `at_ms`, of a user who has `seen`.
 
         Raises:
-            ValidationError: there is no profile of this exchange.
+            ValidationError: there is no profile of this exchange, or no such line item as was seen.
             UnavailableError: the exchanges' profiles cannot be read.
         """
         profile = self._profile(exchange)
         number, snapshot = self._snapshot(at_ms)
+        user = _user(snapshot, seen)
         try:
             request = decode_request(body)
             validate(request)
@@ -93,7 +112,7 @@ class Explainer:
         names = {line_item.id: line_item.name for line_item in snapshot.line_items}
         impressions = [ImpressionReport(imp_id=imp_id, refused=_reason(label)) for imp_id, label in lost]
         for opportunity in found:
-            explanation = explain(snapshot, opportunity, None, columns, at_ms, seat=profile.seat)
+            explanation = explain(snapshot, opportunity, user, columns, at_ms, seat=profile.seat)
             impressions.append(_report(opportunity.imp_id, explanation, names))
         return RequestReport(exchange=exchange, at_ms=at_ms, catalogue_revision=number, impressions=impressions)
 
@@ -115,6 +134,22 @@ class Explainer:
                 number, catalogue = load_catalogue(session)
                 self._compiled = number, build(catalogue, f"r{number}", now_ms)
             return self._compiled
+
+
+def _user(snapshot: Snapshot, seen: Sequence[Seen]) -> UserRecord | None:
+    faults = [
+        Fault(f"seen[{number}].line_item_id", "must be a line item that is not archived")
+        for number, one in enumerate(seen)
+        if one.line_item_id not in snapshot.row_of
+    ]
+    if faults:
+        raise ValidationError(faults)
+    exposures = []
+    for number, (line_item_id, at_ms) in enumerate(sorted(seen, key=lambda one: one.at_ms)):
+        row = snapshot.row_of[line_item_id]
+        parents = snapshot.advertisers[row].id, snapshot.campaigns[row].id
+        exposures.append(Exposure(str(number), at_ms, *parents, line_item_id))
+    return UserRecord(tuple(exposures)) if exposures else None
 
 
 def _report(imp_id: str, explanation: Explanation, names: dict[int, str]) -> ImpressionReport:

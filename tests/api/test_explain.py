@@ -113,12 +113,45 @@ async def test_rubbish_within_a_request_is_no_failure(api: Api, imp: Any) -> Non
         ({"exchange": "demo-first", "request": {}, "at_ms": -1}, {"at_ms"}),
         ({"exchange": "demo-first", "request": {}, "at_ms": 2**63}, {"at_ms"}),
         ({"exchange": "demo-first", "request": {}, "when": 1}, {"when"}),
+        ({"exchange": "demo-first", "request": {}, "seen": 1}, {"seen"}),
+        ({"exchange": "demo-first", "request": {}, "seen": [1] * 10_001}, {"seen"}),
+        ({"exchange": "demo-first", "request": {}, "seen": [{"line_item_id": 999}]}, {"seen[0].line_item_id"}),
+        (
+            {"exchange": "demo-first", "request": {}, "seen": [1, {}, {"line_item_id": 1, "at_ms": "x"}, {"who": 1}]},
+            {"seen[0]", "seen[1].line_item_id", "seen[2].at_ms", "seen[3].who", "seen[3].line_item_id"},
+        ),
     ],
 )
 async def test_what_explain_does_not_take(api: Api, body: dict[str, Any], fields: set[str]) -> None:
     answer = await api.viewer.post("/v1/explain", json=body)
     assert answer.status_code == 422
     assert set(errors(answer)) == fields
+
+
+@pytest.mark.parametrize("path", ["line-items", "campaigns", "advertisers"])
+async def test_caps_of_every_level_and_window_count_what_was_seen(api: Api, path: str) -> None:
+    ids = await _active_tree(api)
+    caps = [{"impressions": 1, "window_seconds": 60}, {"impressions": 3, "window_seconds": 3_600}]
+    entity = f"/v1/{path}/{ids[path]}"
+    answer = await api.member.patch(entity, json={"frequency_caps": caps}, headers={"if-match": "*"})
+    assert answer.json()["frequency_caps"] == caps
+
+    async def excluded(*ages_s: int, **fields: Any) -> dict[str, int]:
+        seen = [{"line_item_id": ids["line-items"], "at_ms": 10_000_000 - age_s * 1_000} for age_s in ages_s]
+        verdict = await _verdict(api, {**REQUEST, **fields}, at_ms=10_000_000, seen=seen)
+        return dict(verdict["excluded"])
+
+    capped = {"frequency_cap": 1}
+    assert await excluded() == {}
+    assert await excluded(59) == capped
+    assert await excluded(60, 61) == {}
+    assert await excluded(60, 61, 3_599) == capped
+    assert await excluded(60, 61, 3_600) == {}
+    assert await excluded(1, regs={"coppa": 1}) == {}  # nothing may be kept of the user
+    just_now = await _verdict(api, REQUEST, seen=[{"line_item_id": ids["line-items"]}])
+    assert just_now["line_items"][0]["stage"] == "caps"
+    await api.member.patch(entity, json={"frequency_caps": []}, headers={"if-match": "*"})
+    assert await excluded(1) == {}
 
 
 async def test_a_broken_blob_of_controls_does_no_harm(api: Api) -> None:

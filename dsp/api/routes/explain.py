@@ -1,5 +1,6 @@
 """/v1/explain: why a request got bids from these line items and not from those."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -7,7 +8,7 @@ from fastapi import APIRouter, Response
 from starlette.concurrency import run_in_threadpool
 
 from dsp.api.context import Body, Served, Services, Viewer, decode_object
-from dsp.api.explain import RequestReport
+from dsp.api.explain import RequestReport, Seen
 from dsp.api.openapi import content, problems, ref
 from dsp.catalog.validate import TIME_MS_MAX
 from dsp.events.schema import SampledRequest, decode
@@ -18,7 +19,18 @@ from dsp.pacing.controller import decode as decode_controls
 
 router = APIRouter(prefix="/v1/explain", tags=["explain"])
 _BATCH_RECORDS = 2_000
-_FIELDS = ("exchange", "request", "at_ms")
+_FIELDS = ("exchange", "request", "at_ms", "seen")
+#: More impressions than any cap counts.
+_SEEN_MAX = 10_000
+_SEEN = {
+    "type": "object",
+    "required": ["line_item_id"],
+    "additionalProperties": False,
+    "properties": {
+        "line_item_id": {"type": "integer", "description": "What was shown; it counts for its campaign as well."},
+        "at_ms": {"type": "integer", "description": "When; left out: just before the request."},
+    },
+}
 _REQUEST = {
     "type": "object",
     "required": ["exchange", "request"],
@@ -27,6 +39,12 @@ _REQUEST = {
         "exchange": {"type": "string", "description": "Name of the exchange's profile."},
         "request": {"type": "object", "description": "An OpenRTB 2.5 or 2.6 bid request."},
         "at_ms": {"type": "integer", "description": "When it is to have come; left out: now."},
+        "seen": {
+            "type": "array",
+            "items": _SEEN,
+            "maxItems": _SEEN_MAX,
+            "description": "Impressions that its user has seen, which frequency caps count.",
+        },
     },
 }
 
@@ -41,10 +59,11 @@ _REQUEST = {
 async def explain_request(served: Served, _key: Viewer, body: Body) -> Response:
     """Run the funnel on a request that you give, against the catalogue as it is. Nothing is bid or stored.
 
-    Frequency caps are not applied, as the user is not looked up; prices and budgets come after the funnel.
+    Frequency caps count the impressions in `seen`, as the user is not looked up; where privacy signals forbid to keep
+    anything about the user they count none. Prices and budgets come after the funnel.
     """
-    exchange, request, at_ms = _wanted(decode_object(body), served.clock.now_ms())
-    return _answer(await _explain(served, exchange, msgspec.json.encode(request), at_ms))
+    exchange, request, at_ms, seen = _wanted(decode_object(body), served.clock.now_ms())
+    return _answer(await _explain(served, exchange, msgspec.json.encode(request), at_ms, seen))
 
 
 @router.get(
@@ -56,7 +75,8 @@ async def explain_request(served: Served, _key: Viewer, body: Body) -> Response:
 async def explain_auction(auction_id: str, served: Served, _key: Viewer) -> Response:
     """Run the funnel on a request that the bidder received and kept, as of when it came.
 
-    The bidder keeps a sample of requests; which of them is decided by the auction's id.
+    The bidder keeps a sample of requests; which of them is decided by the auction's id. `outcome` is what the bidder
+    answered then; what its user had seen is not kept, so frequency caps take no line item here.
     """
     stored = await _find(served, auction_id)
     if stored is None:
@@ -66,9 +86,11 @@ async def explain_auction(auction_id: str, served: Served, _key: Viewer) -> Resp
     return _answer(told | msgspec.to_builtins(report))
 
 
-async def _explain(served: Services, exchange: str, request: bytes, at_ms: int) -> RequestReport:
+async def _explain(
+    served: Services, exchange: str, request: bytes, at_ms: int, seen: Sequence[Seen] = ()
+) -> RequestReport:
     controls = await _controls(served)
-    return await run_in_threadpool(served.explainer.explain, exchange, request, at_ms, controls)
+    return await run_in_threadpool(served.explainer.explain, exchange, request, at_ms, controls, seen)
 
 
 async def _controls(served: Services) -> Controls | None:
@@ -95,18 +117,44 @@ async def _find(served: Services, auction_id: str) -> SampledRequest | None:
     return event if isinstance(event, SampledRequest) else None
 
 
-def _wanted(fields: dict[str, Any], now_ms: int) -> tuple[str, dict[str, Any], int]:
+def _wanted(fields: dict[str, Any], now_ms: int) -> tuple[str, dict[str, Any], int, list[Seen]]:
     faults = [Fault(name[:64], "unknown field") for name in fields if name not in _FIELDS]
     exchange, request, at_ms = fields.get("exchange"), fields.get("request"), fields.get("at_ms", now_ms)
     if not isinstance(exchange, str):
         faults.append(Fault("exchange", "is required, as a string"))
     if not isinstance(request, dict):
         faults.append(Fault("request", "is required, as an object"))
-    if type(at_ms) is not int or not 0 <= at_ms <= TIME_MS_MAX:
+    if not _is_time(at_ms):
         faults.append(Fault("at_ms", f"must be a whole number between 0 and {TIME_MS_MAX}"))
+    seen = _seen(fields.get("seen", []), at_ms, faults)
     if faults:
         raise ValidationError(faults)
-    return str(exchange), dict(request or {}), int(at_ms)
+    return str(exchange), dict(request or {}), int(at_ms), seen
+
+
+def _seen(given: Any, now_ms: Any, faults: list[Fault]) -> list[Seen]:
+    if not isinstance(given, list) or len(given) > _SEEN_MAX:
+        faults.append(Fault("seen", f"must be an array of at most {_SEEN_MAX} items"))
+        return []
+    seen = []
+    for number, one in enumerate(given):
+        at = f"seen[{number}]"
+        if not isinstance(one, dict):
+            faults.append(Fault(at, "must be an object"))
+            continue
+        faults += [Fault(f"{at}.{name[:64]}", "unknown field") for name in one if name not in Seen._fields]
+        line_item_id, at_ms = one.get("line_item_id"), one.get("at_ms", now_ms)
+        if type(line_item_id) is not int:
+            faults.append(Fault(f"{at}.line_item_id", "is required, as a whole number"))
+        elif not _is_time(at_ms):
+            faults.append(Fault(f"{at}.at_ms", f"must be a whole number between 0 and {TIME_MS_MAX}"))
+        else:
+            seen.append(Seen(line_item_id, at_ms))
+    return seen
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= TIME_MS_MAX
 
 
 def _answer(value: Any) -> Response:
