@@ -30,6 +30,7 @@ from bidder.state import Serving
 from bidder.sync import LeaseSync
 from bidder.tally import Tally
 from dsp.cache.local import LocalBlobStore, LocalLeaseStore, LocalUserStore
+from dsp.events.schema import NoticeKind
 from dsp.events.topics import Topic
 from dsp.kernel import config, logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, SystemClock
@@ -75,7 +76,7 @@ class Bidder:
         self.settings = settings
         clock, data, keys = SystemClock(), platform.data_path, signing_keys(platform)
         profiles = load_profiles(platform.exchanges_dir)
-        signer, rates = TokenSigner(keys), {platform.currency: 1.0, **platform.currency_rates}
+        signer, rates = TokenSigner(keys, NoticeKind), {platform.currency: 1.0, **platform.currency_rates}
         # With several processes on one machine each has its own memory of users, caught up from the common log.
         users_file = f"users-{settings.holder}.db" if settings.reuse_port else "users.db"
         self._clock = clock

@@ -31,8 +31,6 @@ from dsp.pricing.value import value_micros_cpm
 from models.features.encode import request_row
 from models.serving.predictor import Scorer
 
-#: OpenRTB no-bid reason code by label.
-
 
 class Answer(NamedTuple):
     """What goes back: 200 with a body, 204, or 400."""

@@ -82,8 +82,8 @@ class Writer:
         template = self._template(creative, opportunity)
         values = [facts.bid_id, *self._signer.tokens(self._kinds, encode_facts(facts))]
         win, bill, loss = self._notices
-        origin = Origin(template, self._notices, values)
-        return Texts(template.fill(values), win.fill(values), bill.fill(values), loss.fill(values), origin)
+        texts = template.fill(values), win.fill(values), bill.fill(values), loss.fill(values)
+        return Texts(*texts, Origin(template, self._notices, texts))
 
     def _template(self, creative: Creative, opportunity: Opportunity) -> Template:
         key = (id(creative), _slot(creative, opportunity))

@@ -20,7 +20,7 @@ from dsp.cache.port import UserStore
 from dsp.catalog.user import Exposure
 from dsp.events.schema import BidFacts, Notice, NoticeKind, decode_facts, encode, encode_facts
 from dsp.events.topics import Topic
-from dsp.frequency.evidence import exposure_at, exposure_of
+from dsp.frequency.evidence import exposure_of
 from dsp.kernel import metrics
 from dsp.kernel.clock import MS_PER_SECOND, Clock
 from dsp.kernel.errors import InputError, TokenError, UnavailableError
@@ -202,15 +202,13 @@ class NoticeDesk:
         bid_id = notice.facts.bid_id
         if notice.kind is NoticeKind.LOSS:
             self._leases.release(bid_id, appended_ms)
-            self._pending.discard(bid_id)
         elif notice.kind is self._billing_kind(notice.facts):
             self._leases.bill(bid_id, notice.cost_micros, appended_ms)
         exposed = exposure_of(notice)
-        if exposed is not None:
+        if exposed is None:
+            self._pending.hear(notice, self._clock.now_ms())
+        else:
             await self._expose(*exposed)
-        elif notice.kind is NoticeKind.WIN:
-            facts, now_ms = notice.facts, self._clock.now_ms()
-            self._pending.win(facts.user_key, exposure_at(facts, facts.bid_at_ms), facts.expires_at_ms, now_ms)
 
     async def _expose(self, user_key: str, exposure: Exposure) -> None:
         try:
@@ -232,7 +230,7 @@ class NoticeDesk:
         if kind is not NoticeKind.CLICK:
             return Outcome(status)
         landing = self._serving.landing_url(facts.creative_id)
-        token = self._signer.sign(NoticeKind.CONVERSION.value, self._signer.encode(encode_facts(facts)))
+        token = self._signer.tokens([NoticeKind.CONVERSION], encode_facts(facts))[0]
         location = redirect_url(landing, self._config.click_id_parameter, token)
         return Outcome(302, location) if location else Outcome(410)
 

@@ -8,7 +8,10 @@ from dsp.kernel.money import Micros
 
 
 class NoticeKind(StrEnum):
-    """What an exchange or a browser tells us; each has its own URL and its own token tag. The order is part of it: add at the end."""
+    """What an exchange or a browser tells us; each has its own URL and its own token tag.
+
+    Their order is part of the tokens: what is new goes to the end.
+    """
 
     WIN = "win"
     BILL = "bill"

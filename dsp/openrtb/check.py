@@ -4,7 +4,7 @@ A bid that would break a rule is dropped and the rule's label returned; a respon
 check reads the request itself and trusts nothing that the decision derived from it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from math import isfinite
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from dsp.openrtb.names import codes, domain, domains
 from dsp.openrtb.request import Banner, BidRequest, Deal, Imp, Native, Video
 from dsp.openrtb.response import Bid, BidResponse, MarkupType
 from dsp.openrtb.slot import banner_sizes
-from dsp.openrtb.template import Template, insecure, opaque
+from dsp.openrtb.template import Template, insecure
 
 #: Every label that `check` may return, for metrics to preset.
 CHECKS = (
@@ -53,23 +53,19 @@ _Medium = Banner | Video | Native
 
 
 class Origin(NamedTuple):
-    """What a bid's texts were written from, whose judgement then need not be repeated for each bid."""
+    """The templates that a bid's texts were filled from, whose judgement then need not be repeated for each bid.
+
+    They were filled with ids and tokens of `dsp.kernel.ids` alone, which complete no macro and no address.
+    """
 
     markup: Template
     urls: tuple[Template, Template, Template]  # nurl, burl and lurl
-    values: Sequence[str]
+    texts: tuple[str, str, str, str]  # adm, nurl, burl and lurl as they were filled
 
     def made(self, bid: Bid) -> bool:
-        """Return whether the bid says exactly what these templates say with opaque values."""
-        win, bill, loss = self.urls
-        values = self.values
-        return (
-            bid.adm == self.markup.fill(values)
-            and bid.nurl == win.fill(values)
-            and bid.burl == bill.fill(values)
-            and bid.lurl == loss.fill(values)
-            and opaque(values)
-        )
+        """Return whether the bid says these very texts."""
+        adm, nurl, burl, lurl = self.texts
+        return bid.adm is adm and bid.nurl is nurl and bid.burl is burl and bid.lurl is lurl
 
 
 _NO_ORIGINS: Mapping[str, Origin] = {}

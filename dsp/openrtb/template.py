@@ -1,4 +1,4 @@
-"""Text that differs between bids only in opaque values, such as a creative's markup: written once, judged once."""
+"""Text that differs between bids only in ids and tokens, such as a creative's markup: written once, judged once."""
 
 import re
 import secrets
@@ -19,8 +19,6 @@ _NAVIGATION = re.compile(
 #: Nobody outside this process knows it, so no creative and no request can hold it.
 _MARK = secrets.token_hex(16)
 _OPEN = re.compile(_MARK + r"([0-9]{2})")
-#: Ids and signed tokens. No escaping changes them; being long and partly lower case they complete no macro or URL.
-_OPAQUE = re.compile(r"(?=[A-Z0-9_.-]*[a-z])[A-Za-z0-9_.-]{16,}")
 
 
 def mark(number: int) -> str:
@@ -33,13 +31,8 @@ def insecure(text: str) -> bool:
     return "http:" in text.lower() and _INSECURE.search(_NAVIGATION.sub("", text)) is not None
 
 
-def opaque(values: Sequence[str]) -> bool:
-    """Return whether the values are ids and tokens only, which leaves a template's judgement as it is."""
-    return all(map(_OPAQUE.fullmatch, values))
-
-
 class Template:
-    """A text with open places, and what the self-check holds of it whatever opaque values they are given."""
+    """A text with open places, and what the self-check holds of it whatever ids and tokens it is given."""
 
     __slots__ = ("_open", "_pieces", "chars", "insecure", "unknown_macro")
 

@@ -26,6 +26,7 @@ from bidder.tally import Tally
 from dsp import registry
 from dsp.cache.local import LocalBlobStore
 from dsp.cache.port import LeaseReport, LeaseState
+from dsp.events.schema import NoticeKind
 from dsp.events.topics import Topic
 from dsp.kernel.clock import NS_PER_MS, ManualClock
 from dsp.kernel.ids import TokenSigner
@@ -80,7 +81,7 @@ async def auctioneer() -> Auctioneer:
         enricher=Enricher(FakeUsers(), pending, RATES, b"k" * 32, VENDOR_ID),
         leases=leases,
         pending=pending,
-        responder=Responder("https://notices.example", TokenSigner([b"k" * 32]), RATES),
+        responder=Responder("https://notices.example", TokenSigner([b"k" * 32], NoticeKind), RATES),
         journal=Journal(Outbox(FakeLog(), lanes, 2_000, clock), 0.02),
         tally=Tally(profiles),
     )

@@ -22,6 +22,7 @@ from dsp.cache.port import LeaseReport, LeaseState
 from dsp.catalog.entities import AuctionType, Deal
 from dsp.catalog.rules import Clause, Dimension, Targeting
 from dsp.catalog.status import Status
+from dsp.events.schema import NoticeKind
 from dsp.events.topics import Topic
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.ids import TokenSigner
@@ -111,7 +112,7 @@ class Market:
             enricher=Enricher(self.users, self.pending, rates, b"k" * 16, 0),
             leases=self.leases,
             pending=self.pending,
-            responder=Responder("https://n.example/", TokenSigner([b"k" * 16]), rates),
+            responder=Responder("https://n.example/", TokenSigner([b"k" * 16], NoticeKind), rates),
             journal=Journal(self.outbox, 1.0),
             tally=Tally(profiles),
         )
@@ -200,7 +201,9 @@ async def test_a_fault_inside_is_a_no_and_gives_the_money_back() -> None:
 
 async def test_a_bid_that_our_check_drops_gives_the_money_back() -> None:
     market = Market()
-    object.__setattr__(market.auctioneer, "responder", Responder("http://n.example", TokenSigner([b"k" * 16]), {}))
+    object.__setattr__(
+        market.auctioneer, "responder", Responder("http://n.example", TokenSigner([b"k" * 16], NoticeKind), {})
+    )
     request = bid_request("a")
     request["imp"][0]["secure"] = 1  # and our pixel is not
     assert (await market.ask(request))[0] == Answer(204)

@@ -8,13 +8,13 @@ import pytest
 from bidder import markup as written
 from bidder.markup import CACHE_BUSTER, CLICK_URL, CLICK_URL_ENCODED, NoticeUrls, Writer, markup
 from dsp.catalog.entities import Creative, MediaFormat
-from dsp.events.schema import BidFacts, decode_facts, encode_facts
+from dsp.events.schema import BidFacts, NoticeKind, decode_facts, encode_facts
 from dsp.kernel.errors import InputError
 from dsp.kernel.ids import TokenSigner
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.profile import Profile
 
-SIGNER = TokenSigner([b"k" * 16])
+SIGNER = TokenSigner([b"k" * 16], NoticeKind)
 BASE = "https://n.example/a&b"
 ASSETS = '{"title":"T","image":{"url":"https://c/i.jpg"}}'
 NATIVE_REQUEST = '{"ver":"1.2","assets":[{"id":1,"title":{"len":9}}]}'
@@ -65,8 +65,8 @@ def _opportunity(skippable: bool = True, native_request: str = NATIVE_REQUEST) -
 
 def _afresh(creative: Creative, opportunity: Opportunity, bid_id: str, profile: Profile) -> str:
     """Return the markup written for one bid alone."""
-    payload = encode_facts(_facts(bid_id))
-    imp, click = (f"{BASE}/{kind}?t={SIGNER.sign(kind, SIGNER.encode(payload))}" for kind in ("imp", "click"))
+    tokens = SIGNER.tokens(["imp", "click"], encode_facts(_facts(bid_id)))
+    imp, click = (f"{BASE}/{kind}?t={token}" for kind, token in zip(("imp", "click"), tokens, strict=True))
     price = "&p=${AUCTION_PRICE}" if profile.billing == "imp" else ""
     return markup(creative, opportunity, NoticeUrls("", "", "", imp + price, click), bid_id)
 

@@ -48,7 +48,7 @@ class Desk:
         self.leases = FakeLeases()
         self.users = FakeUsers()
         self.pending = PendingExposures(1_000, 10)
-        self.signer = TokenSigner([b"k" * 32])
+        self.signer = TokenSigner([b"k" * 32], NoticeKind)
         self.outbox = Outbox(self.log, {Topic.NOTICES: LaneTuning(100, 1)}, 50, self.clock)
         self.desk = NoticeDesk(
             config=BidderConfig(**settings),  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ class Desk:
     async def send(
         self, kind: NoticeKind, facts: BidFacts, signed_as: NoticeKind | None = None, **query: str
     ) -> Outcome:
-        token = self.signer.sign((signed_as or kind).value, self.signer.encode(encode_facts(facts)))
+        token = self.signer.tokens([signed_as or kind], encode_facts(facts))[0]
         return await self.desk.receive(kind, {"t": token, **query})
 
     @property
@@ -149,9 +149,7 @@ async def test_prices_are_converted_to_the_book(desk: Desk) -> None:
 async def test_a_token_of_another_kind_is_refused(desk: Desk) -> None:
     assert await desk.send(NoticeKind.BILL, desk.facts(), signed_as=NoticeKind.CLICK) == Outcome(400)
     assert await desk.desk.receive(NoticeKind.BILL, {}) == Outcome(400)
-    assert await desk.desk.receive(
-        NoticeKind.BILL, {"t": desk.signer.sign("bill", desk.signer.encode(b"x"))}
-    ) == Outcome(400)
+    assert await desk.desk.receive(NoticeKind.BILL, {"t": desk.signer.tokens(["bill"], b"x")[0]}) == Outcome(400)
     assert not desk.written
 
 

@@ -177,25 +177,22 @@ TOKEN = "01m807m562x0jsmrxvp59q3cph.CGgLUAGfIiCo"
 
 
 @pytest.mark.parametrize(
-    ("adm", "nurl", "value", "change", "want"),
+    ("adm", "nurl", "change", "want"),
     [
-        (f'<img src="https://x?{mark(0)}">', "", TOKEN, "", ""),
-        (f'<img src="http://x?{mark(0)}">', "", TOKEN, "", "secure"),
-        (f'<p id="{mark(0)}">${{AUCTION_PRIZE}}', "", TOKEN, "", "macro"),
-        ("<p>", f"https://x?{mark(0)}=${{AUCTION_PRIZE}}", TOKEN, "", "macro"),
-        # What is not what the template says, or holds more than tokens, is judged for itself.
-        (f"<p>{mark(0)}", "", TOKEN, '<img src="http://x">', "secure"),
-        (f"<p>{mark(0)}", "", '<img src="http://x">', "", "secure"),
-        (f'<img src="{mark(0)}://x">', "", "http", "", "secure"),
-        (f"<p>${{AUCTION_{mark(0)}}}", "", "PRIZEPRIZEPRIZEPRIZE", "", "macro"),
+        (f'<img src="https://x?{mark(0)}">', "", "", ""),
+        (f'<img src="http://x?{mark(0)}">', "", "", "secure"),
+        (f'<p id="{mark(0)}">${{AUCTION_PRIZE}}', "", "", "macro"),
+        ("<p>", f"https://x?{mark(0)}=${{AUCTION_PRIZE}}", "", "macro"),
+        # What is not what was filled is judged for itself.
+        (f"<p>{mark(0)}", "", '<img src="http://x">', "secure"),
+        (f"<p>{mark(0)}", "", "${AUCTION_PRIZE}", "macro"),
     ],
 )
-def test_a_template_is_judged_once_and_nothing_else_passes_for_it(
-    adm: str, nurl: str, value: str, change: str, want: str
-) -> None:
+def test_a_template_is_judged_once_and_nothing_else_passes_for_it(adm: str, nurl: str, change: str, want: str) -> None:
     markup, win, none = Template(adm), Template(nurl), Template("")
-    bid = _bid(adm=markup.fill([value]) + change, nurl=win.fill([value]))
+    texts = markup.fill([TOKEN]), win.fill([TOKEN]), "", ""
+    bid = _bid(adm=texts[0] + change, nurl=texts[1])
     response = BidResponse(id="a", cur="USD", seatbid=[SeatBid(bid=[bid])])
-    origins = {"b": Origin(markup, (win, none, none), [value])}
+    origins = {"b": Origin(markup, (win, none, none), texts)}
     _, labels = check(response, _request({"secure": 1}), rates=RATES, origins=origins)
     assert labels == ([want] if want else [])
