@@ -3,7 +3,7 @@
 import msgspec
 
 #: The workers by name, which is also their module in this package; a worker's metrics port is the base plus its place.
-WORKERS = ("ledger", "snapshot", "pacing", "training_log")
+WORKERS = ("ledger", "snapshot", "pacing", "training_log", "traffic")
 _POSITIVE = (
     "batch_records",
     "wait_ms",
@@ -31,7 +31,7 @@ class WorkersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     #: How often notices are entered in the book; spent money is counted twice for about so long.
     ledger_step_ms: int = 250
     pacing_step_ms: int = 1_000  # how often spend is held against plan
-    #: Local traffic by hour of day, relative weights, for the spend plan; empty means the same all day.
+    #: Local traffic by hour of day, relative weights, for the spend plan until it is learned; empty: the same all day.
     traffic_curve: tuple[float, ...] = ()
     lease_holder_timeout_ms: int = 30_000  # a bidder silent for this long is taken for dead
     training_flush_records: int = 20_000  # a Parquet file holds at most so many rows

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dsp.supervise import platform
+from dsp.workers.config import WORKERS
 
 DEADLINE_SECONDS = 20.0
 
@@ -235,4 +236,4 @@ def test_the_platform_stops_the_bidder_first_and_asks_it_whether_it_is_ready(tmp
     assert platform(str(settings), {"DSP_BIDDER_ADMIN_PORT": "0"})[-1].ready is None
     assert platform(None, {})[-2].ready == ("127.0.0.1", 8_000)
     assert platform(None, {"DSP_API_HOST": "::1", "DSP_API_PORT": "9393"})[-2].ready == ("::1", 9_393)
-    assert {each.name for each in children} == {"ledger", "snapshot", "pacing", "training_log", "api", "bidder"}
+    assert {each.name for each in children} == {*WORKERS, "api", "bidder"}

@@ -1,0 +1,170 @@
+"""Learns at which hours the impressions come that each line item may bid on, from the sample of requests in the log."""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+import numpy as np
+from sqlalchemy.orm import Session, sessionmaker
+
+from dsp.cache.local import LocalBlobStore
+from dsp.cache.port import BlobStore
+from dsp.catalog.entities import Catalogue
+from dsp.catalog.reasons import Exclusion
+from dsp.catalog.status import Status
+from dsp.catalog.terms import Flight
+from dsp.events.schema import SampledRequest
+from dsp.events.topics import Topic
+from dsp.funnel import select
+from dsp.kernel import logging, metrics
+from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
+from dsp.kernel.config import Platform
+from dsp.kernel.errors import InputError
+from dsp.openrtb.codec import decode_request, validate
+from dsp.openrtb.normalise import opportunities
+from dsp.openrtb.profile import Profile, load_profiles
+from dsp.pacing.controller import align
+from dsp.pacing.traffic import TRAFFIC_BLOB, Traffic, decode, encode
+from dsp.privacy.policy import permissions
+from dsp.snapshot.build import Snapshot, build
+from dsp.store.catalog import load_catalogue, revision
+from dsp.store.database import create_engine, session_factory, url
+from dsp.stream.local import LocalEventLog
+from dsp.stream.port import EventLog
+from dsp.workers import runner
+from dsp.workers.config import WorkersConfig
+
+GROUP = "traffic"
+STEP_MS = 1_000
+#: How often what was learned is published; what came since then is read again after a kill.
+PUBLISH_INTERVAL_MS = 60 * MS_PER_SECOND
+#: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
+_USER_KEY = b"dsp.workers.traffic"
+_ALWAYS = Flight(start_ms=0)
+
+
+def unbound(catalogue: Catalogue) -> Catalogue:
+    """Return the catalogue as if all of it ran at all hours: supply is there whether or not it may be bought."""
+    replace = msgspec.structs.replace
+    return replace(
+        catalogue,
+        advertisers=tuple(replace(one, status=Status.ACTIVE) for one in catalogue.advertisers),
+        campaigns=tuple(replace(one, status=Status.ACTIVE, flight=_ALWAYS) for one in catalogue.campaigns),
+        line_items=tuple(
+            replace(one, status=Status.ACTIVE, flight=_ALWAYS, dayparts=()) for one in catalogue.line_items
+        ),
+    )
+
+
+class TrafficJob:
+    """Runs recall and match over each sampled request; its state and its position in the log are what it publishes."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        log: EventLog,
+        blobs: BlobStore,
+        clock: Clock,
+        workers: WorkersConfig,
+        platform: Platform,
+        profiles: Mapping[str, Profile],
+    ) -> None:
+        self._sessions = sessions
+        self._log = log
+        self._blobs = blobs
+        self._clock = clock
+        self._workers = workers
+        self._platform = platform
+        self._profiles = profiles
+        self._traffic = Traffic()
+        self._revision: int | None = None
+        self._snapshot: Snapshot | None = None
+        self._controls = align(None, np.empty(0, dtype=np.int64))
+        self._publish_at_ms = 0
+
+    async def open(self) -> None:
+        await self._log.open()
+        self._publish_at_ms = self._clock.now_ms() + PUBLISH_INTERVAL_MS
+        found = await self._blobs.get(TRAFFIC_BLOB)
+        if found is None:
+            return
+        try:
+            self._traffic = decode(found[1])
+        except msgspec.DecodeError as fault:
+            logging.get(__name__).error("traffic unreadable, learned anew", fault=str(fault))
+
+    async def close(self) -> None:
+        """Publish what has been counted, so that it need not be read again."""
+        try:
+            await self._blobs.put(TRAFFIC_BLOB, encode(self._traffic))
+        finally:
+            await self._log.close()
+
+    async def step(self) -> bool:
+        """Count one batch of sampled requests; return whether more is waiting."""
+        snapshot = self._compile()
+        batch = await self._log.read(
+            Topic.REQUESTS, self._traffic.position, self._workers.batch_records, self._workers.wait_ms
+        )
+        # The log's stamp is one clock, the bidders' are many.
+        arrivals = [
+            (record.appended_ms, line_item_ids)
+            for record, request in runner.events(Topic.REQUESTS, batch, SampledRequest)
+            for line_item_ids in self._eligible(snapshot, request)
+        ]
+        for at_ms, line_item_ids in arrivals:
+            self._traffic.add(at_ms, line_item_ids)
+        self._traffic.position = dict(batch.position)
+        now_ms = self._clock.now_ms()
+        if now_ms >= self._publish_at_ms:
+            await self._blobs.put(TRAFFIC_BLOB, encode(self._traffic))
+            self._publish_at_ms = now_ms + PUBLISH_INTERVAL_MS
+        lag = 0 if batch.end else await self._log.lag(Topic.REQUESTS, self._traffic.position)
+        metrics.CONSUMER_LAG.labels(Topic.REQUESTS.value, GROUP).set(lag)
+        return not batch.end
+
+    def _compile(self) -> Snapshot:
+        """Return the catalogue, compiled anew when it has changed, and know its line items."""
+        with self._sessions() as session:
+            if self._snapshot is None or revision(session) != self._revision:
+                number, catalogue = load_catalogue(session)
+                snapshot = build(unbound(catalogue), f"r{number}", self._clock.now_ms())
+                self._traffic.know(snapshot.line_item_ids.tolist())
+                self._revision, self._snapshot = number, snapshot
+                self._controls = align(None, snapshot.line_item_ids)
+            return self._snapshot
+
+    def _eligible(self, snapshot: Snapshot, sampled: SampledRequest) -> Iterator[list[int]]:
+        """Yield, for each impression of a request, the line items that may bid on it."""
+        profile = self._profiles.get(sampled.exchange)
+        if profile is None:
+            return
+        try:
+            request = decode_request(sampled.body)
+            validate(request)
+        except InputError:  # the bidder took it, so it is of another version of the software
+            return
+        allowed = permissions(request, self._platform.privacy_vendor_id)
+        rates = self._platform.currency_rates
+        found, _ = opportunities(request, profile, allowed, rates, _USER_KEY, sampled.at_ms)
+        everybody = max(1, len(snapshot.line_items))
+        for opportunity in found:
+            if opportunity.test:
+                continue
+            chosen = select(snapshot, opportunity, None, self._controls, sampled.at_ms, everybody, profile.seat)
+            yield [] if isinstance(chosen, Exclusion) else snapshot.line_item_ids[chosen.line_items].tolist()
+
+
+async def run(settings: Mapping[str, msgspec.Struct]) -> None:
+    """Run the traffic worker on the embedded stores."""
+    platform, workers = runner.sections(settings)
+    clock = SystemClock()
+    job = TrafficJob(
+        session_factory(create_engine(url(platform)), read_only=True),
+        LocalEventLog(platform.data_path / "log", clock),
+        LocalBlobStore(platform.data_path / "blobs"),
+        clock,
+        workers,
+        platform,
+        load_profiles(platform.exchanges_dir),
+    )
+    await runner.run("traffic", settings, job, STEP_MS)
