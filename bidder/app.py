@@ -86,13 +86,13 @@ class Bidder:
             data / users_file, settings.exposures_max, settings.user_exposures_max, self.serving.cap_window_ms
         )
         self._lease_store = LocalLeaseStore(data / "leases.db")
+        pending = PendingExposures(settings.pending_exposure_ms, settings.pending_exposures_max)
         # Of what the other processes count a process learns from the log, so it must read that often.
         replay_seconds = SHARED_REPLAY_SECONDS if settings.reuse_port else REPLAY_SECONDS
-        self._exposures = ExposureReplay(self._log, self._users, replay_seconds)
+        self._exposures = ExposureReplay(self._log, self._users, pending, clock, replay_seconds)
         self.outbox = _outbox(self._log, settings, clock)
         self.readiness = Readiness(self.serving, self.outbox)
         leases, tally = LeaseBook(0), Tally(profiles)
-        pending = PendingExposures(settings.pending_exposure_ms, settings.pending_exposures_max)
         self._sync = LeaseSync(self._lease_store, leases, settings.holder, settings.lease_sync_interval_ms, clock)
         self._reloader = Reloader(
             self.serving, LocalBlobStore(data / "blobs"), data / "models", settings.reload_interval_ms

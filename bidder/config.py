@@ -33,7 +33,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     request_sample_rate: float = 0.02
     lease_sync_interval_ms: int = 1_000  # how often money is leased, returned and settled
     #: A bid without an outcome counts towards frequency caps for so long; one that has won, until it expires.
-    pending_exposure_ms: int = 3_000
+    pending_exposure_ms: int = 10_000
     pending_exposures_max: int = 100_000  # beyond it the oldest are forgotten
     user_exposures_max: int = 1_000  # impressions remembered of one user; beyond it the oldest are forgotten
     #: Impressions remembered of all users; beyond it those of the users least recently exposed are forgotten.

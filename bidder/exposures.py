@@ -1,14 +1,16 @@
-"""Catches the user store up with the event log: what a kill lost of the counted impressions is counted again."""
+"""Catches up with the event log: what a kill lost, and what other processes were told, is counted here as well."""
 
 import asyncio
 from contextlib import suppress
 
 import msgspec
 
+from bidder.pending import PendingExposures
 from dsp.cache.local import LocalUserStore
 from dsp.events.schema import Notice, decode
 from dsp.events.topics import Topic
 from dsp.kernel import logging
+from dsp.kernel.clock import Clock
 from dsp.kernel.errors import UnavailableError
 from dsp.stream.port import EventLog, Record
 
@@ -23,12 +25,21 @@ class ExposureReplay:
     """Reads notices from the store's own position on, at the start and now and then, so that the position advances.
 
     Counting is harmless however often and in whatever order it is done, so what this process counted itself, what
-    others did, and what a kill made it forget are simply counted again.
+    others did, and what a kill made it forget are simply counted again: impressions, and bids that have won.
     """
 
-    def __init__(self, log: EventLog, users: LocalUserStore, interval_seconds: float = REPLAY_SECONDS) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        users: LocalUserStore,
+        pending: PendingExposures,
+        clock: Clock,
+        interval_seconds: float = REPLAY_SECONDS,
+    ) -> None:
         self._log = log
         self._users = users
+        self._pending = pending
+        self._clock = clock
         self._interval_seconds = interval_seconds
         self._task: asyncio.Task[None] | None = None
 
@@ -49,7 +60,10 @@ class ExposureReplay:
         while True:
             batch = await self._log.read(Topic.NOTICES, self._users.position, BATCH_RECORDS)
             if batch.records:
-                self._users.absorb(filter(None, map(_notice, batch.records)), batch.position)
+                notices = list(filter(None, map(_notice, batch.records)))
+                self._users.absorb(notices, batch.position)
+                for notice in notices:
+                    self._pending.hear(notice, self._clock.now_ms())
             if batch.end or not batch.records:
                 return
             await asyncio.sleep(0)

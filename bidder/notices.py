@@ -205,22 +205,20 @@ class NoticeDesk:
         elif notice.kind is self._billing_kind(notice.facts):
             self._leases.bill(bid_id, notice.cost_micros, appended_ms)
         exposed = exposure_of(notice)
-        if exposed is None:
+        if exposed is None or await self._exposed(*exposed):
             self._pending.hear(notice, self._clock.now_ms())
-        else:
-            await self._expose(*exposed)
 
-    async def _expose(self, user_key: str, exposure: Exposure) -> None:
+    async def _exposed(self, user_key: str, exposure: Exposure) -> bool:
+        """Return whether the user store has counted an impression."""
         try:
             waiting = self._users.expose(user_key, exposure)
             if waiting is not None:
                 await at_most(self._config.user_timeout_ms, waiting)
         except (UnavailableError, TimeoutError) as fault:
-            # The money is safe in the log; a cap that is a little loose is no reason to refuse the notice. What is
-            # pending stays so until its time is over.
+            # It is safe in the log; a cap that is a little loose is no reason to refuse the notice.
             metrics.USER_FAULTS.labels("expose", "timeout" if isinstance(fault, TimeoutError) else "unavailable").inc()
-            return
-        self._pending.discard(exposure.bid_id)
+            return False
+        return True
 
     def _billing_kind(self, facts: BidFacts) -> NoticeKind | None:
         profile = self._profiles.get(facts.exchange)

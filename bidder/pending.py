@@ -1,6 +1,8 @@
 """Impressions that may be about to happen: bids without an outcome yet, counted for frequency for a while."""
 
 from dsp.catalog.user import Exposure, UserRecord
+from dsp.events.schema import Notice, NoticeKind
+from dsp.frequency.evidence import exposure_at, exposure_of
 from dsp.kernel import metrics
 
 _NOBODY = UserRecord()
@@ -29,11 +31,15 @@ class PendingExposures:
         if user_key:
             self._enter(self._bids, user_key, exposure, exposure.at_ms + self._ttl_ms, exposure.at_ms)
 
-    def win(self, user_key: str, exposure: Exposure, until_ms: int, now_ms: int) -> None:
-        """Count a bid that is known to have won, by whichever process made it, until the bid expires."""
-        if user_key and until_ms > now_ms:
-            self.discard(exposure.bid_id)
-            self._enter(self._wins, user_key, exposure, until_ms, now_ms)
+    def hear(self, notice: Notice, now_ms: int) -> None:
+        """Count a bid that has won until it expires, whichever process made it; forget one that was lost or counted."""
+        facts = notice.facts
+        if notice.kind is NoticeKind.LOSS or exposure_of(notice) is not None:
+            self.discard(facts.bid_id)
+        elif notice.kind is NoticeKind.WIN and facts.user_key and facts.expires_at_ms > now_ms:
+            self.discard(facts.bid_id)
+            exposure = exposure_at(facts, facts.bid_at_ms)
+            self._enter(self._wins, facts.user_key, exposure, facts.expires_at_ms, now_ms)
 
     def discard(self, bid_id: str) -> None:
         """Forget a bid that was lost, withheld, or counted for good."""

@@ -4,6 +4,8 @@ from prometheus_client import REGISTRY
 
 from bidder.pending import PendingExposures
 from dsp.catalog.user import Exposure, UserRecord
+from dsp.events.schema import Notice, NoticeKind
+from tests.unit.ledger.notices import notice
 
 
 def exposure(bid_id: str, at_ms: int = 0) -> Exposure:
@@ -52,19 +54,24 @@ def test_a_record_that_may_lack_exposures_stays_one() -> None:
     assert pending.merged("u", UserRecord(complete=False), 1) == UserRecord((exposure("b"),), complete=False)
 
 
-def test_a_bid_that_won_stays_until_it_expires() -> None:
+def test_a_bid_that_won_stays_until_it_expires_or_is_counted() -> None:
     pending = PendingExposures(ttl_ms=1_000, count_max=10)
-    pending.add("u", exposure("b"))
-    pending.win("u", exposure("b"), until_ms=60_000, now_ms=200)
-    pending.win("u", exposure("of another process", 100), until_ms=50_000, now_ms=200)
-    pending.win("", exposure("nobody's", 100), until_ms=50_000, now_ms=200)
-    pending.win("u", exposure("too late"), until_ms=100, now_ms=200)
-    assert len(pending) == 2
-    assert pending.merged("u", None, 49_999) == UserRecord((exposure("b"), exposure("of another process", 100)))
-    assert pending.merged("u", None, 50_000) == UserRecord((exposure("b"),))
-    assert pending.merged("u", None, 60_000) is None
-    pending.discard("b")
-    assert len(pending) == 1
+    pending.add("user", Exposure("bid-1", 1_000, 1, 2, 3))
+    pending.hear(heard(1, NoticeKind.WIN), 2_000)
+    pending.hear(heard(2, NoticeKind.WIN), 2_000)  # of another process
+    pending.hear(heard(3, NoticeKind.WIN, user_key=""), 2_000)
+    pending.hear(heard(4, NoticeKind.WIN, expires_at_ms=2_000), 2_000)
+    pending.hear(heard(5, NoticeKind.WIN, cost_micros=9), 2_000)  # proves the impression
+    expected = UserRecord(tuple(Exposure(f"bid-{number}", 1_000, 1, 2, 3) for number in (1, 2)))
+    assert pending.merged("user", None, 60_999) == expected
+    assert pending.merged("user", None, 61_000) is None
+    pending.hear(heard(1, NoticeKind.BILL, cost_micros=9), 3_000)
+    pending.hear(heard(2, NoticeKind.LOSS), 3_000)
+    assert len(pending) == 0
+
+
+def heard(number: int, kind: NoticeKind, cost_micros: int = 0, user_key: str = "user", **facts: int) -> Notice:
+    return notice(number, kind, cost_micros, user_key=user_key, **facts)
 
 
 def test_is_bounded_and_forgets_the_oldest() -> None:
