@@ -60,7 +60,7 @@ class Traffics:
         log = LocalEventLog(world.path / "log", world.clock)
         return TrafficJob(world.views, log, world.blobs, world.clock, workers, Platform(), profiles)
 
-    async def arrive(self, count: int, country: str = "USA", exchange: str = "openrtb", **fields: Any) -> None:
+    async def arrive(self, count: int, country: str = "USA", exchange: str = "demo-first", **fields: Any) -> None:
         entries = []
         for _ in range(count):
             self._requests += 1
