@@ -9,7 +9,8 @@ from dsp.openrtb.price import PlainPrice, PriceCipher, cipher
 from dsp.openrtb.profile import Profile
 
 TEXT_CHARS_MAX = 256
-#: Exchanges round prices in their own currency: this much above our bid is still our bid, and is billed as our bid.
+#: Exchanges round prices in their own currency, as we did when we bid: so many micros of it, or of the book's, above
+#: our bid are still our bid, and are billed as our bid.
 ROUNDING_MICROS_CPM = 10
 #: How the macros of exchanges look when nobody replaced them, raw or percent-encoded.
 _MACRO_MARKS = ("${", "%24%7B", "%24%7b", "%%", "{")
@@ -35,7 +36,7 @@ class PriceReader:
         if facts.exchange not in self._ciphers:
             raise InputError("the exchange is not configured any more", reason="unknown_exchange")
         price = _micros(self._ciphers[facts.exchange], facts, text)
-        if price > facts.price_micros_cpm + ROUNDING_MICROS_CPM:
+        if price > facts.price_micros_cpm + ROUNDING_MICROS_CPM * max(1.0, facts.rate):
             raise InputError("the price is above our bid", reason="price_above_bid")
         return min(price, facts.price_micros_cpm)
 

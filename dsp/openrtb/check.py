@@ -43,7 +43,8 @@ CHECKS = (
 )
 
 _PRICE_MAX = PRICE_MICROS_CPM_MAX / MICROS_PER_UNIT
-#: Floors arrive as floats and may be converted: less than a micro's difference is none.
+#: Floors arrive as floats and may be converted: less than a micro's difference, in the book's currency or in the bid's,
+#: is none.
 _PRICE_TOLERANCE = 1e-6
 _AUCTION_FIXED = 3
 _BANNER, _VIDEO, _AUDIO, _NATIVE = (kind.value for kind in MarkupType)
@@ -149,7 +150,8 @@ def _broken(
     imp = impressions.get(bid.impid)
     if imp is None:
         return "impression"
-    if not isfinite(bid.price) or not 0 < bid.price <= _PRICE_MAX:
+    currency, rates = terms
+    if not isfinite(bid.price) or not 0 < bid.price * rates.get(currency, 1.0) <= _PRICE_MAX:
         return "price"
     medium = _medium(bid, imp)
     if medium is None:
@@ -194,7 +196,7 @@ def _terms(bid: Bid, imp: Imp, medium: _Medium, currency: str, rates: Mapping[st
         return ""
     if rate is None or floor_rate is None or not isfinite(floor):
         return "floor"
-    return "" if bid.price * rate >= floor * floor_rate - _PRICE_TOLERANCE else "floor"
+    return "" if bid.price * rate >= floor * floor_rate - _PRICE_TOLERANCE * max(1.0, rate) else "floor"
 
 
 def _deal_admits(deal: Deal, bid: Bid) -> bool:

@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Protocol
 
 from dsp.kernel.errors import InputError
-from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX, Micros
+from dsp.kernel.money import MICROS_PER_UNIT, Micros
 
 PRICE_CIPHERS = ("plain", "google")
 _VECTOR_BYTES = 16
@@ -20,7 +20,9 @@ _PRICE_BYTES = 8
 _SIGNATURE_BYTES = 4
 _TOKEN_BYTES = _VECTOR_BYTES + _PRICE_BYTES + _SIGNATURE_BYTES
 _TOKEN_CHARS = 38
-_PRICE_MAX = PRICE_MICROS_CPM_MAX / MICROS_PER_UNIT
+#: The currency is not known here, and 10,000 of a strong one are hundreds of millions of a weak one. The limit on
+#: prices (PRICE_MICROS_CPM_MAX) holds once they are converted.
+_PRICE_MAX = 1e9
 #: What exchanges substitute where no price is known, and macros that nobody substituted.
 _UNKNOWN = ("", "AUDIT", "-1")
 
@@ -141,7 +143,7 @@ def _token_bytes(text: str) -> bytes:
 
 
 def _sane(price: float) -> float:
-    if not isfinite(price) or price < 0 or price > _PRICE_MAX:
+    if not isfinite(price) or not 0 <= price < _PRICE_MAX:
         raise InputError("the price is out of range", reason="price_absurd")
     return price
 

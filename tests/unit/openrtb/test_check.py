@@ -10,7 +10,7 @@ from dsp.openrtb.request import BidRequest
 from dsp.openrtb.response import Bid, BidResponse, SeatBid
 from dsp.openrtb.template import Template, mark
 
-RATES = {"USD": 1.0, "EUR": 1.1}
+RATES = {"USD": 1.0, "EUR": 1.1, "IDR": 0.00006, "BTC": 100_000.0}
 VAST = '<?xml version="1.0"?><VAST version="3.0" xmlns="http://www.iab.com/VAST"></VAST>'
 
 
@@ -133,6 +133,22 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
 )
 def test_each_rule(imp: dict[str, Any], fields: dict[str, Any], bid: dict[str, Any], want: str) -> None:
     assert _labels(_request(imp, **fields), _bid(**bid)) == ([want] if want else [])
+
+
+@pytest.mark.parametrize(
+    ("currency", "price", "floor", "want"),
+    [
+        ("IDR", 70_000.0, 4.0, ""),  # 4.20 dollars
+        ("IDR", 66_000.0, 4.0, "floor"),
+        ("IDR", 200_000_000.0, 0.0, "price"),
+        ("BTC", 0.00004, 4.0, ""),
+        ("BTC", 0.000012, 1.25, ""),  # the last decimal is ten cents: as near as the currency allows
+        ("BTC", 0.2, 0.0, "price"),
+    ],
+)
+def test_prices_are_judged_in_the_book_s_currency(currency: str, price: float, floor: float, want: str) -> None:
+    request = _request({"bidfloor": floor, "bidfloorcur": "USD"}, cur=[currency])
+    assert _labels(request, _bid(price=price), cur=currency) == ([want] if want else [])
 
 
 @pytest.mark.parametrize(
