@@ -49,6 +49,8 @@ async def test_a_bid_and_all_its_notices(bidder: World) -> None:
     assert notices[NoticeKind.BILL].cost_micros == 2_500
     assert notices[NoticeKind.BILL].clearing_micros_cpm == 2_500_000
     assert notices[NoticeKind.WIN].cost_micros == 0
+    # What the line item's goal says a thousand are worth, of one: every notice tells, so the book needs no look-up.
+    assert {notice.facts.value_micros for notice in notices.values()} == {5_000}
     assert (notices[NoticeKind.CONVERSION].conversion_rule_id, notices[NoticeKind.CONVERSION].value_micros) == (5, 9)
 
 
