@@ -47,8 +47,8 @@ QUIET_MS = 500
 #: Requests leave next to no cycles behind, so the collector is asked rarely and looks at the old ones hardly ever.
 GC_THRESHOLDS = (20_000, 20, 100)
 SWITCH_INTERVAL_SECONDS = 0.000_5
-_LAG_PERIOD_SECONDS = 0.1
-_LAG_PERIODS = 10
+_LAG_PERIOD_SECONDS = 0.25
+_LAG_PERIODS = 4
 _NOTICE_BODY_BYTES_MAX = 65_536
 
 
@@ -129,7 +129,8 @@ class Bidder:
         self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
         notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
         self.bid_port = _listener(self._bids, settings, settings.body_bytes_max)
-        self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX)
+        gather_seconds = settings.outbox_notices_flush_ms / MS_PER_SECOND
+        self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX, gather_seconds)
         self.admin_port = _listener(admin, settings, _NOTICE_BODY_BYTES_MAX)
         self._admission = admission
         self._lag: asyncio.Task[None] | None = None
@@ -198,10 +199,13 @@ class Bidder:
 
 
 def _listener(
-    handler: BidHandler | NoticeHandler | AdminHandler, settings: BidderConfig, body_bytes_max: int
+    handler: BidHandler | NoticeHandler | AdminHandler,
+    settings: BidderConfig,
+    body_bytes_max: int,
+    gather_seconds: float = 0.0,
 ) -> Listener:
     keepalive, patience = settings.keepalive_seconds, settings.request_seconds_max
-    return Listener(handler, handler.broken, body_bytes_max, keepalive, patience)
+    return Listener(handler, handler.broken, body_bytes_max, keepalive, patience, gather_seconds)
 
 
 def _user_policy(settings: BidderConfig) -> UserPolicy:
@@ -210,7 +214,7 @@ def _user_policy(settings: BidderConfig) -> UserPolicy:
 
 def _outbox(log: LocalEventLog, settings: BidderConfig, clock: SystemClock) -> Outbox:
     decisions = LaneTuning(settings.outbox_decisions_max, settings.outbox_decisions_flush_ms)
-    notices = LaneTuning(settings.outbox_notices_max, settings.outbox_notices_flush_ms)
+    notices = LaneTuning(settings.outbox_notices_max, 0)  # they have gathered before: see bidder.listener
     tuning = {Topic.DECISIONS: decisions, Topic.NOTICES: notices, Topic.REQUESTS: decisions}
     return Outbox(log, tuning, settings.outbox_batch_max, clock)
 

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from dsp.catalog.terms import CAP_IMPRESSIONS_MAX
+
 
 class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Ports, bounds and intervals of one bidder process; the behaviour at each bound is written beside it."""
@@ -35,7 +37,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     #: A bid without an outcome counts towards frequency caps for so long; one that has won, until it expires.
     pending_exposure_ms: int = 10_000
     pending_exposures_max: int = 100_000  # beyond it the oldest are forgotten
-    user_exposures_max: int = 1_000  # impressions remembered of one user; beyond it the oldest are forgotten
+    #: Impressions remembered of one user; beyond it the oldest are forgotten. No cap can be higher.
+    user_exposures_max: int = 1_000
     #: Impressions remembered of all users; beyond it those of the users least recently exposed are forgotten.
     exposures_max: int = 1_000_000
     user_timeout_ms: float = 10.0  # waited for the user store, and never more than half of the time that is left
@@ -49,8 +52,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     #: Notices remembered to tell duplicates; those of forgotten ones are appended again, and the ledger dedupes.
     notices_remembered_max: int = 200_000
     click_id_parameter: str = "dsp_click_id"  # carries the conversion token to the landing page; empty: none
-    outbox_notices_flush_ms: int = 20  # notices gather so long before they are appended and acknowledged
-    outbox_decisions_flush_ms: int = 100  # so do decisions; a kill loses at most those, and no money with them
+    outbox_notices_flush_ms: int = 50  # notices gather so long before they are appended and acknowledged
+    outbox_decisions_flush_ms: int = 250  # so do decisions; a kill loses at most those, and no money with them
     outbox_batch_max: int = 2_000  # records of one append
     outbox_decisions_max: int = 50_000  # waiting; beyond it decisions are dropped and counted
     outbox_notices_max: int = 20_000  # waiting; beyond it notices get 503
@@ -71,6 +74,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         positive = [name for name in _POSITIVE if getattr(self, name) <= 0]
         if positive:
             raise ValueError(f"{', '.join(positive)}: must be above 0")
+        if not CAP_IMPRESSIONS_MAX <= self.user_exposures_max <= self.exposures_max:
+            raise ValueError(f"user_exposures_max: must be {CAP_IMPRESSIONS_MAX} to exposures_max")
         if self.notice_base_url and not self.notice_base_url.startswith(("http://", "https://")):
             raise ValueError("notice_base_url: must begin with http:// or https://")
         if not self.holder:
@@ -86,8 +91,6 @@ _POSITIVE = (
     "reload_interval_ms",
     "lease_sync_interval_ms",
     "pending_exposures_max",
-    "user_exposures_max",
-    "exposures_max",
     "user_timeout_ms",
     "late_age_max_seconds",
     "click_age_max_seconds",

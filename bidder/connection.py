@@ -15,6 +15,7 @@ from wsgiref.handlers import format_date_time
 
 import httptools
 
+from bidder import eager
 from dsp.kernel import logging
 
 HEAD_BYTES_MAX = 32_768
@@ -49,6 +50,7 @@ class Reply(NamedTuple):
     close: bool = False
 
 
+#: Runs without a task of its own: see bidder.eager.
 Handler = Callable[[Request], Awaitable[Reply]]
 
 
@@ -62,6 +64,14 @@ class Host(Protocol):
     request_seconds_max: float
     connections: "set[Connection]"
 
+    def gather(self, connection: "Connection", data: bytes) -> bool:
+        """Take what came in, to be fed to the connection a little later; False where that is not this port's way."""
+        ...
+
+    def feed(self) -> None:
+        """Feed what was gathered now."""
+        ...
+
 
 class Connection(asyncio.Protocol):
     """One client's connection."""
@@ -72,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._queue: deque[Request] = deque()
-        self._serving: asyncio.Task[None] | None = None
+        self._serving = False
         self._writable: asyncio.Future[None] | None = None
         self._arrived_ns = 0
         self._heard_at = loop.time()
@@ -96,6 +106,7 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(self._host.keepalive_seconds, self._check_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._host.feed()  # what a client said before it left still counts
         self._transport = None
         self._deaf = True
         self._queue.clear()
@@ -109,6 +120,13 @@ class Connection(asyncio.Protocol):
             return
         self._arrived_ns = perf_counter_ns()
         self._heard_at = self._loop.time()
+        if not self._host.gather(self, data):
+            self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Parse what came in, and answer."""
+        if self._deaf:
+            return
         begun_before = self._begun
         try:
             self._parser.feed_data(data)
@@ -123,8 +141,9 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
+        self._host.feed()
         self._closing = True
-        return self._serving is not None  # keep it open until those read are answered
+        return self._serving  # keep it open until those read are answered
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
@@ -177,7 +196,7 @@ class Connection(asyncio.Protocol):
     def finish(self) -> None:
         """Close as soon as what was read has been answered."""
         self._closing = True
-        if self._serving is None and not self._begun:
+        if not self._serving and not self._begun:
             self._close()
 
     def abort(self) -> None:
@@ -228,8 +247,9 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
-        if self._serving is None and (self._queue or self._malformed):
-            self._serving = self._loop.create_task(self._serve())
+        if not self._serving and (self._queue or self._malformed):
+            self._serving = True
+            eager.start(self._serve(), self._loop)
 
     def _give_up(self, fault: str) -> None:
         self._fault, self._deaf = fault, True
@@ -238,7 +258,7 @@ class Connection(asyncio.Protocol):
 
     def _check_idle(self) -> None:
         left = self._heard_at + self._host.keepalive_seconds - self._loop.time()
-        if left <= 0 and self._serving is None:
+        if left <= 0 and not self._serving:
             self._close()
         else:
             self._rearm(max(left, LINGER_SECONDS), self._check_idle)
@@ -264,7 +284,7 @@ class Connection(asyncio.Protocol):
                 await self._writable
             if len(self._queue) < PIPELINE_MAX and self._transport is not None and not self._deaf:
                 self._transport.resume_reading()
-        self._serving = None
+        self._serving = False
         if self._malformed and not closed:
             self._host.broken()
             self._write(Reply(400), True, False)

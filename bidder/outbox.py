@@ -16,6 +16,7 @@ from dsp.kernel.errors import UnavailableError
 from dsp.stream.port import Entry, EventLog
 
 RETRY_SECONDS = 0.2
+_POLL_SECONDS = 0.01
 
 _Item = tuple[Entry, asyncio.Future[int] | None]
 
@@ -119,7 +120,7 @@ class _Lane:
     async def stop(self, timeout_s: float) -> int:
         give_up_at = asyncio.get_running_loop().time() + timeout_s
         while self.depth and asyncio.get_running_loop().time() < give_up_at:  # noqa: ASYNC110 - once, at the end
-            await asyncio.sleep(self._flush_seconds)
+            await asyncio.sleep(max(self._flush_seconds, _POLL_SECONDS))
         self._closed = True
         if self._task is not None:
             self._task.cancel()

@@ -109,7 +109,7 @@ class Reloader:
 
     async def _champion(self) -> bundle.Bundle | None:
         try:
-            version = await asyncio.to_thread(registry.resolve, self._root, CHAMPION)
+            version = registry.resolve(self._root, CHAMPION)  # a line in a file: too quick to be worth a thread
         except Exception as fault:
             self._complain(fault)
             return None

@@ -13,7 +13,7 @@ from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.ledger.lease import LeaseBook
 
 #: A line item's first demand is not kept waiting longer than this for a lease.
-EARLY_SECONDS = 0.05
+EARLY_SECONDS = 0.1
 
 
 class LeaseSync:

@@ -52,10 +52,17 @@ class Served:
         return found
 
 
-@pytest.fixture
-async def served() -> AsyncIterator[Served]:
+@pytest.fixture(params=[0.0, 0.01], ids=["at-once", "gathered"])
+async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
     echo = Echo()
-    listener = Listener(echo, echo.broken, body_bytes_max=1_000, keepalive_seconds=5.0, request_seconds_max=0.3)
+    listener = Listener(
+        echo,
+        echo.broken,
+        body_bytes_max=1_000,
+        keepalive_seconds=5.0,
+        request_seconds_max=0.3,
+        gather_seconds=request.param,
+    )
     await listener.listen("127.0.0.1", 0, False)
     yield Served(echo, listener)
     echo.gate.set()
@@ -232,3 +239,36 @@ async def test_close_answers_what_is_in_flight(served: Served) -> None:
     await closing
     with pytest.raises(OSError, match=r"refused|failed"):
         await asyncio.open_connection("127.0.0.1", served.listener.port)
+
+
+async def test_what_is_gathered_is_handled_together_and_counts_even_if_its_sender_has_left() -> None:
+    echo = Echo()
+    listener = Listener(echo, echo.broken, 1_000, 5.0, 0.3, gather_seconds=60.0)
+    await listener.listen("127.0.0.1", 0, False)
+    staying = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(2)]
+    leaving = await asyncio.open_connection("127.0.0.1", listener.port)
+    for number, (_, writer) in enumerate(staying):
+        writer.write(get(f"/{number}"))
+        await writer.drain()
+    await asyncio.sleep(0.05)
+    assert not echo.seen
+    leaving[1].write(get("/left"))
+    leaving[1].close()
+    for number, (reader, _) in enumerate(staying):
+        await asyncio.wait_for(reader.readuntil(b"GET /%d 0" % number), 3.0)
+    assert sorted(request.path for request in echo.seen) == ["/0", "/1", "/left"]
+    for _, writer in staying:
+        writer.close()
+    await listener.close(1.0)
+
+
+async def test_more_than_the_bound_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bidder.listener.GATHERED_BYTES_MAX", 50)
+    echo = Echo()
+    listener = Listener(echo, echo.broken, 1_000, 5.0, 0.3, gather_seconds=60.0)
+    await listener.listen("127.0.0.1", 0, False)
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    writer.write(post("/a", b"x" * 100))
+    await asyncio.wait_for(reader.readuntil(b"POST /a 100"), 3.0)
+    writer.close()
+    await listener.close(1.0)
