@@ -19,7 +19,9 @@ from dsp.kernel.lifecycle import PARENT_PIPE
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "config" / "demo" / "catalogue.toml"
-EXCHANGES = ROOT / "config" / "exchanges"
+#: The simulated exchanges' profiles, whose keys are no secrets; and those that an operator starts from.
+EXCHANGES = ROOT / "config" / "demo" / "exchanges"
+EXCHANGES_SHIPPED = ROOT / "config" / "exchanges"
 #: The settings as shipped; what a run changes of them is in `_environment`.
 SETTINGS = ROOT / "config" / "dsp.toml"
 #: Ours in the simulated consent strings; any number up to loadtest.world.VENDOR_MAX.
@@ -87,12 +89,18 @@ def free_ports() -> Ports:
 class Platform:
     """The platform in one data directory: commands run to their end, and `dsp up` in the background."""
 
-    def __init__(self, data_dir: Path, ports: Ports | None = None, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        ports: Ports | None = None,
+        settings: Mapping[str, str] | None = None,
+        exchanges: Path = EXCHANGES,
+    ) -> None:
         self.data_dir = data_dir.resolve()
         self.ports = ports or free_ports()
         self.logs = self.data_dir / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
-        self._env = _environment(self.data_dir, self.ports, settings or {})
+        self._env = _environment(self.data_dir, self.ports, exchanges, settings or {})
         self._up: subprocess.Popen[bytes] | None = None
         # Whoever dies without stopping its platform closes the other end, and `dsp up` ends.
         self._pipe_read, self._pipe_write = os.pipe()
@@ -218,13 +226,13 @@ def parse_metrics(text: str) -> Metrics:
     return metrics
 
 
-def _environment(data_dir: Path, ports: Ports, settings: Mapping[str, str]) -> dict[str, str]:
+def _environment(data_dir: Path, ports: Ports, exchanges: Path, settings: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the platform's commands; settings of the caller's own shell do not leak in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DSP_")}
     ours = {
         "DSP_CONFIG": str(SETTINGS),
         "DSP_PLATFORM_DATA_DIR": str(data_dir),
-        "DSP_PLATFORM_EXCHANGES_DIR": str(EXCHANGES),
+        "DSP_PLATFORM_EXCHANGES_DIR": str(exchanges),
         "DSP_BIDDER_BID_PORT": str(ports.bid),
         "DSP_BIDDER_NOTICE_PORT": str(ports.notice),
         "DSP_BIDDER_ADMIN_PORT": str(ports.admin),

@@ -20,7 +20,7 @@ import msgspec
 from dsp.openrtb.macros import expand
 from loadtest.auction import LOSS_OUTBID
 from loadtest.client import Client
-from loadtest.platform import CATALOGUE, Metrics, Platform
+from loadtest.platform import CATALOGUE, EXCHANGES_SHIPPED, Metrics, Platform
 from loadtest.truth import percentile
 
 WARM_UP_LINES = 400
@@ -49,7 +49,7 @@ def replay(path: Path, exchange: str, connections: int) -> dict[str, Any]:
     """
     path.stat()  # fail before the platform is started
     with TemporaryDirectory(prefix="dsp-replay-") as directory:
-        platform = Platform(Path(directory))
+        platform = Platform(Path(directory), exchanges=EXCHANGES_SHIPPED)
         platform.run("dsp", "migrate")
         platform.run("dsp", "load", str(CATALOGUE))
         try:

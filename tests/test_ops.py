@@ -47,9 +47,10 @@ def test_shipped_settings_are_the_defaults() -> None:
     assert not missing
 
 
-def test_shipped_profiles_load() -> None:
-    profiles = load_profiles(ROOT / "config" / "exchanges")
-    assert {"demo-first", "demo-second", "openrtb"} <= set(profiles)
+def test_no_profile_with_public_keys_is_open_to_the_world() -> None:
+    shipped = load_profiles(ROOT / "config" / "exchanges").values()
+    assert shipped
+    assert not any(profile.price_encryption_key or profile.price_integrity_key for profile in shipped)
 
 
 def test_help_lists_every_target() -> None:

@@ -23,7 +23,7 @@ from dsp.store.keys import Role, create_key
 from dsp.store.migrate import upgrade
 from dsp.stream.local import LocalEventLog
 
-EXCHANGES = Path(__file__).parents[2] / "config" / "exchanges"
+EXCHANGES = Path(__file__).parents[2] / "config" / "demo" / "exchanges"
 JSON = {"content-type": "application/json"}
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -26,6 +27,7 @@ from dsp.kernel.clock import SystemClock
 from dsp.snapshot.codec import encode
 from dsp.stream.local import LocalEventLog
 
+CONFIG = Path(__file__).parents[3] / "config"
 ROOT = Path(__file__).parents[3]
 CLOCK = SystemClock()
 _Event = TypeVar("_Event", bound=Event)
@@ -140,11 +142,16 @@ class World:
         return self.directory / "data"
 
     @property
+    def exchanges(self) -> Path:
+        return self.directory / "exchanges"
+
+    @property
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DSP_")}
         return {
             **kept,
             "DSP_PLATFORM_DATA_DIR": str(self.data),
+            "DSP_PLATFORM_EXCHANGES_DIR": str(self.exchanges),
             "DSP_BIDDER_BID_PORT": str(self.bid_port),
             "DSP_BIDDER_NOTICE_PORT": str(self.notice_port),
             "DSP_BIDDER_ADMIN_PORT": str(self.admin_port),
@@ -267,6 +274,8 @@ async def world(directory: Path, **extra: str) -> AsyncIterator[World]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
         made = World(directory, bid, notice, admin, session, extra)
         (made.data / "blobs").mkdir(parents=True)
+        for profiles in (CONFIG / "exchanges", CONFIG / "demo" / "exchanges"):
+            shutil.copytree(profiles, made.exchanges, dirs_exist_ok=True)
         try:
             yield made
         finally:

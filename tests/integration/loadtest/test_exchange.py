@@ -12,7 +12,7 @@ from loadtest.traffic import Traffic
 from loadtest.truth import Tally, Truth
 from tests.integration.loadtest.fake_bidder import FakeBidder
 
-PROFILES = load_profiles(Path(__file__).parents[3] / "config" / "exchanges")
+PROFILES = load_profiles(Path(__file__).parents[3] / "config" / "demo" / "exchanges")
 QUICK = {
     "click_delay_seconds": (0.0, 0.01),
     "conversion_delay_seconds": (0.0, 0.01),

@@ -20,7 +20,7 @@ from models.features.encode import ad_rows, request_row
 from models.features.spec import FEATURE_HASH
 from models.serving import bundle
 from models.serving.predictor import predict
-from tests.integration.bidder.world import ROOT, World, bid_request, catalogue, until, world
+from tests.integration.bidder.world import World, bid_request, catalogue, until, world
 
 SEGMENTS = ["gamer", "auto", "über", "", "travel", "fashion", "news", "7", "foodie"]
 KEY = b"another key than the bidder's, which no feature may depend on"
@@ -83,7 +83,7 @@ async def test_features_and_scores_are_the_same_offline(tmp_path: Path, trained:
 
     assert blob is not None
     snapshot = codec.decode(blob[1])
-    profiles = load_profiles(ROOT / "config" / "exchanges")
+    profiles = load_profiles(made.exchanges)
     ads = {creative.id: row for creative, row in zip(snapshot.creatives, ad_rows(snapshot), strict=True)}
     version = registry.resolve(trained / "models", bundle.CHAMPION)
     assert version is not None

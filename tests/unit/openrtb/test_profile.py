@@ -7,19 +7,20 @@ import pytest
 from dsp.kernel.errors import ConfigError
 from dsp.openrtb.profile import load_profiles
 
-SHIPPED = Path(__file__).parents[3] / "config" / "exchanges"
+CONFIG = Path(__file__).parents[3] / "config"
 
 
 def test_the_shipped_profiles() -> None:
-    profiles = load_profiles(SHIPPED)
-    assert {"demo-first", "demo-second", "openrtb", "adx"} <= set(profiles)
+    assert set(load_profiles(CONFIG / "exchanges")) == {"openrtb", "adx"}
+    profiles = load_profiles(CONFIG / "demo" / "exchanges")
+    assert set(profiles) == {"demo-first", "demo-second"}
     assert (profiles["demo-first"].billing, profiles["demo-first"].auction_default) == ("bill", 1)
     second = profiles["demo-second"]
     assert (second.billing, second.auction_default, second.price_cipher) == ("win", 2, "google")
 
 
 def test_keys_do_not_show() -> None:
-    profile = load_profiles(SHIPPED)["demo-second"]
+    profile = load_profiles(CONFIG / "demo" / "exchanges")["demo-second"]
     assert profile.price_encryption_key not in repr(profile)
     assert "***" in repr(profile)
 
