@@ -57,6 +57,10 @@ class PacingMode(StrEnum):
     ASAP = "asap"
 
 
+#: A cap counts what is remembered of a user, and that is bounded.
+CAP_IMPRESSIONS_MAX = 1_000
+
+
 class FrequencyCap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """At most `impressions` per user within any `window_seconds`."""
 

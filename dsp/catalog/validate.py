@@ -16,7 +16,7 @@ from dsp.catalog.entities import Advertiser, Audience, Campaign, ConversionRule,
 from dsp.catalog.fields import FieldRule, Rules
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.rules import Targeting
-from dsp.catalog.terms import Budget, Daypart, Flight, FrequencyCap, Goal, GoalKind
+from dsp.catalog.terms import CAP_IMPRESSIONS_MAX, Budget, Daypart, Flight, FrequencyCap, Goal, GoalKind
 from dsp.kernel.errors import Fault, ValidationError
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
 
@@ -209,7 +209,10 @@ _RULES = Rules(
         Flight: {"start_ms": _between(0, TIME_MS_MAX), "end_ms": _between(0, TIME_MS_MAX)},
         Goal: {"target_micros": _AMOUNT},
         Daypart: {"weekday": _between(0, 6), "start_hour": _between(0, 23), "end_hour": _between(1, 24)},
-        FrequencyCap: {"impressions": _between(1, 10_000), "window_seconds": _between(1, WINDOW_SECONDS_MAX)},
+        FrequencyCap: {
+            "impressions": _between(1, CAP_IMPRESSIONS_MAX),
+            "window_seconds": _between(1, WINDOW_SECONDS_MAX),
+        },
     },
     structs={
         Flight: _flight,

@@ -21,6 +21,11 @@ def test_defaults_hold() -> None:
         ("DSP_BIDDER_OUTBOX_NOTICES_MAX", "-1"),
         ("DSP_BIDDER_NOTICE_BASE_URL", "ftp://elsewhere"),
         ("DSP_BIDDER_HOLDER", ""),
+        ("DSP_BIDDER_USER_EXPOSURES_MAX", "999"),  # a cap may be higher
+        ("DSP_BIDDER_EXPOSURES_MAX", "999"),
+        ("DSP_BIDDER_USER_TIMEOUT_MS", "0"),
+        ("DSP_BIDDER_USER_ABSENT_POLICY", "perhaps"),
+        ("DSP_BIDDER_USER_UNIDENTIFIED_POLICY", ""),
         ("DSP_BIDDER_NO_SUCH_FIELD", "1"),
     ],
 )

@@ -145,6 +145,7 @@ def test_what_is_both_included_and_excluded_is_refused() -> None:
         ({"goal": {"kind": "roi", "target_micros": 1_000_000}}, "goal.kind"),
         ({"dayparts": [{"weekday": 0, "start_hour": 22, "end_hour": 6}]}, "dayparts[0].end_hour"),
         ({"frequency_caps": [{"impressions": 1, "window_seconds": 1}] * 11}, "frequency_caps"),
+        ({"frequency_caps": [{"impressions": 1_001, "window_seconds": 1}]}, "frequency_caps[0].impressions"),
         ({"targeting": {"audience": [["a"], []]}}, "targeting.audience[1]"),
         ({"targeting": {"audience": ["a"]}}, "targeting.audience[0]"),
         ({"pacing": "fast"}, "pacing"),

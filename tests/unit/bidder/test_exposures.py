@@ -1,0 +1,149 @@
+"""One bid is one impression, whatever its notices do and whoever hears them, before and after a kill."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from bidder.exposures import ExposureReplay
+from bidder.pending import PendingExposures
+from dsp.cache.local import LocalUserStore
+from dsp.catalog.user import Exposure, UserRecord
+from dsp.events.schema import NoticeKind
+from dsp.events.topics import Topic
+from tests.simulation.frequency_world import ListLog
+from tests.unit.bidder.test_notices import Desk
+
+WIN, BILL, IMPRESSION, CLICK = NoticeKind.WIN, NoticeKind.BILL, NoticeKind.IMPRESSION, NoticeKind.CLICK
+
+
+class Counting:
+    """A desk with the real user store, and replays into it or into that of another process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.desk = Desk(user_timeout_ms=20)
+        self.users = self.store("users.db")
+        self.desk.desk._users = self.users
+        self.log = ListLog(clock=self.desk.clock)
+
+    def store(self, name: str) -> LocalUserStore:
+        return LocalUserStore(self.path / name, save_interval_ms=10**9)
+
+    async def replay(self, users: LocalUserStore, pending: PendingExposures) -> None:
+        """Do what a process does at its start, or one of several now and then."""
+        entries = self.desk.log.appended.get(Topic.NOTICES, [])[len(self.log.records) :]
+        await self.log.append(Topic.NOTICES, entries)
+        await ExposureReplay(self.log, users, pending, self.desk.clock).catch_up()
+
+
+@pytest.fixture
+async def counting(tmp_path: Path) -> AsyncIterator[Counting]:
+    made = Counting(tmp_path)
+    await made.users.open()
+    await made.desk.outbox.start()
+    yield made
+    await made.desk.outbox.stop(1.0)
+    await made.users.close()
+
+
+async def test_every_order_of_repeated_notices_counts_once_at_the_first_proof(counting: Counting) -> None:
+    desk, bidden_ms = counting.desk, counting.desk.clock.now_ms()
+    for number, kinds in enumerate(permutations([WIN, BILL, IMPRESSION, CLICK])):
+        desk.clock.at_ms = bidden_ms
+        user = f"user-{number}"
+        facts = desk.facts(bid_id=f"b{number}", user_key=user)
+        desk.pending.add(user, Exposure(facts.bid_id, bidden_ms, 1, 2, 3))
+        for step, kind in enumerate(kinds + kinds[::-1]):
+            desk.clock.at_ms = bidden_ms + 10 * step
+            await desk.send(kind, facts)
+        proved_ms = bidden_ms + (10 if kinds[0] is WIN else 0)
+        counted = UserRecord((Exposure(facts.bid_id, proved_ms, 1, 2, 3),))
+        assert counting.users.get(user) == counted
+        assert desk.pending.merged(user, counted, desk.clock.now_ms()) is counted
+    await counting.replay(counting.users, desk.pending)
+    assert counting.users.get(user) == counted
+    assert desk.pending.merged(user, counted, desk.clock.now_ms()) is counted
+
+
+async def test_a_late_notice_counts_when_the_impression_was(counting: Counting) -> None:
+    desk = counting.desk
+    facts = desk.facts()
+    desk.clock.advance(7_200_000)
+    await desk.send(BILL, facts)
+    assert counting.users.get("u") == UserRecord((Exposure("b1", facts.expires_at_ms, 1, 2, 3),))
+
+
+async def test_a_kill_loses_and_doubles_nothing(counting: Counting) -> None:
+    desk = counting.desk
+    for number in range(40):
+        desk.clock.advance(1_000)
+        facts = desk.facts(bid_id=f"b{number}", user_key=f"u{number % 3}")
+        await desk.send(WIN, facts)
+        if number % 4:
+            await desk.send(BILL, facts)
+            await desk.send(IMPRESSION, facts)
+        if number == 20:
+            await counting.replay(counting.users, desk.pending)
+            await counting.users.save()
+    before = [counting.users.get(f"u{number}") for number in range(3)]
+    successor, pending = counting.store("users.db"), PendingExposures(1_000, 100)
+    await successor.open()  # beside the old one, which never saves again
+    await counting.replay(successor, pending)
+    assert [successor.get(f"u{number}") for number in range(3)] == before
+    assert sum(len(record.exposures) for record in before if record) == 30
+    assert len(pending) == 4  # won since what was saved, and not known to be shown
+    successor.position = {}  # from the very beginning: harmless, too
+    await counting.replay(successor, pending)
+    assert [successor.get(f"u{number}") for number in range(3)] == before
+    await successor.close()
+
+
+async def test_another_process_counts_what_this_one_hears(counting: Counting) -> None:
+    desk, other, pending = counting.desk, counting.store("other.db"), PendingExposures(1_000, 100)
+    await other.open()
+    await desk.send(WIN, desk.facts(bid_id="won"))
+    await desk.send(BILL, desk.facts(bid_id="shown"))
+    await counting.replay(other, pending)
+    seen = pending.merged("u", other.get("u"), desk.clock.now_ms())
+    assert seen is not None
+    assert {one.bid_id for one in seen.exposures} == {"won", "shown"}
+    await desk.send(BILL, desk.facts(bid_id="won"))
+    await counting.replay(other, pending)
+    assert len(pending) == 0
+    await other.close()
+
+
+@pytest.mark.parametrize("fault", ["hung", "away"])
+async def test_a_store_that_does_not_answer_keeps_no_notice_waiting(counting: Counting, fault: str) -> None:
+    desk = counting.desk
+    desk.desk._users = desk.users
+    desk.users.away, desk.users.silent = fault == "away", 3_600.0
+    now_ms = desk.clock.now_ms()
+    desk.pending.add("u", Exposure("b1", now_ms, 1, 2, 3))
+    began = time.perf_counter()
+    assert (await desk.send(BILL, desk.facts())).status == 200
+    assert time.perf_counter() - began < 1.0
+    assert desk.leases.billed == {"b1": 4_000}
+    assert desk.pending.merged("u", None, now_ms) is not None  # until its time is over
+    assert (await desk.send(BILL, desk.facts())).status == 200
+    await counting.replay(counting.users, desk.pending)  # the log has it
+    assert len((counting.users.get("u") or UserRecord()).exposures) == 1
+    assert len(desk.pending) == 0
+
+
+async def test_replay_goes_on_by_itself(counting: Counting) -> None:
+    pending = PendingExposures(1_000, 100)
+    replay = ExposureReplay(counting.log, counting.users, pending, counting.desk.clock, interval_seconds=0.01)
+    await replay.start()
+    await counting.desk.send(BILL, counting.desk.facts(user_key="later"))
+    await counting.log.append(Topic.NOTICES, counting.desk.log.appended[Topic.NOTICES])
+    counting.users.position = {}
+    async with asyncio.timeout(5.0):
+        while counting.users.position != {0: 1}:
+            await asyncio.sleep(0.01)
+    await replay.stop()
+    assert counting.users.get("later") is not None
