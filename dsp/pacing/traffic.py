@@ -81,7 +81,7 @@ class Traffic(msgspec.Struct, kw_only=True):
 class Curves:
     """The curves learned from a traffic's counts, each worked out once. Pure; for as long as the counts stay."""
 
-    def __init__(self, traffic: Traffic | None, configured: Sequence[float] = ()) -> None:
+    def __init__(self, traffic: Traffic | None = None, configured: Sequence[float] = ()) -> None:
         """Take the counts, and the curve by local hour that is assumed before there are any; empty means flat."""
         self._traffic = traffic
         self._configured = tuple(configured)

@@ -17,6 +17,8 @@ from dsp.kernel.clock import Clock, SystemClock
 from dsp.kernel.money import Micros
 from dsp.pacing.controller import CONTROLS_BLOB, Control, Controls, Law, decode, encode, hold, step
 from dsp.pacing.plan import day_number, plan
+from dsp.pacing.traffic import TRAFFIC_BLOB, Curves
+from dsp.pacing.traffic import decode as decode_traffic
 from dsp.store.book import BookRepository
 from dsp.store.catalog import load_catalogue, revision
 from dsp.store.database import create_engine, session_factory, url
@@ -45,7 +47,7 @@ class _Terms(NamedTuple):
 
 
 def next_controls(
-    catalogue: Catalogue, spend: Spend, before: Controls, traffic_curve: tuple[float, ...], law: Law, now_ms: int
+    catalogue: Catalogue, spend: Spend, before: Controls, curves: Curves, law: Law, now_ms: int
 ) -> Controls:
     """Return the controls after one step: each campaign and line item by its own plan, the tighter one obeyed."""
     advertisers = {advertiser.id: advertiser for advertiser in catalogue.advertisers}
@@ -60,11 +62,13 @@ def next_controls(
         terms = {each.id: _line_item_terms(each, campaign, advertiser.timezone, above) for each in members[campaign.id]}
         shared = _campaign_terms(campaign, advertiser.timezone, terms.values())
         known = before.campaigns.get(campaign.id)
-        held = _next(shared, spent_campaigns.get(campaign.id, {}), known, traffic_curve, law, now_ms)
+        curve = curves.local([number for number, own in terms.items() if own.active], advertiser.timezone, now_ms)
+        held = _next(shared, spent_campaigns.get(campaign.id, {}), known, curve, law, now_ms)
         after.campaigns[campaign.id] = held
         for number, own in terms.items():
             known = before.line_items.get(number)
-            control = _next(own, spent_line_items.get(number, {}), known, traffic_curve, law, now_ms)
+            curve = curves.local([number], advertiser.timezone, now_ms)
+            control = _next(own, spent_line_items.get(number, {}), known, curve, law, now_ms)
             # Who asked for as soon as possible is not slowed by a campaign that others share evenly.
             hurried = own.mode is PacingMode.ASAP
             after.line_items[number] = control if hurried else hold(control, held.level, law)
@@ -148,6 +152,8 @@ class PacingJob:
         self._catalogue = Catalogue()
         self._revision: int | None = None
         self._controls = Controls(at_ms=0)
+        self._curves = Curves(configured=workers.traffic_curve)
+        self._traffic_version = ""
         self._reclaim_at_ms = 0
 
     async def open(self) -> None:
@@ -167,8 +173,8 @@ class PacingJob:
         """Publish the next controls; now and then, take back dead bidders' leases."""
         spend = self._read()
         now_ms = self._clock.now_ms()
-        curve = self._workers.traffic_curve
-        self._controls = next_controls(self._catalogue, spend, self._controls, curve, self._law, now_ms)
+        await self._follow_traffic()
+        self._controls = next_controls(self._catalogue, spend, self._controls, self._curves, self._law, now_ms)
         await self._blobs.put(CONTROLS_BLOB, encode(self._controls))
         if now_ms >= self._reclaim_at_ms:
             self._reclaim_at_ms = now_ms + RECLAIM_INTERVAL_MS
@@ -177,6 +183,16 @@ class PacingJob:
             if returned:
                 logging.get(__name__).info("dead bidders' leases returned", micros=returned)
         return False
+
+    async def _follow_traffic(self) -> None:
+        found = await self._blobs.get(TRAFFIC_BLOB, self._traffic_version)
+        if found is None:
+            return
+        self._traffic_version, data = found
+        try:
+            self._curves = Curves(decode_traffic(data), self._workers.traffic_curve)
+        except msgspec.DecodeError as fault:
+            logging.get(__name__).error("traffic unreadable, the curves stay", fault=str(fault))
 
     def _read(self) -> Spend:
         with self._sessions() as session:

@@ -8,6 +8,8 @@ from dsp.cache.port import LeaseWant, Limit
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
 from dsp.pacing.controller import CONTROLS_BLOB, Controls, decode
+from dsp.pacing.traffic import TRAFFIC_BLOB, Traffic
+from dsp.pacing.traffic import encode as encode_traffic
 from dsp.workers.config import WorkersConfig
 from dsp.workers.pacing import PacingJob
 from tests.integration.workers.conftest import NOON_MS, TODAY, World
@@ -145,6 +147,42 @@ async def test_the_configured_traffic_curve_shapes_the_plan(world: World) -> Non
     world.clock.advance(-1_000)
     found = await steps(world, job, 1)
     assert found.line_items[line_item].planned_micros == 250_000
+    await job.close()
+
+
+async def test_the_learned_traffic_curve_shapes_the_plan_in_the_advertiser_s_hours(world: World) -> None:
+    """Traffic comes from noon to midnight UTC; in Kolkata, half past five ahead, the flight's first half has none."""
+    advertiser = world.advertiser(timezone="Asia/Kolkata")
+    flight = {"start_ms": NOON_MS - 12 * 3_600_000, "end_ms": NOON_MS + 12 * 3_600_000}
+    campaign = world.campaign(advertiser, flight=flight, budget={"total_micros": 2_000_000})
+    line_item = world.line_item(campaign, flight=flight, budget={"total_micros": 1_000_000})
+    job = new_job(world)
+    await job.open()
+    world.clock.advance(-1_000)
+    flat = await steps(world, job, 1)
+    assert flat.line_items[line_item].planned_micros == 500_000
+
+    traffic = Traffic()
+    traffic.know([line_item])
+    for hour in range(12, 24):
+        for at in range(1_000):
+            traffic.add(NOON_MS - 86_400_000 + (hour - 12) * 3_600_000 + at * 3_600, [line_item])
+    for hour in range(12):  # others' traffic tells that these hours were watched
+        for at in range(1_000):
+            traffic.add(NOON_MS - 43_200_000 + hour * 3_600_000 + at * 3_600, [])
+    await world.blobs.put(TRAFFIC_BLOB, encode_traffic(traffic))
+    learned = await steps(world, job, 1)
+    planned = learned.line_items[line_item].planned_micros
+    assert planned is not None
+    assert planned < 80_000  # what was assumed before weighs a little, and an hour of theirs has parts of two of ours
+    of_campaign = learned.campaigns[campaign].planned_micros
+    assert of_campaign is not None
+    assert of_campaign < 160_000
+
+    await world.blobs.put(TRAFFIC_BLOB, b"\xc1")
+    kept = (await steps(world, job, 1)).line_items[line_item].planned_micros
+    assert kept is not None
+    assert planned <= kept < 80_000
     await job.close()
 
 
