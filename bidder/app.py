@@ -100,7 +100,9 @@ class Bidder:
         # Pseudonyms outlive the rotation of signing keys as long as the oldest key is listed last.
         user_secret = hmac.digest(keys[-1], b"user-key", "sha256")
         notice_url = settings.notice_base_url or f"http://{settings.host}:{settings.notice_port}"
-        admission = Admission(profiles, settings.inflight_max, settings.time_left_ms_min, clock.elapsed_ns())
+        admission = self._admission = Admission(
+            profiles, settings.inflight_max, settings.time_left_ms_min, clock.elapsed_ns()
+        )
         auctioneer = Auctioneer(
             config=settings,
             clock=clock,
@@ -129,10 +131,8 @@ class Bidder:
         self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
         notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
         self.bid_port = _listener(self._bids, settings, settings.body_bytes_max)
-        gather_seconds = settings.outbox_notices_flush_ms / MS_PER_SECOND
-        self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX, gather_seconds)
+        self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX, settings.outbox_notices_flush_ms)
         self.admin_port = _listener(admin, settings, _NOTICE_BODY_BYTES_MAX)
-        self._admission = admission
         self._lag: asyncio.Task[None] | None = None
 
     async def start(self, lifecycle: Lifecycle) -> None:
@@ -202,10 +202,10 @@ def _listener(
     handler: BidHandler | NoticeHandler | AdminHandler,
     settings: BidderConfig,
     body_bytes_max: int,
-    gather_seconds: float = 0.0,
+    gather_ms: int = 0,
 ) -> Listener:
     keepalive, patience = settings.keepalive_seconds, settings.request_seconds_max
-    return Listener(handler, handler.broken, body_bytes_max, keepalive, patience, gather_seconds)
+    return Listener(handler, handler.broken, body_bytes_max, keepalive, patience, gather_ms / MS_PER_SECOND)
 
 
 def _user_policy(settings: BidderConfig) -> UserPolicy:

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
 
+from dsp.kernel.counting import LoopCounter, LoopHistogram
+
 # A second series for each, with the time it was made, doubles a scrape and answers no question of ours.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -46,34 +48,34 @@ class NoticeResult(StrEnum):
 
 
 # The bid path
-BID_REQUESTS = Counter("dsp_bid_requests_total", "Bid requests answered, by outcome.", ["exchange", "outcome"])
-BID_DURATION = Histogram(
+BID_REQUESTS = LoopCounter("dsp_bid_requests_total", "Bid requests answered, by outcome.", ["exchange", "outcome"])
+BID_DURATION = LoopHistogram(
     "dsp_bid_duration_seconds",
     "From a request's arrival to its answer.",
     ["exchange"],
     buckets=LATENCY_BUCKETS,
 )
-BID_STAGE_DURATION = Histogram(
+BID_STAGE_DURATION = LoopHistogram(
     "dsp_bid_stage_duration_seconds",
     "Time spent in one stage of the auction, of one auction in eight.",
     ["stage"],
     buckets=LATENCY_BUCKETS,
 )
-BIDS_LATE = Counter("dsp_bid_late_total", "Answers that left after the deadline.", ["exchange"])
-NO_BIDS = Counter("dsp_no_bids_total", "Requests or impressions without a bid, by reason.", ["exchange", "reason"])
-BIDS = Counter("dsp_bids_total", "Bids sent.", ["exchange", "format"])
-BIDS_DROPPED = Counter("dsp_bids_dropped_total", "Bids that our own check withheld.", ["check"])
+BIDS_LATE = LoopCounter("dsp_bid_late_total", "Answers that left after the deadline.", ["exchange"])
+NO_BIDS = LoopCounter("dsp_no_bids_total", "Requests or impressions without a bid, by reason.", ["exchange", "reason"])
+BIDS = LoopCounter("dsp_bids_total", "Bids sent.", ["exchange", "format"])
+BIDS_DROPPED = LoopCounter("dsp_bids_dropped_total", "Bids that our own check withheld.", ["check"])
 INFLIGHT = Gauge("dsp_inflight_requests", "Bid requests being answered.")
 INFLIGHT_MAX = Gauge("dsp_inflight_requests_max", "The bound on requests being answered.")
-PREDICT_DURATION = Histogram("dsp_predict_duration_seconds", "One call of the predictor.", buckets=LATENCY_BUCKETS)
-PREDICT_BATCH = Histogram(
+PREDICT_DURATION = LoopHistogram("dsp_predict_duration_seconds", "One call of the predictor.", buckets=LATENCY_BUCKETS)
+PREDICT_BATCH = LoopHistogram(
     "dsp_predict_batch_size", "Candidates scored in one call.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )
-PREDICT_FALLBACKS = Counter("dsp_predict_fallbacks_total", "Calls answered by the prior because time ran short.")
+PREDICT_FALLBACKS = LoopCounter("dsp_predict_fallbacks_total", "Calls answered by the prior because time ran short.")
 
 # Notices
-NOTICES = Counter("dsp_notices_total", "Notices received, by kind and result.", ["kind", "result"])
-NOTICES_REFUSED = Counter("dsp_notices_refused_total", "Notices refused, by reason.", ["reason"])
+NOTICES = LoopCounter("dsp_notices_total", "Notices received, by kind and result.", ["kind", "result"])
+NOTICES_REFUSED = LoopCounter("dsp_notices_refused_total", "Notices refused, by reason.", ["reason"])
 
 # Users
 USER_FAULTS = Counter(
