@@ -1,0 +1,22 @@
+"""Shading: what to bid in a first-price auction for an impression of known worth, given the chance of winning."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.pricing.landscape import WinCurve
+
+
+def shade(worth: NDArray[np.float64], floors: NDArray[np.int64], curve: WinCurve) -> NDArray[np.float64]:
+    """Return the bids that maximise the expected surplus (worth - b) F(b), in micros per thousand, float64 (K,).
+
+    `worth` is what the impression is worth now, after the pacing duals, (K,): shading and pacing are one optimisation.
+    No bid is above its worth. Prices below a candidate's own floor, (K,), which may be a deal's, are not considered.
+    """
+    prices, win_rate = curve
+    surplus = np.subtract.outer(worth, prices)
+    surplus *= win_rate
+    if floors.max(initial=0) > prices[0]:
+        surplus[prices < floors[:, np.newaxis]] = -np.inf
+    # Where no price leaves a surplus, the best is at or above the worth, and the worth is bid.
+    bids: NDArray[np.float64] = np.minimum(prices.take(surplus.argmax(axis=1)), worth)
+    return bids

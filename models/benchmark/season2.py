@@ -1,0 +1,100 @@
+"""Reads iPinYou season 2 impressions as first-price auctions: what a bidder knows before it bids, and the price to win.
+
+Only uniformly sampled rows count (`src` day_sample), and those whose price to win the logged bid reached. What is known
+after the auction, or chosen by the logged bidder, is no context.
+"""
+
+import csv
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.kernel.errors import InputError
+from dsp.openrtb.device import parse_user_agent
+from dsp.pricing.landscape import FLOOR_LEVEL, NOTHING, Fields
+from models.features.encode import text_hash
+
+#: Prices are in fen (cents of CNY) per thousand impressions.
+MICROS_PER_FEN = 10_000
+COLUMNS = (
+    "exchange", "slot", "size", "visibility", "format", "floor", "domain", "hour", "region", "os", "browser",
+    "advertiser", "creative",
+)  # fmt: skip
+_PAIRS = (
+    ("exchange", "advertiser"),
+    ("slot", "advertiser"),
+    ("domain", "advertiser"),
+    ("slot", "browser"),
+    ("slot", "floor"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Impressions:
+    """Impressions in time order, n of them; prices in micros per thousand."""
+
+    days: NDArray[np.int64]  # (n,), yyyymmdd
+    advertisers: NDArray[np.str_]  # (n,)
+    contexts: NDArray[np.int64]  # (n, len(COLUMNS))
+    floors: NDArray[np.int64]  # (n,)
+    prices: NDArray[np.int64]  # (n,), the price to win
+
+    def __getitem__(self, chosen: NDArray[np.bool_]) -> "Impressions":
+        return Impressions(
+            self.days[chosen],
+            self.advertisers[chosen],
+            self.contexts[chosen],
+            self.floors[chosen],
+            self.prices[chosen],
+        )
+
+    def __len__(self) -> int:
+        return len(self.days)
+
+
+def fields() -> Fields:
+    """Return the fields of a landscape over these columns: each alone, the floor's magnitude, and some pairs."""
+    single = [(number, NOTHING) for number in range(len(COLUMNS))] + [(FLOOR_LEVEL, NOTHING)]
+    pairs = [(COLUMNS.index(first), COLUMNS.index(second)) for first, second in _PAIRS]
+    return Fields.of(single + pairs)
+
+
+def load(path: Path) -> Impressions:
+    """Read a CSV.gz in the season 2 format. Raises InputError where a column is missing or a number is none."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["src"] == "day_sample"]
+        rows = [row for row in rows if int(row["payprice"]) <= int(row["bidprice"])]
+        return Impressions(
+            np.array([int(row["timestamp"][:8]) for row in rows], dtype=np.int64),
+            np.array([row["advertiser"] for row in rows], dtype=np.str_),
+            np.array([_context(row) for row in rows], dtype=np.int64).reshape(-1, len(COLUMNS)),
+            np.array([int(row["slotprice"]) * MICROS_PER_FEN for row in rows], dtype=np.int64),
+            np.array([int(row["payprice"]) * MICROS_PER_FEN for row in rows], dtype=np.int64),
+        )
+    except (KeyError, ValueError) as fault:
+        raise InputError(f"{path} is not in the season 2 format: {fault!r}", reason="benchmark_file") from fault
+
+
+def _context(row: Mapping[str, str]) -> list[int]:
+    agent = parse_user_agent(row["useragent"])
+    values = (
+        row["adexchange"],
+        row["slotid"],
+        f"{row['slotwidth']}x{row['slotheight']}",
+        row["slotvisibility"],
+        row["slotformat"],
+        row["slotprice"],
+        row["domain"],
+        row["timestamp"][8:10],
+        row["region"],
+        f"{agent.os} {agent.os_version}",
+        agent.browser,
+        row["advertiser"],
+        row["creative"],
+    )
+    return [text_hash(value) for value in values]

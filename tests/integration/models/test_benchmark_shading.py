@@ -1,0 +1,91 @@
+"""The shading benchmark as a command: its contract, its reading of the season 2 format, and no look ahead."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from models.__main__ import main
+
+COLUMNS = [
+    "timestamp", "useragent", "region", "city", "adexchange", "domain", "slotid", "slotwidth", "slotheight",
+    "slotvisibility", "slotformat", "slotprice", "creative", "bidprice", "payprice", "advertiser", "src",
+]  # fmt: skip
+DAYS = (20130606, 20130607, 20130608)
+
+
+def slot_price(random: Random, slot: int) -> int:
+    """Each slot has a price level of its own, and now and then a rival pays far more."""
+    return 20 + 15 * slot if random.random() < 0.8 else 200
+
+
+def write(
+    path: Path, price: Callable[[Random, int, int], int] = lambda random, slot, _: slot_price(random, slot)
+) -> None:
+    random = Random(4)
+    with gzip.open(path, "wt", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        for number in range(1_800):
+            day, slot = DAYS[number * len(DAYS) // 1_800], random.randrange(6)
+            writer.writerow(
+                {
+                    "timestamp": f"{day}{number % 24:02d}0000000", "useragent": "Mozilla/5.0", "region": 1, "city": 2,
+                    "adexchange": 1, "domain": "d", "slotid": f"s{slot}", "slotwidth": 300, "slotheight": 250,
+                    "slotvisibility": 1, "slotformat": 0, "slotprice": 5, "creative": "c", "bidprice": 300,
+                    "payprice": price(random, slot, day), "advertiser": "1458", "src": "day_sample",
+                }
+            )  # fmt: skip
+        # What must not be read: clicks without a price, the first minute, and prices that the bid did not reach.
+        for source, paid in (("click_log", 0), ("first_minute", 1), ("day_sample", 301)):
+            for _ in range(300):
+                writer.writerow({"timestamp": "20130606000000000", "bidprice": 300, "payprice": paid, "src": source})
+
+
+def shares(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, float]]:
+    assert main(["benchmark", "shading", "--events", str(path), "--train-until", "20130607", "--json"]) == 0
+    found: dict[str, dict[str, float]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_context_beats_every_constant_and_the_market_as_a_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "events.csv.gz"
+    write(path)
+    found = shares(path, capsys)
+    assert list(found) == ["1.0", "1.5", "2.0", "3.0"]
+    for bidders in found.values():
+        assert list(bidders) == ["none", "best_constant", "global_cdf", "ours", "ours_censored"]
+        assert bidders["none"] == 0.0
+        assert bidders["ours"] > max(bidders["best_constant"], bidders["global_cdf"]) + 0.05
+        assert bidders["ours"] <= 1.0
+        assert bidders["ours_censored"] == pytest.approx(bidders["ours"], abs=0.03)
+
+
+def test_nothing_is_learned_from_later_days(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Were prices of the last day seen, its bids would follow them: they are all just above what was usual."""
+    path = tmp_path / "events.csv.gz"
+    write(path, lambda random, slot, day: 21 + 15 * slot if day == DAYS[-1] else 20 + 15 * slot)
+    assert shares(path, capsys)["2.0"]["ours"] < 0.5
+
+
+def test_a_table_and_a_plot_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, plot = tmp_path / "events.csv.gz", tmp_path / "shading.png"
+    write(path)
+    arguments = ["benchmark", "shading", "--events", str(path), "--train-until", "20130607", "--plot", str(plot)]
+    assert main(arguments) == 0
+    assert "ours_censored" in capsys.readouterr().out
+    assert plot.stat().st_size > 1_000
+
+
+def test_a_file_of_another_format_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "events.csv.gz"
+    with gzip.open(path, "wt") as file:
+        file.write("a,b\n1,2\n")
+    assert main(["benchmark", "shading", "--events", str(path), "--train-until", "20130607", "--json"]) == 1
+    assert "season 2 format" in capsys.readouterr().err
