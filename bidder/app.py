@@ -100,14 +100,12 @@ class Bidder:
         # Pseudonyms outlive the rotation of signing keys as long as the oldest key is listed last.
         user_secret = hmac.digest(keys[-1], b"user-key", "sha256")
         notice_url = settings.notice_base_url or f"http://{settings.host}:{settings.notice_port}"
-        admission = self._admission = Admission(
-            profiles, settings.inflight_max, settings.time_left_ms_min, clock.elapsed_ns()
-        )
+        self._admission = Admission(profiles, settings.inflight_max, settings.time_left_ms_min, clock.elapsed_ns())
         auctioneer = Auctioneer(
             config=settings,
             clock=clock,
             serving=self.serving,
-            admission=admission,
+            admission=self._admission,
             enricher=Enricher(
                 self._users, pending, rates, user_secret, platform.privacy_vendor_id, _user_policy(settings)
             ),
