@@ -13,7 +13,7 @@ from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.money import Micros
 from dsp.pacing.plan import plan
-from dsp.store.book import BookRepository
+from dsp.store.book import BookRepository, DayResult
 from dsp.store.book_tables import BookPostingRow, BookTransactionRow
 from dsp.store.catalog import load_catalogue
 from dsp.store.database import create_engine, session_factory
@@ -46,15 +46,18 @@ class Ledger:
 
     def progress(self, now_ms: int) -> list[Progress]:
         """Return each campaign's spend, its plan by now and its budget."""
-        with self._sessions() as session:
-            spent = BookRepository(session).days()
         total: dict[int, Micros] = defaultdict(int)
-        for day in spent:
+        for day in self.results():
             total[day.campaign_id] += day.spend_micros + day.late_micros
         return [
             Progress(one.id, one.name, total[one.id], self._planned(one, now_ms), self._budget(one))
             for one in self.catalogue.campaigns
         ]
+
+    def results(self) -> list[DayResult]:
+        """Return spend and results by line item and day."""
+        with self._sessions() as session:
+            return BookRepository(session).days()
 
     def budgets(self) -> list[Budgeted]:
         """Return every hard budget of line items and campaigns."""

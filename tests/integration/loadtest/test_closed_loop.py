@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def settled(ledger: Ledger, wanted: int) -> bool:
     return False
 
 
+def counted(ledger: Ledger, clicks: int, conversions: int) -> bool:
+    """Whether the book comes to hold each click and conversion once, duplicates and kills notwithstanding."""
+    deadline = time.monotonic() + 20.0
+    while time.monotonic() < deadline:
+        days = ledger.results()
+        if (sum(day.clicks for day in days), sum(day.conversions for day in days)) == (clicks, conversions):
+            return True
+        time.sleep(0.2)
+    return False
+
+
 def test_no_kill_loses_or_doubles_a_notice_or_overspends(platform: Platform) -> None:
     truth, killed = asyncio.run(drive(platform))
     assert len(killed) == sum(len(names) for _, names in KILLS)
@@ -125,5 +137,10 @@ def test_no_kill_loses_or_doubles_a_notice_or_overspends(platform: Platform) -> 
         assert verdict.billing_acknowledged == verdict.charged > 50
         assert overspent(ledger.budgets(), charges) == []
         assert ledger.imbalance() == 0
+        told = Counter(key.kind for key in truth.acknowledged(billing=False))
+        assert told["click"] > 0
+        assert counted(ledger, told["click"], told["conv"])
+        assert sum(day.impressions for day in ledger.results()) == len(charges)
+        assert all(day.value_micros > 0 for day in ledger.results() if day.impressions)
     finally:
         ledger.close()
