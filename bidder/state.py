@@ -12,6 +12,7 @@ from dsp.kernel.clock import MS_PER_SECOND
 from dsp.pacing.controller import ControlColumns
 from dsp.snapshot.build import Snapshot
 from models.features.encode import ad_rows
+from models.serving.landscape import NO_LANDSCAPES, Landscapes
 from models.serving.predictor import Scorer
 
 #: Landing pages remembered of creatives that have left the catalogue; ads in browsers outlive them.
@@ -37,6 +38,7 @@ class ServingState:
     controls_at_ms: int
     predictor: Scorer  # prepared for the snapshot's creatives, as the prior is
     prior: Scorer  # answers when too little time is left for the predictor
+    landscapes: Landscapes = NO_LANDSCAPES  # chances of winning first-price auctions
 
 
 def serve(snapshot: Snapshot, previous: Served | None) -> Served:
@@ -63,9 +65,9 @@ class Serving:
         metrics.SNAPSHOT_LINE_ITEMS.set(len(state.served.snapshot.line_items))
         metrics.MODEL.info({"version": state.predictor.version})
 
-    def cap_window_ms(self) -> int:
-        """Return the longest window of any frequency cap; 0 until a snapshot is loaded."""
-        return self.current.served.snapshot.caps.window_ms_max if self.current is not None else 0
+    def cap_window_ms(self) -> int | None:
+        """Return the longest window of any frequency cap; None until a snapshot is loaded."""
+        return self.current.served.snapshot.caps.window_ms_max if self.current is not None else None
 
     def landing_url(self, creative_id: int) -> str:
         """Return where a creative's clicks lead; empty when it is not known here."""

@@ -45,7 +45,7 @@ class LocalUserStore:
     Args:
         exposures_max: of all users together; beyond it the users least recently exposed are forgotten.
         user_exposures_max: of one user; beyond it the oldest are forgotten.
-        window_ms: tells the longest window of any cap; 0 while that is not known, and then nothing is too old.
+        window_ms: tells the longest window of any cap; None while that is not known, and then nothing is too old.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LocalUserStore:
         path: Path,
         exposures_max: int = 1_000_000,
         user_exposures_max: int = 1_000,
-        window_ms: Callable[[], int] = lambda: 0,
+        window_ms: Callable[[], int | None] = lambda: None,
         save_interval_ms: int = 1_000,
     ) -> None:
         self._file = SqliteFile(path, _SCHEMA, "NORMAL")
@@ -150,7 +150,7 @@ class LocalUserStore:
     def _since_ms(self, now_ms: int) -> int:
         """Return up to when impressions are too old for every cap. A day is kept in any case, for caps to come."""
         window_ms = self._window_ms()
-        return now_ms - max(window_ms, _KEPT_MS_MIN) if window_ms else _NEVER_MS
+        return now_ms - max(window_ms, _KEPT_MS_MIN) if window_ms is not None else _NEVER_MS
 
     def _make_room(self, now_ms: int) -> None:
         since_ms = self._since_ms(now_ms)

@@ -1,8 +1,8 @@
 """Frequency caps: which line items, campaigns and advertisers a user has seen often enough."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dsp.catalog.terms import FrequencyCap
 from dsp.catalog.user import Exposure
@@ -32,8 +32,7 @@ class CapBook:
         return line_item_id in self.line_items or campaign_id in self.campaigns or advertiser_id in self.advertisers
 
 
-@dataclass(frozen=True, slots=True)
-class Capped:
+class Capped(NamedTuple):
     """The ids that must not be shown to the user now."""
 
     line_items: Sequence[int] = ()
@@ -42,14 +41,16 @@ class Capped:
 
 
 def reached(seen_ms: Iterable[int], caps: Sequence[FrequencyCap], now_ms: int) -> bool:
-    """Return whether impressions at `seen_ms` have used up one of the caps.
+    """Return whether impressions at `seen_ms` have used up one of the caps: the last so many are all in its window.
 
     An impression leaves a window `window_seconds` after it was seen; one dated in the future is inside.
     """
-    ages_ms = [now_ms - at_ms for at_ms in seen_ms]
-    return any(
-        sum(age_ms < cap.window_seconds * _MS_PER_SECOND for age_ms in ages_ms) >= cap.impressions for cap in caps
-    )
+    latest_ms = sorted(seen_ms, reverse=True)
+    for cap in caps:
+        allowed = cap.impressions
+        if len(latest_ms) >= allowed and now_ms - latest_ms[allowed - 1] < cap.window_seconds * _MS_PER_SECOND:
+            return True
+    return False
 
 
 def capped(exposures: Sequence[Exposure], book: CapBook, now_ms: int) -> Capped:
@@ -58,22 +59,19 @@ def capped(exposures: Sequence[Exposure], book: CapBook, now_ms: int) -> Capped:
     Only what the user has seen can be capped, so the cost follows the exposures, not the catalogue. A cap of no
     impressions at all therefore is none; dsp.catalog.validate refuses it.
     """
-    line_items: defaultdict[int, list[int]] = defaultdict(list)
-    campaigns: defaultdict[int, list[int]] = defaultdict(list)
-    advertisers: defaultdict[int, list[int]] = defaultdict(list)
+    line_items: dict[int, list[int]] = {}
+    campaigns: dict[int, list[int]] = {}
+    advertisers: dict[int, list[int]] = {}
     for one in {exposure.bid_id: exposure for exposure in exposures}.values():
+        at_ms = one.at_ms
         if one.line_item_id in book.line_items:
-            line_items[one.line_item_id].append(one.at_ms)
+            line_items.setdefault(one.line_item_id, []).append(at_ms)
         if one.campaign_id in book.campaigns:
-            campaigns[one.campaign_id].append(one.at_ms)
+            campaigns.setdefault(one.campaign_id, []).append(at_ms)
         if one.advertiser_id in book.advertisers:
-            advertisers[one.advertiser_id].append(one.at_ms)
+            advertisers.setdefault(one.advertiser_id, []).append(at_ms)
     return Capped(
-        _reached(line_items, book.line_items, now_ms),
-        _reached(campaigns, book.campaigns, now_ms),
-        _reached(advertisers, book.advertisers, now_ms),
+        [key for key, seen_ms in line_items.items() if reached(seen_ms, book.line_items[key], now_ms)],
+        [key for key, seen_ms in campaigns.items() if reached(seen_ms, book.campaigns[key], now_ms)],
+        [key for key, seen_ms in advertisers.items() if reached(seen_ms, book.advertisers[key], now_ms)],
     )
-
-
-def _reached(seen_ms: Mapping[int, list[int]], caps: Caps, now_ms: int) -> list[int]:
-    return [key for key, times_ms in seen_ms.items() if reached(times_ms, caps[key], now_ms)]
