@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, Table, text
 from sqlalchemy.dialects import postgresql
@@ -18,7 +20,9 @@ from sqlalchemy.schema import CreateTable
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
 from dsp.kernel.errors import ConflictError, NotFoundError, TransitionError, ValidationError
-from dsp.store import book_tables
+from dsp.ledger.book import Response
+from dsp.store import book_tables, migrations
+from dsp.store.book import BookRepository, DayResult
 from dsp.store.catalog import CatalogRepository, load_catalogue, revision
 from dsp.store.database import create_engine, session_factory
 from dsp.store.migrate import current, head, upgrade
@@ -48,6 +52,33 @@ def test_the_migrations_make_the_tables_that_the_code_names(engine: Engine) -> N
     assert book_tables.Base is Base
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_a_book_from_before_results_were_kept_goes_on(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'dsp.db'}"
+    upgrade(address)
+    engine = create_engine(address)
+    days = (
+        "INSERT INTO book_day (line_item_id, day, campaign_id, advertiser_id, spend_micros, late_micros, impressions)"
+    )
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002_book")
+        connection.execute(text(f"{days} VALUES (3, 20000, 2, 1, 80, 5, 2)"))
+    engine.dispose()
+    upgrade(address)
+    engine = create_engine(address)
+    click = Response(
+        bid_id="b", kind="click", conversion_rule_id=0, at_ms=1, advertiser_id=1, campaign_id=2, line_item_id=3,
+        day=20_000, value_micros=0,
+    )  # fmt: skip
+    with session_factory(engine).begin() as session:
+        book = BookRepository(session)
+        book.apply([click], {0: 1}, "notices", "ledger")
+        assert book.days() == [DayResult(1, 2, 3, 20_000, 80, 5, 2, 0, 1, 0, 0)]
+    engine.dispose()
 
 
 @pytest.mark.parametrize("table", Base.metadata.sorted_tables, ids=lambda table: table.name)
