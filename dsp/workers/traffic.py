@@ -34,7 +34,8 @@ from dsp.workers import runner
 from dsp.workers.config import WorkersConfig
 
 GROUP = "traffic"
-STEP_MS = 1_000
+#: How often the log is looked at: nothing is in a hurry to know at which hours traffic comes.
+STEP_MS = 5_000
 #: How often what was learned is published; what came since then is read again after a kill.
 PUBLISH_INTERVAL_MS = 60 * MS_PER_SECOND
 #: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
@@ -102,9 +103,7 @@ class TrafficJob:
     async def step(self) -> bool:
         """Count one batch of sampled requests; return whether more is waiting."""
         snapshot = self._compile()
-        batch = await self._log.read(
-            Topic.REQUESTS, self._traffic.position, self._workers.batch_records, self._workers.wait_ms
-        )
+        batch = await self._log.read(Topic.REQUESTS, self._traffic.position, self._workers.batch_records)
         # The log's stamp is one clock, the bidders' are many.
         arrivals = [
             (record.appended_ms, line_item_ids)

@@ -126,6 +126,22 @@ async def test_actions_respect_if_match_when_given(api: Api) -> None:
     assert (await api.member.post(path, headers={"if-match": '"1"'})).status_code == 200
 
 
+async def test_a_goal_on_the_return_is_kept_versioned_and_refused_in_units(api: Api) -> None:
+    ids = await api.tree()
+    path, match = f"/v1/line-items/{ids['line-items']}", {"if-match": "*"}
+    goal = {"kind": "roas", "target_micros": 4_000_000}
+    changed = await api.member.patch(path, json={"goal": goal}, headers=match)
+    assert (changed.status_code, changed.json()["goal"]) == (200, goal)
+    assert (await api.viewer.get(path)).json()["goal"] == goal
+    versions = (await api.viewer.get(f"{path}/versions")).json()["items"]
+    assert [(one["before"] or {}).get("goal", {}).get("kind") for one in versions] == [None, "cpm"]
+    assert versions[-1]["after"]["goal"] == goal
+    refused = await api.member.patch(path, json={"goal": {"target_micros": 400}}, headers=match)  # per cent, not micros
+    assert (refused.status_code, list(errors(refused))) == (422, ["goal.target_micros"])
+    document = (await api.anonymous.get("/openapi.json")).json()
+    assert document["components"]["schemas"]["GoalKind"]["enum"] == ["cpa", "cpc", "cpm", "roas"]
+
+
 async def test_versions_tell_who_did_what(api: Api) -> None:
     ids = await api.tree()
     path = f"/v1/campaigns/{ids['campaigns']}"
