@@ -57,6 +57,7 @@ PROFILE = Profile(name="x", auction_default=1, billing="bill", notice_ttl_second
 RATES = {"USD": 1.0}
 #: How often one of several processes reads what the others have counted.
 REPLAY_MS = 500
+DEFAULTS = BidderConfig()
 
 
 class Faults(NamedTuple):
@@ -354,7 +355,9 @@ class World:
         )
 
 
-async def simulate(faults: Faults, users: int, seed: int, pending_exposure_ms: int = 3_000) -> Result:
+async def simulate(
+    faults: Faults, users: int, seed: int, pending_exposure_ms: int = DEFAULTS.pending_exposure_ms
+) -> Result:
     """Run one day of `users` users."""
     with tempfile.TemporaryDirectory() as directory:
         return await World(Path(directory), faults, seed, pending_exposure_ms).run(users)
@@ -365,7 +368,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--pending-exposure-ms", type=int, default=BidderConfig().pending_exposure_ms)
+    parser.add_argument("--pending-exposure-ms", type=int, default=DEFAULTS.pending_exposure_ms)
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     args = parser.parse_args()
     print(f"{'':36}{'users':>7}{'over a cap':>12}{'rate':>9}{'impressions':>13}{'refused':>9}")
