@@ -1,0 +1,113 @@
+"""Pacing auction by auction: a budget for a known number of auctions, episode after episode.
+
+The law in three parts, each from what was seen of past auctions alone:
+
+1. The multiplier is exp(level) times the money left per auction left, so that what chance spent too much or too
+   little is put right at once; the level, what that money buys on this market, is learned by the dual law
+   (`dsp.pacing.dual.descend`, as the platform's controller uses it) and carried over from episode to episode.
+2. Bids rise less than in proportion as they take more of what is left (`dsp.pacing.dual.concave_bid`).
+3. Once the money left buys but a few impressions, the bid is what money is worth by dynamic programming over the
+   market learned so far (`dsp.pacing.endgame`). Leaving money unspent has a price there, a dual as well: it rises
+   after episodes that left too much and falls after those that left less.
+"""
+
+from dataclasses import dataclass
+from math import exp, log
+
+from dsp.pacing.dual import concave_bid, descend
+from dsp.pacing.endgame import Endgame, solve
+from dsp.pacing.market import Market
+
+
+@dataclass(frozen=True, slots=True)
+class AuctionLaw:
+    """How a pacer learns. Counted in wins, so that it holds at every scale of prices, values and budgets."""
+
+    #: Money misspent that moves the multiplier by a factor of e: this many average wins, or this share of the budget
+    #: if that is more. The noise of so many wins is a tenth; a share keeps it steady where budgets are large.
+    memory_wins: float = 100.0
+    memory_share: float = 0.2
+    #: The memory begins with so few wins and grows with them: a cold start finds the market's scale in a few auctions.
+    memory_wins_start: float = 2.0
+    step_max: float = 1.0
+    #: Wins that the market remembers: enough that rare ones of great value are among them.
+    market_wins: float = 1_000.0
+    #: The endgame begins when what is left buys this many wins, and so many have been seen.
+    endgame_wins: int = 32
+    #: The share of a budget that may be left at the end, and by how much a share above it changes the price of that.
+    unspent_share: float = 0.008
+    unspent_step: float = 0.1
+    unspent_step_max: float = 0.3
+    #: The price of a unit of money unspent, in units of what it buys, to begin with and its bounds.
+    unspent_price: float = 1.0
+    unspent_price_min: float = 0.05
+    unspent_price_max: float = 100.0
+    #: The price of an average win is the mean over about so many.
+    price_wins: float = 50.0
+
+
+class AuctionPacer:
+    """A pacer's state. For each auction `bid`, then `settle`; before each episode `begin`. Money in any one unit."""
+
+    def __init__(self, law: AuctionLaw | None = None) -> None:
+        self._law = law or AuctionLaw()
+        self._market = Market(self._law.market_wins)
+        self._level: float | None = None  # None until a value was seen
+        self._wins = 0
+        self._price = 0.0  # of an average win
+        self._unspent_price = self._law.unspent_price
+        self._budget = self._left = 0.0
+        self._auctions = 0  # to come, the one at hand among them
+        self._endgame: Endgame | None = None
+
+    def begin(self, budget: float, auctions: int) -> None:
+        """Begin an episode; the one before it is over, whatever it left."""
+        law = self._law
+        if self._budget > 0.0:
+            excess = self._left / self._budget / law.unspent_share - 1.0
+            step = min(law.unspent_step * excess, law.unspent_step_max)
+            price = self._unspent_price * exp(step)
+            self._unspent_price = min(max(price, law.unspent_price_min), law.unspent_price_max)
+        self._budget = self._left = budget
+        self._auctions = auctions
+        self._endgame = None
+
+    def bid(self, value: float) -> float:
+        """Return the most to pay for an impression of this value, at most what is left; 0 for no bid."""
+        if value <= 0.0 or self._left <= 0.0:
+            return 0.0
+        if self._level is None:
+            self._level = -log(value)  # the first bid is the money of one auction
+            self._price = self._price or self._left / self._auctions
+        if self._endgame is None and self._wins >= self._law.endgame_wins:
+            reach = self._law.endgame_wins * self._price
+            if self._left <= reach:
+                self._endgame = self._solve(reach)
+        if self._endgame is not None:
+            return min(self._endgame.bid(value, self._left, self._auctions - 1), self._left)
+        multiplier = exp(self._level) * self._left / self._auctions
+        return concave_bid(value, multiplier, self._left)
+
+    def settle(self, value: float, bid: float, price: float | None) -> None:
+        """Learn how the auction went that was bid on; `price` is what the bid paid, None if it lost."""
+        law = self._law
+        cost = price or 0.0
+        wanted = self._left / self._auctions
+        self._market.add(value, bid, price)
+        if price is not None:
+            self._wins += 1
+            self._price += (cost - self._price) / min(self._wins + 1.0, law.price_wins)
+        if self._endgame is None and self._level is not None and self._left > 0.0:
+            average = max(self._price, 1e-6 * wanted)
+            wins = max(law.memory_wins, law.memory_share * self._budget / average)
+            memory = min(self._wins + law.memory_wins_start, wins) * average
+            self._level = descend(self._level, cost, wanted, memory, law.step_max, law.step_max)
+        self._left -= cost
+        self._auctions -= 1
+
+    def _solve(self, reach: float) -> Endgame:
+        prices, values, rates = self._market.impressions()
+        spend = (rates * prices).cumsum()  # per auction, at the multiplier that buys just these kinds
+        at = min(int(spend.searchsorted(self._left / self._auctions)), len(prices) - 1)
+        bonus = self._unspent_price * float(values[at] / prices[at])
+        return solve(prices, values, rates, reach, self._auctions, bonus, self._law.endgame_wins)
