@@ -1,4 +1,4 @@
-"""The command line: `python -m loadtest demo | replay`. Each command imports what it needs."""
+"""The command line: `python -m loadtest demo | replay | faults`. Each command imports what it needs."""
 
 import argparse
 import json
@@ -30,7 +30,22 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--connections", type=_connections, default=4, help="requests at a time (%(default)s)")
     replay.add_argument("--json", action="store_true", help="print the report on one line")
     replay.set_defaults(run=_replay)
+    faults = commands.add_parser("faults", help="simulate 16 bidders with everything that can go wrong with money")
+    faults.add_argument("--seeds", type=_seeds, default=range(50), metavar="A:B", help="from A to B - 1, or one (0:50)")
+    faults.add_argument("--json", action="store_true", help="print the figures on one line")
+    faults.add_argument("--trace", action="store_true", help="print every step of the faulty runs, and their digests")
+    faults.add_argument("--density", type=_density, default=1, help="so many times the kills, pauses and clock steps")
+    faults.set_defaults(run=_faults)
     return parser
+
+
+def _faults(options: argparse.Namespace) -> int:
+    from loadtest.faults.report import main
+
+    try:
+        return main(options.seeds, options.json, options.trace, options.density)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -53,6 +68,18 @@ def _replay(options: argparse.Namespace) -> int:
     print(json.dumps(report, indent=None if options.json else 2))
     unexpected = {status for status in report["status"] if status.startswith("5")}
     return int(bool(report["exceptions"] or unexpected))
+
+
+def _seeds(text: str) -> range:
+    first, _, end = text.partition(":")
+    found = range(int(first), int(end) if end else int(first) + 1)
+    if not found or found.start < 0:
+        raise argparse.ArgumentTypeError("must be A:B with 0 <= A < B, or one seed")
+    return found
+
+
+def _density(text: str) -> int:
+    return int(_number(text, 1, 10))
 
 
 def _rate(text: str) -> float:

@@ -27,6 +27,8 @@ _HOUR_MS = 3_600_000
 _UNBOUNDED = 1 << 62
 #: While several holders compete, one gets at most half of its share of what is left, but always this much of it.
 _GRANT_MIN_MICROS = 20_000
+#: All holders together may keep this part of what is left in the store beyond what they need at once.
+_SPARE_PART = 4
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER, watermark_ms INTEGER);
@@ -44,24 +46,24 @@ CREATE TABLE IF NOT EXISTS used (
     scope TEXT, id INTEGER, day INTEGER, micros INTEGER NOT NULL, PRIMARY KEY (scope, id, day)) WITHOUT ROWID;
 INSERT OR IGNORE INTO state VALUES (1, 0, 0);
 """
-#: An epoch's leases, and whether one of the budgets each draws on is granted beyond its limit.
-_REPORT = """
-SELECT lease_id, line_item_id, day, granted, settled, EXISTS (
-    SELECT 1 FROM limits AS bound JOIN used ON
-        scope = 'line_item' AND id = bound.line_item_id AND used.day = leases.day AND micros > daily
-        OR scope = 'line_item' AND id = bound.line_item_id AND used.day = -1 AND micros > total
-        OR scope = 'campaign' AND id = bound.campaign_id AND used.day = leases.day AND micros > campaign_daily
-        OR scope = 'campaign' AND id = bound.campaign_id AND used.day = -1 AND micros > campaign_total
-    WHERE bound.line_item_id = leases.line_item_id)
-FROM leases WHERE epoch = ? AND granted > settled
+#: What is left of the four budgets that a line item draws on, the smallest; NULL for one without limits.
+_LEFT = """
+SELECT min(
+    ifnull(daily - ifnull(sum(micros) FILTER (WHERE scope = 'line_item' AND used.day >= 0), 0), :unbounded),
+    ifnull(total - ifnull(sum(micros) FILTER (WHERE scope = 'line_item' AND used.day < 0), 0), :unbounded),
+    ifnull(campaign_daily - ifnull(sum(micros) FILTER (WHERE scope = 'campaign' AND used.day >= 0), 0), :unbounded),
+    ifnull(campaign_total - ifnull(sum(micros) FILTER (WHERE scope = 'campaign' AND used.day < 0), 0), :unbounded))
+FROM limits LEFT JOIN used ON used.day IN (:day, -1) AND (
+    scope = 'line_item' AND id = line_item_id OR scope = 'campaign' AND id = campaign_id)
+WHERE line_item_id = :line_item_id
 """
 
 
 class LocalLeaseStore:
     """Implements dsp.cache.port.LeaseStore on one file shared by the processes of one machine."""
 
-    def __init__(self, path: Path, synchronous: str = "FULL") -> None:
-        self._file = SqliteFile(path, _SCHEMA, synchronous)
+    def __init__(self, path: Path, synchronous: str = "FULL", file: type[SqliteFile] = SqliteFile) -> None:
+        self._file = file(path, _SCHEMA, synchronous)
 
     async def open(self) -> None:
         """Open the file, creating what is missing."""
@@ -137,24 +139,33 @@ def _sync(
     (holders,) = sql.execute("SELECT count(*) FROM holders WHERE state = ?", (_LIVE,)).fetchone()
     for want in wants:
         _grant(sql, epoch, now_ms, want, holders)
-    leases = [LeaseState(*row[:-1], recalled=bool(row[-1])) for row in sql.execute(_REPORT, (epoch,))]
+    rows = sql.execute(
+        "SELECT lease_id, line_item_id, day, granted, settled FROM leases WHERE epoch = ? AND granted > settled",
+        (epoch,),
+    ).fetchall()
     (watermark_ms,) = sql.execute("SELECT watermark_ms FROM state").fetchone()
-    return LeaseReport(leases, watermark_ms)
+    return LeaseReport([_state(sql, holders, *row) for row in rows], watermark_ms)
+
+
+def _state(
+    sql: sqlite3.Connection, holders: int, name: str, line_item_id: int, day: int, granted: Micros, settled: Micros
+) -> LeaseState:
+    left = _left(sql, line_item_id, day)
+    return LeaseState(name, line_item_id, day, granted, settled, left < 0, max(0, left) // (_SPARE_PART * holders))
 
 
 def _grant(sql: sqlite3.Connection, epoch: int, now_ms: int, want: LeaseWant, holders: int) -> None:
-    row = sql.execute("SELECT * FROM limits WHERE line_item_id = ?", (want.line_item_id,)).fetchone()
+    row = sql.execute("SELECT campaign_id FROM limits WHERE line_item_id = ?", (want.line_item_id,)).fetchone()
     if row is None or not _is_day(want.day, now_ms):
         return
-    limit = Limit(*row)
-    left = _left(sql, limit, want.day)
+    left = _left(sql, want.line_item_id, want.day)
     # Competitors halve their share of the rest at every sync, so no one of them takes the last money to sit on it.
     share = left if holders == 1 else max(left // (2 * holders), min(left, _GRANT_MIN_MICROS))
     amount = min(want.amount_micros, share)
     if amount <= 0:
         return
     name = lease_id(epoch, want.line_item_id, want.day)
-    lease = _lease(sql, name) or _Lease(name, epoch, want.line_item_id, limit.campaign_id, want.day, 0, 0)
+    lease = _lease(sql, name) or _Lease(name, epoch, want.line_item_id, row[0], want.day, 0, 0)
     _add(sql, lease, amount)
 
 
@@ -163,19 +174,9 @@ def _is_day(day: int, now_ms: int) -> bool:
     return (now_ms - 12 * _HOUR_MS) // (24 * _HOUR_MS) <= day <= (now_ms + 14 * _HOUR_MS) // (24 * _HOUR_MS)
 
 
-def _left(sql: sqlite3.Connection, limit: Limit, day: int) -> Micros:
-    bounds = (
-        (limit.daily_micros, "line_item", limit.line_item_id, day),
-        (limit.total_micros, "line_item", limit.line_item_id, _ALL_DAYS),
-        (limit.campaign_daily_micros, "campaign", limit.campaign_id, day),
-        (limit.campaign_total_micros, "campaign", limit.campaign_id, _ALL_DAYS),
-    )
-    left = _UNBOUNDED
-    for bound, *key in bounds:
-        if bound is not None:
-            used = sql.execute("SELECT micros FROM used WHERE scope = ? AND id = ? AND day = ?", key).fetchone()
-            left = min(left, bound - (0 if used is None else used[0]))
-    return left
+def _left(sql: sqlite3.Connection, line_item_id: int, day: int) -> Micros:
+    (left,) = sql.execute(_LEFT, {"line_item_id": line_item_id, "day": day, "unbounded": _UNBOUNDED}).fetchone()
+    return 0 if left is None else int(left)
 
 
 def _lease(sql: sqlite3.Connection, name: str) -> _Lease | None:

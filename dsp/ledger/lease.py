@@ -38,13 +38,16 @@ _NEVER_MS = -(1 << 62)
 class LeaseTuning(NamedTuple):
     """How much is leased, and the bounds. Amounts are in micros."""
 
-    horizon_ms: int = 2_000  # money asked for covers this long at the recent rate of reservations
-    bids_min: int = 16  # and at least so many of the dearest recent bids: at low rates demand comes in bursts
+    horizon_ms: int = 2_000  # money needed covers this long at the recent rate of reservations
+    bids_min: int = 2  # and at least so many of the dearest recent bids
+    #: Where the budget has plenty, so much is kept that bidding goes on while the store is away, and through bursts.
+    spare_horizon_ms: int = 75_000
+    spare_bids: int = 16
     want_micros_max: Micros = 100_000_000
     #: Free money of a lease unused for so long goes back. Long, or a line item that is asked for once in a while would
     #: give its money back between one request and the next, and never bid.
     idle_ms: int = 600_000
-    surplus_factor: int = 3  # free money beyond so many horizons goes back
+    surplus_factor: int = 2  # free money beyond so many horizons goes back
     reservations_max: int = 1_000_000
     leases_max: int = 100_000
 
@@ -54,7 +57,7 @@ class _Lease:
 
     __slots__ = (
         "cost_max", "day", "demand", "free", "granted", "id", "line_item_id",
-        "rate", "recalled", "reserved", "returning", "settled", "target", "used_ms",
+        "rate", "recalled", "reserved", "returning", "settled", "spare", "target", "used_ms",
     )  # fmt: skip
 
     def __init__(self, epoch: int, line_item_id: int, day: int) -> None:
@@ -65,7 +68,8 @@ class _Lease:
         self.demand = 0  # micros asked for since the last sync, refused ones included
         self.cost_max = 0
         self.rate = 0.0  # micros per millisecond
-        self.target = 0  # free micros that cover the horizon
+        self.target = 0  # free micros that are wanted
+        self.spare = 0  # micros that may be kept beyond need
         self.used_ms = _NEVER_MS
         self.recalled = False  # a budget was lowered: what is free goes back
 
@@ -168,7 +172,7 @@ class LeaseBook:
         wants = []
         for lease in self._leases.values():
             lease.rate = max(lease.demand / interval_ms, lease.rate * _RATE_DECAY)
-            lease.target = max(int(lease.rate * self._tuning.horizon_ms), self._tuning.bids_min * lease.cost_max)
+            lease.target = self._target(lease)
             if self._idle(lease, elapsed_ms):
                 lease.target = 0
             if lease.demand:  # an outlier is forgotten by what follows it; reserve() raises it again
@@ -213,6 +217,7 @@ class LeaseBook:
                 continue  # another epoch's
             reported.add(key)
             lease.granted, lease.settled, lease.returning = state.granted_micros, state.settled_micros, 0
+            lease.spare = state.spare_micros
             lease.free = lease.granted - lease.settled - lease.reserved
             lease.recalled = state.recalled and lease.free > 0
             if lease.recalled:
@@ -251,6 +256,13 @@ class LeaseBook:
             self._begun = True
             self._days[line_item_id] = max(day, self._days.get(line_item_id, day))
         return lease  # beyond the bound it is not kept, so it never gets money: no bid
+
+    def _target(self, lease: _Lease) -> Micros:
+        """Return how much free money is wanted: what is needed at once, and as much of the spare as is of use."""
+        tuning = self._tuning
+        need = max(int(lease.rate * tuning.horizon_ms), tuning.bids_min * lease.cost_max)
+        use = max(int(lease.rate * tuning.spare_horizon_ms), tuning.spare_bids * lease.cost_max)
+        return max(need, min(use, lease.spare))
 
     def _idle(self, lease: _Lease, elapsed_ms: int) -> bool:
         """Return whether nobody asks for a lease's money any more: for a while, or because its day is over."""

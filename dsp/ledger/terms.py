@@ -8,7 +8,7 @@ from dsp.kernel.money import Micros
 #: After a bid's expiry its notices are still charged to the lease for this long: time to get into the log.
 NOTICE_GRACE_MS = 2_000
 #: A holder stops reserving by itself when its last successful sync is so long ago.
-SILENCE_MS_MAX = 15_000
+SILENCE_MS_MAX = 65_000
 
 
 class LeaseWant(NamedTuple):
@@ -23,6 +23,7 @@ class LeaseState(NamedTuple):
     """A lease as the store has it. Cumulative: `granted_micros` so far less returns, `settled_micros` billed so far.
 
     `recalled`: a budget was lowered below what is granted of it, so what no bid has reserved is to be given back.
+    `spare_micros` may be kept beyond what is needed at once, in case the store cannot be reached for a while.
     """
 
     lease_id: str
@@ -31,6 +32,7 @@ class LeaseState(NamedTuple):
     granted_micros: Micros
     settled_micros: Micros
     recalled: bool = False
+    spare_micros: Micros = 0
 
 
 class LeaseReport(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import delete, func, insert, select, tuple_
 from sqlalchemy.orm import Session
@@ -23,6 +23,7 @@ from dsp.store.tables import Base
 
 #: Values looked up by one statement; databases bound the parameters of a statement.
 _CHUNK = 500
+_Row = TypeVar("_Row", bound=Base)
 
 
 class Applied(NamedTuple):
@@ -231,12 +232,19 @@ class BookRepository:
         for one in new:
             if one.lease_id and one.charged_micros:
                 leases[one.lease_id] = leases.get(one.lease_id, 0) + one.charged_micros
-        for key, group in days.items():
-            self._add_day(key, group)
-        return {lease_id: self._add_lease(lease_id, micros) for lease_id, micros in leases.items()}
+        key = tuple_(BookDayRow.line_item_id, BookDayRow.day)
+        known = {(row.line_item_id, row.day): row for row in self._locked(BookDayRow, key, days)}
+        for place, group in days.items():
+            self._add_day(known.get(place), place, group)
+        return self._add_leases(leases)
 
-    def _add_day(self, key: tuple[int, int], group: Sequence[Transaction | Response]) -> None:
-        row = self._session.get(BookDayRow, key, with_for_update=True)
+    def _locked(self, table: type[_Row], key: Any, values: Iterable[Any]) -> Iterator[_Row]:
+        """Read the rows of these keys as they are now, and keep others from changing them."""
+        for chunk in _chunks(values):
+            query = select(table).where(key.in_(chunk)).with_for_update().execution_options(populate_existing=True)
+            yield from self._session.scalars(query)
+
+    def _add_day(self, row: BookDayRow | None, key: tuple[int, int], group: Sequence[Transaction | Response]) -> None:
         if row is None:
             row = BookDayRow(
                 line_item_id=key[0],
@@ -264,13 +272,14 @@ class BookRepository:
                 row.conversions += 1
                 row.conversion_value_micros += one.value_micros
 
-    def _add_lease(self, lease_id: str, micros: Micros) -> Micros:
-        row = self._session.get(BookLeaseRow, lease_id, with_for_update=True)
-        if row is None:
-            row = BookLeaseRow(lease_id=lease_id, micros=0)
-            self._session.add(row)
-        row.micros += micros
-        return row.micros
+    def _add_leases(self, leases: Mapping[str, Micros]) -> dict[str, Micros]:
+        known = {row.lease_id: row for row in self._locked(BookLeaseRow, BookLeaseRow.lease_id, leases)}
+        for lease_id in leases.keys() - known.keys():
+            known[lease_id] = BookLeaseRow(lease_id=lease_id, micros=0)
+            self._session.add(known[lease_id])
+        for lease_id, micros in leases.items():
+            known[lease_id].micros += micros
+        return {lease_id: known[lease_id].micros for lease_id in leases}
 
     def _save_releases(self, releases: Sequence[Release], watermark_ms: int) -> None:
         wanted = {one.bid_id: one.closes_ms for one in releases if one.closes_ms > watermark_ms}

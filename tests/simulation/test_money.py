@@ -1,15 +1,16 @@
-"""Seeded money with kills, pauses, lost answers, duplicates, contradictions and late notices: overspend is 0."""
+"""Money in short stories: what is spent where nothing goes wrong, and what stops where something does."""
 
-import random
-from pathlib import Path
+from collections.abc import Iterator
+from random import Random
 
 import pytest
 
 from dsp.cache.port import Limit
-from dsp.events.schema import NoticeKind
-from tests.simulation.money_world import Bid, Process, World
+from dsp.events.schema import BidFacts, NoticeKind
+from loadtest.faults.platform import HOLDER_TIMEOUT_MS, Owner, Platform, Process
 
-#: So small that money is short all the time; they are raised as the simulation goes on.
+START_MS = 20_255 * 86_400_000
+OWNERS = {1: Owner(1, "America/New_York"), 2: Owner(1, "America/New_York"), 3: Owner(2, "Asia/Kolkata")}
 LIMITS = [
     Limit(1, 1, 60_000, None, 120_000, 250_000),
     Limit(2, 1, None, 90_000, 120_000, 250_000),
@@ -17,208 +18,205 @@ LIMITS = [
 ]
 
 
-class Chooser:
-    """Decides everything that happens from one seed."""
-
-    def __init__(self, world: World, seed: int) -> None:
-        self.world = world
-        self.random = random.Random(seed)
-        self.names = iter(f"bidder-{number}" for number in range(10**6))
-
-    async def tick(self, trouble: float) -> None:
-        """Let 200 ms pass; `trouble` is the chance of each kind of trouble."""
-        world = self.world
-        world.clock.advance(self.random.randint(100, 300))
-        await self._processes(trouble)
-        for process in list(world.processes):
-            if process.paused:
-                continue
-            if self.random.random() < 0.5:
-                world.look_at_answer(process)
-            if process.answer is None and self.random.random() < 0.25:
-                lost, unanswered = (self._chance(trouble * 3) for _ in range(2))
-                await world.send_sync(process, reaches_store=not lost, answered=not unanswered)
-            for _ in range(self.random.randint(0, 6)):
-                cost = self.random.randint(1_000, 12_000)
-                bid = world.bid(process, self.random.randint(1, 3), cost, self.random.randint(1_000, 40_000))
-                if bid is not None and self._chance(0.02):
-                    world.withdraw(bid)
-        self._exchange(trouble)
-        if self.random.random() < 0.3:
-            await world.ledger(
-                self.random.choice((5, 1_000)),
-                dies_before_commit=self._chance(trouble),
-                dies_before_settle=self._chance(trouble),
-            )
-        if self.random.random() < 0.05:
-            await world.reclaim()
-        if self.random.random() < 0.01:
-            await world.raise_limits(1.1)
-
-    async def _processes(self, trouble: float) -> None:
-        world = self.world
-        for process in list(world.processes):
-            if self._chance(trouble / 8):
-                world.kill(process)
-                if self._chance(0.5):
-                    await world.start(process.name)
-            elif self._chance(trouble / (20 if process.paused else 8)):
-                process.paused = not process.paused
-                if process.paused and self._chance(0.3):
-                    await world.start(process.name)  # taken for dead, replaced; it will wake up
-        if self._chance(trouble / 20):
-            world.clock.advance(self.random.choice((15_000, 31_000, 90_000)))
-        running = [process for process in world.processes if not process.paused]
-        if len(running) < 3 and (not running or self._chance(0.02)):
-            await world.start(next(self.names))
-
-    def _exchange(self, trouble: float) -> None:
-        world = self.world
-        receivers = [process for process in world.processes if not process.paused]
-        for bid in list(world.bids):
-            dice = self.random.random()
-            if dice < 0.08:
-                self._send(bid, receivers, NoticeKind.BILL, trouble)
-            elif dice < 0.16:
-                self._send(bid, receivers, NoticeKind.LOSS, trouble)
-            elif dice < 0.161 and world.clock.now_ms() > bid.facts.expires_at_ms + 60_000:
-                world.bids.remove(bid)  # never heard of again
-        if not self._chance(trouble * 4):
-            world.append_accepted()
-
-    def _send(self, bid: Bid, receivers: list[Process], kind: NoticeKind, trouble: float) -> None:
-        if not receivers:
-            return
-        usual = bid.process in receivers and not self._chance(0.2)
-        receiver = bid.process if usual else self.random.choice(receivers)
-        cost = self.random.randint(bid.facts.cost_micros_max // 2, bid.facts.cost_micros_max)
-        self.world.accept(bid, receiver, kind, cost if kind is NoticeKind.BILL else 0, act=not self._chance(trouble))
-        if not self._chance(trouble * 4):  # else the bid stays, to be noticed again: duplicate or contradictory
-            self.world.bids.remove(bid)
-
-    def _chance(self, probability: float) -> bool:
-        return self.random.random() < probability
+@pytest.fixture
+def platform() -> Iterator[Platform]:
+    platform = Platform(START_MS, OWNERS)
+    platform.set_limits(LIMITS)
+    yield platform
+    platform.close()
 
 
-@pytest.mark.parametrize("seed", range(4))
-async def test_no_budget_is_overspent_and_nothing_is_lost_whatever_dies(tmp_path: Path, seed: int) -> None:
-    world = World(tmp_path, LIMITS)
-    await world.begin()
-    chooser = Chooser(world, seed)
-    for step in range(900):
-        await chooser.tick(trouble=(0.0, 0.02, 0.1)[step // 100 % 3])
-        assert world.overspend_possible_micros() == 0
-    world.append_accepted()
-    await world.ledger(10**6)
-    assert world.overspend_micros() == 0
-    assert world.unaccounted_micros() == 0
-    assert world.spend_micros({1, 2, 3}) > 100_000  # it did bid
-    await world.end()
+def bid(
+    platform: Platform, process: Process, cost: int, ttl_ms: int = 10_000, line_item_id: int = 3
+) -> BidFacts | None:
+    return platform.bid(process, line_item_id, f"auction-{platform.bids}", cost * 1_000, ttl_ms, 1)
+
+
+def sync(platform: Platform, *processes: Process) -> None:
+    for process in processes:
+        platform.send_sync(process)
+        platform.look_at_answer(process)
+
+
+def tell(platform: Platform, process: Process, facts: BidFacts, kind: NoticeKind, cost: int = 0) -> None:
+    platform.accept(process, facts, kind, cost * 1_000)
+    platform.flush(process)
+
+
+def spend(platform: Platform) -> int:
+    return sum(effect.charged_micros for effect in platform.oracle.effects)
 
 
 @pytest.mark.parametrize("bidders", [1, 3])
-async def test_a_budget_that_is_hit_is_spent_to_the_last_percent(tmp_path: Path, bidders: int) -> None:
-    world = World(tmp_path, [Limit(1, 1, None, 800_000, None, None)])
-    await world.begin()
-    chooser = random.Random(bidders)
-    for number in range(bidders):
-        await world.start(f"bidder-{number}")
+def test_a_budget_that_is_hit_is_spent_to_the_last_percent(platform: Platform, bidders: int) -> None:
+    platform.set_limits([Limit(3, 2, None, 800_000, None, None)])
+    chance = Random(bidders)
+    processes = [platform.start(f"bidder-{number}") for number in range(bidders)]
+    out: list[tuple[Process, BidFacts]] = []
     for step in range(1_500):
-        world.clock.advance(100)
-        for process in world.processes:
-            world.bid(process, 1, chooser.randint(2_000, 6_000), 30_000)
+        platform.world.at_ms += 100
+        for process in processes:
+            made = bid(platform, process, chance.randint(2_000, 6_000), 30_000)
+            out += [(process, made)] if made is not None else []
             if step % 10 == 0:
-                world.look_at_answer(process)
-                await world.send_sync(process)
-        for bid in [bid for bid in world.bids if chooser.random() < 0.2]:
-            world.bids.remove(bid)
-            if chooser.random() < 0.97:  # some losses are never reported
-                kind = NoticeKind.BILL if chooser.random() < 0.3 else NoticeKind.LOSS
-                world.accept(bid, bid.process, kind, bid.facts.cost_micros_max * 4 // 5)
-        world.append_accepted()
+                sync(platform, process)
+        for one in [one for one in out if chance.random() < 0.2]:
+            out.remove(one)
+            if chance.random() < 0.97:  # some losses are never reported
+                kind = NoticeKind.BILL if chance.random() < 0.3 else NoticeKind.LOSS
+                tell(platform, *one, kind, one[1].cost_micros_max * 4 // 5)
         if step % 5 == 0:
-            await world.ledger(1_000)
-    assert world.overspend_micros() == 0
-    assert world.spend_micros({1}) >= 0.99 * 800_000
-    await world.end()
+            platform.ledger()
+    audit = platform.oracle.audit(platform.engine, {3: 2})
+    assert audit.overspend_micros == 0
+    assert audit.spend_micros >= 0.99 * 800_000
 
 
-async def test_the_same_seed_gives_the_same_day(tmp_path: Path) -> None:
-    days = []
-    for run in ("one", "two"):
-        (tmp_path / run).mkdir()
-        world = World(tmp_path / run, LIMITS)
-        await world.begin()
-        chooser = Chooser(world, 99)
-        for _ in range(200):
-            await chooser.tick(trouble=0.05)
-        days.append(list(world.records))
-        await world.end()
-    assert days[0] == days[1]
-    assert len(days[0]) > 20
-
-
-async def test_without_a_ledger_bidding_stops(tmp_path: Path) -> None:
-    world = World(tmp_path, LIMITS)
-    await world.begin()
-    process = await world.start("bidder")
+def test_without_a_ledger_bidding_stops(platform: Platform) -> None:
+    process = platform.start("bidder")
     bids = []
     for _ in range(300):
-        world.clock.advance(500)
-        await world.send_sync(process)
-        world.look_at_answer(process)
-        bids.append(sum(world.bid(process, 3, 10_000, 10_000) is not None for _ in range(5)))
+        platform.world.at_ms += 500
+        sync(platform, process)
+        bids.append(sum(bid(platform, process, 10_000) is not None for _ in range(5)))
     assert sum(bids) * 10_000 == 150_000  # once through the budget, although every bid has long expired
     assert bids[-1] == 0
-    await world.end()
 
 
-async def test_a_process_that_wakes_after_its_lease_was_reclaimed_reserves_nothing(tmp_path: Path) -> None:
-    world = World(tmp_path, LIMITS)
-    await world.begin()
-    sleeper, heir = await world.start("sleeper"), await world.start("heir")
-    world.bid(sleeper, 3, 5_000, 10_000)
-    await world.send_sync(sleeper)
-    world.look_at_answer(sleeper)
-    assert world.bid(sleeper, 3, 5_000, 10_000) is not None
-    world.clock.advance(1_000)
-    await world.send_sync(sleeper)  # paused before it looks at the answer
-    world.clock.advance(600_000)
-    await world.ledger(10)
-    assert await world.reclaim() > 0
+def test_while_the_grantor_is_away_bidding_goes_on_from_the_lease_and_then_stops(platform: Platform) -> None:
+    platform.set_limits([Limit(3, 2, None, 10**9, None, None)])
+    process = platform.start("bidder")
+
+    def minute() -> int:
+        made = 0
+        for _ in range(60):
+            platform.world.at_ms += 1_000
+            sync(platform, process)
+            made += sum(bid(platform, process, 2_000) is not None for _ in range(3))
+            platform.ledger()
+        return made
+
+    minute()
+    platform.store.away = True
+    assert minute() == 180  # the budget has plenty, so the lease lasts
+    assert (minute(), minute()) < (60, 1)
+    platform.store.away = False
+    assert minute() > 150
+
+
+def test_a_process_that_wakes_after_its_lease_was_reclaimed_reserves_nothing(platform: Platform) -> None:
+    sleeper, heir = platform.start("sleeper"), platform.start("heir")
+    bid(platform, sleeper, 5_000)
+    sync(platform, sleeper)
+    assert bid(platform, sleeper, 5_000) is not None
+    platform.world.at_ms += 1_000
+    platform.send_sync(sleeper)  # paused before it looks at the answer
+    platform.reclaim()
+    for _ in range(20):
+        platform.world.at_ms += HOLDER_TIMEOUT_MS
+        sync(platform, heir)
+        platform.ledger()
+        platform.reclaim()
     for _ in range(20):  # the heir takes all there is
-        world.clock.advance(1_000)
-        world.bid(heir, 3, 5_000, 10_000)
-        await world.send_sync(heir)
-        world.look_at_answer(heir)
-        while world.bid(heir, 3, 5_000, 10_000) is not None:
+        platform.world.at_ms += 1_000
+        bid(platform, heir, 5_000)
+        sync(platform, heir)
+        while bid(platform, heir, 5_000) is not None:
             pass
-    world.look_at_answer(sleeper)
-    assert world.bid(sleeper, 3, 5_000, 10_000) is None
-    assert world.overspend_possible_micros() == 0
-    await world.send_sync(sleeper)  # refused: it registers anew, with nothing
-    assert world.bid(sleeper, 3, 5_000, 10_000) is None
-    assert world.overspend_possible_micros() == 0
-    await world.end()
+    assert heir.book.reserved_micros == 150_000
+    platform.look_at_answer(sleeper)
+    assert bid(platform, sleeper, 5_000) is None
+    assert not platform.send_sync(sleeper)  # refused: it registers anew, with nothing
+    assert bid(platform, sleeper, 5_000) is None
 
 
-async def test_a_notice_that_takes_too_long_into_the_log_is_not_charged(tmp_path: Path) -> None:
-    world = World(tmp_path, LIMITS)
-    await world.begin()
-    process = await world.start("bidder")
-    world.bid(process, 3, 5_000, 10_000)
-    await world.send_sync(process)
-    world.look_at_answer(process)
-    bid = world.bid(process, 3, 5_000, 10_000)
-    assert bid is not None
-    world.accept(bid, process, NoticeKind.BILL, 4_000)  # in time, but the disk is slow
-    world.clock.advance(20_000)
-    await world.ledger(10)
-    await world.send_sync(process)
-    world.look_at_answer(process)
+def test_a_notice_that_takes_too_long_into_the_log_is_owed_and_not_charged(platform: Platform) -> None:
+    process = platform.start("bidder")
+    bid(platform, process, 5_000)
+    sync(platform, process)
+    made = bid(platform, process, 5_000)
+    assert made is not None
+    platform.accept(process, made, NoticeKind.BILL, 4_000_000)  # in time, but the disk is slow
+    platform.world.at_ms += 20_000
+    platform.ledger()
+    sync(platform, process)
     assert process.book.reservations == 0
-    world.append_accepted()
-    await world.ledger(10)
-    assert world.spend_micros({3}) == 0
-    assert world.unaccounted_micros() == 0
-    await world.end()
+    platform.flush(process)
+    platform.ledger()
+    audit = platform.oracle.audit(platform.engine, {3: 2})
+    assert (audit.spend_micros, audit.late_micros, audit.lost) == (0, 4_000, 0)
+
+
+@pytest.mark.parametrize("skew_ms", [-600_000, 600_000])
+def test_a_clock_that_is_minutes_off_makes_no_bid_late(platform: Platform, skew_ms: int) -> None:
+    right, wrong = platform.start("right"), platform.start("wrong", skew_ms)
+    for _ in range(3):
+        bid(platform, right, 2_000)
+        bid(platform, wrong, 2_000)
+        platform.ledger()
+        sync(platform, right, wrong)
+        platform.world.at_ms += 1_000
+    for sender, receiver in ((right, wrong), (wrong, right)):
+        made = bid(platform, sender, 2_000)
+        assert made is not None
+        tell(platform, receiver, made, NoticeKind.BILL, 1_500)
+        platform.ledger()
+        sync(platform, right, wrong)
+    assert spend(platform) == 3_000 or skew_ms > 0
+    bid(platform, right, 2_000)  # the log's time is the fastest clock's by now, and bids and promises follow it
+    sync(platform, right)
+    made = bid(platform, right, 2_000)
+    assert made is not None
+    tell(platform, right, made, NoticeKind.BILL, 1_500)
+    assert platform.oracle.effects[-1].late_micros == 0
+
+
+def test_a_clock_set_back_does_not_hold_reserved_money(platform: Platform) -> None:
+    process = platform.start("bidder", 300_000)
+    bid(platform, process, 5_000)
+    sync(platform, process)
+    made = bid(platform, process, 5_000)
+    assert made is not None
+    tell(platform, process, made, NoticeKind.LOSS)
+    process.clock.skew_ms = 0
+    for _ in range(3):
+        platform.world.at_ms += 1_000
+        platform.ledger()
+        sync(platform, process)
+    assert process.book.reservations == 0
+
+
+def test_a_lowered_budget_stops_bids_at_the_next_sync(platform: Platform) -> None:
+    process = platform.start("bidder")
+    for _ in range(3):
+        bid(platform, process, 1_000)
+        sync(platform, process)
+        platform.world.at_ms += 1_000
+    assert bid(platform, process, 1_000) is not None
+    platform.set_limits([Limit(3, 2, None, 500, None, None)])
+    sync(platform, process)
+    assert bid(platform, process, 1_000) is None
+    sync(platform, process)
+    platform.set_limits([Limit(3, 2, None, 50_000, None, None)])
+    sync(platform, process)
+    assert bid(platform, process, 1_000) is not None
+
+
+def test_notices_given_less_time_close_no_lease_early(platform: Platform) -> None:
+    """A holder with long-lived bids dies; its successor's live shorter. The old ones can still be charged."""
+    old = platform.start("bidder")
+    bid(platform, old, 5_000, 600_000)
+    sync(platform, old)
+    made = bid(platform, old, 5_000, 600_000)
+    assert made is not None
+    platform.kill(old)
+    new = platform.start("bidder")
+    for _ in range(10):
+        platform.world.at_ms += 50_000
+        bid(platform, new, 5_000, 5_000)
+        sync(platform, new)
+        platform.ledger()
+        platform.reclaim()
+    tell(platform, new, made, NoticeKind.BILL, 4_000)
+    platform.ledger()
+    assert platform.oracle.effects[-1].charged_micros == 4_000

@@ -1,0 +1,102 @@
+"""`python -m loadtest faults`: runs seeds with faults and without, and prints what came of the money."""
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from loadtest.faults.oracle import ViolationError
+from loadtest.faults.plan import Faults, faults
+from loadtest.faults.simulate import Outcome, Simulation
+
+_BAR_CHARS = 40
+
+
+class Result(NamedTuple):
+    """One seed with faults, and the same without."""
+
+    seed: int
+    faulty: Outcome
+    clean: Outcome
+
+    @property
+    def value_ratio(self) -> float:
+        """Return what was bought with faults over what was bought without."""
+        return self.faulty.audit.value_micros / self.clean.audit.value_micros
+
+
+def summary(results: list[Result]) -> dict[str, float]:
+    """Return the figures of the command's contract."""
+    found = [result.faulty.audit for result in results] + [result.clean.audit for result in results]
+    value = sum(result.faulty.audit.value_micros for result in results)
+    return {
+        "seeds": len(results),
+        "overspend_micros": sum(audit.overspend_micros for audit in found),
+        "double_billed": sum(audit.double_billed for audit in found),
+        "lost": sum(audit.lost for audit in found),
+        "value_ratio": round(value / max(1, sum(result.clean.audit.value_micros for result in results)), 4),
+        "late_ratio": round(
+            sum(result.faulty.audit.late_count for result in results)
+            / max(1, sum(result.faulty.audit.impressions for result in results)),
+            4,
+        ),
+    }
+
+
+def main(seeds: Iterable[int], as_json: bool, trace: bool, density: int = 1) -> int:
+    """Run the seeds; return 0 when no invariant was broken. Progress goes to standard error."""
+    if trace:
+        return _trace(seeds, density)
+    numbers, results = list(seeds), []
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("seeds", total=len(numbers))
+        for seed in numbers:
+            try:
+                results.append(
+                    Result(seed, Simulation(seed, faults(seed, density)).run(), Simulation(seed, Faults()).run())
+                )
+            except ViolationError as broken:
+                print(f"seed {seed}: {broken}", file=sys.stderr)
+                return 1
+            progress.update(task, advance=1)
+            if not console.is_terminal:
+                print(f"seed {seed}: value ratio {results[-1].value_ratio:.3f}", file=sys.stderr)
+    found = summary(results)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        _show(results, found)
+    return int(any(found[name] for name in ("overspend_micros", "double_billed", "lost")))
+
+
+def _trace(seeds: Iterable[int], density: int) -> int:
+    for seed in seeds:
+        try:
+            outcome = Simulation(seed, faults(seed, density), sys.stdout.write).run()
+        except ViolationError as broken:
+            print(f"seed {seed}: {broken}", file=sys.stderr)
+            return 1
+        print(f"digest {outcome.digest}")
+    return 0
+
+
+def _show(results: list[Result], found: dict[str, float]) -> None:
+    table = Table(title="Money under faults: 16 bidders, each seed against itself without faults")
+    for name in ("seed", "impressions", "spent", "late", "overspent", "billed twice", "lost", "value ratio", ""):
+        table.add_column(name, justify="left" if not name else "right")
+    low = min([0.9, *(result.value_ratio for result in results)])
+    for result in results:
+        audit, ratio = result.faulty.audit, result.value_ratio
+        bar = "█" * round(_BAR_CHARS * max(0.0, ratio - low) / (1.05 - low))
+        table.add_row(
+            str(result.seed), f"{audit.impressions:,}", f"{audit.spend_micros / 1e6:.3f}", str(audit.late_count),
+            str(audit.overspend_micros), str(audit.double_billed), str(audit.lost), f"{ratio:.3f}", bar,
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    console.print("  ".join(f"{name} {value:,}" for name, value in found.items()))

@@ -1,0 +1,162 @@
+"""The simulation of faults: it finds nothing wrong, repeats itself to the byte, and notices what is made wrong."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from dsp.cache import local_leases
+from dsp.events.schema import Notice
+from dsp.ledger import apply, lease
+from dsp.ledger.book import Transaction
+from dsp.ledger.lease import LeaseBook
+from dsp.store.book import BookRepository
+from dsp.workers import ledger
+from loadtest.faults.oracle import ViolationError
+from loadtest.faults.plan import Faults, faults
+from loadtest.faults.report import Result, summary
+from loadtest.faults.simulate import Simulation
+
+FOREVER_MS = 1 << 61
+#: A mutant has so many seeds to be caught in.
+SEEDS = 4
+
+
+def test_no_seed_overspends_bills_twice_or_loses() -> None:
+    results = [Result(seed, Simulation(seed, faults(seed)).run(), Simulation(seed, Faults()).run()) for seed in (100,)]
+    found = summary(results)
+    assert {name: found[name] for name in ("seeds", "overspend_micros", "double_billed", "lost")} == {
+        "seeds": 1, "overspend_micros": 0, "double_billed": 0, "lost": 0,
+    }  # fmt: skip
+    assert found["value_ratio"] > 0.85
+    faulty, clean = results[0].faulty.audit, results[0].clean.audit
+    assert min(faulty.impressions, clean.impressions) > 1_000
+    assert faulty.late_count > clean.late_count == 0  # there were faults
+
+
+def test_one_integer_reproduces_a_run_in_any_process() -> None:
+    program = "import sys; from loadtest.__main__ import main; sys.exit(main(['faults', '--seeds', '7', '--trace']))"
+    traces = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONHASHSEED": salt},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for salt in ("1", "2")
+    ]
+    assert traces[0] == traces[1]
+    assert traces[0].count(b" bid ") > 1_000
+    assert Simulation(7, faults(7)).run().digest.encode() == traces[0].split()[-1]
+
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def _reservations_forgotten(patch: pytest.MonkeyPatch) -> None:
+    right = LeaseBook.apply
+
+    def wrong(self: LeaseBook, *arguments: Any) -> None:
+        right(self, *arguments)
+        for one in self._leases.values():
+            one.free = one.granted - one.settled
+
+    patch.setattr(LeaseBook, "apply", wrong)
+
+
+def _idempotency_forgotten(patch: pytest.MonkeyPatch) -> None:
+    def wrong(self: BookRepository, entries: Any) -> Any:
+        found = [one for one in entries if isinstance(one, Transaction)]
+        start = self.transactions()
+        names = (f"{one.bid_id}/{start + number}" for number, one in enumerate(found))
+        return [
+            msgspec.structs.replace(one, bid_id=name, imp_id=name) for one, name in zip(found, names, strict=True)
+        ], 0
+
+    patch.setattr(BookRepository, "_select_new", wrong)
+
+
+def _woken_process_trusts_an_old_lease(patch: pytest.MonkeyPatch) -> None:
+    right = LeaseBook.apply
+
+    def wrong(self: LeaseBook, *arguments: Any) -> None:
+        right(self, *arguments)
+        self._valid_until_ms = self._expires_ms_max = FOREVER_MS
+
+    patch.setattr(LeaseBook, "apply", wrong)
+
+
+def _epochs_ignored(patch: pytest.MonkeyPatch) -> None:
+    for module in (local_leases, lease):
+        patch.setattr(module, "lease_id", lambda _epoch, line_item_id, day: f"0-{line_item_id}-{day}")
+
+
+def _promises_not_remembered(patch: pytest.MonkeyPatch) -> None:
+    right = local_leases._sync
+    patch.setattr(local_leases, "_sync", lambda *arguments: right(*arguments[:-1], 0))
+
+
+def _dead_holders_leases_closed_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(local_leases, "closes_ms", lambda _expires_at_ms: 0)
+
+
+def _campaigns_unlimited(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(local_leases, "_LEFT", local_leases._LEFT.replace("scope = 'campaign' AND id = campaign_id", "0"))
+
+
+def _nothing_is_late(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(apply, "closes_ms", lambda _expires_at_ms: FOREVER_MS)
+
+
+def _freed_before_the_ledger_has_read(patch: pytest.MonkeyPatch) -> None:
+    right = LeaseBook._ended
+
+    def wrong(self: LeaseBook) -> Any:
+        yield from list(self._noticed)
+        yield from right(self)
+
+    patch.setattr(LeaseBook, "_ended", wrong)
+
+
+def _bills_after_a_loss_are_charged(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Transaction, "uncovered", lambda self: self)
+
+
+def _some_notices_are_skipped(patch: pytest.MonkeyPatch) -> None:
+    right = ledger.entry
+
+    def wrong(notice: Notice, appended_ms: int) -> Any:
+        return None if notice.facts.bid_id.endswith("77") else right(notice, appended_ms)
+
+    patch.setattr(ledger, "entry", wrong)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        _reservations_forgotten,
+        _idempotency_forgotten,
+        _woken_process_trusts_an_old_lease,
+        _epochs_ignored,
+        _promises_not_remembered,
+        _dead_holders_leases_closed_at_once,
+        _campaigns_unlimited,
+        _nothing_is_late,
+        _freed_before_the_ledger_has_read,
+        _bills_after_a_loss_are_charged,
+        _some_notices_are_skipped,
+    ],
+)
+def test_a_planted_fault_is_caught(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(ViolationError):
+        _run_all(SEEDS)
+
+
+def _run_all(seeds: int) -> None:
+    for seed in range(seeds):
+        Simulation(seed, faults(seed)).run()
