@@ -8,15 +8,15 @@ Entity = Advertiser | Campaign | LineItem | Creative | Deal | Audience | Convers
 
 
 class Kind(StrEnum):
-    """One kind of entity. Order is such that parents come before children."""
+    """One kind of entity. Order is such that parents come before children, and rules before the goals that need one."""
 
     ADVERTISER = "advertiser"
+    CONVERSION_RULE = "conversion_rule"
     CAMPAIGN = "campaign"
     LINE_ITEM = "line_item"
     CREATIVE = "creative"
     DEAL = "deal"
     AUDIENCE = "audience"
-    CONVERSION_RULE = "conversion_rule"
 
     @property
     def entity(self) -> type[Entity]:

@@ -7,13 +7,14 @@ import msgspec
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from dsp.catalog.entities import Catalogue
+from dsp.catalog.entities import Catalogue, LineItem
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status, effective, transition
+from dsp.catalog.terms import GoalKind
 from dsp.catalog.validate import READ_ONLY, parse
 from dsp.kernel.errors import ConflictError, Fault, NotFoundError, TransitionError, ValidationError
 from dsp.store.rows import to_entity, to_values
-from dsp.store.tables import ROWS, ChangeRow, RevisionRow
+from dsp.store.tables import ROWS, CampaignRow, ChangeRow, ConversionRuleRow, RevisionRow
 
 #: Fields that must be unique within a kind, each with the field that narrows it.
 _UNIQUE: dict[Kind, tuple[str, str]] = {
@@ -180,8 +181,10 @@ class CatalogRepository:
         self._session.execute(update(RevisionRow).values(revision=RevisionRow.revision + 1))
 
     def _check(self, kind: Kind, entity: Entity, before: Entity | None) -> None:
-        """Refuse what only the other entities can tell: a wrong parent, an identity already taken."""
+        """Refuse what only the other entities can tell: a wrong parent, a goal without meaning, an identity taken."""
         faults = self._parent_faults(kind, entity, before)
+        if isinstance(entity, LineItem) and not faults:
+            faults += self._goal_faults(entity, before)
         if entity.external_id is not None:
             faults += self._taken(kind, entity, ("external_id",))
         if kind in _UNIQUE:
@@ -204,6 +207,22 @@ class CatalogRepository:
         if parent.status is Status.ARCHIVED:
             return [Fault(kind.parent_field, f"the {kind.parent.words} is archived")]
         return []
+
+    def _goal_faults(self, line_item: LineItem, before: Entity | None) -> Faults:
+        """Refuse a return on conversions that are worth nothing: such a line item would never bid."""
+        if line_item.goal.kind is not GoalKind.ROAS or (isinstance(before, LineItem) and before.goal == line_item.goal):
+            return []
+        rule = ConversionRuleRow
+        query = (
+            select(rule.id)
+            .join(CampaignRow, CampaignRow.advertiser_id == rule.advertiser_id)
+            .where(CampaignRow.id == line_item.campaign_id, rule.value_micros.is_not(None))
+            .where(rule.status != Status.ARCHIVED.value)
+        )
+        found = self._session.scalar(query.limit(1))
+        return (
+            [] if found is not None else [Fault("goal.kind", "needs a conversion rule of the advertiser with a value")]
+        )
 
     def _taken(self, kind: Kind, entity: Entity, fields: tuple[str, ...]) -> Faults:
         table = ROWS[kind].__table__

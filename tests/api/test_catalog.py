@@ -130,12 +130,22 @@ async def test_a_goal_on_the_return_is_kept_versioned_and_refused_in_units(api: 
     ids = await api.tree()
     path, match = f"/v1/line-items/{ids['line-items']}", {"if-match": "*"}
     goal = {"kind": "roas", "target_micros": 4_000_000}
+    worthless = await api.member.patch(path, json={"goal": goal}, headers=match)
+    assert errors(worthless) == {"goal.kind": "needs a conversion rule of the advertiser with a value"}
+    other = await api.create("advertisers", name="Other", domain="other.example")
+    await api.create("conversion-rules", name="Order", advertiser_id=other["id"], value_micros=1_000_000)
+    rule = await api.create("conversion-rules", name="Lead", advertiser_id=ids["advertisers"])
+    assert (await api.member.patch(path, json={"goal": goal}, headers=match)).status_code == 422
+    valued = f"/v1/conversion-rules/{rule['id']}"
+    assert (await api.member.patch(valued, json={"value_micros": 1_000_000}, headers=match)).status_code == 200
     changed = await api.member.patch(path, json={"goal": goal}, headers=match)
     assert (changed.status_code, changed.json()["goal"]) == (200, goal)
     assert (await api.viewer.get(path)).json()["goal"] == goal
     versions = (await api.viewer.get(f"{path}/versions")).json()["items"]
     assert [(one["before"] or {}).get("goal", {}).get("kind") for one in versions] == [None, "cpm"]
     assert versions[-1]["after"]["goal"] == goal
+    await api.member.post(f"{valued}/archive")  # what was agreed stays, and can be renamed
+    assert (await api.member.patch(path, json={"name": "Return"}, headers=match)).status_code == 200
     refused = await api.member.patch(path, json={"goal": {"target_micros": 400}}, headers=match)  # per cent, not micros
     assert (refused.status_code, list(errors(refused))) == (422, ["goal.target_micros"])
     document = (await api.anonymous.get("/openapi.json")).json()
