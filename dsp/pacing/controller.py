@@ -3,32 +3,50 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, inf, log
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from dsp.kernel.money import Micros
+from dsp.pacing.dual import descend
 
 #: The blob under which the pacing worker publishes `Controls` and the bidders follow it.
 CONTROLS_BLOB = "controls"
 
 
-class Control(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """How one line item or campaign is held to its plan.
+class Bought(NamedTuple):
+    """What a line item's money bought since the flight began, in micros; the target's side of the book.
 
-    `multiplier` in (0, 1] scales the value that is bid; `pass_rate` in (0, 1] is the share of auctions taken part in,
-    below 1 only where the multiplier is at its lower bound. The rest lets a restarted controller go on, and people see
-    spend against plan: both are micros since the flight began.
+    `realised` values what was counted at what a unit may cost; `unit` is that cost. A goal on impressions has realised
+    what was expected.
+    """
+
+    expected_micros: Micros
+    realised_micros: float
+    unit_micros: Micros
+
+
+class Control(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """How one line item or campaign is held to its plan and to its target.
+
+    `multiplier` scales the value that is bid; `pass_rate` in (0, 1] is the share of auctions taken part in, below 1
+    only where the multiplier is at its lower bound. The rest lets a restarted controller go on, and people see spend
+    against plan: money is micros since the flight began.
     """
 
     multiplier: float = 1.0
     pass_rate: float = 1.0
-    level: float = 0.0  # log of multiplier times pass rate, before a tighter campaign is taken into account
+    level: float = 0.0  # log of multiplier times pass rate for the budget alone, whatever target or campaign allow
+    level_answered: float = 0.0  # the level that spend was last seen at
+    mu_target: float | None = None  # the target's dual; None: no target, or nothing known of what was bought
+    value_ratio: float = 1.0  # realised over expected value
     cold: bool = False  # spend has not yet come near the plan
     rate_micros_second: float = 0.0  # of spend, smoothed
     at_ms: int = 0
     spent_micros: Micros = 0
+    value_micros: Micros = 0  # expected, of what was bought
     planned_micros: Micros | None = None  # None: no budget, no plan
 
 
@@ -76,6 +94,8 @@ class Law:
     """How briskly a controller acts; times in seconds, logs natural."""
 
     multiplier_min: float = 0.2
+    #: Above 1: as long as the average stays within the target, a single impression may cost more than it is worth.
+    multiplier_max: float = 2.0
     pass_rate_min: float = 0.001
     #: A controller begins so far open that traffic `start_supply` times as rich as needed could not spend more than
     #: `start_share` of the day before the book shows it. A day begins wide open, two minutes nearly shut.
@@ -87,60 +107,105 @@ class Law:
     time_seconds_max: float = 600.0
     #: ... and at least so many control steps: spend shows in the book late, and a loop faster than that would swing.
     time_steps_min: float = 6.0
-    #: Over how many time constants a gap between spend and plan is to be closed.
+    #: Over how many time constants a gap between spend and plan, or cost and value, is to be closed.
     catch_up: float = 4.0
     #: The most that the plan's rate may be exceeded to catch up, as a multiple of it.
     rate_ratio_max: float = 2.0
     fall_max: float = 0.5  # the most that the level falls in one step
     cold_gain: float = 2.0  # how much faster a cold controller opens
+    #: While bids go unanswered the level rises by so much, then by so much an hour: an exchange that is stuck owes the
+    #: bills of bids that may have won, and who has been outbid finds the price all the same.
+    unanswered_rise: float = 0.5
+    unanswered_rise_hour: float = 1.0
+    #: The target's dual begins where it hardly lets a bid exceed value, and ends where it does not at all.
+    mu_target_start: float = 10.0
+    mu_target_max: float = 100.0
+    #: So many of the goal's units weigh as much as all predictions: a few conversions, or none, prove little.
+    units_prior: float = 20.0
 
 
 def step(
     before: Control | None,
     spent_micros: Micros,
-    planned_micros: Micros,
+    planned_micros: Micros | None,
     rate_micros_second: float,
     day_seconds: float,
     now_ms: int,
     law: Law,
+    bought: Bought | None = None,
 ) -> Control:
-    """Return the next control: mirror descent in log space on the gap between the money wanted and the money spent.
+    """Return the next control: mirror descent in log space on the duals of the budget and of the target.
 
-    The gradient is (spent - wanted) / planned over the step, where wanted is the plan's own rate and what it takes to
-    close the gap to the plan. It is summed unsmoothed, so that lumpy spend averages out without a lag.
+    What the budget wants is the plan's own rate and what it takes to close the gap to the plan; the target wants cost
+    to be at most the value bought, now and since the flight began.
 
     Args:
         before: the control so far; None begins cold.
         spent_micros: since the flight began, as the book has it.
-        planned_micros: the same, as the plan has it for now.
+        planned_micros: the same, as the plan has it for now; None without a budget.
         rate_micros_second: of the plan, now; 0 outside dayparts, infinite where all may be spent at once.
         day_seconds: length of today's part of the flight.
+        bought: what the spend bought; None where there is no target, or no way to tell: bids then stay within value.
     """
     if before is None:
-        before = Control(level=_level_start(day_seconds, law), cold=True, at_ms=now_ms, spent_micros=spent_micros)
+        level = _level_start(day_seconds, law)
+        value = bought.expected_micros if bought else 0
+        before = Control(
+            level=level, level_answered=level, cold=True, at_ms=now_ms, spent_micros=spent_micros, value_micros=value
+        )
     seconds = max(now_ms - before.at_ms, 0) / 1_000
-    level, cold, rate = before.level, before.cold, before.rate_micros_second
-    if rate_micros_second == inf:
-        level, cold = 0.0, False
-    elif rate_micros_second > 0.0 and seconds > 0.0:
-        time = max(min(law.time_share * day_seconds, law.time_seconds_max), law.time_steps_min * seconds)
-        spent = max(spent_micros - before.spent_micros, 0)
-        catch_up = (planned_micros - spent_micros) / (law.catch_up * time * rate_micros_second)
-        gap = min(max(1.0 + catch_up, 0.0), law.rate_ratio_max) - spent / (rate_micros_second * seconds)
-        rate += (spent / seconds - rate) * seconds / time
-        cold = cold and rate < 0.5 * rate_micros_second
-        gain = seconds / time * (law.cold_gain if cold and gap > 0.0 else 1.0)
-        level += max(gain * gap, -law.fall_max)
-    level = min(max(level, log(law.multiplier_min * law.pass_rate_min)), 0.0)
-    after = Control(
-        level=level,
-        cold=cold,
-        rate_micros_second=rate,
-        at_ms=now_ms,
-        spent_micros=spent_micros,
-        planned_micros=planned_micros,
+    time = max(min(law.time_share * day_seconds, law.time_seconds_max), law.time_steps_min * seconds)
+    after = msgspec.structs.replace(
+        before, at_ms=now_ms, spent_micros=spent_micros, planned_micros=planned_micros, mu_target=None, value_ratio=1.0
     )
-    return hold(after, 0.0, law)
+    if rate_micros_second > 0.0 and seconds > 0.0:
+        spent = max(spent_micros - before.spent_micros, 0)
+        rate = before.rate_micros_second + (spent / seconds - before.rate_micros_second) * seconds / time
+        after = msgspec.structs.replace(after, rate_micros_second=rate)
+        if rate_micros_second == inf:
+            after = msgspec.structs.replace(after, level=log(law.multiplier_max), cold=False)
+        else:
+            after = _budget(after, before, rate_micros_second, seconds, time, law)
+    if bought is not None:
+        after = _target(after, before, bought, seconds, time, law)
+    return hold(after, inf, law)
+
+
+def _budget(after: Control, before: Control, plan_rate: float, seconds: float, time: float, law: Law) -> Control:
+    spent = max(after.spent_micros - before.spent_micros, 0)
+    behind = ((after.planned_micros or 0) - after.spent_micros) / (law.catch_up * time * plan_rate)
+    wanted = min(max(1.0 + behind, 0.0), law.rate_ratio_max) * plan_rate * seconds
+    cold = before.cold and after.rate_micros_second < 0.5 * plan_rate
+    memory = plan_rate * time / (law.cold_gain if cold and wanted > spent else 1.0)
+    level = descend(before.level, spent, wanted, memory, law.fall_max, inf)
+    answered = before.level_answered + law.unanswered_rise_hour * seconds / 3_600
+    if spent:
+        answered = before.level
+    elif not cold:
+        level = min(level, max(answered + law.unanswered_rise, before.level))
+    level = min(max(level, log(law.multiplier_min * law.pass_rate_min)), log(law.multiplier_max))
+    return msgspec.structs.replace(after, level=level, level_answered=answered, cold=cold)
+
+
+def _target(after: Control, before: Control, bought: Bought, seconds: float, time: float, law: Law) -> Control:
+    """The target's dual, and what value proves to be: predictions weigh as much as `units_prior` units counted."""
+    prior = law.units_prior * max(bought.unit_micros, 1)
+    ratio = (bought.realised_micros + prior) / (bought.expected_micros + prior)
+    mu = law.mu_target_start if before.mu_target is None else before.mu_target
+    spent = max(after.spent_micros - before.spent_micros, 0)
+    value = ratio * max(bought.expected_micros - before.value_micros, 0)
+    surplus = ratio * bought.expected_micros - after.spent_micros
+    memory = after.rate_micros_second * time
+    if memory > 0.0:
+        allowed = value + surplus * seconds / (law.catch_up * time)
+        step_max = 2.0 * seconds / time
+        mu = exp(-descend(-log(mu), spent, allowed, memory, step_max, step_max))
+    return msgspec.structs.replace(
+        after,
+        mu_target=min(max(mu, 1.0 / (law.multiplier_max - 1.0)), law.mu_target_max),
+        value_ratio=ratio,
+        value_micros=bought.expected_micros,
+    )
 
 
 def _level_start(day_seconds: float, law: Law) -> float:
@@ -151,9 +216,14 @@ def _level_start(day_seconds: float, law: Law) -> float:
 def hold(control: Control, campaign_level: float, law: Law) -> Control:
     """Return the control as bidders are to obey it: at its own level or its campaign's, whichever is lower.
 
-    The multiplier takes all of it down to its lower bound, where bids would lose everything at once; the pass rate
-    takes the rest.
+    With duals mu_budget and mu_target an impression is worth (1 + mu_target) / (mu_budget + mu_target) times its value
+    (Feng, Padmanabhan, Wang 2022; Balseiro et al. 2023), and value_ratio of that where value proves to be less or more.
+    The level is the log of that quotient as the budget wants it, and mu_budget follows from it; as that cannot be
+    negative, the target has the quotient be at most 1 + 1 / mu_target. The multiplier takes all of it down to its lower
+    bound, where bids would lose everything at once; the pass rate takes the rest.
     """
-    level, floor = min(control.level, campaign_level), log(law.multiplier_min)
-    multiplier, pass_rate = exp(max(level, floor)), exp(min(level - floor, 0.0))
+    highest = 1.0 if control.mu_target is None else 1.0 + 1.0 / control.mu_target
+    worth = control.value_ratio * min(exp(min(control.level, campaign_level)), highest)
+    multiplier = min(max(worth, law.multiplier_min), law.multiplier_max)
+    pass_rate = min(max(worth / law.multiplier_min, law.pass_rate_min), 1.0)
     return msgspec.structs.replace(control, multiplier=multiplier, pass_rate=pass_rate)

@@ -83,7 +83,7 @@ def solve(
     """
     growth = _growth(wins)
     steps = np.arange(_GRID + 1)
-    money: NDArray[np.float64] = money_max * ((1.0 + growth) ** steps - 1.0) / ((1.0 + growth) ** _GRID - 1.0)
+    money = np.asarray(money_max * ((1.0 + growth) ** steps - 1.0) / ((1.0 + growth) ** _GRID - 1.0), np.float64)
     rest = money - prices[:, None]
     below = np.clip(np.searchsorted(money, rest, side="right") - 1, 0, _GRID - 1)
     share = (rest - money[below]) / (money[below + 1] - money[below])

@@ -54,3 +54,11 @@ def conversion_micros(rules: Iterable[ConversionRule]) -> Micros:
     """
     values = [rule.value_micros for rule in rules if rule.value_micros is not None]
     return sum(values) // len(values) if values else 0
+
+
+def conversion_worths(rules: Iterable[ConversionRule]) -> dict[int, Micros]:
+    """Return `conversion_micros` of each advertiser that has rules, by its id."""
+    by_advertiser: dict[int, list[ConversionRule]] = {}
+    for rule in rules:
+        by_advertiser.setdefault(rule.advertiser_id, []).append(rule)
+    return {advertiser_id: conversion_micros(members) for advertiser_id, members in by_advertiser.items()}

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from dsp.catalog.entities import Advertiser, Campaign, Catalogue, ConversionRule, Creative, LineItem
 from dsp.catalog.terms import FrequencyCap
 from dsp.frequency.rule import CapBook
-from dsp.kernel.money import PRICE_MICROS_CPM_MAX, Micros
-from dsp.pricing.value import GOAL_CODES, conversion_micros, unit_micros, value_micros_cpm
+from dsp.kernel.money import PRICE_MICROS_CPM_MAX
+from dsp.pricing.value import GOAL_CODES, conversion_worths, unit_micros, value_micros_cpm
 from dsp.targeting.index import Entities, Index
 
 #: What is assumed of response rates to rank line items before they are scored; only their order matters.
@@ -82,7 +82,7 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
     starts = [max(item.flight.start_ms, campaign.flight.start_ms) for item, campaign, _ in chains]
     ends = [min(_end_ms(item), _end_ms(campaign)) for item, campaign, _ in chains]
     goal_kind = np.array([GOAL_CODES[item.goal.kind] for item in items], dtype=np.int8)
-    worths = _conversion_worths(catalogue.conversion_rules)
+    worths = conversion_worths(catalogue.conversion_rules)
     target = _column([unit_micros(item.goal, worths.get(one.id, 0)) for item, _, one in chains])
     bid_min = _column([item.bid_min_micros_cpm or 0 for item in items])
     bid_max = _column([min(_or(item.bid_max_micros_cpm, PRICE_MICROS_CPM_MAX), PRICE_MICROS_CPM_MAX) for item in items])
@@ -141,14 +141,6 @@ def _has_days(advertiser: Advertiser) -> bool:
     except (KeyError, OSError, ValueError):  # unknown, a directory's name, a path
         return False
     return True
-
-
-def _conversion_worths(rules: Sequence[ConversionRule]) -> dict[int, Micros]:
-    """What a conversion is worth to each advertiser that has rules."""
-    by_advertiser: dict[int, list[ConversionRule]] = {}
-    for rule in rules:
-        by_advertiser.setdefault(rule.advertiser_id, []).append(rule)
-    return {advertiser_id: conversion_micros(members) for advertiser_id, members in by_advertiser.items()}
 
 
 def _caps(entities: Sequence[LineItem | Campaign | Advertiser]) -> dict[int, tuple[FrequencyCap, ...]]:

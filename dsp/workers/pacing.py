@@ -11,28 +11,27 @@ from dsp.cache.local import LocalBlobStore, LocalLeaseStore
 from dsp.cache.port import BlobStore, LeaseStore
 from dsp.catalog.entities import Campaign, Catalogue, LineItem
 from dsp.catalog.status import Status, effective
-from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
+from dsp.catalog.terms import Budget, Daypart, Flight, Goal, GoalKind, PacingMode
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import Clock, SystemClock
-from dsp.kernel.money import Micros
-from dsp.pacing.controller import CONTROLS_BLOB, Control, Controls, Law, decode, encode, hold, step
+from dsp.kernel.money import MICROS_PER_UNIT, Micros
+from dsp.pacing.controller import CONTROLS_BLOB, Bought, Control, Controls, Law, decode, encode, hold, step
 from dsp.pacing.plan import day_number, plan
 from dsp.pacing.traffic import TRAFFIC_BLOB, Curves
 from dsp.pacing.traffic import decode as decode_traffic
-from dsp.store.book import BookRepository
+from dsp.pricing.value import conversion_worths, unit_micros
+from dsp.store.book import BookRepository, DayResult
 from dsp.store.catalog import load_catalogue, revision
 from dsp.store.database import create_engine, session_factory, url
 from dsp.workers import runner
 from dsp.workers.config import WorkersConfig
 
 RECLAIM_INTERVAL_MS = 5_000
+SECONDS_PER_DAY = 86_400.0
 
 
-class Spend(NamedTuple):
-    """What the book has charged to the budgets: micros by (entity id, day of the advertiser's)."""
-
-    line_items: Mapping[tuple[int, int], Micros]
-    campaigns: Mapping[tuple[int, int], Micros]
+#: Spend of one line item or campaign by day of the advertiser's, micros.
+_ByDay = Mapping[int, Micros]
 
 
 class _Terms(NamedTuple):
@@ -47,14 +46,19 @@ class _Terms(NamedTuple):
 
 
 def next_controls(
-    catalogue: Catalogue, spend: Spend, before: Controls, curves: Curves, law: Law, now_ms: int
+    catalogue: Catalogue, days: Iterable[DayResult], before: Controls, curves: Curves, law: Law, now_ms: int
 ) -> Controls:
     """Return the controls after one step: each campaign and line item by its own plan, the tighter one obeyed."""
     advertisers = {advertiser.id: advertiser for advertiser in catalogue.advertisers}
     members: dict[int, list[LineItem]] = {campaign.id: [] for campaign in catalogue.campaigns}
     for line_item in catalogue.line_items:
         members[line_item.campaign_id].append(line_item)
-    spent_campaigns, spent_line_items = _by_entity(spend.campaigns), _by_entity(spend.line_items)
+    worths = conversion_worths(catalogue.conversion_rules)
+    of_line_items: dict[int, list[DayResult]] = {}
+    of_campaigns: dict[int, list[DayResult]] = {}
+    for day in days:
+        of_line_items.setdefault(day.line_item_id, []).append(day)
+        of_campaigns.setdefault(day.campaign_id, []).append(day)
     after = Controls(at_ms=now_ms)
     for campaign in catalogue.campaigns:
         advertiser = advertisers[campaign.advertiser_id]
@@ -63,12 +67,15 @@ def next_controls(
         shared = _campaign_terms(campaign, advertiser.timezone, terms.values())
         known = before.campaigns.get(campaign.id)
         curve = curves.local([number for number, own in terms.items() if own.active], advertiser.timezone, now_ms)
-        held = _next(shared, spent_campaigns.get(campaign.id, {}), known, curve, law, now_ms)
+        held = _next(shared, _spent(of_campaigns.get(campaign.id, ())), None, known, curve, law, now_ms)
         after.campaigns[campaign.id] = held
-        for number, own in terms.items():
+        for line_item in members[campaign.id]:
+            number, own = line_item.id, terms[line_item.id]
             known = before.line_items.get(number)
+            results = of_line_items.get(number, [])
+            bought = _bought(line_item.goal, worths.get(advertiser.id, 0), results)
             curve = curves.local([number], advertiser.timezone, now_ms)
-            control = _next(own, spent_line_items.get(number, {}), known, curve, law, now_ms)
+            control = _next(own, _spent(results), bought, known, curve, law, now_ms)
             # Who asked for as soon as possible is not slowed by a campaign that others share evenly.
             hurried = own.mode is PacingMode.ASAP
             after.line_items[number] = control if hurried else hold(control, held.level, law)
@@ -77,7 +84,8 @@ def next_controls(
 
 def _next(
     terms: _Terms,
-    spent_by_day: Mapping[int, Micros],
+    spent_by_day: _ByDay,
+    bought: Bought | None,
     before: Control | None,
     traffic_curve: tuple[float, ...],
     law: Law,
@@ -89,20 +97,35 @@ def _next(
     budget, flight, dayparts, timezone, mode, active = terms
     found = plan(budget, flight, dayparts, timezone, mode, traffic_curve, spent_before_today, now_ms)
     if found is None:
-        return Control(at_ms=now_ms, spent_micros=spent)
+        return step(before, spent, None, inf if active else 0.0, SECONDS_PER_DAY, now_ms, law, bought)
     # What may not bid tells nothing about the market: its level waits as it is.
     rate = found.rate_micros_second(now_ms) if active else 0.0
     planned = found.planned_micros(now_ms)
     if active and planned > 0 and rate not in (0.0, inf):
         metrics.PACING_ERROR.observe(spent / planned)
-    return step(before, spent, planned, rate, found.day_seconds, now_ms, law)
+    return step(before, spent, planned, rate, found.day_seconds, now_ms, law, bought)
 
 
-def _by_entity(spend: Mapping[tuple[int, int], Micros]) -> dict[int, dict[int, Micros]]:
-    found: dict[int, dict[int, Micros]] = {}
-    for (number, day), micros in spend.items():
-        found.setdefault(number, {})[day] = micros
+def _spent(days: Iterable[DayResult]) -> dict[int, Micros]:
+    found: dict[int, Micros] = {}
+    for day in days:
+        found[day.day] = found.get(day.day, 0) + day.spend_micros
     return found
+
+
+def _bought(goal: Goal, conversion_worth: Micros, days: Iterable[DayResult]) -> Bought | None:
+    """What the spend bought, in the goal's terms; None while nothing with a known value was."""
+    unit = unit_micros(goal, conversion_worth)
+    expected = sum(day.value_micros for day in days)
+    if expected <= 0 or unit <= 0:
+        return None
+    counted = {
+        GoalKind.CPM: float(expected),
+        GoalKind.CPC: float(unit * sum(day.clicks for day in days)),
+        GoalKind.CPA: float(unit * sum(day.conversions for day in days)),
+        GoalKind.ROAS: sum(day.conversion_value_micros for day in days) * MICROS_PER_UNIT / goal.target_micros,
+    }
+    return Bought(expected, counted[goal.kind], unit)
 
 
 def _line_item_terms(line_item: LineItem, campaign: Campaign, timezone: str, above: tuple[Status, ...]) -> _Terms:
@@ -171,10 +194,10 @@ class PacingJob:
 
     async def step(self) -> bool:
         """Publish the next controls; now and then, take back dead bidders' leases."""
-        spend = self._read()
+        days = self._read()
         now_ms = self._clock.now_ms()
         await self._follow_traffic()
-        self._controls = next_controls(self._catalogue, spend, self._controls, self._curves, self._law, now_ms)
+        self._controls = next_controls(self._catalogue, days, self._controls, self._curves, self._law, now_ms)
         await self._blobs.put(CONTROLS_BLOB, encode(self._controls))
         if now_ms >= self._reclaim_at_ms:
             self._reclaim_at_ms = now_ms + RECLAIM_INTERVAL_MS
@@ -194,12 +217,11 @@ class PacingJob:
         except msgspec.DecodeError as fault:
             logging.get(__name__).error("traffic unreadable, the curves stay", fault=str(fault))
 
-    def _read(self) -> Spend:
+    def _read(self) -> list[DayResult]:
         with self._sessions() as session:
             if revision(session) != self._revision:
                 self._revision, self._catalogue = load_catalogue(session)
-            book = BookRepository(session)
-            return Spend(book.spent_by_line_item(), book.spent_by_campaign())
+            return BookRepository(session).days()
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:
