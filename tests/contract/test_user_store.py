@@ -9,7 +9,8 @@ from prometheus_client import REGISTRY
 from dsp.cache.local import LocalUserStore
 from dsp.cache.port import UserStore
 from dsp.catalog.user import Exposure, UserRecord
-from dsp.events.schema import BidFacts, Notice, NoticeKind
+from dsp.events.schema import NoticeKind
+from tests.notices import notice
 
 MakeStore = Callable[[], Awaitable[UserStore]]
 
@@ -133,7 +134,7 @@ async def test_what_no_cap_reaches_any_more_is_forgotten(tmp_path: Path) -> None
 
 
 async def test_what_a_kill_lost_is_counted_again_from_the_log(tmp_path: Path) -> None:
-    notices = [_notice(number) for number in range(4)]
+    notices = [notice(number, user_key="user") for number in range(4)]
     store = LocalUserStore(tmp_path / "users.db", save_interval_ms=60_000)
     await store.open()
     assert store.position == {}
@@ -157,7 +158,7 @@ async def test_what_a_kill_lost_is_counted_again_from_the_log(tmp_path: Path) ->
 async def test_what_a_notice_proves_counts_for_known_users(tmp_path: Path) -> None:
     store = LocalUserStore(tmp_path / "users.db")
     await store.open()
-    store.absorb([_notice(1), _notice(2, user_key=""), _notice(3, NoticeKind.LOSS, cost_micros=0)], {0: 7})
+    store.absorb([notice(1, user_key="user"), notice(2), notice(3, NoticeKind.LOSS, user_key="user")], {0: 7})
     record = await get(store, "user")
     assert record is not None
     assert [one.bid_id for one in record.exposures] == ["bid-1"]
@@ -167,28 +168,3 @@ async def test_what_a_notice_proves_counts_for_known_users(tmp_path: Path) -> No
 
 def _forgotten(bound: str) -> float:
     return REGISTRY.get_sample_value("dsp_exposures_forgotten_total", {"bound": bound}) or 0.0
-
-
-def _notice(
-    number: int, kind: NoticeKind = NoticeKind.BILL, *, cost_micros: int = 10, user_key: str = "user"
-) -> Notice:
-    facts = BidFacts(
-        exchange="x",
-        auction_id=f"auction-{number}",
-        imp_id="1",
-        bid_id=f"bid-{number}",
-        advertiser_id=1,
-        campaign_id=2,
-        line_item_id=3,
-        creative_id=4,
-        price_micros_cpm=10_000,
-        cost_micros_max=10,
-        currency="USD",
-        rate=1.0,
-        bid_at_ms=0,
-        expires_at_ms=1_000,
-        lease_id="1-3-0",
-        day=0,
-        user_key=user_key,
-    )
-    return Notice(kind=kind, facts=facts, at_ms=number, cost_micros=cost_micros)

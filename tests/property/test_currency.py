@@ -15,7 +15,7 @@ from bidder.prices import PriceReader
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX, Micros, cost_micros
 from dsp.openrtb.price import quote
 from dsp.openrtb.profile import Profile
-from tests.unit.ledger.notices import FACTS
+from tests.notices import FACTS
 
 READER = PriceReader({"exchange": Profile(name="exchange", seat="dsp", billing="bill")})
 #: Book units per unit of the exchange's: from a book in dinars and an exchange in rials to the reverse.

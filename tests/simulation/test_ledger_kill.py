@@ -21,7 +21,7 @@ from dsp.store.book import BookRepository
 from dsp.store.database import create_engine, session_factory
 from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Entry
-from tests.unit.ledger.notices import notice
+from tests.notices import notice
 
 BIDS = 3_000
 LEDGER = """

@@ -23,7 +23,7 @@ from dsp.store.migrate import upgrade
 from dsp.stream.port import Batch, Record
 from dsp.workers import runner
 from dsp.workers.config import WORKERS, WorkersConfig
-from tests.unit.ledger.notices import notice
+from tests.notices import notice
 
 REPOSITORY = Path(__file__).parents[3]
 

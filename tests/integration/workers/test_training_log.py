@@ -13,7 +13,7 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from dsp.events.schema import Bid, BidFacts, Decision, Notice, NoticeKind, encode
+from dsp.events.schema import Bid, Decision, Notice, NoticeKind, encode
 from dsp.events.topics import Topic
 from dsp.kernel.clock import ManualClock, SystemClock
 from dsp.kernel.errors import UnavailableError
@@ -22,33 +22,19 @@ from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Entry, Position
 from dsp.workers.config import WorkersConfig
 from dsp.workers.training_log import GROUP, TrainingLogJob
+from tests.notices import FACTS
 
 HOUR_MS = 3_600_000
 AT_MS = 1_748_865_600_000 + HOUR_MS // 2
-FACTS = BidFacts(
-    exchange="exchange",
-    auction_id="auction",
-    imp_id="1",
-    bid_id="bid",
-    advertiser_id=1,
-    campaign_id=2,
-    line_item_id=3,
-    creative_id=4,
-    price_micros_cpm=2_000_000,
-    cost_micros_max=2_000,
-    currency="USD",
-    rate=1.0,
-    bid_at_ms=AT_MS,
-    expires_at_ms=AT_MS + 60_000,
-    lease_id="lease",
-    day=20_000,
+BID_FACTS = msgspec.structs.replace(
+    FACTS, price_micros_cpm=2_000_000, cost_micros_max=2_000, bid_at_ms=AT_MS, expires_at_ms=AT_MS + 60_000
 )
 
 
 def decision(number: int, at_ms: int = AT_MS, bids: int = 1) -> Entry:
     made = tuple(
         Bid(
-            facts=msgspec.structs.replace(FACTS, auction_id=f"auction-{number}", bid_id=f"bid-{number}-{index}"),
+            facts=msgspec.structs.replace(BID_FACTS, auction_id=f"auction-{number}", bid_id=f"bid-{number}-{index}"),
             ad_features=b"\x01" * 16,
             pctr=0.01,
             pcvr=0.001,
@@ -73,7 +59,7 @@ def decision(number: int, at_ms: int = AT_MS, bids: int = 1) -> Entry:
 
 
 def notice(number: int, kind: NoticeKind = NoticeKind.BILL, at_ms: int = AT_MS, **fields: Any) -> Entry:
-    facts = msgspec.structs.replace(FACTS, auction_id=f"auction-{number}", bid_id=f"bid-{number}-0")
+    facts = msgspec.structs.replace(BID_FACTS, auction_id=f"auction-{number}", bid_id=f"bid-{number}-0")
     return Entry("3", encode(Notice(kind=kind, facts=facts, at_ms=at_ms, **fields)))
 
 
@@ -150,6 +136,10 @@ async def test_rows_hold_what_was_decided_and_told(shop: Shop) -> None:
         "value_micros_cpm": 3_000_000,
         "floor_micros_cpm": 500_000,
         "first_price": True,
+        "deal_id": "",
+        "jitter": 1.0,
+        "propensity": 1.0,
+        "expires_at_ms": BID_FACTS.expires_at_ms,
         "pacing_multiplier": 0.7,
         "pctr": 0.01,
         "pcvr": 0.001,

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from bidder import markup as written
@@ -13,6 +14,7 @@ from dsp.kernel.errors import InputError
 from dsp.kernel.ids import TokenSigner
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.profile import Profile
+from tests.notices import FACTS
 
 SIGNER = TokenSigner([b"k" * 16], NoticeKind)
 BASE = "https://n.example/a&b"
@@ -38,24 +40,7 @@ def _creative(**fields: Any) -> Creative:
 
 
 def _facts(bid_id: str) -> BidFacts:
-    return BidFacts(
-        exchange="x",
-        auction_id="a",
-        imp_id="1",
-        bid_id=bid_id,
-        advertiser_id=1,
-        campaign_id=2,
-        line_item_id=3,
-        creative_id=7,
-        price_micros_cpm=1,
-        cost_micros_max=1,
-        currency="USD",
-        rate=1.0,
-        bid_at_ms=1,
-        expires_at_ms=2,
-        lease_id="1-3-1",
-        day=1,
-    )
+    return msgspec.structs.replace(FACTS, bid_id=bid_id)
 
 
 def _opportunity(skippable: bool = True, native_request: str = NATIVE_REQUEST) -> Opportunity:

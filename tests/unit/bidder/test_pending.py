@@ -5,7 +5,7 @@ from prometheus_client import REGISTRY
 from bidder.pending import PendingExposures
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.events.schema import Notice, NoticeKind
-from tests.unit.ledger.notices import notice
+from tests.notices import notice
 
 
 def exposure(bid_id: str, at_ms: int = 0) -> Exposure:

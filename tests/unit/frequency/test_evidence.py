@@ -6,7 +6,7 @@ import pytest
 from dsp.catalog.user import Exposure
 from dsp.events.schema import NoticeKind
 from dsp.frequency.evidence import exposure_of
-from tests.unit.ledger.notices import notice
+from tests.notices import notice
 
 EXPIRES_MS = 61_000
 

@@ -9,7 +9,7 @@ from dsp.events.schema import NoticeKind
 from dsp.ledger.apply import entry
 from dsp.ledger.book import Release, Response, Transaction
 from dsp.ledger.terms import closes_ms
-from tests.unit.ledger.notices import FACTS, notice
+from tests.notices import FACTS, notice
 
 CLOSES_MS = closes_ms(FACTS.expires_at_ms)
 

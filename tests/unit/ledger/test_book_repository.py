@@ -16,7 +16,7 @@ from dsp.store import migrate
 from dsp.store.book import Applied, BookRepository, DayResult
 from dsp.store.book_tables import BookPostingRow, BookReleaseRow, BookTransactionRow
 from dsp.store.database import create_engine, session_factory
-from tests.unit.ledger.notices import FACTS, notice
+from tests.notices import FACTS, notice
 
 LOSS = NoticeKind.LOSS
 

@@ -1,4 +1,4 @@
-"""Notices for the tests of money."""
+"""One bid's facts, and notices of bids like it, for tests that need some."""
 
 from typing import Any
 
