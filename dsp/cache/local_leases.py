@@ -28,7 +28,7 @@ _UNBOUNDED = 1 << 62
 #: While several holders compete, one gets at most half of its share of what is left, but always this much of it.
 _GRANT_MIN_MICROS = 20_000
 #: All holders together may keep this part of what is left in the store beyond what they need at once.
-_SPARE_PART = 4
+_SPARE_PART = 1
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER, watermark_ms INTEGER);

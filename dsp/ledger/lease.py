@@ -41,7 +41,7 @@ class LeaseTuning(NamedTuple):
     horizon_ms: int = 2_000  # money needed covers this long at the recent rate of reservations
     bids_min: int = 2  # and at least so many of the dearest recent bids
     #: Where the budget has plenty, so much is kept that bidding goes on while the store is away, and through bursts.
-    spare_horizon_ms: int = 75_000
+    spare_horizon_ms: int = 120_000
     spare_bids: int = 16
     want_micros_max: Micros = 100_000_000
     #: Free money of a lease unused for so long goes back. Long, or a line item that is asked for once in a while would

@@ -11,10 +11,10 @@ from dsp.catalog.terms import Budget, Flight, Goal, GoalKind, PacingMode
 from dsp.kernel.money import Micros
 from loadtest.faults.platform import Owner
 
-#: Two and a half minutes before midnight in New York; the day that begins is an hour short there.
-START_MS = 1_741_496_250_000
-DURATION_MS = 300_000
-AUCTIONS_PER_SECOND = 20.0
+#: Four minutes before midnight in New York; the day that begins is an hour short there.
+START_MS = 1_741_496_160_000
+DURATION_MS = 480_000
+AUCTIONS_PER_SECOND = 16.0
 #: What competitors bid, and what an impression is worth to us: micros per thousand, log-normal.
 MARKET_MEDIAN_MICROS_CPM = 2_000_000
 VALUE_MEDIAN_MICROS_CPM = 2_500_000
@@ -24,15 +24,15 @@ _FLIGHT = Flight(start_ms=START_MS, end_ms=START_MS + DURATION_MS)
 _GOAL = Goal(kind=GoalKind.CPM, target_micros=VALUE_MEDIAN_MICROS_CPM)
 _ZONES = {1: "America/New_York", 2: "Asia/Kolkata", 3: "Europe/Berlin"}
 _CAMPAIGNS = {
-    1: Budget(daily_micros=1_100_000, total_micros=2_100_000),
-    2: Budget(total_micros=1_500_000),
+    1: Budget(daily_micros=1_400_000, total_micros=2_700_000),
+    2: Budget(total_micros=1_900_000),
     3: Budget(),
 }
 #: Campaign, budget, mode. The last has more money than there is to buy.
 _LINE_ITEMS = {
-    1: (1, Budget(daily_micros=600_000), PacingMode.EVEN),
-    2: (1, Budget(daily_micros=700_000, total_micros=1_300_000), PacingMode.AHEAD),
-    3: (2, Budget(total_micros=1_400_000), PacingMode.EVEN),
+    1: (1, Budget(daily_micros=770_000), PacingMode.EVEN),
+    2: (1, Budget(daily_micros=900_000, total_micros=1_650_000), PacingMode.AHEAD),
+    3: (2, Budget(total_micros=1_800_000), PacingMode.EVEN),
     4: (3, Budget(daily_micros=50_000_000), PacingMode.EVEN),
 }
 OWNERS = {number: Owner(campaign, _ZONES[campaign]) for number, (campaign, _, _) in _LINE_ITEMS.items()}

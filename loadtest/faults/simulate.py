@@ -15,7 +15,7 @@ from dsp.kernel.money import Micros
 from dsp.pacing.controller import Controls, Law
 from dsp.pacing.traffic import Curves
 from dsp.store.book import BookRepository
-from dsp.workers.pacing import Spend, next_controls
+from dsp.workers.pacing import next_controls
 from dsp.workers.snapshot import limits
 from loadtest.faults.bidders import Bidders
 from loadtest.faults.market import (
@@ -133,13 +133,13 @@ class Simulation:
             self._schedule.at(at_ms, partial(self._change, number, terms))
 
         total = found.line_items[2].budget.total_micros or 0
-        change(40, 1, status=Status.PAUSED)
-        change(70, 1, status=Status.ACTIVE)
-        change(80, 3, budget=Budget(total_micros=total // 20))  # below what is spent
-        change(120, 3, budget=Budget(total_micros=total))
-        change(130, 2, budget=Budget(total_micros=900_000 + chance.randrange(400_000)))
-        change(190, -1, budget=Budget(total_micros=900_000))  # the campaign's, below what is spent
-        change(220, -1, budget=Budget(total_micros=1_900_000))
+        change(64, 1, status=Status.PAUSED)
+        change(110, 1, status=Status.ACTIVE)
+        change(128, 3, budget=Budget(total_micros=total // 20))  # below what is spent
+        change(190, 3, budget=Budget(total_micros=total))
+        change(210, 2, budget=Budget(total_micros=1_200_000 + chance.randrange(450_000)))
+        change(300, -1, budget=Budget(total_micros=1_200_000))  # the campaign's, below what is spent
+        change(350, -1, budget=Budget(total_micros=2_500_000))
 
     def _change(self, number: int, terms: dict[str, object]) -> None:
         with_changes = with_line_item if number > 0 else with_campaign
@@ -178,11 +178,10 @@ class Simulation:
 
     def _pace(self) -> None:
         with Session(self._platform.engine) as session:
-            book = BookRepository(session)
-            spend = Spend(book.spent_by_line_item(), book.spent_by_campaign())
+            days = BookRepository(session).days()
         now_ms = self._platform.ledger_clock.now_ms()
         before: Controls = self._bidders.controls
-        self._bidders.controls = next_controls(self._catalogue, spend, before, Curves(), Law(), now_ms)
+        self._bidders.controls = next_controls(self._catalogue, days, before, Curves(), Law(), now_ms)
 
     def _reclaim(self) -> None:
         reclaimed = self._platform.reclaim()
