@@ -27,6 +27,7 @@ from dsp.openrtb.codec import decode_request, validate
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.request import BidRequest
 from dsp.pricing.bid import price
+from dsp.pricing.explore import UNMOVED, draw
 from dsp.pricing.value import value_micros_cpm
 from models.features.encode import request_row
 from models.serving.predictor import Scorer
@@ -115,18 +116,23 @@ class Auctioneer:
         rows, features = chosen.line_items, request_row(opportunity, user)
         pctr, pcvr = self._predictor(run, state).predict(features, chosen.creatives)
         run.predicted(len(rows))
+        jitter, shading = UNMOVED, None
+        if opportunity.first_price:
+            jitter = draw(opportunity.auction_id, opportunity.imp_id, self.config.first_price_explore_share)
+            shading = state.landscapes.curve(features, opportunity.floor_micros_cpm)
         value = value_micros_cpm(snapshot.goal_kind[rows], snapshot.target_micros[rows], pctr, pcvr)
         prices = price(
             value,
             state.controls.multiplier[rows],
             chosen.floors_micros_cpm,
             chosen.first_price,
-            self.config.first_price_shade,
+            shading or self.config.first_price_shade,
             snapshot.bid_min_micros_cpm[rows],
             snapshot.bid_max_micros_cpm[rows],
             chosen.fixed_price,
+            jitter.factor,
         )
-        candidates = Candidates(chosen, pctr, pcvr, value, prices, features)
+        candidates = Candidates(chosen, pctr, pcvr, value, prices, features, jitter)
         reserved = self._reserve(run, state, opportunity, candidates)
         run.mark(Stage.PRICE)
         return None if reserved else candidates.refusal()

@@ -29,7 +29,11 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     safety_ms: int = 5  # kept from tmax, beside the profile's network margin
     time_left_ms_min: float = 3.0  # less left than this: a fast 204, reason `time_short`
     predict_ms_min: float = 2.0  # less left than this: the prior scores instead of the model
-    first_price_shade: float = 0.85  # share of an impression's worth to bid where the winner pays its bid
+    #: Share of an impression's worth to bid where the winner pays its bid and nothing is known yet of its prices.
+    first_price_shade: float = 0.85
+    #: Share of first-price auctions, chosen by a hash of their ids, in which bids are moved off the best price so that
+    #: the landscape is learned around it too.
+    first_price_explore_share: float = 0.02
     reload_interval_ms: int = 250  # how often a new snapshot, new controls and a new champion are looked for
     #: Share of requests kept raw for `explain`, chosen by a hash of the auction id.
     request_sample_rate: float = 0.02
@@ -71,6 +75,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError("request_sample_rate: must be 0 to 1")
         if not 0.0 < self.first_price_shade <= 1.0:
             raise ValueError("first_price_shade: must be above 0 and at most 1")
+        if not 0.0 <= self.first_price_explore_share <= 0.5:
+            raise ValueError("first_price_explore_share: must be 0 to 0.5")
         positive = [name for name in _POSITIVE if getattr(self, name) <= 0]
         if positive:
             raise ValueError(f"{', '.join(positive)}: must be above 0")

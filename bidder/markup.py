@@ -17,7 +17,8 @@ from dsp.openrtb.profile import Profile
 from dsp.openrtb.template import Template, mark
 
 _PRICE = f"&p={Macro.PRICE.text}"
-_LOSS = f"&r={Macro.LOSS.text}&m={Macro.MIN_TO_WIN.text}{_PRICE}"
+_MIN_TO_WIN = f"&m={Macro.MIN_TO_WIN.text}"
+_LOSS = f"&r={Macro.LOSS.text}{_MIN_TO_WIN}{_PRICE}"
 #: A skippable slot's ad can be skipped after so long.
 SKIP_AFTER_SECONDS = 5
 #: What a creative's markup may hold of ours: the click redirect, plain or percent-encoded, and a number against caches.
@@ -125,8 +126,8 @@ def _notice_urls(base: str, kinds: Sequence[str], priced_impression: bool) -> No
         return f"{base}/{kind.value}?t={mark(1 + kinds.index(kind.value))}{rest}" if kind.value in kinds else ""
 
     return NoticeUrls(
-        win=url(NoticeKind.WIN, _PRICE),
-        bill=url(NoticeKind.BILL, _PRICE),
+        win=url(NoticeKind.WIN, _PRICE + _MIN_TO_WIN),
+        bill=url(NoticeKind.BILL, _PRICE + _MIN_TO_WIN),
         loss=url(NoticeKind.LOSS, _LOSS),
         impression=url(NoticeKind.IMPRESSION, _PRICE if priced_impression else ""),
         click=url(NoticeKind.CLICK),

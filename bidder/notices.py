@@ -141,8 +141,15 @@ class NoticeDesk:
         if facts.exchange not in self._profiles:
             raise InputError("the exchange is not configured any more", reason="unknown_exchange")
         clearing = self._prices.clearing(facts, query.get("p", "")) if kind is not NoticeKind.CLICK else None
+        min_to_win = self._prices.hint(facts, query.get("m", ""))
         if self._billing_kind(facts) is not kind:
-            return Notice(kind=kind, facts=facts, at_ms=now_ms, clearing_micros_cpm=clearing)
+            return Notice(
+                kind=kind,
+                facts=facts,
+                at_ms=now_ms,
+                clearing_micros_cpm=clearing,
+                min_to_win_micros_cpm=min_to_win,
+            )
         # Without a price the exchange will charge what we bid; with one it is at most that (see PriceReader).
         cost = cost_micros(facts.price_micros_cpm if clearing is None else clearing)
         # The money of a reservation that ended, by time or by a loss notice, may be another bid's by now.
@@ -153,6 +160,7 @@ class NoticeDesk:
             at_ms=now_ms,
             cost_micros=min(cost, facts.cost_micros_max),
             clearing_micros_cpm=clearing,
+            min_to_win_micros_cpm=min_to_win,
             late=late,
         )
 

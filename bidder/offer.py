@@ -13,6 +13,7 @@ from dsp.events.schema import Bid, BidFacts
 from dsp.funnel import Selection
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE
 from dsp.openrtb.opportunity import DealOffer, Opportunity
+from dsp.pricing.explore import UNMOVED, Jitter
 
 #: numpy keeps one object for each native type; on other machines, and for other types, there is a conversion.
 _LITTLE_ENDIAN = np.dtype("<i8")
@@ -27,6 +28,7 @@ class Candidates(NamedTuple):
     value_micros_cpm: NDArray[np.float64]
     price_micros_cpm: NDArray[np.int64]  # 0 must not bid
     request_features: NDArray[np.int64]  # (R,)
+    jitter: Jitter = UNMOVED  # of the first prices among them
 
     def preferred(self) -> list[int]:
         """Return the candidates that may bid, best first: those in a deal (OpenRTB 2.6, 7.3), then by price."""
@@ -102,6 +104,8 @@ def make_offer(
         user_key=opportunity.user_key if opportunity.may_store else "",
         value_micros=0 if opportunity.test else round(value_micros_cpm / IMPRESSIONS_PER_MILLE),
     )
+    deal, first_price = selection.deals[number], selection.first_price.item(number)
+    jitter = candidates.jitter if first_price else UNMOVED
     record = Bid(
         facts=facts,
         ad_features=_bytes(state.served.ad_rows[index]),
@@ -109,11 +113,13 @@ def make_offer(
         pcvr=candidates.pcvr.item(number),
         value_micros_cpm=int(value_micros_cpm),
         floor_micros_cpm=selection.floors_micros_cpm.item(number),
-        first_price=selection.first_price.item(number),
+        first_price=first_price,
         pacing_multiplier=state.controls.multiplier.item(row),
         request_features=_bytes(candidates.request_features),
+        deal_id=deal.id if deal is not None else "",
+        jitter=jitter.factor,
+        propensity=jitter.propensity,
     )
-    deal = selection.deals[number]
     return Offer(opportunity, advertiser, line_item, creative, deal, facts, price_micros_cpm, record)
 
 

@@ -1,5 +1,5 @@
-"""Follows what others publish: the snapshot, the pacing controls, the champion model. Swaps whole, keeps the old on any
-fault. Building happens in a thread, so that auctions go on meanwhile.
+"""Follows what others publish: the snapshot, the pacing controls, the champion model, the landscapes of prices. Swaps
+whole, keeps the old on any fault. Building happens in a thread, so that auctions go on meanwhile.
 """
 
 import asyncio
@@ -16,8 +16,9 @@ from dsp.kernel.clock import MS_PER_SECOND
 from dsp.pacing import controller
 from dsp.pacing.controller import CONTROLS_BLOB, Controls
 from dsp.snapshot import codec
-from models.serving import bundle
+from models.serving import bundle, landscape
 from models.serving.bundle import CHAMPION
+from models.serving.landscape import LANDSCAPE, NO_LANDSCAPES, Landscapes
 from models.serving.predictor import Predictor, Scorer
 from models.serving.prior import PriorPredictor
 
@@ -38,9 +39,10 @@ class Reloader:
         self._controls: Controls | None = None
         self._prior: Predictor = PriorPredictor()
         self._predictor: Predictor = self._prior
+        self._landscapes: Landscapes = NO_LANDSCAPES
         self._scorers: tuple[Scorer, Scorer] | None = None  # of the predictor and the prior, for what is served
         #: What was looked at last, good or bad, so that a broken artefact is tried and reported once.
-        self._seen = {SNAPSHOT_BLOB: "", CONTROLS_BLOB: "", CHAMPION: ""}
+        self._seen = {SNAPSHOT_BLOB: "", CONTROLS_BLOB: "", CHAMPION: "", LANDSCAPE: ""}
         self._complaint = ""
         self._task: asyncio.Task[None] | None = None
 
@@ -60,11 +62,13 @@ class Reloader:
         """Look once for something new; return whether the state was swapped."""
         served = await self._blob(SNAPSHOT_BLOB, lambda data: serve(codec.decode(data), self._served))
         controls = await self._blob(CONTROLS_BLOB, controller.decode)
-        model = await self._champion()
-        if served is None and controls is None and model is None:
+        model = await self._published(CHAMPION, bundle.load)
+        landscapes = await self._published(LANDSCAPE, landscape.load)
+        if served is None and controls is None and model is None and landscapes is None:
             return False
         self._served = served or self._served
         self._controls = controls or self._controls
+        self._landscapes = landscapes or self._landscapes
         if model is not None:
             self._predictor, self._prior = model.predictor, model.prior
         if self._served is None:
@@ -81,6 +85,7 @@ class Reloader:
                 controls_at_ms=self._controls.at_ms if self._controls is not None else 0,
                 predictor=scorer,
                 prior=prior,
+                landscapes=self._landscapes,
             )
         )
         return True
@@ -107,20 +112,21 @@ class Reloader:
         self._seen[name], data = found
         return await self._build(name, lambda: build(data))
 
-    async def _champion(self) -> bundle.Bundle | None:
+    async def _published(self, alias: str, load: Callable[[Path, str], _Part]) -> _Part | None:
         try:
-            version = registry.resolve(self._root, CHAMPION)  # a line in a file: too quick to be worth a thread
+            version = registry.resolve(self._root, alias)  # a line in a file: too quick to be worth a thread
         except Exception as fault:
             self._complain(fault)
             return None
-        if version is None or version == self._seen[CHAMPION]:
+        if version is None or version == self._seen[alias]:
             return None
-        self._seen[CHAMPION] = version
-        return await self._build(CHAMPION, lambda: bundle.load(self._root, version))
+        self._seen[alias] = version
+        return await self._build(alias, lambda: load(self._root, version))
 
     async def _build(self, name: str, build: Callable[[], _Part]) -> _Part | None:
         """Build in a thread; whatever is wrong with the artefact, the old one goes on serving."""
-        swaps = {SNAPSHOT_BLOB: metrics.SNAPSHOT_SWAPS, CHAMPION: metrics.MODEL_SWAPS}.get(name)
+        models = {CHAMPION: metrics.MODEL_SWAPS, LANDSCAPE: metrics.MODEL_SWAPS}
+        swaps = {SNAPSHOT_BLOB: metrics.SNAPSHOT_SWAPS, **models}.get(name)
         try:
             built = await asyncio.to_thread(build)
         except Exception as fault:

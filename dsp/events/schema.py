@@ -60,6 +60,9 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True):
     first_price: bool
     pacing_multiplier: float
     request_features: bytes  # int64 little-endian, models.features.columns.REQUEST_COLUMNS in order
+    deal_id: str = ""  # of the exchange; empty in the open auction
+    jitter: float = 1.0  # what exploration multiplied the chosen price by, before floor and worth bound it
+    propensity: float = 1.0  # probability with which that factor was drawn
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision.1"):

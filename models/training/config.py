@@ -28,6 +28,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     pcoc_max: float = 1.4  # and at most
     #: The champion is challenged once so many clicks have come that it was not trained on.
     new_clicks_min: int = 30
+    #: First-price auctions of an exchange, with a known outcome, from which on its prices are learned from the context.
+    landscape_rows_min: int = 5_000
+    landscape_fallback_rows_min: int = 300  # with so many it has a smoothed histogram; with fewer, a constant share
+    landscape_rows_max: int = 100_000  # the latest of all exchanges
     seed: int = 7  # of the trees' sampling: the same rows and seed give the same model
     threads: int = 1  # of LightGBM
 
@@ -39,6 +43,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError(
                 "window_days, rows_min, clicks_min, rounds_max, threads must be 1 or more, leaves 2 or more"
             )
+        if not 1 <= self.landscape_fallback_rows_min <= self.landscape_rows_min <= self.landscape_rows_max:
+            raise ValueError("landscape rows must not decrease: 1, landscape_fallback_rows_min, _rows_min, _rows_max")
         if self.rows_max < self.rows_min:
             raise ValueError("rows_max is below rows_min")
         if not 0 < self.learning_rate <= 1:

@@ -18,7 +18,7 @@ from models.evaluation.metrics import Metrics, measure
 from models.features.spec import FEATURE_HASH
 from models.serving import bundle
 from models.serving.prior import CVR, ConstantPredictor
-from models.training import dataset, gbdt, groups, package
+from models.training import dataset, gbdt, groups, landscapes, package
 from models.training.config import TrainingConfig
 from models.training.dataset import Dataset
 from models.training.rows import Rows
@@ -41,7 +41,9 @@ class Outcome:
 
 
 def run(data_dir: Path, now_ms: int, config: TrainingConfig, progress: Progress) -> Outcome:
-    """Train, and replace the champion if the new model is no worse. `progress` hears each step and its findings.
+    """Train; replace the champion if the new model is no worse, and the landscapes of prices if there is news.
+
+    `progress` hears each step and its findings.
 
     Raises:
         ConflictError: another run is going on.
@@ -49,35 +51,42 @@ def run(data_dir: Path, now_ms: int, config: TrainingConfig, progress: Progress)
     """
     root = data_dir / "models"
     with _alone(root):
-        data = dataset.load(data_dir / "training", now_ms - config.window_days * MS_PER_DAY, now_ms + 1, now_ms, config)
-        progress("dataset", data.summary.as_json())
-        champion = _champion(root, progress)
-        kept = _reason_to_wait(data, champion, config)
-        if kept is not None:
-            return kept
-        walked, features = gbdt.walk(data.impressions, _BASE_CTR, config)
-        scores, refused = _judge(data.impressions, walked, champion, config)
-        progress("evaluate", {"scores": {name: score.as_json() for name, score in scores.items()}})
-        if refused:
-            return Outcome("refused", tuple(refused), champion.version if champion else None)
-        ctr = gbdt.fit(data.impressions, _BASE_CTR, walked, features, config)
-        progress("fit", {"trees": ctr.booster.num_trees(), "statistics": len(ctr.transform.statistics.table())})
-        cvr, about_cvr = _conversions(data.clicks, config)
-        fitted = package.Fitted(
-            ctr=ctr,
-            cvr=cvr,
-            prior_ctr=gbdt.fit_statistics(groups.HIERARCHY, data.impressions, _BASE_CTR)[0],
-            prior_cvr=gbdt.fit_statistics(groups.HIERARCHY, data.clicks, CVR)[0],
-        )
-        about_ctr = {
-            "scores": {name: score.as_json() for name, score in scores.items()},
-            "trees": ctr.booster.num_trees(),
-            "strengths": ctr.strengths,
-        }
-        manifest = _manifest(now_ms, data, about_ctr, about_cvr, config)
-        published = _publish(root, package.pack(fitted, data.impressions, report.card(manifest)), manifest, champion)
-        progress("publish", {"version": published})
-        return Outcome("published", (), published, manifest)
+        outcome = _challenge(root, data_dir, now_ms, config, progress)
+        progress("landscape", landscapes.publish(data_dir, now_ms, config))
+        return outcome
+
+
+def _challenge(root: Path, data_dir: Path, now_ms: int, config: TrainingConfig, progress: Progress) -> Outcome:
+    """Train click and conversion rates, and replace the champion if they are no worse."""
+    data = dataset.load(data_dir / "training", now_ms - config.window_days * MS_PER_DAY, now_ms + 1, now_ms, config)
+    progress("dataset", data.summary.as_json())
+    champion = _champion(root, progress)
+    kept = _reason_to_wait(data, champion, config)
+    if kept is not None:
+        return kept
+    walked, features = gbdt.walk(data.impressions, _BASE_CTR, config)
+    scores, refused = _judge(data.impressions, walked, champion, config)
+    progress("evaluate", {"scores": {name: score.as_json() for name, score in scores.items()}})
+    if refused:
+        return Outcome("refused", tuple(refused), champion.version if champion else None)
+    ctr = gbdt.fit(data.impressions, _BASE_CTR, walked, features, config)
+    progress("fit", {"trees": ctr.booster.num_trees(), "statistics": len(ctr.transform.statistics.table())})
+    cvr, about_cvr = _conversions(data.clicks, config)
+    fitted = package.Fitted(
+        ctr=ctr,
+        cvr=cvr,
+        prior_ctr=gbdt.fit_statistics(groups.HIERARCHY, data.impressions, _BASE_CTR)[0],
+        prior_cvr=gbdt.fit_statistics(groups.HIERARCHY, data.clicks, CVR)[0],
+    )
+    about_ctr = {
+        "scores": {name: score.as_json() for name, score in scores.items()},
+        "trees": ctr.booster.num_trees(),
+        "strengths": ctr.strengths,
+    }
+    manifest = _manifest(now_ms, data, about_ctr, about_cvr, config)
+    published = _publish(root, package.pack(fitted, data.impressions, report.card(manifest)), manifest, champion)
+    progress("publish", {"version": published})
+    return Outcome("published", (), published, manifest)
 
 
 def _champion(root: Path, progress: Progress) -> bundle.Bundle | None:

@@ -158,6 +158,7 @@ class World:
             "DSP_BIDDER_DRAIN_WAIT_MS": "100",
             "DSP_BIDDER_REQUEST_SAMPLE_RATE": "1",
             "DSP_BIDDER_LEASE_SYNC_INTERVAL_MS": "100",
+            "DSP_BIDDER_FIRST_PRICE_EXPLORE_SHARE": "0",  # a price is then known beforehand
             **self.extra,
         }
 

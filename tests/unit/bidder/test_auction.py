@@ -1,5 +1,6 @@
 """The auction with every part passed in: deals, budgets, deadlines, fall-backs, and money given back."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -15,21 +16,24 @@ from bidder.journal import Journal
 from bidder.outbox import LaneTuning, Outbox
 from bidder.pending import PendingExposures
 from bidder.respond import Responder
-from bidder.run import Arrival
+from bidder.run import Arrival, Run
 from bidder.state import Serving, ServingState, serve
 from bidder.tally import Tally
 from dsp.cache.port import LeaseReport, LeaseState
 from dsp.catalog.entities import AuctionType, Deal
 from dsp.catalog.rules import Clause, Dimension, Targeting
 from dsp.catalog.status import Status
-from dsp.events.schema import NoticeKind
+from dsp.events.schema import Bid, NoticeKind
 from dsp.events.topics import Topic
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.ids import TokenSigner
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
 from dsp.pacing.controller import align
+from dsp.pricing.explore import FACTORS
+from dsp.pricing.landscape import WinCurve
 from dsp.snapshot.build import build
+from models.serving.landscape import Landscapes
 from models.serving.predictor import Predictions
 from models.serving.prior import PriorPredictor
 from tests.integration.bidder.world import bid_request, catalogue
@@ -142,6 +146,52 @@ async def test_it_bids_and_reserves_the_cost_of_its_price() -> None:
     assert market.leases.reserved_micros == 4_250
     assert market.outbox.depth(Topic.DECISIONS) == 1
     assert market.auctioneer.admission.inflight == 0
+
+
+class Heard(Journal):
+    """Keeps the records of bids beside queueing them."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__(outbox, 1.0)
+        self.bids: list[Bid] = []
+
+    def decision(self, run: Run, auction_id: str) -> None:
+        self.bids += [offer.record for offer in run.sent]
+        super().decision(run, auction_id)
+
+
+class OnePrice(Landscapes):
+    """Knows of every impression that 3.00 wins four times in five, and 1.00 one time in five."""
+
+    def __init__(self) -> None:
+        super().__init__("one", {})
+
+    def curve(self, features: NDArray[np.int64], floor_micros_cpm: int) -> WinCurve | None:
+        return WinCurve(np.array([1_000_000.0, 3_000_000.0]), np.array([0.2, 0.8]))
+
+
+async def test_a_landscape_prices_first_price_auctions_and_no_others() -> None:
+    market = Market()
+    market.serving.swap(dataclasses.replace(market.state, landscapes=OnePrice()))
+    _, (bid,) = await market.ask(bid_request("a"))
+    assert bid["price"] == 3.0  # (5 - 3) x 0.8 is more than (5 - 1) x 0.2
+    _, (bid,) = await market.ask({**bid_request("b"), "at": 2})
+    assert bid["price"] == 5.0
+
+
+async def test_explored_prices_are_logged_with_their_propensity() -> None:
+    market = Market()
+    heard, config = Heard(market.outbox), BidderConfig(first_price_explore_share=0.5)
+    market.auctioneer = dataclasses.replace(market.auctioneer, config=config, journal=heard)
+    await market.ask({**bid_request("second"), "at": 2})
+    assert [(bid.jitter, bid.propensity) for bid in heard.bids] == [(1.0, 1.0)]
+    heard.bids.clear()
+    for number in range(40):
+        await market.ask(bid_request(f"a{number}"))
+    assert 10 < sum(bid.jitter != 1.0 for bid in heard.bids) < 30
+    for bid in heard.bids:
+        assert bid.propensity == (0.5 if bid.jitter == 1.0 else 0.5 / len(FACTORS))
+        assert bid.facts.price_micros_cpm == min(5_000_000, round(4_250_000 * bid.jitter))
 
 
 async def test_money_that_is_not_there_is_not_bid() -> None:

@@ -15,7 +15,7 @@ USD = 1_000_000
 
 def bid(**given: Any) -> int:
     fields = {
-        "value": 4.0 * USD, "multiplier": 1.0, "floors": USD, "first_price": True, "shade": 0.7, "bid_min": 0,
+        "value": 4.0 * USD, "multiplier": 1.0, "floors": USD, "first_price": True, "shading": 0.7, "bid_min": 0,
         "bid_max": PRICE_MICROS_CPM_MAX, "fixed_price": False, **given,
     }  # fmt: skip
     columns = {
@@ -52,7 +52,7 @@ def bid(**given: Any) -> int:
         ({"value": 1e30, "first_price": False}, PRICE_MICROS_CPM_MAX),
         ({"fixed_price": True, "first_price": False, "floors": 1_500_000}, 1_500_000),
         ({"fixed_price": True, "first_price": False, "floors": 4_500_000}, 0),
-        ({"shade": 1.0}, 4_000_000),
+        ({"shading": 1.0}, 4_000_000),
     ],
     ids=str,
 )
@@ -75,17 +75,17 @@ MICROS = st.integers(0, PRICE_MICROS_CPM_MAX)
     multiplier=st.floats(0, 1),
     floor=MICROS,
     first=st.booleans(),
-    shade=st.floats(0, 1),
+    shading=st.floats(0, 1),
     bounds=st.tuples(MICROS, MICROS).map(sorted),
     fixed=st.booleans(),
 )
 def test_bounds_hold(
-    value: float, multiplier: float, floor: int, first: bool, shade: float, bounds: list[int], fixed: bool
+    value: float, multiplier: float, floor: int, first: bool, shading: float, bounds: list[int], fixed: bool
 ) -> None:
     low, high = bounds
     with np.errstate(all="ignore"):
         result = bid(
-            value=value, multiplier=multiplier, floors=floor, first_price=first and not fixed, shade=shade,
+            value=value, multiplier=multiplier, floors=floor, first_price=first and not fixed, shading=shading,
             bid_min=low, bid_max=high, fixed_price=fixed,
         )  # fmt: skip
         paced = value * multiplier

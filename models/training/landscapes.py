@@ -1,0 +1,117 @@
+"""The nightly's landscapes: which exchange gets one learned from context, which a histogram, and their publication."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp import registry
+from dsp.kernel.errors import BundleError
+from dsp.pricing.landscape import Landscape
+from models.features.columns import REQUEST_COLUMNS
+from models.features.spec import FEATURE_HASH
+from models.serving import landscape as serving
+from models.training import auctions as log
+from models.training import landscape
+from models.training.config import TrainingConfig
+from models.training.landscape import Auctions
+
+CONTEXTUAL, HISTOGRAM = "contextual", "histogram"
+FIELDS = {
+    CONTEXTUAL: [
+        *((name, "") for name in (
+            "exchange", "position", "interstitial", "placement", "slot_width", "slot_height", "video_placement",
+            "inventory", "domain", "publisher", "device", "os", "browser", "country", "region", "hour",
+            "segment_count", "floor_micros_cpm", "floor_level",
+        )),
+        ("slot_width", "slot_height"),
+        ("domain", "slot_width"),
+        ("domain", "placement"),
+        ("placement", "floor_micros_cpm"),
+        ("exchange", "slot_width"),
+        ("exchange", "country"),
+    ],
+    HISTOGRAM: [("exchange", "")],
+}  # fmt: skip
+_EXCHANGE = REQUEST_COLUMNS.index("exchange")
+#: Share of the auctions, the latest, on which context must show that it tells more than the histogram.
+_LATER = 0.2
+_MS_PER_DAY = 86_400_000
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """The part of a manifest that is read again."""
+
+    trained_to_ms: int = 0
+
+
+def publish(data_dir: Path, now_ms: int, config: TrainingConfig) -> dict[str, Any]:
+    """Learn the landscapes of what was logged and point the alias to them; return what was found.
+
+    An exchange has its own once `landscape_fallback_rows_min` of its auctions are known: a smoothed histogram, and from
+    `landscape_rows_min` on, one learned from the context, where that foretells later auctions better.
+    """
+    from_ms = now_ms - config.window_days * _MS_PER_DAY
+    found = log.load(data_dir / "training", from_ms, now_ms, config.landscape_rows_max)
+    root = data_dir / "models"
+    if found.to_ms <= _trained_to_ms(root):
+        return {**found.counts, "result": "nothing_new"}
+    exchanges, counts = np.unique(found.auctions.contexts[:, _EXCHANGE], return_counts=True)
+    known = exchanges[counts >= config.landscape_fallback_rows_min].tolist()
+    if not known:
+        return {**found.counts, "result": "little_data"}
+    scores = _judge(found.auctions)
+    better = scores[CONTEXTUAL] > scores[HISTOGRAM]
+    rich = set(exchanges[counts >= config.landscape_rows_min].tolist()) if better else set()
+    chosen = {exchange: CONTEXTUAL if exchange in rich else HISTOGRAM for exchange in known}
+    names = sorted(set(chosen.values()))
+    fitted = {name: _fit(name, found.auctions) for name in names}
+    spec = serving.Spec(FEATURE_HASH, {name: FIELDS[name] for name in names}, chosen)
+    about = {**found.counts, "exchanges": len(known), "with_context": len(rich & set(known)), "log_likelihood": scores}
+    manifest = {"built_at_ms": now_ms, "trained_to_ms": found.to_ms, "landscape": about}
+    version = registry.publish(root, serving.pack(fitted, spec), {**manifest, "config": msgspec.to_builtins(config)})
+    serving.load(root, version)
+    registry.set_alias(root, serving.LANDSCAPE, version)
+    return {**about, "result": "published", "version": version}
+
+
+def _trained_to_ms(root: Path) -> int:
+    """Return when the latest auction was bid for that the served landscapes know; 0 where there are none."""
+    try:
+        version = registry.resolve(root, serving.LANDSCAPE)
+        manifest = registry.read(root, version)[registry.MANIFEST] if version is not None else b"{}"
+        return msgspec.json.decode(manifest, type=_Manifest).trained_to_ms
+    except (BundleError, msgspec.DecodeError):  # what cannot be read does not serve either
+        return 0
+
+
+def _fit(name: str, auctions: Auctions) -> Landscape:
+    return landscape.fit(auctions, serving.fields_of(FIELDS[name]))
+
+
+def _judge(auctions: Auctions) -> dict[str, float]:
+    """Return each kind's mean log likelihood of the latest auctions, fitted to those before."""
+    cut = max(1, int(len(auctions) * (1.0 - _LATER)))
+    earlier, later = auctions[slice(0, cut)], auctions[slice(cut, None)]
+    if not len(later):
+        return dict.fromkeys(FIELDS, 0.0)
+    points = landscape.grid_points(earlier, landscape.Settings().points)
+    return {name: round(float(log_likelihood(_fit(name, earlier), later, points).mean()), 5) for name in FIELDS}
+
+
+def log_likelihood(fitted: Landscape, auctions: Auctions, steps: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
+    """Return how likely each auction's outcome was, (n,), to the resolution of `steps`: prices, ascending."""
+    edges = np.concatenate(([-1], np.asarray(steps, dtype=np.int64)))
+    chances = np.empty(len(auctions))
+    for number, (context, floor) in enumerate(zip(auctions.contexts, auctions.floors.tolist(), strict=True)):
+        curve = fitted.curve(context, floor)
+        low, high = int(auctions.low[number]), int(auctions.high[number])
+        # The step that holds a told price, so that no model gains by a finer grid.
+        below = edges[edges.searchsorted(max(low, floor - 1), side="right") - 1]
+        place = edges.searchsorted(max(high, floor), side="left")
+        reached = curve.at(float(edges[place])) if place < len(edges) else 1.0
+        chances[number] = reached - curve.at(float(below))
+    return np.log(np.maximum(chances, 1e-6))
