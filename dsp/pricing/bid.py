@@ -10,6 +10,10 @@ from dsp.pricing.shade import shade
 #: rounding in the exchange's currency does not put it below.
 FLOOR_MARGIN_MICROS_CPM = 10_000
 
+# Constants are arrays without dimensions: with few candidates, half the time of a scalar operand is its conversion.
+_FLOOR_MARGIN = np.array(FLOOR_MARGIN_MICROS_CPM)
+_ZERO, _INFINITE = np.array(0.0), np.array(np.inf)
+
 
 def price(
     value: NDArray[np.float64],
@@ -46,10 +50,10 @@ def price(
     shaded = shade(worth, floors, shading) if isinstance(shading, WinCurve) else worth * shading
     if jitter != 1.0:
         shaded *= jitter
-    shaded = np.maximum(np.maximum(shaded, floors + FLOOR_MARGIN_MICROS_CPM), bid_min)
+    shaded = np.maximum(np.maximum(shaded, floors + _FLOOR_MARGIN), bid_min)
     bid = np.where(first_price, np.minimum(shaded, worth), worth)
     if fixed_price is not None:
         bid = np.where(fixed_price, floors, bid)
     # A comparison with NaN is false, so a prediction that is none never bids.
-    allowed = (paced > 0.0) & (paced < np.inf) & (worth >= floors)
-    return np.where(allowed, bid, 0.0).astype(np.int64)
+    allowed = (paced > _ZERO) & (paced < _INFINITE) & (worth >= floors)
+    return np.where(allowed, bid, _ZERO).astype(np.int64)

@@ -93,7 +93,7 @@ class Landscape(NamedTuple):
     def curve(self, context: NDArray[np.int64], floor_micros_cpm: int) -> WinCurve:
         """Return F of one impression, of its context (C,) and its floor, 0 for none."""
         extra, multiples = _near(floor_micros_cpm)
-        scores = self.table.take(self.rows(np.concatenate((context, extra))), axis=0).sum(axis=0)
+        scores = np.add.reduce(self.table.take(self.rows(np.concatenate((context, extra))), axis=0))
         scores += self.bias
         prices, near = self.points_micros_cpm, len(FLOOR_RATIOS)
         if floor_micros_cpm > 0:
@@ -102,8 +102,8 @@ class Landscape(NamedTuple):
             scores = np.concatenate((scores[:near], scores[near + above :]))
         else:
             scores = scores[near:]
-        scores -= scores.max()
-        reached = np.exp(scores, out=scores).cumsum(dtype=np.float64)
+        scores -= np.maximum.reduce(scores)
+        reached = np.add.accumulate(np.exp(scores, out=scores), dtype=np.float64)
         return WinCurve(prices.astype(np.float64), reached[:-1] / reached[-1])
 
 

@@ -1,0 +1,86 @@
+"""What a price costs: the curve of an impression, the prices of 32 candidates by it, and the reservation of the best.
+
+Run it by hand: python tests/bench/bench_pricing.py. It prints one JSON document: microseconds of this machine, the best
+and the median of many rounds, and how many times a numpy operation on the same candidates x prices takes.
+"""
+
+import json
+from collections.abc import Callable
+from itertools import count
+from statistics import median
+from timeit import repeat
+
+import numpy as np
+
+from dsp.ledger.lease import LeaseBook
+from dsp.ledger.terms import LeaseReport, LeaseState, lease_id
+from dsp.pricing.bid import price
+from dsp.pricing.landscape import NOTHING, Fields, Landscape
+from dsp.pricing.shade import shade
+from models.training.landscape import Auctions, fit
+
+CANDIDATES, COLUMNS, AUCTIONS = 32, 18, 6_000
+PAIRS = [*((column, NOTHING) for column in range(COLUMNS)), *((column, column + 1) for column in range(6))]
+NUMBER, ROUNDS = 20, 500
+NOW_MS = 1_750_000_000_000
+
+
+def fitted() -> tuple[Landscape, Auctions]:
+    """Return a landscape of as many fields as a bidder's, over values of which a few are frequent and many rare."""
+    random = np.random.default_rng(1)
+    contexts = random.zipf(1.5, (AUCTIONS, COLUMNS)).astype(np.int64)
+    floors = random.choice([0, 50_000, 200_000, 700_000], AUCTIONS)
+    prices = np.maximum(floors, (random.lognormal(0.0, 0.8, AUCTIONS) * 100).astype(np.int64) * 10_000)
+    auctions = Auctions(contexts, floors, prices - 1, prices)
+    return fit(auctions, Fields.of(PAIRS)), auctions
+
+
+def timed(run: Callable[[], object]) -> dict[str, float]:
+    rounds = [seconds / NUMBER * 1e6 for seconds in repeat(run, number=NUMBER, repeat=ROUNDS)]
+    return {"best_us": round(min(rounds), 2), "median_us": round(median(rounds), 2)}
+
+
+def reservation() -> Callable[[int], object]:
+    """Return what reserves a cost in a lease with money for all rounds."""
+    book, day, numbers = LeaseBook(1), 20_000, count()
+    book.reserve(10, day, "", 0, 0, NOW_MS)  # demand comes first
+    book.wants(0)
+    book.apply(LeaseReport([LeaseState(lease_id(1, 10, day), 10, day, 10**15, 0)], 0), 0)
+    assert book.reserve(10, day, "first", 1, 0, NOW_MS) is not None
+    return lambda cost: book.reserve(10, day, f"b{next(numbers)}", cost, 0, NOW_MS)
+
+
+def main() -> None:
+    landscape, auctions = fitted()
+    value = np.linspace(1.0, 5.0, CANDIDATES) * 1e6
+    ones, floors = np.ones(CANDIDATES), np.full(CANDIDATES, 200_000)
+    first_price, fixed = np.ones(CANDIDATES, dtype=np.bool_), np.zeros(CANDIDATES, dtype=np.bool_)
+    bid_min, bid_max = np.zeros(CANDIDATES, dtype=np.int64), np.full(CANDIDATES, 10**9)
+    context = auctions.contexts[0]
+    curve = landscape.curve(context, 200_000)
+    reserve = reservation()
+    same_shape = np.zeros((CANDIDATES, len(curve.win_rate)))
+
+    def prices() -> object:
+        return price(value, ones, floors, first_price, curve, bid_min, bid_max, fixed)
+
+    def prices_and_reservation() -> None:
+        found = price(value, ones, floors, first_price, curve, bid_min, bid_max, fixed)
+        reserve(int(found.max()) // 1_000)
+
+    runs: dict[str, Callable[[], object]] = {
+        "numpy_same_shape": lambda: np.add(same_shape, same_shape, out=same_shape),
+        "curve": lambda: landscape.curve(context, 200_000),
+        "shade": lambda: shade(value, floors, curve),
+        "price": prices,
+        "price_and_reserve": prices_and_reservation,
+    }
+    found = {name: timed(run) for name, run in runs.items()}
+    unit = found["numpy_same_shape"]["best_us"]
+    for entry in found.values():
+        entry["times_numpy"] = round(entry["best_us"] / unit, 1)
+    print(json.dumps({"candidates": CANDIDATES, "prices": len(curve.win_rate), **found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
