@@ -3,6 +3,8 @@
 import json
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 from rich.console import Console
@@ -48,30 +50,36 @@ def summary(results: list[Result]) -> dict[str, float]:
 
 
 def main(seeds: Iterable[int], as_json: bool, trace: bool, density: int = 1) -> int:
-    """Run the seeds; return 0 when no invariant was broken. Progress goes to standard error."""
+    """Run the seeds on all cores; return 0 when no invariant was broken. Progress goes to standard error."""
     if trace:
         return _trace(seeds, density)
     numbers, results = list(seeds), []
     console = Console(stderr=True)
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True) as progress, ProcessPoolExecutor() as pool:
         task = progress.add_task("seeds", total=len(numbers))
-        for seed in numbers:
-            try:
-                results.append(
-                    Result(seed, Simulation(seed, faults(seed, density)).run(), Simulation(seed, Faults()).run())
-                )
-            except ViolationError as broken:
-                print(f"seed {seed}: {broken}", file=sys.stderr)
-                return 1
-            progress.update(task, advance=1)
-            if not console.is_terminal:
-                print(f"seed {seed}: value ratio {results[-1].value_ratio:.3f}", file=sys.stderr)
+        try:
+            for result in pool.map(partial(_run, density=density), numbers):
+                results.append(result)
+                progress.update(task, advance=1)
+                if not console.is_terminal:
+                    print(f"seed {result.seed}: value ratio {result.value_ratio:.3f}", file=sys.stderr)
+        except ViolationError as broken:
+            pool.shutdown(cancel_futures=True)
+            print(broken, file=sys.stderr)
+            return 1
     found = summary(results)
     if as_json:
         print(json.dumps(found))
     else:
         _show(results, found)
     return int(any(found[name] for name in ("overspend_micros", "double_billed", "lost")))
+
+
+def _run(seed: int, density: int) -> Result:
+    try:
+        return Result(seed, Simulation(seed, faults(seed, density)).run(), Simulation(seed, Faults()).run())
+    except ViolationError as broken:
+        raise ViolationError(f"seed {seed}: {broken}") from broken
 
 
 def _trace(seeds: Iterable[int], density: int) -> int:

@@ -34,7 +34,7 @@ from loadtest.faults.plan import BALANCER_MS, PROCESSES, Faults
 from loadtest.faults.platform import Platform
 from loadtest.faults.schedule import Schedule
 
-LEDGER_MS = 1_000
+LEDGER_MS = 2_000
 PACING_MS = 2_000
 RECLAIM_MS = 5_000
 FLUSH_MS = 20
