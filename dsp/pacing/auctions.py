@@ -31,11 +31,11 @@ class AuctionLaw:
     memory_wins_start: float = 2.0
     step_max: float = 1.0
     #: Wins that the market remembers: enough that rare ones of great value are among them.
-    market_wins: float = 1_000.0
+    market_wins: float = 2_000.0
     #: The endgame begins when what is left buys this many wins, and so many have been seen.
     endgame_wins: int = 32
     #: The share of a budget that may be left at the end, and by how much a share above it changes the price of that.
-    unspent_share: float = 0.008
+    unspent_share: float = 0.0075
     unspent_step: float = 0.1
     unspent_step_max: float = 0.3
     #: The price of a unit of money unspent, in units of what it buys, to begin with and its bounds.

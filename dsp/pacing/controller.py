@@ -115,8 +115,8 @@ class Law:
     cold_gain: float = 2.0  # how much faster a cold controller opens
     #: While bids go unanswered the level rises by so much, then by so much an hour: an exchange that is stuck owes the
     #: bills of bids that may have won, and who has been outbid finds the price all the same.
-    unanswered_rise: float = 0.5
-    unanswered_rise_hour: float = 1.0
+    unanswered_rise: float = 0.2
+    unanswered_rise_hour: float = 0.25
     #: The target's dual begins where it hardly lets a bid exceed value, and ends where it does not at all.
     mu_target_start: float = 10.0
     mu_target_max: float = 100.0

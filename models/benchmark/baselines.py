@@ -46,7 +46,7 @@ def scores(auctions: Auctions, length: int, rate_micros_cpm: float) -> dict[str,
         tried = [won(bidder, sample, parameter) for parameter in bidder.parameters]
         found[name] = won(bidder, auctions, bidder.parameters[int(np.argmax(tried))])
     lin = bidders(auctions)["lin"]
-    found["lin_hindsight"] = max(won(lin, auctions, parameter) for parameter in lin.parameters)
+    found["lin_hindsight"] = max(found["lin"], *(won(lin, auctions, parameter) for parameter in lin.parameters))
     return found
 
 

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dsp.pacing.controller import Control, Law, step
+from dsp.pacing.controller import Bought, Control, Law, step
 from dsp.pacing.plan import Plan
 
 
 @dataclass
 class Market:
-    """Auctions arrive at `rate(now_ms)` a second; a bid wins if it beats the best rival, and pays itself."""
+    """Auctions arrive at `rate(now_ms)` a second; the best bid wins and pays itself, or the best rival's.
+
+    Bills arrive late, and none leave while `stuck(now_ms)`.
+    """
 
     rate: Callable[[int], float]
     value_cpm: float = 3.0
@@ -21,6 +24,10 @@ class Market:
     rival_spread: float = 0.5
     billing_delay_ms: int = 1_500
     seed: int = 7
+    first_price: bool = True
+    stuck: Callable[[int], bool] = lambda _: False
+    #: What is realised of the expected value.
+    realised: float = 1.0
     generator: np.random.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -28,10 +35,17 @@ class Market:
 
     def costs(self, now_ms: int, seconds: float, control: Control) -> np.ndarray:
         """Return what each win of the next `seconds` costs in micros."""
+        return self.wins(now_ms, seconds, control)[0]
+
+    def wins(self, now_ms: int, seconds: float, control: Control) -> tuple[np.ndarray, np.ndarray]:
+        """Return (cost, value) of each win of the next `seconds` in micros."""
         count = self.generator.binomial(self.generator.poisson(self.rate(now_ms) * seconds), control.pass_rate)
-        bids = self.value_cpm * np.exp(self.generator.normal(0, self.value_spread, count)) * control.multiplier
+        values = self.value_cpm * np.exp(self.generator.normal(0, self.value_spread, count))
+        bids = values * control.multiplier
         rivals = self.rival_cpm * np.exp(self.generator.normal(0, self.rival_spread, count))
-        return (bids[bids > rivals] * 1_000).astype(np.int64)
+        won = bids > rivals
+        paid = bids if self.first_price else rivals
+        return (paid[won] * 1_000).astype(np.int64), (values[won] * 1_000).astype(np.int64)
 
 
 @dataclass
@@ -42,6 +56,7 @@ class Trace:
     spent: list[int] = field(default_factory=list)
     planned: list[int] = field(default_factory=list)
     controls: list[Control] = field(default_factory=list)
+    value: list[int] = field(default_factory=list)  # expected, of what was billed
 
     def gaps(self, budget: int) -> np.ndarray:
         """Return spend less plan at every step, as a share of the budget."""
@@ -57,25 +72,33 @@ def run(
     step_ms: int = 1_000,
     law: Law | None = None,
     restart: Callable[[int, Control], Control] = lambda now_ms, control: control,
+    unit_micros: int | None = None,
 ) -> Trace:
-    """Drive the controller from start to end; `plan_at(now_ms, spent)` gives the plan, the budget is hard."""
+    """Drive the controller from start to end; `plan_at(now_ms, spent)` gives the plan, the budget is hard.
+
+    With `unit_micros`, what a unit of the goal may cost, the controller learns what was bought as well.
+    """
     trace, control = Trace(), None
-    spent, left = 0, budget
-    billed: deque[tuple[int, int]] = deque()
+    spent, value, left = 0, 0, budget
+    billed: deque[tuple[int, int, int]] = deque()
     for now_ms in range(start_ms, end_ms, step_ms):
-        while billed and billed[0][0] <= now_ms:
-            spent += billed.popleft()[1]
+        while billed and billed[0][0] <= now_ms and not market.stuck(now_ms):
+            _, cost, worth = billed.popleft()
+            spent, value = spent + cost, value + worth
         plan = plan_at(now_ms, spent)
         planned = plan.planned_micros(now_ms)
         rate = plan.rate_micros_second(now_ms)
-        control = step(control, spent, planned, rate, plan.day_seconds, now_ms, law or Law())
+        bought = Bought(value, value * market.realised, unit_micros) if unit_micros and value else None
+        control = step(control, spent, planned, rate, plan.day_seconds, now_ms, law or Law(), bought)
         control = restart(now_ms, control)
-        costs = market.costs(now_ms, step_ms / 1_000, control) if rate else np.zeros(0)
-        won = int(costs[np.cumsum(costs) <= left].sum())
+        costs, values = market.wins(now_ms, step_ms / 1_000, control) if rate else (np.zeros(0), np.zeros(0))
+        paid = np.cumsum(costs) <= left
+        won = int(costs[paid].sum())
         left -= won
-        billed.append((now_ms + step_ms // 2 + market.billing_delay_ms, won))
+        billed.append((now_ms + step_ms // 2 + market.billing_delay_ms, won, int(values[paid].sum())))
         trace.at_ms.append(now_ms)
         trace.spent.append(spent)
         trace.planned.append(planned)
         trace.controls.append(control)
+        trace.value.append(value)
     return trace

@@ -1,0 +1,146 @@
+"""The pacing benchmark: its command's contract on a small file, its yardsticks, and its reach on recorded data."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.__main__ import main
+from models.benchmark import baselines
+from models.benchmark.auctions import Auctions, load
+from models.benchmark.pacing import replay
+
+RECORDED = Path(__file__).parents[3].parent / "shared" / "data" / "ipinyou" / "auctions.csv.gz"
+NAMES = {"constant", "random", "mcpc", "lin", "ortb", "lin_hindsight"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A market of 2,500 auctions in two splits, among those of another campaign; a column more than needed."""
+    random = np.random.default_rng(4)
+    path = tmp_path / "auctions.csv.gz"
+    with gzip.open(path, "wt", encoding="utf-8", newline="") as out:
+        rows = csv.writer(out)
+        rows.writerow(["campaign", "split", "click", "market_price", "pctr", "hour_index"])
+        for number in range(2_500):
+            value = random.lognormal(-7.0, 0.8)
+            split = "train" if number < 2_000 else "test"
+            price = round(random.lognormal(4.0, 0.7))
+            rows.writerow(["77", split, int(random.random() < 20 * value), price, f"{value:.6f}", number // 500])
+            rows.writerow(["78", split, 0, 1, 0.5, number // 500])
+    return path
+
+
+def measured(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert main(["benchmark", "pacing", *arguments, "--json"]) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_the_document_is_what_the_contract_says(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--auctions", str(file), "--campaign", "77", "--episode", "700", "--fractions", "2,8")
+    found = measured(capsys, *arguments)
+    assert list(found) == ["fractions", "mean_value_ratio"]
+    rows = found["fractions"]
+    assert isinstance(rows, dict)
+    assert list(rows) == ["2", "8"]
+    for row in rows.values():
+        assert list(row) == ["value_ratio", "clicks", "spend_ratio", "overspend_micros", "baselines"]
+        assert row["overspend_micros"] == 0
+        assert isinstance(row["clicks"], int)
+        assert 0.9 < row["value_ratio"] <= 1.0
+        assert 0.95 < row["spend_ratio"] <= 1.0
+        assert set(row["baselines"]) == NAMES
+        assert all(0.0 < ratio <= 1.0 for ratio in row["baselines"].values())
+        assert row["baselines"]["lin_hindsight"] >= row["baselines"]["lin"] > row["baselines"]["random"]
+    assert found["mean_value_ratio"] == pytest.approx(np.mean([row["value_ratio"] for row in rows.values()]))
+    assert measured(capsys, *arguments) == found
+
+
+def test_one_split_can_be_chosen_and_one_campaign_only(file: Path) -> None:
+    assert len(load(file, "77", "test")) == 500
+    assert len(load(file, "77", None)) == 2_500
+    assert set(load(file, "78", None).prices_micros_cpm.tolist()) == {1_000_000}
+
+
+def test_a_table_and_a_picture_without_json(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plot = tmp_path / "drawn" / "pacing.png"
+    arguments = ["--auctions", str(file), "--campaign", "77", "--fractions", "4", "--plot", str(plot)]
+    assert main(["benchmark", "pacing", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "1/4" in shown
+    assert all(name in shown for name in NAMES)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("campaign", ["79", ""])
+def test_a_campaign_without_auctions_is_refused(file: Path, campaign: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "pacing", "--auctions", str(file), "--campaign", campaign, "--json"]) == 1
+    assert "no auctions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"campaign,split\n1,a\n", b"campaign,split,click,market_price,pctr\n7,a,0,x,1\n"]
+)
+def test_another_file_is_refused(tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "other.csv.gz"
+    path.write_bytes(gzip.compress(content))
+    assert main(["benchmark", "pacing", "--auctions", str(path), "--campaign", "7", "--json"]) == 1
+    assert "not a file of auctions" in capsys.readouterr().err
+
+
+def auctions(*rows: tuple[int, float]) -> Auctions:
+    prices, values = zip(*rows, strict=True)
+    return Auctions(np.array(prices), np.array(values), np.zeros(len(rows), dtype=np.int64))
+
+
+def test_the_optimum_is_the_fractional_knapsack() -> None:
+    market = auctions((10, 1.0), (10, 4.0), (40, 8.0), (5, 0.0), (0, 0.5))
+    assert market.optimum(10) == pytest.approx(4.5)
+    assert market.optimum(30) == pytest.approx(4.5 + 8.0 * 20 / 40)
+    assert market.optimum(0) == pytest.approx(0.5)
+    assert market.optimum(1_000) == pytest.approx(13.5)
+
+
+def test_reference_bidders_skip_what_they_cannot_pay_and_begin_anew_each_episode() -> None:
+    market = auctions((10, 1.0), (30, 2.0), (5, 4.0), (20, 8.0), (20, 16.0))
+    assert baselines.value_won(market, np.full(5, 100.0), 3, 6.0) == 1.0 + 4.0
+    assert baselines.value_won(market, np.full(5, 100.0), 3, 10.0) == 1.0 + 4.0 + 8.0
+    assert baselines.value_won(market, np.full(5, 15.0), 5, 100.0) == 1.0 + 4.0
+
+
+#: What a pacer of twenty lines gets on this data: dual mirror descent on the budget, one step size.
+REACH = {2: 0.989, 4: 0.996, 8: 0.993, 16: 0.991, 32: 0.969, 64: 0.914}
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded auctions are not there")
+@pytest.mark.parametrize("fraction", list(REACH))
+def test_it_is_above_a_simple_dual_pacer_on_recorded_auctions(fraction: int) -> None:
+    recorded = load(RECORDED, "1458", None)
+    check(recorded, 1_000, fraction, REACH[fraction])
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded auctions are not there")
+@pytest.mark.parametrize(("fraction", "reach"), [(8, 0.996), (64, 0.997)])
+def test_it_is_above_it_over_the_whole_stream(fraction: int, reach: float) -> None:
+    recorded = load(RECORDED, "1458", None)
+    check(recorded, len(recorded), fraction, reach)
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded auctions are not there")
+@pytest.mark.parametrize(("fraction", "reach"), [(4, 0.9895), (64, 0.957)])
+def test_the_same_setting_is_above_it_on_another_campaign(fraction: int, reach: float) -> None:
+    check(load(RECORDED, "2261", None), 1_000, fraction, reach)
+
+
+def check(recorded: Auctions, length: int, fraction: int, reach: float) -> None:
+    rate = float(recorded.prices_micros_cpm.mean()) / fraction
+    budgets = [int(rate * len(episode)) for episode in recorded.episodes(length)]
+    best = sum(part.optimum(budget) for part, budget in zip(recorded.episodes(length), budgets, strict=True))
+    outcome = replay(recorded, length, budgets)
+    assert outcome.value / best > reach
+    assert outcome.spent_micros_cpm / sum(budgets) >= 0.99
+    assert outcome.overspent_micros_cpm == 0
