@@ -1,0 +1,83 @@
+"""Publishing landscapes: which exchange gets which, when there is nothing to publish, and what must not be served."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from dsp import registry
+from dsp.kernel.errors import BundleError
+from dsp.pricing.landscape import Landscape
+from models.features.columns import REQUEST_COLUMNS
+from models.features.encode import text_hash
+from models.serving import landscape as serving
+from models.training import landscapes
+from models.training.config import TrainingConfig
+
+START_MS = 1_750_000_000_000
+NOW_MS = START_MS + 82_000  # all that `trained` logged was won, at one price, in the exchange demo-first
+
+
+def features(exchange: str) -> Any:
+    row = np.zeros(len(REQUEST_COLUMNS), dtype=np.int64)
+    row[REQUEST_COLUMNS.index("exchange")] = text_hash(exchange)
+    return row
+
+
+def served(data_dir: Path) -> tuple[str, serving.Landscapes]:
+    version = registry.resolve(data_dir / "models", serving.LANDSCAPE)
+    assert version is not None
+    return version, serving.load(data_dir / "models", version)
+
+
+def test_the_nightly_publishes_what_an_exchange_has_data_for(trained: Path) -> None:
+    _, found = served(trained)
+    curve = found.curve(features("demo-first"), 100_000)
+    assert curve is not None
+    assert curve.at(1_000_000.0) > 0.9  # the price at which all was won
+    assert curve.at(99_999.0) == 0.0  # below the floor
+    assert found.curve(features("another"), 100_000) is None
+
+
+def test_an_exchange_with_few_auctions_has_a_histogram(tmp_path: Path, trained: Path) -> None:
+    shutil.copytree(trained / "training", tmp_path / "training")
+    config = TrainingConfig(landscape_rows_min=10_000)  # and 8,000 are there
+    assert landscapes.publish(tmp_path, NOW_MS, config)["with_context"] == 0
+    version, found = served(tmp_path)
+    spec = msgspec.json.decode(registry.read(tmp_path / "models", version)["landscape.json"], type=serving.Spec)
+    assert spec.exchanges == {text_hash("demo-first"): landscapes.HISTOGRAM}
+    assert found.curve(features("demo-first"), 100_000) is not None
+
+
+def test_little_data_and_no_news_publish_nothing(tmp_path: Path, trained: Path, write_log: Any) -> None:
+    write_log(tmp_path / "training", 200)
+    assert landscapes.publish(tmp_path, NOW_MS, TrainingConfig())["result"] == "little_data"
+    assert registry.resolve(tmp_path / "models", serving.LANDSCAPE) is None
+    copied = Path(shutil.copytree(trained, tmp_path / "copy"))
+    assert landscapes.publish(copied, NOW_MS + 1_000, TrainingConfig())["result"] == "nothing_new"
+    assert served(copied)[0] == served(trained)[0]
+
+
+@pytest.mark.parametrize("fault", ["features", "shape", "scores", "missing"])
+def test_what_does_not_fit_is_refused(tmp_path: Path, trained: Path, fault: str) -> None:
+    version, _ = served(trained)
+    files = registry.read(trained / "models", version)
+    spec = msgspec.json.decode(files["landscape.json"], type=serving.Spec)
+    (name,) = spec.fields
+    fields = serving.fields_of(spec.fields[name])
+    with np.load(trained / "models" / "versions" / version / f"{name}.npz") as arrays:
+        keys, table, bias, points = (arrays[key] for key in ("keys", "table", "bias", "points_micros_cpm"))
+    if fault == "features":
+        spec = msgspec.structs.replace(spec, feature_hash="another")
+    elif fault == "shape":
+        table = table[:-1]
+    elif fault == "scores":
+        table = np.full_like(table, np.nan)
+    made = Landscape(fields, keys, table, bias, points, np.zeros(0, dtype=np.intp))
+    packed = serving.pack({} if fault == "missing" else {name: made}, spec)
+    broken = registry.publish(tmp_path, packed, {"built_at_ms": NOW_MS})
+    with pytest.raises(BundleError):
+        serving.load(tmp_path, broken)
