@@ -25,6 +25,11 @@ from models.serving.prior import PriorPredictor
 #: The blob under which the snapshot is published.
 SNAPSHOT_BLOB = "snapshot"
 _Part = TypeVar("_Part")
+_SWAPS = {
+    SNAPSHOT_BLOB: metrics.SNAPSHOT_SWAPS,
+    CHAMPION: metrics.MODEL_SWAPS,
+    LANDSCAPE: metrics.LANDSCAPE_SWAPS,
+}
 
 
 class Reloader:
@@ -125,8 +130,7 @@ class Reloader:
 
     async def _build(self, name: str, build: Callable[[], _Part]) -> _Part | None:
         """Build in a thread; whatever is wrong with the artefact, the old one goes on serving."""
-        models = {CHAMPION: metrics.MODEL_SWAPS, LANDSCAPE: metrics.MODEL_SWAPS}
-        swaps = {SNAPSHOT_BLOB: metrics.SNAPSHOT_SWAPS, **models}.get(name)
+        swaps = _SWAPS.get(name)
         try:
             built = await asyncio.to_thread(build)
         except Exception as fault:

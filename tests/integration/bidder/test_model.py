@@ -42,6 +42,7 @@ async def test_a_model_is_swapped_without_a_dropped_request(tmp_path: Path, trai
         await asyncio.gather(*drivers)
         assert set(statuses) <= {200, 204}
         assert await bidder.metric("dsp_model_swaps_total", result="loaded") == 1
+        await places.until(lambda: bidder.metric("dsp_landscape_swaps_total", result="loaded"))
         await bidder.offer("after")
         await bidder.stop()
         decisions = {one.auction_id: one for one in await bidder.events("decisions", Decision)}
