@@ -226,7 +226,7 @@ def _service(report: Report) -> Panel:
             ("latency p50 / p99", f"{report.latency_ms.p50:.1f} / {report.latency_ms.p99:.1f} ms"),
             ("late answers", _zero(report.late)),
             ("unanswered", _zero(report.unanswered)),
-            ("bidder CPU a request", f"{report.cpu_us_per_request:,.0f} µs"),
+            ("bidder CPU, request", f"{report.cpu_us_per_request:,.0f} µs"),
             ("model swap", f"{swap.seconds:.2f} s" if swap else Text("none", style="red")),
             ("dropped in swap", _zero(swap.dropped_requests) if swap else "-"),
         ],
