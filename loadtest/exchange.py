@@ -55,13 +55,16 @@ class Exchange:
         rules: Mapping[str, Rules],
         truth: Truth,
         notifier: Notifier,
+        seconds: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """Prepare to drive; `seconds` reads the time, because the loop's own clock moves in whole milliseconds."""
         self._client = client
         self._bid_url = bid_url.rstrip("/")
         self._traffic = traffic
         self._rules = rules
         self._truth = truth
         self._notifier = notifier
+        self._seconds = seconds
         self._next = 0
 
     async def drive(self, rate_per_second: float, until: Callable[[float], bool], ramp_seconds: float = 0.0) -> None:
@@ -71,20 +74,20 @@ class Exchange:
         the rate rises evenly to its height, as exchanges do it with a bidder that has just started.
         """
         loop = asyncio.get_running_loop()
-        start = time.perf_counter()
+        start = self._seconds()
         flying: set[asyncio.Task[None]] = set()
         try:
             count = 0
-            while not until(time.perf_counter() - start):
+            while not until(self._seconds() - start):
                 tally = self._truth.tally
                 due = start + due_seconds(count, rate_per_second, ramp_seconds)
-                now = time.perf_counter()
+                now = self._seconds()
                 if due > now:
                     await asyncio.sleep(due - now)
-                tally.lag_ms_max = max(tally.lag_ms_max, (time.perf_counter() - due) * _MS_PER_SECOND)
+                tally.lag_ms_max = max(tally.lag_ms_max, (self._seconds() - due) * _MS_PER_SECOND)
                 if len(flying) >= _INFLIGHT_MAX:
                     await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
-                task = loop.create_task(self._serve(self._traffic.request(self._next), tally))
+                task = loop.create_task(self.serve(self._traffic.request(self._next)))
                 flying.add(task)
                 task.add_done_callback(flying.discard)
                 self._next += 1
@@ -95,16 +98,18 @@ class Exchange:
             for task in flying:
                 task.cancel()
 
-    async def _serve(self, request: Request, tally: Tally) -> None:
+    async def serve(self, request: Request) -> None:
+        """Send one request, run its auctions, and begin to send what follows."""
+        tally = self._truth.tally
         tally.requests += 1
-        at = time.perf_counter()  # the loop's own clock moves in whole milliseconds
+        at = self._seconds()
         url = f"{self._bid_url}/openrtb2/{request.source.exchange}"
         try:
             answer = await self._client.post(url, request.body, request.headers)
         except OSError as fault:
             self._truth.failed(tally, at, fault)
             return
-        latency_ms = (time.perf_counter() - at) * _MS_PER_SECOND
+        latency_ms = (self._seconds() - at) * _MS_PER_SECOND
         self._truth.answered(tally, at, latency_ms, answer.status)
         late = latency_ms > request.source.tmax_ms
         tally.late += late
