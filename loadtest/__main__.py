@@ -1,4 +1,4 @@
-"""The command line: `python -m loadtest demo | replay | faults`. Each command imports what it needs."""
+"""The command line: `python -m loadtest demo | replay | faults | day`. Each command imports what it needs."""
 
 import argparse
 import json
@@ -36,6 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     faults.add_argument("--trace", action="store_true", help="print every step of the faulty runs, and their digests")
     faults.add_argument("--density", type=_density, default=1, help="so many times the kills, pauses and clock steps")
     faults.set_defaults(run=_faults)
+    day = commands.add_parser("day", help="simulate a day of traffic and hold spend against plan, hour by hour")
+    day.add_argument("--seed", type=int, default=1, help="seed of the traffic (%(default)s)")
+    day.add_argument("--requests", type=_requests, default=48_000, help="a day (%(default)s)")
+    day.add_argument("--json", action="store_true", help="print the figures on one line")
+    day.add_argument("--picture", type=Path, metavar="PNG", help="draw spend and plan into this file")
+    day.set_defaults(run=_day)
     return parser
 
 
@@ -44,6 +50,15 @@ def _faults(options: argparse.Namespace) -> int:
 
     try:
         return main(options.seeds, options.json, options.trace, options.density)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _day(options: argparse.Namespace) -> int:
+    from loadtest.day.report import main
+
+    try:
+        return main(options.seed, options.requests, options.json, options.picture)
     except KeyboardInterrupt:
         return 130
 
@@ -80,6 +95,10 @@ def _seeds(text: str) -> range:
 
 def _density(text: str) -> int:
     return int(_number(text, 1, 10))
+
+
+def _requests(text: str) -> int:
+    return int(_number(text, 1_000, 1_000_000))
 
 
 def _rate(text: str) -> float:
