@@ -12,14 +12,17 @@ import msgspec
 from dsp import registry
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform, load
-from dsp.kernel.errors import ConfigError, DspError
+from dsp.kernel.errors import ConfigError, DspError, InputError
 from models.benchmark import commands as benchmarks
 from models.serving import bundle
 from models.training.config import TrainingConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return its exit status: 0 done (keeping the champion is done), 1 failed, 2 refused settings."""
+    """Run one command; return its exit status.
+
+    That is 0 for done (keeping the champion is done), 1 for failed, 2 for refused settings or input.
+    """
     options = _parser().parse_args(arguments)
     try:
         if options.command == "benchmark":  # needs no settings: it reads the file that it is given
@@ -29,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         data_dir, config = settings["platform"].data_path, settings["training"]
         commands = {"nightly": _nightly, "evaluate": _evaluate, "rollback": _rollback}
         return commands[options.command](options, data_dir, config)
-    except ConfigError as fault:
+    except (ConfigError, InputError) as fault:
         print(fault, file=sys.stderr)
         return 2
     except (DspError, OSError) as fault:

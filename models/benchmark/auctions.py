@@ -1,9 +1,8 @@
 """Reads recorded second-price auctions in order, cuts them into episodes, and knows an episode's hindsight optimum."""
 
-import csv
-import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,10 @@ from numpy.typing import NDArray
 
 from dsp.kernel.errors import InputError
 from dsp.kernel.money import MICROS_PER_UNIT
+from models.benchmark.table import read
 
-_COLUMNS = ("campaign", "split", "click", "market_price", "pctr")
+_COLUMNS = ("campaign", "click", "market_price", "pctr")
+_TOTAL_MICROS_MAX = 2.0**60  # so that no sum or budget overflows
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +52,29 @@ class Auctions:
 
 
 def load(path: Path, campaign: str, split: str | None) -> Auctions:
-    """Read one campaign's auctions, of one split or of all, from a CSV (gzip).
+    """Read one campaign's auctions, of one split or of all, from a CSV, gzip or plain.
 
     Raises:
         InputError: no such auctions, a column is missing, or a price or probability is none.
     """
-    prices, values, clicks = [], [], []
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)
-            at = {name: number for number, name in enumerate(next(rows, []))}
-            of_campaign, of_split, of_click, of_price, of_value = (at[name] for name in _COLUMNS)
-            for row in rows:
-                if row[of_campaign] == campaign and split in (None, row[of_split]):
-                    prices.append(float(row[of_price]))
-                    values.append(float(row[of_value]))
-                    clicks.append(int(float(row[of_click])))
-    except (KeyError, ValueError, IndexError, gzip.BadGzipFile, EOFError) as fault:
-        raise InputError(f"{path} is not a file of auctions: {fault!r}", reason="benchmark_file") from fault
-    price, value = np.array(prices), np.array(values)
-    if not len(price) or not np.isfinite(price).all() or not np.isfinite(value).all() or min(*price, *value) < 0.0:
-        what = "has no" if not len(price) else "has prices or probabilities that are none for"
-        raise InputError(f"{path} {what} auctions of campaign {campaign}", reason="benchmark_file")
-    return Auctions(np.rint(price * MICROS_PER_UNIT).astype(np.int64), value, np.array(clicks, dtype=np.int64))
+
+    def parse(row: Mapping[str, str]) -> tuple[float, float, float] | None:
+        if row["campaign"].strip() != campaign or (split is not None and row["split"].strip() != split):
+            return None
+        return _amount(row["market_price"]), _amount(row["pctr"]), _amount(row["click"])
+
+    rows = read(path, _COLUMNS if split is None else (*_COLUMNS, "split"), parse)
+    if not rows:
+        of_split = "" if split is None else f", split {split}"
+        raise InputError(f"{path} has no auctions of campaign {campaign}{of_split}", reason="benchmark_file")
+    prices, values, clicks = np.array(rows).T
+    if prices.sum() * MICROS_PER_UNIT > _TOTAL_MICROS_MAX:
+        raise InputError(f"{path} has prices too large to sum for campaign {campaign}", reason="benchmark_file")
+    return Auctions(np.rint(prices * MICROS_PER_UNIT).astype(np.int64), values, clicks.astype(np.int64))
+
+
+def _amount(text: str) -> float:
+    amount = float(text)
+    if not 0.0 <= amount < inf:
+        raise ValueError(f"{text!r} is negative or no number")
+    return amount

@@ -54,7 +54,7 @@ def bidders(sample: Auctions) -> dict[str, Bidder]:
     """Return the bidders; what they may know of the market is the sample's."""
     valued = _chosen(sample, sample.values > 0.0) if (sample.values > 0.0).any() else sample
     prices = valued.prices_micros_cpm.astype(np.float64)
-    values = np.maximum(valued.values, np.finfo(np.float64).tiny)
+    values = np.where(valued.values > 0.0, valued.values, 1.0)  # without any value their scale is no matter
     shares = np.linspace(0.0, 1.0, _GRID) ** 2  # the finer the tighter the budget
     middle = max(float(np.median(prices)), 1.0)  # ORTB's c: a bid there wins half of all auctions, w(b) = b / (b + c)
     ratios = np.quantile(prices / values, shares)

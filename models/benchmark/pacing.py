@@ -6,6 +6,7 @@ over from episode to episode; money does not. Beside it stand reference bidders 
 
 import argparse
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ class Outcome:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmark's options."""
-    parser.add_argument("--auctions", required=True, type=Path, help="CSV.gz: campaign,split,click,market_price,pctr")
+    parser.add_argument(
+        "--auctions", required=True, type=Path, help="CSV, gzip or plain: campaign,split,click,market_price,pctr"
+    )
     parser.add_argument("--campaign", required=True, help="whose auctions to replay")
     parser.add_argument("--split", help="only this split's; default: all in order")
     parser.add_argument("--episode", type=_positive, default=1_000, help="auctions in an episode, each with a budget")
@@ -55,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def measure(auctions: Auctions, length: int, fractions: list[int]) -> dict[str, Any]:
+def measure(auctions: Auctions, length: int, fractions: list[float]) -> dict[str, Any]:
     """Return the benchmark's document: for each fraction the shares of the hindsight optimum's value.
 
     A budget is the mean market price of the stream times the auctions of the episode, over the fraction.
@@ -67,7 +70,7 @@ def measure(auctions: Auctions, length: int, fractions: list[int]) -> dict[str, 
         parts = zip(auctions.episodes(length), budgets, strict=True)
         best = sum(episode.optimum(budget) for episode, budget in parts) or 1.0
         outcome = replay(auctions, length, budgets)
-        rows[str(fraction)] = {
+        rows[f"{fraction:g}"] = {
             "value_ratio": outcome.value / best,
             "clicks": outcome.clicks,
             "spend_ratio": outcome.spent_micros_cpm / max(sum(budgets), 1),
@@ -147,5 +150,8 @@ def _positive(text: str) -> int:
     return number
 
 
-def _fractions(text: str) -> list[int]:
-    return [_positive(part) for part in text.split(",")]
+def _fractions(text: str) -> list[float]:
+    numbers = [float(part) for part in text.split(",")]
+    if not all(0.0 < number < inf for number in numbers):
+        raise argparse.ArgumentTypeError("must be above 0")
+    return numbers

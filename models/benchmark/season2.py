@@ -4,8 +4,6 @@ Only uniformly sampled rows count (`src` day_sample), and those whose price to w
 after the auction, or chosen by the logged bidder, is no context.
 """
 
-import csv
-import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.kernel.errors import InputError
 from dsp.openrtb.device import parse_user_agent
 from dsp.pricing.landscape import FLOOR_LEVEL, NOTHING, Fields
+from models.benchmark.table import read
 from models.features.encode import text_hash
 
 #: Prices are in fen (cents of CNY) per thousand impressions.
@@ -23,6 +21,10 @@ MICROS_PER_FEN = 10_000
 COLUMNS = (
     "exchange", "slot", "size", "visibility", "format", "floor", "domain", "hour", "region", "os", "browser",
     "advertiser", "creative",
+)  # fmt: skip
+_NEEDED = (
+    "timestamp", "useragent", "region", "adexchange", "domain", "slotid", "slotwidth", "slotheight", "slotvisibility",
+    "slotformat", "slotprice", "creative", "bidprice", "payprice", "advertiser", "src",
 )  # fmt: skip
 _PAIRS = (
     ("exchange", "advertiser"),
@@ -64,20 +66,32 @@ def fields() -> Fields:
 
 
 def load(path: Path) -> Impressions:
-    """Read a CSV.gz in the season 2 format. Raises InputError where a column is missing or a number is none."""
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["src"] == "day_sample"]
-        rows = [row for row in rows if int(row["payprice"]) <= int(row["bidprice"])]
-        return Impressions(
-            np.array([int(row["timestamp"][:8]) for row in rows], dtype=np.int64),
-            np.array([row["advertiser"] for row in rows], dtype=np.str_),
-            np.array([_context(row) for row in rows], dtype=np.int64).reshape(-1, len(COLUMNS)),
-            np.array([int(row["slotprice"]) * MICROS_PER_FEN for row in rows], dtype=np.int64),
-            np.array([int(row["payprice"]) * MICROS_PER_FEN for row in rows], dtype=np.int64),
-        )
-    except (KeyError, ValueError) as fault:
-        raise InputError(f"{path} is not in the season 2 format: {fault!r}", reason="benchmark_file") from fault
+    """Read a CSV in the season 2 format. Raises InputError where a column is missing or a number is none."""
+    rows = read(path, _NEEDED, _impression)
+    days, advertisers, contexts, floors, prices = zip(*rows, strict=True) if rows else ((),) * 5
+    return Impressions(
+        np.array(days, dtype=np.int64),
+        np.array(advertisers, dtype=np.str_),
+        np.array(contexts, dtype=np.int64).reshape(-1, len(COLUMNS)),
+        np.array(floors, dtype=np.int64),
+        np.array(prices, dtype=np.int64),
+    )
+
+
+def _impression(row: Mapping[str, str]) -> tuple[int, str, list[int], int, int] | None:
+    """Return day, advertiser, context, floor and price of a row that counts."""
+    if row["src"] != "day_sample":
+        return None
+    price = int(row["payprice"])
+    if price > int(row["bidprice"]):
+        return None
+    return (
+        int(row["timestamp"][:8]),
+        row["advertiser"],
+        _context(row),
+        int(row["slotprice"]) * MICROS_PER_FEN,
+        price * MICROS_PER_FEN,
+    )
 
 
 def _context(row: Mapping[str, str]) -> list[int]:

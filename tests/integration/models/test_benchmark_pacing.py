@@ -78,18 +78,69 @@ def test_a_table_and_a_picture_without_json(file: Path, tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize("campaign", ["79", ""])
 def test_a_campaign_without_auctions_is_refused(file: Path, campaign: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", "pacing", "--auctions", str(file), "--campaign", campaign, "--json"]) == 1
+    assert main(["benchmark", "pacing", "--auctions", str(file), "--campaign", campaign, "--json"]) == 2
     assert "no auctions" in capsys.readouterr().err
 
 
+HEAD = "campaign,split,click,market_price,pctr\n"
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"campaign,split\n1,a\n", b"campaign,split,click,market_price,pctr\n7,a,0,x,1\n"]
+    ("content", "told"),
+    [
+        ("", "no column campaign, click, market_price, pctr"),
+        ("campaign,split,click,pctr\n7,a,0,1\n", "no column market_price"),
+        (HEAD + "8,a,0,x,1\n7,a,0,x,1\n", "line 3: could not convert string to float: 'x'"),
+        (HEAD + "7,a,0,5\n", "line 2"),
+        (HEAD + "7,a,0,-5,0.1\n", "line 2: '-5'"),
+        (HEAD + "\n7,a,0,5,nan\n", "line 3: 'nan'"),
+        (HEAD + "7,a,0,1e18,0.1\n", "too large"),
+    ],
 )
-def test_another_file_is_refused(tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_file_is_refused_by_line(
+    tmp_path: Path, content: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "other.csv.gz"
-    path.write_bytes(gzip.compress(content))
-    assert main(["benchmark", "pacing", "--auctions", str(path), "--campaign", "7", "--json"]) == 1
-    assert "not a file of auctions" in capsys.readouterr().err
+    path.write_bytes(gzip.compress(content.encode()))
+    assert main(["benchmark", "pacing", "--auctions", str(path), "--campaign", "7", "--json"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_half_a_zip_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "other.csv.gz"
+    path.write_bytes(gzip.compress((HEAD + "7,a,0,5,0.1\n" * 9).encode())[:-12])
+    assert main(["benchmark", "pacing", "--auctions", str(path), "--campaign", "7", "--json"]) == 2
+    assert "broken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        HEAD + "7,a,0,5,0.1\n7,b,1,6.5,0.2\n",
+        "\ufeff" + HEAD + "7,a,0,5,0.1\n7,b,1,6.5,0.2\n",
+        (HEAD + "7,a,0,5,0.1\n\n7,b,1,6.5,0.2\n\n").replace("\n", "\r\n"),
+        (HEAD + "7,a,0,5,0.1\n7,b,1,6.5,0.2\n").replace(",", " , "),
+        "pctr,hour_index,campaign,episode,market_price,click\n0.1,20130611 23,7,0,5,0\n0.2,20130612 00,7,0,6.5,1\n",
+    ],
+    ids=["plain", "byte order mark", "blank lines", "spaces", "other order, no split"],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_table_is_read_however_it_was_written(tmp_path: Path, content: str, zipped: bool) -> None:
+    path = tmp_path / "table"
+    path.write_bytes(gzip.compress(content.encode()) if zipped else content.encode())
+    found = load(path, "7", None)
+    assert found.prices_micros_cpm.tolist() == [5_000_000, 6_500_000]
+    assert found.values.tolist() == [0.1, 0.2]
+    assert found.clicks.tolist() == [0, 1]
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_any_value_nothing_is_bought(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "worthless.csv"
+    path.write_text(HEAD + "7,a,0,5,0\n" * 40)
+    row = measured(capsys, "--auctions", str(path), "--campaign", "7", "--fractions", "0.5")["fractions"]
+    assert isinstance(row, dict)
+    assert row["0.5"]["value_ratio"] == row["0.5"]["spend_ratio"] == row["0.5"]["overspend_micros"] == 0
 
 
 def auctions(*rows: tuple[int, float]) -> Auctions:

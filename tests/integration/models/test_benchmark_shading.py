@@ -87,5 +87,5 @@ def test_a_file_of_another_format_is_refused_by_name(tmp_path: Path, capsys: pyt
     path = tmp_path / "events.csv.gz"
     with gzip.open(path, "wt") as file:
         file.write("a,b\n1,2\n")
-    assert main(["benchmark", "shading", "--events", str(path), "--train-until", "20130607", "--json"]) == 1
-    assert "season 2 format" in capsys.readouterr().err
+    assert main(["benchmark", "shading", "--events", str(path), "--train-until", "20130607", "--json"]) == 2
+    assert "no column timestamp, useragent" in capsys.readouterr().err

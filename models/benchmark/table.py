@@ -1,0 +1,52 @@
+"""Reads the CSV files of the benchmarks, gzip or plain, by the names of their columns; faults are told by line."""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO, TypeVar
+
+from dsp.kernel.errors import InputError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+T = TypeVar("T")
+
+
+def read(path: Path, columns: Collection[str], parse: Callable[[Mapping[str, str]], T | None]) -> list[T]:
+    """Return what `parse` makes of each row, its cells by column name, where that is not None; blank lines are skipped.
+
+    Columns may come in any order and among others. A cell that a row lacks is empty.
+
+    Raises:
+        InputError: one of `columns` is missing, or `parse` raised ValueError.
+    """
+    found, line = [], 0
+    try:
+        with _open(path) as file:
+            rows = csv.DictReader(file, restval="", skipinitialspace=True)
+            rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+            missing = [name for name in columns if name not in rows.fieldnames]
+            if missing:
+                raise InputError(f"{path} has no column {', '.join(missing)}", reason="benchmark_file")
+            for row in rows:
+                line = rows.line_num
+                parsed = parse(row)
+                if parsed is not None:
+                    found.append(parsed)
+    except ValueError as fault:
+        raise InputError(f"{path}, line {line}: {fault}", reason="benchmark_file") from fault
+    except (csv.Error, gzip.BadGzipFile, zlib.error, EOFError) as fault:
+        raise InputError(f"{path} is broken after line {line}: {fault}", reason="benchmark_file") from fault
+    return found
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[TextIO]:
+    with path.open("rb") as file:
+        zipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    # A byte order mark is no part of the first column's name; what is not UTF-8 can be in no cell that is read.
+    with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+        yield file
