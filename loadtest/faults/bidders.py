@@ -16,7 +16,7 @@ from loadtest.faults.plan import BALANCER_MS, PROCESSES, REPLACED_AFTER_MS, Chan
 from loadtest.faults.platform import Platform, Process
 from loadtest.faults.schedule import Event, Schedule
 
-SYNC_MS = 1_000
+SYNC_MS = 2_000
 EARLY_SYNC_MS = 50
 SYNC_TIMEOUT_MS = 3_000
 #: What has queued up for a paused process; it answers that first when it wakes, with the lease it had.

@@ -1,5 +1,6 @@
 """One seed's market: campaigns whose days end midway, and auctions that are the same with faults and without."""
 
+from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
@@ -11,10 +12,11 @@ from dsp.catalog.terms import Budget, Flight, Goal, GoalKind, PacingMode
 from dsp.kernel.money import Micros
 from loadtest.faults.platform import Owner
 
-#: Four minutes before midnight in New York; the day that begins is an hour short there.
-START_MS = 1_741_496_160_000
-DURATION_MS = 480_000
-AUCTIONS_PER_SECOND = 16.0
+#: Twelve minutes before midnight in New York; the day that begins is an hour short there.
+START_MS = 1_741_495_680_000
+#: Two "days" of twelve minutes, so that a minute without the grantor is a twelfth of a day and not a quarter.
+DURATION_MS = 1_440_000
+AUCTIONS_PER_SECOND = 5.5
 #: What competitors bid, and what an impression is worth to us: micros per thousand, log-normal.
 MARKET_MEDIAN_MICROS_CPM = 2_000_000
 VALUE_MEDIAN_MICROS_CPM = 2_500_000
@@ -56,7 +58,8 @@ class Auction(NamedTuple):
     silent: bool  # a loss is never reported
 
 
-def auctions(seed: int) -> list[Auction]:
+@lru_cache(maxsize=1)  # with faults, then without
+def auctions(seed: int) -> tuple[Auction, ...]:
     """Return the auctions of a seed, in order."""
     chance = Random(f"market {seed}")  # noqa: S311 - to be reproduced, not kept secret
     found: list[Auction] = []
@@ -64,7 +67,7 @@ def auctions(seed: int) -> list[Auction]:
     while True:
         at_ms += chance.expovariate(AUCTIONS_PER_SECOND / 1_000)
         if at_ms >= DURATION_MS:
-            return found
+            return tuple(found)
         wanted = sorted(chance.sample(sorted(_LINE_ITEMS), chance.choice((1, 2, 3))))
         quality = chance.lognormvariate(0.0, 0.4)
         found.append(

@@ -38,7 +38,8 @@ class Effect(NamedTuple):
     impressions: int = 0
     charged_micros: Micros = 0
     late_micros: Micros = 0
-    value_micros: Micros = 0
+    value_micros: Micros = 0  # of an impression that the budgets paid for
+    late_value_micros: Micros = 0  # of one that was shown too, but is ours to pay
 
 
 class Audit(NamedTuple):
@@ -51,6 +52,7 @@ class Audit(NamedTuple):
     spend_micros: Micros
     late_micros: Micros
     late_count: int
+    late_value_micros: Micros
     impressions: int
 
 
@@ -86,6 +88,7 @@ class Oracle:
         self._released: set[str] = set()
         self._acknowledged: set[str] = set()
         self._floor_ms = 0
+        self._unchecked: set[Scope] = set()  # what changed since their bounds were looked at
         self._days: dict[tuple[int, int], Counter[str]] = {}
         self._leases: Counter[str] = Counter()
         self._entered = 0
@@ -105,6 +108,7 @@ class Oracle:
                 self._ceilings[scope] = min(used, self._ceilings.get(scope, used))
             else:
                 self._ceilings.pop(scope, None)
+        self._unchecked.update(self._used)
 
     def left(self, facts: BidFacts) -> None:
         """A bid has left its process."""
@@ -141,8 +145,8 @@ class Oracle:
         if found is not None:
             self._expose(facts, charged - facts.cost_micros_max)
         late = notice.cost_micros - charged
-        value = facts.value_micros if charged else 0
-        self.effects.append(Effect(facts.lease_id, facts.line_item_id, facts.day, 1, charged, late, value))
+        values = (facts.value_micros, 0) if charged else (0, facts.value_micros)
+        self.effects.append(Effect(facts.lease_id, facts.line_item_id, facts.day, 1, charged, late, *values))
 
     def passed(self, floor_ms: int) -> None:
         """The log's clock stands at `floor_ms`: no later stamp is before it."""
@@ -162,17 +166,19 @@ class Oracle:
                 self._granted[lease_id] = (line_item_id, campaign_id, day, granted)
                 for scope in scopes(line_item_id, campaign_id, day):
                     self._used[scope] += change
+                    self._unchecked.add(scope)
             if self._by_lease[lease_id] > granted:
                 raise ViolationError(f"lease {lease_id}: {self._by_lease[lease_id]} out, {granted} granted")
-        used = {(scope, owner, day): micros for scope, owner, day, micros in sql.execute("SELECT * FROM used")}
-        for scope, micros in used.items():
-            if micros != self._used[scope]:
-                raise ViolationError(f"{scope}: {micros} used, leases sum to {self._used[scope]}")
-            ceiling = self._ceiling(scope)
+        for *names, micros in sql.execute("SELECT * FROM used"):
+            if micros != self._used[tuple(names)]:
+                raise ViolationError(f"{names}: {micros} used, leases sum to {self._used[tuple(names)]}")
+        for scope in self._unchecked:
+            micros, ceiling = self._used[scope], self._ceiling(scope)
             if ceiling is not None and micros > ceiling:
                 raise ViolationError(f"{scope}: {micros} granted, {ceiling} allowed")
             if scope in self._ceilings:
                 self._ceilings[scope] = micros
+        self._unchecked.clear()
 
     def book_is_right(self, engine: Engine) -> None:
         """Check that the book says what the log says up to its position: each day's and each lease's sums."""
@@ -232,6 +238,7 @@ class Oracle:
             spend_micros=sum(one.spend_micros for one in days),
             late_micros=sum(effect.late_micros for effect in late),
             late_count=len(late),
+            late_value_micros=sum(effect.late_value_micros for effect in late),
             impressions=len(rows),
         )
 

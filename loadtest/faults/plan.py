@@ -71,17 +71,17 @@ def faults(seed: int, density: int = 1) -> Faults:
     return Faults(
         skews_ms=tuple(skews),
         ledger_skew_ms=chance.randint(-2_000, 2_000),
-        kills=tuple(Span(at(), chance.randint(1_000, 5_000), slot()) for _ in range(3 * density)),
+        kills=tuple(Span(at(), chance.randint(1_000, 5_000), slot()) for _ in range(8 * density)),
         pauses=tuple(
             Span(at(), chance.choice((3_000, 10_000, 20_000, 45_000, 150_000)), slot(), chance.random() < 0.5)
-            for _ in range(3 * density)
+            for _ in range(6 * density)
         ),
         grantor=(Span(at(60_000), 60_000), Span(at(8_000), 8_000)),
         ledger=(Span(at(20_000), 20_000),),
-        ledger_kills=tuple(at() for _ in range(3 * density)),
+        ledger_kills=tuple(at() for _ in range(6 * density)),
         steps=tuple(
             Step(at(), slot(), chance.choice((-1, 1)) * chance.choice((700, 5_000, 60_000, 300_000)))
-            for _ in range(3 * density)
+            for _ in range(6 * density)
         ),
         chances=Chances(0.01, 0.01, 0.02, 0.003, 0.01, 0.03, 0.003),
     )

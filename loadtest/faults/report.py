@@ -35,12 +35,16 @@ def summary(results: list[Result]) -> dict[str, float]:
     """Return the figures of the command's contract."""
     found = [result.faulty.audit for result in results] + [result.clean.audit for result in results]
     value = sum(result.faulty.audit.value_micros for result in results)
+    shown = value + sum(result.faulty.audit.late_value_micros for result in results)
+    clean = max(1, sum(result.clean.audit.value_micros for result in results))
     return {
         "seeds": len(results),
         "overspend_micros": sum(audit.overspend_micros for audit in found),
         "double_billed": sum(audit.double_billed for audit in found),
         "lost": sum(audit.lost for audit in found),
-        "value_ratio": round(value / max(1, sum(result.clean.audit.value_micros for result in results)), 4),
+        "value_ratio": round(value / clean, 4),
+        "value_ratio_min": round(min(result.value_ratio for result in results), 4),
+        "value_ratio_with_late": round(shown / clean, 4),  # late wins were shown as well, and are ours to pay
         "late_ratio": round(
             sum(result.faulty.audit.late_count for result in results)
             / max(1, sum(result.faulty.audit.impressions for result in results)),

@@ -34,8 +34,8 @@ from loadtest.faults.plan import BALANCER_MS, PROCESSES, Faults
 from loadtest.faults.platform import Platform
 from loadtest.faults.schedule import Schedule
 
-LEDGER_MS = 2_000
-PACING_MS = 2_000
+LEDGER_MS = 5_000
+PACING_MS = 5_000
 RECLAIM_MS = 5_000
 FLUSH_MS = 20
 RETRY_MS = 1_000
@@ -133,13 +133,13 @@ class Simulation:
             self._schedule.at(at_ms, partial(self._change, number, terms))
 
         total = found.line_items[2].budget.total_micros or 0
-        change(64, 1, status=Status.PAUSED)
-        change(110, 1, status=Status.ACTIVE)
-        change(128, 3, budget=Budget(total_micros=total // 20))  # below what is spent
-        change(190, 3, budget=Budget(total_micros=total))
-        change(210, 2, budget=Budget(total_micros=1_200_000 + chance.randrange(450_000)))
-        change(300, -1, budget=Budget(total_micros=1_200_000))  # the campaign's, below what is spent
-        change(350, -1, budget=Budget(total_micros=2_500_000))
+        change(190, 1, status=Status.PAUSED)
+        change(330, 1, status=Status.ACTIVE)
+        change(390, 3, budget=Budget(total_micros=total // 20))  # below what is spent
+        change(570, 3, budget=Budget(total_micros=total))
+        change(630, 2, budget=Budget(total_micros=1_200_000 + chance.randrange(450_000)))
+        change(900, -1, budget=Budget(total_micros=1_200_000))  # the campaign's, below what is spent
+        change(1050, -1, budget=Budget(total_micros=2_500_000))
 
     def _change(self, number: int, terms: dict[str, object]) -> None:
         with_changes = with_line_item if number > 0 else with_campaign
