@@ -120,15 +120,15 @@ class Auctioneer:
         if opportunity.first_price:
             jitter = draw(opportunity.auction_id, opportunity.imp_id, self.config.first_price_explore_share)
             shading = state.landscapes.curve(features, opportunity.floor_micros_cpm)
-        value = value_micros_cpm(snapshot.goal_kind[rows], snapshot.target_micros[rows], pctr, pcvr)
+        value = value_micros_cpm(snapshot.goal_kind.take(rows), snapshot.target_micros.take(rows), pctr, pcvr)
         prices = price(
             value,
-            state.controls.multiplier[rows],
+            state.controls.multiplier.take(rows),
             chosen.floors_micros_cpm,
             chosen.first_price,
             shading or self.config.first_price_shade,
-            snapshot.bid_min_micros_cpm[rows],
-            snapshot.bid_max_micros_cpm[rows],
+            snapshot.bid_min_micros_cpm.take(rows),
+            snapshot.bid_max_micros_cpm.take(rows),
             chosen.fixed_price,
             jitter.factor,
         )

@@ -1,6 +1,7 @@
 """The funnel as the bidder runs it: the candidates of one impression, each with a creative and a way in."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +20,12 @@ from dsp.targeting.deals import FIRST_PRICE, FIXED_PRICE, Way
 from dsp.targeting.memo import Fit
 from dsp.targeting.rows import Conditions
 
+#: Combinations of floor and number of candidates whose terms are kept.
+_TERMS_MAX = 4_096
+
 
 class Selection(NamedTuple):
-    """K candidates of one impression, ascending by row; every array has shape (K,)."""
+    """K candidates of one impression, ascending by row; every array has shape (K,). Shared: never write to one."""
 
     line_items: Positions  # rows of the snapshot
     creatives: Positions  # indexes into snapshot.creatives
@@ -119,16 +123,21 @@ def _enter(rows: Positions, creatives: Positions, ways: Sequence[Way]) -> Select
     size = rows.shape[0]
     if len(ways) == 1:
         offer, floor, auction, _ = ways[0]
-        return Selection(
-            rows,
-            creatives,
-            np.array([floor] * size, dtype=np.int64),
-            np.array([auction == FIRST_PRICE] * size, dtype=np.bool_),
-            np.array([auction == FIXED_PRICE] * size, dtype=np.bool_),
-            (offer,) * size,
-        )
+        return Selection(rows, creatives, *_same(size, floor, auction), (offer,) * size)
     chosen = np.array([bitmap.mask(way.line_items).take(rows) for way in ways]).argmax(axis=0)
     floors = np.array([way.floor_micros_cpm for way in ways], dtype=np.int64).take(chosen)
     auctions = np.array([way.auction for way in ways], dtype=np.int64).take(chosen)
     offers = tuple([ways[number].offer for number in chosen.tolist()])
     return Selection(rows, creatives, floors, auctions == FIRST_PRICE, auctions == FIXED_PRICE, offers)
+
+
+@lru_cache(maxsize=_TERMS_MAX)
+def _same(
+    size: int, floor_micros_cpm: int, auction: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the floors, first prices and fixed prices of candidates that all go one way: there are few."""
+    return (
+        np.full(size, floor_micros_cpm, dtype=np.int64),
+        np.full(size, auction == FIRST_PRICE),
+        np.full(size, auction == FIXED_PRICE),
+    )

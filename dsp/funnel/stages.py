@@ -15,6 +15,7 @@ from dsp.targeting.bitmap import Positions
 from dsp.targeting.rows import Conditions
 
 _NO_SEGMENTS: frozenset[str] = frozenset()
+_ALWAYS = np.array(1.0)  # a pass rate; without dimensions, since converting a number costs as much as the comparison
 
 
 class Stages:
@@ -87,7 +88,7 @@ class Stages:
     def unthrottled(self, rows: Positions) -> NDArray[np.bool_] | None:
         """Return which of `rows` pacing lets into the auction; None when all."""
         rates = self._controls.pass_rate.take(rows)
-        if not np.count_nonzero(rates < 1.0):
+        if not np.count_nonzero(rates < _ALWAYS):
             return None
         return passes(self._opportunity.auction_id, self._snapshot.line_item_ids.take(rows), rates)
 

@@ -74,8 +74,8 @@ def _refusal(request: BidRequest, profile: Profile, permissions: Permissions, cu
     """Return why no impression of the request can be bid on, or ""."""
     if not permissions.may_bid:
         return "privacy_forbids"
-    seats = set(map(str, request.wseat))
-    if (seats and profile.seat not in seats) or profile.seat in map(str, request.bseat):
+    allowed, blocked = request.wseat, request.bseat
+    if (allowed and profile.seat not in map(str, allowed)) or (blocked and profile.seat in map(str, blocked)):
         return "seat_not_allowed"
     if not currency:
         return "currency_unsupported"
@@ -88,14 +88,19 @@ def _refusal(request: BidRequest, profile: Profile, permissions: Permissions, cu
 
 def _currency(request: BidRequest, profile: Profile, rates: Mapping[str, float]) -> str:
     """Return the currency to quote in: the exchange's default if the request takes it, else the first we know."""
-    accepted = [str(code).strip().upper() for code in request.cur] or list(profile.currencies)
-    wanted = [code for code in profile.currencies if code in accepted] + accepted
-    return next((code for code in wanted if code in rates), "")
+    accepted = [str(code).strip().upper() for code in request.cur] or profile.currencies
+    for code in profile.currencies:
+        if code in accepted and code in rates:
+            return code
+    for code in accepted:
+        if code in rates:
+            return code
+    return ""
 
 
 def _shared(request: BidRequest, profile: Profile, permissions: Permissions, key: bytes, now_ms: int) -> dict[str, Any]:
     """Return the fields of `Opportunity` that all impressions of the request share."""
-    device, user = request.device, request.user
+    device, user, spoken = request.device, request.user, request.wlang or request.wlangb
     agent = describe(device)
     place = Place(device.geo if device else None, user.geo if user else None, profile.country_default)
     identified = permissions.may_store or permissions.may_personalise
@@ -126,7 +131,7 @@ def _shared(request: BidRequest, profile: Profile, permissions: Permissions, key
         "may_personalise": permissions.may_personalise,
         "blocked_advertisers": domains(request.badv),
         "blocked_apps": lower(request.bapp),
-        "languages_allowed": frozenset([language(str(code)) for code in request.wlang or request.wlangb]),
+        "languages_allowed": frozenset([language(str(code)) for code in spoken]) if spoken else NONE,
     }
 
 
@@ -252,4 +257,6 @@ def user_key(user: User | None, device: Device | None, exchange: str, key: bytes
 
 
 def _segments(user: User) -> frozenset[str]:
+    if not user.data:
+        return NONE
     return frozenset([segment.id.lower() for data in user.data for segment in data.segment if segment.id])

@@ -47,13 +47,20 @@ def price(
     """
     paced = value * multiplier
     worth = np.minimum(np.maximum(paced, bid_min), bid_max)
-    shaded = shade(worth, floors, shading) if isinstance(shading, WinCurve) else worth * shading
-    if jitter != 1.0:
-        shaded *= jitter
-    shaded = np.maximum(np.maximum(shaded, floors + _FLOOR_MARGIN), bid_min)
-    bid = np.where(first_price, np.minimum(shaded, worth), worth)
-    if fixed_price is not None:
-        bid = np.where(fixed_price, floors, bid)
     # A comparison with NaN is false, so a prediction that is none never bids.
-    allowed = (paced > _ZERO) & (paced < _INFINITE) & (worth >= floors)
+    allowed = worth >= floors
+    allowed &= paced > _ZERO
+    allowed &= paced < _INFINITE
+    bid, firsts = worth, np.count_nonzero(first_price)
+    if firsts:
+        bid = shade(worth, floors, shading) if isinstance(shading, WinCurve) else worth * shading
+        if jitter != 1.0:
+            bid *= jitter
+        np.maximum(bid, floors + _FLOOR_MARGIN, out=bid)
+        np.maximum(bid, bid_min, out=bid)
+        np.minimum(bid, worth, out=bid)
+        if firsts < first_price.shape[0]:
+            bid = np.where(first_price, bid, worth)
+    if fixed_price is not None and np.count_nonzero(fixed_price):
+        bid = np.where(fixed_price, floors, bid)
     return np.where(allowed, bid, _ZERO).astype(np.int64)

@@ -6,7 +6,7 @@ Market prices cluster at floors and a little above, so the first steps are multi
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ TICK_MICROS_CPM = 10_000
 #: Columns that every context is given after its own: nothing, and the floor's magnitude in quarter octaves.
 NOTHING, FLOOR_LEVEL = -2, -1
 _STEPS_PER_OCTAVE = 4.0
+_GRIDS_MAX = 4_096
 
 # Constants are arrays without dimensions: with one context, half the time of a scalar operand is its conversion.
 _ODD_1 = np.array(0x9E3779B97F4A7C15, dtype=np.uint64)
@@ -71,7 +72,17 @@ class Fields(NamedTuple):
         return mixed[..., :count] ^ mixed[..., count:]
 
 
-class Landscape(NamedTuple):
+class Grid(NamedTuple):
+    """What a floor makes of a landscape: g prices to bid, and which of the scores are theirs."""
+
+    columns: NDArray[np.int64]  # (2,), the columns that every context is given
+    prices_micros_cpm: NDArray[np.float64]  # (g,), ascending
+    steps: NDArray[np.intp]  # (g + 1,), places among the G scores, the price above all the last
+    bias: NDArray[np.float32]  # (g + 1,)
+
+
+@dataclass(frozen=True, slots=True)
+class Landscape:
     """A fitted landscape of D known field values and G scores.
 
     Scores are those of the floor's multiples, of `points`, and of a price above them all.
@@ -83,6 +94,7 @@ class Landscape(NamedTuple):
     bias: NDArray[np.float32]  # (G,)
     points_micros_cpm: NDArray[np.int64]  # (P,), ascending; G = len(FLOOR_RATIOS) + P + 1
     unknown: NDArray[np.intp]  # (F,), the rows for values not known: D to D + F
+    _grids: dict[int, Grid] = field(default_factory=dict, init=False, repr=False)  # by floor: there are few
 
     def rows(self, contexts: NDArray[np.int64]) -> NDArray[np.intp]:
         """Return which rows of the table are summed, (..., F), of contexts as `with_floors` makes them."""
@@ -92,19 +104,28 @@ class Landscape(NamedTuple):
 
     def curve(self, context: NDArray[np.int64], floor_micros_cpm: int) -> WinCurve:
         """Return F of one impression, of its context (C,) and its floor, 0 for none."""
-        extra, multiples = _near(floor_micros_cpm)
-        scores = np.add.reduce(self.table.take(self.rows(np.concatenate((context, extra))), axis=0))
-        scores += self.bias
-        prices, near = self.points_micros_cpm, len(FLOOR_RATIOS)
-        if floor_micros_cpm > 0:
-            above = int(prices.searchsorted(multiples[-1], side="right"))
-            prices = np.concatenate((multiples, prices[above:]))
-            scores = np.concatenate((scores[:near], scores[near + above :]))
-        else:
-            scores = scores[near:]
+        grid = self._grids.get(floor_micros_cpm) or self._grid(floor_micros_cpm)
+        rows = self.rows(np.concatenate((context, grid.columns)))
+        scores = np.add.reduce(self.table.take(rows, 0)).take(grid.steps)
+        scores += grid.bias
         scores -= np.maximum.reduce(scores)
-        reached = np.add.accumulate(np.exp(scores, out=scores), dtype=np.float64)
-        return WinCurve(prices.astype(np.float64), reached[:-1] / reached[-1])
+        reached = np.add.accumulate(np.exp(scores, scores), 0, np.float64)
+        return WinCurve(grid.prices_micros_cpm, reached[:-1] / reached[-1])
+
+    def _grid(self, floor_micros_cpm: int) -> Grid:
+        floors, prices, near = np.array([floor_micros_cpm], dtype=np.int64), self.points_micros_cpm, len(FLOOR_RATIOS)
+        columns = with_floors(np.zeros((1, 0), dtype=np.int64), floors)[0]
+        steps = np.arange(len(self.bias))
+        if floor_micros_cpm > 0:
+            multiples = floor_multiples(floors)[0]
+            above = int(prices.searchsorted(multiples[-1], side="right"))
+            prices, steps = np.concatenate((multiples, prices[above:])), np.delete(steps, np.s_[near : near + above])
+        else:
+            steps = steps[near:]
+        if len(self._grids) >= _GRIDS_MAX:
+            self._grids.clear()
+        grid = self._grids[floor_micros_cpm] = Grid(columns, prices.astype(np.float64), steps, self.bias.take(steps))
+        return grid
 
 
 def with_floors(contexts: NDArray[np.int64], floors: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -120,10 +141,3 @@ def floor_multiples(floors_micros_cpm: NDArray[np.int64]) -> NDArray[np.int64]:
     ticks = (floors * FLOOR_RATIOS / TICK_MICROS_CPM + 1e-6).astype(np.int64)
     multiples: NDArray[np.int64] = np.maximum(ticks * TICK_MICROS_CPM, floors)
     return multiples
-
-
-@lru_cache(maxsize=4_096)
-def _near(floor_micros_cpm: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return a floor's two context columns and its multiples: floors are few, and making them costs several calls."""
-    floors = np.array([floor_micros_cpm], dtype=np.int64)
-    return with_floors(np.zeros((1, 0), dtype=np.int64), floors)[0], floor_multiples(floors)[0]

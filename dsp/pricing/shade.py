@@ -13,10 +13,10 @@ def shade(worth: NDArray[np.float64], floors: NDArray[np.int64], curve: WinCurve
     No bid is above its worth. Prices below a candidate's own floor, (K,), which may be a deal's, are not considered.
     """
     prices, win_rate = curve
-    surplus = np.subtract.outer(worth, prices)
+    surplus = worth[:, np.newaxis] - prices
     surplus *= win_rate
-    if floors.max(initial=0) > prices[0]:
+    if np.count_nonzero(floors > prices[0]):
         surplus[prices < floors[:, np.newaxis]] = -np.inf
     # Where no price leaves a surplus, the best is at or above the worth, and the worth is bid.
-    bids: NDArray[np.float64] = np.minimum(prices.take(surplus.argmax(axis=1)), worth)
-    return bids
+    bids: NDArray[np.float64] = prices.take(surplus.argmax(1))
+    return np.minimum(bids, worth, out=bids)

@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 from dsp.catalog.entities import ConversionRule
 from dsp.catalog.terms import Goal, GoalKind
-from dsp.kernel.money import MICROS_PER_UNIT, Micros
+from dsp.kernel.money import IMPRESSIONS_PER_MILLE, MICROS_PER_UNIT, Micros
 
 #: Goal kinds as they stand in a snapshot's `goal_kind` column.
 GOAL_CODES = {GoalKind.CPM: 0, GoalKind.CPC: 1, GoalKind.CPA: 2, GoalKind.ROAS: 3}
-_CPM, _CPC = GOAL_CODES[GoalKind.CPM], GOAL_CODES[GoalKind.CPC]
+# Constants are arrays without dimensions: with few candidates, half the time of a scalar operand is its conversion.
+_CPM, _CPC = (np.array(GOAL_CODES[kind], dtype=np.int8) for kind in (GoalKind.CPM, GoalKind.CPC))
+_ONE, _PER_MILLE = np.array(1.0), np.array(float(IMPRESSIONS_PER_MILLE))
 
 
 def value_micros_cpm(
@@ -31,9 +33,10 @@ def value_micros_cpm(
         pctr: probability of a click given an impression, (K,).
         pcvr: probability of a conversion given a click, (K,).
     """
-    clicks = 1_000.0 * pctr
-    units = np.where(goal_kind == _CPM, 1.0, np.where(goal_kind == _CPC, clicks, clicks * pcvr))
-    return target_micros.astype(np.float64) * units
+    clicks = pctr * _PER_MILLE
+    units = np.where(goal_kind == _CPM, _ONE, np.where(goal_kind == _CPC, clicks, clicks * pcvr))
+    units *= target_micros
+    return units
 
 
 def unit_micros(goal: Goal, conversion_micros: Micros) -> Micros:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from models.serving.predictor import Predictions, Score, Scorer
 from models.serving.statistics import Statistics, sigmoid
-from models.serving.transform import PreparedTransform, Transform
+from models.serving.transform import PreparedTransform, Sheet, Transform
 
 INPUT = "features"
 OUTPUT = "logit"
@@ -25,7 +25,7 @@ class Calibration:
         self._slope = np.array(slope)
         self._intercept = np.array(intercept)
 
-    def __call__(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    def __call__(self, logits: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
         """Return calibrated probabilities."""
         scaled: NDArray[np.float64] = logits * self._slope
         scaled += self._intercept
@@ -74,25 +74,25 @@ class PreparedModel:
         self._session = session
         self._transform = transform
         self._calibration = calibration
-        self._bound: dict[int, tuple[Any, NDArray[np.float32], NDArray[np.float32]]] = {}
+        self._bound: dict[int, tuple[Any, Sheet, NDArray[np.float32]]] = {}
 
     def __call__(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return calibrated probabilities, float64 (K,), of a request row (R,) and K rows of the table."""
         rows = len(chosen)
         if not rows:
             return np.empty(0)
-        binding, features, output = self._bound.get(rows) or self._bind(rows)
-        self._transform(request, chosen, features)
+        binding, sheet, output = self._bound.get(rows) or self._bind(rows)
+        self._transform(request, chosen, sheet)
         self._session.run_with_iobinding(binding)
-        return self._calibration(output.astype(np.float64))
+        return self._calibration(output)
 
-    def _bind(self, rows: int) -> tuple[Any, NDArray[np.float32], NDArray[np.float32]]:
-        features = np.zeros((rows, self._transform.width), dtype=np.float32)
-        output = np.zeros(rows, dtype=np.float32)
+    def _bind(self, rows: int) -> tuple[Any, Sheet, NDArray[np.float32]]:
+        sheet = self._transform.sheet(rows)
+        features, output = sheet.features, np.zeros(rows, dtype=np.float32)
         binding = self._session.io_binding()
         binding.bind_input(INPUT, "cpu", 0, np.float32, features.shape, features.ctypes.data)
         binding.bind_output(OUTPUT, "cpu", 0, np.float32, (rows, 1), output.ctypes.data)
-        self._bound[rows] = binding, features, output
+        self._bound[rows] = binding, sheet, output
         return self._bound[rows]
 
 

@@ -23,7 +23,6 @@ _ODD_2 = np.array(0xC2B2AE3D27D4EB4F, dtype=np.uint64)
 _HALF = np.array(32, dtype=np.uint64)
 _LOGIT_MIN = np.array(-30.0)
 _ONE = np.array(1.0)
-_ABSENT = np.zeros(1, dtype=np.int64)
 #: Above every key, so that a binary search never runs off the end.
 _SENTINEL = np.uint64(2**64 - 1)
 
@@ -71,7 +70,12 @@ class Slots:
         )
         ads = np.array([AD_COLUMNS.index(name) for _, _, name in pairs if name is not None], dtype=np.intp)
         self._ad_used, self._ad = np.unique(ads, return_inverse=True)
-        self._flat_salts = self._salts[:, 0]
+        # One request's half of the keys, the shared slots' last. (value + salt) x odd is value x odd + salt x odd: a
+        # slot that does not look at the request multiplies by 0, whatever column it is given.
+        asked = np.roll(self._request, -self.shared)
+        self._asked = np.where(asked < len(REQUEST_COLUMNS), asked, 0)
+        self._factors = np.where(asked < len(REQUEST_COLUMNS), _ODD_1, np.uint64(0))
+        self._summands = np.roll(self._salts[:, 0], -self.shared) * _ODD_1
 
     def keys(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[UInt64s, UInt64s]:
         """Return the keys of the shared slots and of the others, each (slots, rows), of rows (K or 1, R) and (K, A)."""
@@ -79,11 +83,11 @@ class Slots:
         right = _mix(ads.T[self._ad_used].view(np.uint64))
         return left[: self.shared], left[self.shared :] ^ right[self._ad]
 
-    def request_keys(self, request: NDArray[np.int64]) -> UInt64s:
-        """Return one request's half of the keys of all slots, (slots,), of a row (R,)."""
-        values = np.concatenate((request, _ABSENT)).take(self._request).view(np.uint64)
-        values += self._flat_salts
-        return _mix(values)
+    def request_keys(self, request: NDArray[np.int64], out: UInt64s) -> None:
+        """Write one request's half of the keys of all slots, of a row (R,), the shared slots' last, into `out`."""
+        np.multiply(request.take(self._asked).view(np.uint64), self._factors, out)
+        out += self._summands
+        _finish(out)
 
     def ad_keys(self, ads: NDArray[np.int64]) -> UInt64s:
         """Return the ads' half of the keys of the slots not shared, (C, slots): rows first, to be taken by row."""
@@ -108,10 +112,14 @@ def _columns(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 def _mix(values: UInt64s) -> UInt64s:
     """Scramble 64-bit values by a bijection in which every bit comes to depend on all."""
     mixed = values * _ODD_1
+    _finish(mixed)
+    return mixed
+
+
+def _finish(mixed: UInt64s) -> None:
     mixed ^= mixed >> _HALF
     mixed *= _ODD_2
     mixed ^= mixed >> _HALF
-    return mixed
 
 
 class Statistics:

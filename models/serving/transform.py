@@ -1,12 +1,13 @@
 """Raw rows to a model's input: statistics and numbers, for rows of any kind or prepared for a table of ads."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
-from models.serving.statistics import Statistics
+from models.serving.statistics import Statistics, UInt64s
 
 
 class Transform:
@@ -38,6 +39,24 @@ class Transform:
         return features
 
 
+class Sheet(NamedTuple):
+    """Memory for the input of K rows, used again by every call with K candidates.
+
+    All but `features` and `keys` are views into these two. `keys` holds the request's half of all keys, the shared
+    slots' last, then a row of pairs a candidate: the shared slots' are whole, so what is looked up lies together.
+    """
+
+    features: NDArray[np.float32]  # (K, F): the groups of the request alone, the other groups, the numbers
+    shared: NDArray[np.float32]
+    paired: NDArray[np.float32]
+    numbers: NDArray[np.float32]
+    keys: UInt64s
+    halves: UInt64s  # of all slots
+    paired_halves: UInt64s
+    pairs: UInt64s  # (K, slots not shared)
+    sought: UInt64s  # the shared slots' keys, then the pairs
+
+
 class PreparedTransform:
     """A transform for one request at a time and ads of a fixed table (C, A). It gives what the transform gives.
 
@@ -46,30 +65,45 @@ class PreparedTransform:
 
     def __init__(self, transform: Transform, ads: NDArray[np.int64]) -> None:
         slots = transform.statistics.slots
-        self.width = len(transform.names)
+        self._width = len(transform.names)
         self._statistics = transform.statistics
         self._request = transform.request_columns
         self._groups = len(transform.statistics.groups)
-        self._numbers = self._groups + len(self._request)
         self._shared_groups = slots.shared_groups
         self._shared = slots.shared
         self._shared_starts = slots.starts[: slots.shared_groups]
         self._paired_starts = slots.starts[slots.shared_groups :] - slots.shared
         self._ad_keys = slots.ad_keys(ads)
-        self._template = np.zeros((len(ads), self.width), dtype=np.float32)
-        self._template[:, self._numbers :] = ads[:, transform.ad_columns]
+        self._template = np.zeros((len(ads), self._width), dtype=np.float32)
+        self._template[:, self._groups + len(self._request) :] = ads[:, transform.ad_columns]
 
-    def __call__(self, request: NDArray[np.int64], chosen: NDArray[np.int64], features: NDArray[np.float32]) -> None:
-        """Write the input into `features`, float32 (K, F), of a request row (R,) and K rows of the table."""
-        shared, groups = self._shared, self._shared_groups
-        features[:] = self._template.take(chosen, axis=0)
-        features[:, self._groups : self._numbers] = request.take(self._request)
-        halves = self._statistics.slots.request_keys(request)
-        pairs = self._ad_keys.take(chosen, axis=0)
-        pairs ^= halves[shared:]
-        found = self._statistics.look_up(np.concatenate((halves[:shared], pairs.ravel())))
-        if groups:
-            features[:, :groups] = np.add.reduceat(found[:shared], self._shared_starts)
-        if groups < self._groups:
-            paired = found[shared:].reshape(pairs.shape)
-            np.add.reduceat(paired, self._paired_starts, axis=1, out=features[:, groups : self._groups])
+    def sheet(self, rows: int) -> Sheet:
+        """Return memory for calls with so many candidates."""
+        shared, pairs = self._shared, self._ad_keys.shape[1]
+        features = np.zeros((rows, self._width), dtype=np.float32)
+        keys = np.zeros(pairs + shared + rows * pairs, dtype=np.uint64)
+        return Sheet(
+            features,
+            features[:, : self._shared_groups],
+            features[:, self._shared_groups : self._groups],
+            features[:, self._groups : self._groups + len(self._request)],
+            keys,
+            keys[: pairs + shared],
+            keys[:pairs],
+            keys[pairs + shared :].reshape(rows, pairs),
+            keys[pairs:],
+        )
+
+    def __call__(self, request: NDArray[np.int64], chosen: NDArray[np.int64], sheet: Sheet) -> None:
+        """Write the input into the sheet's `features`, (K, F), of a request row (R,) and K rows of the table."""
+        self._template.take(chosen, 0, sheet.features, "clip")  # with any other mode numpy copies once more
+        sheet.numbers[...] = request.take(self._request)
+        self._statistics.slots.request_keys(request, sheet.halves)
+        pairs = sheet.pairs
+        self._ad_keys.take(chosen, 0, pairs, "clip")
+        pairs ^= sheet.paired_halves
+        found = self._statistics.look_up(sheet.sought)
+        if self._shared_groups:
+            sheet.shared[...] = np.add.reduceat(found[: self._shared], self._shared_starts)
+        if self._shared_groups < self._groups:
+            np.add.reduceat(found[self._shared :].reshape(pairs.shape), self._paired_starts, 1, None, sheet.paired)

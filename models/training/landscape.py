@@ -6,7 +6,7 @@ Rows of the table have a Gaussian prior in which neighbouring prices go together
 and slopes over log price, so that few auctions move a whole region and many carve out a single price.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,7 @@ def fit(auctions: Auctions, fields: Fields, settings: Settings | None = None) ->
         unknown=np.arange(len(keys) - 1, rows),
     )
     shapes = _shapes(points, chosen.bumps)
-    return fitted._replace(table=_ascend(fitted.rows(contexts), rows, likelihood, fitted.bias, shapes, chosen))
+    return replace(fitted, table=_ascend(fitted.rows(contexts), rows, likelihood, fitted.bias, shapes, chosen))
 
 
 def grid_points(auctions: Auctions, count: int) -> NDArray[np.int64]:
