@@ -17,7 +17,7 @@ from dsp.catalog.reasons import BY_LABEL, Exclusion
 from dsp.catalog.user import UserRecord
 from dsp.funnel import select
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock, Deadline
+from dsp.kernel.clock import MS_PER_SECOND, Clock, Deadline
 from dsp.kernel.errors import InputError
 from dsp.kernel.ids import new_id
 from dsp.kernel.metrics import Outcome, Stage
@@ -139,7 +139,7 @@ class Auctioneer:
 
     def _reserve(self, run: Run, state: ServingState, opportunity: Opportunity, candidates: Candidates) -> bool:
         """Set aside the maximum cost of the best candidate that has the money; without it there is no bid."""
-        bid_id, elapsed_ms = new_id(run.now_ms), self.clock.elapsed_ns() // NS_PER_MS
+        bid_id, elapsed_ms = new_id(run.now_ms), run.elapsed_ms()
         days, ledger_ms = state.served.snapshot.days(run.now_ms), self.leases.ledger_ms(elapsed_ms)
         expires_at_ms = max(run.now_ms, ledger_ms) + run.profile.notice_ttl_seconds * MS_PER_SECOND
         for number in candidates.preferred():

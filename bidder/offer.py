@@ -1,7 +1,8 @@
 """One impression's candidates once priced, and the offer made of the best: its facts for notices and for the log."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +20,7 @@ from dsp.pricing.explore import UNMOVED, Jitter
 _LITTLE_ENDIAN = np.dtype("<i8")
 
 
-class Candidates(NamedTuple):
+class Candidates(msgspec.Struct, frozen=True, gc=False):
     """One impression's candidates, scored and priced; arrays of shape (K,)."""
 
     selection: Selection
@@ -44,7 +45,7 @@ class Candidates(NamedTuple):
         return Exclusion.BELOW_FLOOR if (self.value_micros_cpm > 0.0).any() else Exclusion.WORTHLESS
 
 
-class Offer(NamedTuple):
+class Offer(msgspec.Struct, frozen=True, gc=False):
     """A candidate that has won among ours and whose maximum cost is reserved."""
 
     opportunity: Opportunity
@@ -63,7 +64,7 @@ class Offer(NamedTuple):
         return Exposure(facts.bid_id, facts.bid_at_ms, facts.advertiser_id, facts.campaign_id, facts.line_item_id)
 
 
-class Reservation(NamedTuple):
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """Whose money is set aside for a bid, and until when."""
 
     bid_id: str

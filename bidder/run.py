@@ -6,11 +6,9 @@ from bidder.offer import Offer
 from bidder.state import ServingState
 from bidder.tally import Tally
 from dsp.kernel import metrics
-from dsp.kernel.clock import Clock, Deadline
+from dsp.kernel.clock import NS_PER_MS, NS_PER_SECOND, Clock, Deadline
 from dsp.kernel.metrics import Outcome, Stage
 from dsp.openrtb.profile import Profile
-
-_NS_PER_SECOND = 1_000_000_000
 
 
 class Arrival(NamedTuple):
@@ -26,14 +24,14 @@ class Run:
     """The mutable part of one auction."""
 
     __slots__ = (
-        "_clock", "_marked_ns", "_stages", "arrival", "deadline", "late", "model_version", "now_ms", "outcome",
+        "_clock", "_marked_ns", "_spent", "arrival", "deadline", "late", "model_version", "now_ms", "outcome",
         "profile", "reasons", "reserved", "sent", "state",
     )  # fmt: skip
 
     def __init__(self, arrival: Arrival, state: ServingState | None, clock: Clock) -> None:
         self._clock = clock
         self._marked_ns = clock.elapsed_ns()
-        self._stages: dict[Stage, float] = {}
+        self._spent: list[tuple[Stage, int]] = []
         self.arrival = arrival
         self.profile = arrival.profile
         self.state = state
@@ -46,21 +44,24 @@ class Run:
         self.late = False
         self.model_version = ""
 
-    def left_ms(self) -> float:
-        """Return the milliseconds left until the answer must leave."""
-        return self.deadline.left_ms(self._clock.elapsed_ns())
+    def elapsed_ms(self) -> int:
+        """Return the monotonic reading of the last mark. An auction reads the clock once a stage."""
+        return self._marked_ns // NS_PER_MS
 
-    def mark(self, stage: Stage) -> float:
-        """Charge the time since the last mark to a stage; return that time in seconds."""
+    def left_ms(self) -> float:
+        """Return the milliseconds that were left at the last mark until the answer must leave."""
+        return self.deadline.left_ms(self._marked_ns)
+
+    def mark(self, stage: Stage) -> None:
+        """Charge the time since the last mark to a stage."""
         now_ns = self._clock.elapsed_ns()
-        spent_seconds = (now_ns - self._marked_ns) / _NS_PER_SECOND
-        self._stages[stage] = self._stages.get(stage, 0.0) + spent_seconds
+        self._spent.append((stage, now_ns - self._marked_ns))
         self._marked_ns = now_ns
-        return spent_seconds
 
     def predicted(self, candidates: int) -> None:
         """Note one call of the predictor."""
-        metrics.PREDICT_DURATION.observe(self.mark(Stage.PREDICT))
+        self.mark(Stage.PREDICT)
+        metrics.PREDICT_DURATION.observe(self._spent[-1][1] / NS_PER_SECOND)
         metrics.PREDICT_BATCH.observe(candidates)
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
@@ -79,7 +80,7 @@ class Run:
     def record(self, tally: Tally) -> None:
         """Turn the notes into metrics."""
         exchange = self.profile.name
-        tally.stages(self._stages)
+        tally.stages(self._spent)
         for reason in self.reasons:
             tally.no_bid(exchange, reason)
         for offer in self.sent:
@@ -87,4 +88,4 @@ class Run:
         if self.late:
             tally.late(exchange)
         elapsed_ns = self._clock.elapsed_ns() - self.arrival.arrived_ns
-        tally.answered(exchange, self.outcome, elapsed_ns / _NS_PER_SECOND)
+        tally.answered(exchange, self.outcome, elapsed_ns / NS_PER_SECOND)

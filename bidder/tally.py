@@ -1,6 +1,6 @@
 """The bid path's metrics with their labels resolved beforehand, so that counting costs a dictionary look-up."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 
 from prometheus_client import Counter, Histogram
@@ -8,6 +8,7 @@ from prometheus_client import Counter, Histogram
 from dsp.catalog.entities import MediaFormat
 from dsp.catalog.reasons import Exclusion
 from dsp.kernel import metrics
+from dsp.kernel.clock import NS_PER_SECOND
 from dsp.kernel.metrics import Outcome, Stage
 
 #: Stands for every exchange that has no profile, so that a stranger cannot make labels.
@@ -55,12 +56,16 @@ class Tally:
         """Count one answer that was ready too late."""
         self._late[exchange].inc()
 
-    def stages(self, spent_seconds: Mapping[Stage, float]) -> None:
-        """Observe the stages' durations, in seconds, of one auction in `STAGES_EVERY`; each histogram has its cost."""
+    def stages(self, spent_ns: Iterable[tuple[Stage, int]]) -> None:
+        """Observe the stages' durations of one auction in `STAGES_EVERY`; each histogram has its cost."""
         self._auctions += 1
-        if self._auctions % STAGES_EVERY == 0:
-            for stage, seconds in spent_seconds.items():
-                self._stages[stage].observe(seconds)
+        if self._auctions % STAGES_EVERY:
+            return
+        totals: dict[Stage, int] = {}
+        for stage, nanoseconds in spent_ns:  # one for each impression
+            totals[stage] = totals.get(stage, 0) + nanoseconds
+        for stage, nanoseconds in totals.items():
+            self._stages[stage].observe(nanoseconds / NS_PER_SECOND)
 
     def invalid(self, exchange: str, reason: str) -> None:
         """Count a request refused before any auction."""

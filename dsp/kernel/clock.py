@@ -6,6 +6,7 @@ from typing import Protocol
 
 NS_PER_MS = 1_000_000
 MS_PER_SECOND = 1_000
+NS_PER_SECOND = NS_PER_MS * MS_PER_SECOND
 
 
 class Clock(Protocol):
