@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit
-from dsp.kernel.errors import ConflictError
+from dsp.kernel.errors import ConfigError, ConflictError, Fault
 from dsp.kernel.money import Micros
 from dsp.kernel.sqlite import SqliteFile
 from dsp.ledger.terms import closes_ms, lease_id
@@ -27,9 +27,14 @@ _HOUR_MS = 3_600_000
 _UNBOUNDED = 1 << 62
 #: While several holders compete, one gets at most half of its share of what is left, but always this much of it.
 _GRANT_MIN_MICROS = 20_000
-#: All holders together may keep this part of what is left in the store beyond what they need at once.
-_SPARE_PART = 1
+#: All holders together may keep one in so many micros of what is left in the store beyond what they need at once. A
+#: minute's spend is far less of a day's budget but for the day's end, and what a dead holder has is locked for a while.
+_SPARE_PART = 4
 
+_HOLDER_COLUMNS = {"epoch", "holder", "state", "expires_ms", "syncs", "syncs_seen", "seen_ms"}
+#: Files of before holders promised when their last bid expires. No exchange bills a bid as late as this after it.
+_UNPROMISED_COLUMNS = {"epoch", "holder", "state", "seen_ms"}
+_UNPROMISED_MS = 24 * _HOUR_MS
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER, watermark_ms INTEGER);
 CREATE TABLE IF NOT EXISTS holders (
@@ -66,8 +71,17 @@ class LocalLeaseStore:
         self._file = file(path, _SCHEMA, synchronous)
 
     async def open(self) -> None:
-        """Open the file, creating what is missing."""
+        """Open the file, creating what is missing and upgrading what is old.
+
+        Raises:
+            ConfigError: the file is of a version that this one does not know.
+        """
         await self._file.open()
+        try:
+            await self._file.write(_upgrade)
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Release the file."""
@@ -108,13 +122,39 @@ class _Lease(NamedTuple):
     settled: Micros
 
 
+def _upgrade(sql: sqlite3.Connection) -> None:
+    """Bring a file of an earlier version up to date; no money of its leases comes back before it is safe."""
+    columns = {name for _, name, *_ in sql.execute("PRAGMA table_info(holders)")}
+    if columns == _HOLDER_COLUMNS:
+        return
+    if columns != _UNPROMISED_COLUMNS:
+        fault = (
+            "is of a version that this one cannot read. Stop every process, wait for the longest notice_ttl_seconds of "
+            "the exchanges, run the ledger worker of the version that wrote it until it has read everything, then move "
+            "the file away and start the ledger worker first: it tells a new file what every lease has spent"
+        )
+        raise ConfigError([Fault("leases.db", fault)])
+    for column in (
+        "expires_ms INTEGER NOT NULL DEFAULT 0",
+        "syncs INTEGER NOT NULL DEFAULT 0",
+        "syncs_seen INTEGER NOT NULL DEFAULT -1",
+    ):
+        sql.execute(f"ALTER TABLE holders ADD COLUMN {column}")
+    # Nobody wrote down when these holders' last bids expire. They are fenced, and their leases stay as they are until
+    # nothing can come any more.
+    sql.execute(
+        "UPDATE holders SET state = max(state, ?), expires_ms = max(seen_ms, (SELECT watermark_ms FROM state)) + ?",
+        (_FENCED, _UNPROMISED_MS),
+    )
+
+
 def _register(sql: sqlite3.Connection, holder: str, now_ms: int) -> int:
     (last,) = sql.execute("SELECT epoch FROM state").fetchone()
     # From the clock, so that a store that lost its file does not give out the lease ids of old again.
     epoch = max(int(last) + 1, now_ms)
     sql.execute("UPDATE state SET epoch = ?", (epoch,))
     sql.execute("UPDATE holders SET state = ? WHERE holder = ? AND state = ?", (_FENCED, holder, _LIVE))
-    sql.execute("INSERT INTO holders (epoch, holder, state) VALUES (?, ?, ?)", (epoch, holder, _LIVE))
+    sql.execute("INSERT INTO holders (epoch, holder, state, seen_ms) VALUES (?, ?, ?, 0)", (epoch, holder, _LIVE))
     return epoch
 
 

@@ -34,7 +34,7 @@ from loadtest.faults.plan import BALANCER_MS, PROCESSES, Faults
 from loadtest.faults.platform import Platform
 from loadtest.faults.schedule import Schedule
 
-LEDGER_MS = 5_000
+LEDGER_MS = 8_000
 PACING_MS = 5_000
 RECLAIM_MS = 5_000
 FLUSH_MS = 20

@@ -257,3 +257,17 @@ async def test_a_restart_forgets_nothing(make_store: MakeStore) -> None:
         await store.sync(epoch, NOW_MS, [], {}, 0)
     again = await make_store()
     assert (await ask(again, epoch, (1, 60)))[1].granted_micros == 100
+
+
+async def test_what_a_lone_holder_may_spare_is_a_part_of_what_is_left_and_shrinks_with_it(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 7, 1_000, None, None, None)])
+    spares = [(await ask(store, epoch, (1, 200)))[1].spare_micros for _ in range(5)]
+    assert spares == [200, 150, 100, 50, 0]
+
+
+async def test_what_holders_may_spare_they_share(store: LeaseStore) -> None:
+    await store.set_limits([Limit(1, 7, 200_000, None, None, None)])
+    epochs = [await store.register(name, NOW_MS) for name in ("a", "b")]
+    spares = [(await ask(store, epoch, (1, 20_000)))[1].spare_micros for epoch in epochs]
+    assert spares == [180_000 // 8, 160_000 // 8]
