@@ -140,14 +140,15 @@ def step(
     to be at most the value bought, now and since the flight began.
 
     Args:
-        before: the control so far; None begins cold.
+        before: the control so far; None begins cold, and so does one of which nothing was planned yet.
         spent_micros: since the flight began, as the book has it.
         planned_micros: the same, as the plan has it for now; None without a budget.
         rate_micros_second: of the plan, now; 0 outside dayparts, infinite where all may be spent at once.
         day_seconds: length of today's part of the flight.
         bought: what the spend bought; None where there is no target, or no way to tell: bids then stay within value.
     """
-    if before is None:
+    # A flight that is known before it begins has taught nothing yet, and had no day to tell how far open to begin.
+    if before is None or (before.planned_micros == 0 and not before.spent_micros):
         level = _level_start(day_seconds, law)
         value = bought.expected_micros if bought else 0
         before = Control(

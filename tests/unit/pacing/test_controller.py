@@ -140,6 +140,21 @@ def test_a_long_day_begins_wide_open() -> None:
     assert trace.gaps(budget).max() < 0.03
 
 
+@pytest.mark.parametrize("hours", [(0, 24), (9, 17)])
+def test_a_flight_known_the_day_before_begins_as_open_as_one_that_was_not(hours: tuple[int, int]) -> None:
+    parts = tuple(Daypart(weekday=weekday, start_hour=hours[0], end_hour=hours[1]) for weekday in range(7))
+    plan_at = planner(1_000_000, MIDNIGHT + 24 * HOUR, dayparts=parts)
+    held: Control | None = None
+    begin = MIDNIGHT + hours[0] * HOUR
+    for now_ms in range(MIDNIGHT - HOUR, begin + 10_000, 5_000):
+        found = plan_at(now_ms, 0)
+        rate = found.rate_micros_second(now_ms)
+        held = step(held, 0, found.planned_micros(now_ms), rate, found.day_seconds, now_ms, Law())
+    assert held is not None
+    assert held.pass_rate == 1.0
+    assert held.multiplier == pytest.approx(1.0, abs=0.05)
+
+
 def test_a_restart_goes_on_where_the_controller_was() -> None:
     market, end = Market(lambda _: 80.0), MIDNIGHT + 120_000
     budget = int(supply(market, 120) / 3)
