@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 MS_PER_DAY = 86_400_000
-#: The local day that is measured, a Tuesday; it begins in India and ends in New York.
+#: The local day that is measured, a Tuesday; it begins in Iran and ends in Canada.
 DATE = (2025, 6, 10)
-ZONES = {"hudson": "America/New_York", "spree": "Europe/Berlin", "ganga": "Asia/Kolkata"}
+ZONES = {"acadia": "America/Halifax", "spree": "Europe/Berlin", "alborz": "Asia/Tehran"}
 #: Daily budgets of campaigns, where the line items share one; micros.
 CAMPAIGN_BUDGETS = {"spree-shared": 3_000_000}
 
@@ -36,12 +36,12 @@ class Order(NamedTuple):
 
 
 ORDERS = (
-    Order("hudson-reach", "hudson", "hudson-brand", "cpm", 4_000_000, {"country": ["USA"]}, daily=6_000_000),
-    Order("hudson-film", "hudson", "hudson-brand", "cpm", 12_000_000, {"country": ["USA", "GBR"]},
+    Order("acadia-reach", "acadia", "acadia-brand", "cpm", 4_000_000, {"country": ["USA"]}, daily=6_000_000),
+    Order("acadia-film", "acadia", "acadia-brand", "cpm", 12_000_000, {"country": ["USA", "GBR"]},
           total=15_000_000, media="video"),
-    Order("hudson-office", "hudson", "hudson-sales", "cpc", 500_000, {"country": ["USA"], "inventory": ["site"]},
+    Order("acadia-office", "acadia", "acadia-sales", "cpc", 500_000, {"country": ["USA"], "inventory": ["site"]},
           daily=3_000_000, hours=((8, 12), (13, 20))),
-    Order("hudson-apps", "hudson", "hudson-sales", "cpa", 8_000_000, {"country": ["USA", "GBR"], "inventory": ["app"]},
+    Order("acadia-apps", "acadia", "acadia-sales", "cpa", 8_000_000, {"country": ["USA", "GBR"], "inventory": ["app"]},
           daily=4_000_000),
     Order("spree-shop", "spree", "spree-shared", "cpm", 4_000_000, {"country": ["DEU", "FRA"], "inventory": ["site"]},
           daily=4_000_000, bound="campaign"),
@@ -52,10 +52,10 @@ ORDERS = (
     Order("spree-clicks", "spree", "spree-solo", "cpc", 500_000, {"country": ["DEU", "FRA"]}, daily=3_000_000),
     Order("spree-niche", "spree", "spree-solo", "cpm", 5_000_000, {"category": ["IAB10"]}, daily=30_000_000,
           bound="traffic"),
-    Order("ganga-reach", "ganga", "ganga-all", "cpm", 4_000_000, {"device": ["phone"]}, daily=5_000_000),
-    Order("ganga-evening", "ganga", "ganga-all", "cpm", 4_500_000, {"device": ["desktop"]}, total=3_000_000, days=1,
+    Order("alborz-reach", "alborz", "alborz-all", "cpm", 4_000_000, {"device": ["phone"]}, daily=5_000_000),
+    Order("alborz-evening", "alborz", "alborz-all", "cpm", 4_500_000, {"device": ["desktop"]}, total=3_000_000, days=1,
           hours=((17, 24),)),
-    Order("ganga-cheap", "ganga", "ganga-all", "cpc", 15_000, {"country": ["USA"]}, daily=5_000_000, bound="traffic"),
+    Order("alborz-cheap", "alborz", "alborz-all", "cpc", 15_000, {"country": ["USA"]}, daily=5_000_000, bound="traffic"),
 )  # fmt: skip
 
 

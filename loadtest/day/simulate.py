@@ -32,7 +32,7 @@ REQUESTS_PER_DAY = 48_000
 #: Before the first order's day begins the platform is up for so long.
 _EARLY_MS = 600_000
 _HOURS = 24
-#: India's hours begin at half past.
+#: Iran's hours begin at half past.
 _GRID_MS = MS_PER_HOUR // 2
 _SETTLE_SECONDS = 3_600.0
 #: A simulated crash loses nothing that a real disk would have kept, so the files need not be on one.

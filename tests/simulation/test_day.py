@@ -65,12 +65,12 @@ def test_money_is_right(outcome: Outcome) -> None:
 
 def test_the_plan_has_the_shape_of_the_traffic(outcome: Outcome) -> None:
     """The curve was learned from yesterday's sampled requests, whose noise it cannot but follow a little."""
-    begin_ms = midnight_ms("ganga")
+    begin_ms = midnight_ms("alborz")
     weights = [relative(begin_ms + minute * 60_000) for minute in range(24 * 60)]
-    plan = {sample.hour: sample.planned_micros for sample in outcome.samples if sample.name == "ganga-reach"}
+    plan = {sample.hour: sample.planned_micros for sample in outcome.samples if sample.name == "alborz-reach"}
     for hour in range(1, 25):
         assert plan[hour] / plan[24] == pytest.approx(sum(weights[: hour * 60]) / sum(weights), abs=0.03)
-    assert begin_ms % MS_PER_HOUR  # hours of India begin at half past
+    assert begin_ms % MS_PER_HOUR  # hours of Iran begin at half past
 
 
 def test_the_same_seed_is_the_same_day_byte_for_byte() -> None:

@@ -46,7 +46,7 @@ def test_the_curve_is_smooth_and_met_in_the_middle_of_each_hour() -> None:
 
 
 def test_days_begin_when_advertisers_say() -> None:
-    assert {midnight_ms(one) % DAY_MS // 60_000 for one in ZONES} == {4 * 60, 22 * 60, 18 * 60 + 30}
+    assert {midnight_ms(one) % DAY_MS // 60_000 for one in ZONES} == {3 * 60, 22 * 60, 20 * 60 + 30}
     assert DATE == (2025, 6, 10)
 
 
@@ -88,7 +88,7 @@ def test_gaps_are_parts_of_the_days_plan() -> None:
 def test_two_hundredths_are_on_plan_and_no_more() -> None:
     def day(gap: int) -> Delivery:
         spent = [100 * hour + (gap if hour == 12 else 0) for hour in range(1, 25)]
-        samples = [Sample("ganga-reach", hour, spent[hour - 1], 100 * hour) for hour in range(1, 25)]
+        samples = [Sample("alborz-reach", hour, spent[hour - 1], 100 * hour) for hour in range(1, 25)]
         return deliveries(outcome(samples))[0]
 
     assert day(48).on_plan
