@@ -55,7 +55,8 @@ ORDERS = (
     Order("alborz-reach", "alborz", "alborz-all", "cpm", 4_000_000, {"device": ["phone"]}, daily=5_000_000),
     Order("alborz-evening", "alborz", "alborz-all", "cpm", 4_500_000, {"device": ["desktop"]}, total=3_000_000, days=1,
           hours=((17, 24),)),
-    Order("alborz-cheap", "alborz", "alborz-all", "cpc", 15_000, {"country": ["USA"]}, daily=5_000_000, bound="traffic"),
+    Order("alborz-cheap", "alborz", "alborz-all", "cpc", 15_000, {"country": ["USA"]}, daily=5_000_000,
+          bound="traffic"),
 )  # fmt: skip
 
 

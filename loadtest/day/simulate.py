@@ -43,13 +43,16 @@ _MANNERS = Manners(
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One line item or campaign at the end of an hour of its day; micros since the day began."""
+    """One line item or campaign at the end of an hour of its day; micros since the day began.
+
+    `level` is minus the log of the budget's dual: at 0 and above the budget holds nothing back.
+    """
 
     name: str
     hour: int
     spent_micros: Micros
     planned_micros: Micros
-    multiplier: float = 1.0
+    level: float = 0.0
     pass_rate: float = 1.0
 
 
@@ -157,7 +160,7 @@ class Simulation:
                 number, kind = paced[name]
                 held: Control = getattr(controls, kind)[number]
                 money = spent.get((kind, number), 0), held.planned_micros or 0
-                self._samples.append(Sample(name, hour, *money, held.multiplier, held.pass_rate))
+                self._samples.append(Sample(name, hour, *money, held.level, held.pass_rate))
         ledger.close()
 
     async def _until(self, at_ms: int) -> None:
