@@ -37,7 +37,7 @@ from dsp.pacing.controller import align
 from dsp.snapshot import codec
 from loadtest.platform import EXCHANGES, VENDOR_ID
 from loadtest.traffic import Traffic
-from models.serving import bundle
+from models.serving import bundle, landscape
 from tests.unit.bidder.fakes import FakeLog, FakeUsers
 
 DEMO = Path(__file__).parents[2] / "var" / "demo"
@@ -64,7 +64,9 @@ async def auctioneer() -> Auctioneer:
     clock, profiles, serving = Clock(snapshot.built_at_ms + FLIGHT_BEGUN_MS), load_profiles(EXCHANGES), Serving()
     served = serve(snapshot, None)
     scorers = loaded.predictor.prepare(served.ad_rows), loaded.prior.prepare(served.ad_rows)
-    serving.swap(ServingState(served, align(None, snapshot.line_item_ids), 0, *scorers))
+    priced = registry.resolve(DEMO / "models", landscape.LANDSCAPE)
+    landscapes = landscape.load(DEMO / "models", priced) if priced is not None else landscape.NO_LANDSCAPES
+    serving.swap(ServingState(served, align(None, snapshot.line_item_ids), 0, *scorers, landscapes))
     leases, pending = LeaseBook(1, silence_ms_max=3_600_000), PendingExposures(3_000, 100_000)
     elapsed_ms, days = clock.elapsed_ns() // NS_PER_MS, snapshot.days(clock.now_ms())
     pairs = zip(snapshot.line_item_ids.tolist(), days.tolist(), strict=True)
