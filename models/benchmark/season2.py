@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp.kernel.errors import InputError
 from dsp.openrtb.device import parse_user_agent
 from dsp.pricing.landscape import FLOOR_LEVEL, NOTHING, Fields
 from models.benchmark.table import read
@@ -18,6 +19,7 @@ from models.features.encode import text_hash
 
 #: Prices are in fen (cents of CNY) per thousand impressions.
 MICROS_PER_FEN = 10_000
+_SOURCE = "day_sample"
 COLUMNS = (
     "exchange", "slot", "size", "visibility", "format", "floor", "domain", "hour", "region", "os", "browser",
     "advertiser", "creative",
@@ -66,13 +68,19 @@ def fields() -> Fields:
 
 
 def load(path: Path) -> Impressions:
-    """Read a CSV in the season 2 format. Raises InputError where a column is missing or a number is none."""
+    """Read a CSV in the season 2 format.
+
+    Raises:
+        InputError: no row counts, a column is missing, or a number is none.
+    """
     rows = read(path, _NEEDED, _impression)
-    days, advertisers, contexts, floors, prices = zip(*rows, strict=True) if rows else ((),) * 5
+    if not rows:
+        raise InputError(f"{path} has no rows of source {_SOURCE} whose bid reached the price", reason="benchmark_file")
+    days, advertisers, contexts, floors, prices = zip(*rows, strict=True)
     return Impressions(
         np.array(days, dtype=np.int64),
         np.array(advertisers, dtype=np.str_),
-        np.array(contexts, dtype=np.int64).reshape(-1, len(COLUMNS)),
+        np.array(contexts, dtype=np.int64),
         np.array(floors, dtype=np.int64),
         np.array(prices, dtype=np.int64),
     )
@@ -80,7 +88,7 @@ def load(path: Path) -> Impressions:
 
 def _impression(row: Mapping[str, str]) -> tuple[int, str, list[int], int, int] | None:
     """Return day, advertiser, context, floor and price of a row that counts."""
-    if row["src"] != "day_sample":
+    if row["src"] != _SOURCE:
         return None
     price = int(row["payprice"])
     if price > int(row["bidprice"]):

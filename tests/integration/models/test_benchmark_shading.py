@@ -89,3 +89,10 @@ def test_a_file_of_another_format_is_refused_by_name(tmp_path: Path, capsys: pyt
         file.write("a,b\n1,2\n")
     assert main(["benchmark", "shading", "--events", str(path), "--train-until", "20130607", "--json"]) == 2
     assert "no column timestamp, useragent" in capsys.readouterr().err
+
+
+def test_a_file_without_rows_that_count_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text(",".join(COLUMNS) + "\n" + ",".join("click_log" if name == "src" else "1" for name in COLUMNS))
+    assert main(["benchmark", "shading", "--events", str(path), "--train-until", "20130607", "--json"]) == 2
+    assert "no rows of source day_sample" in capsys.readouterr().err
