@@ -22,6 +22,8 @@ from loadtest.faults.report import Result, summary
 from loadtest.faults.simulate import Simulation
 
 FOREVER_MS = 1 << 61
+#: Runs of 24 simulated minutes take seconds each, and many on a busy machine.
+pytestmark = pytest.mark.timeout(600)
 #: A mutant has so many seeds to be caught in.
 SEEDS = 4
 
@@ -104,6 +106,16 @@ def _dead_holders_leases_closed_at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(local_leases, "closes_ms", lambda _expires_at_ms: 0)
 
 
+def _a_successor_proves_its_predecessor_dead(patch: pytest.MonkeyPatch) -> None:
+    right = local_leases._register
+
+    def wrong(sql: Any, holder: str, now_ms: int) -> int:
+        sql.execute("UPDATE holders SET expires_ms = 0 WHERE holder = ?", (holder,))
+        return right(sql, holder, now_ms)
+
+    patch.setattr(local_leases, "_register", wrong)
+
+
 def _campaigns_unlimited(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(local_leases, "_LEFT", local_leases._LEFT.replace("scope = 'campaign' AND id = campaign_id", "0"))
 
@@ -144,6 +156,7 @@ def _some_notices_are_skipped(patch: pytest.MonkeyPatch) -> None:
         _epochs_ignored,
         _promises_not_remembered,
         _dead_holders_leases_closed_at_once,
+        _a_successor_proves_its_predecessor_dead,
         _campaigns_unlimited,
         _nothing_is_late,
         _freed_before_the_ledger_has_read,

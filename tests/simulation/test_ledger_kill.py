@@ -64,7 +64,7 @@ async def _prepare(data: Path) -> str:
     await leases.set_limits([Limit(3, 2, None, None, None, None)])
     epoch = await leases.register("bidder", now_ms)
     day = now_ms // 86_400_000
-    (lease,) = (await leases.sync(epoch, now_ms, [LeaseWant(3, day, 10**6)], {})).leases
+    (lease,) = (await leases.sync(epoch, now_ms, [LeaseWant(3, day, 10**6)], {}, now_ms + 600_000)).leases
     chooser = random.Random(5)
     facts = {"lease_id": lease.lease_id, "day": day, "expires_at_ms": now_ms + 600_000}
     events = [notice(number, cost_micros=10, **facts) for number in range(BIDS)]
