@@ -30,6 +30,8 @@ class AuctionLaw:
     #: The memory begins with so few wins and grows with them: a cold start finds the market's scale in a few auctions.
     memory_wins_start: float = 2.0
     step_max: float = 1.0
+    #: A bid of more than this share of what is left is one of all that is left.
+    all_share: float = 0.99
     #: Wins that the market remembers: enough that rare ones of great value are among them.
     market_wins: float = 2_000.0
     #: The endgame begins when what is left buys this many wins, and so many have been seen.
@@ -101,7 +103,10 @@ class AuctionPacer:
             average = max(self._price, 1e-6 * wanted)
             wins = max(law.memory_wins, law.memory_share * self._budget / average)
             memory = min(self._wins + law.memory_wins_start, wins) * average
-            self._level = descend(self._level, cost, wanted, memory, law.step_max, law.step_max)
+            # A bid of all that is left could not have been higher: without this the level of a budget that is too small
+            # to buy anything would rise for ever.
+            rise_max = law.step_max if bid < law.all_share * self._left else 0.0
+            self._level = descend(self._level, cost, wanted, memory, law.step_max, rise_max)
         self._left -= cost
         self._auctions -= 1
 

@@ -143,3 +143,13 @@ def test_money_is_kept_for_what_is_rare_and_dear_and_spent_at_the_end() -> None:
     assert game.bid(1_000.0, 85.0, 300) >= 80.0
     assert game.bid(1.0, 300.0, 5) >= 10.0  # there is more than will be used
     assert game.bid(1.0, 85.0, 0) == 85.0  # the last one may have all
+
+
+def test_a_budget_too_small_to_buy_anything_does_not_wind_the_bids_up() -> None:
+    """Bids of all that is left lose for ages; once more money comes, it is paced as if nothing had been."""
+    pacer = AuctionPacer()
+    for _ in range(3_000):
+        pacer.begin(1.0, 1)
+        pacer.settle(0.001, pacer.bid(0.001), None)
+    pacer.begin(1_000.0, 1_000)
+    assert pacer.bid(0.001) < 20.0
