@@ -30,14 +30,16 @@ class AuctionLaw:
     #: The memory begins with so few wins and grows with them: a cold start finds the market's scale in a few auctions.
     memory_wins_start: float = 2.0
     step_max: float = 1.0
-    #: A bid of more than this share of what is left is one of all that is left.
-    all_share: float = 0.99
+    #: A bid of more than this share of what is left is one of all that is left, to within rounding.
+    all_share: float = 1.0 - 1e-9
     #: Wins that the market remembers: enough that rare ones of great value are among them.
     market_wins: float = 2_000.0
     #: The endgame begins when what is left buys this many wins, and so many have been seen.
     endgame_wins: int = 32
-    #: The share of a budget that may be left at the end, and by how much a share above it changes the price of that.
+    #: What may be left at the end: this share of a budget, or this part of an average win's price if that is more, for
+    #: a few wins never add up to a budget. And by how much a share above it changes the price of that.
     unspent_share: float = 0.0075
+    unspent_wins: float = 0.25
     unspent_step: float = 0.1
     unspent_step_max: float = 0.3
     #: The price of a unit of money unspent, in units of what it buys, to begin with and its bounds.
@@ -66,7 +68,7 @@ class AuctionPacer:
         """Begin an episode; the one before it is over, whatever it left."""
         law = self._law
         if self._budget > 0.0:
-            excess = self._left / self._budget / law.unspent_share - 1.0
+            excess = self._left / max(law.unspent_share * self._budget, law.unspent_wins * self._price) - 1.0
             step = min(law.unspent_step * excess, law.unspent_step_max)
             price = self._unspent_price * exp(step)
             self._unspent_price = min(max(price, law.unspent_price_min), law.unspent_price_max)
