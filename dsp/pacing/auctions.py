@@ -30,8 +30,8 @@ class AuctionLaw:
     #: The memory begins with so few wins and grows with them: a cold start finds the market's scale in a few auctions.
     memory_wins_start: float = 2.0
     step_max: float = 1.0
-    #: A bid of more than this share of what is left is one of all that is left, to within rounding.
-    all_share: float = 1.0 - 1e-9
+    #: A bid of more than this share of what is left is one of all that is left.
+    all_share: float = 0.9999
     #: Wins that the market remembers: enough that rare ones of great value are among them.
     market_wins: float = 2_000.0
     #: The endgame begins when what is left buys this many wins, and so many have been seen.
