@@ -46,7 +46,7 @@ from loadtest.platform import EXCHANGES, VENDOR_ID
 NOTICE_URL = "https://notices.dsp.example"
 _KEY = b"of a simulated day, and no secret"
 #: The shipped intervals are shorter, and a day would take longer; a loop that is slower has it harder.
-WORKERS = WorkersConfig(wait_ms=1, snapshot_poll_ms=60_000, ledger_step_ms=5_000, pacing_step_ms=5_000)
+WORKERS = WorkersConfig(wait_ms=1, snapshot_poll_ms=60_000, ledger_step_ms=10_000, pacing_step_ms=10_000)
 BIDDER = BidderConfig(reload_interval_ms=2_500, lease_sync_interval_ms=5_000, request_sample_rate=0.1)
 TRAFFIC_STEP_MS = 60_000
 _USERS_SAVE_MS = 60_000
