@@ -134,20 +134,6 @@ class BookRepository:
             query = query.where(BookDayRow.day <= day_max)
         return [DayResult(*row) for row in self._session.execute(query)]
 
-    def spent_by_line_item(self) -> dict[tuple[int, int], Micros]:
-        """Return what was charged to the budgets, by line item and day."""
-        rows = self._session.execute(select(BookDayRow.line_item_id, BookDayRow.day, BookDayRow.spend_micros))
-        return {(line_item_id, day): micros for line_item_id, day, micros in rows}
-
-    def spent_by_campaign(self) -> dict[tuple[int, int], Micros]:
-        """Return what was charged to the budgets, by campaign and day."""
-        rows = self._session.execute(
-            select(BookDayRow.campaign_id, BookDayRow.day, func.sum(BookDayRow.spend_micros)).group_by(
-                BookDayRow.campaign_id, BookDayRow.day
-            )
-        )
-        return {(campaign_id, day): int(micros) for campaign_id, day, micros in rows}
-
     def spent_by_lease(self) -> dict[str, Micros]:
         """Return what was charged to every lease there ever was."""
         rows = self._session.execute(select(BookLeaseRow.lease_id, BookLeaseRow.micros))
