@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dsp.kernel.errors import BundleError
 MANIFEST = "manifest.json"
 FILE_BYTES_MAX = 256 * 1024 * 1024
 _HASH_CHARS = 16
+_DRAFT_SECONDS_MAX = 86_400
 _VERSION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{16}")
 _NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9]+)?")
 
@@ -123,6 +125,37 @@ def set_alias(root: Path, alias: str, version: str) -> None:
     _write(draft, version.encode("ascii"))
     draft.replace(target)
     _sync_folder(target.parent)
+
+
+def clear_alias(root: Path, alias: str) -> None:
+    """Let an alias name nothing; it need not exist."""
+    target = root / "aliases" / _check_name(alias)
+    target.unlink(missing_ok=True)
+    if target.parent.exists():
+        _sync_folder(target.parent)
+
+
+def prune(root: Path, keep: int) -> list[str]:
+    """Remove all but the newest `keep` versions and those that an alias names; return the names of what is gone.
+
+    What writers that died have left is removed too, once it is a day old. A broken alias protects everything: it is
+    not known what it named.
+    """
+    folder = root / "versions"
+    if not folder.exists():
+        return []
+    try:
+        named = {resolve(root, path.name) for path in (root / "aliases").glob("[!.]*")}
+    except BundleError:
+        return []
+    gone = [version for version in versions(root)[: -keep or None] if version not in named]
+    for version in gone:
+        # A rename first, so that nobody sees half of a version.
+        (folder / version).rename(folder / f".{version}.gone")
+    for path in folder.glob(".*"):
+        if path.name.endswith(".gone") or time.time() - path.stat().st_mtime > _DRAFT_SECONDS_MAX:
+            shutil.rmtree(path, ignore_errors=True)
+    return gone
 
 
 def _check_version(version: str) -> str:
