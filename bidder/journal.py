@@ -7,7 +7,7 @@ from bidder.run import Run
 from dsp.events.schema import Decision, SampledRequest, encode
 from dsp.events.topics import Topic
 from dsp.kernel.metrics import Outcome
-from models.features.spec import FEATURE_HASH
+from models.features.columns import FEATURE_HASH
 
 _HASH_RANGE = 1 << 32
 #: zlib and gzip headers are told apart by themselves.

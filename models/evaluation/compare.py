@@ -31,8 +31,8 @@ def pcvr(predictor: BatchPredictor, rows: Rows) -> NDArray[np.float64]:
 
 def score(predictor: BatchPredictor, data: Dataset) -> dict[str, Any]:
     """Return a predictor's metrics as JSON: those of clicks at the top, those of conversions under `cvr`."""
-    clicks = measure(pctr(predictor, data.impressions), data.impressions.labels)
-    conversions = measure(pcvr(predictor, data.clicks), data.clicks.labels)
+    clicks = measure_rows(predictor, data.impressions)
+    conversions = measure(pcvr(predictor, data.clicks), data.clicks.labels, data.clicks.weights)
     return {"version": predictor.version, **clicks.as_json(), "cvr": conversions.as_json()}
 
 
@@ -78,7 +78,7 @@ def trained_to_ms(champion: bundle.Bundle) -> int:
 
 def measure_rows(predictor: BatchPredictor, rows: Rows) -> Metrics:
     """Return the click metrics of a predictor on rows."""
-    return measure(pctr(predictor, rows), rows.labels)
+    return measure(pctr(predictor, rows), rows.labels, rows.weights)
 
 
 def _chunks(predictor: BatchPredictor, rows: Rows) -> Any:

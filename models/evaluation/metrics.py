@@ -18,10 +18,12 @@ class Bin(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Scores of one predictor on labelled rows; None where the rows do not define a score.
+    """Scores of one predictor on labelled rows; None where the rows do not define a score. All but `rows` and
+    `clicks` count a row as often as it weighs.
 
     `auc`: chance that a positive outranks a negative. `pcoc`: sum of predictions over positives, 1 is calibrated.
     `ece`: mean distance of predicted from observed over the reliability bins, weighted by rows.
+
     `log_loss` in nats a row; `normalised_entropy` divides it by that of the overall rate, so 1 is worth nothing.
     """
 
@@ -39,23 +41,27 @@ class Metrics(NamedTuple):
         return {**self._asdict(), "reliability": [entry._asdict() for entry in self.reliability]}
 
 
-def measure(predicted: NDArray[np.float64], labels: NDArray[np.bool_]) -> Metrics:
-    """Score n predictions against n labels."""
-    rows, positives = len(labels), int(labels.sum())
+def measure(
+    predicted: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64] | None = None
+) -> Metrics:
+    """Score n predictions against n labels; without weights every row counts once."""
+    rows, clicks = len(labels), int(labels.sum())
     if rows == 0:
         return Metrics(0, 0, None, None, None, None, None, ())
-    reliability = _reliability(predicted, labels)
-    loss = float(losses(predicted, labels).mean())
-    rate = positives / rows
-    entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if 0 < positives < rows else None
+    weights = np.ones(rows) if weights is None else weights
+    total, positives = float(weights.sum()), float(weights @ labels)
+    reliability, share = _reliability(predicted, labels, weights)
+    loss = float(np.average(losses(predicted, labels), weights=weights))
+    rate = positives / total
+    entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if 0 < positives < total else None
     return Metrics(
         rows=rows,
-        clicks=positives,
+        clicks=clicks,
         log_loss=loss,
         normalised_entropy=None if entropy is None else float(loss / entropy),
-        auc=auc(predicted, labels),
-        pcoc=float(predicted.sum()) / positives if positives else None,
-        ece=sum(entry.rows * abs(entry.predicted - entry.observed) for entry in reliability) / rows,
+        auc=auc(predicted, labels, weights),
+        pcoc=float(weights @ predicted) / positives if positives else None,
+        ece=sum(part * abs(entry.predicted - entry.observed) for part, entry in zip(share, reliability, strict=True)),
         reliability=reliability,
     )
 
@@ -67,21 +73,34 @@ def losses(predicted: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray
     return each
 
 
-def auc(predicted: NDArray[np.float64], labels: NDArray[np.bool_]) -> float | None:
+def auc(
+    predicted: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64] | None = None
+) -> float | None:
     """Return the area under the ROC curve, ties counting half; None unless both labels occur."""
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
+    weights = np.ones(len(labels)) if weights is None else weights
+    distinct, inverse = np.unique(predicted, return_inverse=True)
+    positive = np.bincount(inverse, weights=weights * labels, minlength=len(distinct))
+    negative = np.bincount(inverse, weights=weights * ~labels, minlength=len(distinct))
+    if not positive.sum() or not negative.sum():
         return None
-    _, inverse, counts = np.unique(predicted, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2.0)[inverse]
-    return float((ranks[labels].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
+    outranked = np.cumsum(negative) - negative / 2.0
+    return float(positive @ outranked / (positive.sum() * negative.sum()))
 
 
-def _reliability(predicted: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[Bin, ...]:
+def _reliability(
+    predicted: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> tuple[tuple[Bin, ...], list[float]]:
+    """Return tenths of the weight in the order of the predictions, and the share of each."""
     order = np.argsort(predicted, kind="stable")
-    return tuple(
-        Bin(len(part), float(predicted[part].mean()), float(labels[part].mean()))
-        for part in np.array_split(order, BINS)
-        if len(part)
+    passed = np.cumsum(weights[order]) - weights[order] / 2.0
+    edges = np.searchsorted(passed, np.arange(1, BINS) * weights.sum() / BINS)
+    parts = [part for part in np.split(order, edges) if weights[part].sum() > 0.0]
+    bins = tuple(
+        Bin(
+            len(part),
+            float(np.average(predicted[part], weights=weights[part])),
+            float(np.average(labels[part], weights=weights[part])),
+        )
+        for part in parts
     )
+    return bins, [float(weights[part].sum() / weights.sum()) for part in parts]

@@ -1,8 +1,11 @@
 """The ONLY feature definition: the names, order and meaning of the raw feature columns.
 
 Raw features are int64: stable hashes of strings (0 means absent), codes, counts, micros. They are logged as they are,
-so online and offline values can be compared exactly. How a model uses them is its bundle's feature_spec.json.
+so online and offline values can be compared exactly. What models make of them is models.features.platform.
 """
+
+import hashlib
+import json
 
 from dsp.catalog.entities import MediaFormat
 from dsp.catalog.terms import GoalKind
@@ -13,6 +16,8 @@ from dsp.openrtb.opportunity import DeviceKind
 SEGMENT_SLOTS = 6
 CONTENT_CATEGORY_SLOTS = 4
 AD_CATEGORY_SLOTS = 2
+#: How many of a user's latest impressions are told one by one.
+HISTORY_SLOTS = 6
 
 #: Code of each value, from 1 on; 0 is absent. Appending is compatible, reordering is not.
 DEVICE_CODES = {device: code for code, device in enumerate(DeviceKind, 1)}
@@ -21,6 +26,8 @@ GOAL_CODES = {goal: code for code, goal in enumerate(GoalKind, 1)}
 
 SEGMENT_COLUMNS = tuple(f"segment_{slot}" for slot in range(1, SEGMENT_SLOTS + 1))
 CONTENT_CATEGORY_COLUMNS = tuple(f"content_category_{slot}" for slot in range(1, CONTENT_CATEGORY_SLOTS + 1))
+HISTORY_CAMPAIGN_COLUMNS = tuple(f"history_campaign_{slot}" for slot in range(1, HISTORY_SLOTS + 1))
+HISTORY_AGE_COLUMNS = tuple(f"history_age_seconds_{slot}" for slot in range(1, HISTORY_SLOTS + 1))
 AD_CATEGORY_COLUMNS = tuple(f"ad_category_{slot}" for slot in range(1, AD_CATEGORY_SLOTS + 1))
 
 #: One row an impression: the slot, the inventory, the device, place and time, the user.
@@ -57,7 +64,8 @@ REQUEST_COLUMNS: tuple[str, ...] = (
     "segment_count",
     *SEGMENT_COLUMNS,
     "exposures",  # impressions remembered of the user
-    "exposure_age_seconds",  # since the latest of them; -1 without
+    *HISTORY_CAMPAIGN_COLUMNS,  # the latest of them, newest first; 0 without
+    *HISTORY_AGE_COLUMNS,  # -1 without
 )
 
 #: One row a creative.
@@ -74,3 +82,17 @@ AD_COLUMNS: tuple[str, ...] = (
     "goal_kind",
     "ad_language",
 )
+
+#: Raise it when a column keeps its name and changes its meaning.
+_ENCODING = 1
+
+
+def _feature_hash() -> str:
+    codes = [list(DEVICE_CODES), list(FORMAT_CODES), list(GOAL_CODES)]
+    parts = [_ENCODING, REQUEST_COLUMNS, AD_COLUMNS, codes]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+#: The identity of the raw columns, as decisions and bundles state it. Rows of another hash were made by another
+#: definition: a model must not be trained on them, nor score them.
+FEATURE_HASH = _feature_hash()

@@ -1,6 +1,6 @@
 """Encodes opportunities and snapshots as raw feature rows. The bidder, the tests and offline jobs all call this."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.catalog.user import UserRecord
+from dsp.catalog.user import Exposure, UserRecord
 from dsp.openrtb.opportunity import Opportunity
 from models.features.columns import (
     AD_CATEGORY_SLOTS,
@@ -17,6 +17,7 @@ from models.features.columns import (
     DEVICE_CODES,
     FORMAT_CODES,
     GOAL_CODES,
+    HISTORY_SLOTS,
     SEGMENT_SLOTS,
 )
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _INT64_MAX = 2**63 - 1
 _MINUTES_PER_DAY = 1_440
 _MS_PER_MINUTE = 60_000
+_ABSENT, _AGELESS = (0,) * HISTORY_SLOTS, (-1,) * HISTORY_SLOTS
+_NO_HISTORY = (*_ABSENT, *_AGELESS)
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday
 
 
@@ -89,7 +92,7 @@ def request_row(opportunity: Opportunity, user: UserRecord | None) -> NDArray[np
         len(segments),
         *_slots(segments, SEGMENT_SLOTS),
         len(exposures),
-        max(0, opportunity.at_ms - exposures[-1].at_ms) // 1_000 if exposures else -1,
+        *_history(exposures, opportunity.at_ms),
     ]
     try:
         return np.array(values, dtype=np.int64)
@@ -121,6 +124,16 @@ def ad_rows(snapshot: "Snapshot") -> NDArray[np.int64]:
             text_hash(creative.language or ""),
         )
     return rows
+
+
+def _history(exposures: Sequence[Exposure], now_ms: int) -> Sequence[int]:
+    """Return the campaigns of the latest exposures, then their ages."""
+    if not exposures:
+        return _NO_HISTORY
+    latest = exposures[: -HISTORY_SLOTS - 1 : -1]
+    ages = [max(0, now_ms - exposure.at_ms) // 1_000 for exposure in latest]
+    missing = HISTORY_SLOTS - len(latest)
+    return [*[seen.campaign_id for seen in latest], *_ABSENT[:missing], *ages, *_AGELESS[:missing]]
 
 
 def _slots(values: Collection[str], slots: int) -> list[int]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from dsp import registry
 from dsp.kernel.errors import BundleError
-from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
-from models.features.spec import FEATURE_HASH
+from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
+from models.features.spec import Match
 from models.serving.onnx import FEATURE_HASH_KEY, Calibration, OnnxModel, OnnxPredictor
 from models.serving.predictor import BatchPredictor, Predictor, predict
 from models.serving.prior import PriorPredictor
@@ -39,9 +39,10 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str | None = None
     request_numbers: tuple[str, ...] = ()
     ad_numbers: tuple[str, ...] = ()
+    matches: tuple[Match, ...] = ()
 
 
-class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BundleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """feature_spec.json: the raw columns the bundle was trained on, and what each model makes of them."""
 
     feature_hash: str
@@ -86,7 +87,7 @@ def assemble(version: str, files: dict[str, bytes]) -> Bundle:
     try:
         goldens = msgspec.json.decode(files["golden.json"], type=list[Golden])
         manifest = msgspec.json.decode(files.get(registry.MANIFEST, b"{}"), type=dict[str, Any])
-        spec = msgspec.json.decode(files["feature_spec.json"], type=FeatureSpec)
+        spec = msgspec.json.decode(files["feature_spec.json"], type=BundleSpec)
         prior_ctr, prior_cvr = (_statistics(part, files) for part in (spec.prior_ctr, spec.prior_cvr))
     except (KeyError, ValueError, msgspec.DecodeError) as fault:
         raise BundleError(f"{version}: {type(fault).__name__}: {fault}") from fault
@@ -101,7 +102,7 @@ def predictor(version: str, files: dict[str, bytes]) -> OnnxPredictor:
         BundleError: incomplete, corrupt, or made for other features.
     """
     try:
-        spec = msgspec.json.decode(files["feature_spec.json"], type=FeatureSpec)
+        spec = msgspec.json.decode(files["feature_spec.json"], type=BundleSpec)
         scalings = msgspec.json.decode(files["calibration.json"], type=dict[str, Scaling])
         _check_features(version, spec)
         ctr = _model(spec.ctr, files, scalings["ctr"])
@@ -112,7 +113,7 @@ def predictor(version: str, files: dict[str, bytes]) -> OnnxPredictor:
         raise BundleError(f"{version}: {type(fault).__name__}: {fault}") from fault
 
 
-def _check_features(version: str, spec: FeatureSpec) -> None:
+def _check_features(version: str, spec: BundleSpec) -> None:
     if spec.feature_hash != FEATURE_HASH or (spec.request_columns, spec.ad_columns) != (REQUEST_COLUMNS, AD_COLUMNS):
         raise BundleError(f"{version}: made for features {spec.feature_hash}, ours are {FEATURE_HASH}")
 
@@ -129,7 +130,7 @@ def _table(data: bytes) -> NDArray[np.void]:
 def _model(spec: ModelSpec, files: dict[str, bytes], scaling: Scaling) -> OnnxModel:
     if spec.model is None:
         raise ValueError("a model's file is not named")
-    transform = Transform(_statistics(spec, files), spec.request_numbers, spec.ad_numbers)
+    transform = Transform(_statistics(spec, files), spec.request_numbers, spec.ad_numbers, spec.matches)
     try:
         model = OnnxModel(files[spec.model], transform, Calibration(scaling.slope, scaling.intercept))
     except Exception as fault:  # ONNX Runtime's errors have no common base of their own

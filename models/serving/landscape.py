@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from dsp import registry
 from dsp.kernel.errors import BundleError
 from dsp.pricing.landscape import FLOOR_LEVEL, FLOOR_RATIOS, NOTHING, Fields, Landscape, WinCurve
-from models.features.columns import REQUEST_COLUMNS
-from models.features.spec import FEATURE_HASH
+from models.features.columns import FEATURE_HASH, REQUEST_COLUMNS
 
 #: The registry's alias of the landscapes that are served.
 LANDSCAPE = "landscape"

@@ -12,7 +12,7 @@ from models.serving.transform import PreparedTransform, Sheet, Transform
 
 INPUT = "features"
 OUTPUT = "logit"
-#: Key of the ONNX metadata that holds models.features.spec.FEATURE_HASH.
+#: Key of the ONNX metadata that holds models.features.columns.FEATURE_HASH.
 FEATURE_HASH_KEY = "feature_hash"
 
 

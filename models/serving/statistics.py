@@ -6,13 +6,14 @@ Every (group, request value, ad value) has one 64-bit key. Fitting them is model
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
+from models.features.spec import Group
 from models.serving.predictor import RateTable, Score
 
 UInt64s = NDArray[np.uint64]
@@ -27,17 +28,14 @@ _ONE = np.array(1.0)
 _SENTINEL = np.uint64(2**64 - 1)
 
 
-class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One kind of statistic. Several columns of a side are a set: they share keys, and absent members count 0."""
+class Columns(NamedTuple):
+    """The names of the columns of rows: requests (n, R) and ads (n, A)."""
 
-    name: str
-    request: tuple[str, ...] = ()
-    ad: tuple[str, ...] = ()
+    request: tuple[str, ...]
+    ad: tuple[str, ...]
 
-    @property
-    def is_set(self) -> bool:
-        """Tell whether absent values (0) are left out instead of being a value of their own."""
-        return len(self.request) > 1 or len(self.ad) > 1
+
+PLATFORM_COLUMNS = Columns(REQUEST_COLUMNS, AD_COLUMNS)
 
 
 class Slots:
@@ -48,7 +46,7 @@ class Slots:
     Groups that look at the request alone must come first.
     """
 
-    def __init__(self, groups: Sequence[Group]) -> None:
+    def __init__(self, groups: Sequence[Group], columns: Columns = PLATFORM_COLUMNS) -> None:
         pairs = [
             (number, request, ad)
             for number, group in enumerate(groups)
@@ -65,16 +63,17 @@ class Slots:
         # The column after the last holds zeros, for a side that a group does not use.
         self._salts = np.array([[_salt(groups[number].name)] for number in numbers], dtype=np.uint64).reshape(-1, 1)
         self._request = np.array(
-            [len(REQUEST_COLUMNS) if name is None else REQUEST_COLUMNS.index(name) for _, name, _ in pairs],
+            [len(columns.request) if name is None else columns.request.index(name) for _, name, _ in pairs],
             dtype=np.intp,
         )
-        ads = np.array([AD_COLUMNS.index(name) for _, _, name in pairs if name is not None], dtype=np.intp)
+        ads = np.array([columns.ad.index(name) for _, _, name in pairs if name is not None], dtype=np.intp)
         self._ad_used, self._ad = np.unique(ads, return_inverse=True)
         # One request's half of the keys, the shared slots' last. (value + salt) x odd is value x odd + salt x odd: a
         # slot that does not look at the request multiplies by 0, whatever column it is given.
         asked = np.roll(self._request, -self.shared)
-        self._asked = np.where(asked < len(REQUEST_COLUMNS), asked, 0)
-        self._factors = np.where(asked < len(REQUEST_COLUMNS), _ODD_1, np.uint64(0))
+        self._none = len(columns.request)
+        self._asked = np.where(asked < self._none, asked, 0)
+        self._factors = np.where(asked < self._none, _ODD_1, np.uint64(0))
         self._summands = np.roll(self._salts[:, 0], -self.shared) * _ODD_1
 
     def keys(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[UInt64s, UInt64s]:
@@ -97,7 +96,7 @@ class Slots:
         self, request: NDArray[np.int64], ads: NDArray[np.int64]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return, as `keys` does, which slots have no absent value (0) on the sides they use."""
-        has_request = (_columns(request)[self._request] != 0) | (self._request == len(REQUEST_COLUMNS))[:, np.newaxis]
+        has_request = (_columns(request)[self._request] != 0) | (self._request == self._none)[:, np.newaxis]
         has_ad = ads.T[self._ad_used] != 0
         return has_request[: self.shared], has_request[self.shared :] & has_ad[self._ad]
 
@@ -125,14 +124,22 @@ def _finish(mixed: UInt64s) -> None:
 class Statistics:
     """Learned log-odds by key. Unknown values count for 0, that is for what their group's prior says."""
 
-    def __init__(self, groups: Sequence[Group], base_logit: float, keys: UInt64s, values: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        base_logit: float,
+        keys: UInt64s,
+        values: NDArray[np.float32],
+        columns: Columns = PLATFORM_COLUMNS,
+    ) -> None:
         order = np.argsort(keys)
         #: Groups that look at the request alone come first: they are looked up once for all candidates.
         self.groups = tuple(sorted(groups, key=lambda group: bool(group.ad)))
         self.base_logit = base_logit
         self.keys = np.append(keys[order], _SENTINEL)
         self.values = np.append(values[order], np.float32(0))
-        self.slots = Slots(self.groups)
+        self.columns = columns
+        self.slots = Slots(self.groups, columns)
 
     def deltas(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return each group's log-odds against its prior, float32 (K, groups), for rows (K or 1, R) and (K, A)."""
@@ -166,7 +173,7 @@ class Statistics:
     def prepare(self, ads: NDArray[np.int64]) -> Score:
         """Return what gives the probabilities of ads of this table, (C, A)."""
         if not any(group.request for group in self.groups):
-            return RateTable(self.probabilities(np.zeros((1, len(REQUEST_COLUMNS)), dtype=np.int64), ads))
+            return RateTable(self.probabilities(np.zeros((1, len(self.columns.request)), dtype=np.int64), ads))
         return lambda request, chosen: self.probabilities(request[np.newaxis, :], ads[chosen])
 
     def description(self) -> dict[str, Any]:

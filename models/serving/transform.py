@@ -6,36 +6,51 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
+from models.features.spec import Match
 from models.serving.statistics import Statistics, UInt64s
 
 
 class Transform:
-    """Raw rows to the model's float32 input: one column a group of statistics, then the numbers as they are."""
+    """Raw rows to the model's float32 input: one column a group of statistics, numbers as they are, matches counted."""
 
     def __init__(
-        self, statistics: Statistics, request_numbers: Sequence[str] = (), ad_numbers: Sequence[str] = ()
+        self,
+        statistics: Statistics,
+        request_numbers: Sequence[str] = (),
+        ad_numbers: Sequence[str] = (),
+        matches: Sequence[Match] = (),
     ) -> None:
+        columns = statistics.columns
         self.statistics = statistics
         self.request_numbers = tuple(request_numbers)
         self.ad_numbers = tuple(ad_numbers)
-        self.request_columns = np.array([REQUEST_COLUMNS.index(name) for name in request_numbers], dtype=np.intp)
-        self.ad_columns = np.array([AD_COLUMNS.index(name) for name in ad_numbers], dtype=np.intp)
+        self.request_columns = np.array([columns.request.index(name) for name in request_numbers], dtype=np.intp)
+        self.ad_columns = np.array([columns.ad.index(name) for name in ad_numbers], dtype=np.intp)
+        self.matches = tuple(matches)
+        #: For each match the request's columns and the ad's.
+        self.matched = [
+            (np.array([columns.request.index(name) for name in match.request], np.intp), columns.ad.index(match.ad))
+            for match in matches
+        ]
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of the input's columns."""
         groups = tuple(group.name for group in self.statistics.groups)
-        return (*groups, *self.request_numbers, *self.ad_numbers)
+        return (*groups, *self.request_numbers, *self.ad_numbers, *(match.name for match in self.matches))
 
     def __call__(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the input, float32 (K, F), of request rows (K or 1, R) and ad rows (K, A)."""
         groups = len(self.statistics.groups)
         numbers = groups + len(self.request_columns)
-        features = np.empty((len(ads), numbers + len(self.ad_columns)), dtype=np.float32)
+        matches = numbers + len(self.ad_columns)
+        features = np.empty((len(ads), matches + len(self.matched)), dtype=np.float32)
         features[:, :groups] = self.statistics.deltas(request, ads)
         features[:, groups:numbers] = request[:, self.request_columns]
-        features[:, numbers:] = ads[:, self.ad_columns]
+        features[:, numbers:matches] = ads[:, self.ad_columns]
+        for place, (held, column) in enumerate(self.matched, matches):
+            sought = ads[:, column, np.newaxis]
+            features[:, place] = ((request[:, held] == sought) & (sought != 0)).sum(axis=1)
         return features
 
 
@@ -75,7 +90,10 @@ class PreparedTransform:
         self._paired_starts = slots.starts[slots.shared_groups :] - slots.shared
         self._ad_keys = slots.ad_keys(ads)
         self._template = np.zeros((len(ads), self._width), dtype=np.float32)
-        self._template[:, self._groups + len(self._request) :] = ads[:, transform.ad_columns]
+        numbers = self._groups + len(self._request)
+        first = self._matches = numbers + len(transform.ad_columns)
+        self._template[:, numbers:first] = ads[:, transform.ad_columns]
+        self._matched = [(held, ads[:, column].copy()) for held, column in transform.matched]
 
     def sheet(self, rows: int) -> Sheet:
         """Return memory for calls with so many candidates."""
@@ -98,6 +116,10 @@ class PreparedTransform:
         """Write the input into the sheet's `features`, (K, F), of a request row (R,) and K rows of the table."""
         self._template.take(chosen, 0, sheet.features, "clip")  # with any other mode numpy copies once more
         sheet.numbers[...] = request.take(self._request)
+        for place, (held, values) in enumerate(self._matched, self._matches):
+            seen = request.take(held)
+            if seen.any():  # absent values (0) are no match
+                sheet.features[:, place] = ((seen == values.take(chosen)[:, None]) & (seen != 0)).sum(axis=1)
         self._statistics.slots.request_keys(request, sheet.halves)
         pairs = sheet.pairs
         self._ad_keys.take(chosen, 0, pairs, "clip")

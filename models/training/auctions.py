@@ -12,8 +12,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from models.features.columns import REQUEST_COLUMNS
-from models.features.spec import FEATURE_HASH
+from models.features.columns import FEATURE_HASH, REQUEST_COLUMNS
 from models.training.landscape import NEVER_MICROS_CPM, Auctions
 from models.training.parquet import MS_PER_HOUR, Reading, concatenate
 

@@ -13,8 +13,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
-from models.features.spec import FEATURE_HASH
+from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
 from models.training.config import TrainingConfig
 from models.training.parquet import MS_PER_HOUR, Reading, Skipped, concatenate
 from models.training.rows import Rows
@@ -165,11 +164,11 @@ def _rows(joined: pa.Table, watermark_ms: int, config: TrainingConfig) -> tuple[
     requests = _matrix(joined["request_features"], len(REQUEST_COLUMNS))
     ads = _matrix(joined["ad_features"], len(AD_COLUMNS))
     clicked = click_ms != _NEVER
-    impressions = Rows(at_ms, requests, ads, clicked)
+    impressions = Rows(at_ms, requests, ads, clicked, np.ones(len(at_ms)))
     mature = clicked & (click_ms <= watermark_ms - round(config.conversion_maturity_seconds * 1_000))
     delay_ms = np.where(clicked & (conversion_ms != _NEVER), conversion_ms - np.where(clicked, click_ms, 0), _NEVER)
     converted = delay_ms <= config.conversion_window_seconds * 1_000
-    return impressions, Rows(at_ms, requests, ads, converted)[mature]
+    return impressions, Rows(at_ms, requests, ads, converted, np.ones(len(at_ms)))[mature]
 
 
 def _matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from models.features.spec import FEATURE_HASH
+from models.features.columns import FEATURE_HASH
 from models.serving.onnx import FEATURE_HASH_KEY, INPUT, OUTPUT
 from models.training.gbdt import Model
 

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.evaluation.metrics import losses
+from models.features.spec import FeatureSpec, Group
 from models.serving.onnx import Calibration
-from models.serving.statistics import Group, Statistics, sigmoid
+from models.serving.statistics import Columns, Statistics, sigmoid
 from models.serving.transform import Transform
-from models.training import calibrate, groups, shrinkage
+from models.training import calibrate, shrinkage
 from models.training.config import TrainingConfig
 from models.training.rows import Rows
 
@@ -66,12 +67,18 @@ def trees(booster: lightgbm.Booster, features: NDArray[np.float32], rounds: int 
     return np.asarray(booster.predict(features, raw_score=True, num_iteration=rounds), dtype=np.float64)
 
 
-def fit_statistics(selected: Sequence[Group], rows: Rows, base_rate: float) -> tuple[Statistics, dict[str, float]]:
+def fit_statistics(
+    selected: Sequence[Group], rows: Rows, spec: FeatureSpec, base_rate: float
+) -> tuple[Statistics, dict[str, float]]:
     """Fit the statistics of these groups to all rows."""
-    return shrinkage.fit(selected, rows.requests, rows.ads, rows.labels, base_rate)
+    return shrinkage.fit(selected, rows, base_rate, Columns(spec.request_columns, spec.ad_columns))
 
 
-def walk(rows: Rows, base_rate: float, config: TrainingConfig) -> tuple[Walk, NDArray[np.float32]]:
+def _transform(statistics: Statistics, spec: FeatureSpec) -> Transform:
+    return Transform(statistics, spec.request_numbers, spec.ad_numbers, spec.matches)
+
+
+def walk(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig) -> tuple[Walk, NDArray[np.float32]]:
     """Predict each block from the earlier ones; there must be three at least.
 
     Returns:
@@ -86,47 +93,49 @@ def walk(rows: Rows, base_rate: float, config: TrainingConfig) -> tuple[Walk, ND
     stages = sorted({max(1, round(share * config.rounds_max)) for share in _SHARES})
     for begin, end in pairwise(edges[1:].tolist()):
         block = rows[slice(begin, end)]
-        transform = Transform(
-            fit_statistics(groups.FULL, rows[slice(0, begin)], base_rate)[0], groups.REQUEST_NUMBERS, groups.AD_NUMBERS
-        )
+        before = rows[slice(0, begin)]
+        transform = _transform(fit_statistics(spec.groups, before, spec, base_rate)[0], spec)
         described = transform(block.requests, block.ads)
         offset = linear(transform, described)
         if features:
-            known = rows.labels[edges[1] : begin]
+            known = rows[slice(edges[1], begin)]
             booster = boost(np.concatenate(features), np.concatenate(offsets), known, config.rounds_max, config)
             by_stage = np.stack([offset + trees(booster, described, stage) for stage in stages])
-            labels_before = rows.labels[edges[2] : begin]
-            stage = _best_stage(staged, labels_before)
-            scale = Calibration(*calibrate.fit(np.concatenate([part[stage] for part in staged] or [[]]), labels_before))
+            walked = rows[slice(edges[2], begin)]
+            stage = _best_stage(staged, walked)
+            logits = np.concatenate([part[stage] for part in staged] or [[]])
+            scale = Calibration(*calibrate.fit(logits, walked.labels, walked.weights))
             predicted.append(scale(by_stage[stage]))
-            hierarchy, _ = fit_statistics(groups.HIERARCHY, rows[slice(0, begin)], base_rate)
+            hierarchy, _ = fit_statistics(spec.hierarchy, before, spec, base_rate)
             prior.append(hierarchy.probabilities(block.requests, block.ads))
             staged.append(by_stage)
         features.append(described)
         offsets.append(offset)
-    final = _best_stage(staged, rows.labels[edges[2] :])
+    final = _best_stage(staged, rows[slice(edges[2], None)])
     logits = np.concatenate([part[final] for part in staged])
     found = Walk(int(edges[2]), logits, np.concatenate(predicted), np.concatenate(prior), stages[final])
     return found, np.concatenate(features)
 
 
-def fit(rows: Rows, base_rate: float, found: Walk, features: NDArray[np.float32], config: TrainingConfig) -> Model:
+def fit(
+    rows: Rows, spec: FeatureSpec, base_rate: float, found: Walk, features: NDArray[np.float32], config: TrainingConfig
+) -> Model:
     """Fit the model to publish: statistics of all rows, trees on out-of-time features, calibration of the walk."""
-    statistics, strengths = fit_statistics(groups.FULL, rows, base_rate)
-    transform = Transform(statistics, groups.REQUEST_NUMBERS, groups.AD_NUMBERS)
+    statistics, strengths = fit_statistics(spec.groups, rows, spec, base_rate)
+    transform = _transform(statistics, spec)
     # The trees learn from features as the walk made them: those of the final statistics have seen the labels.
     later = rows[slice(len(rows) - len(features), None)]
-    booster = boost(features, linear(transform, features), later.labels, found.rounds, config)
-    slope, _ = calibrate.fit(found.logits, rows.labels[found.start :])
+    booster = boost(features, linear(transform, features), later, found.rounds, config)
+    slope, _ = calibrate.fit(found.logits, rows.labels[found.start :], rows.weights[found.start :])
     uncalibrated = Model(transform, booster, Calibration(), strengths)
-    shift = calibrate.shift(uncalibrated.logits(rows.requests, rows.ads), rows.labels, slope)
+    shift = calibrate.shift(uncalibrated.logits(rows.requests, rows.ads), rows.labels, rows.weights, slope)
     return replace(uncalibrated, calibration=Calibration(slope, shift))
 
 
 def boost(
     features: NDArray[np.float32],
     offsets: NDArray[np.float64],
-    labels: NDArray[np.bool_],
+    rows: Rows,
     rounds: int,
     config: TrainingConfig,
 ) -> lightgbm.Booster:
@@ -136,7 +145,7 @@ def boost(
         "boost_from_average": False,
         "learning_rate": config.learning_rate,
         "num_leaves": config.leaves,
-        "min_data_in_leaf": max(40, len(labels) // 100),
+        "min_data_in_leaf": max(40, len(rows) // 100),
         "lambda_l2": 20.0,
         "feature_fraction": 0.6,
         "bagging_fraction": 0.8,
@@ -149,7 +158,9 @@ def boost(
         "seed": config.seed,
         "verbosity": -1,
     }
-    data = lightgbm.Dataset(features, label=labels.astype(np.float32), init_score=offsets, params=parameters)
+    data = lightgbm.Dataset(
+        features, label=rows.labels.astype(np.float32), weight=rows.weights, init_score=offsets, params=parameters
+    )
     return lightgbm.train(parameters, data, num_boost_round=rounds)
 
 
@@ -162,8 +173,8 @@ def block_edges(at_ms: NDArray[np.int64], blocks: int) -> NDArray[np.intp]:
     return np.unique(edges)
 
 
-def _best_stage(staged: list[NDArray[np.float64]], labels: NDArray[np.bool_]) -> int:
+def _best_stage(staged: list[NDArray[np.float64]], rows: Rows) -> int:
     if not staged:
         return 0
     together = np.concatenate(staged, axis=1)
-    return int(np.argmin([losses(sigmoid(stage), labels).mean() for stage in together]))
+    return int(np.argmin([np.average(losses(sigmoid(stage), rows.labels), weights=rows.weights) for stage in together]))

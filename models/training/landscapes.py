@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from dsp import registry
 from dsp.kernel.errors import BundleError
 from dsp.pricing.landscape import Landscape
-from models.features.columns import REQUEST_COLUMNS
-from models.features.spec import FEATURE_HASH
+from models.features.columns import FEATURE_HASH, REQUEST_COLUMNS
 from models.serving import landscape as serving
 from models.training import auctions as log
 from models.training import landscape

@@ -15,10 +15,11 @@ from dsp import registry
 from dsp.kernel.errors import BundleError, ConflictError
 from models.evaluation import compare, gates, report
 from models.evaluation.metrics import Metrics, measure
-from models.features.spec import FEATURE_HASH
+from models.features.columns import FEATURE_HASH
+from models.features.platform import PLATFORM
 from models.serving import bundle
 from models.serving.prior import CVR, ConstantPredictor
-from models.training import dataset, gbdt, groups, landscapes, package
+from models.training import dataset, gbdt, landscapes, package
 from models.training.config import TrainingConfig
 from models.training.dataset import Dataset
 from models.training.rows import Rows
@@ -64,19 +65,19 @@ def _challenge(root: Path, data_dir: Path, now_ms: int, config: TrainingConfig, 
     kept = _reason_to_wait(data, champion, config)
     if kept is not None:
         return kept
-    walked, features = gbdt.walk(data.impressions, _BASE_CTR, config)
+    walked, features = gbdt.walk(data.impressions, PLATFORM, _BASE_CTR, config)
     scores, refused = _judge(data.impressions, walked, champion, config)
     progress("evaluate", {"scores": {name: score.as_json() for name, score in scores.items()}})
     if refused:
         return Outcome("refused", tuple(refused), champion.version if champion else None)
-    ctr = gbdt.fit(data.impressions, _BASE_CTR, walked, features, config)
+    ctr = gbdt.fit(data.impressions, PLATFORM, _BASE_CTR, walked, features, config)
     progress("fit", {"trees": ctr.booster.num_trees(), "statistics": len(ctr.transform.statistics.table())})
     cvr, about_cvr = _conversions(data.clicks, config)
     fitted = package.Fitted(
         ctr=ctr,
         cvr=cvr,
-        prior_ctr=gbdt.fit_statistics(groups.HIERARCHY, data.impressions, _BASE_CTR)[0],
-        prior_cvr=gbdt.fit_statistics(groups.HIERARCHY, data.clicks, CVR)[0],
+        prior_ctr=gbdt.fit_statistics(PLATFORM.hierarchy, data.impressions, PLATFORM, _BASE_CTR)[0],
+        prior_cvr=gbdt.fit_statistics(PLATFORM.hierarchy, data.clicks, PLATFORM, CVR)[0],
     )
     about_ctr = {
         "scores": {name: score.as_json() for name, score in scores.items()},
@@ -141,7 +142,7 @@ def _conversions(clicks: Rows, config: TrainingConfig) -> tuple[gbdt.Model | Non
     if positives < config.conversions_min or positives == len(clicks) or not apart:
         note = f"Rates smoothed along the hierarchy of ads: {about} are too few for a model ({config.conversions_min})."
         return None, {"kind": "smoothed_rates", "scores": {}, "note": note}
-    walked, features = gbdt.walk(clicks, CVR, config)
+    walked, features = gbdt.walk(clicks, PLATFORM, CVR, config)
     labels = clicks.labels[walked.start :]
     scores = {"candidate": measure(walked.predicted, labels), "prior": measure(walked.prior, labels)}
     limits = gates.Limits(config.log_loss_tolerance, config.pcoc_min, config.pcoc_max)
@@ -152,7 +153,7 @@ def _conversions(clicks: Rows, config: TrainingConfig) -> tuple[gbdt.Model | Non
             f"Rates smoothed along the hierarchy of ads: of {about} a model learned too little ({'; '.join(refused)})."
         )
         return None, {"kind": "smoothed_rates", "scores": described, "note": note}
-    model = gbdt.fit(clicks, CVR, walked, features, config)
+    model = gbdt.fit(clicks, PLATFORM, CVR, walked, features, config)
     return model, {"kind": "model", "scores": described, "note": f"A model of the same kind, from {about}."}
 
 

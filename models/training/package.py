@@ -9,10 +9,9 @@ import msgspec
 import numpy as np
 
 from dsp.kernel.errors import BundleError
-from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
-from models.features.spec import FEATURE_HASH
+from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
 from models.serving import bundle
-from models.serving.bundle import FeatureSpec, Golden, ModelSpec, Scaling
+from models.serving.bundle import BundleSpec, Golden, ModelSpec, Scaling
 from models.serving.onnx import OnnxModel
 from models.serving.predictor import predict
 from models.serving.statistics import Description, Statistics
@@ -44,7 +43,7 @@ def pack(fitted: Fitted, rows: Rows, card: str) -> dict[str, bytes]:
         BundleError: ONNX does not reproduce the native model.
     """
     files: dict[str, bytes] = {"model_card.md": card.encode()}
-    spec = FeatureSpec(
+    spec = BundleSpec(
         feature_hash=FEATURE_HASH,
         request_columns=REQUEST_COLUMNS,
         ad_columns=AD_COLUMNS,
@@ -74,8 +73,9 @@ def _add_model(files: dict[str, bytes], name: str, file: str, model: Model, rows
     if distance > PARITY_TOLERANCE:
         raise BundleError(f"{file}: ONNX differs from LightGBM by {distance:.2e} in log-odds")
     spec = _add_statistics(files, name, model.transform.statistics)
-    numbers = {"request_numbers": model.transform.request_numbers, "ad_numbers": model.transform.ad_numbers}
-    return msgspec.structs.replace(spec, model=file, **numbers)
+    transform = model.transform
+    numbers = {"request_numbers": transform.request_numbers, "ad_numbers": transform.ad_numbers}
+    return msgspec.structs.replace(spec, model=file, matches=transform.matches, **numbers)
 
 
 def _add_statistics(files: dict[str, bytes], name: str, statistics: Statistics) -> ModelSpec:

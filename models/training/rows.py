@@ -8,15 +8,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows in order of time: at_ms (n,), requests (n, R), ads (n, A), labels (n,)."""
+    """Rows in order of time: at_ms (n,), requests (n, R), ads (n, A), labels (n,) and weights (n,)."""
 
     at_ms: NDArray[np.int64]
     requests: NDArray[np.int64]
     ads: NDArray[np.int64]
     labels: NDArray[np.bool_]
+    weights: NDArray[np.float64]  # how many rows each stands for
 
     def __len__(self) -> int:
         return len(self.at_ms)
 
     def __getitem__(self, part: slice | NDArray[np.bool_]) -> "Rows":
-        return Rows(self.at_ms[part], self.requests[part], self.ads[part], self.labels[part])
+        return Rows(self.at_ms[part], self.requests[part], self.ads[part], self.labels[part], self.weights[part])

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln  # type: ignore[import-untyped]
 
-from models.serving.statistics import Group, Slots, Statistics, UInt64s, sigmoid
+from models.features.spec import Group
+from models.serving.statistics import PLATFORM_COLUMNS, Columns, Slots, Statistics, UInt64s, sigmoid
+from models.training.rows import Rows
 
 ROUNDS = 12
 #: Strengths tried, in expected clicks. The last all but silences a group that tells nothing.
@@ -25,7 +27,7 @@ _BASE_ROWS = 20.0
 
 @dataclass(slots=True)
 class _Coded:
-    """One group over the training rows: for each filled slot its row and the number of its key."""
+    """One group over the training rows: for each filled slot its row and the number of its key; weighed positives."""
 
     keys: UInt64s
     rows: NDArray[np.intp]
@@ -37,50 +39,51 @@ class _Coded:
 
 
 def fit(
-    groups: Sequence[Group],
-    requests: NDArray[np.int64],
-    ads: NDArray[np.int64],
-    labels: NDArray[np.bool_],
-    base_rate: float,
+    groups: Sequence[Group], rows: Rows, base_rate: float, columns: Columns = PLATFORM_COLUMNS
 ) -> tuple[Statistics, dict[str, float]]:
-    """Fit the statistics of n rows, requests (n, R), ads (n, A), labels (n,).
+    """Fit the statistics of rows; a row counts as often as it weighs.
 
     Returns:
         the statistics, and for each group the strength chosen for its prior (large: the group tells little).
     """
-    coded = [_code(group, requests, ads, labels) for group in groups]
-    base = _logit((labels.sum() + base_rate * _BASE_ROWS) / (len(labels) + _BASE_ROWS))
-    logits = np.full(len(labels), base)
+    coded = [_code(group, rows, columns) for group in groups]
+    weights, positives = rows.weights, float(rows.weights @ rows.labels)
+    base = _logit((positives + base_rate * _BASE_ROWS) / (weights.sum() + _BASE_ROWS))
+    logits = np.full(len(rows), base)
     for _ in range(ROUNDS):
         for group in coded:
-            logits += _refit(group, logits)
-        shift = np.log((labels.sum() + base_rate * _BASE_ROWS) / (sigmoid(logits).sum() + base_rate * _BASE_ROWS))
+            logits += _refit(group, logits, weights)
+        expected = float(weights @ sigmoid(logits))
+        shift = np.log((positives + base_rate * _BASE_ROWS) / (expected + base_rate * _BASE_ROWS))
         base += shift
         logits += shift
     kept = [np.abs(group.deltas) >= _DELTA_MIN for group in coded]
     keys = np.concatenate([group.keys[keep] for group, keep in zip(coded, kept, strict=True)])
     values = np.concatenate([group.deltas[keep] for group, keep in zip(coded, kept, strict=True)])
-    statistics = Statistics(groups, float(base), keys, values.astype(np.float32))
+    statistics = Statistics(groups, float(base), keys, values.astype(np.float32), columns)
     return statistics, {group.name: found.strength for group, found in zip(groups, coded, strict=True)}
 
 
-def _code(group: Group, requests: NDArray[np.int64], ads: NDArray[np.int64], labels: NDArray[np.bool_]) -> _Coded:
-    slots = Slots([group])
-    keys = np.concatenate(slots.keys(requests, ads))
-    filled = np.concatenate(slots.present(requests, ads)) if group.is_set else np.ones(keys.shape, dtype=np.bool_)
-    rows = np.nonzero(filled)[1]
+def _code(group: Group, rows: Rows, columns: Columns) -> _Coded:
+    slots = Slots([group], columns)
+    keys = np.concatenate(slots.keys(rows.requests, rows.ads))
+    all_filled = np.ones(keys.shape, dtype=np.bool_)
+    filled = np.concatenate(slots.present(rows.requests, rows.ads)) if group.is_set else all_filled
+    members = np.nonzero(filled)[1]
     unique, codes = np.unique(keys[filled], return_inverse=True)
-    positives = np.bincount(codes, weights=labels[rows], minlength=len(unique)).astype(np.float64)
+    positives = np.bincount(codes, weights=(rows.weights * rows.labels)[members], minlength=len(unique)).astype(
+        np.float64
+    )
     # The members of a set act on one row together; each moves by its share, so that they do not overshoot.
-    damping = 1.0 / max(1.0, len(rows) / max(1, len(np.unique(rows))))
-    return _Coded(unique, rows, codes, positives, np.zeros(len(unique)), damping)
+    damping = 1.0 / max(1.0, len(members) / max(1, len(np.unique(members))))
+    return _Coded(unique, members, codes, positives, np.zeros(len(unique)), damping)
 
 
-def _refit(group: _Coded, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def _refit(group: _Coded, logits: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Update one group given all others; return what it adds to each row's log-odds."""
     if not len(group.keys):
         return np.zeros(len(logits))
-    rates = sigmoid(logits)[group.rows] * np.exp(-group.deltas[group.codes])
+    rates = (weights * sigmoid(logits))[group.rows] * np.exp(-group.deltas[group.codes])
     expected = np.bincount(group.codes, weights=rates, minlength=len(group.keys)).astype(np.float64)
     group.strength = _strength(group.positives, expected)
     wanted = np.log((group.positives + group.strength) / (expected + group.strength))

@@ -29,8 +29,8 @@ from loadtest.draw import Draw
 from loadtest.exchange import context_of
 from loadtest.market import rival_cpm
 from loadtest.traffic import Request, Slot, Source, Traffic
+from models.features.columns import FEATURE_HASH
 from models.features.encode import request_row
-from models.features.spec import FEATURE_HASH
 from models.serving import landscape as serving
 from models.training import landscapes
 from models.training.config import TrainingConfig

@@ -7,8 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from dsp.events.schema import Decision, NoticeKind, SampledRequest
-from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
-from models.features.spec import FEATURE_HASH
+from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
 from tests.integration.bidder.world import (
     LANDING,
     World,

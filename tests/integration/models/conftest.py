@@ -16,8 +16,8 @@ from dsp.openrtb.opportunity import DeviceKind, Opportunity
 from dsp.snapshot.build import Snapshot, build
 from dsp.workers.hourly import HourlyFiles
 from dsp.workers.training_rows import BIDS_SCHEMA, NOTICES_SCHEMA, bid_rows, notice_rows
+from models.features.columns import FEATURE_HASH
 from models.features.encode import ad_rows, request_row
-from models.features.spec import FEATURE_HASH
 from models.training import nightly
 from models.training.config import TrainingConfig
 

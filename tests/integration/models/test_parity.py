@@ -15,9 +15,8 @@ from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.profile import load_profiles
 from dsp.privacy.policy import permissions
 from dsp.snapshot import codec
-from models.features.columns import REQUEST_COLUMNS
+from models.features.columns import FEATURE_HASH, REQUEST_COLUMNS
 from models.features.encode import ad_rows, request_row
-from models.features.spec import FEATURE_HASH
 from models.serving import bundle
 from models.serving.predictor import predict
 from tests.integration.bidder.world import World, bid_request, catalogue, until, world

@@ -10,9 +10,15 @@ import pytest
 
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.openrtb.opportunity import DeviceKind, Opportunity, Video
-from models.features.columns import AD_COLUMNS, DEVICE_CODES, REQUEST_COLUMNS
+from models.features.columns import (
+    AD_COLUMNS,
+    DEVICE_CODES,
+    FEATURE_HASH,
+    HISTORY_AGE_COLUMNS,
+    HISTORY_CAMPAIGN_COLUMNS,
+    REQUEST_COLUMNS,
+)
 from models.features.encode import request_row, text_hash, tier_one
-from models.features.spec import FEATURE_HASH
 
 AT_MS = 1_750_000_000_000  # Sunday, 2025-06-15 15:06:40 UTC
 OPPORTUNITY = Opportunity(
@@ -44,8 +50,19 @@ def test_every_column_has_its_value() -> None:
     assert (found["hour"], found["weekday"]) == (15, 6)
     assert found["segment_count"] == 3
     assert [found[f"segment_{slot}"] for slot in (1, 2, 3, 4)] == [text_hash(name) for name in ("a", "b", "c", "")]
-    assert (found["exposures"], found["exposure_age_seconds"]) == (1, 90)
+    assert (found["exposures"], found["history_age_seconds_1"]) == (1, 90)
     assert found["user_known"] == 1
+
+
+def test_the_latest_exposures_come_first_and_no_more_than_there_is_room_for() -> None:
+    seen = tuple(Exposure(f"b{number}", AT_MS - 1_000 * (9 - number), 1, 10 + number, 3) for number in range(9))
+    found = features(UserRecord(exposures=seen))
+    assert found["exposures"] == 9
+    assert [found[name] for name in HISTORY_CAMPAIGN_COLUMNS] == [18, 17, 16, 15, 14, 13]
+    assert [found[name] for name in HISTORY_AGE_COLUMNS] == [1, 2, 3, 4, 5, 6]
+    short = features(UserRecord(exposures=seen[:2]))
+    assert [short[name] for name in HISTORY_CAMPAIGN_COLUMNS] == [11, 10, 0, 0, 0, 0]
+    assert [short[name] for name in HISTORY_AGE_COLUMNS] == [8, 9, -1, -1, -1, -1]
 
 
 @pytest.mark.parametrize(("offset", "hour", "weekday"), [(-480, 7, 6), (600, 1, 0), (-960, 23, 5), (345, 20, 6)])
@@ -57,7 +74,7 @@ def test_hour_and_weekday_are_the_users(offset: int, hour: int, weekday: int) ->
 def test_nothing_of_a_person_is_used_without_permission() -> None:
     silent = features(USER, may_personalise=False)
     assert silent["segment_count"] == silent["segment_1"] == silent["exposures"] == 0
-    assert silent["exposure_age_seconds"] == -1
+    assert silent["history_age_seconds_1"] == -1
 
 
 def test_video_slots_and_apps() -> None:
@@ -91,7 +108,7 @@ def test_absurd_strings_have_features() -> None:
 
 def test_hashes_are_the_same_in_every_process() -> None:
     script = (
-        "from models.features.encode import text_hash; from models.features.spec import FEATURE_HASH;"
+        "from models.features.encode import text_hash; from models.features.columns import FEATURE_HASH;"
         "print(text_hash('news.example'), FEATURE_HASH)"
     )
     printed = {
@@ -105,6 +122,6 @@ def test_hashes_are_the_same_in_every_process() -> None:
 
 def test_the_definition_is_pinned() -> None:
     # Whoever changes the features sees this fail, and knows that logs and bundles of before do not fit any more.
-    assert len(set(REQUEST_COLUMNS)) == len(REQUEST_COLUMNS) == 41
+    assert len(set(REQUEST_COLUMNS)) == len(REQUEST_COLUMNS) == 52
     assert len(set(AD_COLUMNS)) == len(AD_COLUMNS) == 12
     assert text_hash("news.example") == 4_884_597_473_972_978_772

@@ -1,18 +1,19 @@
 """Training: no row sees its own label, ONNX equals LightGBM, and the model is cheap enough to serve."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from models.evaluation.metrics import measure
-from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
-from models.features.spec import FEATURE_HASH
+from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
+from models.features.platform import PLATFORM
 from models.serving.onnx import FEATURE_HASH_KEY, OnnxModel, OnnxPredictor
 from models.serving.predictor import Scorer, predict
 from models.serving.prior import ConstantPredictor, PriorPredictor
-from models.training import gbdt, groups
+from models.training import gbdt
 from models.training.config import TrainingConfig
 from models.training.export import to_onnx
 from models.training.rows import Rows
@@ -36,14 +37,14 @@ def made(count: int, seed: int = 1, *, signal: bool = True) -> Rows:
         high = requests[:, column("floor_micros_cpm")] > 2_500_000
         logits += np.where(high ^ (requests[:, column("device")] > 2), 1.0, -1.0)
     labels = rng.random(count) < 1 / (1 + np.exp(-logits))
-    return Rows(np.arange(count) * 10, requests, ads, labels)
+    return Rows(np.arange(count) * 10, requests, ads, labels, np.ones(count))
 
 
 @pytest.fixture(scope="module")
 def model() -> gbdt.Model:
     rows = made(12_000)
-    walked, features = gbdt.walk(rows, 0.01, CONFIG)
-    return gbdt.fit(rows, 0.01, walked, features, CONFIG)
+    walked, features = gbdt.walk(rows, PLATFORM, 0.01, CONFIG)
+    return gbdt.fit(rows, PLATFORM, 0.01, walked, features, CONFIG)
 
 
 def test_trees_find_what_statistics_cannot(model: gbdt.Model) -> None:
@@ -96,12 +97,12 @@ def _pair(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def test_no_row_sees_its_own_or_later_labels() -> None:
     rows = made(4_000)
-    walked, features = gbdt.walk(rows, 0.01, CONFIG)
+    walked, features = gbdt.walk(rows, PLATFORM, 0.01, CONFIG)
     edges = gbdt.block_edges(rows.at_ms, CONFIG.blocks)
     # Turning the labels of the last block round changes nothing that was predicted or described.
     labels = rows.labels.copy()
     labels[edges[-2] :] ^= True
-    turned, turned_features = gbdt.walk(Rows(rows.at_ms, rows.requests, rows.ads, labels), 0.01, CONFIG)
+    turned, turned_features = gbdt.walk(replace(rows, labels=labels), PLATFORM, 0.01, CONFIG)
     assert np.array_equal(features, turned_features)
     assert np.array_equal(walked.predicted, turned.predicted)
     assert np.array_equal(walked.prior, turned.prior)
@@ -109,13 +110,13 @@ def test_no_row_sees_its_own_or_later_labels() -> None:
     labels = rows.labels.copy()
     labels[: edges[1]] ^= True
     assert not np.array_equal(
-        walked.predicted, gbdt.walk(Rows(rows.at_ms, rows.requests, rows.ads, labels), 0.01, CONFIG)[0].predicted
+        walked.predicted, gbdt.walk(replace(rows, labels=labels), PLATFORM, 0.01, CONFIG)[0].predicted
     )
 
 
 def test_noise_is_not_learned() -> None:
     rows = made(6_000, signal=False)
-    walked, _ = gbdt.walk(rows, 0.01, CONFIG)
+    walked, _ = gbdt.walk(rows, PLATFORM, 0.01, CONFIG)
     labels = rows.labels[walked.start :]
     found, prior = measure(walked.predicted, labels), measure(walked.prior, labels)
     assert found.log_loss is not None
@@ -126,8 +127,8 @@ def test_noise_is_not_learned() -> None:
 
 def test_training_is_deterministic(model: gbdt.Model) -> None:
     rows = made(12_000)
-    walked, features = gbdt.walk(rows, 0.01, CONFIG)
-    again = gbdt.fit(rows, 0.01, walked, features, CONFIG)
+    walked, features = gbdt.walk(rows, PLATFORM, 0.01, CONFIG)
+    again = gbdt.fit(rows, PLATFORM, 0.01, walked, features, CONFIG)
     assert to_onnx(again, "ctr") == to_onnx(model, "ctr")
     assert (again.calibration.slope, again.calibration.intercept) == (
         model.calibration.slope,
@@ -162,7 +163,7 @@ def test_rubbish_features_are_scored(model: gbdt.Model) -> None:
 def test_a_prepared_scorer_gives_what_scoring_rows_gives(model: gbdt.Model) -> None:
     rows = made(400, seed=5)
     clicks = OnnxModel(to_onnx(model, "ctr"), model.transform, model.calibration)
-    hierarchy, _ = gbdt.fit_statistics(groups.HIERARCHY, rows, 0.01)
+    hierarchy, _ = gbdt.fit_statistics(PLATFORM.hierarchy, rows, PLATFORM, 0.01)
     for conversions in (clicks, hierarchy, model.transform.statistics):
         predictor = OnnxPredictor("v", clicks, conversions)
         scorer = predictor.prepare(rows.ads)
@@ -183,7 +184,7 @@ def test_a_prepared_scorer_gives_what_scoring_rows_gives(model: gbdt.Model) -> N
 
 def test_the_prior_knows_only_the_hierarchy_of_ads() -> None:
     rows = made(8_000)
-    ctr, _ = gbdt.fit_statistics(groups.HIERARCHY, rows, 0.01)
+    ctr, _ = gbdt.fit_statistics(PLATFORM.hierarchy, rows, PLATFORM, 0.01)
     prior = PriorPredictor(ctr, ctr)
     first, second = (predict(prior, rows.requests[number], rows.ads[:16]) for number in (0, 1))
     assert np.array_equal(first.pctr, second.pctr)

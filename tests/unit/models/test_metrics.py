@@ -24,6 +24,19 @@ def test_by_hand() -> None:
     assert sum(entry.rows for entry in found.reliability) == 4
 
 
+def test_a_row_counts_as_often_as_it_weighs() -> None:
+    rng = np.random.default_rng(2)
+    predicted, weights = rng.uniform(0.01, 0.9, 500).round(2), rng.integers(1, 5, 500)
+    labels = rng.random(500) < predicted
+    found = measure(predicted, labels, weights.astype(np.float64))
+    copies = np.repeat(np.arange(500), weights)
+    expected = measure(predicted[copies], labels[copies])
+    for name in ("log_loss", "normalised_entropy", "auc", "pcoc"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name)), name
+    assert found.ece == pytest.approx(expected.ece, abs=0.01)  # a heavy row is not parted between two bins
+    assert (found.rows, found.clicks) == (500, labels.sum())
+
+
 def test_auc_counts_ties_half_and_needs_both_labels() -> None:
     assert auc(np.full(4, 0.3), LABELS) == 0.5
     assert auc(PREDICTED, np.ones(4, dtype=np.bool_)) is None

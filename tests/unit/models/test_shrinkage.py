@@ -5,8 +5,10 @@ import pytest
 from numpy.typing import NDArray
 
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
-from models.serving.statistics import TABLE_DTYPE, Description, Group, Statistics, restore, sigmoid
+from models.features.spec import Group
+from models.serving.statistics import TABLE_DTYPE, Description, Statistics, restore, sigmoid
 from models.training import calibrate, shrinkage
+from models.training.rows import Rows
 
 DEVICE = Group(name="device", request=("device",))
 ADVERTISER = Group(name="advertiser", ad=("advertiser_id",))
@@ -24,11 +26,18 @@ def rows(count: int, seed: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64
     return requests, ads, rng
 
 
+def fit(
+    groups: list[Group], requests: NDArray[np.int64], ads: NDArray[np.int64], labels: NDArray[np.bool_]
+) -> tuple[Statistics, dict[str, float]]:
+    count = len(labels)
+    return shrinkage.fit(groups, Rows(np.arange(count), requests, ads, labels, np.ones(count)), 0.01)
+
+
 def test_effects_are_found_and_noise_is_not() -> None:
     requests, ads, rng = rows(40_000)
     phone = requests[:, REQUEST_COLUMNS.index("device")] == 1
     labels = rng.random(40_000) < np.where(phone, 0.08, 0.02)
-    fitted, strengths = shrinkage.fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, labels, 0.01)
+    fitted, strengths = fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, labels)
     predicted = fitted.probabilities(requests, ads)
     assert predicted[phone].mean() == pytest.approx(0.08, rel=0.08)
     assert predicted[~phone].mean() == pytest.approx(0.02, rel=0.12)
@@ -47,7 +56,7 @@ def test_pairs_are_learned_where_mains_cannot_tell() -> None:
         requests[:, REQUEST_COLUMNS.index("segment_2")] == advertiser
     )
     labels = rng.random(40_000) < np.where(has, 0.1, 0.02)
-    fitted, _ = shrinkage.fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, labels, 0.01)
+    fitted, _ = fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, labels)
     predicted = fitted.probabilities(requests, ads)
     assert predicted[has].mean() > 2.5 * predicted[~has].mean()
 
@@ -57,7 +66,7 @@ def test_a_lone_click_moves_little() -> None:
     labels = np.zeros(2_000, dtype=np.bool_)
     labels[:40] = True
     requests[0, REQUEST_COLUMNS.index("device")] = 99  # seen once, clicked once
-    fitted, _ = shrinkage.fit([DEVICE], requests, ads, labels, 0.01)
+    fitted, _ = fit([DEVICE], requests, ads, labels)
     assert fitted.probabilities(requests[:1], ads[:1])[0] < 0.08
 
 
@@ -66,14 +75,14 @@ def test_rows_of_one_label_or_none_at_all_can_be_fitted(clicked: bool) -> None:
     requests, ads, _ = rows(50)
     for count in (0, 50):
         labels = np.full(count, clicked)
-        fitted, _ = shrinkage.fit([DEVICE, ADVERTISER, SEGMENT], requests[:count], ads[:count], labels, 0.01)
+        fitted, _ = fit([DEVICE, ADVERTISER, SEGMENT], requests[:count], ads[:count], labels)
         assert np.isfinite(fitted.logits(requests, ads)).all()
     assert 0 < fitted.probabilities(requests, ads).mean() < 1
 
 
 def test_one_request_with_many_ads_is_as_many_rows() -> None:
     requests, ads, rng = rows(5_000)
-    fitted, _ = shrinkage.fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, rng.random(5_000) < 0.1, 0.01)
+    fitted, _ = fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, rng.random(5_000) < 0.1)
     together = fitted.deltas(requests[:1], ads[:16])
     apart = np.concatenate([fitted.deltas(requests[:1], ads[number : number + 1]) for number in range(16)])
     repeated = fitted.deltas(np.repeat(requests[:1], 16, axis=0), ads[:16])
@@ -83,7 +92,7 @@ def test_one_request_with_many_ads_is_as_many_rows() -> None:
 
 def test_unknown_values_count_for_nothing() -> None:
     requests, ads, rng = rows(5_000)
-    fitted, _ = shrinkage.fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, rng.random(5_000) < 0.1, 0.01)
+    fitted, _ = fit([DEVICE, ADVERTISER, SEGMENT], requests, ads, rng.random(5_000) < 0.1)
     extremes = np.array([np.iinfo(np.int64).min, np.iinfo(np.int64).max, -1])
     strange = np.repeat(extremes[:, np.newaxis], len(REQUEST_COLUMNS), axis=1)
     assert not fitted.deltas(strange, strange[:, : len(AD_COLUMNS)]).any()
@@ -92,7 +101,7 @@ def test_unknown_values_count_for_nothing() -> None:
 def test_the_order_of_a_set_does_not_matter() -> None:
     requests, ads, rng = rows(5_000)
     first, second = (REQUEST_COLUMNS.index(name) for name in ("segment_1", "segment_2"))
-    fitted, _ = shrinkage.fit([SEGMENT], requests, ads, rng.random(5_000) < 0.1, 0.01)
+    fitted, _ = fit([SEGMENT], requests, ads, rng.random(5_000) < 0.1)
     swapped = requests.copy()
     swapped[:, [first, second]] = swapped[:, [second, first]]
     assert np.allclose(fitted.deltas(requests, ads), fitted.deltas(swapped, ads), atol=1e-6)
@@ -100,7 +109,7 @@ def test_the_order_of_a_set_does_not_matter() -> None:
 
 def test_restored_statistics_are_the_same_and_rubbish_is_refused() -> None:
     requests, ads, rng = rows(5_000)
-    fitted, _ = shrinkage.fit([DEVICE, SEGMENT], requests, ads, rng.random(5_000) < 0.1, 0.01)
+    fitted, _ = fit([DEVICE, SEGMENT], requests, ads, rng.random(5_000) < 0.1)
     description = Description(fitted.base_logit, fitted.groups)
     again = restore(description, fitted.table())
     assert np.array_equal(again.deltas(requests, ads), fitted.deltas(requests, ads))
@@ -118,12 +127,12 @@ def test_calibration_mends_the_scale_and_leaves_little_data_alone() -> None:
     rng = np.random.default_rng(3)
     logits = rng.normal(-3.0, 1.0, 200_000)
     labels = rng.random(200_000) < sigmoid(logits)
-    slope, intercept = calibrate.fit(logits * 2.0, labels)
+    slope, intercept = calibrate.fit(logits * 2.0, labels, np.ones(200_000))
     assert (slope, intercept) == (pytest.approx(0.5, abs=0.03), pytest.approx(0.0, abs=0.1))
-    few_slope, few_intercept = calibrate.fit(logits[:20] * 2.0, labels[:20])
+    few_slope, few_intercept = calibrate.fit(logits[:20] * 2.0, labels[:20], np.ones(20))
     assert few_slope == pytest.approx(1.0, abs=0.3)
     assert abs(few_intercept) < 2.0
-    assert calibrate.fit(np.empty(0), np.empty(0, dtype=np.bool_)) == (1.0, 0.0)
+    assert calibrate.fit(np.empty(0), np.empty(0, dtype=np.bool_), np.empty(0)) == (1.0, 0.0)
 
 
 def test_the_shift_makes_sums_agree() -> None:
@@ -131,5 +140,22 @@ def test_the_shift_makes_sums_agree() -> None:
     logits = rng.normal(-3.0, 1.0, 50_000)
     labels = rng.random(50_000) < sigmoid(logits)
     for slope in (0.5, 1.0, 1.5):
-        shifted = sigmoid(logits * slope + calibrate.shift(logits, labels, slope))
+        shifted = sigmoid(logits * slope + calibrate.shift(logits, labels, np.ones(len(labels)), slope))
         assert shifted.sum() == pytest.approx(labels.sum(), rel=0.02)
+
+
+def test_a_row_counts_as_often_as_it_weighs() -> None:
+    requests, ads, rng = rows(2_000)
+    labels, weights = rng.random(2_000) < 0.1, rng.integers(0, 4, 2_000)
+    groups = [DEVICE, ADVERTISER, SEGMENT]
+    weighed = Rows(np.arange(2_000), requests, ads, labels, weights.astype(np.float64))
+    found, _ = shrinkage.fit(groups, weighed, 0.01)
+    copies = np.repeat(np.arange(2_000), weights)
+    expected, _ = fit(groups, requests[copies], ads[copies], labels[copies])
+    assert np.allclose(found.logits(requests, ads), expected.logits(requests, ads), atol=1e-5)
+    logits = rng.normal(-2.0, 1.0, 2_000)
+    scaled = calibrate.fit(logits, labels, weighed.weights)
+    ones = np.ones(len(copies))
+    assert scaled == pytest.approx(calibrate.fit(logits[copies], labels[copies], ones), abs=1e-6)
+    shifted = calibrate.shift(logits, labels, weighed.weights, 1.1)
+    assert shifted == pytest.approx(calibrate.shift(logits[copies], labels[copies], ones, 1.1), abs=1e-6)

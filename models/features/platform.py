@@ -1,10 +1,18 @@
-"""Which values and pairs of values have statistics of their own: what is believed to matter, coarse to fine."""
+"""The platform's feature spec: which values and pairs of values are believed to matter to a click."""
 
-from models.features.columns import AD_CATEGORY_COLUMNS, CONTENT_CATEGORY_COLUMNS, SEGMENT_COLUMNS
-from models.serving.statistics import Group
+from models.features.columns import (
+    AD_CATEGORY_COLUMNS,
+    AD_COLUMNS,
+    CONTENT_CATEGORY_COLUMNS,
+    HISTORY_AGE_COLUMNS,
+    HISTORY_CAMPAIGN_COLUMNS,
+    REQUEST_COLUMNS,
+    SEGMENT_COLUMNS,
+)
+from models.features.spec import FeatureSpec, Group, Match
 
 #: The hierarchy of ads, coarse to fine: all that the prior knows.
-HIERARCHY = (
+_HIERARCHY = (
     Group(name="format", ad=("format",)),
     Group(name="advertiser", ad=("advertiser_id",)),
     Group(name="line_item", ad=("line_item_id",)),
@@ -12,11 +20,11 @@ HIERARCHY = (
 )
 
 #: Everything the models know. The order is the order of fitting: what comes first explains what it can.
-FULL = (
+_GROUPS = (
     Group(name="device", request=("device",)),
     Group(name="position", request=("position",)),
     Group(name="size", request=("slot_width",), ad=("width",)),
-    *HIERARCHY,
+    *_HIERARCHY,
     Group(name="domain", request=("domain",)),
     Group(name="os", request=("os",)),
     Group(name="browser", request=("browser",)),
@@ -34,14 +42,22 @@ FULL = (
     Group(name="hour_x_advertiser", request=("hour",), ad=("advertiser_id",)),
 )
 
-#: Numbers that the trees see as they are.
-REQUEST_NUMBERS = (
-    "device",
-    "hour",
-    "position",
-    "floor_micros_cpm",
-    "segment_count",
-    "exposures",
-    "exposure_age_seconds",
+PLATFORM = FeatureSpec(
+    request_columns=REQUEST_COLUMNS,
+    ad_columns=AD_COLUMNS,
+    groups=_GROUPS,
+    hierarchy=_HIERARCHY,
+    request_numbers=(
+        "device",
+        "hour",
+        "position",
+        "floor_micros_cpm",
+        "segment_count",
+        "exposures",
+        "history_age_seconds_1",
+    ),
+    ad_numbers=("width", "height", "duration_seconds"),
+    matches=(Match(name="seen_campaign", request=HISTORY_CAMPAIGN_COLUMNS, ad="campaign_id"),),
+    sequence=tuple(zip(HISTORY_CAMPAIGN_COLUMNS, HISTORY_AGE_COLUMNS, strict=True)),
+    calibrate_by=(Group(name="exchange", request=("exchange",)), Group(name="campaign", ad=("campaign_id",))),
 )
-AD_NUMBERS = ("width", "height", "duration_seconds")
