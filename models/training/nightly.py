@@ -15,7 +15,7 @@ from dsp import registry
 from dsp.kernel.errors import BundleError, ConflictError
 from models.evaluation import compare, gates, report
 from models.evaluation.metrics import Metrics, measure
-from models.features.columns import FEATURE_HASH
+from models.features.columns import AD_COLUMNS, FEATURE_HASH
 from models.features.platform import PLATFORM
 from models.serving import bundle
 from models.serving.prior import CVR, ConstantPredictor
@@ -28,6 +28,7 @@ MS_PER_DAY = 86_400_000
 _LIBRARIES = ("lightgbm", "numpy", "onnx", "onnxruntime", "pyarrow")
 #: The click rate assumed before the first impression.
 _BASE_CTR = 0.01
+_CAMPAIGN = AD_COLUMNS.index("campaign_id")
 Progress = Callable[[str, dict[str, Any]], None]
 
 
@@ -120,18 +121,31 @@ def _reason_to_wait(data: Dataset, champion: bundle.Bundle | None, config: Train
 def _judge(
     rows: Rows, walked: gbdt.Walk, champion: bundle.Bundle | None, config: TrainingConfig
 ) -> tuple[dict[str, Metrics], list[str]]:
-    """Measure the candidate beside the prior on all walked rows, and beside the champion on those new to it."""
+    """Measure the candidate beside the prior on all walked rows, and beside what serves on those new to both."""
     later = rows[slice(walked.start, None)]
-    scores = {"candidate": measure(walked.predicted, later.labels), "prior": measure(walked.prior, later.labels)}
-    scores["constant"] = compare.measure_rows(ConstantPredictor(), later)
-    comparisons = {"the prior": gates.Comparison(scores["candidate"], scores["prior"])}
-    if champion is not None:
-        new = later.at_ms >= compare.trained_to_ms(champion)
-        scores["champion"] = compare.measure_rows(champion.predictor, later[new])
-        scores["candidate beside champion"] = measure(walked.predicted[new], later.labels[new])
-        comparisons["the champion"] = gates.Comparison(scores["candidate beside champion"], scores["champion"])
-    limits = gates.Limits(config.log_loss_tolerance, config.pcoc_min, config.pcoc_max)
-    return scores, gates.refusals(comparisons, limits)
+    limits = _limits(config)
+    scores = {
+        "candidate": measure(walked.predicted, later.labels, later.weights),
+        "prior": measure(walked.prior, later.labels, later.weights),
+    }
+    new = later.at_ms >= (compare.trained_to_ms(champion) if champion is not None else 0)
+    serving = champion.predictor if champion is not None else ConstantPredictor()
+    name = "champion" if champion is not None else "constant"
+    both = later[new]
+    pair = gates.Pair(walked.predicted[new], compare.pctr(serving, both), both.labels, both.weights)
+    scores[name] = measure(pair.baseline, pair.labels, pair.weights)
+    scores[f"candidate beside {name}"] = measure(pair.candidate, pair.labels, pair.weights)
+    parts = gates.slices("campaign", both.ads[:, _CAMPAIGN], pair, limits)
+    objections = gates.uncalibrated(scores["candidate"], limits)
+    objections += gates.worse_than_prior(scores["candidate"], scores["prior"], limits)
+    verdict = gates.judge(f"the {name}", gates.difference(pair, limits), parts, objections, limits)
+    return scores, list(verdict.reasons)
+
+
+def _limits(config: TrainingConfig) -> gates.Limits:
+    return gates.Limits(
+        log_loss_tolerance=config.log_loss_tolerance, pcoc_min=config.pcoc_min, pcoc_max=config.pcoc_max
+    )
 
 
 def _conversions(clicks: Rows, config: TrainingConfig) -> tuple[gbdt.Model | None, dict[str, Any]]:
@@ -145,8 +159,9 @@ def _conversions(clicks: Rows, config: TrainingConfig) -> tuple[gbdt.Model | Non
     walked, features = gbdt.walk(clicks, PLATFORM, CVR, config)
     labels = clicks.labels[walked.start :]
     scores = {"candidate": measure(walked.predicted, labels), "prior": measure(walked.prior, labels)}
-    limits = gates.Limits(config.log_loss_tolerance, config.pcoc_min, config.pcoc_max)
-    refused = gates.refusals({"the prior": gates.Comparison(scores["candidate"], scores["prior"])}, limits)
+    limits = _limits(config)
+    refused = gates.uncalibrated(scores["candidate"], limits)
+    refused += gates.worse_than_prior(scores["candidate"], scores["prior"], limits)
     described = {name: score.as_json() for name, score in scores.items()}
     if refused:
         note = (
