@@ -75,7 +75,8 @@ def random_weights(shape: NetworkShape, seed: int) -> NetworkWeights:
     rng = np.random.default_rng(seed)
 
     def drawn(*size: int) -> Floats:
-        return (rng.standard_normal(size) / np.sqrt(size[0])).astype(np.float32)
+        values: Floats = (rng.standard_normal(size) / np.sqrt(size[0])).astype(np.float32)
+        return values
 
     cross = tuple(
         Cross(drawn(shape.inputs, shape.cross_rank), drawn(shape.cross_rank, shape.inputs), drawn(shape.inputs))
