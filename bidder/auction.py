@@ -1,6 +1,9 @@
-"""THE HOT PATH: one bid request from its bytes to the answer, one line a stage. It awaits the user's state alone."""
+"""THE HOT PATH: one bid request from its bytes to the answer, one line a stage. It awaits the user's state, where the
+store has it not at hand, and the model, where that runs for several requests at once.
+"""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from bidder.admission import Admission
@@ -11,12 +14,13 @@ from bidder.offer import Candidates, Reservation, make_offer
 from bidder.pending import PendingExposures
 from bidder.respond import Responder
 from bidder.run import Arrival, Run
+from bidder.scoring import predict
 from bidder.state import Serving, ServingState
 from bidder.tally import Tally
 from dsp.catalog.reasons import BY_LABEL, Exclusion
 from dsp.catalog.user import UserRecord
 from dsp.funnel import select
-from dsp.kernel import logging, metrics
+from dsp.kernel import logging
 from dsp.kernel.clock import MS_PER_SECOND, Clock, Deadline
 from dsp.kernel.errors import InputError
 from dsp.kernel.ids import new_id
@@ -30,7 +34,8 @@ from dsp.pricing.bid import price
 from dsp.pricing.explore import UNMOVED, draw
 from dsp.pricing.value import value_micros_cpm
 from models.features.encode import request_row
-from models.serving.predictor import Scorer
+from models.serving.batcher import Batcher
+from models.serving.predictor import Predictions
 
 
 class Answer(NamedTuple):
@@ -54,6 +59,7 @@ class Auctioneer:
     responder: Responder
     journal: Journal
     tally: Tally
+    batcher: Batcher | None = None  # None: no model runs for several requests at once
 
     async def answer(self, arrival: Arrival) -> Answer:
         """Answer one request; never raises for anything a stranger sends."""
@@ -87,7 +93,7 @@ class Auctioneer:
         run.reasons += [label for _, label in refused]
         run.mark(Stage.ENRICH)
         for opportunity in opportunities:
-            reason = self._choose(run, run.state, opportunity, user)
+            reason = await self._choose(run, run.state, opportunity, user)
             run.reasons += [reason.value] if reason is not None else []
         body, offers = self.responder.respond(request, run.profile, run.reserved, run.now_ms)
         run.reasons += [Exclusion.SELF_CHECK.value] * (len(run.reserved) - len(offers))
@@ -102,19 +108,28 @@ class Auctioneer:
         run.end(Outcome.BID)
         return Answer(200, body)
 
-    def _choose(
+    async def _choose(
         self, run: Run, state: ServingState, opportunity: Opportunity, known: UserRecord | None
     ) -> Exclusion | None:
         """Reserve the best candidate for one impression; where there is none, return why."""
         snapshot, user = state.served.snapshot, self.enricher.seen(opportunity, known, run.now_ms)
-        chosen = select(
-            snapshot, opportunity, user, state.controls, run.now_ms, self.config.candidates_max, run.profile.seat
+        limit, seat = self.config.candidates_max, run.profile.seat
+        choose = partial(
+            select, snapshot, opportunity, controls=state.controls, now_ms=run.now_ms, limit=limit, seat=seat
         )
+        chosen = choose(user=user)
         run.mark(Stage.FUNNEL)
         if isinstance(chosen, Exclusion):
             return chosen
         rows, features = chosen.line_items, request_row(opportunity, user)
-        pctr, pcvr = self._predictor(run, state).predict(features, chosen.creatives)
+        found = predict(run, state, features, chosen.creatives, self.batcher, self.config.predict_ms_min)
+        if not isinstance(found, Predictions):
+            found, fresh = await found, self.enricher.seen(opportunity, known, run.now_ms)
+            # Bids for this user that have left meanwhile may have reached caps.
+            if fresh != user and not chosen.has_creatives_of(choose(user=fresh)):
+                run.mark(Stage.PREDICT)
+                return await self._choose(run, state, opportunity, known)
+        pctr, pcvr = found
         run.predicted(len(rows))
         jitter, shading = UNMOVED, None
         if opportunity.first_price:
@@ -160,14 +175,6 @@ class Auctioneer:
         for offer in run.withdrawn():
             self.leases.cancel(offer.facts.bid_id)
             self.pending.discard(offer.facts.bid_id)
-
-    def _predictor(self, run: Run, state: ServingState) -> Scorer:
-        predictor = state.predictor
-        if run.left_ms() < self.config.predict_ms_min:
-            predictor = state.prior
-            metrics.PREDICT_FALLBACKS.inc()
-        run.model_version = predictor.version
-        return predictor
 
     def _deadline(self, run: Run, request: BidRequest) -> Deadline:
         tmax_ms = request.tmax if request.tmax > 0 else run.profile.tmax_default_ms

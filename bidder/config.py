@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from dsp.catalog.terms import CAP_IMPRESSIONS_MAX
+from models.serving.session import Batching, Choice
 
 
 class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -29,6 +30,16 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     safety_ms: int = 5  # kept from tmax, beside the profile's network margin
     time_left_ms_min: float = 3.0  # less left than this: a fast 204, reason `time_short`
     predict_ms_min: float = 2.0  # less left than this: the prior scores instead of the model
+    #: Where models run: `cpu`, `cuda` (without a device the bidder does not start), or `auto`, the GPU where there is
+    #: one. Trees run on the CPU in any case.
+    predict_provider: Choice = "auto"
+    #: Whether the candidates of several requests are scored in one run: `always`, `never`, or `auto`, for models that
+    #: run on a GPU. On a CPU it gains little and costs latency.
+    predict_batching: Batching = "auto"
+    predict_batch_rows_max: int = 1_024  # candidates in one run; a batch that is full leaves at once
+    predict_batch_wait_ms: float = 1.0  # a batch leaves so long after its first request; timers have whole milliseconds
+    #: Candidates waiting for a run; beyond it the prior scores. A request waits until `predict_ms_min` is left.
+    predict_queue_rows_max: int = 16_384
     #: Share of an impression's worth to bid where the winner pays its bid and nothing is known yet of its prices.
     first_price_shade: float = 0.85
     #: Share of first-price auctions, chosen by a hash of their ids, in which bids are moved off the best price so that
@@ -82,6 +93,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError(f"{', '.join(positive)}: must be above 0")
         if not CAP_IMPRESSIONS_MAX <= self.user_exposures_max <= self.exposures_max:
             raise ValueError(f"user_exposures_max: must be {CAP_IMPRESSIONS_MAX} to exposures_max")
+        if not self.candidates_max <= self.predict_batch_rows_max <= self.predict_queue_rows_max:
+            raise ValueError("predict_batch_rows_max: must be candidates_max to predict_queue_rows_max")
         if self.notice_base_url and not self.notice_base_url.startswith(("http://", "https://")):
             raise ValueError("notice_base_url: must begin with http:// or https://")
         if not self.holder:
@@ -93,6 +106,7 @@ _POSITIVE = (
     "request_seconds_max",
     "body_bytes_max",
     "candidates_max",
+    "predict_batch_wait_ms",
     "inflight_max",
     "reload_interval_ms",
     "lease_sync_interval_ms",

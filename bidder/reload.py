@@ -21,6 +21,7 @@ from models.serving.bundle import CHAMPION
 from models.serving.landscape import LANDSCAPE, NO_LANDSCAPES, Landscapes
 from models.serving.predictor import Predictor, Scorer
 from models.serving.prior import PriorPredictor
+from models.serving.session import CPU, Device
 
 #: The blob under which the snapshot is published.
 SNAPSHOT_BLOB = "snapshot"
@@ -35,10 +36,13 @@ _SWAPS = {
 class Reloader:
     """Polls the blob store and the registry, and swaps `serving` when something is new."""
 
-    def __init__(self, serving: Serving, blobs: BlobStore, registry_root: Path, interval_ms: int) -> None:
+    def __init__(
+        self, serving: Serving, blobs: BlobStore, registry_root: Path, interval_ms: int, device: Device = CPU
+    ) -> None:
         self._serving = serving
         self._blobs = blobs
         self._root = registry_root
+        self._device = device
         self._interval_seconds = interval_ms / MS_PER_SECOND
         self._served: Served | None = None
         self._controls: Controls | None = None
@@ -67,7 +71,7 @@ class Reloader:
         """Look once for something new; return whether the state was swapped."""
         served = await self._blob(SNAPSHOT_BLOB, lambda data: serve(codec.decode(data), self._served))
         controls = await self._blob(CONTROLS_BLOB, controller.decode)
-        model = await self._published(CHAMPION, bundle.load)
+        model = await self._published(CHAMPION, lambda root, version: bundle.load(root, version, self._device))
         landscapes = await self._published(LANDSCAPE, landscape.load)
         if served is None and controls is None and model is None and landscapes is None:
             return False

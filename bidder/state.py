@@ -63,7 +63,7 @@ class Serving:
         """Serve another state from the next auction on."""
         self.current = state
         metrics.SNAPSHOT_LINE_ITEMS.set(len(state.served.snapshot.line_items))
-        metrics.MODEL.info({"version": state.predictor.version})
+        metrics.MODEL.info({"version": state.predictor.version, "device": state.predictor.device})
 
     def cap_window_ms(self) -> int | None:
         """Return the longest window of any frequency cap; None until a snapshot is loaded."""

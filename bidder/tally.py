@@ -9,7 +9,7 @@ from dsp.catalog.entities import MediaFormat
 from dsp.catalog.reasons import Exclusion
 from dsp.kernel import metrics
 from dsp.kernel.clock import NS_PER_SECOND
-from dsp.kernel.metrics import Outcome, Stage
+from dsp.kernel.metrics import Fallback, Outcome, Stage
 
 #: Stands for every exchange that has no profile, so that a stranger cannot make labels.
 UNKNOWN_EXCHANGE = "unknown"
@@ -33,6 +33,8 @@ class Tally:
         self._auctions = 0
         self._reason = cache(metrics.NO_BIDS.labels)
         self._bid = cache(metrics.BIDS.labels)
+        for fallback in Fallback:
+            metrics.PREDICT_FALLBACKS.labels(fallback.value)
         for name in names:
             for reason in Exclusion:
                 self._reason(name, reason.value)

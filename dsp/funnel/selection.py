@@ -34,6 +34,10 @@ class Selection(NamedTuple):
     fixed_price: NDArray[np.bool_]  # whether the floor is the price agreed
     deals: tuple[DealOffer | None, ...]
 
+    def has_creatives_of(self, other: "Selection | Exclusion") -> bool:
+        """Tell whether the candidates are the other's, in the same order."""
+        return isinstance(other, Selection) and np.array_equal(self.creatives, other.creatives)
+
 
 def select(
     snapshot: Snapshot,

@@ -36,6 +36,16 @@ class Stage(StrEnum):
     RESPOND = "respond"
 
 
+class Fallback(StrEnum):
+    """Why the prior answered instead of the model."""
+
+    TIME_SHORT = "time_short"  # before the model was asked
+    EXPIRED = "expired"  # while a batch was waited for
+    QUEUE_FULL = "queue_full"
+    FAILED = "failed"  # the batch raised
+    STOPPING = "stopping"
+
+
 class NoticeResult(StrEnum):
     """What became of a notice."""
 
@@ -71,7 +81,25 @@ PREDICT_DURATION = LoopHistogram("dsp_predict_duration_seconds", "One call of th
 PREDICT_BATCH = LoopHistogram(
     "dsp_predict_batch_size", "Candidates scored in one call.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )
-PREDICT_FALLBACKS = LoopCounter("dsp_predict_fallbacks_total", "Calls answered by the prior because time ran short.")
+PREDICT_FALLBACKS = LoopCounter(
+    "dsp_predict_fallbacks_total", "Calls answered by the prior instead of the model, by why.", ["reason"]
+)
+BATCH_ROWS = LoopHistogram(
+    "dsp_batch_rows",
+    "Candidates of several requests in one run of the model, where it runs in batches.",
+    buckets=(1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
+)
+BATCH_WAIT = LoopHistogram(
+    "dsp_batch_wait_seconds",
+    "From a request's joining a batch to the batch's leaving.",
+    buckets=(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+)
+BATCH_DURATION = LoopHistogram(
+    "dsp_batch_duration_seconds",
+    "One run of the model for a batch.",
+    buckets=(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+)
+BATCH_QUEUE_ROWS = Gauge("dsp_batch_queue_rows", "Candidates that wait to join a batch.")
 
 # Notices
 NOTICES = LoopCounter("dsp_notices_total", "Notices received, by kind and result.", ["kind", "result"])
@@ -111,7 +139,7 @@ PACING_ERROR = Histogram(
 SNAPSHOT_AGE = Gauge("dsp_snapshot_age_seconds", "Age of the snapshot in use.")
 SNAPSHOT_LINE_ITEMS = Gauge("dsp_snapshot_line_items", "Line items in the snapshot in use.")
 SNAPSHOT_SWAPS = Counter("dsp_snapshot_swaps_total", "Snapshots loaded, by result.", ["result"])
-MODEL = Info("dsp_model", "The model in use.")
+MODEL = Info("dsp_model", "The model in use, and the device it runs on.")
 MODEL_SWAPS = Counter("dsp_model_swaps_total", "Model bundles loaded, by result.", ["result"])
 LANDSCAPE_SWAPS = Counter("dsp_landscape_swaps_total", "Landscapes of first prices loaded, by result.", ["result"])
 CONTROLS_AGE = Gauge("dsp_controls_age_seconds", "Age of the pacing controls in use.")

@@ -15,6 +15,7 @@ from models.features.spec import Match
 from models.serving.onnx import FEATURE_HASH_KEY, Calibration, OnnxModel, OnnxPredictor
 from models.serving.predictor import BatchPredictor, Predictor, predict
 from models.serving.prior import PriorPredictor
+from models.serving.session import CPU, Device
 from models.serving.statistics import Description, Statistics, restore
 from models.serving.transform import Transform
 
@@ -72,18 +73,18 @@ class Bundle(msgspec.Struct, frozen=True):
     prior: BatchPredictor
 
 
-def load(root: Path, version: str) -> Bundle:
-    """Read a version from the registry, verify it, and warm it up on its golden rows.
+def load(root: Path, version: str, device: Device = CPU) -> Bundle:
+    """Read a version from the registry, verify it, and warm it up on its golden rows, where it is to run.
 
     Raises:
         BundleError: incomplete, tampered with, made for other features, or not reproducing its golden rows.
     """
-    return assemble(version, registry.read(root, version))
+    return assemble(version, registry.read(root, version), device)
 
 
-def assemble(version: str, files: dict[str, bytes]) -> Bundle:
+def assemble(version: str, files: dict[str, bytes], device: Device = CPU) -> Bundle:
     """Return the predictors of a bundle's files, proven on its golden rows. Raises BundleError as `load` does."""
-    found = predictor(version, files)
+    found = predictor(version, files, device)
     try:
         goldens = msgspec.json.decode(files["golden.json"], type=list[Golden])
         manifest = msgspec.json.decode(files.get(registry.MANIFEST, b"{}"), type=dict[str, Any])
@@ -95,7 +96,7 @@ def assemble(version: str, files: dict[str, bytes]) -> Bundle:
     return Bundle(version, manifest, found, PriorPredictor(prior_ctr, prior_cvr, f"{version}/prior"))
 
 
-def predictor(version: str, files: dict[str, bytes]) -> OnnxPredictor:
+def predictor(version: str, files: dict[str, bytes], device: Device = CPU) -> OnnxPredictor:
     """Return the predictor of a bundle's files, whose golden rows need not be there yet.
 
     Raises:
@@ -105,10 +106,10 @@ def predictor(version: str, files: dict[str, bytes]) -> OnnxPredictor:
         spec = msgspec.json.decode(files["feature_spec.json"], type=BundleSpec)
         scalings = msgspec.json.decode(files["calibration.json"], type=dict[str, Scaling])
         _check_features(version, spec)
-        ctr = _model(spec.ctr, files, scalings["ctr"])
+        ctr = _model(spec.ctr, files, scalings["ctr"], device)
         if spec.cvr is None:
             return OnnxPredictor(version, ctr, _statistics(spec.prior_cvr, files))
-        return OnnxPredictor(version, ctr, _model(spec.cvr, files, scalings["cvr"]))
+        return OnnxPredictor(version, ctr, _model(spec.cvr, files, scalings["cvr"], device))
     except (KeyError, ValueError, msgspec.DecodeError) as fault:
         raise BundleError(f"{version}: {type(fault).__name__}: {fault}") from fault
 
@@ -127,12 +128,12 @@ def _table(data: bytes) -> NDArray[np.void]:
     return table
 
 
-def _model(spec: ModelSpec, files: dict[str, bytes], scaling: Scaling) -> OnnxModel:
+def _model(spec: ModelSpec, files: dict[str, bytes], scaling: Scaling, device: Device) -> OnnxModel:
     if spec.model is None:
         raise ValueError("a model's file is not named")
     transform = Transform(_statistics(spec, files), spec.request_numbers, spec.ad_numbers, spec.matches)
     try:
-        model = OnnxModel(files[spec.model], transform, Calibration(scaling.slope, scaling.intercept))
+        model = OnnxModel(files[spec.model], transform, Calibration(scaling.slope, scaling.intercept), device)
     except Exception as fault:  # ONNX Runtime's errors have no common base of their own
         raise BundleError(f"{spec.model}: {fault}") from fault
     if model.metadata.get(FEATURE_HASH_KEY) != FEATURE_HASH:

@@ -1,12 +1,13 @@
 """The trained predictor: features to log-odds by ONNX Runtime, calibration to probabilities."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from models.serving.predictor import Predictions, Score, Scorer
+from models.serving.predictor import BatchScore, BatchScorer, Predictions, Score, Scorer
+from models.serving.session import CPU, Device, Memory, Provider, Session
+from models.serving.stack import Stack
 from models.serving.statistics import Statistics, sigmoid
 from models.serving.transform import PreparedTransform, Sheet, Transform
 
@@ -33,25 +34,30 @@ class Calibration:
 
 
 class OnnxModel:
-    """One probability: transform, ONNX graph, calibration. Runs in the caller's thread alone."""
+    """One probability: transform, ONNX graph, calibration. On a CPU it runs in the caller's thread alone."""
 
-    def __init__(self, model: bytes, transform: Transform, calibration: Calibration) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    def __init__(self, model: bytes, transform: Transform, calibration: Calibration, device: Device = CPU) -> None:
+        self._session = Session(model, device.provider)
         self._transform = transform
         self._calibration = calibration
+        self._stack: Stack | None = None
+        if device.batches(self._session.provider):
+            self._stack = Stack(self._session, device.rows_max)
+            self._stack.warm_up()
 
     @property
     def metadata(self) -> dict[str, str]:
         """Return the graph's metadata_props."""
-        return dict(self._session.get_modelmeta().custom_metadata_map)
+        return self._session.metadata
+
+    @property
+    def provider(self) -> Provider:
+        """Return where the graph runs."""
+        return self._session.provider
 
     def logits(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return log-odds before calibration, float64 (K,), of request rows (K or 1, R) and ad rows (K, A)."""
-        (output,) = self._session.run((OUTPUT,), {INPUT: self._transform(request, ads)})
+        output = self._session.run(OUTPUT, {INPUT: self._transform(request, ads)})
         logits: NDArray[np.float64] = output[:, 0].astype(np.float64)
         return logits
 
@@ -61,39 +67,57 @@ class OnnxModel:
 
     def prepare(self, ads: NDArray[np.int64]) -> Score:
         """Return what gives the calibrated probabilities of ads of this table, (C, A)."""
-        return PreparedModel(self._session, PreparedTransform(self._transform, ads), self._calibration)
+        transform = PreparedTransform(self._transform, ads)
+        if self._stack is None:
+            return PreparedModel(self._session, transform, self._calibration)
+        return BatchedModel(self._session, transform, self._calibration, self._stack)
 
 
 class PreparedModel:
-    """A model's probabilities for ads of a fixed table. One thread at a time: memory for K rows is kept and used again.
+    """A model's probabilities for ads of a fixed table. One thread at a time: memory for K rows is kept, used again."""
 
-    A run on bound memory does what a run with passed arrays does, and costs about half.
-    """
-
-    def __init__(self, session: Any, transform: PreparedTransform, calibration: Calibration) -> None:
+    def __init__(self, session: Session, transform: PreparedTransform, calibration: Calibration) -> None:
         self._session = session
         self._transform = transform
         self._calibration = calibration
-        self._bound: dict[int, tuple[Any, Sheet, NDArray[np.float32]]] = {}
+        self._bound: dict[int, tuple[Memory, Sheet, NDArray[np.float32]]] = {}
 
     def __call__(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return calibrated probabilities, float64 (K,), of a request row (R,) and K rows of the table."""
         rows = len(chosen)
         if not rows:
             return np.empty(0)
-        binding, sheet, output = self._bound.get(rows) or self._bind(rows)
+        memory, sheet, output = self._bound.get(rows) or self._bind(rows)
         self._transform(request, chosen, sheet)
-        self._session.run_with_iobinding(binding)
+        memory()
         return self._calibration(output)
 
-    def _bind(self, rows: int) -> tuple[Any, Sheet, NDArray[np.float32]]:
+    def _bind(self, rows: int) -> tuple[Memory, Sheet, NDArray[np.float32]]:
         sheet = self._transform.sheet(rows)
-        features, output = sheet.features, np.zeros(rows, dtype=np.float32)
-        binding = self._session.io_binding()
-        binding.bind_input(INPUT, "cpu", 0, np.float32, features.shape, features.ctypes.data)
-        binding.bind_output(OUTPUT, "cpu", 0, np.float32, (rows, 1), output.ctypes.data)
-        self._bound[rows] = binding, sheet, output
+        memory = self._session.bind({INPUT: sheet.features})
+        self._bound[rows] = memory, sheet, memory.outputs[OUTPUT][:, 0]
         return self._bound[rows]
+
+
+class BatchedModel(PreparedModel):
+    """A prepared model that can also run rows of several impressions at once: `stage` here, `run` in another thread."""
+
+    def __init__(self, session: Session, transform: PreparedTransform, calibration: Calibration, stack: Stack) -> None:
+        super().__init__(session, transform, calibration)
+        self._stack = stack
+        self._sheets: dict[int, Sheet] = {}
+
+    def stage(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the graph's input, float32 (K, F), of a request row (R,) and K rows of the table."""
+        sheet = self._sheets.get(len(chosen))
+        if sheet is None:
+            sheet = self._sheets[len(chosen)] = self._transform.sheet(len(chosen))
+        self._transform(request, chosen, sheet)
+        return sheet.features.copy()
+
+    def run(self, staged: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
+        """Return calibrated probabilities, float64 (K,), of each impression that was staged."""
+        return [self._calibration(found[:, 0]) for found in self._stack([{INPUT: rows} for rows in staged], OUTPUT)]
 
 
 class OnnxPredictor:
@@ -106,7 +130,9 @@ class OnnxPredictor:
 
     def prepare(self, ads: NDArray[np.int64]) -> Scorer:
         """Return a scorer for a table of ads, shape (C, A)."""
-        return Scorer(self.version, self._ctr.prepare(ads), self._cvr.prepare(ads))
+        ctr, cvr = self._ctr.prepare(ads), self._cvr.prepare(ads)
+        kind = BatchScorer if isinstance(ctr, BatchScore) or isinstance(cvr, BatchScore) else Scorer
+        return kind(self.version, ctr, cvr, self._ctr.provider)
 
     def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
         """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""

@@ -1,8 +1,8 @@
 """The one interface the auction knows of a model: a predictor, and the scorer it makes for a snapshot's ads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class Scorer:
     version: str
     pctr: Score
     pcvr: Score
+    device: str = "cpu"  # where the model runs
 
     def predict(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Predictions:
         """Score K candidates.
@@ -48,6 +49,41 @@ class Scorer:
             chosen: the candidates' rows in the table that the scorer was prepared for, shape (K,).
         """
         return Predictions(self.pctr(request, chosen), self.pcvr(request, chosen))
+
+
+@runtime_checkable
+class BatchScore(Protocol):
+    """A score in two steps, the second for several impressions at once."""
+
+    def stage(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Any:
+        """Return what `run` needs of an impression and its candidates, in the thread of the auctions."""
+        ...
+
+    def run(self, staged: Sequence[Any]) -> Sequence[NDArray[np.float64]]:
+        """Return the probabilities of each, in any thread, one call at a time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchScorer(Scorer):
+    """A scorer that can also score several impressions at once; a score that cannot is made while staging."""
+
+    def stage(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Any:
+        """Return what `run` needs of an impression, arguments as of `predict`, in the thread of the auctions."""
+        return _stage(self.pctr, request, chosen), _stage(self.pcvr, request, chosen)
+
+    def run(self, staged: Sequence[Any]) -> list[Predictions]:
+        """Return the predictions of each, in any thread, one call at a time."""
+        pctr, pcvr = zip(*staged, strict=True)
+        return [Predictions(*found) for found in zip(_run(self.pctr, pctr), _run(self.pcvr, pcvr), strict=True)]
+
+
+def _stage(score: Score, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Any:
+    return score.stage(request, chosen) if isinstance(score, BatchScore) else score(request, chosen)
+
+
+def _run(score: Score, staged: Sequence[Any]) -> Sequence[NDArray[np.float64]]:
+    return score.run(staged) if isinstance(score, BatchScore) else staged
 
 
 class Predictor(Protocol):

@@ -47,6 +47,7 @@ class SlowModel:
     """A scorer that takes its time."""
 
     version = "slow"
+    device = "cpu"
 
     def __init__(self, clock: ManualClock, ms: int) -> None:
         self._clock = clock
@@ -61,6 +62,7 @@ class SlowModel:
 
 class BrokenModel:
     version = "broken"
+    device = "cpu"
 
     def predict(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Predictions:
         raise RuntimeError("no")
