@@ -13,17 +13,17 @@ Result = Literal["promote", "shadow", "refuse"]
 
 
 class Limits(NamedTuple):
-    """What a candidate must show. `confidence` is of being better, one-sided; the others are settings of that name."""
+    """What a candidate must show: the settings `training.gate_*` and their neighbours say what each means."""
 
-    confidence: float = 0.95
-    resamples: int = 1_000
-    rows_min: int = 300  # compared, likewise clicks
-    clicks_min: int = 30
-    log_loss_tolerance: float = 0.0  # relative, towards the prior
-    pcoc_min: float = 0.7
-    pcoc_max: float = 1.4
-    slice_clicks_min: int = 200  # of an exchange or a campaign whose calibration is looked at
-    seed: int = 7
+    confidence: float
+    resamples: int
+    rows_min: int
+    clicks_min: int
+    log_loss_tolerance: float
+    pcoc_min: float
+    pcoc_max: float
+    slice_clicks_min: int
+    seed: int
 
 
 class Difference(NamedTuple):

@@ -1,5 +1,7 @@
 """The settings of training and evaluation: table `training`."""
 
+from typing import Literal
+
 import msgspec
 
 
@@ -8,6 +10,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     window_days: int = 30  # of traffic to learn from
     rows_max: int = 1_000_000  # the latest impressions of the window
+    #: What joins bids with notices: `duckdb` in this process, or `spark` (extra `spark`) as its own files configure it.
+    engine: Literal["duckdb", "spark"] = "duckdb"
+    engine_memory_mb: int = 2_048  # of DuckDB; what is more goes to disk
     #: An impression counts once it is this old: by then nearly all of its clicks have come.
     maturity_seconds: float = 60.0
     #: A click counts for conversion rates once it is this old.
@@ -22,7 +27,13 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     rounds_max: int = 80  # trees at most; how many are best is found on later blocks
     leaves: int = 8  # of a tree
     learning_rate: float = 0.05  # of each tree
-    #: The gate: how much worse in log loss (relative) a model may be than the prior and than the champion.
+    #: The gate: how sure it must be that the challenger's log loss is lower than the champion's, by a bootstrap.
+    gate_confidence: float = 0.95
+    gate_resamples: int = 1_000  # of the bootstrap
+    gate_rows_min: int = 300  # impressions new to both that they are compared on
+    #: An exchange or campaign with so many clicks has to be calibrated too, unless the champion is further off.
+    gate_slice_clicks_min: int = 200
+    #: The gate: how much worse in log loss (relative) a model may be than the prior.
     log_loss_tolerance: float = 0.0
     pcoc_min: float = 0.7  # the gate: sum of predictions over clicks, at least
     pcoc_max: float = 1.4  # and at most
@@ -33,7 +44,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     landscape_fallback_rows_min: int = 300  # with so many it has a smoothed histogram; with fewer, a constant share
     landscape_rows_max: int = 100_000  # the latest of all exchanges
     seed: int = 7  # of the trees' sampling: the same rows and seed give the same model
-    threads: int = 1  # of LightGBM
+    threads: int = 1  # of LightGBM and DuckDB
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
@@ -45,6 +56,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             )
         if not 1 <= self.landscape_fallback_rows_min <= self.landscape_rows_min <= self.landscape_rows_max:
             raise ValueError("landscape rows must not decrease: 1, landscape_fallback_rows_min, _rows_min, _rows_max")
+        if not 0.5 <= self.gate_confidence < 1:
+            raise ValueError("gate_confidence must lie in [0.5, 1)")
+        if min(self.gate_resamples, self.gate_rows_min, self.gate_slice_clicks_min, self.engine_memory_mb) < 1:
+            raise ValueError("gate_resamples, gate_rows_min, gate_slice_clicks_min, engine_memory_mb must be 1 or more")
         if self.rows_max < self.rows_min:
             raise ValueError("rows_max is below rows_min")
         if not 0 < self.learning_rate <= 1:

@@ -144,7 +144,15 @@ def _judge(
 
 def _limits(config: TrainingConfig) -> gates.Limits:
     return gates.Limits(
-        log_loss_tolerance=config.log_loss_tolerance, pcoc_min=config.pcoc_min, pcoc_max=config.pcoc_max
+        confidence=config.gate_confidence,
+        resamples=config.gate_resamples,
+        rows_min=config.gate_rows_min,
+        clicks_min=config.new_clicks_min,
+        log_loss_tolerance=config.log_loss_tolerance,
+        pcoc_min=config.pcoc_min,
+        pcoc_max=config.pcoc_max,
+        slice_clicks_min=config.gate_slice_clicks_min,
+        seed=config.seed,
     )
 
 

@@ -26,16 +26,21 @@ class Reading:
         self.files = 0
         self.skipped: list[Skipped] = []
 
+    def paths(self, from_ms: int, to_ms: int, schema: pa.Schema) -> list[Path]:
+        """Return the files of every hour that overlaps [from_ms, to_ms) whose footers promise the schema's columns."""
+        return [path for path in self._listed(from_ms, to_ms) if self._promises(path, schema)]
+
+    def whole(self, paths: Sequence[Path], schema: pa.Schema) -> list[Path]:
+        """Return those of the files that can be read to their ends; costs as much as reading them."""
+        self.files -= len(paths)
+        return [path for path in paths if self._read(path, schema) is not None]
+
     def tables(self, from_ms: int, to_ms: int, schema: pa.Schema) -> Iterator[pa.Table]:
         """Yield one table a file, columns as in the schema, of every hour that overlaps [from_ms, to_ms)."""
-        for folder in self._root.glob("date=*/hour=*"):
-            hour_ms = _hour_ms(folder)
-            if hour_ms is None or hour_ms + MS_PER_HOUR <= from_ms or hour_ms >= to_ms:
-                continue
-            for path in sorted(folder.glob("*.parquet")):
-                table = self._read(path, schema)
-                if table is not None:
-                    yield table
+        for path in self._listed(from_ms, to_ms):
+            table = self._read(path, schema)
+            if table is not None:
+                yield table
 
     def holes(self, from_ms: int, to_ms: int) -> list[str]:
         """Return the hours without any file between the first and the last hour that have one, as folders."""
@@ -51,6 +56,32 @@ class Reading:
         present = set(hours)
         return [_folder(hour) for hour in range(hours[0], hours[-1], MS_PER_HOUR) if hour not in present]
 
+    def _listed(self, from_ms: int, to_ms: int) -> Iterator[Path]:
+        for folder in sorted(self._root.glob("date=*/hour=*")):
+            hour_ms = _hour_ms(folder)
+            if hour_ms is not None and hour_ms + MS_PER_HOUR > from_ms and hour_ms < to_ms:
+                yield from sorted(folder.glob("*.parquet"))
+
+    def _promises(self, path: Path, schema: pa.Schema) -> bool:
+        try:
+            with path.open("rb") as file:
+                found = pq.ParquetFile(file).schema_arrow
+        except (OSError, pa.ArrowException) as fault:
+            self._skip(path, fault)
+            return False
+        for field in schema:
+            place = found.get_field_index(field.name)
+            if place < 0 or found.field(place).type != field.type:
+                there = "missing" if place < 0 else f"of type {found.field(place).type}, not {field.type}"
+                self._skip(path, f"column {field.name} is {there}")
+                return False
+        self.files += 1
+        return True
+
+    def _skip(self, path: Path, fault: Exception | str) -> None:
+        reason = str(fault).partition("\n")[0][:200] or type(fault).__name__
+        self.skipped.append(Skipped(str(path.relative_to(self._root.parent)), reason))
+
     def _read(self, path: Path, schema: pa.Schema) -> pa.Table | None:
         try:
             # One file, not a data set: the folders' names must not become columns.
@@ -58,8 +89,7 @@ class Reading:
                 table = pq.ParquetFile(file).read(columns=schema.names)
             table = table.select(schema.names).cast(schema)
         except (OSError, KeyError, pa.ArrowException) as fault:
-            reason = str(fault).partition("\n")[0][:200] or type(fault).__name__
-            self.skipped.append(Skipped(str(path.relative_to(self._root.parent)), reason))
+            self._skip(path, fault)
             return None
         self.files += 1
         return table

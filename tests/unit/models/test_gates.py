@@ -8,7 +8,10 @@ from models.evaluation.gates import Difference, Limits, Pair, Slice
 from models.evaluation.metrics import measure
 
 ROWS = 2_000
-FAIR = Limits(resamples=200)
+FAIR = Limits(
+    confidence=0.95, resamples=200, rows_min=300, clicks_min=30, log_loss_tolerance=0.0, pcoc_min=0.7, pcoc_max=1.4,
+    slice_clicks_min=200, seed=7,
+)  # fmt: skip
 
 
 def world(seed: int, rows: int = ROWS) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
