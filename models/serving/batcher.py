@@ -167,10 +167,12 @@ class Batcher:
                 self._dispatch(batch)
             if not self._queue:
                 self._due = False
-        if not self._due and self._timer is not None:
+        if self._queue:
+            return
+        if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._queue and not self._in_flight:
+        if not self._in_flight:
             self._idle.set()
 
     def _take(self) -> list[_Item]:

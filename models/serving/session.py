@@ -94,21 +94,21 @@ class Session:
         providers: list[Any] = ["CPUExecutionProvider"]
         if self.provider == "cuda":
             providers.insert(0, (_CUDA, _CUDA_OPTIONS))
-        # Without this a GPU that fails is replaced by the CPU in silence.
-        self._session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
-        if self.provider == "cuda" and _CUDA not in self._session.get_providers():
+        #: ONNX Runtime's own session, which would replace a GPU that fails by the CPU in silence.
+        self.runtime = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+        if self.provider == "cuda" and _CUDA not in self.runtime.get_providers():
             raise UnavailableError("ONNX Runtime did not take the graph to the GPU")
-        self._inputs = [(node.name, _TYPES[node.type], node.shape) for node in self._session.get_inputs()]
-        self._outputs = [(node.name, _TYPES[node.type], node.shape) for node in self._session.get_outputs()]
+        self._inputs = [(node.name, _TYPES[node.type], node.shape) for node in self.runtime.get_inputs()]
+        self._outputs = [(node.name, _TYPES[node.type], node.shape) for node in self.runtime.get_outputs()]
 
     @property
     def metadata(self) -> dict[str, str]:
         """Return the graph's metadata_props."""
-        return dict(self._session.get_modelmeta().custom_metadata_map)
+        return dict(self.runtime.get_modelmeta().custom_metadata_map)
 
     def run(self, output: str, inputs: Arrays) -> NDArray[Any]:
         """Return one output of inputs of any number of rows, in memory of its own."""
-        (found,) = self._session.run((output,), dict(inputs))
+        (found,) = self.runtime.run((output,), dict(inputs))
         return np.asarray(found)
 
     def blank(self, rows: int) -> dict[str, NDArray[Any]]:
@@ -117,7 +117,7 @@ class Session:
 
     def bind(self, inputs: Arrays) -> "Memory":
         """Return what runs the graph on these arrays, whatever they hold at the time of each call."""
-        return Memory(self._session, self.provider, inputs, self._allocate(inputs))
+        return Memory(self.runtime, self.provider, inputs, self._allocate(inputs))
 
     def _allocate(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return memory for the outputs, which have the inputs' open axes."""

@@ -17,6 +17,7 @@ from loadtest.day import loop as simulated
 from models.serving.batcher import IN_FLIGHT_MAX, Batcher, ThreadWorker
 
 ROWS_MAX, WAIT_MS, QUEUE_MAX = 10, 2.0, 30
+ENDLESS_MS = 100_000
 
 
 @dataclass
@@ -142,6 +143,19 @@ def test_while_batches_run_the_next_gathers_and_leaves_when_one_is_done(bench: B
         bench.device.let()
         await asyncio.gather(*answers)
         assert bench.model.batches == [[0], [1], ["late 0", "late 1", "late 2"]]
+
+    bench.run(work())
+
+
+def test_the_end_of_a_batch_does_not_stop_the_clock_of_the_next(bench: Bench) -> None:
+    async def work() -> None:
+        full = bench.submit("full", rows=ROWS_MAX)
+        later = bench.submit("later")
+        bench.device.let()
+        assert await full == ("m", "full")
+        await asyncio.sleep(0.002)
+        bench.device.let()
+        assert await later == ("m", "later")
 
     bench.run(work())
 
@@ -278,7 +292,7 @@ def test_a_device_that_hangs_holds_up_no_end(bench: Bench) -> None:
 REQUESTS = st.tuples(
     st.integers(0, 3),  # ms after the one before
     st.integers(1, ROWS_MAX),
-    st.integers(1, 30),  # patience, ms
+    st.one_of(st.integers(1, 30), st.just(ENDLESS_MS)),  # patience
     st.sampled_from("ab"),
     st.one_of(st.none(), st.integers(0, 10)),  # the client leaves after so many ms
 )
@@ -298,7 +312,8 @@ def test_whatever_comes_everybody_is_answered_in_time_with_what_is_theirs(
 
     async def client(number: int, rows: int, patience_ms: int, name: str, leaves_ms: int | None) -> None:
         answer = bench.submit((number, rows), rows, patience_ms, models[name])
-        if not answer.done():
+        refused = answer.done()
+        if not refused:
             taken[number] = name
         assert bench.batcher.rows <= QUEUE_MAX
         if leaves_ms is not None:
@@ -310,7 +325,10 @@ def test_whatever_comes_everybody_is_answered_in_time_with_what_is_theirs(
             return
         assert bench.clock.now_ms() - began <= patience_ms
         assert found in (None, (name, (number, rows)))
-        assert name != broken or found is None
+        if name == broken or refused:
+            assert found is None
+        elif patience_ms == ENDLESS_MS:
+            assert found is not None
 
     async def work() -> None:
         clients = []
