@@ -35,8 +35,10 @@ class Candidates(msgspec.Struct, frozen=True, gc=False):
         """Return the candidates that may bid, best first: those in a deal (OpenRTB 2.6, 7.3), then by price."""
         prices: list[int] = self.price_micros_cpm.tolist()
         deals = self.selection.deals
-        allowed = [number for number, price in enumerate(prices) if price > 0]
-        return sorted(allowed, key=lambda number: (deals[number] is None, -prices[number]))
+        ranked = sorted(range(len(prices)), key=prices.__getitem__, reverse=True)
+        if deals.count(None) < len(deals):
+            ranked.sort(key=lambda number: deals[number] is None)
+        return [number for number in ranked if prices[number]] if 0 in prices else ranked
 
     def refusal(self) -> Exclusion:
         """Return why none of them bids: no money, no value, or too little for the floor."""

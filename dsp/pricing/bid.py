@@ -11,7 +11,7 @@ from dsp.pricing.shade import shade
 FLOOR_MARGIN_MICROS_CPM = 10_000
 
 # Constants are arrays without dimensions: with few candidates, half the time of a scalar operand is its conversion.
-_FLOOR_MARGIN = np.array(FLOOR_MARGIN_MICROS_CPM)
+_FLOOR_MARGIN = np.array(float(FLOOR_MARGIN_MICROS_CPM))
 _ZERO, _INFINITE = np.array(0.0), np.array(np.inf)
 
 
@@ -46,21 +46,26 @@ def price(
         jitter: what first prices are multiplied by, for exploration.
     """
     paced = value * multiplier
-    worth = np.minimum(np.maximum(paced, bid_min), bid_max)
+    # Made numbers of one kind once: an operation that has to do it takes longer than the conversion.
+    lowest, least = bid_min.astype(np.float64), floors.astype(np.float64)
+    worth = np.maximum(paced, lowest)
+    np.minimum(worth, bid_max, out=worth)
     # A comparison with NaN is false, so a prediction that is none never bids.
-    allowed = worth >= floors
+    allowed = worth >= least
     allowed &= paced > _ZERO
     allowed &= paced < _INFINITE
     bid, firsts = worth, np.count_nonzero(first_price)
     if firsts:
-        bid = shade(worth, floors, shading) if isinstance(shading, WinCurve) else worth * shading
+        bid = shade(worth, least, shading) if isinstance(shading, WinCurve) else worth * shading
         if jitter != 1.0:
             bid *= jitter
-        np.maximum(bid, floors + _FLOOR_MARGIN, out=bid)
-        np.maximum(bid, bid_min, out=bid)
+        np.maximum(lowest, least + _FLOOR_MARGIN, out=lowest)
+        np.maximum(bid, lowest, out=bid)
         np.minimum(bid, worth, out=bid)
         if firsts < first_price.shape[0]:
             bid = np.where(first_price, bid, worth)
     if fixed_price is not None and np.count_nonzero(fixed_price):
-        bid = np.where(fixed_price, floors, bid)
-    return np.where(allowed, bid, _ZERO).astype(np.int64)
+        bid = np.where(fixed_price, least, bid)
+    prices = np.zeros(bid.shape, dtype=np.int64)
+    np.copyto(prices, bid, "unsafe", allowed)
+    return prices

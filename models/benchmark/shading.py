@@ -83,7 +83,7 @@ def measure(impressions: Impressions, train_until: int) -> Result:
 
     curves = fit(train.prices - 1, train.prices)
     prices, counts = np.unique(train.prices, return_counts=True)
-    overall = [WinCurve(prices.astype(np.float64), counts.cumsum() / len(train))] * len(test)
+    overall = [WinCurve.of(prices.astype(np.float64), counts.cumsum() / len(train))] * len(test)
     shares: dict[str, dict[str, float]] = {}
     for multiple in MULTIPLES:
         bids = reference_bids(multiple * known_worth)
@@ -114,12 +114,14 @@ def _shares(
     ours: Sequence[WinCurve],
     censored: Sequence[WinCurve],
 ) -> dict[str, float]:
+    floors = test.floors.astype(np.float64)
+
     def surplus(bids: NDArray[np.float64]) -> float:
         return float(np.where(bids >= test.prices, worth - bids, 0.0).sum())
 
     def shaded(curves: Sequence[WinCurve]) -> float:
         return surplus(
-            np.array([shade(worth[n : n + 1], test.floors[n : n + 1], curve)[0] for n, curve in enumerate(curves)])
+            np.array([shade(worth[n : n + 1], floors[n : n + 1], curve)[0] for n, curve in enumerate(curves)])
         )
 
     oracle = float(np.maximum(worth - test.prices, 0.0).sum())

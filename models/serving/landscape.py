@@ -18,7 +18,9 @@ LANDSCAPE = "landscape"
 #: Names that a field may have beside REQUEST_COLUMNS.
 _EXTRA = {"": NOTHING, "floor_level": FLOOR_LEVEL}
 _EXCHANGE = REQUEST_COLUMNS.index("exchange")
-_ARRAYS = ("keys", "table", "bias", "points_micros_cpm")
+_ARRAYS = ("keys", "table", "points_micros_cpm")
+#: Raise it when keys are made otherwise, or arrays mean something else than before.
+FORMAT = 2
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +29,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `fields` names each landscape's fields, two columns each; its arrays are NAME.npz.
     """
 
+    format: int
     feature_hash: str
     fields: dict[str, list[tuple[str, str]]]
     exchanges: dict[int, str]
@@ -68,11 +71,13 @@ def load(root: Path, version: str) -> Landscapes:
     """Read a version from the registry and verify it.
 
     Raises:
-        BundleError: incomplete, corrupt, or made for other features.
+        BundleError: incomplete, corrupt, or made for other features or by another release.
     """
     files = registry.read(root, version)
     try:
         spec = msgspec.json.decode(files["landscape.json"], type=Spec)
+        if spec.format != FORMAT:
+            raise BundleError(f"{version}: format {spec.format}, ours is {FORMAT}")
         if spec.feature_hash != FEATURE_HASH:
             raise BundleError(f"{version}: made for features {spec.feature_hash}, ours are {FEATURE_HASH}")
         found = {name: _landscape(files[f"{name}.npz"], names) for name, names in spec.fields.items()}
@@ -83,10 +88,10 @@ def load(root: Path, version: str) -> Landscapes:
 
 def _landscape(data: bytes, names: Sequence[tuple[str, str]]) -> Landscape:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        keys, table, bias, points = (arrays[name] for name in _ARRAYS)
+        keys, table, points = (arrays[name] for name in _ARRAYS)
     known, steps = len(keys) - 1, len(FLOOR_RATIOS) + len(points) + 1
-    if table.shape != (known + len(names), steps) or bias.shape != (steps,):
+    if table.shape != (known + len(names), steps):
         raise ValueError(f"a table of shape {table.shape} for {known} keys, {len(names)} fields and {steps} steps")
-    if not (np.isfinite(table).all() and np.isfinite(bias).all() and (np.diff(points) > 0).all()):
-        raise ValueError("scores or prices that are none")
-    return Landscape(fields_of(names), keys, table, bias, points, np.arange(known, known + len(names)))
+    if not (np.diff(points) > 0).all():
+        raise ValueError("prices that do not ascend")
+    return Landscape(fields_of(names), keys, table, points, np.arange(known, known + len(names)))

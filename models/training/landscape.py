@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse  # type: ignore[import-untyped]
 
-from dsp.pricing.landscape import FLOOR_RATIOS, SENTINEL, Fields, Landscape, floor_multiples, with_floors
+from dsp.pricing.landscape import FLOOR_RATIOS, SENTINEL, Fields, Landscape, floor_multiples
 
 #: Above every price: the open end of an interval.
 NEVER_MICROS_CPM = 2**62
@@ -51,8 +51,7 @@ def fit(auctions: Auctions, fields: Fields, settings: Settings | None = None) ->
     """Return the landscape of the auctions; there must be one at least. Deterministic."""
     chosen = settings or Settings()
     points = grid_points(auctions, chosen.points)
-    contexts = with_floors(auctions.contexts, auctions.floors)
-    found, counts = np.unique(fields.keys(contexts), return_counts=True)
+    found, counts = np.unique(fields.keys(auctions.contexts, auctions.floors), return_counts=True)
     keys = np.append(found[counts >= chosen.count_min], SENTINEL)
     columns, rows = len(FLOOR_RATIOS) + len(points) + 1, len(keys) - 1 + len(fields)
     likelihood = _Likelihood(auctions, points)
@@ -60,12 +59,13 @@ def fit(auctions: Auctions, fields: Fields, settings: Settings | None = None) ->
         fields=fields,
         keys=keys,
         table=np.zeros((rows, columns), dtype=np.float32),
-        bias=likelihood.marginal(),
         points_micros_cpm=points,
         unknown=np.arange(len(keys) - 1, rows),
     )
-    shapes = _shapes(points, chosen.bumps)
-    return replace(fitted, table=_ascend(fitted.rows(contexts), rows, likelihood, fitted.bias, shapes, chosen))
+    used, bias = fitted.rows(auctions.contexts, auctions.floors), likelihood.marginal()
+    table = _ascend(used, rows, likelihood, bias, _shapes(points, chosen.bumps), chosen)
+    table += bias / np.float32(len(fields))  # as many rows are summed, so the sum has it once
+    return replace(fitted, table=table)
 
 
 def grid_points(auctions: Auctions, count: int) -> NDArray[np.int64]:

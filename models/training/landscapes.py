@@ -68,7 +68,7 @@ def publish(data_dir: Path, now_ms: int, config: TrainingConfig) -> dict[str, An
     chosen = {exchange: CONTEXTUAL if exchange in rich else HISTOGRAM for exchange in known}
     names = sorted(set(chosen.values()))
     fitted = {name: _fit(name, found.auctions) for name in names}
-    spec = serving.Spec(FEATURE_HASH, {name: FIELDS[name] for name in names}, chosen)
+    spec = serving.Spec(serving.FORMAT, FEATURE_HASH, {name: FIELDS[name] for name in names}, chosen)
     about = {**found.counts, "exchanges": len(known), "with_context": len(rich & set(known)), "log_likelihood": scores}
     manifest = {"built_at_ms": now_ms, "trained_to_ms": found.to_ms, "landscape": about}
     version = registry.publish(root, serving.pack(fitted, spec), {**manifest, "config": msgspec.to_builtins(config)})
@@ -81,7 +81,10 @@ def _trained_to_ms(root: Path) -> int:
     """Return when the latest auction was bid for that the served landscapes know; 0 where there are none."""
     try:
         version = registry.resolve(root, serving.LANDSCAPE)
-        manifest = registry.read(root, version)[registry.MANIFEST] if version is not None else b"{}"
+        if version is None:
+            return 0
+        serving.load(root, version)
+        manifest = registry.read(root, version)[registry.MANIFEST]
         return msgspec.json.decode(manifest, type=_Manifest).trained_to_ms
     except (BundleError, msgspec.DecodeError):  # what cannot be read does not serve either
         return 0

@@ -61,7 +61,15 @@ def test_little_data_and_no_news_publish_nothing(tmp_path: Path, trained: Path, 
     assert served(copied)[0] == served(trained)[0]
 
 
-@pytest.mark.parametrize("fault", ["features", "shape", "scores", "missing"])
+def test_what_cannot_be_served_is_replaced_without_news(tmp_path: Path, trained: Path) -> None:
+    copied = Path(shutil.copytree(trained, tmp_path / "copy"))
+    version, _ = served(copied)
+    (copied / "models" / "versions" / version / "landscape.json").write_text('{"feature_hash": "another"}')
+    assert landscapes.publish(copied, NOW_MS + 1_000, TrainingConfig())["result"] == "published"
+    assert served(copied)[0] != version
+
+
+@pytest.mark.parametrize("fault", ["features", "format", "shape", "scores", "prices", "missing"])
 def test_what_does_not_fit_is_refused(tmp_path: Path, trained: Path, fault: str) -> None:
     version, _ = served(trained)
     files = registry.read(trained / "models", version)
@@ -69,14 +77,18 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, trained: Path, fault: str)
     (name,) = spec.fields
     fields = serving.fields_of(spec.fields[name])
     with np.load(trained / "models" / "versions" / version / f"{name}.npz") as arrays:
-        keys, table, bias, points = (arrays[key] for key in ("keys", "table", "bias", "points_micros_cpm"))
+        keys, table, points = (arrays[key] for key in ("keys", "table", "points_micros_cpm"))
     if fault == "features":
         spec = msgspec.structs.replace(spec, feature_hash="another")
+    elif fault == "format":
+        spec = msgspec.structs.replace(spec, format=1)
     elif fault == "shape":
         table = table[:-1]
-    elif fault == "scores":
-        table = np.full_like(table, np.nan)
-    made = Landscape(fields, keys, table, bias, points, np.zeros(0, dtype=np.intp))
+    elif fault == "prices":
+        points, table = np.repeat(points, 2), np.insert(table, -1, 0.0, axis=1)
+    made = Landscape(fields, keys, table, points, np.zeros(0, dtype=np.intp))
+    if fault == "scores":
+        table[0, 0] = np.nan
     packed = serving.pack({} if fault == "missing" else {name: made}, spec)
     broken = registry.publish(tmp_path, packed, {"built_at_ms": NOW_MS})
     with pytest.raises(BundleError):

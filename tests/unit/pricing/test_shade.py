@@ -11,8 +11,8 @@ PRICES = st.lists(st.integers(1, 300), min_size=1, max_size=20, unique=True).map
 
 
 def bids(worth: list[float], floors: list[int], prices: list[int], rates: list[float]) -> list[float]:
-    curve = WinCurve(np.array(prices, dtype=np.float64), np.array(rates))
-    return list(shade(np.array(worth), np.array(floors, dtype=np.int64), curve).tolist())
+    curve = WinCurve.of(np.array(prices, dtype=np.float64), np.array(rates))
+    return list(shade(np.array(worth), np.array(floors, dtype=np.float64), curve).tolist())
 
 
 def test_the_surplus_is_the_largest() -> None:
@@ -26,6 +26,11 @@ def test_the_worth_is_bid_where_no_known_price_leaves_a_surplus() -> None:
 
 def test_prices_below_a_deals_floor_are_not_considered() -> None:
     assert bids([10.0, 10.0], [2, 5], [2, 4, 8], [0.2, 0.5, 0.6]) == [4.0, 8.0]
+
+
+def test_a_worth_that_is_none_or_no_number_leaves_the_others_alone() -> None:
+    found = bids([10.0, 0.0, float("nan"), 30.0], [0, 0, 0, 0], [2, 4, 8], [0.2, 0.5, 0.9])
+    assert (found[0], found[1], found[3]) == (4.0, 0.0, 8.0)
 
 
 @given(prices=PRICES, worth=st.floats(0.5, 500.0), floor=st.integers(0, 200), data=st.data())
