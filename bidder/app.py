@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import hmac
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,30 +11,19 @@ from typing import cast
 import msgspec
 
 from bidder.admin import AdminHandler
-from bidder.admission import Admission
-from bidder.auction import Auctioneer
 from bidder.config import BidderConfig
-from bidder.enrich import Enricher, UserPolicy
 from bidder.exposures import REPLAY_SECONDS, SHARED_REPLAY_SECONDS, ExposureReplay
 from bidder.handlers import BidHandler, NoticeHandler
-from bidder.journal import Journal
 from bidder.listener import Listener
-from bidder.notices import NoticeDesk
-from bidder.outbox import LaneTuning, Outbox
-from bidder.pending import PendingExposures
 from bidder.readiness import Readiness
 from bidder.reload import Reloader
-from bidder.respond import Responder
 from bidder.state import Serving
 from bidder.sync import LeaseSync
-from bidder.tally import Tally
+from bidder.wiring import Deployment, wire
 from dsp.cache.local import LocalBlobStore, LocalLeaseStore, LocalUserStore
-from dsp.events.schema import NoticeKind
-from dsp.events.topics import Topic
 from dsp.kernel import config, logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, SystemClock
 from dsp.kernel.config import Platform
-from dsp.kernel.ids import TokenSigner
 from dsp.kernel.keys import signing_keys
 from dsp.kernel.lifecycle import Lifecycle
 from dsp.ledger.lease import LeaseBook
@@ -74,9 +62,8 @@ class Bidder:
 
     def __init__(self, platform: Platform, settings: BidderConfig) -> None:
         self.settings = settings
-        clock, data, keys = SystemClock(), platform.data_path, signing_keys(platform)
+        clock, data = SystemClock(), platform.data_path
         profiles = load_profiles(platform.exchanges_dir)
-        signer, rates = TokenSigner(keys, NoticeKind), {platform.currency: 1.0, **platform.currency_rates}
         # With several processes on one machine each has its own memory of users, caught up from the common log.
         users_file = f"users-{settings.holder}.db" if settings.reuse_port else "users.db"
         self._clock = clock
@@ -85,47 +72,20 @@ class Bidder:
         self._users = LocalUserStore(
             data / users_file, settings.exposures_max, settings.user_exposures_max, self.serving.cap_window_ms
         )
-        self._lease_store = LocalLeaseStore(data / "leases.db")
-        pending = PendingExposures(settings.pending_exposure_ms, settings.pending_exposures_max)
+        self._lease_store, leases = LocalLeaseStore(data / "leases.db"), LeaseBook(0)
+        deployment = Deployment(platform, profiles, signing_keys(platform))
+        auctioneer, desk, self.outbox = wire(
+            deployment, settings, clock, self._log, serving=self.serving, leases=leases, users=self._users
+        )
         # Of what the other processes count a process learns from the log, so it must read that often.
         replay_seconds = SHARED_REPLAY_SECONDS if settings.reuse_port else REPLAY_SECONDS
-        self._exposures = ExposureReplay(self._log, self._users, pending, clock, replay_seconds)
-        self.outbox = _outbox(self._log, settings, clock)
+        self._exposures = ExposureReplay(self._log, self._users, auctioneer.pending, clock, replay_seconds)
         self.readiness = Readiness(self.serving, self.outbox)
-        leases, tally = LeaseBook(0), Tally(profiles)
         self._sync = LeaseSync(self._lease_store, leases, settings.holder, settings.lease_sync_interval_ms, clock)
         self._reloader = Reloader(
             self.serving, LocalBlobStore(data / "blobs"), data / "models", settings.reload_interval_ms
         )
-        # Pseudonyms outlive the rotation of signing keys as long as the oldest key is listed last.
-        user_secret = hmac.digest(keys[-1], b"user-key", "sha256")
-        notice_url = settings.notice_base_url or f"http://{settings.host}:{settings.notice_port}"
-        self._admission = Admission(profiles, settings.inflight_max, settings.time_left_ms_min, clock.elapsed_ns())
-        auctioneer = Auctioneer(
-            config=settings,
-            clock=clock,
-            serving=self.serving,
-            admission=self._admission,
-            enricher=Enricher(
-                self._users, pending, rates, user_secret, platform.privacy_vendor_id, _user_policy(settings)
-            ),
-            leases=leases,
-            pending=pending,
-            responder=Responder(notice_url, signer, rates),
-            journal=Journal(self.outbox, settings.request_sample_rate),
-            tally=tally,
-        )
-        desk = NoticeDesk(
-            config=settings,
-            clock=clock,
-            signer=signer,
-            profiles=profiles,
-            serving=self.serving,
-            leases=leases,
-            users=self._users,
-            pending=pending,
-            outbox=self.outbox,
-        )
+        self._admission, tally = auctioneer.admission, auctioneer.tally
         self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
         notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
         self.bid_port = _listener(self._bids, settings, settings.body_bytes_max)
@@ -204,17 +164,6 @@ def _listener(
 ) -> Listener:
     keepalive, patience = settings.keepalive_seconds, settings.request_seconds_max
     return Listener(handler, handler.broken, body_bytes_max, keepalive, patience, gather_ms / MS_PER_SECOND)
-
-
-def _user_policy(settings: BidderConfig) -> UserPolicy:
-    return UserPolicy(settings.user_timeout_ms, settings.user_absent_policy, settings.user_unidentified_policy)
-
-
-def _outbox(log: LocalEventLog, settings: BidderConfig, clock: SystemClock) -> Outbox:
-    decisions = LaneTuning(settings.outbox_decisions_max, settings.outbox_decisions_flush_ms)
-    notices = LaneTuning(settings.outbox_notices_max, 0)  # they have gathered before: see bidder.listener
-    tuning = {Topic.DECISIONS: decisions, Topic.NOTICES: notices, Topic.REQUESTS: decisions}
-    return Outbox(log, tuning, settings.outbox_batch_max, clock)
 
 
 async def _watch_lag() -> None:

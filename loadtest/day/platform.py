@@ -6,27 +6,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bidder.admission import Admission
 from bidder.auction import Auctioneer
 from bidder.config import BidderConfig
-from bidder.enrich import Enricher
 from bidder.handlers import parse_query
-from bidder.journal import Journal
 from bidder.notices import NoticeDesk
-from bidder.outbox import LaneTuning, Outbox
-from bidder.pending import PendingExposures
 from bidder.reload import Reloader
-from bidder.respond import Responder
 from bidder.run import Arrival
 from bidder.state import Serving
 from bidder.sync import LeaseSync
-from bidder.tally import Tally
+from bidder.wiring import Deployment, wire
 from dsp.cache.local import LocalBlobStore, LocalLeaseStore, LocalUserStore
 from dsp.events.schema import NoticeKind
-from dsp.events.topics import Topic
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, ManualClock
 from dsp.kernel.config import Platform as PlatformConfig
-from dsp.kernel.ids import TokenSigner
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile, load_profiles
 from dsp.store.catalog import CatalogRepository
@@ -43,11 +35,15 @@ from dsp.workers.traffic import TrafficJob
 from loadtest.client import Answer, Client
 from loadtest.platform import EXCHANGES, VENDOR_ID
 
-NOTICE_URL = "https://notices.dsp.example"
 _KEY = b"of a simulated day, and no secret"
 #: The shipped intervals are shorter, and a day would take longer; a loop that is slower has it harder.
 WORKERS = WorkersConfig(wait_ms=1, snapshot_poll_ms=60_000, ledger_step_ms=10_000, pacing_step_ms=10_000)
-BIDDER = BidderConfig(reload_interval_ms=2_500, lease_sync_interval_ms=5_000, request_sample_rate=0.1)
+BIDDER = BidderConfig(
+    notice_base_url="https://notices.dsp.example",
+    reload_interval_ms=2_500,
+    lease_sync_interval_ms=5_000,
+    request_sample_rate=0.1,
+)
 TRAFFIC_STEP_MS = 60_000
 _USERS_SAVE_MS = 60_000
 
@@ -75,41 +71,15 @@ class Platform:
         self._tasks: list[asyncio.Task[None]] = []
 
     def _make_bidder(self, config: PlatformConfig) -> None:
-        clock, serving, store = self._clock, Serving(), self._lease_store()
-        signer, rates = TokenSigner([_KEY], NoticeKind), {config.currency: 1.0, **config.currency_rates}
+        clock, serving, leases, self._bidder_leases = self._clock, Serving(), LeaseBook(0), self._lease_store()
         self._users = LocalUserStore(
             self._directory / "users.db", window_ms=serving.cap_window_ms, save_interval_ms=_USERS_SAVE_MS
         )
-        pending = PendingExposures(BIDDER.pending_exposure_ms, BIDDER.pending_exposures_max)
-        decisions = LaneTuning(BIDDER.outbox_decisions_max, BIDDER.outbox_decisions_flush_ms)
-        notices = LaneTuning(BIDDER.outbox_notices_max, BIDDER.outbox_notices_flush_ms)
-        lanes = {Topic.DECISIONS: decisions, Topic.NOTICES: notices, Topic.REQUESTS: decisions}
-        self._outbox = Outbox(self.log, lanes, BIDDER.outbox_batch_max, clock)
-        leases, tally, self._bidder_leases = LeaseBook(0), Tally(self.profiles), store
-        self._sync = LeaseSync(store, leases, BIDDER.holder, BIDDER.lease_sync_interval_ms, clock)
+        self._sync = LeaseSync(self._bidder_leases, leases, BIDDER.holder, BIDDER.lease_sync_interval_ms, clock)
         self._reloader = Reloader(serving, self.blobs, self._directory / "models", BIDDER.reload_interval_ms)
-        auctioneer = Auctioneer(
-            config=BIDDER,
-            clock=clock,
-            serving=serving,
-            admission=Admission(self.profiles, BIDDER.inflight_max, BIDDER.time_left_ms_min, clock.elapsed_ns()),
-            enricher=Enricher(self._users, pending, rates, _KEY, config.privacy_vendor_id),
-            leases=leases,
-            pending=pending,
-            responder=Responder(NOTICE_URL, signer, rates),
-            journal=Journal(self._outbox, BIDDER.request_sample_rate),
-            tally=tally,
-        )
-        desk = NoticeDesk(
-            config=BIDDER,
-            clock=clock,
-            signer=signer,
-            profiles=self.profiles,
-            serving=serving,
-            leases=leases,
-            users=self._users,
-            pending=pending,
-            outbox=self._outbox,
+        deployment = Deployment(config, self.profiles, [_KEY])
+        auctioneer, desk, self._outbox = wire(
+            deployment, BIDDER, clock, self.log, serving=serving, leases=leases, users=self._users
         )
         self.client = Inside(auctioneer, desk, self.profiles, clock)
 

@@ -12,24 +12,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, so that it needs no test runner
 
-from bidder.admission import Admission
 from bidder.auction import Auctioneer
 from bidder.config import BidderConfig
-from bidder.enrich import Enricher
-from bidder.journal import Journal
-from bidder.outbox import LaneTuning, Outbox
-from bidder.pending import PendingExposures
-from bidder.respond import Responder
 from bidder.run import Arrival
 from bidder.state import Serving, ServingState, serve
-from bidder.tally import Tally
+from bidder.wiring import Deployment, wire
 from dsp import registry
 from dsp.cache.local import LocalBlobStore
 from dsp.cache.port import LeaseReport, LeaseState
-from dsp.events.schema import NoticeKind
-from dsp.events.topics import Topic
 from dsp.kernel.clock import NS_PER_MS, ManualClock
-from dsp.kernel.ids import TokenSigner
+from dsp.kernel.config import Platform
 from dsp.ledger.lease import LeaseBook
 from dsp.ledger.terms import lease_id
 from dsp.openrtb.profile import load_profiles
@@ -67,26 +59,18 @@ async def auctioneer() -> Auctioneer:
     priced = registry.resolve(DEMO / "models", landscape.LANDSCAPE)
     landscapes = landscape.load(DEMO / "models", priced) if priced is not None else landscape.NO_LANDSCAPES
     serving.swap(ServingState(served, align(None, snapshot.line_item_ids), 0, *scorers, landscapes))
-    leases, pending = LeaseBook(1, silence_ms_max=3_600_000), PendingExposures(3_000, 100_000)
+    leases = LeaseBook(1, silence_ms_max=3_600_000)
     elapsed_ms, days = clock.elapsed_ns() // NS_PER_MS, snapshot.days(clock.now_ms())
     pairs = zip(snapshot.line_item_ids.tolist(), days.tolist(), strict=True)
     states = [LeaseState(lease_id(1, item, day), item, day, PLENTY_MICROS, 0) for item, day in pairs]
     leases.reserve(0, 0, "", 0, elapsed_ms, clock.now_ms() + 3_600_000)  # demand comes first
     leases.wants(elapsed_ms)
     leases.apply(LeaseReport(states, 0), elapsed_ms)
-    lanes = {topic: LaneTuning(10**9, 20) for topic in Topic}
-    return Auctioneer(
-        config=BidderConfig(),
-        clock=clock,
-        serving=serving,
-        admission=Admission(profiles, 512, 3.0, clock.elapsed_ns()),
-        enricher=Enricher(FakeUsers(), pending, RATES, b"k" * 32, VENDOR_ID),
-        leases=leases,
-        pending=pending,
-        responder=Responder("https://notices.example", TokenSigner([b"k" * 32], NoticeKind), RATES),
-        journal=Journal(Outbox(FakeLog(), lanes, 2_000, clock), 0.02),
-        tally=Tally(profiles),
-    )
+    platform = Platform(currency_rates=RATES, privacy_vendor_id=VENDOR_ID)
+    deployment = Deployment(platform, profiles, [b"k" * 32])
+    return wire(
+        deployment, BidderConfig(), clock, FakeLog(), serving=serving, leases=leases, users=FakeUsers()
+    ).auctioneer
 
 
 def calibration_ms() -> float:

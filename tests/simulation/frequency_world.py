@@ -20,27 +20,19 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bidder.admission import Admission
-from bidder.auction import Auctioneer
 from bidder.config import BidderConfig
-from bidder.enrich import Enricher
 from bidder.exposures import ExposureReplay
 from bidder.handlers import parse_query
-from bidder.journal import Journal
-from bidder.notices import NoticeDesk
-from bidder.outbox import LaneTuning, Outbox
-from bidder.pending import PendingExposures
-from bidder.respond import Responder
 from bidder.run import Arrival
 from bidder.state import Serving, ServingState, serve
-from bidder.tally import Tally
+from bidder.wiring import Deployment, wire
 from dsp.cache.local import LocalUserStore
 from dsp.catalog.entities import Campaign, Catalogue
 from dsp.catalog.terms import FrequencyCap, Goal, GoalKind
 from dsp.events.schema import NoticeKind
 from dsp.events.topics import Topic
 from dsp.kernel.clock import ManualClock
-from dsp.kernel.ids import TokenSigner
+from dsp.kernel.config import Platform
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
 from dsp.pacing.controller import align
@@ -54,7 +46,6 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 START_MS = 1_750_000_000_000
 PROFILE = Profile(name="x", auction_default=1, billing="bill", notice_ttl_seconds=600)
-RATES = {"USD": 1.0}
 #: How often one of several processes reads what the others have counted.
 REPLAY_MS = 500
 DEFAULTS = BidderConfig()
@@ -180,39 +171,16 @@ class Process:
     def __init__(self, path: Path, log: ListLog, clock: ManualClock, config: BidderConfig, profile: Profile) -> None:
         self._parts = path, log, clock, config, profile
         profiles, serving, leases = {profile.name: profile}, Serving(), Purse(1)
-        signer, tally = TokenSigner([b"k" * 16], NoticeKind), Tally(profiles)
         served = serve(build(market(), "v1", START_MS), None)
         prior = PriorPredictor().prepare(served.ad_rows)
         self.snapshot: Snapshot = served.snapshot
         serving.swap(ServingState(served, align(None, self.snapshot.line_item_ids), 0, prior, prior))
         self.users = LocalUserStore(path, window_ms=serving.cap_window_ms, save_interval_ms=10**9)
-        self.pending = PendingExposures(config.pending_exposure_ms, config.pending_exposures_max)
-        self.replay = ExposureReplay(log, self.users, self.pending, clock)
-        lanes = {topic: LaneTuning(10**6, 0) for topic in Topic}
-        self.outbox = Outbox(log, lanes, 1_000, clock)
-        self.auctioneer = Auctioneer(
-            config=config,
-            clock=clock,
-            serving=serving,
-            admission=Admission(profiles, 100, 3.0, clock.elapsed_ns()),
-            enricher=Enricher(self.users, self.pending, RATES, b"k" * 16, 0),
-            leases=leases,
-            pending=self.pending,
-            responder=Responder("http://n.example/", signer, RATES),
-            journal=Journal(self.outbox, 0.0),
-            tally=tally,
+        deployment = Deployment(Platform(), profiles, [b"k" * 16])
+        self.auctioneer, self.desk, self.outbox = wire(
+            deployment, config, clock, log, serving=serving, leases=leases, users=self.users
         )
-        self.desk = NoticeDesk(
-            config=config,
-            clock=clock,
-            signer=signer,
-            profiles=profiles,
-            serving=serving,
-            leases=leases,
-            users=self.users,
-            pending=self.pending,
-            outbox=self.outbox,
-        )
+        self.replay = ExposureReplay(log, self.users, self.auctioneer.pending, clock)
 
     async def start(self) -> None:
         await self.users.open()
@@ -243,7 +211,9 @@ class World:
         self._log = ListLog(clock=self._clock)
         wins = faults.win_notices
         self._profile = msgspec.structs.replace(PROFILE, win_notice=wins, loss_notice=wins)
-        config = BidderConfig(pending_exposure_ms=pending_exposure_ms)
+        config = BidderConfig(
+            notice_base_url="http://n.example", pending_exposure_ms=pending_exposure_ms, request_sample_rate=0.0
+        )
         self._processes = [
             Process(directory / f"users-{number}.db", self._log, self._clock, config, self._profile)
             for number in range(faults.processes)

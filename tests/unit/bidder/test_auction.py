@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bidder.admission import Admission
-from bidder.auction import Answer, Auctioneer
+from bidder.auction import Answer
 from bidder.config import BidderConfig
-from bidder.enrich import Enricher
 from bidder.journal import Journal
-from bidder.outbox import LaneTuning, Outbox
-from bidder.pending import PendingExposures
+from bidder.outbox import Outbox
 from bidder.respond import Responder
 from bidder.run import Arrival, Run
 from bidder.state import Serving, ServingState, serve
-from bidder.tally import Tally
+from bidder.wiring import Deployment, wire
 from dsp.cache.port import LeaseReport, LeaseState
 from dsp.catalog.entities import AuctionType, Deal
 from dsp.catalog.rules import Clause, Dimension, Targeting
@@ -26,6 +23,7 @@ from dsp.catalog.status import Status
 from dsp.events.schema import Bid, NoticeKind
 from dsp.events.topics import Topic
 from dsp.kernel.clock import ManualClock
+from dsp.kernel.config import Platform
 from dsp.kernel.ids import TokenSigner
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
@@ -40,6 +38,7 @@ from tests.integration.bidder.world import bid_request, catalogue
 from tests.unit.bidder.fakes import FakeLog, FakeUsers
 
 PROFILE = Profile(name="x", auction_default=1)
+CONFIG = BidderConfig(notice_base_url="https://n.example", request_sample_rate=1.0)
 DAY_MS = 86_400_000
 
 
@@ -103,25 +102,12 @@ class Market:
         self.leases.reserve(10, day, "", 0, self._elapsed_ms(), self.clock.now_ms() + DAY_MS)  # demand comes first
         self.leases.wants(self._elapsed_ms())
         self.leases.apply(LeaseReport(granted, 0), self._elapsed_ms())
-        self.pending = PendingExposures(1_000, 100)
         self.users = FakeUsers()
-        self.outbox = Outbox(
-            FakeLog(), {Topic.DECISIONS: LaneTuning(100, 1), Topic.REQUESTS: LaneTuning(100, 1)}, 10, self.clock
+        deployment = Deployment(Platform(), {profile.name: profile}, [b"k" * 16])
+        self.auctioneer, _, self.outbox = wire(
+            deployment, CONFIG, self.clock, FakeLog(), serving=self.serving, leases=self.leases, users=self.users
         )
-        profiles = {profile.name: profile}
-        rates = {"USD": 1.0}
-        self.auctioneer = Auctioneer(
-            config=BidderConfig(),
-            clock=self.clock,
-            serving=self.serving,
-            admission=Admission(profiles, 10, 3.0, self.clock.elapsed_ns()),
-            enricher=Enricher(self.users, self.pending, rates, b"k" * 16, 0),
-            leases=self.leases,
-            pending=self.pending,
-            responder=Responder("https://n.example/", TokenSigner([b"k" * 16], NoticeKind), rates),
-            journal=Journal(self.outbox, 1.0),
-            tally=Tally(profiles),
-        )
+        self.pending = self.auctioneer.pending
 
     def _elapsed_ms(self) -> int:
         return self.clock.elapsed_ns() // 1_000_000
@@ -169,7 +155,7 @@ class OnePrice(Landscapes):
         super().__init__("one", {})
 
     def curve(self, features: NDArray[np.int64], floor_micros_cpm: int) -> WinCurve | None:
-        return WinCurve(np.array([1_000_000.0, 3_000_000.0]), np.array([0.2, 0.8]))
+        return WinCurve.of(np.array([1_000_000.0, 3_000_000.0]), np.array([0.2, 0.8]))
 
 
 async def test_a_landscape_prices_first_price_auctions_and_no_others() -> None:

@@ -1,0 +1,97 @@
+"""Puts the two sides of a bidder together: the one place where what they share is handed to both."""
+
+import hmac
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from bidder.admission import Admission
+from bidder.auction import Auctioneer
+from bidder.config import BidderConfig
+from bidder.enrich import Enricher, UserPolicy
+from bidder.journal import Journal
+from bidder.notices import NoticeDesk
+from bidder.outbox import LaneTuning, Outbox
+from bidder.pending import PendingExposures
+from bidder.respond import Responder
+from bidder.state import Serving
+from bidder.tally import Tally
+from dsp.cache.port import UserStore
+from dsp.events.schema import NoticeKind
+from dsp.events.topics import Topic
+from dsp.kernel.clock import Clock
+from dsp.kernel.config import Platform
+from dsp.kernel.ids import TokenSigner
+from dsp.ledger.lease import LeaseBook
+from dsp.openrtb.profile import Profile
+from dsp.stream.port import EventLog
+
+
+class Deployment(NamedTuple):
+    """What all bidder processes of one deployment have in common."""
+
+    platform: Platform
+    profiles: Mapping[str, Profile]  # by the exchange's name
+    keys: Sequence[bytes]  # that sign tokens, the current first
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Return what a unit of each known currency is worth in the book's."""
+        return {self.platform.currency: 1.0, **self.platform.currency_rates}
+
+
+class Sides(NamedTuple):
+    """What answers bid requests, what hears how the bids fared, and their common way to the event log."""
+
+    auctioneer: Auctioneer
+    desk: NoticeDesk
+    outbox: Outbox
+
+
+def wire(
+    deployment: Deployment,
+    config: BidderConfig,
+    clock: Clock,
+    log: EventLog,
+    *,
+    serving: Serving,
+    leases: LeaseBook,
+    users: UserStore,
+) -> Sides:
+    """Return both sides of a bidder process; the caller opens the stores and starts the outbox."""
+    outbox = Outbox(log, _lanes(config), config.outbox_batch_max, clock)
+    profiles, rates = deployment.profiles, deployment.rates
+    signer = TokenSigner(deployment.keys, NoticeKind)
+    # Pseudonyms outlive the rotation of signing keys as long as the oldest key is listed last.
+    user_secret = hmac.digest(deployment.keys[-1], b"user-key", "sha256")
+    policy = UserPolicy(config.user_timeout_ms, config.user_absent_policy, config.user_unidentified_policy)
+    pending = PendingExposures(config.pending_exposure_ms, config.pending_exposures_max)
+    auctioneer = Auctioneer(
+        config=config,
+        clock=clock,
+        serving=serving,
+        admission=Admission(profiles, config.inflight_max, config.time_left_ms_min, clock.elapsed_ns()),
+        enricher=Enricher(users, pending, rates, user_secret, deployment.platform.privacy_vendor_id, policy),
+        leases=leases,
+        pending=pending,
+        responder=Responder(config.notice_base_url or f"http://{config.host}:{config.notice_port}", signer, rates),
+        journal=Journal(outbox, config.request_sample_rate),
+        tally=Tally(profiles),
+    )
+    desk = NoticeDesk(
+        config=config,
+        clock=clock,
+        signer=signer,
+        profiles=profiles,
+        serving=serving,
+        leases=leases,
+        users=users,
+        pending=pending,
+        outbox=outbox,
+    )
+    return Sides(auctioneer, desk, outbox)
+
+
+def _lanes(config: BidderConfig) -> dict[Topic, LaneTuning]:
+    decisions = LaneTuning(config.outbox_decisions_max, config.outbox_decisions_flush_ms)
+    notices = LaneTuning(config.outbox_notices_max, 0)  # they have gathered before: see bidder.listener
+    return {Topic.DECISIONS: decisions, Topic.NOTICES: notices, Topic.REQUESTS: decisions}
