@@ -1,6 +1,256 @@
-"""The network at serving: names that its graphs and those who run them share."""
+"""The network at serving: raw rows to click and conversion rates, the first layers' work done once a request and an ad.
+
+What a graph takes is a row of state: the inputs x0 and their shares (x0 times a matrix, plus a bias), which the graph
+"split" goes on from; the graph "full" has no shares. State is a sum: the ad's row, made once for each ad of a snapshot,
+the request's, made once a request, and what the few inputs add that look at both.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.serving.embedding import Floats, Inputs, Int64s, Layout, Tables
+from models.serving.onnx import Calibration
+from models.serving.predictor import BatchScorer, Predictions, Scorer
+from models.serving.session import CPU, Device, Memory, Session
+from models.serving.stack import Stack
+from models.serving.statistics import sigmoid
 
 INPUT = "inputs"
 OUTPUT = "logits"
 #: Click, and conversion given a click.
 HEADS = 2
+#: A bundle's files: the graph, the learned vectors and shares, and the layout of the inputs.
+GRAPH = "network.onnx"
+ARRAYS = "network.npz"
+LAYOUT = "network.json"
+#: Key of the graph's metadata that holds the content hash of the feature spec.
+SPEC_KEY = "feature_spec"
+#: Rows of different impressions are scored so many at a time.
+_CHUNK_ROWS = 4_096
+
+
+class Shares(NamedTuple):
+    """What is linear in the inputs: inputs @ matrix + bias; matrix (D, S), bias (S,). S is 0 for the graph "full"."""
+
+    matrix: Floats
+    bias: Floats
+
+
+class NetworkModel:
+    """The logits of both heads, of rows of any kind or prepared for a table of ads."""
+
+    def __init__(self, model: bytes, inputs: Inputs, shares: Shares, device: Device = CPU) -> None:
+        if shares.matrix.shape != (inputs.layout.width, len(shares.bias)):
+            raise ValueError(f"shares of {shares.matrix.shape} do not fit {inputs.layout.width} inputs")
+        self.session = Session(model, device.provider)
+        taken = self.session.blank(1)[INPUT].shape[1]
+        if taken != inputs.layout.width + len(shares.bias):
+            raise ValueError(f"the graph takes {taken} columns, not {inputs.layout.width} and {len(shares.bias)}")
+        self.inputs = inputs
+        self.shares = shares
+        self.stack = Stack(self.session, device.rows_max) if device.batches(self.session.provider) else None
+        if self.stack is not None:
+            self.stack.warm_up()
+
+    def logits(self, requests: Int64s, ads: Int64s) -> NDArray[np.float64]:
+        """Return logits before calibration, float64 (n, 2), of request rows (n or 1, R) and ad rows (n, A)."""
+        found = np.empty((len(ads), HEADS))
+        for start in range(0, len(ads), _CHUNK_ROWS):
+            part = slice(start, start + _CHUNK_ROWS)
+            inputs = self.inputs(requests[part] if len(requests) > 1 else requests, ads[part])
+            state = np.concatenate([inputs, inputs @ self.shares.matrix + self.shares.bias], axis=1)
+            found[part] = self.session.run(OUTPUT, {INPUT: state})
+        return found
+
+    def prepare(self, ads: Int64s) -> "PreparedNetwork":
+        """Return what scores ads of this table, (C, A)."""
+        return PreparedNetwork(self, ads)
+
+
+def restore(files: Mapping[str, bytes], device: Device = CPU) -> NetworkModel:
+    """Return the model of a bundle's files.
+
+    Raises:
+        KeyError: a file or an array is missing.
+        ValueError: the files do not fit each other.
+    """
+    layout = msgspec.json.decode(files[LAYOUT], type=Layout)
+    with np.load(io.BytesIO(files[ARRAYS]), allow_pickle=False) as arrays:
+        tables = Tables(*(arrays[name] for name in Tables._fields))
+        shares = Shares(*(arrays[name] for name in Shares._fields))
+    return NetworkModel(files[GRAPH], Inputs(layout, tables), shares, device)
+
+
+class PreparedNetwork:
+    """The logits of ads of a fixed table. One thread at a time: memory for K rows is kept and used again.
+
+    The table of states takes 4 (D + S) bytes an ad.
+    """
+
+    def __init__(self, model: NetworkModel, ads: Int64s) -> None:
+        inputs, (matrix, bias) = model.inputs, model.shares
+        layout = inputs.layout
+        self._inputs = inputs
+        self._session = model.session
+        self._width = layout.width
+        self._of_request = slice(0, layout.request.width)
+        of_ad = slice(layout.request.width, layout.request.width + layout.ad.width)
+        self._of_both = slice(of_ad.stop, layout.width)
+        ad_inputs = inputs.ad(ads)
+        self._states = np.zeros((len(ads), layout.width + len(bias)), dtype=np.float32)
+        self._states[:, of_ad] = ad_inputs
+        self._states[:, layout.width :] = ad_inputs @ matrix[of_ad] + bias
+        self._request_shares = np.ascontiguousarray(matrix[self._of_request])
+        self._both_shares = np.ascontiguousarray(matrix[self._of_both])
+        self._matched = [(held, ads[:, column].copy()) for held, column in inputs.matches.columns]
+        self._history = inputs.history
+        self._queries = inputs.history.queries(ad_inputs) if inputs.history else None
+        self._row = np.zeros(self._states.shape[1], dtype=np.float32)  # the request's
+        self._bound: dict[int, tuple[Memory, Floats, Floats]] = {}
+
+    def logits(self, request: Int64s, chosen: Int64s) -> Floats:
+        """Return logits, float32 (K, 2), of a request row (R,) and K rows of the table; the next call overwrites them.
+
+        K is 1 or more.
+        """
+        memory, states, logits = self._bound.get(len(chosen)) or self._bind(len(chosen))
+        self.state(request, chosen, states)
+        memory()
+        return logits
+
+    def state(self, request: Int64s, chosen: Int64s, out: Floats) -> None:
+        """Write the graph's input, float32 (K, D + S), of a request row (R,) and K rows of the table."""
+        self._states.take(chosen, 0, out, "clip")  # with any other mode numpy copies once more
+        requests, row, width = request[np.newaxis, :], self._row, self._width
+        of_request = self._inputs.request(requests)[0]
+        row[self._of_request] = of_request
+        np.dot(of_request, self._request_shares, row[width:])
+        out += row
+        both = self._both(requests, chosen)
+        if both is not None:
+            out[:, self._of_both] = both
+            out[:, width:] += both @ self._both_shares
+
+    def _both(self, requests: Int64s, chosen: Int64s) -> Floats | None:
+        """Return the inputs that look at request and ad, (K, matches + history); None where all are 0."""
+        both = None
+        for place, (held, values) in enumerate(self._matched):
+            seen = requests[0].take(held)
+            if seen.any():  # absent values (0) are no match
+                both = np.zeros((len(chosen), len(self._both_shares)), dtype=np.float32) if both is None else both
+                found = ((seen == values.take(chosen)[:, np.newaxis]) & (seen != 0)).sum(axis=1)
+                both[:, place] = np.log1p(found, dtype=np.float32)
+        if self._history is not None and self._queries is not None:
+            present = self._history.present(requests)
+            if present.any():
+                both = np.zeros((len(chosen), len(self._both_shares)), dtype=np.float32) if both is None else both
+                vectors = self._history.vectors(requests)[0]
+                products = self._queries.take(chosen, 0) @ vectors.T
+                both[:, len(self._matched) :] = self._history.weights(products, present) @ vectors
+        return both
+
+    def _bind(self, rows: int) -> tuple[Memory, Floats, Floats]:
+        states = np.zeros((rows, self._states.shape[1]), dtype=np.float32)
+        memory = self._session.bind({INPUT: states})
+        self._bound[rows] = memory, states, memory.outputs[OUTPUT]
+        return self._bound[rows]
+
+    def blank(self, rows: int) -> Floats:
+        """Return memory for the state of K candidates."""
+        return np.empty((rows, self._states.shape[1]), dtype=np.float32)
+
+
+class Calibrations:
+    """Platt scaling of both heads at once: log-odds times slopes plus intercepts, (2,) each."""
+
+    def __init__(self, ctr: Calibration, cvr: Calibration) -> None:
+        self._slopes = np.array([ctr.slope, cvr.slope])
+        self._intercepts = np.array([ctr.intercept, cvr.intercept])
+
+    def __call__(self, logits: Floats | NDArray[np.float64]) -> Predictions:
+        """Return probabilities of logits (K, 2)."""
+        scaled: NDArray[np.float64] = logits * self._slopes
+        scaled += self._intercepts
+        rates = sigmoid(scaled)
+        return Predictions(rates[:, 0], rates[:, 1])
+
+
+class HeadScore:
+    """One head's rates, at the price of both."""
+
+    def __init__(self, network: PreparedNetwork, calibration: Calibrations, head: int) -> None:
+        self._network = network
+        self._calibration = calibration
+        self._head = head
+
+    def __call__(self, request: Int64s, chosen: Int64s) -> NDArray[np.float64]:
+        """Return calibrated probabilities, float64 (K,)."""
+        if not len(chosen):
+            return np.empty(0)
+        return self._calibration(self._network.logits(request, chosen))[self._head]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkScorer(Scorer):
+    """Scores with one run for both heads."""
+
+    network: PreparedNetwork
+    calibration: Calibrations
+
+    def predict(self, request: Int64s, chosen: Int64s) -> Predictions:
+        """Score K candidates, as Scorer.predict."""
+        if not len(chosen):
+            return Predictions(np.empty(0), np.empty(0))
+        return self.calibration(self.network.logits(request, chosen))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchNetworkScorer(NetworkScorer, BatchScorer):
+    """Scores several impressions at once as well."""
+
+    stack: Stack
+
+    def stage(self, request: Int64s, chosen: Int64s) -> Floats:
+        """Return the graph's input for an impression and its candidates."""
+        state = self.network.blank(len(chosen))
+        self.network.state(request, chosen, state)
+        return state
+
+    def run(self, staged: Sequence[Floats]) -> list[Predictions]:
+        """Return the predictions of each impression that was staged."""
+        found = self.stack([{INPUT: state} for state in staged], OUTPUT)
+        return [self.calibration(logits) for logits in found]
+
+
+class NetworkPredictor:
+    """Click rates, and conversion rates of clicks, from the network."""
+
+    def __init__(
+        self,
+        version: str,
+        model: NetworkModel,
+        ctr: Calibration | None = None,
+        cvr: Calibration | None = None,
+    ) -> None:
+        self.version = version
+        self._model = model
+        self._calibration = Calibrations(ctr or Calibration(), cvr or Calibration())
+
+    def prepare(self, ads: Int64s) -> NetworkScorer:
+        """Return a scorer for a table of ads, shape (C, A)."""
+        network, stack = self._model.prepare(ads), self._model.stack
+        pctr, pcvr = (HeadScore(network, self._calibration, head) for head in range(HEADS))
+        told = self.version, pctr, pcvr, self._model.session.provider
+        if stack is None:
+            return NetworkScorer(*told, network=network, calibration=self._calibration)
+        return BatchNetworkScorer(*told, network=network, calibration=self._calibration, stack=stack)
+
+    def predict_rows(self, requests: Int64s, ads: Int64s) -> Predictions:
+        """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""
+        return self._calibration(self._model.logits(requests, ads))

@@ -61,7 +61,7 @@ class Slots:
         if any(not group.ad for group in groups[self.shared_groups :]):
             raise ValueError("groups that look at the request alone must come first")
         # The column after the last holds zeros, for a side that a group does not use.
-        self._salts = np.array([[_salt(groups[number].name)] for number in numbers], dtype=np.uint64).reshape(-1, 1)
+        self._salts = np.array([[salt(groups[number].name)] for number in numbers], dtype=np.uint64).reshape(-1, 1)
         self._request = np.array(
             [len(columns.request) if name is None else columns.request.index(name) for _, name, _ in pairs],
             dtype=np.intp,
@@ -78,8 +78,8 @@ class Slots:
 
     def keys(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[UInt64s, UInt64s]:
         """Return the keys of the shared slots and of the others, each (slots, rows), of rows (K or 1, R) and (K, A)."""
-        left = _mix(_columns(request)[self._request].view(np.uint64) + self._salts)
-        right = _mix(ads.T[self._ad_used].view(np.uint64))
+        left = mix(_columns(request)[self._request].view(np.uint64) + self._salts)
+        right = mix(ads.T[self._ad_used].view(np.uint64))
         return left[: self.shared], left[self.shared :] ^ right[self._ad]
 
     def request_keys(self, request: NDArray[np.int64], out: UInt64s) -> None:
@@ -90,7 +90,7 @@ class Slots:
 
     def ad_keys(self, ads: NDArray[np.int64]) -> UInt64s:
         """Return the ads' half of the keys of the slots not shared, (C, slots): rows first, to be taken by row."""
-        return np.ascontiguousarray(_mix(ads.T[self._ad_used].view(np.uint64))[self._ad].T)
+        return np.ascontiguousarray(mix(ads.T[self._ad_used].view(np.uint64))[self._ad].T)
 
     def present(
         self, request: NDArray[np.int64], ads: NDArray[np.int64]
@@ -108,7 +108,7 @@ def _columns(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return columns
 
 
-def _mix(values: UInt64s) -> UInt64s:
+def mix(values: UInt64s) -> UInt64s:
     """Scramble 64-bit values by a bijection in which every bit comes to depend on all."""
     mixed = values * _ODD_1
     _finish(mixed)
@@ -217,5 +217,6 @@ def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.reciprocal(odds, out=odds)
 
 
-def _salt(name: str) -> int:
+def salt(name: str) -> int:
+    """Return the number that sets the keys of one kind of value apart from those of others."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

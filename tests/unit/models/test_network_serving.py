@@ -1,0 +1,196 @@
+"""Serving of the network: prepared, batched, split and whole, all give what its definition does."""
+
+import numpy as np
+import pytest
+
+from models.features.spec import FeatureSpec
+from models.serving.embedding import Inputs, Layout, Tables
+from models.serving.network import NetworkModel, NetworkPredictor, Shares
+from models.serving.onnx import Calibration
+from models.serving.predictor import BatchScorer, predict
+from models.serving.session import Device
+from models.training.network_export import Form, logits, to_onnx
+from models.training.network_layout import NetworkConfig, lay_out
+from models.training.rows import Rows
+from tests.unit.models.network_cases import AD_COLUMNS, REQUEST_COLUMNS, SMALL, SPEC, made, random_inputs, random_model
+
+TABLE = made(50, seed=9).ads
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return made(2_000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def inputs(rows: Rows) -> Inputs:
+    return random_inputs(rows)
+
+
+def request_with(**values: int) -> np.ndarray:
+    row = made(1, seed=3).requests[0]
+    for name, value in values.items():
+        row[REQUEST_COLUMNS.index(name)] = value
+    return row
+
+
+@pytest.mark.parametrize("form", ["full", "split"])
+@pytest.mark.parametrize(
+    "request_values",
+    [
+        {},
+        {"seen_1": 0, "seen_2": 0},
+        {"seen_1": 3, "seen_2": 3, "age_1": -1},
+        {"site": 10**15, "segment_1": 10**15, "seen_1": 10**15},
+        {"floor": -1, "segment_1": 0, "segment_2": 0, "age_1": 10**18},
+    ],
+    ids=str,
+)
+def test_prepared_equals_definition(inputs: Inputs, form: Form, request_values: dict[str, int]) -> None:
+    model, weights = random_model(inputs, form)
+    request = request_with(**request_values)
+    prepared = model.prepare(TABLE)
+    for chosen in (np.arange(32), np.array([7]), np.array([3, 3, 49, 0])):
+        expected = logits(weights, inputs(request[np.newaxis], TABLE[chosen]))
+        np.testing.assert_allclose(prepared.logits(request, chosen), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(model.logits(request[np.newaxis], TABLE[chosen]), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_call_leaves_nothing_behind_for_the_next(inputs: Inputs) -> None:
+    model, _ = random_model(inputs)
+    prepared, chosen = model.prepare(TABLE), np.arange(8)
+    plain = request_with(seen_1=0, seen_2=0)
+    before = prepared.logits(plain, chosen).copy()
+    prepared.logits(request_with(seen_1=3, seen_2=5), chosen)
+    np.testing.assert_array_equal(prepared.logits(plain, chosen), before)
+
+
+def test_rows_of_many_requests_equal_one_by_one(inputs: Inputs, rows: Rows) -> None:
+    model, _ = random_model(inputs)
+    together = model.logits(rows.requests[:20], rows.ads[:20])
+    apart = [model.prepare(rows.ads[:20]).logits(rows.requests[n], np.array([n]))[0] for n in range(20)]
+    np.testing.assert_allclose(together, apart, rtol=1e-5, atol=1e-5)
+
+
+def test_unknown_values_share_what_was_learned_of_rare_ones(inputs: Inputs) -> None:
+    model, _ = random_model(inputs)
+    known, unknown, other = (TABLE[:1].copy() for _ in range(3))
+    creative = AD_COLUMNS.index("creative")
+    known[0, creative], unknown[0, creative], other[0, creative] = 5, 10**9, 10**9 + 1
+    request = request_with()[np.newaxis]
+    assert np.array_equal(model.logits(request, unknown), model.logits(request, other))
+    assert not np.array_equal(model.logits(request, unknown), model.logits(request, known))
+
+
+def test_absent_members_of_a_set_count_for_nothing_and_its_order_neither(inputs: Inputs) -> None:
+    one = inputs.request(request_with(segment_1=4, segment_2=0)[np.newaxis])
+    same = inputs.request(request_with(segment_1=0, segment_2=4)[np.newaxis])
+    none = inputs.request(request_with(segment_1=0, segment_2=0)[np.newaxis])
+    np.testing.assert_array_equal(one, same)
+    segment = slice(
+        sum(field.width for field in inputs.layout.request.fields[:2]),
+        sum(field.width for field in inputs.layout.request.fields[:3]),
+    )
+    assert not none[0, segment].any()
+    assert one[0, segment].any()
+
+
+def test_a_missing_number_is_average_and_flagged(inputs: Inputs, rows: Rows) -> None:
+    floors = rows.requests[:, REQUEST_COLUMNS.index("floor")]
+    scaled, flags = inputs.request.numbers(rows.requests).T
+    assert scaled[floors >= 0].mean() == pytest.approx(0.0, abs=1e-3)
+    assert scaled[floors >= 0].std() == pytest.approx(1.0, abs=1e-3)
+    np.testing.assert_array_equal(flags, floors < 0)
+    assert not scaled[floors < 0].any()
+
+
+def test_ids_of_ads_never_share_vectors_and_large_request_fields_are_hashed() -> None:
+    rng = np.random.default_rng(0)
+    columns = {"site": rng.integers(1, 5_000, 40_000), "creative": rng.integers(1, 5_000, 40_000)}
+    rows = made(40_000, seed=1, columns=columns)
+    config = NetworkConfig(vocabulary_max=1_000, hash_bits=8, count_min=1)
+    inputs = random_inputs(rows, config)
+    site, *_ = inputs.layout.request.fields
+    places = inputs.request.places(rows.requests)[:, 0]
+    assert (site.rows, site.bits) == (256, 8)
+    assert set(places) == set(range(site.first, site.first + 256))
+    slot = [field.columns for field in inputs.layout.ad.fields].index(("creative",))
+    creative = inputs.ad.places(rows.ads)[:, slot]
+    assert len(set(creative)) == len(set(rows.ads[:, AD_COLUMNS.index("creative")]))
+    fields = [*inputs.layout.request.fields, *inputs.layout.ad.fields]
+    taken = [place for field in fields for place in range(field.first, field.first + field.rows)]
+    assert len(taken) == len(set(taken))
+    assert 0 not in taken  # kept for absent values
+
+
+def test_without_a_sequence_there_is_no_attention(rows: Rows) -> None:
+    spec = FeatureSpec(
+        request_columns=REQUEST_COLUMNS, ad_columns=AD_COLUMNS, groups=SPEC.groups, hierarchy=SPEC.hierarchy
+    )
+    inputs = random_inputs(rows, SMALL, spec)
+    assert inputs.layout.history is None
+    model, weights = random_model(inputs)
+    expected = logits(weights, inputs(rows.requests[:1], TABLE[:4]))
+    found = model.prepare(TABLE).logits(rows.requests[0], np.arange(4))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_prefers_what_the_ad_looks_for(inputs: Inputs) -> None:
+    history = inputs.history
+    assert history is not None
+    present = np.array([[True, True, False]])
+    weights = history.weights(np.array([[2.0, 0.0, 9.0]], dtype=np.float32), present)
+    odds = np.exp([2.0, 0.0])
+    np.testing.assert_allclose(weights[0], [*(odds / (1 + odds.sum())), 0.0], rtol=1e-6)
+
+
+def test_scorer_calibrates_each_head_and_takes_no_candidates(inputs: Inputs) -> None:
+    model, _ = random_model(inputs)
+    request, chosen = request_with(), np.arange(5)
+    raw = model.prepare(TABLE).logits(request, chosen).astype(np.float64)
+    scorer = NetworkPredictor("v1", model, Calibration(0.5, -1.0), Calibration(2.0, 0.3)).prepare(TABLE)
+    found = scorer.predict(request, chosen)
+    np.testing.assert_allclose(found.pctr, 1 / (1 + np.exp(1.0 - 0.5 * raw[:, 0])))
+    np.testing.assert_allclose(found.pcvr, 1 / (1 + np.exp(-0.3 - 2.0 * raw[:, 1])))
+    np.testing.assert_array_equal(scorer.pcvr(request, chosen), found.pcvr)
+    assert [len(part) for part in scorer.predict(request, chosen[:0])] == [0, 0]
+
+
+@pytest.mark.parametrize("form", ["full", "split"])
+def test_batches_of_several_impressions_equal_single_calls(inputs: Inputs, form: Form) -> None:
+    model, _ = random_model(inputs, form, device=Device("cpu", "always", 64))
+    scorer = NetworkPredictor("v1", model).prepare(TABLE)
+    assert isinstance(scorer, BatchScorer)
+    asked = [(request_with(site=n, seen_1=n), np.arange(n, 3 * n)) for n in range(1, 6)]
+    found = scorer.run([scorer.stage(*item) for item in asked])
+    for (request, chosen), batched in zip(asked, found, strict=True):
+        single = predict(NetworkPredictor("v1", random_model(inputs, form)[0]), request, TABLE[chosen])
+        np.testing.assert_allclose(batched, single, rtol=1e-5)
+
+
+def broken(tables: Tables, fault: str) -> Tables:
+    if fault == "order":
+        return tables._replace(keys=tables.keys[::-1])
+    if fault == "short":
+        return tables._replace(vectors=tables.vectors[:-1])
+    if fault == "places":
+        return tables._replace(places=tables.places + np.int32(10**6))
+    if fault == "history":
+        return tables._replace(query=tables.query[:-1])
+    return tables._replace(vectors=np.full_like(tables.vectors, np.nan))
+
+
+@pytest.mark.parametrize("fault", ["order", "short", "places", "history", "nan"])
+def test_tables_that_do_not_fit_are_refused(inputs: Inputs, fault: str) -> None:
+    with pytest.raises(ValueError, match=r"order|outside|form|finite"):
+        Inputs(inputs.layout, broken(inputs.tables, fault))
+
+
+def test_a_graph_of_another_width_is_refused(inputs: Inputs, rows: Rows) -> None:
+    _, weights = random_model(inputs)
+    spec = FeatureSpec(request_columns=REQUEST_COLUMNS, ad_columns=AD_COLUMNS, groups=SPEC.groups, hierarchy=())
+    other: Layout = lay_out(rows, spec, SMALL)[0]
+    assert other.width != inputs.layout.width
+    shares = Shares(np.zeros((inputs.layout.width, 0), dtype=np.float32), np.zeros(0, dtype=np.float32))
+    with pytest.raises(ValueError, match="the graph takes"):
+        NetworkModel(to_onnx(weights), inputs, shares)
