@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 
 import msgspec
@@ -87,8 +88,8 @@ class Simulation:
         self._samples: list[Sample] = []
         self._supply: dict[str, int] = {}
 
-    def run(self) -> Outcome:
-        """Run the day to its end."""
+    def run(self, keep: Path | None = None) -> Outcome:
+        """Run the day to its end. `keep` is where the platform's data is to stay; nothing may be there yet."""
         memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
         with TemporaryDirectory(prefix="dsp-day-", dir=memory) as directory:
             run(self._live(Path(directory)), self._clock)
@@ -97,6 +98,8 @@ class Simulation:
                 return self._outcome(ledger)
             finally:
                 ledger.close()
+                if keep is not None:
+                    copytree(directory, keep)
 
     async def _live(self, directory: Path) -> None:
         platform = Platform(directory, self._clock, tables())

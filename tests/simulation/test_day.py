@@ -4,20 +4,29 @@
 the plan had for that instant, over what the plan had for the whole day.
 """
 
+from pathlib import Path
+
 import pytest
 
 from loadtest.day.orders import ORDERS, midnight_ms
 from loadtest.day.report import TOLERANCE, Delivery, deliveries
 from loadtest.day.simulate import Outcome, Simulation
 from loadtest.day.traffic import MS_PER_HOUR, relative
+from tests.simulation import parity
 
 pytestmark = pytest.mark.timeout(900)
 BY_NAME = {order.name: order for order in ORDERS}
 
 
 @pytest.fixture(scope="module")
-def outcome() -> Outcome:
-    return Simulation(seed=1).run()
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the day's platform leaves its data."""
+    return tmp_path_factory.mktemp("day") / "data"
+
+
+@pytest.fixture(scope="module")
+def outcome(data: Path) -> Outcome:
+    return Simulation(seed=1).run(keep=data)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +81,16 @@ def test_the_plan_has_the_shape_of_the_traffic(outcome: Outcome) -> None:
     for hour in range(1, 25):
         assert plan[hour] / plan[24] == pytest.approx(sum(weights[: hour * 60]) / sum(weights), abs=0.03)
     assert begin_ms % MS_PER_HOUR  # hours of Iran begin at half past
+
+
+def test_features_are_the_same_offline_the_whole_day_through(outcome: Outcome, data: Path) -> None:
+    """What the bidder read of every sampled request, its user's history included, made again from the log alone."""
+    found = parity.compare(data)
+    assert found.compared > 4_000
+    assert found.differing == []
+    # Or there would have been no history to agree about.
+    assert found.with_history > 2_000
+    assert found.with_two_campaigns > 1_000
 
 
 def test_the_same_seed_is_the_same_day_byte_for_byte() -> None:
