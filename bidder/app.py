@@ -29,6 +29,8 @@ from dsp.kernel.lifecycle import Lifecycle
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import load_profiles
 from dsp.stream.local import LocalEventLog
+from models.serving.batcher import Batcher, ThreadWorker
+from models.serving.session import Device, choose
 
 #: While draining, so long without a request means that the load balancers have understood.
 QUIET_MS = 500
@@ -74,16 +76,19 @@ class Bidder:
         )
         self._lease_store, leases = LocalLeaseStore(data / "leases.db"), LeaseBook(0)
         deployment = Deployment(platform, profiles, signing_keys(platform))
+        device = Device(choose(settings.predict_provider), settings.predict_batching, settings.predict_batch_rows_max)
+        self._batcher = _batcher(settings, clock) if device.batches(device.provider) else None
         auctioneer, desk, self.outbox = wire(
-            deployment, settings, clock, self._log, serving=self.serving, leases=leases, users=self._users
-        )
+            deployment, settings, clock, self._log, serving=self.serving, leases=leases, users=self._users,
+            batcher=self._batcher,
+        )  # fmt: skip
         # Of what the other processes count a process learns from the log, so it must read that often.
         replay_seconds = SHARED_REPLAY_SECONDS if settings.reuse_port else REPLAY_SECONDS
         self._exposures = ExposureReplay(self._log, self._users, auctioneer.pending, clock, replay_seconds)
         self.readiness = Readiness(self.serving, self.outbox)
         self._sync = LeaseSync(self._lease_store, leases, settings.holder, settings.lease_sync_interval_ms, clock)
         self._reloader = Reloader(
-            self.serving, LocalBlobStore(data / "blobs"), data / "models", settings.reload_interval_ms
+            self.serving, LocalBlobStore(data / "blobs"), data / "models", settings.reload_interval_ms, device
         )
         self._admission, tally = auctioneer.admission, auctioneer.tally
         self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
@@ -108,6 +113,8 @@ class Bidder:
         await lifecycle.start(self.outbox.start(), self._flush)
         await lifecycle.start(self._sync.start(), self._sync.stop)
         await lifecycle.start(self._reloader.start(), self._reloader.stop)
+        if (batcher := self._batcher) is not None:
+            await lifecycle.start(batcher.start(), lambda: batcher.stop(timeout_s))
         await lifecycle.start(
             self.notice_port.listen(settings.host, settings.notice_port, shared),
             lambda: self.notice_port.close(timeout_s),
@@ -154,6 +161,8 @@ class Bidder:
         self._sync.report()
         self.outbox.report()
         metrics.INFLIGHT.set(self._admission.inflight)
+        if self._batcher is not None:
+            self._batcher.report()
 
 
 def _listener(
@@ -164,6 +173,11 @@ def _listener(
 ) -> Listener:
     keepalive, patience = settings.keepalive_seconds, settings.request_seconds_max
     return Listener(handler, handler.broken, body_bytes_max, keepalive, patience, gather_ms / MS_PER_SECOND)
+
+
+def _batcher(settings: BidderConfig, clock: SystemClock) -> Batcher:
+    rows_max, wait_ms = settings.predict_batch_rows_max, settings.predict_batch_wait_ms
+    return Batcher(rows_max, wait_ms, settings.predict_queue_rows_max, clock, ThreadWorker())
 
 
 async def _watch_lag() -> None:

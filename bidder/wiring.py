@@ -24,6 +24,7 @@ from dsp.kernel.ids import TokenSigner
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
 from dsp.stream.port import EventLog
+from models.serving.batcher import Batcher
 
 
 class Deployment(NamedTuple):
@@ -56,6 +57,7 @@ def wire(
     serving: Serving,
     leases: LeaseBook,
     users: UserStore,
+    batcher: Batcher | None = None,
 ) -> Sides:
     """Return both sides of a bidder process; the caller opens the stores and starts the outbox."""
     outbox = Outbox(log, _lanes(config), config.outbox_batch_max, clock)
@@ -76,6 +78,7 @@ def wire(
         responder=Responder(config.notice_base_url or f"http://{config.host}:{config.notice_port}", signer, rates),
         journal=Journal(outbox, config.request_sample_rate),
         tally=Tally(profiles),
+        batcher=batcher,
     )
     desk = NoticeDesk(
         config=config,

@@ -1,6 +1,7 @@
 """Rows of several impressions put on top of each other, run by a session in one call, and taken apart again."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Stack:
         memory = self._bound(self._size(rows))
         memory()
         found = memory.outputs[output][:rows].copy()
-        return np.split(found, np.cumsum(counts[:-1]))
+        return [found[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
 
     def _bound(self, size: int) -> Memory:
         if size not in self._memory:
