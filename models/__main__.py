@@ -1,20 +1,19 @@
-"""Command line: `python -m models nightly | evaluate | rollback | benchmark`."""
+"""Command line: `python -m models nightly | evaluate | promote | shadow | rollback | benchmark`."""
 
 import argparse
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dsp import registry
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform, load
 from dsp.kernel.errors import ConfigError, DspError, InputError
 from models.benchmark import commands as benchmarks
-from models.serving import bundle
 from models.training.config import TrainingConfig
 
 
@@ -30,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         sections: dict[str, type[msgspec.Struct]] = {"platform": Platform, "training": TrainingConfig}
         settings = load(sections, options.config, os.environ)
         data_dir, config = settings["platform"].data_path, settings["training"]
-        commands = {"nightly": _nightly, "evaluate": _evaluate, "rollback": _rollback}
+        commands = {"nightly": _nightly, "evaluate": _evaluate}
+        commands |= {"promote": _promote, "shadow": _shadow, "rollback": _rollback}
         return commands[options.command](options, data_dir, config)
     except (ConfigError, InputError) as fault:
         print(fault, file=sys.stderr)
@@ -44,12 +44,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m models", description="Train, judge and publish models.")
     parser.add_argument("--config", help="TOML file; default: the one that DSP_CONFIG names")
     commands = parser.add_subparsers(dest="command", required=True)
-    nightly = commands.add_parser("nightly", help="train on what was logged; publish if no worse than the champion")
+    nightly = commands.add_parser("nightly", help="train on what was logged; publish what is better than the champion")
     evaluate = commands.add_parser("evaluate", help="score the prior and the champion on logged impressions")
     evaluate.add_argument(
         "--from-ms", "--since-ms", type=int, required=True, help="first bid's time, Unix milliseconds"
     )
     evaluate.add_argument("--to-ms", type=int, help="end, exclusive; default: now")
+    promote = commands.add_parser("promote", help="make a version the champion")
+    promote.add_argument("version", help="as the registry's folder `versions` names it")
+    shadow = commands.add_parser("shadow", help="let a version predict beside the champion, without a say in bids")
+    shadow.add_argument("version", nargs="?", help="likewise; without one, shadow scoring ends")
     commands.add_parser("rollback", help="make the previous champion the champion again")
     benchmarks.add_parsers(commands.add_parser("benchmark", help="replay recorded auctions: pacing, shading"))
     for command in (nightly, evaluate):
@@ -58,19 +62,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _nightly(options: argparse.Namespace, data_dir: Path, config: TrainingConfig) -> int:
+    from rich.console import Console
+
     from models.evaluation import report
     from models.training import nightly
 
     began = time.monotonic()
+    console, steps = Console(highlight=False, markup=False, soft_wrap=True), [*nightly.STEPS]
 
     def progress(step: str, found: dict[str, Any]) -> None:
         seconds = round(time.monotonic() - began, 2)
         if options.json:
             print(_json({"step": step, "seconds": seconds, **found}), file=sys.stderr, flush=True)
         else:
-            print(f"{seconds:7.2f} s  {step:9s} {_step(step, found)}", flush=True)
+            resumed = " (done before)" if "resumed" in found else ""
+            console.print(f"{seconds:7.2f} s  {step:9s} {_step(step, found)}{resumed}")
+            status.update(" ".join(steps[steps.index(step) + 1 :][:1]))
 
-    outcome = nightly.run(data_dir, SystemClock().now_ms(), config, progress)
+    status = console.status(steps[0])
+    with nullcontext() if options.json else status:
+        outcome = nightly.run(data_dir, SystemClock().now_ms(), config, progress)
     seconds = round(time.monotonic() - began, 2)
     if options.json:
         manifest = outcome.manifest or {}
@@ -97,29 +108,42 @@ def _evaluate(options: argparse.Namespace, data_dir: Path, config: TrainingConfi
     return 0
 
 
+def _promote(options: argparse.Namespace, data_dir: Path, config: TrainingConfig) -> int:
+    from models.training import aliases
+
+    aliases.promote(data_dir / "models", options.version)
+    print(f"champion: {options.version}")
+    return 0
+
+
+def _shadow(options: argparse.Namespace, data_dir: Path, config: TrainingConfig) -> int:
+    from models.training import aliases
+
+    aliases.shadow(data_dir / "models", options.version)
+    print(f"challenger: {options.version or 'none'}")
+    return 0
+
+
 def _rollback(options: argparse.Namespace, data_dir: Path, config: TrainingConfig) -> int:
-    root = data_dir / "models"
-    previous = registry.resolve(root, bundle.PREVIOUS)
-    champion = registry.resolve(root, bundle.CHAMPION)
-    if previous is None:
-        print("there is no previous champion", file=sys.stderr)
-        return 1
-    bundle.load(root, previous)
-    registry.set_alias(root, bundle.CHAMPION, previous)
-    if champion is not None:
-        registry.set_alias(root, bundle.PREVIOUS, champion)
-    print(f"champion: {previous}")
+    from models.training import aliases
+
+    print(f"champion: {aliases.rollback(data_dir / 'models')}")
     return 0
 
 
 def _step(step: str, found: dict[str, Any]) -> str:
     if step == "dataset":
         text = "{impressions:,} impressions, {clicks:,} clicks, {conversions:,} conversions".format(**found)
+        text += "".join(f"\n           {reason}" for reason in found.get("reasons", ()))
         return text + "".join(f"\n           left out {entry['path']}: {entry['reason']}" for entry in found["skipped"])
     if step == "evaluate":
         scores = {name: score["log_loss"] for name, score in found["scores"].items()}
         return "log loss " + ", ".join(f"{name} {loss:.5f}" for name, loss in scores.items() if loss is not None)
-    return ", ".join(f"{name} {value}" for name, value in found.items())
+    if step == "calibrate":
+        return f"{found['ctr']['trees']} trees, slope {found['ctr']['slope']:.3f}; conversions: {found['cvr']['kind']}"
+    if step == "gate":
+        return "; ".join([found["candidate"], *found["reasons"]])
+    return ", ".join(f"{name} {value}" for name, value in found.items() if name != "reasons")
 
 
 def _json(value: Any) -> str:

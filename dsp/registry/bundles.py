@@ -91,6 +91,11 @@ def read(root: Path, version: str) -> dict[str, bytes]:
     return files
 
 
+def built_at_ms(version: str) -> int:
+    """Return when a version was built, to the second; its name says so."""
+    return int(datetime.strptime(_check_version(version)[:15] + "+0000", "%Y%m%dT%H%M%S%z").timestamp()) * 1_000
+
+
 def versions(root: Path) -> list[str]:
     """Return the names of all versions, oldest first."""
     folder = root / "versions"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +27,7 @@ class Limits(NamedTuple):
     seed: int
 
 
-class Difference(NamedTuple):
+class Difference(msgspec.Struct, frozen=True):
     """Log loss of a baseline minus that of a candidate on the same rows, in nats a row: positive is better.
 
     It lies above `low` with the confidence asked for, and below `high` with the same.
@@ -39,7 +40,7 @@ class Difference(NamedTuple):
     high: float
 
 
-class Slice(NamedTuple):
+class Slice(msgspec.Struct, frozen=True):
     """A part of the rows, its clicks, and the sum of predictions over them: the candidate's, and the baseline's."""
 
     name: str
@@ -91,7 +92,12 @@ def slices(name: str, keys: NDArray[np.int64], pair: Pair, limits: Limits) -> li
         np.bincount(place, weights=pair.weights * part) for part in (pair.labels, pair.candidate, pair.baseline)
     )
     return [
-        Slice(f"{name} {values[each]}", int(clicks[each]), candidate[each] / came[each], baseline[each] / came[each])
+        Slice(
+            f"{name} {values[each]}",
+            int(clicks[each]),
+            float(candidate[each] / came[each]),
+            float(baseline[each] / came[each]),
+        )
         for each in np.flatnonzero(clicks >= max(1, limits.slice_clicks_min))
     ]
 

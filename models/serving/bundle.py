@@ -21,6 +21,8 @@ from models.serving.transform import Transform
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
+#: Predicts in shadow: it is compared with the champion and has no say in bids.
+CHALLENGER = "challenger"
 #: Golden rows are reproduced this closely, absolutely, on every machine.
 GOLDEN_TOLERANCE = 1e-5
 

@@ -33,6 +33,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     gate_rows_min: int = 300  # impressions new to both that they are compared on
     #: An exchange or campaign with so many clicks has to be calibrated too, unless the champion is further off.
     gate_slice_clicks_min: int = 200
+    #: A challenger that was neither proven nor disproven in shadow for so long makes room for a newer one.
+    challenger_days_max: float = 7.0
     #: The gate: how much worse in log loss (relative) a model may be than the prior.
     log_loss_tolerance: float = 0.0
     pcoc_min: float = 0.7  # the gate: sum of predictions over clicks, at least
@@ -43,6 +45,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     landscape_rows_min: int = 5_000
     landscape_fallback_rows_min: int = 300  # with so many it has a smoothed histogram; with fewer, a constant share
     landscape_rows_max: int = 100_000  # the latest of all exchanges
+    run_hours_max: float = 20.0  # a run that was killed goes on where it stopped, unless it began longer ago
+    runs_kept: int = 3  # folders of the latest runs, with all that their steps made
+    versions_kept: int = 30  # the latest in the registry; those that an alias names are kept in any case
+    notify_url: str = ""  # what became of a run is posted there as JSON; empty: nowhere
     seed: int = 7  # of the trees' sampling: the same rows and seed give the same model
     threads: int = 1  # of LightGBM and DuckDB
 
@@ -60,6 +66,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError("gate_confidence must lie in [0.5, 1)")
         if min(self.gate_resamples, self.gate_rows_min, self.gate_slice_clicks_min, self.engine_memory_mb) < 1:
             raise ValueError("gate_resamples, gate_rows_min, gate_slice_clicks_min, engine_memory_mb must be 1 or more")
+        if min(self.runs_kept, self.versions_kept) < 1 or min(self.run_hours_max, self.challenger_days_max) < 0:
+            raise ValueError("runs_kept, versions_kept must be 1 or more; run_hours_max, challenger_days_max 0 or more")
+        if self.notify_url and not self.notify_url.startswith(("http://", "https://")):
+            raise ValueError("notify_url must begin with http:// or https://")
         if self.rows_max < self.rows_min:
             raise ValueError("rows_max is below rows_min")
         if not 0 < self.learning_rate <= 1:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
@@ -114,6 +115,13 @@ def collect(
         **left_out,
     )
     return table, account
+
+
+def as_parquet(table: pa.Table) -> bytes:
+    """Return a table that `collect` made as a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
 
 
 def labelled(table: pa.Table, account: Account, config: TrainingConfig) -> Dataset:

@@ -8,6 +8,7 @@ published is then fitted to all blocks. The same code serves click and conversio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -53,6 +54,19 @@ class Walk:
     predicted: NDArray[np.float64]
     prior: NDArray[np.float64]
     rounds: int
+
+
+def arrays(found: Walk, features: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return a walk and its features as arrays by name, to be kept."""
+    numbers = np.array([found.start, found.rounds])
+    predictions = {"logits": found.logits, "predicted": found.predicted, "prior": found.prior}
+    return {**predictions, "features": features, "numbers": numbers}
+
+
+def restore(kept: dict[str, NDArray[Any]]) -> tuple[Walk, NDArray[np.float32]]:
+    """Return the walk and the features of `arrays`."""
+    start, rounds = kept["numbers"].tolist()
+    return Walk(start, kept["logits"], kept["predicted"], kept["prior"], rounds), kept["features"]
 
 
 def linear(transform: Transform, features: NDArray[np.float32]) -> NDArray[np.float64]:

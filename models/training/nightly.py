@@ -1,40 +1,48 @@
-"""The nightly run: dataset, walk through time, gate, fit, pack, register, move the alias. One at a time, repeatable."""
+"""The nightly run: dataset, train, calibrate, evaluate, gate, register, landscape, notify. One at a time, repeatable.
+
+Each step leaves what it made in the run's folder (models.training.runs); a run that was killed goes on after the last
+step that was done. A step that is run again does no harm.
+"""
 
 import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from dsp import registry
-from dsp.kernel.errors import BundleError, ConflictError
+from dsp.kernel.errors import ConflictError
 from models.evaluation import compare, gates, report
-from models.evaluation.metrics import Metrics, measure
-from models.features.columns import AD_COLUMNS, FEATURE_HASH
+from models.evaluation.metrics import measure
+from models.features.columns import FEATURE_HASH
 from models.features.platform import PLATFORM
 from models.serving import bundle
-from models.serving.prior import CVR, ConstantPredictor
-from models.training import dataset, gbdt, landscapes, package
+from models.serving.prior import CVR
+from models.training import aliases, contest, dataset, gbdt, landscapes, notice, package, runs
 from models.training.config import TrainingConfig
 from models.training.dataset import Dataset
 from models.training.rows import Rows
 
 MS_PER_DAY = 86_400_000
-_LIBRARIES = ("lightgbm", "numpy", "onnx", "onnxruntime", "pyarrow")
+_LIBRARIES = ("duckdb", "ibis-framework", "lightgbm", "numpy", "onnx", "onnxruntime", "pyarrow")
 #: The click rate assumed before the first impression.
 _BASE_CTR = 0.01
-_CAMPAIGN = AD_COLUMNS.index("campaign_id")
 Progress = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a run: `published`, or why the champion was kept (`little_data`, `nothing_new`, `refused`)."""
+    """What became of a run: `published`, `shadowed` (it predicts beside the champion), `proven` (the challenger of
+    earlier nights serves now), or why nothing changed (`little_data`, `nothing_new`, `refused`).
+    """
 
     result: str
     reasons: tuple[str, ...]
@@ -42,10 +50,188 @@ class Outcome:
     manifest: dict[str, Any] | None = None
 
 
-def run(data_dir: Path, now_ms: int, config: TrainingConfig, progress: Progress) -> Outcome:
-    """Train; replace the champion if the new model is no worse, and the landscapes of prices if there is news.
+@dataclass
+class Night:
+    """What steps work on. `found` holds the findings of those that are done."""
 
-    `progress` hears each step and its findings.
+    data_dir: Path
+    run: runs.Run
+    config: TrainingConfig
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        """Return the registry's folder."""
+        return self.data_dir / "models"
+
+    @cached_property
+    def data(self) -> Dataset:
+        """Return what the step `dataset` has collected."""
+        account = msgspec.json.decode((self.run.folder / "account.json").read_bytes(), type=dataset.Account)
+        with (self.run.folder / "dataset.parquet").open("rb") as file:
+            return dataset.labelled(pq.ParquetFile(file).read(), account, self.config)
+
+    def walked(self, name: str) -> tuple[gbdt.Walk, Any]:
+        """Return what the step `train` predicted out of time, and the features it made."""
+        return gbdt.restore(self.run.read_arrays(f"walk_{name}.npz"))
+
+
+def _dataset(night: Night) -> dict[str, Any]:
+    """Join bids with their notices, and see whether there is enough to learn from."""
+    config, now_ms = night.config, night.run.started_ms
+    scratch = night.run.folder / "scratch"
+    from_ms = now_ms - config.window_days * MS_PER_DAY
+    table, account = dataset.collect(night.data_dir / "training", from_ms, now_ms + 1, now_ms, config, scratch)
+    night.run.write("account.json", msgspec.json.encode(account))
+    night.run.write("dataset.parquet", dataset.as_parquet(table))
+    waits = _reason_to_wait(night.data, contest.champion(night.root), config)
+    return {**night.data.summary.as_json(), **(waits or {})}
+
+
+def _reason_to_wait(data: Dataset, champion: bundle.Bundle | None, config: TrainingConfig) -> dict[str, Any] | None:
+    rows, clicks = len(data.impressions), data.summary.clicks
+    if rows < config.rows_min or clicks < config.clicks_min or clicks == rows:
+        found = f"{rows} impressions with {clicks} clicks; {config.rows_min} with {config.clicks_min} are needed"
+        return {"result": "little_data", "reasons": [found]}
+    if not _spread(data.impressions, config):
+        return {"result": "little_data", "reasons": ["the impressions do not spread over time"]}
+    if champion is None:
+        return None
+    fresh = data.impressions.labels[data.impressions.at_ms >= compare.trained_to_ms(champion)].sum()
+    if fresh < config.new_clicks_min:
+        found = f"{fresh} clicks since the champion was trained; {config.new_clicks_min} are needed"
+        return {"result": "nothing_new", "reasons": [found]}
+    return None
+
+
+def _train(night: Night) -> dict[str, Any]:
+    """Predict each block of time by what was learned from those before: what is judged, and what calibration needs."""
+    clicks, positives = night.data.clicks, int(night.data.clicks.labels.sum())
+    enough = night.config.conversions_min <= positives < len(clicks) and _spread(clicks, night.config)
+    rows = {"ctr": (night.data.impressions, _BASE_CTR), **({"cvr": (clicks, CVR)} if enough else {})}
+    walked = {name: gbdt.walk(part, PLATFORM, rate, night.config) for name, (part, rate) in rows.items()}
+    for name, made in walked.items():
+        night.run.write_arrays(f"walk_{name}.npz", gbdt.arrays(*made))
+    return {"models": [*walked], "rounds": {name: found.rounds for name, (found, _) in walked.items()}}
+
+
+def _calibrate(night: Night) -> dict[str, Any]:
+    """Fit to all rows, scale as the out-of-time predictions ask for, and pack what would be served."""
+    data, config = night.data, night.config
+    ctr = gbdt.fit(data.impressions, PLATFORM, _BASE_CTR, *night.walked("ctr"), config)
+    cvr, about_cvr = _conversions(night)
+    fitted = package.Fitted(
+        ctr=ctr,
+        cvr=cvr,
+        prior_ctr=gbdt.fit_statistics(PLATFORM.hierarchy, data.impressions, PLATFORM, _BASE_CTR)[0],
+        prior_cvr=gbdt.fit_statistics(PLATFORM.hierarchy, data.clicks, PLATFORM, CVR)[0],
+    )
+    files = package.pack(fitted, data.impressions)
+    for name, content in files.items():
+        night.run.write(f"bundle/{name}", content)
+    scaling = {"slope": ctr.calibration.slope, "intercept": ctr.calibration.intercept}
+    about_ctr = {"trees": ctr.booster.num_trees(), "strengths": ctr.strengths, **scaling}
+    return {"files": sorted(files), "ctr": about_ctr, "cvr": about_cvr}
+
+
+def _conversions(night: Night) -> tuple[gbdt.Model | None, dict[str, Any]]:
+    """Fit a conversion model where data suffice and it beats the smoothed rates on later clicks."""
+    clicks, config = night.data.clicks, night.config
+    about = f"{int(clicks.labels.sum()):,} conversions of {len(clicks):,} clicks"
+    kept = {"kind": "smoothed_rates", "scores": {}}
+    if "cvr" not in night.found["train"]["models"]:
+        few = f"{about} are too few for a model ({config.conversions_min})"
+        return None, {**kept, "note": f"Rates smoothed along the hierarchy of ads: {few}."}
+    walked, features = night.walked("cvr")
+    later, bounds = clicks[slice(walked.start, None)], contest.limits(config)
+    candidate, prior = (measure(each, later.labels, later.weights) for each in (walked.predicted, walked.prior))
+    scores = {"candidate": candidate.as_json(), "prior": prior.as_json()}
+    refused = gates.uncalibrated(candidate, bounds) + gates.worse_than_prior(candidate, prior, bounds)
+    if refused:
+        little = f"of {about} a model learned too little ({'; '.join(refused)})"
+        return None, {**kept, "scores": scores, "note": f"Rates smoothed along the hierarchy of ads: {little}."}
+    model = gbdt.fit(clicks, PLATFORM, CVR, walked, features, config)
+    return model, {"kind": "model", "scores": scores, "note": f"A model of the same kind, from {about}."}
+
+
+def _evaluate(night: Night) -> dict[str, Any]:
+    """Measure the candidate, the prior, the champion, and what the challenger predicted in shadow."""
+    walked, _ = night.walked("ctr")
+    found: dict[str, Any] = msgspec.to_builtins(contest.hold(night.root, night.data, walked, night.config))
+    return found
+
+
+def _gate(night: Night) -> dict[str, Any]:
+    """Decide, from the findings alone."""
+    found = msgspec.convert(night.found["evaluate"], contest.Findings)
+    return contest.decide(found, night.run.started_ms, night.config)._asdict()
+
+
+def _register(night: Night) -> dict[str, Any]:
+    """Publish what the gate let pass, and move the aliases."""
+    decided, found = night.found["gate"], night.found["evaluate"]
+    if decided["challenger"] == "promote":
+        aliases.promote(night.root, found["live"]["version"])
+        return {"result": "proven", "version": found["live"]["version"], "reasons": decided["reasons"]}
+    if decided["challenger"] == "drop":
+        aliases.shadow(night.root, None)
+    if decided["candidate"] == "refuse":
+        return {"result": "refused", "reasons": decided["reasons"]}
+    manifest = _manifest(night)
+    files = {name: (night.run.folder / "bundle" / name).read_bytes() for name in night.found["calibrate"]["files"]}
+    version = registry.publish(night.root, {**files, "model_card.md": report.card(manifest).encode()}, manifest)
+    if decided["candidate"] == "shadow":
+        aliases.shadow(night.root, version)
+        return {"result": "shadowed", "version": version, "reasons": decided["reasons"]}
+    serving = contest.champion(night.root)
+    if serving is not None and serving.version not in (found["champion"], version):
+        reason = f"the champion became {serving.version} while this run was going on: it was not compared with that one"
+        return {"result": "refused", "reasons": [reason]}
+    aliases.promote(night.root, version)
+    return {"result": "published", "version": version, "reasons": []}
+
+
+def _manifest(night: Night) -> dict[str, Any]:
+    made = night.found["calibrate"]
+    evaluated = night.found["evaluate"]
+    return {
+        "built_at_ms": night.run.started_ms,
+        "feature_hash": FEATURE_HASH,
+        "spec_hash": PLATFORM.content_hash,
+        "data": night.data.summary.as_json(),
+        "ctr": {**made["ctr"], "scores": evaluated["scores"]},
+        "cvr": made["cvr"],
+        "gate": {name: evaluated[name] for name in ("champion", "difference", "slices")},
+        "config": msgspec.to_builtins(night.config),
+        "libraries": {name: library_version(name) for name in _LIBRARIES},
+    }
+
+
+def _landscape(night: Night) -> dict[str, Any]:
+    """Learn the landscapes of prices and publish them, if there is news."""
+    return landscapes.publish(night.data_dir, night.run.started_ms, night.config)
+
+
+def _notify(night: Night) -> dict[str, Any]:
+    """Tell whoever wants to know what became of the run, and tidy up."""
+    outcome = _outcome(night)
+    registry.prune(night.root, night.config.versions_kept)
+    told = {name: getattr(outcome, name) for name in ("result", "reasons", "champion")}
+    data = {name: night.found["dataset"][name] for name in ("impressions", "clicks", "skipped", "holes")}
+    return notice.post(night.config.notify_url, {**told, "data": data})
+
+
+Step = Callable[[Night], dict[str, Any]]
+#: In this order. Those of the model are left out where there is nothing to learn from.
+MODEL_STEPS: dict[str, Step] = {
+    "dataset": _dataset, "train": _train, "calibrate": _calibrate, "evaluate": _evaluate, "gate": _gate,
+    "register": _register,
+}  # fmt: skip
+STEPS: dict[str, Step] = {**MODEL_STEPS, "landscape": _landscape, "notify": _notify}
+
+
+def run(data_dir: Path, now_ms: int, config: TrainingConfig, progress: Progress) -> Outcome:
+    """Go on with a run that was killed, or begin one; `progress` hears each step and its findings.
 
     Raises:
         ConflictError: another run is going on.
@@ -53,158 +239,43 @@ def run(data_dir: Path, now_ms: int, config: TrainingConfig, progress: Progress)
     """
     root = data_dir / "models"
     with _alone(root):
-        outcome = _challenge(root, data_dir, now_ms, config, progress)
-        progress("landscape", landscapes.publish(data_dir, now_ms, config))
+        identity = sha256(msgspec.json.encode([config, FEATURE_HASH, PLATFORM.content_hash])).hexdigest()[:16]
+        begun = runs.begin(root / "runs", now_ms, identity, config.run_hours_max)
+        night = Night(data_dir, begun, config)
+        try:
+            for name, step in STEPS.items():
+                if name in MODEL_STEPS and "result" in night.found.get("dataset", ()):
+                    continue
+                _do(night, name, step, progress)
+        except Exception as fault:
+            begun.end({"fault": f"{type(fault).__name__}: {fault}"})  # it would fail again
+            raise
+        outcome = _outcome(night)
+        begun.end({"result": outcome.result})
+        runs.prune(root / "runs", config.runs_kept)
         return outcome
 
 
-def _challenge(root: Path, data_dir: Path, now_ms: int, config: TrainingConfig, progress: Progress) -> Outcome:
-    """Train click and conversion rates, and replace the champion if they are no worse."""
-    data = dataset.load(data_dir / "training", now_ms - config.window_days * MS_PER_DAY, now_ms + 1, now_ms, config)
-    progress("dataset", data.summary.as_json())
-    champion = _champion(root, progress)
-    kept = _reason_to_wait(data, champion, config)
-    if kept is not None:
-        return kept
-    walked, features = gbdt.walk(data.impressions, PLATFORM, _BASE_CTR, config)
-    scores, refused = _judge(data.impressions, walked, champion, config)
-    progress("evaluate", {"scores": {name: score.as_json() for name, score in scores.items()}})
-    if refused:
-        return Outcome("refused", tuple(refused), champion.version if champion else None)
-    ctr = gbdt.fit(data.impressions, PLATFORM, _BASE_CTR, walked, features, config)
-    progress("fit", {"trees": ctr.booster.num_trees(), "statistics": len(ctr.transform.statistics.table())})
-    cvr, about_cvr = _conversions(data.clicks, config)
-    fitted = package.Fitted(
-        ctr=ctr,
-        cvr=cvr,
-        prior_ctr=gbdt.fit_statistics(PLATFORM.hierarchy, data.impressions, PLATFORM, _BASE_CTR)[0],
-        prior_cvr=gbdt.fit_statistics(PLATFORM.hierarchy, data.clicks, PLATFORM, CVR)[0],
-    )
-    about_ctr = {
-        "scores": {name: score.as_json() for name, score in scores.items()},
-        "trees": ctr.booster.num_trees(),
-        "strengths": ctr.strengths,
-    }
-    manifest = _manifest(now_ms, data, about_ctr, about_cvr, config)
-    published = _publish(root, package.pack(fitted, data.impressions, report.card(manifest)), manifest, champion)
-    progress("publish", {"version": published})
-    return Outcome("published", (), published, manifest)
+def _do(night: Night, name: str, step: Step, progress: Progress) -> None:
+    found = night.run.found(name)
+    resumed = found is not None
+    if found is None:
+        night.run.done(name, step(night))
+        found = night.run.found(name) or {}  # as a run that goes on would have it
+    night.found[name] = found
+    progress(name, {**found, "resumed": True} if resumed else found)
 
 
-def _champion(root: Path, progress: Progress) -> bundle.Bundle | None:
-    try:
-        version = registry.resolve(root, bundle.CHAMPION)
-        return bundle.load(root, version) if version is not None else None
-    except BundleError as fault:
-        # It cannot serve either: the bidder answers with the prior until there is a new one.
-        progress("champion", {"fault": str(fault)})
-        return None
+def _outcome(night: Night) -> Outcome:
+    last = night.found.get("register", night.found["dataset"])
+    serving = registry.resolve(night.root, bundle.CHAMPION)
+    made = _manifest(night) if last["result"] in ("published", "shadowed") else None
+    return Outcome(last["result"], tuple(last["reasons"]), serving, made)
 
 
-def _reason_to_wait(data: Dataset, champion: bundle.Bundle | None, config: TrainingConfig) -> Outcome | None:
-    rows, clicks = len(data.impressions), data.summary.clicks
-    version = champion.version if champion is not None else None
-    if rows < config.rows_min or clicks < config.clicks_min or clicks == rows:
-        found = f"{rows} impressions with {clicks} clicks; {config.rows_min} with {config.clicks_min} are needed"
-        return Outcome("little_data", (found,), version)
-    if len(gbdt.block_edges(data.impressions.at_ms, config.blocks)) < 4:
-        return Outcome("little_data", ("the impressions do not spread over time",), version)
-    if champion is None:
-        return None
-    fresh = _since(data.impressions, compare.trained_to_ms(champion))
-    if fresh.labels.sum() < config.new_clicks_min:
-        found = f"{fresh.labels.sum()} clicks since the champion was trained; {config.new_clicks_min} are needed"
-        return Outcome("nothing_new", (found,), version)
-    return None
-
-
-def _judge(
-    rows: Rows, walked: gbdt.Walk, champion: bundle.Bundle | None, config: TrainingConfig
-) -> tuple[dict[str, Metrics], list[str]]:
-    """Measure the candidate beside the prior on all walked rows, and beside what serves on those new to both."""
-    later = rows[slice(walked.start, None)]
-    limits = _limits(config)
-    scores = {
-        "candidate": measure(walked.predicted, later.labels, later.weights),
-        "prior": measure(walked.prior, later.labels, later.weights),
-    }
-    new = later.at_ms >= (compare.trained_to_ms(champion) if champion is not None else 0)
-    serving = champion.predictor if champion is not None else ConstantPredictor()
-    name = "champion" if champion is not None else "constant"
-    both = later[new]
-    pair = gates.Pair(walked.predicted[new], compare.pctr(serving, both), both.labels, both.weights)
-    scores[name] = measure(pair.baseline, pair.labels, pair.weights)
-    scores[f"candidate beside {name}"] = measure(pair.candidate, pair.labels, pair.weights)
-    parts = gates.slices("campaign", both.ads[:, _CAMPAIGN], pair, limits)
-    objections = gates.uncalibrated(scores["candidate"], limits)
-    objections += gates.worse_than_prior(scores["candidate"], scores["prior"], limits)
-    verdict = gates.judge(f"the {name}", gates.difference(pair, limits), parts, objections, limits)
-    return scores, list(verdict.reasons)
-
-
-def _limits(config: TrainingConfig) -> gates.Limits:
-    return gates.Limits(
-        confidence=config.gate_confidence,
-        resamples=config.gate_resamples,
-        rows_min=config.gate_rows_min,
-        clicks_min=config.new_clicks_min,
-        log_loss_tolerance=config.log_loss_tolerance,
-        pcoc_min=config.pcoc_min,
-        pcoc_max=config.pcoc_max,
-        slice_clicks_min=config.gate_slice_clicks_min,
-        seed=config.seed,
-    )
-
-
-def _conversions(clicks: Rows, config: TrainingConfig) -> tuple[gbdt.Model | None, dict[str, Any]]:
-    """Fit a conversion model where data suffice and it beats the smoothed rates on later clicks."""
-    positives = int(clicks.labels.sum())
-    about = f"{positives:,} conversions of {len(clicks):,} clicks"
-    apart = len(gbdt.block_edges(clicks.at_ms, config.blocks)) >= 4
-    if positives < config.conversions_min or positives == len(clicks) or not apart:
-        note = f"Rates smoothed along the hierarchy of ads: {about} are too few for a model ({config.conversions_min})."
-        return None, {"kind": "smoothed_rates", "scores": {}, "note": note}
-    walked, features = gbdt.walk(clicks, PLATFORM, CVR, config)
-    labels = clicks.labels[walked.start :]
-    scores = {"candidate": measure(walked.predicted, labels), "prior": measure(walked.prior, labels)}
-    limits = _limits(config)
-    refused = gates.uncalibrated(scores["candidate"], limits)
-    refused += gates.worse_than_prior(scores["candidate"], scores["prior"], limits)
-    described = {name: score.as_json() for name, score in scores.items()}
-    if refused:
-        note = (
-            f"Rates smoothed along the hierarchy of ads: of {about} a model learned too little ({'; '.join(refused)})."
-        )
-        return None, {"kind": "smoothed_rates", "scores": described, "note": note}
-    model = gbdt.fit(clicks, PLATFORM, CVR, walked, features, config)
-    return model, {"kind": "model", "scores": described, "note": f"A model of the same kind, from {about}."}
-
-
-def _manifest(
-    now_ms: int, data: Dataset, ctr: dict[str, Any], cvr: dict[str, Any], config: TrainingConfig
-) -> dict[str, Any]:
-    return {
-        "built_at_ms": now_ms,
-        "feature_hash": FEATURE_HASH,
-        "data": data.summary.as_json(),
-        "ctr": ctr,
-        "cvr": cvr,
-        "config": msgspec.to_builtins(config),
-        "libraries": {name: library_version(name) for name in _LIBRARIES},
-    }
-
-
-def _publish(root: Path, files: dict[str, bytes], manifest: dict[str, Any], champion: bundle.Bundle | None) -> str:
-    version = registry.publish(root, files, manifest)
-    bundle.load(root, version)
-    if champion is not None and champion.version != version:
-        registry.set_alias(root, bundle.PREVIOUS, champion.version)
-    registry.set_alias(root, bundle.CHAMPION, version)
-    return version
-
-
-def _since(rows: Rows, from_ms: int) -> Rows:
-    return rows[rows.at_ms >= from_ms]
+def _spread(rows: Rows, config: TrainingConfig) -> bool:
+    """Tell whether the rows make blocks enough to walk through."""
+    return len(gbdt.block_edges(rows.at_ms, config.blocks)) >= 4
 
 
 @contextmanager

@@ -36,13 +36,13 @@ class Fitted:
     prior_cvr: Statistics
 
 
-def pack(fitted: Fitted, rows: Rows, card: str) -> dict[str, bytes]:
+def pack(fitted: Fitted, rows: Rows) -> dict[str, bytes]:
     """Return the bundle's files. `rows` are impressions to prove parity on and to take golden rows from.
 
     Raises:
         BundleError: ONNX does not reproduce the native model.
     """
-    files: dict[str, bytes] = {"model_card.md": card.encode()}
+    files: dict[str, bytes] = {}
     spec = BundleSpec(
         feature_hash=FEATURE_HASH,
         request_columns=REQUEST_COLUMNS,

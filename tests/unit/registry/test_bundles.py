@@ -21,6 +21,7 @@ BUILT = {"built_at_ms": 1_750_000_000_000}
 def test_what_is_published_is_read(tmp_path: Path) -> None:
     version = registry.publish(tmp_path, FILES, {**BUILT, "note": "n"})
     assert version.startswith("20250615T150640-")
+    assert registry.built_at_ms(version) == BUILT["built_at_ms"]
     files = registry.read(tmp_path, version)
     manifest = json.loads(files.pop(registry.MANIFEST))
     assert files == FILES

@@ -1,0 +1,62 @@
+"""Which model serves, which served before, and which predicts in shadow. A version is proven before it is named."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from dsp import registry
+from dsp.kernel.errors import BundleError, ConflictError
+from models.serving import bundle
+
+
+def promote(root: Path, version: str) -> None:
+    """Let a version serve, and remember what served before. Doing it again changes nothing.
+
+    The champion's alias moves last: whoever is killed in between leaves the champion as it was.
+
+    Raises:
+        BundleError: the version cannot serve.
+    """
+    bundle.load(root, version)
+    champion = registry.resolve(root, bundle.CHAMPION)
+    if champion != version:
+        _remember(root, champion)
+        registry.set_alias(root, bundle.CHAMPION, version)
+    registry.clear_alias(root, bundle.CHALLENGER)  # it was compared with another champion
+
+
+def rollback(root: Path) -> str:
+    """Let what served before the champion serve again, and return its version.
+
+    Raises:
+        ConflictError: nothing served before.
+        BundleError: it cannot serve.
+    """
+    previous = registry.resolve(root, bundle.PREVIOUS)
+    if previous is None:
+        raise ConflictError("there is no previous champion")
+    bundle.load(root, previous)
+    champion = registry.resolve(root, bundle.CHAMPION)
+    registry.set_alias(root, bundle.CHAMPION, previous)  # first: killed after it, we have rolled back
+    _remember(root, champion)
+    registry.clear_alias(root, bundle.CHALLENGER)
+    return previous
+
+
+def shadow(root: Path, version: str | None) -> None:
+    """Let a version predict beside the champion, without a say in bids; None ends that.
+
+    Raises:
+        BundleError: the version cannot serve.
+    """
+    if version is None:
+        registry.clear_alias(root, bundle.CHALLENGER)
+        return
+    bundle.load(root, version)
+    registry.set_alias(root, bundle.CHALLENGER, version)
+
+
+def _remember(root: Path, champion: str | None) -> None:
+    if champion is None:
+        return
+    with suppress(BundleError):  # what cannot serve is nothing to return to
+        registry.set_alias(root, bundle.PREVIOUS, champion)

@@ -1,0 +1,139 @@
+"""The night's contest: the candidate, the champion, and the challenger that was scored in shadow, on later traffic."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from dsp import registry
+from dsp.kernel.errors import BundleError
+from models.evaluation import compare, gates
+from models.evaluation.metrics import measure
+from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
+from models.serving import bundle
+from models.serving.prior import ConstantPredictor
+from models.training.config import TrainingConfig
+from models.training.dataset import Dataset
+from models.training.gbdt import Walk
+
+_CAMPAIGN = AD_COLUMNS.index("campaign_id")
+_EXCHANGE = REQUEST_COLUMNS.index("exchange")
+_MS_PER_DAY = 86_400_000
+
+
+class Live(msgspec.Struct, frozen=True):
+    """What the challenger predicted in shadow, against what was bid with."""
+
+    version: str
+    difference: gates.Difference
+    objections: list[str]
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """What is known when it is decided. `champion` is the version it was compared with; None: constants serve."""
+
+    champion: str | None
+    scores: dict[str, dict[str, Any]]
+    difference: gates.Difference
+    slices: list[gates.Slice]
+    objections: list[str]
+    live: Live | None = None
+
+
+class Decision(NamedTuple):
+    """What becomes of the candidate, and of the challenger in shadow (`promote`, `drop` or `keep`), and why."""
+
+    candidate: gates.Result
+    challenger: str
+    reasons: tuple[str, ...]
+
+
+def limits(config: TrainingConfig) -> gates.Limits:
+    """Return the gate's bounds."""
+    return gates.Limits(
+        confidence=config.gate_confidence,
+        resamples=config.gate_resamples,
+        rows_min=config.gate_rows_min,
+        clicks_min=config.new_clicks_min,
+        log_loss_tolerance=config.log_loss_tolerance,
+        pcoc_min=config.pcoc_min,
+        pcoc_max=config.pcoc_max,
+        slice_clicks_min=config.gate_slice_clicks_min,
+        seed=config.seed,
+    )
+
+
+def champion(root: Path) -> bundle.Bundle | None:
+    """Return what serves; None where nothing does, or it cannot be read: then the bidder cannot serve it either."""
+    try:
+        version = registry.resolve(root, bundle.CHAMPION)
+        return bundle.load(root, version) if version is not None else None
+    except BundleError:
+        return None
+
+
+def hold(root: Path, data: Dataset, walked: Walk, config: TrainingConfig) -> Findings:
+    """Measure the candidate beside the prior on all walked rows, and beside what serves on those new to both."""
+    bounds, serving = limits(config), champion(root)
+    later = data.impressions[slice(walked.start, None)]
+    scores = {
+        "candidate": measure(walked.predicted, later.labels, later.weights),
+        "prior": measure(walked.prior, later.labels, later.weights),
+        "constant": compare.measure_rows(ConstantPredictor(), later),
+    }
+    new = later.at_ms >= (compare.trained_to_ms(serving) if serving is not None else 0)
+    both = later[new]
+    predicted = compare.pctr(serving.predictor if serving is not None else ConstantPredictor(), both)
+    pair = gates.Pair(walked.predicted[new], predicted, both.labels, both.weights)
+    if serving is not None:
+        scores["champion"] = measure(pair.baseline, pair.labels, pair.weights)
+        scores["candidate beside champion"] = measure(pair.candidate, pair.labels, pair.weights)
+    return Findings(
+        champion=serving.version if serving is not None else None,
+        scores={name: score.as_json() for name, score in scores.items()},
+        difference=gates.difference(pair, bounds),
+        slices=[
+            *gates.slices("exchange", both.requests[:, _EXCHANGE], pair, bounds),
+            *gates.slices("campaign", both.ads[:, _CAMPAIGN], pair, bounds),
+        ],
+        objections=gates.uncalibrated(scores["candidate"], bounds)
+        + gates.worse_than_prior(scores["candidate"], scores["prior"], bounds),
+        live=_live(root, data, bounds),
+    )
+
+
+def _live(root: Path, data: Dataset, bounds: gates.Limits) -> Live | None:
+    version = registry.resolve(root, bundle.CHALLENGER)
+    if version is None:
+        return None
+    shadowed = data.shadowed
+    asked = (shadowed.versions == version) & np.isfinite(shadowed.champion) & np.isfinite(shadowed.challenger)
+    rows = data.impressions[asked]
+    pair = gates.Pair(shadowed.challenger[asked], shadowed.champion[asked], rows.labels, rows.weights)
+    score = measure(pair.candidate, pair.labels, pair.weights)
+    return Live(version, gates.difference(pair, bounds), gates.uncalibrated(score, bounds))
+
+
+def decide(found: Findings, now_ms: int, config: TrainingConfig) -> Decision:
+    """Weigh what was found. A proven candidate serves; else a challenger that has proven itself live; a candidate that
+    is promising takes the place in shadow where that is free, or has been taken for long enough.
+    """
+    bounds = limits(config)
+    name = "the champion" if found.champion is not None else "the constants"
+    tonight = gates.judge(name, found.difference, found.slices, found.objections, bounds)
+    live = found.live
+    if tonight.result == "promote" or live is None:
+        return Decision(tonight.result, "drop" if live else "keep", tonight.reasons)
+    there = gates.judge(name, live.difference, (), live.objections, bounds)
+    if there.result == "promote":
+        reason = f"the challenger {live.version} has proven itself in shadow"
+        return Decision("refuse", "promote", (*tonight.reasons, reason))
+    enough = live.difference.rows >= bounds.rows_min and live.difference.clicks >= bounds.clicks_min
+    days = (now_ms - registry.built_at_ms(live.version)) / _MS_PER_DAY
+    if (enough and live.difference.high < 0) or days > config.challenger_days_max:
+        return Decision(tonight.result, "drop", tonight.reasons)
+    if tonight.result == "shadow":
+        reason = f"the challenger {live.version} is still being compared in shadow"
+        return Decision("refuse", "keep", (*tonight.reasons, reason))
+    return Decision(tonight.result, "keep", tonight.reasons)

@@ -1,0 +1,107 @@
+"""A run's folder: what each step made and found, so that a run that was killed goes on where it stopped."""
+
+import io
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+_RUN, _END = "run.json", "end.json"
+_MS_PER_HOUR = 3_600_000
+
+
+class _Begun(msgspec.Struct, frozen=True):
+    """run.json. `identity` is of the settings and feature definitions: with others a run cannot go on."""
+
+    started_ms: int
+    identity: str
+
+
+class Run:
+    """One run. Files appear whole or not at all and survive a power cut; a step is done once its findings are there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started_ms = msgspec.json.decode((folder / _RUN).read_bytes(), type=_Begun).started_ms
+
+    def found(self, step: str) -> dict[str, Any] | None:
+        """Return what a step found, or None while it is not done."""
+        try:
+            return msgspec.json.decode((self.folder / f"{step}.json").read_bytes(), type=dict[str, Any])
+        except FileNotFoundError:
+            return None
+
+    def done(self, step: str, findings: Mapping[str, Any]) -> None:
+        """Write down what a step found; it is not run again."""
+        self.write(f"{step}.json", msgspec.json.format(msgspec.json.encode(findings), indent=1))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of this name, which may be in a folder below."""
+        _write(self.folder / name, data)
+
+    def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write arrays by name."""
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        self.write(name, buffer.getvalue())
+
+    def read_arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a file."""
+        with np.load(self.folder / name, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def end(self, findings: Mapping[str, Any]) -> None:
+        """Mark the run as over, well or badly: nobody goes on with it."""
+        self.write(_END, msgspec.json.encode(findings))
+
+
+def begin(root: Path, now_ms: int, identity: str, hours_max: float) -> Run:
+    """Return the latest run if it can go on: not over, of the same identity and not too old; otherwise a new one."""
+    folders = _folders(root)
+    if folders and not (folders[-1] / _END).exists():
+        begun = _begun(folders[-1])
+        if begun is not None and begun.identity == identity and now_ms - begun.started_ms <= hours_max * _MS_PER_HOUR:
+            return Run(folders[-1])
+    name = f"{datetime.fromtimestamp(now_ms // 1_000, UTC):%Y%m%dT%H%M%S}"
+    number = sum(folder.name.startswith(name) for folder in folders)
+    folder = root / f"{name}-{number:03d}"
+    _write(folder / _RUN, msgspec.json.encode(_Begun(now_ms, identity)))
+    return Run(folder)
+
+
+def prune(root: Path, keep: int) -> None:
+    """Remove all but the latest `keep` runs."""
+    for folder in _folders(root)[:-keep]:
+        shutil.rmtree(folder)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("[0-9]*T*-*") if path.is_dir())
+
+
+def _begun(folder: Path) -> _Begun | None:
+    try:
+        return msgspec.json.decode((folder / _RUN).read_bytes(), type=_Begun)
+    except (OSError, msgspec.DecodeError):  # it had not begun properly
+        return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".draft")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
