@@ -1,4 +1,4 @@
-"""The command line: `python -m loadtest demo | replay | faults | day`. Each command imports what it needs."""
+"""The command line: `python -m loadtest COMMAND`. Each command imports what it needs."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     replay = commands.add_parser("replay", help="send recorded requests to a bidder with the demo catalogue")
     replay.add_argument("--requests", type=Path, required=True, metavar="FILE", help="JSON lines, .gz or not")
     replay.add_argument("--exchange", default="openrtb", help="profile that the requests come under (%(default)s)")
-    replay.add_argument("--connections", type=_connections, default=4, help="requests at a time (%(default)s)")
+    replay.add_argument("--connections", type=_count, default=4, help="requests at a time (%(default)s)")
     replay.add_argument("--json", action="store_true", help="print the report on one line")
     replay.set_defaults(run=_replay)
     faults = commands.add_parser("faults", help="simulate 16 bidders with everything that can go wrong with money")
@@ -42,6 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     day.add_argument("--json", action="store_true", help="print the figures on one line")
     day.add_argument("--picture", type=Path, metavar="PNG", help="draw spend and plan into this file")
     day.set_defaults(run=_day)
+    learning = commands.add_parser("learning", help="measure what a day of learning is worth in the simulated market")
+    learning.add_argument("--requests", type=_requests, default=100_000, help="of the day learned from (%(default)s)")
+    learning.add_argument("--bought", type=_requests, default=20_000, help="requests of the next day (%(default)s)")
+    learning.add_argument("--seeds", type=_count, default=3, help="of rivals and people (%(default)s)")
+    learning.add_argument("--selection", action="store_true", help="also learn from ads shown to anybody, not to wins")
+    learning.add_argument("--json", action="store_true", help="print the figures on one line")
+    learning.set_defaults(run=_learning)
     return parser
 
 
@@ -59,6 +66,15 @@ def _day(options: argparse.Namespace) -> int:
 
     try:
         return main(options.seed, options.requests, options.json, options.picture)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _learning(options: argparse.Namespace) -> int:
+    from loadtest.learning.report import main
+
+    try:
+        return main(options.requests, options.bought, options.seeds, options.selection, options.json)
     except KeyboardInterrupt:
         return 130
 
@@ -109,7 +125,7 @@ def _seconds(text: str) -> float:
     return _number(text, 1.0, 3_600.0)
 
 
-def _connections(text: str) -> int:
+def _count(text: str) -> int:
     return int(_number(text, 1, 512))
 
 

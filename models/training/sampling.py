@@ -1,38 +1,37 @@
-"""Which rows to learn from when there are more than can be: all positives, and the same share of negatives always."""
+"""Which rows to learn from when there are more than can be: all positives, and a share of the negatives.
 
-from collections.abc import Iterable
-from hashlib import blake2b
+The engine draws them (models.training.join): of each class those whose ids have the lowest hashes, so that tomorrow
+keeps what today kept. Here is how many, and what each then stands for.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-_KEY = b"models.training.sampling"
+
+class Counts(NamedTuple):
+    """Rows with and without a click."""
+
+    positives: int
+    negatives: int
 
 
-def lots(ids: Iterable[str]) -> NDArray[np.uint64]:
-    """Return what rows draw lots with, (n,): a keyed hash of their ids, so that tomorrow keeps those kept today."""
-    digests = b"".join(blake2b(one.encode(), digest_size=8, key=_KEY).digest() for one in ids)
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+def room(of: Counts, rows_max: int) -> Counts:
+    """Return how many of each to keep, at most `rows_max` together.
 
-
-def thin(
-    labels: NDArray[np.bool_], lots: NDArray[np.uint64], rows_max: int
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Return which of n rows to keep, (n,), at most `rows_max`, and how many rows each of them stands for, (kept,).
-
-    All positives are kept unless they are more than half of `rows_max`, and of the rest those with the lowest lots. A
-    negative weighs one over the share of negatives kept, so learners that honour weights see the rates of all rows,
-    and so do calibration and every sum. Without the weight, log-odds are too high by the log of it, which is the
-    correction q = p / (p + (1 - p) / share) of He et al. (2014).
+    All positives are kept, unless they and the negatives are more than half of `rows_max` each.
     """
-    if len(labels) <= rows_max:
-        return np.ones(len(labels), dtype=np.bool_), np.ones(len(labels))
-    positives, negatives = np.flatnonzero(labels), np.flatnonzero(~labels)
-    room = min(len(positives), max(rows_max // 2, rows_max - len(negatives)))
-    keep = np.zeros(len(labels), dtype=np.bool_)
-    weights = np.ones(len(labels))
-    for rows, count in ((positives, room), (negatives, min(len(negatives), rows_max - room))):
-        kept = rows[np.argsort(lots[rows], kind="stable")[:count]]
-        keep[kept] = True
-        weights[kept] = len(rows) / max(count, 1)
-    return keep, weights[keep]
+    positives = min(of.positives, max(rows_max // 2, rows_max - of.negatives))
+    return Counts(positives, min(of.negatives, rows_max - positives))
+
+
+def weigh(labels: NDArray[np.bool_], of: Counts) -> NDArray[np.float64]:
+    """Return how many of all rows each row kept stands for, (n,): for learners, calibration and sums alike.
+
+    A negative weighs one over the share of negatives kept. A learner without weights would find log-odds too high by
+    the log of that, which q = p / (p + (1 - p) / share) takes back (He et al. 2014); with weights there is nothing to
+    take back.
+    """
+    kept = Counts(int(labels.sum()), int((~labels).sum()))
+    return np.where(labels, of.positives / max(kept.positives, 1), of.negatives / max(kept.negatives, 1))

@@ -1,5 +1,7 @@
 """Fewer rows, the same rates: thinned negatives carry weights, and tell more than the latest rows alone."""
 
+from hashlib import md5
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from models.features.platform import PLATFORM
 from models.features.spec import Group
 from models.training import gbdt, sampling
 from models.training.rows import Rows
+from models.training.sampling import Counts
 
 CAMPAIGNS = 12
 GROUPS = (Group(name="campaign", ad=("campaign_id",)),)
@@ -27,9 +30,16 @@ def world(seed: int, count: int) -> tuple[Rows, np.ndarray, list[str]]:
 
 
 def thinned(rows: Rows, ids: list[str], rows_max: int, *, weighted: bool = True) -> Rows:
-    keep, weights = sampling.thin(rows.labels, sampling.lots(ids), rows_max)
+    """Keep of each class the rows of the lowest hashes, as the engine does."""
+    of = Counts(int(rows.labels.sum()), int((~rows.labels).sum()))
+    keep = np.zeros(len(rows), dtype=np.bool_)
+    lots = np.array([md5(one.encode(), usedforsecurity=False).hexdigest() for one in ids])
+    for count, members in zip(sampling.room(of, rows_max), (rows.labels, ~rows.labels), strict=True):
+        places = np.flatnonzero(members)
+        keep[places[np.argsort(lots[places])[:count]]] = True
     kept = rows[keep]
-    return Rows(kept.at_ms, kept.requests, kept.ads, kept.labels, weights if weighted else np.ones(len(kept)))
+    weights = sampling.weigh(kept.labels, of) if weighted else np.ones(len(kept))
+    return Rows(kept.at_ms, kept.requests, kept.ads, kept.labels, weights)
 
 
 def learned(rows: Rows, of: Rows) -> np.ndarray:
@@ -47,11 +57,23 @@ def by_campaign(rows: Rows) -> np.ndarray:
     return learned(rows, one)
 
 
-def test_few_rows_are_left_alone() -> None:
-    rows, _, ids = world(1, 500)
-    keep, weights = sampling.thin(rows.labels, sampling.lots(ids), 500)
-    assert keep.all()
-    assert weights.tolist() == [1.0] * 500
+@pytest.mark.parametrize(
+    ("of", "kept"),
+    [
+        ((30, 470), (30, 470)),  # they fit
+        ((30, 4_970), (30, 470)),  # all positives, and what negatives there is room for
+        ((0, 5_000), (0, 500)),
+        ((4_000, 1_000), (250, 250)),  # more positives than half
+        ((4_900, 100), (400, 100)),
+        ((5_000, 0), (500, 0)),
+    ],
+)
+def test_positives_come_first_within_bounds(of: tuple[int, int], kept: tuple[int, int]) -> None:
+    assert sampling.room(Counts(*of), 500) == kept
+    labels = np.arange(sum(kept)) < kept[0]
+    weights = sampling.weigh(labels, Counts(*of))
+    assert weights[labels].sum() == pytest.approx(of[0])
+    assert weights[~labels].sum() == pytest.approx(of[1])
 
 
 def test_all_positives_stay_and_the_weights_stand_for_all_rows() -> None:
@@ -62,26 +84,6 @@ def test_all_positives_stay_and_the_weights_stand_for_all_rows() -> None:
     assert kept.weights[kept.labels].tolist() == [1.0] * int(rows.labels.sum())
     assert kept.weights.sum() == pytest.approx(40_000)
     assert (np.diff(kept.at_ms) > 0).all()  # still in order of time
-
-
-def test_what_is_kept_depends_on_the_bid_alone() -> None:
-    rows, _, ids = world(1, 20_000)
-    keep, _ = sampling.thin(rows.labels, sampling.lots(ids), 2_000)
-    order = np.random.default_rng(5).permutation(20_000)
-    again, _ = sampling.thin(rows.labels[order], sampling.lots([ids[place] for place in order]), 2_000)
-    assert (keep[order] == again).all()
-    half, _ = sampling.thin(rows.labels[:10_000], sampling.lots(ids[:10_000]), 1_000)
-    both = keep[:10_000] & half
-    assert both.sum() > 0.8 * half.sum()  # a window that has moved on keeps much the same
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.6, 1.0])
-def test_bounds_hold_whatever_the_labels(rate: float) -> None:
-    labels = np.random.default_rng(2).random(5_000) < rate
-    keep, weights = sampling.thin(labels, sampling.lots(map(str, range(5_000))), 1_000)
-    assert keep.sum() == 1_000
-    assert weights.sum() == pytest.approx(5_000)
-    assert weights[labels[keep]].sum() == pytest.approx(labels.sum())
 
 
 def test_calibration_holds_with_weights_and_with_the_correction_without() -> None:

@@ -1,0 +1,189 @@
+"""A day bought with one set of predictions: pacing, prices, money and the exchange's rules, step by step."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bidder.config import BidderConfig
+from dsp.catalog.entities import Catalogue
+from dsp.catalog.terms import Budget
+from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros, cost_micros
+from dsp.pacing.controller import ControlColumns, Controls, Law, align
+from dsp.pacing.throttle import passes
+from dsp.pacing.traffic import Curves
+from dsp.pricing.bid import price
+from dsp.pricing.value import conversion_worths, value_micros_cpm
+from dsp.store.book import DayResult
+from dsp.workers.pacing import next_controls
+from loadtest.auction import Clearing, Offer, clear
+from loadtest.draw import Draw
+from loadtest.learning.supply import Chance, Supply
+from loadtest.market import rival_cpm
+from models.serving.predictor import Predictions
+
+#: How often spend is held against plan, and shows in the book. Slower than shipped, and the same for all.
+STEP_MS = 300_000
+_SHADE = BidderConfig().first_price_shade
+
+
+class Placed(NamedTuple):
+    """A bid: on which impression, of which candidate, and what came of it; a lost one costs nothing."""
+
+    chance: int
+    candidate: int
+    bid_micros_cpm: Micros
+    won: bool
+    cost_micros: Micros = 0
+    clicked: bool = False
+    converted: bool = False
+
+
+@dataclass(slots=True)
+class _Purse:
+    """What is left of the hard budgets of line items (by row) and campaigns (by id), for those that have one."""
+
+    line_items: dict[int, Micros]
+    campaigns: dict[int, Micros]
+    campaign_of: list[int]
+
+    def spend(self, row: int, cost: Micros) -> bool:
+        """Take a cost out of both budgets, or tell that one of them does not hold it."""
+        campaign = self.campaign_of[row]
+        if min(self.line_items.get(row, cost), self.campaigns.get(campaign, cost)) < cost:
+            return False
+        for budgets, key in ((self.line_items, row), (self.campaigns, campaign)):
+            if key in budgets:
+                budgets[key] -= cost
+        return True
+
+    def back(self, row: int, cost: Micros) -> None:
+        """Return what was set aside and not spent."""
+        for budgets, key in ((self.line_items, row), (self.campaigns, self.campaign_of[row])):
+            if key in budgets:
+                budgets[key] += cost
+
+
+@dataclass(slots=True)
+class _Book:
+    """What the pacing law reads, by line item's row and day: spend and results, added up."""
+
+    sums: dict[tuple[int, int], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * 6))
+
+    def enter(self, row: int, day: int, *amounts: int) -> None:
+        sums = self.sums[row, day]
+        for place, amount in enumerate(amounts):
+            sums[place] += amount
+
+
+def play(supply: Supply, catalogue: Catalogue, predicted: Predictions, curves: Curves, seed: int) -> list[Placed]:
+    """Bid for the day's impressions with predictions for all candidates, (M,); the budgets are the catalogue's.
+
+    `seed` is of rivals' prices and of people's choices: the same impression has the same whoever bids.
+    """
+    return list(_Day(supply, catalogue, predicted, seed).run(curves))
+
+
+class _Day:
+    def __init__(self, supply: Supply, catalogue: Catalogue, predicted: Predictions, seed: int) -> None:
+        snapshot, rows = supply.snapshot, supply.rows
+        self._supply, self._catalogue, self._snapshot, self._seed = supply, catalogue, snapshot, seed
+        self._value = value_micros_cpm(snapshot.goal_kind[rows], snapshot.target_micros[rows], *predicted)
+        self._worths = conversion_worths(catalogue.conversion_rules)
+        self._purse = _Purse(
+            _tightest({row: one.budget for row, one in enumerate(snapshot.line_items)}),
+            _tightest({one.id: one.budget for one in catalogue.campaigns}),
+            snapshot.campaign_id.tolist(),
+        )
+        self._book = _Book()
+
+    def run(self, curves: Curves) -> Iterator[Placed]:
+        at_ms = np.array([chance.at_ms for chance in self._supply.chances], dtype=np.int64)
+        controls, law, begin = Controls(at_ms=0), Law(), 0
+        while begin < len(at_ms):
+            now_ms = int(at_ms[begin]) // STEP_MS * STEP_MS
+            end = int(at_ms.searchsorted(now_ms + STEP_MS))
+            controls = next_controls(self._catalogue, self._results(), controls, curves, law, now_ms)
+            yield from self._step(begin, end, align(controls, self._snapshot.line_item_ids), now_ms)
+            begin = end
+
+    def _step(self, begin: int, end: int, controls: ControlColumns, now_ms: int) -> Iterator[Placed]:
+        prices, days = self._prices(begin, end, controls), self._snapshot.days(now_ms)
+        first = int(self._supply.start[begin])
+        for chance in range(begin, end):
+            own = slice(int(self._supply.start[chance]) - first, int(self._supply.start[chance + 1]) - first)
+            placed = self._auction(chance, prices[own], days)
+            if placed is not None:
+                yield placed
+
+    def _prices(self, begin: int, end: int, controls: ControlColumns) -> NDArray[np.int64]:
+        """Return what every candidate of these impressions would bid; 0 where pacing keeps it out."""
+        supply, snapshot = self._supply, self._snapshot
+        part = slice(int(supply.start[begin]), int(supply.start[end]))
+        rows = supply.rows[part]
+        prices = price(
+            self._value[part],
+            controls.multiplier[rows],
+            supply.floors[part],
+            supply.first_price[part],
+            _SHADE,
+            snapshot.bid_min_micros_cpm[rows],
+            snapshot.bid_max_micros_cpm[rows],
+            supply.fixed_price[part],
+        )
+        rates = controls.pass_rate[rows]
+        for chance in np.unique(supply.owners[part][rates < 1.0]).tolist():
+            own = slice(int(supply.start[chance]) - part.start, int(supply.start[chance + 1]) - part.start)
+            passed = passes(supply.chances[chance].auction_id, snapshot.line_item_ids[rows[own]], rates[own])
+            prices[own] *= passed
+        return prices
+
+    def _auction(self, number: int, prices: NDArray[np.int64], days: NDArray[np.int64]) -> Placed | None:
+        """Bid with the best candidate that has the money, a deal's before all others, as the bidder does."""
+        chance, first = self._supply.chances[number], int(self._supply.start[number])
+        bids = prices.tolist()
+        for place in sorted(range(len(bids)), key=lambda place: (not chance.deals[place], -bids[place])):
+            row = int(self._supply.rows[first + place])
+            if not bids[place] or not self._purse.spend(row, cost_micros(bids[place])):
+                continue
+            clearing = _clear(chance, chance.deals[place], bids[place], self._seed)
+            cost = cost_micros(clearing.price_micros_cpm) if clearing.won else 0
+            self._purse.back(row, cost_micros(bids[place]) - cost)
+            if not clearing.won:
+                return Placed(number, first + place, bids[place], won=False)
+            return self._won(number, first + place, bids[place], cost, int(days[row]))
+        return None
+
+    def _won(self, chance: int, candidate: int, bid: Micros, cost: Micros, day: int) -> Placed:
+        pctr, pcvr = (float(rates[candidate]) for rates in self._supply.truth)
+        auctioned, row = self._supply.chances[chance], int(self._supply.rows[candidate])
+        draw = Draw("response", self._seed, auctioned.auction_id, auctioned.slot.imp_id)
+        clicked = draw.chance(pctr)
+        converted = draw.chance(pcvr) and clicked
+        worth = self._worths.get(int(self._snapshot.advertiser_id[row]), 0)
+        expected = round(float(self._value[candidate]) / IMPRESSIONS_PER_MILLE)
+        self._book.enter(row, day, cost, 1, expected, clicked, converted, worth * converted)
+        return Placed(chance, candidate, bid, True, cost, clicked, converted)
+
+    def _results(self) -> Iterator[DayResult]:
+        snapshot = self._snapshot
+        for (row, day), (spend, impressions, expected, clicks, conversions, worth) in self._book.sums.items():
+            ids = snapshot.advertisers[row].id, snapshot.campaigns[row].id, snapshot.line_items[row].id
+            yield DayResult(*ids, day, spend, 0, impressions, expected, clicks, conversions, worth)
+
+
+def _clear(chance: Chance, deal: str, bid: Micros, seed: int) -> Clearing:
+    offer = Offer(chance.slot, "", bid, "", {"dealid": deal}, "USD")
+    rival = rival_cpm(seed, chance.auction_id, chance.slot.imp_id, chance.context)
+    return clear(offer, rival, first_price=chance.first_price)
+
+
+def _tightest(budgets: dict[int, Budget]) -> dict[int, Micros]:
+    bounds = {
+        key: [bound for bound in (budget.daily_micros, budget.total_micros) if bound is not None]
+        for key, budget in budgets.items()
+    }
+    return {key: min(found) for key, found in bounds.items() if found}

@@ -1,0 +1,140 @@
+"""The market that learning is measured in: its days, its auctions and money, its log, and what is said of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsp.catalog.entities import Catalogue
+from dsp.kernel.money import cost_micros, price_micros_from_cpm
+from dsp.pacing.traffic import Curves
+from dsp.pricing.value import value_micros_cpm
+from dsp.snapshot.build import build
+from loadtest.learning import log
+from loadtest.learning.experiment import BEGIN_MS, POLICIES, Bought, Run
+from loadtest.learning.orders import orders
+from loadtest.learning.play import Placed, play
+from loadtest.learning.report import summary
+from loadtest.learning.supply import MS_PER_DAY, Supply, supply
+from loadtest.market import rival_cpm
+from models.serving.predictor import Predictions
+from models.serving.prior import PriorPredictor
+from models.training import dataset
+from models.training.config import TrainingConfig
+
+REQUESTS = 1_500
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return orders(BEGIN_MS, REQUESTS)
+
+
+@pytest.fixture(scope="module")
+def day(catalogue: Catalogue) -> Supply:
+    return supply(SEED, build(catalogue, "s", BEGIN_MS), BEGIN_MS, REQUESTS)
+
+
+def prior(day: Supply) -> Predictions:
+    return PriorPredictor().predict_rows(day.requests[day.owners], day.ads[day.creatives])
+
+
+@pytest.fixture(scope="module")
+def placed(day: Supply, catalogue: Catalogue) -> list[Placed]:
+    """The day as bought by somebody who knows the truth."""
+    return play(day, catalogue, day.truth, Curves(), SEED)
+
+
+def won(placed: list[Placed]) -> Iterator[Placed]:
+    return (one for one in placed if one.won)
+
+
+def test_a_day_is_its_arguments_alone(day: Supply, catalogue: Catalogue) -> None:
+    again = supply(SEED, build(catalogue, "s", BEGIN_MS), BEGIN_MS, REQUESTS)
+    assert again.chances == day.chances
+    assert (again.requests == day.requests).all()
+    assert (again.truth.pctr == day.truth.pctr).all()
+    assert 0.7 * REQUESTS < len(day.chances) < 1.3 * REQUESTS
+    assert (np.diff([chance.at_ms for chance in day.chances]) >= 0).all()
+    assert (day.start[day.owners] <= np.arange(len(day.owners))).all()
+    assert day.start[-1] == len(day.owners) == len(day.rows) == len(day.truth.pcvr)
+
+
+def test_bids_win_by_the_exchanges_rules(day: Supply, placed: list[Placed]) -> None:
+    assert len({one.chance for one in placed}) == len(placed)
+    assert 0.3 < sum(one.won for one in placed) / len(placed) < 1.0
+    for one in placed:
+        chance = day.chances[one.chance]
+        place = one.candidate - int(day.start[one.chance])
+        if chance.deals[place]:
+            continue  # goes before the open auction
+        rival = rival_cpm(SEED, chance.auction_id, chance.slot.imp_id, chance.context)
+        to_beat = price_micros_from_cpm(max(rival, chance.slot.floor_cpm))
+        assert one.won == (one.bid_micros_cpm >= to_beat and one.bid_micros_cpm != price_micros_from_cpm(rival))
+        if one.won and chance.first_price:
+            assert one.cost_micros == cost_micros(one.bid_micros_cpm)
+        assert one.cost_micros <= cost_micros(one.bid_micros_cpm)
+
+
+def test_no_budget_is_exceeded(day: Supply, catalogue: Catalogue) -> None:
+    dear = Predictions(np.full(len(day.rows), 0.9), np.full(len(day.rows), 0.9))  # bids all that it may
+    spent: dict[int, int] = {}
+    for one in won(play(day, catalogue, dear, Curves(), SEED)):
+        line_item = day.snapshot.line_items[int(day.rows[one.candidate])]
+        spent[line_item.id] = spent.get(line_item.id, 0) + one.cost_micros
+    budgets = {one.id: one.budget.total_micros for one in catalogue.line_items if one.budget.total_micros}
+    assert max(spent[key] / budgets[key] for key in spent) > 0.9
+    assert all(spent[key] <= budgets[key] for key in spent)
+    for campaign in catalogue.campaigns:
+        members = [one.id for one in catalogue.line_items if one.campaign_id == campaign.id]
+        assert sum(spent.get(one, 0) for one in members) <= (campaign.budget.daily_micros or 0)
+
+
+def test_the_truth_buys_more_than_the_prior(day: Supply, catalogue: Catalogue, placed: list[Placed]) -> None:
+    rows = day.rows
+    value = value_micros_cpm(day.snapshot.goal_kind[rows], day.snapshot.target_micros[rows], *day.truth)
+    guessed = play(day, catalogue, prior(day), Curves(), SEED)
+    worth = {name: sum(value[one.candidate] for one in won(bids)) for name, bids in (("p", guessed), ("t", placed))}
+    assert worth["t"] > 1.5 * worth["p"]
+
+
+def test_people_are_the_same_whoever_bids(day: Supply, catalogue: Catalogue, placed: list[Placed]) -> None:
+    assert play(day, catalogue, day.truth, Curves(), SEED) == placed
+    again = play(day, catalogue, day.truth, Curves(), SEED + 1)
+    assert [one.clicked for one in won(again)] != [one.clicked for one in won(placed)]
+    guessed = {one.candidate: one for one in won(play(day, catalogue, prior(day), Curves(), SEED))}
+    both = [(one, guessed[one.candidate]) for one in won(placed) if one.candidate in guessed]
+    assert len(both) > 100
+    assert all((one.clicked, one.converted) == (other.clicked, other.converted) for one, other in both)
+    clicked = sum(one.clicked for one in won(placed))
+    expected = sum(day.truth.pctr[one.candidate] for one in won(placed))
+    assert abs(clicked - expected) < 4 * expected**0.5
+
+
+def test_the_log_says_what_came_of_it(tmp_path: Path, day: Supply, placed: list[Placed]) -> None:
+    bought = list(won(placed))
+    end_ms = BEGIN_MS + 2 * MS_PER_DAY
+    log.write(tmp_path, day, bought, SEED, end_ms)
+    found = dataset.load(tmp_path, BEGIN_MS, end_ms, end_ms, TrainingConfig(maturity_seconds=0.0))
+    assert found.summary.impressions == len(bought)
+    assert found.summary.clicks == sum(one.clicked for one in bought) > 20
+    assert found.impressions.labels.tolist() == [one.clicked for one in bought]
+    assert (found.impressions.requests == day.requests[[one.chance for one in bought]]).all()
+    assert (found.impressions.ads == day.ads[day.creatives[[one.candidate for one in bought]]]).all()
+
+
+def test_recovered_is_the_share_of_the_gain() -> None:
+    def run(seed: int, learned: float) -> Run:
+        values = dict(zip(POLICIES, (10.0, 20.0, learned, 50.0), strict=True))
+        bought = {name: Bought(value, 1.0, 5, {"bids": 1.0}) for name, value in values.items()}
+        return Run(seed, 100, 10, 2, "published", bought)
+
+    found = summary([run(1, 40.0), run(2, 48.0)])
+    assert (found["prior"], found["learned"], found["oracle"]) == (10.0, 44.0, 50.0)
+    assert found["recovered"] == pytest.approx(0.85)
+    assert found["recovered_sd"] == pytest.approx(0.1414, abs=1e-4)
+    assert found["recovered_over_smoothed"] == pytest.approx(0.8)
+    assert [one["recovered"] for one in found["seeds"]] == [0.75, 0.95]
+    assert summary([run(1, 40.0)])["recovered_sd"] == 0.0
