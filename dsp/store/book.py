@@ -2,28 +2,25 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from sqlalchemy import delete, func, insert, select, tuple_
+from sqlalchemy import Executable, Table, func, select
 from sqlalchemy.orm import Session
 
 from dsp.events.schema import NoticeKind
 from dsp.kernel.money import Micros
 from dsp.ledger.book import Release, Response, Transaction
+from dsp.store import book_statements as statements
 from dsp.store.book_tables import (
     BookDayRow,
     BookLeaseRow,
     BookPositionRow,
     BookPostingRow,
-    BookReleaseRow,
-    BookResponseRow,
     BookTransactionRow,
 )
-from dsp.store.tables import Base
 
 #: Values looked up by one statement; databases bound the parameters of a statement.
 _CHUNK = 500
-_Row = TypeVar("_Row", bound=Base)
 
 
 class Applied(NamedTuple):
@@ -77,11 +74,16 @@ class BookRepository:
         Entering anything twice is harmless: of notices that bill the same bid or the same impression the first
         counts. A bid released before it was billed is entered as late.
         """
-        new, duplicate = self._select_new(entries)
+        releases = {one.bid_id: one.closes_ms for one in entries if isinstance(one, Release)}
+        wanted = dict.fromkeys([*releases, *(one.bid_id for one in entries if isinstance(one, Transaction))])
+        released = {bid_id for (bid_id,) in self._look_up(statements.RELEASED, wanted)}
+        new, duplicate = self._select_new(entries, released)
         responses = self._select_responses(entries)
         self._insert(new, responses)
         leases = self._add_sums(new, responses)
-        self._save_releases([one for one in entries if isinstance(one, Release)], watermark_ms)
+        self._save_releases(
+            {bid_id: at_ms for bid_id, at_ms in releases.items() if bid_id not in released}, watermark_ms
+        )
         self._save_position(position, topic, group)
         return Applied(
             charged=sum(one.late_micros == 0 for one in new),
@@ -111,27 +113,15 @@ class BookRepository:
         day_max: int | None = None,
     ) -> list[DayResult]:
         """Return spend and results by line item and day, ordered by both; the bounds are inclusive."""
-        query = select(
-            BookDayRow.advertiser_id,
-            BookDayRow.campaign_id,
-            BookDayRow.line_item_id,
-            BookDayRow.day,
-            BookDayRow.spend_micros,
-            BookDayRow.late_micros,
-            BookDayRow.impressions,
-            BookDayRow.value_micros,
-            BookDayRow.clicks,
-            BookDayRow.conversions,
-            BookDayRow.conversion_value_micros,
-        ).order_by(BookDayRow.line_item_id, BookDayRow.day)
+        query, day = statements.DAY_RESULTS, statements.DAYS.c
         if line_item_ids is not None:
-            query = query.where(BookDayRow.line_item_id.in_(list(line_item_ids)))
+            query = query.where(day.line_item_id.in_(list(line_item_ids)))
         if campaign_ids is not None:
-            query = query.where(BookDayRow.campaign_id.in_(list(campaign_ids)))
+            query = query.where(day.campaign_id.in_(list(campaign_ids)))
         if day_min is not None:
-            query = query.where(BookDayRow.day >= day_min)
+            query = query.where(day.day >= day_min)
         if day_max is not None:
-            query = query.where(BookDayRow.day <= day_max)
+            query = query.where(day.day <= day_max)
         return [DayResult(*row) for row in self._session.execute(query)]
 
     def spent_by_lease(self) -> dict[str, Micros]:
@@ -159,55 +149,52 @@ class BookRepository:
     def _sum(self, column: Any) -> Micros:
         return int(self._session.execute(select(func.coalesce(func.sum(column), 0))).scalar_one())
 
-    def _select_new(self, entries: Sequence[Transaction | Release | Response]) -> tuple[list[Transaction], int]:
-        """Return the transactions to enter, as they are to be entered, and how many were entered before."""
+    def _select_new(
+        self, entries: Sequence[Transaction | Release | Response], released: set[str]
+    ) -> tuple[list[Transaction], int]:
+        """Return the transactions to enter, as they are to be entered, and how many were entered before.
+
+        `released` are the bids among them that the book knows to be lost.
+        """
         candidates = [one for one in entries if isinstance(one, Transaction)]
         bid_ids = [one.bid_id for one in candidates]
-        seen: set[Any] = self._found(BookTransactionRow.bid_id, bid_ids)
-        row = BookTransactionRow
-        seen |= self._found_keys((row.exchange, row.auction_id, row.imp_id, row.kind), [one.key for one in candidates])
-        released: set[Any] = self._found(BookReleaseRow.bid_id, bid_ids)
+        seen: set[Any] = {bid_id for (bid_id,) in self._look_up(statements.BIDS_ENTERED, bid_ids)}
+        seen |= self._look_up(statements.IMPRESSIONS_ENTERED, [one.key for one in candidates])
+        lost = set(released)
         new: list[Transaction] = []
         for one in entries:
             if isinstance(one, Release):
-                released.add(one.bid_id)
+                lost.add(one.bid_id)
             elif isinstance(one, Transaction) and one.bid_id not in seen and one.key not in seen:
                 seen.update((one.bid_id, one.key))
-                new.append(one.uncovered() if one.bid_id in released else one)
+                new.append(one.uncovered() if one.bid_id in lost else one)
         return new, len(candidates) - len(new)
 
-    def _found(self, column: Any, values: Iterable[str]) -> set[Any]:
-        found: set[Any] = set()
-        for chunk in _chunks(values):
-            found.update(self._session.execute(select(column).where(column.in_(chunk))).scalars())
-        return found
-
-    def _found_keys(self, columns: tuple[Any, ...], keys: Iterable[tuple[Any, ...]]) -> set[Any]:
-        found: set[Any] = set()
-        for chunk in _chunks(keys):
-            rows = self._session.execute(select(*columns).where(tuple_(*columns).in_(chunk)))
-            found.update(tuple(one) for one in rows)
+    def _look_up(self, query: Executable, wanted: Iterable[Any]) -> set[tuple[Any, ...]]:
+        """Return the rows that a query finds for the values wanted."""
+        found: set[tuple[Any, ...]] = set()
+        for chunk in _chunks(wanted):
+            found.update(tuple(row) for row in self._session.execute(query, {"wanted": chunk}))
         return found
 
     def _select_responses(self, entries: Sequence[Transaction | Release | Response]) -> list[Response]:
         """Return the clicks and conversions that were never counted."""
         candidates = {one.key: one for one in reversed(entries) if isinstance(one, Response)}
-        row = BookResponseRow
-        seen = self._found_keys((row.bid_id, row.kind, row.conversion_rule_id), candidates)
+        seen = self._look_up(statements.RESPONSES_COUNTED, candidates)
         return [one for key, one in candidates.items() if key not in seen]
 
     def _insert(self, new: Sequence[Transaction], responses: Sequence[Response]) -> None:
         if responses:
-            self._session.execute(insert(BookResponseRow), _values(BookResponseRow, responses))
+            self._session.execute(statements.INSERT_RESPONSES, _values(statements.RESPONSES, responses))
         if not new:
             return
-        self._session.execute(insert(BookTransactionRow), _values(BookTransactionRow, new))
+        self._session.execute(statements.INSERT_TRANSACTIONS, _values(statements.TRANSACTIONS, new))
         lines = [
             {"bid_id": one.bid_id, "account": account, "micros": micros}
             for one in new
             for account, micros in one.postings
         ]
-        self._session.execute(insert(BookPostingRow), lines)
+        self._session.execute(statements.INSERT_POSTINGS, lines)
 
     def _add_sums(self, new: Sequence[Transaction], responses: Sequence[Response]) -> dict[str, Micros]:
         days: dict[tuple[int, int], list[Transaction | Response]] = {}
@@ -218,75 +205,72 @@ class BookRepository:
         for one in new:
             if one.lease_id and one.charged_micros:
                 leases[one.lease_id] = leases.get(one.lease_id, 0) + one.charged_micros
-        key = tuple_(BookDayRow.line_item_id, BookDayRow.day)
-        known = {(row.line_item_id, row.day): row for row in self._locked(BookDayRow, key, days)}
-        for place, group in days.items():
-            self._add_day(known.get(place), place, group)
+        self._add_days(days)
         return self._add_leases(leases)
 
-    def _locked(self, table: type[_Row], key: Any, values: Iterable[Any]) -> Iterator[_Row]:
-        """Read the rows of these keys as they are now, and keep others from changing them."""
-        for chunk in _chunks(values):
-            query = select(table).where(key.in_(chunk)).with_for_update().execution_options(populate_existing=True)
-            yield from self._session.scalars(query)
-
-    def _add_day(self, row: BookDayRow | None, key: tuple[int, int], group: Sequence[Transaction | Response]) -> None:
-        if row is None:
-            row = BookDayRow(
-                line_item_id=key[0],
-                day=key[1],
-                campaign_id=group[0].campaign_id,
-                advertiser_id=group[0].advertiser_id,
-                spend_micros=0,
-                late_micros=0,
-                impressions=0,
-                value_micros=0,
-                clicks=0,
-                conversions=0,
-                conversion_value_micros=0,
-            )
-            self._session.add(row)
-        for one in group:
-            if isinstance(one, Transaction):
-                row.spend_micros += one.charged_micros
-                row.late_micros += one.late_micros
-                row.impressions += 1
-                row.value_micros += one.value_micros
-            elif one.kind == NoticeKind.CLICK:
-                row.clicks += 1
+    def _add_days(self, days: Mapping[tuple[int, int], Sequence[Transaction | Response]]) -> None:
+        known = self._look_up(statements.DAYS_KNOWN, days)
+        begun: list[dict[str, Any]] = []
+        added: list[dict[str, Any]] = []
+        for (line_item_id, day), group in days.items():
+            sums = _sums(group)
+            if (line_item_id, day) in known:
+                more = {f"more_{name}": amount for name, amount in sums.items()}
+                added.append({"of_line_item": line_item_id, "of_day": day, **more})
             else:
-                row.conversions += 1
-                row.conversion_value_micros += one.value_micros
+                first = group[0]
+                owner = {"campaign_id": first.campaign_id, "advertiser_id": first.advertiser_id}
+                begun.append({"line_item_id": line_item_id, "day": day, **owner, **sums})
+        self._write(statements.ADD_TO_DAY, added)
+        self._write(statements.INSERT_DAYS, begun)
 
     def _add_leases(self, leases: Mapping[str, Micros]) -> dict[str, Micros]:
-        known = {row.lease_id: row for row in self._locked(BookLeaseRow, BookLeaseRow.lease_id, leases)}
-        for lease_id in leases.keys() - known.keys():
-            known[lease_id] = BookLeaseRow(lease_id=lease_id, micros=0)
-            self._session.add(known[lease_id])
-        for lease_id, micros in leases.items():
-            known[lease_id].micros += micros
-        return {lease_id: known[lease_id].micros for lease_id in leases}
+        known: dict[str, Micros] = dict(self._look_up(statements.LEASES_KNOWN, leases))
+        sums = {lease_id: micros + known.get(lease_id, 0) for lease_id, micros in leases.items()}
+        self._write(statements.SET_LEASE, [{"of_lease": one, "micros": sums[one]} for one in leases if one in known])
+        self._write(
+            statements.INSERT_LEASES, [{"lease_id": one, "micros": sums[one]} for one in leases if one not in known]
+        )
+        return sums
 
-    def _save_releases(self, releases: Sequence[Release], watermark_ms: int) -> None:
-        wanted = {one.bid_id: one.closes_ms for one in releases if one.closes_ms > watermark_ms}
-        known = self._found(BookReleaseRow.bid_id, wanted)
-        rows = [{"bid_id": bid_id, "closes_ms": at_ms} for bid_id, at_ms in wanted.items() if bid_id not in known]
+    def _write(self, statement: Executable, rows: list[dict[str, Any]]) -> None:
         if rows:
-            self._session.execute(insert(BookReleaseRow), rows)
-        self._session.execute(delete(BookReleaseRow).where(BookReleaseRow.closes_ms <= watermark_ms))
+            self._session.execute(statement, rows)
+
+    def _save_releases(self, releases: Mapping[str, int], watermark_ms: int) -> None:
+        """Keep the releases that the book does not have, until their bids close, and forget those that have closed."""
+        rows = [{"bid_id": bid_id, "closes_ms": at_ms} for bid_id, at_ms in releases.items() if at_ms > watermark_ms]
+        self._write(statements.INSERT_RELEASES, rows)
+        self._session.execute(statements.FORGET_RELEASES, {"watermark_ms": watermark_ms})
 
     def _save_position(self, position: Mapping[int, int], topic: str, group: str) -> None:
         for partition, offset in position.items():
-            key = (topic, group, partition)
-            row = self._session.get(BookPositionRow, key)
-            if row is None:
-                self._session.add(BookPositionRow(topic=topic, consumer=group, partition=partition, next_offset=offset))
-            else:
-                row.next_offset = offset
+            place = {"of_topic": topic, "of_consumer": group, "of_partition": partition, "next_offset": offset}
+            moved: Any = self._session.execute(statements.MOVE, place)
+            if not moved.rowcount:
+                row = {"topic": topic, "consumer": group, "partition": partition, "next_offset": offset}
+                self._session.execute(statements.INSERT_POSITIONS, row)
 
 
-def _values(table: type[Base], entries: Iterable[Transaction | Response]) -> list[dict[str, Any]]:
-    names = table.__table__.columns.keys()
+def _sums(group: Iterable[Transaction | Response]) -> dict[str, int]:
+    """Return what entries add to the sums of their line item's day, by column."""
+    sums = dict.fromkeys((column.name for column in statements.SUMS), 0)
+    for one in group:
+        if isinstance(one, Transaction):
+            sums["spend_micros"] += one.charged_micros
+            sums["late_micros"] += one.late_micros
+            sums["impressions"] += 1
+            sums["value_micros"] += one.value_micros
+        elif one.kind == NoticeKind.CLICK:
+            sums["clicks"] += 1
+        else:
+            sums["conversions"] += 1
+            sums["conversion_value_micros"] += one.value_micros
+    return sums
+
+
+def _values(table: Table, entries: Iterable[Transaction | Response]) -> list[dict[str, Any]]:
+    names = table.columns.keys()
     return [{name: getattr(one, name) for name in names} for one in entries]
 
 

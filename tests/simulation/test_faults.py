@@ -71,7 +71,7 @@ def _reservations_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def _idempotency_forgotten(patch: pytest.MonkeyPatch) -> None:
-    def wrong(self: BookRepository, entries: Any) -> Any:
+    def wrong(self: BookRepository, entries: Any, _released: Any) -> Any:
         found = [one for one in entries if isinstance(one, Transaction)]
         start = self.transactions()
         names = (f"{one.bid_id}/{start + number}" for number, one in enumerate(found))

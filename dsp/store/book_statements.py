@@ -1,0 +1,73 @@
+"""The statements by which dsp.store.book enters a batch.
+
+They are made once, and of tables instead of classes: with the small batches of a ledger that keeps up, making them anew
+took longer than running them. What looks rows up takes the values as `wanted`.
+"""
+
+from typing import Any, cast
+
+from sqlalchemy import BindParameter, Table, bindparam, delete, insert, select, tuple_, update
+
+from dsp.store.book_tables import (
+    BookDayRow,
+    BookLeaseRow,
+    BookPositionRow,
+    BookPostingRow,
+    BookReleaseRow,
+    BookResponseRow,
+    BookTransactionRow,
+)
+
+TRANSACTIONS = cast(Table, BookTransactionRow.__table__)
+POSTINGS = cast(Table, BookPostingRow.__table__)
+RESPONSES = cast(Table, BookResponseRow.__table__)
+DAYS = cast(Table, BookDayRow.__table__)
+LEASES = cast(Table, BookLeaseRow.__table__)
+RELEASES = cast(Table, BookReleaseRow.__table__)
+POSITIONS = cast(Table, BookPositionRow.__table__)
+
+INSERT_TRANSACTIONS = insert(TRANSACTIONS)
+INSERT_POSTINGS = insert(POSTINGS)
+INSERT_RESPONSES = insert(RESPONSES)
+INSERT_DAYS = insert(DAYS)
+INSERT_LEASES = insert(LEASES)
+INSERT_RELEASES = insert(RELEASES)
+INSERT_POSITIONS = insert(POSITIONS)
+
+_WANTED: BindParameter[Any] = bindparam("wanted", expanding=True)
+BIDS_ENTERED = select(TRANSACTIONS.c.bid_id).where(TRANSACTIONS.c.bid_id.in_(_WANTED))
+_BILLED = (TRANSACTIONS.c.exchange, TRANSACTIONS.c.auction_id, TRANSACTIONS.c.imp_id, TRANSACTIONS.c.kind)
+IMPRESSIONS_ENTERED = select(*_BILLED).where(tuple_(*_BILLED).in_(_WANTED))
+_COUNTED = (RESPONSES.c.bid_id, RESPONSES.c.kind, RESPONSES.c.conversion_rule_id)
+RESPONSES_COUNTED = select(*_COUNTED).where(tuple_(*_COUNTED).in_(_WANTED))
+RELEASED = select(RELEASES.c.bid_id).where(RELEASES.c.bid_id.in_(_WANTED))
+DAYS_KNOWN = select(DAYS.c.line_item_id, DAYS.c.day).where(tuple_(DAYS.c.line_item_id, DAYS.c.day).in_(_WANTED))
+LEASES_KNOWN = select(LEASES.c.lease_id, LEASES.c.micros).where(LEASES.c.lease_id.in_(_WANTED)).with_for_update()
+SUMS = (
+    DAYS.c.spend_micros,
+    DAYS.c.late_micros,
+    DAYS.c.impressions,
+    DAYS.c.value_micros,
+    DAYS.c.clicks,
+    DAYS.c.conversions,
+    DAYS.c.conversion_value_micros,
+)
+DAY_RESULTS = select(DAYS.c.advertiser_id, DAYS.c.campaign_id, DAYS.c.line_item_id, DAYS.c.day, *SUMS).order_by(
+    DAYS.c.line_item_id, DAYS.c.day
+)
+ADD_TO_DAY = (
+    update(DAYS)
+    .where(DAYS.c.line_item_id == bindparam("of_line_item"), DAYS.c.day == bindparam("of_day"))
+    .values({column: column + bindparam(f"more_{column.name}") for column in SUMS})
+)
+SET_LEASE = update(LEASES).where(LEASES.c.lease_id == bindparam("of_lease")).values(micros=bindparam("micros"))
+FORGET_RELEASES = delete(RELEASES).where(RELEASES.c.closes_ms <= bindparam("watermark_ms"))
+MOVE = (
+    update(POSITIONS)
+    .where(
+        POSITIONS.c.topic == bindparam("of_topic"),
+        POSITIONS.c.consumer == bindparam("of_consumer"),
+        POSITIONS.c.partition == bindparam("of_partition"),
+    )
+    .values(next_offset=bindparam("next_offset"))
+)
