@@ -108,7 +108,7 @@ class PreparedNetwork:
         self._states[:, layout.width :] = ad_inputs @ matrix[of_ad] + bias
         self._request_shares = np.ascontiguousarray(matrix[self._of_request])
         self._both_shares = np.ascontiguousarray(matrix[self._of_both])
-        self._matched = [(held, ads[:, column].copy()) for held, column in inputs.matches.columns]
+        self._matched = [(held.tolist(), ads[:, column].copy()) for held, column in inputs.matches.columns]
         self._history = inputs.history
         self._queries = inputs.history.queries(ad_inputs) if inputs.history else None
         self._row = np.zeros(self._states.shape[1], dtype=np.float32)  # the request's
@@ -127,33 +127,35 @@ class PreparedNetwork:
     def state(self, request: Int64s, chosen: Int64s, out: Floats) -> None:
         """Write the graph's input, float32 (K, D + S), of a request row (R,) and K rows of the table."""
         self._states.take(chosen, 0, out, "clip")  # with any other mode numpy copies once more
-        requests, row, width = request[np.newaxis, :], self._row, self._width
-        of_request = self._inputs.request(requests)[0]
-        row[self._of_request] = of_request
+        values, row, width = request.tolist(), self._row, self._width
+        of_request = row[self._of_request]
+        self._inputs.request.one(request, values, of_request)
         np.dot(of_request, self._request_shares, row[width:])
         out += row
-        both = self._both(requests, chosen)
+        both = self._both(request, values, chosen)
         if both is not None:
             out[:, self._of_both] = both
             out[:, width:] += both @ self._both_shares
 
-    def _both(self, requests: Int64s, chosen: Int64s) -> Floats | None:
+    def _both(self, request: Int64s, values: Sequence[int], chosen: Int64s) -> Floats | None:
         """Return the inputs that look at request and ad, (K, matches + history); None where all are 0."""
         both = None
-        for place, (held, values) in enumerate(self._matched):
-            seen = requests[0].take(held)
-            if seen.any():  # absent values (0) are no match
-                both = np.zeros((len(chosen), len(self._both_shares)), dtype=np.float32) if both is None else both
-                found = ((seen == values.take(chosen)[:, np.newaxis]) & (seen != 0)).sum(axis=1)
-                both[:, place] = np.log1p(found, dtype=np.float32)
+        for place, (held, sought) in enumerate(self._matched):
+            seen = [values[column] for column in held if values[column]]  # 0 means absent
+            if seen:
+                both = self._blank_both(len(chosen)) if both is None else both
+                matching = sought.take(chosen)[:, np.newaxis] == np.array(seen)
+                np.log1p(matching.sum(axis=1), out=both[:, place])
         if self._history is not None and self._queries is not None:
-            present = self._history.present(requests)
-            if present.any():
-                both = np.zeros((len(chosen), len(self._both_shares)), dtype=np.float32) if both is None else both
-                vectors = self._history.vectors(requests)[0]
+            vectors = self._history.one(request, values)
+            if vectors is not None:
+                both = self._blank_both(len(chosen)) if both is None else both
                 products = self._queries.take(chosen, 0) @ vectors.T
-                both[:, len(self._matched) :] = self._history.weights(products, present) @ vectors
+                both[:, len(self._matched) :] = self._history.weights(products, np.True_) @ vectors
         return both
+
+    def _blank_both(self, rows: int) -> Floats:
+        return np.zeros((rows, len(self._both_shares)), dtype=np.float32)
 
     def _bind(self, rows: int) -> tuple[Memory, Floats, Floats]:
         states = np.zeros((rows, self._states.shape[1]), dtype=np.float32)

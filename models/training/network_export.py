@@ -226,7 +226,10 @@ class _Graph:
         return self._node("Cast", INPUT, to=onnx.TensorProto.FLOAT16) if self._half else INPUT
 
     def _exit(self, logits: str) -> None:
-        self.nodes.append(helper.make_node("Cast", [logits], [OUTPUT], to=onnx.TensorProto.FLOAT))
+        if self._half:
+            self.nodes.append(helper.make_node("Cast", [logits], [OUTPUT], to=onnx.TensorProto.FLOAT))
+        else:
+            self.nodes[-1].output[0] = OUTPUT
 
     def _dense(self, values: str, layer: Dense, number: int) -> str:
         bias = self._constant(f"hidden_bias_{number}", layer.bias)
