@@ -198,12 +198,10 @@ def test_a_graph_of_another_width_is_refused(inputs: Inputs, rows: Rows) -> None
 
 def test_remembered_values_are_forgotten_before_they_fill_memory(inputs: Inputs) -> None:
     model, weights = random_model(inputs)
-    prepared, chosen = model.prepare(TABLE), np.arange(3)
-    rows = made(70_000, seed=7, columns={"site": np.arange(70_000), "seen_1": np.arange(70_000)})
-    for request in rows.requests:
-        prepared.state(request, chosen, prepared.blank(3))
-    held = [len(known.places) for known in inputs.request._known]
-    assert max(held) <= 65_536
-    request = rows.requests[10]
+    prepared, chosen, request = model.prepare(TABLE), np.arange(3), request_with(site=39)
+    known = inputs.request._known[0]
+    known.places.clear()
+    known.places.update(dict.fromkeys(range(-65_536, 0), 0))  # as full as it gets
     expected = logits(weights, inputs(request[np.newaxis], TABLE[chosen]))
     np.testing.assert_allclose(prepared.logits(request, chosen), expected, rtol=1e-5, atol=1e-5)
+    assert len(known.places) == 1
