@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable
 
 import msgspec
 
@@ -13,6 +12,7 @@ from bidder.config import BidderConfig
 from dsp.kernel import config
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import DspError
+from dsp.kernel.lifecycle import loop_factory
 
 TABLES: dict[str, type[msgspec.Struct]] = {"platform": Platform, "bidder": BidderConfig}
 
@@ -24,20 +24,12 @@ def main() -> int:
     options = parser.parse_args()
     try:
         settings = config.load(TABLES, options.config, os.environ)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(run(settings))
     except (DspError, OSError) as fault:
         print(f"bidder: {fault}", file=sys.stderr)
         return 1
     return 0
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        from uvloop import new_event_loop
-    except ImportError:  # there is none on this platform; asyncio's own loop serves as well, more slowly
-        return None
-    return new_event_loop
 
 
 if __name__ == "__main__":

@@ -11,6 +11,15 @@ from enum import Enum
 PARENT_PIPE = "DSPCTL_PARENT_FD"
 
 
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop that serves; None is asyncio's own, where there is no other."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # there is none on this platform; asyncio's own loop serves as well, more slowly
+        return None
+    return new_event_loop
+
+
 class Phase(Enum):
     """Where a process is in its life; only `READY` makes `/readyz` answer 200."""
 
