@@ -7,8 +7,8 @@ The law in three parts, each from what was seen of past auctions alone:
    (`dsp.pacing.dual.descend`, as the platform's controller uses it) and carried over from episode to episode.
 2. Bids rise less than in proportion as they take more of what is left (`dsp.pacing.dual.concave_bid`).
 3. Once the money left buys but a few impressions, the bid is what money is worth by dynamic programming over the
-   market learned so far (`dsp.pacing.endgame`). Leaving money unspent has a price there, a dual as well: it rises
-   after episodes that left too much and falls after those that left less.
+   market learned so far (`dsp.pacing.endgame`). Leaving money unspent has a price there: the one at which that market
+   lets no more be left than is tolerated. What episodes left in fact corrects how much the model is to aim at.
 """
 
 from dataclasses import dataclass
@@ -37,15 +37,24 @@ class AuctionLaw:
     #: The endgame begins when what is left buys this many wins, and so many have been seen.
     endgame_wins: int = 32
     #: What may be left at the end: this share of a budget, or this part of an average win's price if that is more, for
-    #: a few wins never add up to a budget. And by how much a share above it changes the price of that.
-    unspent_share: float = 0.0075
+    #: a few wins never add up to a budget.
+    unspent_share: float = 0.008
     unspent_wins: float = 0.25
-    unspent_step: float = 0.1
-    unspent_step_max: float = 0.3
     #: The price of a unit of money unspent, in units of what it buys, to begin with and its bounds.
     unspent_price: float = 1.0
     unspent_price_min: float = 0.05
-    unspent_price_max: float = 100.0
+    unspent_price_max: float = 1_000.0
+    #: It is searched for until the model leaves what it is to leave, so nearly, in at most so many steps. What is left
+    #: falls about with the price's root, hence the power; a step changes the price by at most a factor.
+    unspent_nearly: float = 0.1
+    unspent_steps_max: int = 8
+    unspent_power: float = 1.5
+    unspent_ratio_max: float = 8.0
+    #: By how much an episode that left too much, as a share of what is tolerated, lowers what the model aims at.
+    aim_step: float = 0.05
+    aim_step_max: float = 0.15
+    aim_min: float = 0.3
+    aim_max: float = 3.0
     #: The price of an average win is the mean over about so many.
     price_wins: float = 50.0
 
@@ -60,6 +69,7 @@ class AuctionPacer:
         self._wins = 0
         self._price = 0.0  # of an average win
         self._unspent_price = self._law.unspent_price
+        self._aim = 1.0  # what the model is to leave, as a share of what is tolerated
         self._budget = self._left = 0.0
         self._auctions = 0  # to come, the one at hand among them
         self._endgame: Endgame | None = None
@@ -68,10 +78,9 @@ class AuctionPacer:
         """Begin an episode; the one before it is over, whatever it left."""
         law = self._law
         if self._budget > 0.0:
-            excess = self._left / max(law.unspent_share * self._budget, law.unspent_wins * self._price) - 1.0
-            step = min(law.unspent_step * excess, law.unspent_step_max)
-            price = self._unspent_price * exp(step)
-            self._unspent_price = min(max(price, law.unspent_price_min), law.unspent_price_max)
+            excess = self._left / self._tolerated() - 1.0
+            aim = self._aim * exp(-min(law.aim_step * excess, law.aim_step_max))
+            self._aim = min(max(aim, law.aim_min), law.aim_max)
         self._budget = self._left = budget
         self._auctions = auctions
         self._endgame = None
@@ -112,9 +121,25 @@ class AuctionPacer:
         self._left -= cost
         self._auctions -= 1
 
+    def _tolerated(self) -> float:
+        return max(self._law.unspent_share * self._budget, self._law.unspent_wins * self._price)
+
     def _solve(self, reach: float) -> Endgame:
+        """Find the price of money unspent by the model's own account of what it would leave; the last one is near."""
+        law, wanted = self._law, self._aim * self._tolerated()
         prices, values, rates = self._market.impressions()
         spend = (rates * prices).cumsum()  # per auction, at the multiplier that buys just these kinds
         at = min(int(spend.searchsorted(self._left / self._auctions)), len(prices) - 1)
-        bonus = self._unspent_price * float(values[at] / prices[at])
-        return solve(prices, values, rates, reach, self._auctions, bonus, self._law.endgame_wins)
+        bargain = float(values[at] / prices[at])
+        for _ in range(law.unspent_steps_max):
+            bonus = self._unspent_price * bargain
+            game = solve(prices, values, rates, reach, self._auctions, bonus, law.endgame_wins)
+            ratio = max(game.unspent(self._left), 0.0) / wanted
+            if abs(ratio - 1.0) < law.unspent_nearly:
+                break
+            step = min(max(ratio**law.unspent_power, 1.0 / law.unspent_ratio_max), law.unspent_ratio_max)
+            price = min(max(self._unspent_price * step, law.unspent_price_min), law.unspent_price_max)
+            if price == self._unspent_price:
+                break
+            self._unspent_price = price
+        return game

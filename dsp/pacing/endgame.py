@@ -21,10 +21,12 @@ class Endgame:
     """Values by auctions left (rows (T,)) and money left (columns (G,), `money`), the bonus for spending included.
 
     Rows are single auctions up to `single` and then grow in proportion, as the value changes ever more slowly.
+    `spends` (G,) is how much of the money is expected to be spent by the end, from the first auction on.
     """
 
     values: NDArray[np.float64]
     money: NDArray[np.float64]
+    spends: NDArray[np.float64]
     bonus: float
     single: int
 
@@ -48,6 +50,10 @@ class Endgame:
         crossing = low + (high - low) * (kept - value - below) / (above - below)
         return left - float(crossing)
 
+    def unspent(self, left: float) -> float:
+        """Return how much of what is left at the first auction is expected to be left at the end."""
+        return left - float(np.interp(left, self.money, self.spends))
+
     def _row(self, auctions: int) -> int:
         steps = auctions if auctions <= self.single else self.single + int(log(auctions / self.single) / self._growth)
         return min(steps, len(self.values) - 1)
@@ -69,8 +75,8 @@ def solve(
     """Return the values of all money up to `money_max` over the last `auctions` auctions.
 
     Bellman's equation, one auction: V'(b) = V(b) + sum over kinds of rate x max(0, value + bonus x price + V(b - price)
-    - V(b)), from V = 0 at the end. While many auctions are left one step stands for several of them, so that no more
-    than about one win falls in a step.
+    - V(b)), from V = 0 at the end; what is spent follows the same choices. While many auctions are left one step stands
+    for several of them, so that no more than about one win falls in a step.
 
     Args:
         prices: of the kinds of impressions, (M,).
@@ -89,15 +95,24 @@ def solve(
     share = (rest - money[below]) / (money[below + 1] - money[below])
     reward = np.where(rest >= 0.0, (values + bonus * prices)[:, None], -np.inf)
     current, rows, done = np.zeros(_GRID + 1), [np.zeros(_GRID + 1)], 0.0
+    spends = np.zeros(_GRID + 1)
     while done < auctions:
         step = max(1.0, done / wins)
-        gain = current[below]
-        gain += (current[below + 1] - gain) * share
+        gain = _between(current, below, share)
         gain += reward - current
+        more = _between(spends, below, share)
+        more += prices[:, None] - spends
+        spends = spends + step * (rates @ np.where(gain > 0.0, more, 0.0))
         current = current + step * (rates @ np.maximum(gain, 0.0))
         rows.append(current)
         done += step
-    return Endgame(np.array(rows), money, bonus, wins)
+    return Endgame(np.array(rows), money, spends, bonus, wins)
+
+
+def _between(amounts: NDArray[np.float64], below: NDArray[np.intp], share: NDArray[np.float64]) -> NDArray[np.float64]:
+    found = amounts[below]
+    found += (amounts[below + 1] - found) * share
+    return found
 
 
 @lru_cache

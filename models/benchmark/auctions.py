@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.kernel.errors import InputError
-from dsp.kernel.money import MICROS_PER_UNIT
+from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
+from dsp.pricing.bid import price
 from models.benchmark.table import read
 
 _COLUMNS = ("campaign", "click", "market_price", "pctr")
+_SECOND_PRICE = np.array([False])
+_NONE_MICROS_CPM = np.zeros(1, dtype=np.int64)
 _TOTAL_MICROS_MAX = 2.0**60  # so that no sum or budget overflows
 
 
@@ -49,6 +52,13 @@ class Auctions:
             return value
         left = budget_micros_cpm - (float(spent[whole - 1]) if whole else 0.0)
         return value + float(self.values[order[whole]]) * left / float(self.prices_micros_cpm[order[whole]])
+
+
+def second_price_bid(value_micros_cpm: float, multiplier: float, bid_max: int = PRICE_MICROS_CPM_MAX) -> int:
+    """Ask the platform's own pricing for the bid of one candidate in a second-price auction without a floor."""
+    value, multipliers, most = np.array([value_micros_cpm]), np.array([multiplier]), np.array([bid_max])
+    none = _NONE_MICROS_CPM
+    return int(price(value, multipliers, none, _SECOND_PRICE, 1.0, none, most)[0])
 
 
 def load(path: Path, campaign: str, split: str | None) -> Auctions:

@@ -2,6 +2,7 @@
 
 Their one parameter is tuned on the first tenth of the stream, which they then bid for as well; Lin also in hindsight.
 Mcpc has none: it bids what its clicks have cost. Random is seeded. ORTB is "ORTB1" of Zhang, Yuan and Wang (KDD 2014).
+Beside them stands the platform's own controller of line items, its goal what Lin was tuned to pay for a click.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.benchmark import controller
 from models.benchmark.auctions import Auctions
 
 TUNED_ON = 0.1
@@ -41,12 +43,15 @@ def scores(auctions: Auctions, length: int, rate_micros_cpm: float) -> dict[str,
     def won(bidder: Bidder, stream: Auctions, parameter: float) -> float:
         return value_won(stream, bidder.bids(stream, parameter), length, rate_micros_cpm)
 
-    found = {}
+    found, tuned = {}, {}
     for name, bidder in bidders(sample).items():
         tried = [won(bidder, sample, parameter) for parameter in bidder.parameters]
-        found[name] = won(bidder, auctions, bidder.parameters[int(np.argmax(tried))])
+        tuned[name] = float(bidder.parameters[int(np.argmax(tried))])
+        found[name] = won(bidder, auctions, tuned[name])
     lin = bidders(auctions)["lin"]
     found["lin_hindsight"] = max(found["lin"], *(won(lin, auctions, parameter) for parameter in lin.parameters))
+    budgets = [int(rate_micros_cpm * len(episode)) for episode in auctions.episodes(length)]
+    found["controller"], _ = controller.replay(auctions, length, budgets, max(round(tuned["lin"]), 1))
     return found
 
 

@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from dsp.pacing.auctions import AuctionPacer
-from dsp.pricing.bid import price
 from models.benchmark import baselines
-from models.benchmark.auctions import Auctions, load
+from models.benchmark.auctions import Auctions, load, second_price_bid
 
 HELP = "replay recorded second-price auctions under budgets, beside reference bidders and the hindsight optimum"
 _CPM = 1_000
-_SECOND_PRICE = np.array([False])
-_NONE_MICROS_CPM = np.zeros(1, dtype=np.int64)
 
 
 @dataclass(slots=True)
@@ -89,7 +85,7 @@ def replay(auctions: Auctions, length: int, budgets_micros_cpm: list[int]) -> Ou
         rows = zip(episode.values.tolist(), episode.prices_micros_cpm.tolist(), episode.clicks.tolist(), strict=True)
         for value, market_price, click in rows:
             worth = pacer.bid(value)
-            bid = _price(value, worth / value, left) if worth > 0.0 else 0
+            bid = second_price_bid(value, worth / value, left) if worth > 0.0 else 0
             won = bid > 0 and bid >= market_price
             if won:
                 left -= market_price
@@ -99,13 +95,6 @@ def replay(auctions: Auctions, length: int, budgets_micros_cpm: list[int]) -> Ou
         outcome.spent_micros_cpm += budget - left
         outcome.overspent_micros_cpm += max(-left, 0)
     return outcome
-
-
-def _price(value: float, multiplier: float, left: int) -> int:
-    """Ask the platform's own pricing for the bid of one candidate: without a floor, at most what is left."""
-    value_micros_cpm, multipliers, bid_max = np.array([value]), np.array([multiplier]), np.array([left])
-    none = _NONE_MICROS_CPM
-    return int(price(value_micros_cpm, multipliers, none, _SECOND_PRICE, 1.0, none, bid_max)[0])
 
 
 def _show(result: dict[str, Any], title: str) -> None:

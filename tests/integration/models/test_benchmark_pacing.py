@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsp.pacing.controller import Law
 from models.__main__ import main
-from models.benchmark import baselines
+from models.benchmark import baselines, controller
 from models.benchmark.auctions import Auctions, load
 from models.benchmark.pacing import replay
 
 RECORDED = Path(__file__).parents[3].parent / "shared" / "data" / "ipinyou" / "auctions.csv.gz"
-NAMES = {"constant", "random", "mcpc", "lin", "ortb", "lin_hindsight"}
+NAMES = {"constant", "random", "mcpc", "lin", "ortb", "lin_hindsight", "controller"}
 
 
 @pytest.fixture
@@ -163,6 +164,34 @@ def test_reference_bidders_skip_what_they_cannot_pay_and_begin_anew_each_episode
     assert baselines.value_won(market, np.full(5, 15.0), 5, 100.0) == 1.0 + 4.0
 
 
+def stream(count: int) -> Auctions:
+    random = np.random.default_rng(6)
+    prices = (random.lognormal(4.0, 0.7, count) * 1e6).astype(np.int64)
+    return Auctions(prices, random.lognormal(-7.0, 0.8, count), np.zeros(count, dtype=np.int64))
+
+
+@pytest.mark.parametrize("fraction", [2, 16])
+def test_the_platforms_controller_spends_a_days_budget_well_and_no_more(fraction: int) -> None:
+    """Two days of 10,000 auctions; a bid at the goal would win most of them, so that pacing has to hold it back."""
+    market = stream(20_000)
+    budget = int(market.prices_micros_cpm.mean() / fraction * 10_000)
+    won, spends = controller.replay(market, 10_000, [budget, budget], 200_000_000_000 // fraction)
+    best = sum(day.optimum(budget) for day in market.episodes(10_000))
+    assert all(0.97 * budget < spent <= budget for spent in spends)
+    assert won > 0.9 * best
+
+
+def test_the_platforms_controller_is_the_law_that_it_is_given_and_its_budget_is_hard() -> None:
+    """Bids wide open, whatever was spent: the money is gone early in the day, to the last affordable bid."""
+    market = stream(4_000)
+    budget = int(market.prices_micros_cpm.mean() / 8 * 2_000)
+    open_wide = Law(multiplier_min=1.9)
+    won, spends = controller.replay(market, 2_000, [budget, budget], 10**12, open_wide)
+    paced, _ = controller.replay(market, 2_000, [budget, budget], 10**12)
+    assert won < paced
+    assert all(spent <= budget for spent in spends)
+
+
 #: What a pacer of twenty lines gets on this data: dual mirror descent on the budget, one step size.
 REACH = {2: 0.989, 4: 0.996, 8: 0.993, 16: 0.991, 32: 0.969, 64: 0.914}
 
@@ -185,6 +214,13 @@ def test_it_is_above_it_over_the_whole_stream(fraction: int, reach: float) -> No
 @pytest.mark.parametrize(("fraction", "reach"), [(4, 0.9895), (64, 0.957)])
 def test_the_same_setting_is_above_it_on_another_campaign(fraction: int, reach: float) -> None:
     check(load(RECORDED, "2261", None), 1_000, fraction, reach)
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded auctions are not there")
+@pytest.mark.parametrize("start", [0, 200_000])
+def test_a_stream_of_few_episodes_is_spent_as_well(start: int) -> None:
+    """The price of money left is solved from the market learned: it does not take dozens of episodes to find."""
+    check(load(RECORDED, "1458", None)[start : start + 20_000], 1_000, 64, 0.9)
 
 
 def check(recorded: Auctions, length: int, fraction: int, reach: float) -> None:

@@ -145,6 +145,33 @@ def test_money_is_kept_for_what_is_rare_and_dear_and_spent_at_the_end() -> None:
     assert game.bid(1.0, 85.0, 0) == 85.0  # the last one may have all
 
 
+def test_the_endgame_knows_what_it_will_leave_unspent() -> None:
+    """Played many times on the market that it was solved for; a higher price on leaving money leaves less."""
+    prices, values, rates = np.array([10.0, 80.0]), np.array([1.0, 1_000.0]), np.array([0.2, 0.01])
+    foretold = []
+    for bonus in (0.0, 1.0):
+        game = solve(prices, values, rates, 320.0, 200, bonus, 32)
+        foretold.append(game.unspent(320.0))
+        random, unspent = np.random.default_rng(2), []
+        for _ in range(400):
+            left = 320.0
+            for auctions, kind in zip(range(199, -1, -1), random.choice(3, 200, p=[0.2, 0.01, 0.79]), strict=True):
+                if kind < 2 and left > 0.0 and prices[kind] <= min(game.bid(values[kind], left, auctions), left):
+                    left -= prices[kind]
+            unspent.append(left)
+        assert np.mean(unspent) == pytest.approx(foretold[-1], rel=0.25)  # money is on a coarse grid
+    assert foretold[1] < 0.8 * foretold[0]
+
+
+def test_even_a_first_endgame_knows_what_it_may_leave() -> None:
+    """One market, ever another first endgame: nothing about leaving money was learned before it."""
+    budget, unspent = 1_000 * float(np.mean([price for _, price in market(20_000, 3)])) / 64, []
+    for seed in range(12):
+        spends = play(market(2_000, seed, rare=0.002), 1_000, budget)[0]
+        unspent.append(1.0 - spends[1] / budget)
+    assert np.mean(unspent) < 0.009
+
+
 def test_a_budget_too_small_to_buy_anything_does_not_wind_the_bids_up() -> None:
     """Bids of all that is left lose for ages; once more money comes, it is paced as if nothing had been."""
     pacer = AuctionPacer()

@@ -1,0 +1,62 @@
+"""The pacing benchmark's stream through the platform's own controller: as a line item's impressions, a day an episode.
+
+What the pacing worker and a bidder do between them, on their own functions: the day's even plan, a control step every
+second, or before each auction where they come more seldom, throttle, price, and no bid without money for all of it. The
+auctions are spread evenly over the day, and what a win cost is in the book by the next step. The goal is what a unit of
+value may cost on average; what was expected counts as realised.
+"""
+
+import numpy as np
+
+from dsp.catalog.terms import Budget, Flight, PacingMode
+from dsp.pacing.controller import Bought, Control, Law, step
+from dsp.pacing.plan import plan
+from dsp.pacing.throttle import passes
+from models.benchmark.auctions import Auctions, second_price_bid
+
+_DAY_MS = 86_400_000
+_STEP_MS = 1_000  # WorkersConfig.pacing_step_ms
+_FLIGHT = Flight(start_ms=0)
+_LINE_ITEM = np.array([1])
+
+
+def replay(
+    auctions: Auctions, length: int, budgets_micros_cpm: list[int], unit_micros_cpm: int, law: Law | None = None
+) -> tuple[float, list[int]]:
+    """Return (value won, spend of each day in micros per thousand); the control is carried over, money is not.
+
+    Args:
+        auctions: the stream.
+        length: auctions in a day.
+        budgets_micros_cpm: the daily budgets, in the unit of the market prices.
+        unit_micros_cpm: what a unit of value may cost at most on average, in the same.
+        law: how the controller acts; the platform's by default.
+    """
+    law = law or Law()
+    control: Control | None = None
+    won, total, spends = 0.0, 0, []
+    for day, (episode, budget) in enumerate(zip(auctions.episodes(length), budgets_micros_cpm, strict=True)):
+        start_ms, spent = day * _DAY_MS, 0
+        today = plan(Budget(daily_micros=budget), _FLIGHT, (), "UTC", PacingMode.EVEN, (), total, start_ms)
+        if today is None:
+            raise AssertionError("a day with a budget has a plan")
+        stepped_ms = start_ms - _STEP_MS
+        for number, (value, market_price) in enumerate(
+            zip(episode.values.tolist(), episode.prices_micros_cpm.tolist(), strict=True)
+        ):
+            now_ms = start_ms + number * _DAY_MS // len(episode)
+            if now_ms >= stepped_ms + _STEP_MS or control is None:
+                stepped_ms = now_ms
+                worth = int(won * unit_micros_cpm)
+                bought = Bought(worth, float(worth), unit_micros_cpm) if worth else None
+                planned, rate = today.planned_micros(now_ms), today.rate_micros_second(now_ms)
+                control = step(control, total + spent, planned, rate, today.day_seconds, now_ms, law, bought)
+            if not passes(f"{day}.{number}", _LINE_ITEM, np.array([control.pass_rate]))[0]:
+                continue
+            bid = second_price_bid(value * unit_micros_cpm, control.multiplier)
+            if market_price <= bid <= budget - spent:
+                spent += market_price
+                won += value
+        total += spent
+        spends.append(spent)
+    return won, spends
