@@ -1,4 +1,4 @@
-"""Command line: `python -m models nightly | evaluate | promote | shadow | rollback | benchmark`."""
+"""Command line: `python -m models nightly | evaluate | promote | shadow | rollback | report | explain | benchmark`."""
 
 import argparse
 import os
@@ -14,6 +14,7 @@ from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform, load
 from dsp.kernel.errors import ConfigError, DspError, InputError
 from models.benchmark import commands as benchmarks
+from models.evaluation import commands as reports
 from models.training.config import TrainingConfig
 
 
@@ -29,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         sections: dict[str, type[msgspec.Struct]] = {"platform": Platform, "training": TrainingConfig}
         settings = load(sections, options.config, os.environ)
         data_dir, config = settings["platform"].data_path, settings["training"]
+        if options.command in reports.COMMANDS:
+            return reports.run(options, settings["platform"], config)
         commands = {"nightly": _nightly, "evaluate": _evaluate}
         commands |= {"promote": _promote, "shadow": _shadow, "rollback": _rollback}
         return commands[options.command](options, data_dir, config)
@@ -55,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     shadow = commands.add_parser("shadow", help="let a version predict beside the champion, without a say in bids")
     shadow.add_argument("version", nargs="?", help="likewise; without one, shadow scoring ends")
     commands.add_parser("rollback", help="make the previous champion the champion again")
+    reports.add_parsers(commands)
     benchmarks.add_parsers(commands.add_parser("benchmark", help="replay recorded auctions: pacing, shading"))
     for command in (nightly, evaluate):
         command.add_argument("--json", action="store_true", help="one JSON document on standard output, steps on error")

@@ -10,9 +10,10 @@ _EDGE = 1e-7
 
 
 class Bin(NamedTuple):
-    """A tenth of the rows by prediction: what was predicted on average, and the rate that came."""
+    """A part of the rows by prediction, a tenth by default: what was predicted on average, and the rate that came."""
 
     rows: int
+    clicks: int
     predicted: float
     observed: float
 
@@ -50,7 +51,7 @@ def measure(
         return Metrics(0, 0, None, None, None, None, None, ())
     weights = np.ones(rows) if weights is None else weights
     total, positives = float(weights.sum()), float(weights @ labels)
-    reliability, share = _reliability(predicted, labels, weights)
+    curve, share = reliability(predicted, labels, weights)
     loss = float(np.average(losses(predicted, labels), weights=weights))
     rate = positives / total
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if 0 < positives < total else None
@@ -61,8 +62,8 @@ def measure(
         normalised_entropy=None if entropy is None else float(loss / entropy),
         auc=auc(predicted, labels, weights),
         pcoc=float(weights @ predicted) / positives if positives else None,
-        ece=sum(part * abs(entry.predicted - entry.observed) for part, entry in zip(share, reliability, strict=True)),
-        reliability=reliability,
+        ece=sum(part * abs(entry.predicted - entry.observed) for part, entry in zip(share, curve, strict=True)),
+        reliability=curve,
     )
 
 
@@ -87,20 +88,21 @@ def auc(
     return float(positive @ outranked / (positive.sum() * negative.sum()))
 
 
-def _reliability(
-    predicted: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64]
+def reliability(
+    predicted: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64], bins: int = BINS
 ) -> tuple[tuple[Bin, ...], list[float]]:
-    """Return tenths of the weight in the order of the predictions, and the share of each."""
+    """Return parts of the weight, as equal as rows allow, in the order of the predictions; and the share of each."""
     order = np.argsort(predicted, kind="stable")
     passed = np.cumsum(weights[order]) - weights[order] / 2.0
-    edges = np.searchsorted(passed, np.arange(1, BINS) * weights.sum() / BINS)
+    edges = np.searchsorted(passed, np.arange(1, bins) * weights.sum() / bins)
     parts = [part for part in np.split(order, edges) if weights[part].sum() > 0.0]
-    bins = tuple(
+    found = tuple(
         Bin(
             len(part),
+            int(labels[part].sum()),
             float(np.average(predicted[part], weights=weights[part])),
             float(np.average(labels[part], weights=weights[part])),
         )
         for part in parts
     )
-    return bins, [float(weights[part].sum() / weights.sum()) for part in parts]
+    return found, [float(weights[part].sum() / weights.sum()) for part in parts]

@@ -26,7 +26,7 @@ def comparison(scores: Mapping[str, Mapping[str, Any]]) -> str:
         ]
         for name, score in scores.items()
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
@@ -35,7 +35,7 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
         [str(number), f"{entry['rows']:,}", f"{entry['predicted']:.4f}", f"{entry['observed']:.4f}", _bars(entry)]
         for number, entry in enumerate(bins, 1)
     ]
-    return _table(["tenth", "rows", "predicted", "observed", "observed/predicted"], rows)
+    return table(["tenth", "rows", "predicted", "observed", "observed/predicted"], rows)
 
 
 def card(manifest: Mapping[str, Any]) -> str:
@@ -45,11 +45,11 @@ def card(manifest: Mapping[str, Any]) -> str:
     weakest = max((strength for _, strength in strengths), default=0.0)
     told = ", ".join(f"{name} ({strength:g})" for name, strength in strengths if strength < weakest)
     parts = [
-        f"# Click and conversion model of {_time(manifest['built_at_ms'])}",
+        f"# Click and conversion model of {time(manifest['built_at_ms'])}",
         "Predicts the probability of a click given an impression, and of a conversion given a click. Used to value "
         "impressions for CPC and CPA goals.",
         "## Data",
-        f"{data['impressions']:,} impressions from {_time(data['from_ms'])} to {_time(data['to_ms'])}, with "
+        f"{data['impressions']:,} impressions from {time(data['from_ms'])} to {time(data['to_ms'])}, with "
         f"{data['clicks']:,} clicks and {data['conversions']:,} conversions. Left out: {data['immature']:,} too young, "
         f"{data['foreign']:,} of other features, {len(data['skipped'])} unreadable files, {len(data['holes'])} hours "
         "without data.",
@@ -85,7 +85,8 @@ def evaluation(answer: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns are as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(
@@ -102,5 +103,6 @@ def _bars(entry: Mapping[str, Any]) -> str:
     return f"{ratio:5.2f} " + "#" * min(20, round(ratio * 10))
 
 
-def _time(at_ms: int) -> str:
+def time(at_ms: int) -> str:
+    """Return a time for people, in UTC."""
     return f"{datetime.fromtimestamp(at_ms // 1_000, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -79,7 +79,7 @@ def _ensemble(dumped: dict[str, Any]) -> dict[str, Any]:
                 0.0 if leaf else _round_down(node["threshold"]),
                 0 if leaf else len(waiting) - 2,
                 0 if leaf else len(waiting) - 1,
-                1.0,
+                float(node["leaf_count" if leaf else "internal_count"]),
             )
             for key, value in zip(nodes, described, strict=True):
                 nodes[key].append(value)

@@ -1,0 +1,88 @@
+"""Learns names from what the platform has at hand: its exchanges, the catalogue as published, the requests sampled."""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from dsp.cache.local import LocalBlobStore
+from dsp.events.schema import SampledRequest, decode
+from dsp.events.topics import Topic
+from dsp.kernel.clock import SystemClock
+from dsp.kernel.config import Platform
+from dsp.kernel.errors import ConfigError, InputError, UnavailableError
+from dsp.openrtb.codec import decode_request, validate
+from dsp.openrtb.normalise import opportunities
+from dsp.openrtb.profile import Profile, load_profiles
+from dsp.privacy.policy import permissions
+from dsp.snapshot import codec
+from dsp.stream.local import LocalEventLog
+from models.evaluation.names import Names
+
+#: Sampled requests that are looked at, from the oldest kept on.
+REQUESTS_MAX = 50_000
+_BATCH = 1_000
+_SNAPSHOT_BLOB = "snapshot"
+#: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
+_USER_KEY = b"models.evaluation.known"
+
+
+def load(platform: Platform) -> Names:
+    """Return the names that can be told. A source that is not there, or not readable, is left out."""
+    names = Names()
+    try:
+        profiles = load_profiles(platform.exchanges_dir)
+    except ConfigError:  # reports are made from a copy of the data as well, where no exchange is configured
+        profiles = {}
+    names.learn(profiles)
+    asyncio.run(_learn(names, platform, profiles))
+    return names
+
+
+async def _learn(names: Names, platform: Platform, profiles: Mapping[str, Profile]) -> None:
+    if (platform.data_path / "log").is_dir():  # opening would make it
+        log = LocalEventLog(platform.data_path / "log", SystemClock())
+        await log.open()
+        try:
+            await _learn_requests(names, log, platform, profiles)
+        except UnavailableError:
+            pass
+        finally:
+            await log.close()
+    if (platform.data_path / "blobs").is_dir():
+        found = await LocalBlobStore(platform.data_path / "blobs").get(_SNAPSHOT_BLOB)
+        if found is not None:
+            try:
+                names.learn_snapshot(codec.decode(found[1]))
+            except msgspec.DecodeError:  # of another version of the software
+                return
+
+
+async def _learn_requests(
+    names: Names, log: LocalEventLog, platform: Platform, profiles: Mapping[str, Profile]
+) -> None:
+    position: dict[int, int] = {}
+    for _ in range(0, REQUESTS_MAX, _BATCH):
+        batch = await log.read(Topic.REQUESTS, position, _BATCH)
+        for record in batch.records:
+            _learn_request(names, record.value, platform, profiles)
+        position = batch.position
+        if batch.end:
+            return
+
+
+def _learn_request(names: Names, record: bytes, platform: Platform, profiles: Mapping[str, Profile]) -> None:
+    try:
+        sampled = decode(record)
+        if not isinstance(sampled, SampledRequest) or sampled.exchange not in profiles:
+            return
+        request = decode_request(sampled.body)
+        validate(request)
+    except (msgspec.DecodeError, InputError):  # of another version of the software
+        return
+    allowed = permissions(request, platform.privacy_vendor_id)
+    found, _ = opportunities(
+        request, profiles[sampled.exchange], allowed, platform.currency_rates, _USER_KEY, sampled.at_ms
+    )
+    for opportunity in found:
+        names.learn_opportunity(opportunity)
