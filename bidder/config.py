@@ -48,6 +48,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     reload_interval_ms: int = 250  # how often a new snapshot, new controls and a new champion are looked for
     #: Share of requests kept raw for `explain`, chosen by a hash of the auction id.
     request_sample_rate: float = 0.02
+    #: Share of auctions, chosen likewise, whose bids a challenger scores beside the champion once the answer has left.
+    shadow_share: float = 0.01
     lease_sync_interval_ms: int = 1_000  # how often money is leased, returned and settled
     #: A bid without an outcome counts towards frequency caps for so long; one that has won, until it expires.
     pending_exposure_ms: int = 10_000
@@ -84,6 +86,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError("bid_port, notice_port, admin_port: must differ")
         if not 0.0 <= self.request_sample_rate <= 1.0:
             raise ValueError("request_sample_rate: must be 0 to 1")
+        if not 0.0 <= self.shadow_share <= 1.0:
+            raise ValueError("shadow_share: must be 0 to 1")
         if not 0.0 < self.first_price_shade <= 1.0:
             raise ValueError("first_price_shade: must be above 0 and at most 1")
         if not 0.0 <= self.first_price_explore_share <= 0.5:

@@ -1,13 +1,16 @@
 """What the bidder tells the event log of its own accord: decisions, and a sample of raw requests for `explain`."""
 
+import asyncio
 import zlib
 
 from bidder.outbox import Outbox
 from bidder.run import Run
+from bidder.shadow import scored
 from dsp.events.schema import Decision, SampledRequest, encode
 from dsp.events.topics import Topic
 from dsp.kernel.metrics import Outcome
 from models.features.columns import FEATURE_HASH
+from models.serving.predictor import BatchPredictor
 
 _HASH_RANGE = 1 << 32
 #: zlib and gzip headers are told apart by themselves.
@@ -17,9 +20,10 @@ _ANY_HEADER = 47
 class Journal:
     """Writes to the outbox without waiting; a full outbox drops and counts."""
 
-    def __init__(self, outbox: Outbox, sample_rate: float) -> None:
+    def __init__(self, outbox: Outbox, sample_rate: float, shadow_share: float = 0.0) -> None:
         self._outbox = outbox
         self._sampled_below = int(sample_rate * _HASH_RANGE)
+        self._shadowed_below = int(shadow_share * _HASH_RANGE)
 
     def decision(self, run: Run, auction_id: str) -> None:
         """Log the bids that leave; a test is nobody's experience, so nothing is learned from it."""
@@ -35,7 +39,14 @@ class Journal:
             model_version=run.model_version,
             feature_hash=FEATURE_HASH,
         )
-        self._outbox.offer(Topic.DECISIONS, auction_id, encode(decision))
+        challenger = run.state.challenger
+        if challenger is None or zlib.crc32(b"shadow " + auction_id.encode()) >= self._shadowed_below:
+            self._outbox.offer(Topic.DECISIONS, auction_id, encode(decision))
+        else:  # on the loop's next turn the answer has left
+            asyncio.get_running_loop().call_soon(self._shadow, decision, challenger)
+
+    def _shadow(self, decision: Decision, challenger: BatchPredictor) -> None:
+        self._outbox.offer(Topic.DECISIONS, decision.auction_id, encode(scored(decision, challenger)))
 
     def sample(self, run: Run, auction_id: str) -> None:
         """Keep the raw request if its auction id's hash falls into the sample."""

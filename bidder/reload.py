@@ -17,9 +17,9 @@ from dsp.pacing import controller
 from dsp.pacing.controller import CONTROLS_BLOB, Controls
 from dsp.snapshot import codec
 from models.serving import bundle, landscape
-from models.serving.bundle import CHAMPION
+from models.serving.bundle import CHALLENGER, CHAMPION, Bundle
 from models.serving.landscape import LANDSCAPE, NO_LANDSCAPES, Landscapes
-from models.serving.predictor import Predictor, Scorer
+from models.serving.predictor import BatchPredictor, Predictor, Scorer
 from models.serving.prior import PriorPredictor
 from models.serving.session import CPU, Device
 
@@ -29,6 +29,7 @@ _Part = TypeVar("_Part")
 _SWAPS = {
     SNAPSHOT_BLOB: metrics.SNAPSHOT_SWAPS,
     CHAMPION: metrics.MODEL_SWAPS,
+    CHALLENGER: metrics.CHALLENGER_SWAPS,
     LANDSCAPE: metrics.LANDSCAPE_SWAPS,
 }
 
@@ -48,10 +49,11 @@ class Reloader:
         self._controls: Controls | None = None
         self._prior: Predictor = PriorPredictor()
         self._predictor: Predictor = self._prior
+        self._challenger: BatchPredictor | None = None
         self._landscapes: Landscapes = NO_LANDSCAPES
         self._scorers: tuple[Scorer, Scorer] | None = None  # of the predictor and the prior, for what is served
         #: What was looked at last, good or bad, so that a broken artefact is tried and reported once.
-        self._seen = {SNAPSHOT_BLOB: "", CONTROLS_BLOB: "", CHAMPION: "", LANDSCAPE: ""}
+        self._seen = {SNAPSHOT_BLOB: "", CONTROLS_BLOB: "", CHAMPION: "", CHALLENGER: "", LANDSCAPE: ""}
         self._complaint = ""
         self._task: asyncio.Task[None] | None = None
 
@@ -71,9 +73,10 @@ class Reloader:
         """Look once for something new; return whether the state was swapped."""
         served = await self._blob(SNAPSHOT_BLOB, lambda data: serve(codec.decode(data), self._served))
         controls = await self._blob(CONTROLS_BLOB, controller.decode)
-        model = await self._published(CHAMPION, lambda root, version: bundle.load(root, version, self._device))
+        model = await self._published(CHAMPION, self._load_model)
         landscapes = await self._published(LANDSCAPE, landscape.load)
-        if served is None and controls is None and model is None and landscapes is None:
+        shadowed = await self._follow_challenger()
+        if served is None and controls is None and model is None and landscapes is None and not shadowed:
             return False
         self._served = served or self._served
         self._controls = controls or self._controls
@@ -95,9 +98,24 @@ class Reloader:
                 predictor=scorer,
                 prior=prior,
                 landscapes=self._landscapes,
+                challenger=self._challenger,
             )
         )
         return True
+
+    async def _follow_challenger(self) -> bool:
+        """Follow the model in shadow, which may end as well; one that cannot be loaded is none. Return news of it."""
+        before = self._challenger
+        model = await self._published(CHALLENGER, self._load_model)
+        if model is not None:
+            self._challenger = model.predictor
+        elif before is not None and (version := self._named(CHALLENGER)) != before.version:
+            self._challenger = None
+            self._seen[CHALLENGER] = version or ""
+        return self._challenger is not before
+
+    def _load_model(self, root: Path, version: str) -> Bundle:
+        return bundle.load(root, version, self._device)
 
     def _prepare(self, served: Served) -> tuple[Scorer, Scorer]:
         return self._predictor.prepare(served.ad_rows), self._prior.prepare(served.ad_rows)
@@ -122,15 +140,18 @@ class Reloader:
         return await self._build(name, lambda: build(data))
 
     async def _published(self, alias: str, load: Callable[[Path, str], _Part]) -> _Part | None:
-        try:
-            version = registry.resolve(self._root, alias)  # a line in a file: too quick to be worth a thread
-        except Exception as fault:
-            self._complain(fault)
-            return None
+        version = self._named(alias)
         if version is None or version == self._seen[alias]:
             return None
         self._seen[alias] = version
         return await self._build(alias, lambda: load(self._root, version))
+
+    def _named(self, alias: str) -> str | None:
+        try:
+            return registry.resolve(self._root, alias)  # a line in a file: too quick to be worth a thread
+        except Exception as fault:
+            self._complain(fault)
+            return None
 
     async def _build(self, name: str, build: Callable[[], _Part]) -> _Part | None:
         """Build in a thread; whatever is wrong with the artefact, the old one goes on serving."""

@@ -13,7 +13,7 @@ from dsp.pacing.controller import ControlColumns
 from dsp.snapshot.build import Snapshot
 from models.features.encode import ad_rows
 from models.serving.landscape import NO_LANDSCAPES, Landscapes
-from models.serving.predictor import Scorer
+from models.serving.predictor import BatchPredictor, Scorer
 
 #: Landing pages remembered of creatives that have left the catalogue; ads in browsers outlive them.
 LANDINGS_MAX = 100_000
@@ -39,6 +39,7 @@ class ServingState:
     predictor: Scorer  # prepared for the snapshot's creatives, as the prior is
     prior: Scorer  # answers when too little time is left for the predictor
     landscapes: Landscapes = NO_LANDSCAPES  # chances of winning first-price auctions
+    challenger: BatchPredictor | None = None  # predicts beside the predictor, once a bid has left; has no say in it
 
 
 def serve(snapshot: Snapshot, previous: Served | None) -> Served:

@@ -76,7 +76,7 @@ def wire(
         leases=leases,
         pending=pending,
         responder=Responder(config.notice_base_url or f"http://{config.host}:{config.notice_port}", signer, rates),
-        journal=Journal(outbox, config.request_sample_rate),
+        journal=Journal(outbox, config.request_sample_rate, config.shadow_share),
         tally=Tally(profiles),
         batcher=batcher,
     )

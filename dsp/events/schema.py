@@ -63,6 +63,7 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True):
     deal_id: str = ""  # of the exchange; empty in the open auction
     jitter: float = 1.0  # what exploration multiplied the chosen price by, before floor and worth bound it
     propensity: float = 1.0  # probability with which that factor was drawn
+    challenger_pctr: float | None = None  # what a model in shadow predicted, where one was asked
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision.1"):
@@ -75,6 +76,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision.1"):
     snapshot_version: str
     model_version: str
     feature_hash: str
+    challenger_version: str = ""  # of the model in shadow; empty where none was asked
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice.1"):

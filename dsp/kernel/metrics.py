@@ -141,6 +141,10 @@ SNAPSHOT_LINE_ITEMS = Gauge("dsp_snapshot_line_items", "Line items in the snapsh
 SNAPSHOT_SWAPS = Counter("dsp_snapshot_swaps_total", "Snapshots loaded, by result.", ["result"])
 MODEL = Info("dsp_model", "The model in use, and the device it runs on.")
 MODEL_SWAPS = Counter("dsp_model_swaps_total", "Model bundles loaded, by result.", ["result"])
+CHALLENGER_SWAPS = Counter(
+    "dsp_challenger_swaps_total", "Challengers loaded to score in shadow, by result.", ["result"]
+)
+SHADOW_SCORED = Counter("dsp_shadow_scored_total", "Decisions scored by a challenger too, by result.", ["result"])
 LANDSCAPE_SWAPS = Counter("dsp_landscape_swaps_total", "Landscapes of first prices loaded, by result.", ["result"])
 CONTROLS_AGE = Gauge("dsp_controls_age_seconds", "Age of the pacing controls in use.")
 

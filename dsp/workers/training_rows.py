@@ -34,6 +34,8 @@ BIDS_SCHEMA = pa.schema(
         ("feature_hash", pa.string()),
         ("model_version", pa.string()),
         ("snapshot_version", pa.string()),
+        ("challenger_pctr", pa.float64()),
+        ("challenger_version", pa.string()),
     ]
 )
 NOTICES_SCHEMA = pa.schema(
@@ -86,6 +88,8 @@ def bid_rows(decision: Decision) -> list[dict[str, Any]]:
             "feature_hash": decision.feature_hash,
             "model_version": decision.model_version,
             "snapshot_version": decision.snapshot_version,
+            "challenger_pctr": bid.challenger_pctr,
+            "challenger_version": decision.challenger_version,
         }
         for bid in decision.bids
     ]

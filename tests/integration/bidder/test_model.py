@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +54,43 @@ async def test_a_model_is_swapped_without_a_dropped_request(tmp_path: Path, trai
     assert (len(request), len(ads)) == (len(REQUEST_COLUMNS), len(AD_COLUMNS))
     again = predict(bundle.load(trained / "models", version).predictor, request, ads[np.newaxis, :])
     assert bid.pctr == pytest.approx(float(again.pctr[0]), abs=1e-9)
+
+
+async def test_a_challenger_predicts_in_shadow_until_it_is_called_off(tmp_path: Path, trained: Path) -> None:
+    version = resolve(trained / "models", "champion")
+    assert version is not None
+    async with places.world(tmp_path, DSP_BIDDER_SHADOW_SHARE="1") as bidder:
+        shutil.copytree(trained / "models", bidder.data / "models")
+        aliases = bidder.data / "models" / "aliases"
+        (aliases / "champion").rename(aliases / "challenger")  # constants serve, the model looks on
+        await bidder.publish(places.catalogue())
+        await bidder.start()
+        await places.until(lambda: bidder.metric("dsp_challenger_swaps_total", result="loaded"))
+        await bidder.offer("shadowed")
+        (aliases / "challenger").write_text("20250615T150640-0123456789abcdef")  # there is no such version
+        await places.until(lambda: bidder.metric("dsp_challenger_swaps_total", result="failed"))
+        await bidder.offer("broken")
+        (aliases / "challenger").write_text(version)
+        await places.until(_times(bidder, 2))
+        (aliases / "challenger").unlink()
+        await asyncio.sleep(0.6)  # two looks
+        await bidder.offer("called off")
+        assert await bidder.metric("dsp_shadow_scored_total", result="scored") >= 1
+        assert await bidder.metric("dsp_model_swaps_total") == 0
+        await bidder.stop()
+        decisions = {one.auction_id: one for one in await bidder.events("decisions", Decision)}
+    assert decisions["shadowed"].challenger_version == version
+    assert [decisions[name].challenger_version for name in ("broken", "called off")] == ["", ""]
+    assert {one.model_version for one in decisions.values()} == {"prior"}
+    (bid,) = decisions["shadowed"].bids
+    request, ads = np.frombuffer(bid.request_features, "<i8"), np.frombuffer(bid.ad_features, "<i8")
+    again = predict(bundle.load(trained / "models", version).predictor, request, ads[np.newaxis, :])
+    assert bid.challenger_pctr == pytest.approx(float(again.pctr[0]), abs=1e-6)
+    assert bid.pctr != bid.challenger_pctr
+
+
+def _times(bidder: places.World, count: int) -> Callable[[], Awaitable[bool]]:
+    async def reached() -> bool:
+        return await bidder.metric("dsp_challenger_swaps_total", result="loaded") >= count
+
+    return reached

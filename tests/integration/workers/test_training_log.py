@@ -148,6 +148,8 @@ async def test_rows_hold_what_was_decided_and_told(shop: Shop) -> None:
         "feature_hash": "abc",
         "model_version": "prior",
         "snapshot_version": "r1",
+        "challenger_pctr": None,
+        "challenger_version": "",
     }
     assert [row["bid_id"] for row in shop.rows()] == ["bid-1-0", "bid-1-1", "bid-2-0"]
     told = {row["kind"]: row for row in shop.rows("notices")}
