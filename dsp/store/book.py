@@ -12,10 +12,8 @@ from dsp.kernel.money import Micros
 from dsp.ledger.book import Release, Response, Transaction
 from dsp.store import book_statements as statements
 from dsp.store.book_tables import (
-    BookDayRow,
     BookLeaseRow,
     BookPositionRow,
-    BookPostingRow,
     BookTransactionRow,
 )
 
@@ -135,19 +133,9 @@ class BookRepository:
 
     def imbalance(self) -> Micros:
         """Return the sum of all postings, plus what the kept sums differ from theirs; anything but 0 is a fault."""
-        total = self._session.execute(select(func.coalesce(func.sum(BookPostingRow.micros), 0))).scalar_one()
-        spent = self._posted("spend:") - self._sum(BookDayRow.spend_micros)
-        late = self._posted("late:") - self._sum(BookDayRow.late_micros)
-        return abs(int(total)) + abs(spent) + abs(late)
-
-    def _posted(self, prefix: str) -> Micros:
-        query = select(func.coalesce(func.sum(BookPostingRow.micros), 0)).where(
-            BookPostingRow.account.startswith(prefix)
-        )
-        return int(self._session.execute(query).scalar_one())
-
-    def _sum(self, column: Any) -> Micros:
-        return int(self._session.execute(select(func.coalesce(func.sum(column), 0))).scalar_one())
+        total, spent, late = self._session.execute(statements.POSTED).one()
+        spent_kept, late_kept = self._session.execute(statements.KEPT).one()
+        return abs(int(total)) + abs(int(spent - spent_kept)) + abs(int(late - late_kept))
 
     def _select_new(
         self, entries: Sequence[Transaction | Release | Response], released: set[str]

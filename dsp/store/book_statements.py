@@ -6,7 +6,19 @@ took longer than running them. What looks rows up takes the values as `wanted`.
 
 from typing import Any, cast
 
-from sqlalchemy import BindParameter, Table, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Table,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 
 from dsp.store.book_tables import (
     BookDayRow,
@@ -25,6 +37,15 @@ DAYS = cast(Table, BookDayRow.__table__)
 LEASES = cast(Table, BookLeaseRow.__table__)
 RELEASES = cast(Table, BookReleaseRow.__table__)
 POSITIONS = cast(Table, BookPositionRow.__table__)
+
+
+def _total(amounts: ColumnElement[int]) -> ColumnElement[Any]:
+    return func.coalesce(func.sum(amounts), 0)
+
+
+def _posted(prefix: str) -> ColumnElement[Any]:
+    return _total(case((POSTINGS.c.account.startswith(prefix), POSTINGS.c.micros), else_=0))
+
 
 INSERT_TRANSACTIONS = insert(TRANSACTIONS)
 INSERT_POSTINGS = insert(POSTINGS)
@@ -55,6 +76,9 @@ SUMS = (
 DAY_RESULTS = select(DAYS.c.advertiser_id, DAYS.c.campaign_id, DAYS.c.line_item_id, DAYS.c.day, *SUMS).order_by(
     DAYS.c.line_item_id, DAYS.c.day
 )
+#: The sum of all postings, of those to accounts of spend, and of those to accounts of late wins: one scan.
+POSTED = select(_total(POSTINGS.c.micros), _posted("spend:"), _posted("late:"))
+KEPT = select(_total(DAYS.c.spend_micros), _total(DAYS.c.late_micros))
 ADD_TO_DAY = (
     update(DAYS)
     .where(DAYS.c.line_item_id == bindparam("of_line_item"), DAYS.c.day == bindparam("of_day"))
