@@ -97,14 +97,17 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError(f"{', '.join(positive)}: must be above 0")
         if not CAP_IMPRESSIONS_MAX <= self.user_exposures_max <= self.exposures_max:
             raise ValueError(f"user_exposures_max: must be {CAP_IMPRESSIONS_MAX} to exposures_max")
-        if not self.candidates_max <= self.predict_batch_rows_max <= self.predict_queue_rows_max:
-            raise ValueError("predict_batch_rows_max: must be candidates_max to predict_queue_rows_max")
+        rows_min = max(self.candidates_max, _BATCH_ROWS_MIN)
+        if not rows_min <= self.predict_batch_rows_max <= self.predict_queue_rows_max:
+            raise ValueError(f"predict_batch_rows_max: must be {rows_min} to predict_queue_rows_max")
         if self.notice_base_url and not self.notice_base_url.startswith(("http://", "https://")):
             raise ValueError("notice_base_url: must begin with http:// or https://")
         if not self.holder:
             raise ValueError("holder: must not be empty")
 
 
+#: So that a bundle's golden rows for one impression fit in.
+_BATCH_ROWS_MIN = 32
 _POSITIVE = (
     "keepalive_seconds",
     "request_seconds_max",

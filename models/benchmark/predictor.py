@@ -30,7 +30,7 @@ HELP = "measure models and the batcher by batch size, on a CPU or a GPU"
 BATCHES = (1, 4, 16, 32, 64, 256, 1_024, 4_096)
 #: What one auction scores, and how many of them one of the batcher's requests has where a batch holds so many.
 CANDIDATES = 32
-REQUEST_ROWS = 8
+REQUEST_ROWS = 16
 #: Each figure is the median of so many turns. What is compared takes turns, so that a busy machine is fair to all.
 ROUNDS = 3
 #: As the bidder's: how soon one thread gets the interpreter from another.

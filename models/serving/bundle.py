@@ -1,6 +1,7 @@
 """A model bundle: what its files are, and how they become predictors once every check has passed."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dsp.kernel.errors import BundleError
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
 from models.features.spec import Match
 from models.serving.onnx import FEATURE_HASH_KEY, Calibration, OnnxModel, OnnxPredictor
-from models.serving.predictor import BatchPredictor, Predictor, predict
+from models.serving.predictor import BatchPredictor, BatchScorer, Predictor
 from models.serving.prior import PriorPredictor
 from models.serving.session import CPU, Device
 from models.serving.statistics import Description, Statistics, restore
@@ -151,7 +152,19 @@ def _check_golden(version: str, predictor: Predictor, goldens: list[Golden]) -> 
         ads = np.array(golden.ads, dtype=np.int64)
         if request.shape != (len(REQUEST_COLUMNS),) or ads.shape[1:] != (len(AD_COLUMNS),):
             raise BundleError(f"{version}: golden row {number} has another shape")
-        found = predict(predictor, request, ads)
-        for expected, values in ((golden.pctr, found.pctr), (golden.pcvr, found.pcvr)):
+        for expected, values in _expectations(predictor, golden, request, ads):
             if len(expected) != len(values) or not np.allclose(values, expected, rtol=0, atol=GOLDEN_TOLERANCE):
                 raise BundleError(f"{version}: golden row {number} gives other probabilities")
+
+
+def _expectations(
+    predictor: Predictor, golden: Golden, request: NDArray[np.int64], ads: NDArray[np.int64]
+) -> Iterator[tuple[list[float], NDArray[np.float64]]]:
+    """Yield what is expected beside what is found: for the impression alone and, where it will be, in a batch."""
+    scorer, chosen = predictor.prepare(ads), np.arange(len(ads), dtype=np.int64)
+    answers = [scorer.predict(request, chosen)]
+    if isinstance(scorer, BatchScorer):
+        answers += scorer.run([scorer.stage(request, chosen)])
+    for found in answers:
+        yield golden.pctr, found.pctr
+        yield golden.pcvr, found.pcvr

@@ -26,6 +26,12 @@ def test_defaults_hold() -> None:
         ("DSP_BIDDER_USER_TIMEOUT_MS", "0"),
         ("DSP_BIDDER_USER_ABSENT_POLICY", "perhaps"),
         ("DSP_BIDDER_USER_UNIDENTIFIED_POLICY", ""),
+        ("DSP_BIDDER_PREDICT_PROVIDER", "tpu"),
+        ("DSP_BIDDER_PREDICT_BATCHING", "often"),
+        ("DSP_BIDDER_PREDICT_BATCH_WAIT_MS", "0"),
+        ("DSP_BIDDER_PREDICT_BATCH_ROWS_MAX", "31"),  # a bundle's golden rows must fit
+        ("DSP_BIDDER_PREDICT_QUEUE_ROWS_MAX", "1023"),  # less than one batch
+        ("DSP_BIDDER_CANDIDATES_MAX", "1025"),  # more than one batch
         ("DSP_BIDDER_NO_SUCH_FIELD", "1"),
     ],
 )
