@@ -1,11 +1,10 @@
 """Trains the network: DCN-v2 with a click and a conversion head (ESMM), in PyTorch, on the CPU.
 
 The conversion head is learned over all impressions, through P(click and conversion) = pCTR * pCVR (Ma et al., 2018), so
-it is not fitted to the selection of clicked impressions alone. Training ends by the last rows in time, and learns from
-those last. The same rows, settings and seed give the same network. This is the one module that needs PyTorch.
+it is not fitted to the selection of clicked impressions alone. Training ends by the last rows in time. The same rows,
+settings and seed give the same network. This is the one module that needs PyTorch.
 """
 
-import copy
 import io
 import math
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ _EMBEDDING_DEVIATION = 0.05
 #: Rows are encoded, and evaluated, so many at a time.
 _CHUNK_ROWS = 16_384
 _RATE_MIN = 1e-6
+_WARM_UP_STEPS = 9.0
 #: Below it log(1 - p) is taken at it, which single precision tells from 0.
 _LOG_P_MAX = -1e-6
 
@@ -121,7 +121,8 @@ class Trainer:
         self._parameters = self._initial(length, labels, rows.weights)
         self._data = _encoded(Inputs(self._layout, self.tables()), rows)
         self._data["labels"] = torch.from_numpy(np.stack(labels, axis=1).astype(np.float32))
-        self._data["weights"] = torch.from_numpy((rows.weights / rows.weights.mean()).astype(np.float32))
+        weights, self._offset = _balanced(rows)
+        self._data["weights"] = torch.from_numpy(weights.astype(np.float32))
         self._unknown = {"request": _unknown(self._layout.request), "ad": _unknown(self._layout.ad)}
 
     def _initial(self, length: int, labels: list[NDArray[np.bool_]], weights: NDArray[np.float64]) -> dict[str, Any]:
@@ -156,7 +157,9 @@ class Trainer:
         return self._rng.normal(0.0, deviation or 1.0 / math.sqrt(size[0]), size)
 
     def train(self, held_back: int) -> tuple[int, float]:
-        """Train until the rows from `held_back` on are no longer predicted better, then once on these.
+        """Train until the rows from `held_back` on, which are not learned from, are no longer predicted better.
+
+        What is judged and kept is the running average of the parameters: single steps move all rates up and down.
 
         Returns:
             the number of steps that the best took, and its loss.
@@ -164,31 +167,31 @@ class Trainer:
         config = self._config
         optimiser = torch.optim.Adagrad(self._parameters.values(), lr=config.learning_rate)
         count = len(self._data["labels"])
-        best, kept, waited = math.inf, (0, *self._state(optimiser)), 0
+        best, kept, waited = math.inf, (0, self._copy()), 0
         every = max(1, -(-held_back // config.batch_rows) // config.evaluations)
+        averaged = self._copy()
         for step, batch in enumerate(self._shuffled(held_back), 1):
             self._step(optimiser, batch)
+            keep = min(config.averaging, step / (step + _WARM_UP_STEPS))  # the first steps are soon forgotten
+            with torch.no_grad():
+                for name, value in averaged.items():
+                    value.lerp_(self._parameters[name], 1.0 - keep)
             if step % every:
                 continue
-            loss = self._evaluate(held_back, count)
+            loss = self._evaluate(averaged, held_back, count)
             waited += 1
             if loss < best:
-                best, kept, waited = loss, (step, *self._state(optimiser)), 0
+                best, kept, waited = loss, (step, {name: value.clone() for name, value in averaged.items()}), 0
             if waited == config.patience:
                 break
-        steps, values, state = kept
-        with torch.no_grad():
-            for name, value in values.items():
-                self._parameters[name].copy_(value)
-        optimiser.load_state_dict(state)
-        for start in range(held_back, count, config.batch_rows):
-            self._step(optimiser, torch.arange(start, min(start + config.batch_rows, count)))
+        steps, self._parameters = kept
         return steps, best
 
     def logits(self, rows: slice) -> Floats:
         """Return the logits of training rows, (n, 2), as PyTorch computes them."""
         with torch.no_grad():
-            found: Floats = self._logits({name: values[rows] for name, values in self._data.items()}).numpy()
+            batch = {name: values[rows] for name, values in self._data.items()}
+            found: Floats = self._logits(self._parameters, batch).numpy()
         return found
 
     def network(self, steps: int, loss: float) -> Network:
@@ -217,9 +220,8 @@ class Trainer:
         values: Floats = self._parameters[name].detach().numpy().copy()
         return values
 
-    def _state(self, optimiser: Any) -> tuple[Batch, Any]:
-        values = {name: value.detach().clone() for name, value in self._parameters.items()}
-        return values, copy.deepcopy(optimiser.state_dict())
+    def _copy(self) -> Batch:
+        return {name: value.detach().clone() for name, value in self._parameters.items()}
 
     def _shuffled(self, count: int) -> Iterator[Any]:
         """Yield batches of the first rows, all of them in an order of its own each epoch."""
@@ -233,26 +235,26 @@ class Trainer:
             drawn = torch.rand(batch[side].shape, generator=self._torch_rng) < self._config.unknown_share
             batch[side] = torch.where(drawn & (unknown > 0) & (batch[side] > 0), unknown, batch[side])
         optimiser.zero_grad()
-        _losses(self._logits(batch, self._config.dropout), batch["labels"], batch["weights"]).mean().backward()
+        _losses(self._logits(self._parameters, batch, self._config.dropout), batch, self._offset).mean().backward()
         optimiser.step()
 
-    def _evaluate(self, start: int, end: int) -> float:
+    def _evaluate(self, held: Batch, start: int, end: int) -> float:
         """Return the mean loss of rows from `start` to `end`, weighted."""
         total = 0.0
         with torch.no_grad():
             for first in range(start, end, _CHUNK_ROWS):
                 rows = slice(first, min(first + _CHUNK_ROWS, end))
                 batch = {name: values[rows] for name, values in self._data.items()}
-                total += float(_losses(self._logits(batch), batch["labels"], batch["weights"]).sum())
+                total += float(_losses(self._logits(held, batch), batch, self._offset).sum())
         return total / float(self._data["weights"][start:end].sum())
 
-    def _logits(self, batch: Batch, dropout: float = 0.0) -> Any:
+    def _logits(self, held: Batch, batch: Batch, dropout: float = 0.0) -> Any:
         """Return the logits (n, 2). As models.training.network_export and models.serving.embedding define them."""
-        held, layout = self._parameters, self._layout
-        requests, ads = self._vectors(batch["request"], layout.request), self._vectors(batch["ad"], layout.ad)
+        layout, table = self._layout, held["vectors"]
+        requests, ads = _vectors(table, batch["request"], layout.request), _vectors(table, batch["ad"], layout.ad)
         parts = [*requests, batch["request_numbers"], *ads, batch["ad_numbers"], batch["matches"]]
         if layout.history:
-            parts.append(self._attended(batch, ads[layout.history.field]))
+            parts.append(self._attended(held, batch, ads[layout.history.field]))
         inputs = crossed = hidden = torch.cat(parts, dim=1)
         for number in range(self._config.cross_layers):
             product = crossed @ held[f"down_{number}"] @ held[f"up_{number}"]
@@ -264,17 +266,8 @@ class Trainer:
                 hidden = hidden * kept / (1.0 - dropout)
         return crossed @ held["cross_heads"] + hidden @ held["hidden_heads"] + held["bias"]
 
-    def _vectors(self, places: Any, side: Side) -> list[Any]:
-        """Return the fields' vectors, each (n, its width)."""
-        vectors = F.embedding(places, self._parameters["vectors"], padding_idx=0)
-        found, slot = [], 0
-        for field in side.fields:
-            found.append(vectors[:, slot : slot + len(field.columns), : field.width].sum(dim=1))
-            slot += len(field.columns)
-        return found
-
-    def _attended(self, batch: Batch, sought: Any) -> Any:
-        held, width = self._parameters, self._layout.history_width
+    def _attended(self, held: Batch, batch: Batch, sought: Any) -> Any:
+        width = self._layout.history_width
         vectors = F.embedding(batch["history"], held["vectors"])[..., :width] + held["ages"][batch["history_ages"]]
         query = sought @ held["query"] / math.sqrt(width)
         odds = torch.exp(torch.clamp((vectors * query[:, None, :]).sum(dim=2), max=60.0)) * batch["history_present"]
@@ -282,14 +275,36 @@ class Trainer:
         return (weights[:, :, None] * vectors).sum(dim=1)
 
 
-def _losses(logits: Any, labels: Any, weights: Any) -> Any:
+def _vectors(table: Any, places: Any, side: Side) -> list[Any]:
+    """Return the fields' vectors, each (n, its width)."""
+    vectors = F.embedding(places, table, padding_idx=0)
+    found, slot = [], 0
+    for field in side.fields:
+        found.append(vectors[:, slot : slot + len(field.columns), : field.width].sum(dim=1))
+        slot += len(field.columns)
+    return found
+
+
+def _balanced(rows: Rows) -> tuple[NDArray[np.float64], float]:
+    """Return weights that are 1 on average over the clicked and over the others, and what that adds to the log-odds.
+
+    Where the others are a sample, each standing for many, the few rows of a batch that weigh most would drown the rest.
+    Weighing both kinds alike multiplies the odds of a click, everywhere, by the ratio of their mean weights. So to the
+    log-odds that are learned its logarithm is added in training, and nowhere else. Conversions of clicks stay as rare.
+    """
+    clicked, others = (float(rows.weights[kind].mean()) if kind.any() else 1.0 for kind in (rows.labels, ~rows.labels))
+    return rows.weights / np.where(rows.labels, clicked, others), math.log(others / clicked)
+
+
+def _losses(logits: Any, batch: Batch, offset: float) -> Any:
     """Return the loss of each row: of the click and, where conversions are known, of click and conversion together."""
-    losses = F.binary_cross_entropy_with_logits(logits[:, 0], labels[:, 0], reduction="none")
+    labels, clicks = batch["labels"], logits[:, 0] + offset
+    losses = F.binary_cross_entropy_with_logits(clicks, labels[:, 0], reduction="none")
     if labels.shape[1] > 1:
-        log_p = F.logsigmoid(logits[:, 0]) + F.logsigmoid(logits[:, 1])
+        log_p = F.logsigmoid(clicks) + F.logsigmoid(logits[:, 1])
         log_rest = torch.log(-torch.expm1(torch.clamp(log_p, max=_LOG_P_MAX)))
         losses = losses - torch.where(labels[:, 1] > 0, log_p, log_rest)
-    return losses * weights
+    return losses * batch["weights"]
 
 
 def _encoded(inputs: Inputs, rows: Rows) -> Batch:

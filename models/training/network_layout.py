@@ -23,8 +23,9 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     cross_rank: int = 64
     hidden: tuple[int, ...] = (256, 128, 64)
     learning_rate: float = 0.02  # of Adagrad
-    batch_rows: int = 1_024
+    batch_rows: int = 256
     epochs_max: int = 4
+    averaging: float = 0.98  # how much of the parameters' running average is kept at each step
     dropout: float = 0.1  # of the hidden layers' outputs
     unknown_share: float = 0.01  # of known values, taken for unknown while training
     validation_share: float = 0.1  # the last rows in time, by which training ends
@@ -40,6 +41,8 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError("sizes and counts must be 1 or more")
         if not 0 < self.validation_share < 1 or not 0 <= self.dropout < 1 or not 0 <= self.unknown_share < 1:
             raise ValueError("validation_share must lie in (0, 1), dropout and unknown_share in [0, 1)")
+        if not 0 <= self.averaging < 1:
+            raise ValueError("averaging must lie in [0, 1)")
         if not 1 <= self.hash_bits <= 24 or self.learning_rate <= 0:
             raise ValueError("hash_bits must lie in 1 to 24, learning_rate be positive")
 
