@@ -1,7 +1,7 @@
 """What a price costs: the curve of an impression, the prices of 32 candidates by it, and the reservation of the best.
 
 Run it by hand: python tests/bench/bench_pricing.py. It prints one JSON document: microseconds of this machine, the best
-and the median of many rounds taken in turn, and how many times a numpy addition of candidates x prices takes.
+and the median of many rounds, and how many times a numpy addition of candidates x prices takes.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from statistics import median
-from timeit import timeit
+from timeit import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +43,12 @@ def fitted() -> tuple[Landscape, Auctions]:
 
 
 def timed(runs: dict[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
-    """Return microseconds a run, best and median; in turn, so that all share what else the machine does."""
-    rounds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            rounds[name].append(timeit(run, number=NUMBER) / NUMBER * 1e6)
-    return {name: {"best_us": min(found), "median_us": median(found)} for name, found in rounds.items()}
+    """Return microseconds a run, best and median, each with its caches to itself."""
+    found = {}
+    for name, run in runs.items():
+        rounds = [seconds / NUMBER * 1e6 for seconds in repeat(run, number=NUMBER, repeat=ROUNDS)]
+        found[name] = {"best_us": min(rounds), "median_us": median(rounds)}
+    return found
 
 
 def reservation() -> Callable[[int], object]:
