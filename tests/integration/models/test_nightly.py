@@ -1,22 +1,26 @@
 """The nightly run on a synthetic training log, end to end."""
 
+import dataclasses
 import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dsp import registry
 from dsp.kernel.errors import BundleError, ConflictError
 from models.evaluation import compare
 from models.serving import bundle
-from models.training import dataset, nightly
+from models.training import aliases, contest, dataset, gbdt, nightly
 from models.training.config import TrainingConfig
 
 START_MS = 1_750_000_000_000
@@ -191,6 +195,109 @@ def test_a_tampered_bundle_is_refused(copied: Path, name: str) -> None:
     assert run(copied, END_MS + 3_000).result == "published"
 
 
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "without its last byte": lambda data: data[:-1],
+    "half": lambda data: data[: len(data) // 2],
+    "longer": lambda data: data + b"\n",
+    "reversed": lambda data: data[::-1],
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "gone"])
+def test_a_bundle_with_any_damage_to_any_file_is_refused(copied: Path, damage: str) -> None:
+    root, version = copied / "models", champion(copied).version
+    files = registry.read(root, version)
+    assert {"model.onnx", "feature_spec.json", "calibration.json", "manifest.json", "model_card.md"} <= set(files)
+    for name, data in files.items():
+        path = root / "versions" / version / name
+        if damage == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(DAMAGE[damage](data))
+        with pytest.raises(BundleError):
+            bundle.load(root, version)
+        with pytest.raises(BundleError):
+            aliases.promote(root, version)
+        path.write_bytes(data)
+    assert bundle.load(root, version).version == version
+
+
+def another(copied: Path, number: int = 1) -> str:
+    """Publish the champion's files once more, as another version."""
+    root = copied / "models"
+    files = registry.read(root, champion(copied).version)
+    manifest = json.loads(files.pop(registry.MANIFEST))
+    return registry.publish(root, files, {**manifest, "number": number})
+
+
+def test_aliases_move_together(copied: Path) -> None:
+    root, first = copied / "models", champion(copied).version
+    second, third = another(copied, 2), another(copied, 3)
+
+    def named() -> list[str | None]:
+        return [registry.resolve(root, alias) for alias in (bundle.CHAMPION, bundle.PREVIOUS, bundle.CHALLENGER)]
+
+    aliases.shadow(root, second)
+    assert named() == [first, None, second]
+    aliases.promote(root, second)
+    aliases.promote(root, second)  # again: no change
+    assert named() == [second, first, None]
+    aliases.shadow(root, third)
+    assert aliases.rollback(root) == first
+    assert named() == [first, second, None]
+    aliases.shadow(root, third)
+    aliases.shadow(root, None)
+    assert named() == [first, second, None]
+    registry.clear_alias(root, bundle.PREVIOUS)
+    with pytest.raises(ConflictError):
+        aliases.rollback(root)
+
+
+def test_live_evidence_is_that_of_the_challenger_and_its_bids_alone(copied: Path) -> None:
+    root, version = copied / "models", another(copied)
+    data = dataset.load(copied / "training", START_MS, END_MS, END_MS + 2_000, CONFIG)
+    rate = compare.pctr(champion(copied).predictor, data.impressions)
+    walked = gbdt.Walk(0, rate, rate, rate, 1)
+    assert contest.hold(root, data, walked, CONFIG).live is None
+    aliases.shadow(root, version)
+    count = len(rate)
+    shadowed = dataset.Shadowed(
+        np.full(count, 0.05), np.where(np.arange(count) % 2, rate, np.nan), np.full(count, version)
+    )
+    shadowed.versions[: count // 2] = "another"
+    live = contest.hold(root, dataclasses.replace(data, shadowed=shadowed), walked, CONFIG).live
+    assert live is not None
+    assert (live.version, live.difference.rows) == (version, count // 4)
+    assert live.difference.low > 0  # a model against one rate for all
+    assert live.objections == []
+
+
+def test_a_challenger_proven_live_is_promoted(copied: Path, write_log: Any) -> None:
+    root, first, version = copied / "models", champion(copied).version, another(copied)
+    aliases.shadow(root, version)
+    later_ms = END_MS + 40 * 86_400_000  # a trainer that only sees this little is refused
+    write_log(copied / "training", 1_500, start_ms=later_ms, seed=4)
+    for path in (copied / "training" / "bids").rglob("*.parquet"):
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file).read()
+        replaced = {
+            "pctr": pa.array([0.01] * len(table)),
+            "challenger_pctr": pa.array([0.1] * len(table)),
+            "challenger_version": pa.array([version] * len(table)),
+        }
+        for name, column in replaced.items():
+            table = table.set_column(table.column_names.index(name), name, column)
+        pq.write_table(table, path)
+    outcome = run(copied, later_ms + 20_000)
+    assert outcome.result == "proven"
+    assert version in outcome.reasons[-1]
+    assert outcome.champion == version
+    assert registry.resolve(root, bundle.PREVIOUS) == first
+    assert registry.resolve(root, bundle.CHALLENGER) is None
+
+
 def test_a_bundle_that_does_not_give_its_golden_rows_is_refused(copied: Path) -> None:
     root, version = copied / "models", champion(copied).version
     files = registry.read(root, version)
@@ -262,3 +369,12 @@ def test_rollback_returns_to_the_previous_champion(copied: Path, write_log: Any)
     assert second != first
     assert command(copied, "rollback").returncode == 0
     assert champion(copied).version == first
+    assert command(copied, "promote", str(second)).returncode == 0
+    assert champion(copied).version == second
+    assert command(copied, "shadow", first).returncode == 0
+    assert registry.resolve(copied / "models", bundle.CHALLENGER) == first
+    assert command(copied, "shadow").returncode == 0
+    assert registry.resolve(copied / "models", bundle.CHALLENGER) is None
+    refused = command(copied, "promote", "20250615T000000-0123456789abcdef")
+    assert refused.returncode == 1
+    assert "BundleError" in refused.stderr

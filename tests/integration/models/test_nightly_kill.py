@@ -64,6 +64,7 @@ def logged(write_log: Any, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.platform
 @pytest.mark.timeout(300)
 def test_killed_after_each_step_it_ends_as_it_would_have(logged: Path, tmp_path: Path) -> None:
     whole = Path(shutil.copytree(logged, tmp_path / "whole"))
