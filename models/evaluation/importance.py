@@ -1,13 +1,14 @@
 """Which inputs a predictor lives on: how much worse it gets when one of them tells nothing any more."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
-from models.evaluation import trees
+from models.evaluation import parts, trees
 from models.evaluation.families import families
 from models.evaluation.metrics import losses
-from models.evaluation.parts import Parts
 from models.features.spec import FeatureSpec
 from models.serving.predictor import BatchPredictor
 from models.training.rows import Rows
@@ -34,10 +35,17 @@ class Spread(NamedTuple):
     trees: float
 
 
-def spread(model: Parts, rows: Rows, rows_max: int = ROWS_MAX) -> list[Spread]:
-    """Return the spread of what moves anything, largest first. Of many rows an even choice is taken."""
-    if not len(rows):
+def spread_of(files: Mapping[str, bytes], rows: Rows) -> list[Spread]:
+    """Return the spread of a bundle's click model; none where it is not made of statistics and trees."""
+    try:
+        model = parts.model(files, "ctr")
+    except (ValueError, msgspec.DecodeError):
         return []
+    return spread(model, rows) if isinstance(model, parts.Parts) and len(rows) else []
+
+
+def spread(model: parts.Parts, rows: Rows, rows_max: int = ROWS_MAX) -> list[Spread]:
+    """Return the spread of what moves anything, largest first. Of many rows an even choice is taken."""
     chosen = _even(rows, rows_max)
     features = model.transform(chosen.requests, chosen.ads)
     learned = features.std(axis=0, dtype=np.float64)

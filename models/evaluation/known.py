@@ -2,8 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from dsp.cache.local import LocalBlobStore
 from dsp.events.schema import SampledRequest, decode
@@ -22,6 +25,8 @@ from models.evaluation.names import Names
 #: Sampled requests that are looked at, from the oldest kept on.
 REQUESTS_MAX = 50_000
 _BATCH = 1_000
+#: Files of the training log, the latest, that tell which exchanges there are.
+_FILES_MAX = 100
 _SNAPSHOT_BLOB = "snapshot"
 #: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
 _USER_KEY = b"models.evaluation.known"
@@ -29,33 +34,45 @@ _USER_KEY = b"models.evaluation.known"
 
 def load(platform: Platform) -> Names:
     """Return the names that can be told. A source that is not there, or not readable, is left out."""
-    names = Names()
+    names = catalogued(platform.data_path)
     try:
         profiles = load_profiles(platform.exchanges_dir)
     except ConfigError:  # reports are made from a copy of the data as well, where no exchange is configured
-        profiles = {}
+        return names
     names.learn(profiles)
-    asyncio.run(_learn(names, platform, profiles))
+    if (platform.data_path / "log").is_dir():  # opening would make it
+        asyncio.run(_sampled(names, platform, profiles))
     return names
 
 
-async def _learn(names: Names, platform: Platform, profiles: Mapping[str, Profile]) -> None:
-    if (platform.data_path / "log").is_dir():  # opening would make it
-        log = LocalEventLog(platform.data_path / "log", SystemClock())
-        await log.open()
+def catalogued(data_dir: Path) -> Names:
+    """Return the names of the catalogue as published, and of the exchanges in the training log."""
+    names = Names()
+    for path in sorted((data_dir / "training").glob("bids/date=*/hour=*/*.parquet"), reverse=True)[:_FILES_MAX]:
         try:
-            await _learn_requests(names, log, platform, profiles)
-        except UnavailableError:
-            pass
-        finally:
-            await log.close()
-    if (platform.data_path / "blobs").is_dir():
-        found = await LocalBlobStore(platform.data_path / "blobs").get(_SNAPSHOT_BLOB)
-        if found is not None:
-            try:
+            with path.open("rb") as file:
+                names.learn(pq.ParquetFile(file).read(columns=["exchange"])["exchange"].unique().to_pylist())
+        except (OSError, KeyError, pa.ArrowException):  # the nightly reports it
+            continue
+    if (data_dir / "blobs").is_dir():
+        found = asyncio.run(LocalBlobStore(data_dir / "blobs").get(_SNAPSHOT_BLOB))
+        try:
+            if found is not None:
                 names.learn_snapshot(codec.decode(found[1]))
-            except msgspec.DecodeError:  # of another version of the software
-                return
+        except msgspec.DecodeError:  # of another version of the software
+            return names
+    return names
+
+
+async def _sampled(names: Names, platform: Platform, profiles: Mapping[str, Profile]) -> None:
+    log = LocalEventLog(platform.data_path / "log", SystemClock())
+    await log.open()
+    try:
+        await _learn_requests(names, log, platform, profiles)
+    except UnavailableError:  # what has been learned by then will do
+        return
+    finally:
+        await log.close()
 
 
 async def _learn_requests(

@@ -1,22 +1,17 @@
 """Reviews a published version on the traffic that came after its training: what none of its rows can flatter."""
 
-from collections.abc import Mapping
-
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from dsp import registry
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import InputError, NotFoundError
-from models.evaluation import compare, importance, known, parts
+from models.evaluation import compare, importance, known
 from models.evaluation.review import Earlier, Inputs, Judged, Review, gather
 from models.features.platform import PLATFORM
 from models.serving import bundle
-from models.serving.predictor import BatchPredictor
 from models.training import contest, dataset
 from models.training.config import TrainingConfig
-from models.training.rows import Rows
 
 
 def review(platform: Platform, wanted: str | None, now_ms: int, config: TrainingConfig) -> tuple[str, Review]:
@@ -56,17 +51,10 @@ def review(platform: Platform, wanted: str | None, now_ms: int, config: Training
         PLATFORM,
         known.load(platform),
         contest.limits(config),
-        inputs(registry.read(root, version), served.predictor, after),
+        Inputs(
+            importance.permuted(served.predictor, after, PLATFORM),
+            importance.spread_of(registry.read(root, version), after),
+        ),
         now_ms,
     )
     return version, found
-
-
-def inputs(files: Mapping[str, bytes], predictor: BatchPredictor, rows: Rows) -> Inputs:
-    """Return what a bundle's model makes of its inputs, seen on rows that it was not trained on."""
-    try:
-        model = parts.model(files, "ctr")
-    except (ValueError, msgspec.DecodeError):  # of other parts than statistics and trees
-        model = None
-    spread = importance.spread(model, rows) if isinstance(model, parts.Parts) else []
-    return Inputs(importance.permuted(predictor, rows, PLATFORM), spread)

@@ -1,4 +1,4 @@
-"""The nightly run: dataset, train, calibrate, evaluate, gate, register, landscape, notify. One at a time, repeatable.
+"""The nightly run: dataset, train, calibrate, evaluate, gate, report, register, landscape, notify. One at a time.
 
 Each step leaves what it made in the run's folder (models.training.runs); a run that was killed goes on after the last
 step that was done. A step that is run again does no harm.
@@ -26,12 +26,14 @@ from models.features.columns import FEATURE_HASH
 from models.features.platform import PLATFORM
 from models.serving import bundle
 from models.serving.prior import CVR
-from models.training import aliases, contest, dataset, gbdt, landscapes, notice, package, runs
+from models.training import aliases, contest, dataset, gbdt, landscapes, notice, package, reporting, runs
 from models.training.config import TrainingConfig
 from models.training.dataset import Dataset
 from models.training.rows import Rows
 
 MS_PER_DAY = 86_400_000
+#: The night's report, in the run's folder and in the bundle.
+_PAGE = "report.html"
 _LIBRARIES = ("duckdb", "ibis-framework", "lightgbm", "numpy", "onnx", "onnxruntime", "pyarrow")
 #: The click rate assumed before the first impression.
 _BASE_CTR = 0.01
@@ -167,6 +169,23 @@ def _gate(night: Night) -> dict[str, Any]:
     return contest.decide(found, night.run.started_ms, night.config)._asdict()
 
 
+def _report(night: Night) -> dict[str, Any]:
+    """Draw what the gate saw, whatever it decided: a bundle carries the page, the run's folder keeps it."""
+    decided, serving = night.found["gate"], night.found["evaluate"]["champion"]
+    verdict = (decided["candidate"], decided["reasons"])
+    rows, (walked, _) = night.data.impressions, night.walked("ctr")
+    page = reporting.page(
+        night.data_dir, rows, walked, _candidate(night), _manifest(night), serving, verdict, night.config
+    )
+    night.run.write(_PAGE, page.encode())
+    return {"path": str(night.run.folder / _PAGE)}
+
+
+def _candidate(night: Night) -> dict[str, bytes]:
+    """Return the bundle's files as the step `calibrate` made them."""
+    return {name: (night.run.folder / "bundle" / name).read_bytes() for name in night.found["calibrate"]["files"]}
+
+
 def _register(night: Night) -> dict[str, Any]:
     """Publish what the gate let pass, and move the aliases."""
     decided, found = night.found["gate"], night.found["evaluate"]
@@ -178,8 +197,8 @@ def _register(night: Night) -> dict[str, Any]:
     if decided["candidate"] == "refuse":
         return {"result": "refused", "reasons": decided["reasons"]}
     manifest = _manifest(night)
-    files = {name: (night.run.folder / "bundle" / name).read_bytes() for name in night.found["calibrate"]["files"]}
-    version = registry.publish(night.root, {**files, "model_card.md": report.card(manifest).encode()}, manifest)
+    told = {"model_card.md": report.card(manifest).encode(), _PAGE: (night.run.folder / _PAGE).read_bytes()}
+    version = registry.publish(night.root, {**_candidate(night), **told}, manifest)
     if decided["candidate"] == "shadow":
         aliases.shadow(night.root, version)
         return {"result": "shadowed", "version": version, "reasons": decided["reasons"]}
@@ -225,7 +244,7 @@ Step = Callable[[Night], dict[str, Any]]
 #: In this order. Those of the model are left out where there is nothing to learn from.
 MODEL_STEPS: dict[str, Step] = {
     "dataset": _dataset, "train": _train, "calibrate": _calibrate, "evaluate": _evaluate, "gate": _gate,
-    "register": _register,
+    "report": _report, "register": _register,
 }  # fmt: skip
 STEPS: dict[str, Step] = {**MODEL_STEPS, "landscape": _landscape, "notify": _notify}
 

@@ -140,3 +140,17 @@ def test_report_judges_the_champion_on_later_traffic(
     assert main(["report", str(version)]) == 0
     assert capsys.readouterr().out.strip() == str(data_dir / "reports" / f"{version}.html")
     assert main(["report", "20000101T000000-0123456789abcdef"]) == 1
+
+
+def test_the_night_draws_what_its_gate_saw(data_dir: Path) -> None:
+    version = registry.resolve(data_dir / "models", bundle.CHAMPION)
+    assert version is not None
+    files = registry.read(data_dir / "models", version)
+    page = parser.fromstring(files["report.html"].decode())
+    manifest = json.loads(files[registry.MANIFEST])
+    (score,) = page.xpath("//section[h2='Candidate against constant']//tr[@class='subject']")
+    assert score.xpath("./td")[1].text_content() == f"{manifest['ctr']['scores']['candidate']['log_loss']:.5f}"
+    assert f"{manifest['gate']['difference']['mean']:+.6f} nats a row" in page.text_content()
+    assert page.xpath("//h1/span")[0].text_content() == "promoted"
+    exchanges = page.xpath("//section[h2='By exchange']//tbody/tr/td[1]")
+    assert [cell.text_content() for cell in exchanges] == ["demo-first"]  # as the log spells it

@@ -1,16 +1,14 @@
-"""Metrics against values worked out by hand, and the gate that reads them."""
+"""Metrics against values worked out by hand."""
 
 import math
 
 import numpy as np
 import pytest
 
-from models.evaluation.gates import Comparison, Limits, refusals
 from models.evaluation.metrics import auc, losses, measure
 
 PREDICTED = np.array([0.1, 0.4, 0.35, 0.8])
 LABELS = np.array([False, False, True, True])
-LIMITS = Limits(log_loss_tolerance=0.0, pcoc_min=0.5, pcoc_max=2.0)
 
 
 def test_by_hand() -> None:
@@ -63,27 +61,3 @@ def test_nothing_and_certainty_have_finite_scores() -> None:
     assert np.isfinite(losses(np.array([0.0, 1.0]), np.array([True, False]))).all()
     none = measure(np.array([0.1, 0.2]), np.zeros(2, dtype=np.bool_))
     assert (none.pcoc, none.auc, none.normalised_entropy) == (None, None, None)
-
-
-def test_the_gate_lets_the_better_pass_and_names_why_not() -> None:
-    rng = np.random.default_rng(2)
-    rates = rng.uniform(0.01, 0.2, 20_000)
-    labels = rng.random(20_000) < rates
-    good, flat, high = (
-        measure(rates, labels),
-        measure(np.full(20_000, rates.mean()), labels),
-        measure(rates * 3, labels),
-    )
-    assert refusals({"prior": Comparison(good, flat)}, LIMITS) == []
-    assert refusals({"prior": Comparison(good, good)}, LIMITS) == []
-    (reason,) = refusals({"prior": Comparison(flat, good)}, LIMITS)
-    assert "worse" in reason
-    assert "prior" in reason
-    assert len(refusals({"prior": Comparison(high, flat)}, LIMITS)) == 2
-    assert refusals({"prior": Comparison(flat, good)}, LIMITS._replace(log_loss_tolerance=0.5)) == []
-    assert refusals({"a": Comparison(good, flat), "b": Comparison(flat, good)}, LIMITS)
-
-
-def test_the_gate_refuses_what_cannot_be_measured() -> None:
-    none = measure(np.array([0.1]), np.zeros(1, dtype=np.bool_))
-    assert refusals({"prior": Comparison(none, none)}, LIMITS)
