@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: The delay's distribution is a line between these steps: a minute, then each so much longer than the one before.
-_FIRST_MS = 60_000
+#: The delay's distribution is a line between these steps: the first, then each so much longer than the one before.
+_FIRST_MS = 100
 _RATIO = 1.5
 #: Conversions that a group must show to weigh as much as all groups' delays, and as much as their conversion rate.
 _SHAPE_CONVERSIONS = 20.0
