@@ -191,8 +191,8 @@ def _chart(part: Part, axis: svg.Axis) -> str:
     metrics = part.found.metrics
     picture = svg.reliability(part.found.curve, axis, 190, f"reliability of {part.label}", CONFIDENCE)
     return (
-        f"<figure>{picture}<figcaption><b>{escape(part.label)}</b><br>{metrics.clicks:,} clicks of {metrics.rows:,}; "
-        f"{_number(metrics.pcoc, '.2f')}, {_part_bounds(part)}</figcaption></figure>"
+        f"<figure>{picture}<figcaption><b>{escape(part.label)}</b><br>{metrics.clicks:,} clicks of {metrics.rows:,}<br>"
+        f"predicted / clicks {_number(metrics.pcoc, '.2f')} ({_part_bounds(part)})</figcaption></figure>"
     )
 
 
@@ -231,7 +231,7 @@ def _importance(importance: Sequence[Importance]) -> str:
     if not importance:
         return ""
     most = max(max(each.loss for each in importance), 1e-12)
-    header = ["input", "log loss without", "", "standard error"]
+    header = ["input", "rise of log loss", "", "standard error"]
     rows = [
         [
             escape(words(each.name)),

@@ -54,7 +54,11 @@ ul { margin: 4px 0; padding-left: 20px; }
   td:first-child { min-width: 5em; } }
 @media print { :root { --page: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb; --grid: #e4e4e4;
   --accent: #1f5fbf; --good: #1d7a4a; --bad: #b4332a; --warn: #9a6200; --wash: #f2f2f2; color-scheme: light; }
-  body { font-size: 11px; } main { max-width: none; padding: 0; }
-  section, .tile { break-inside: auto; border-color: #ccc; }
-  figure, tr, .tile { break-inside: avoid; } h2, h3 { break-after: avoid; } @page { margin: 14mm; } }
+  html { font-size: 11px; } body { font-size: 10px; } main { max-width: none; padding: 0; }
+  section, .tile { border-color: #ccc; } .scroll { overflow: visible; } th, td { padding: 2px 4px; }
+  td:first-child { min-width: 6em; } svg.mini { width: 84px; height: 12px; }
+  .charts { grid-template-columns: repeat(4, 1fr); }
+  .tiles { grid-template-columns: repeat(5, 1fr); } .pair { grid-template-columns: 1fr 1fr; }
+  .pair figure { max-width: 230px; } figure, tr, .tile { break-inside: avoid; }
+  h2, section > p { break-after: avoid; } @page { margin: 12mm; } }
 """

@@ -132,7 +132,7 @@ def test_drift_importance_and_data_are_told(review: Review) -> None:
     assert "predicted click rate" in moved
     assert "country" not in moved  # it holds one value throughout
     assert table(page, "lives on") == [
-        {"input": "domain", "log loss without": "+0.012300", "": "", "standard error": "0.001000"}
+        {"input": "domain", "rise of log loss": "+0.012300", "": "", "standard error": "0.001000"}
     ]
     text = page.text_content()
     assert "1,234 impressions with 56 clicks and 7 conversions" in text
