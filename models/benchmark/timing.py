@@ -43,13 +43,15 @@ def calls(call: Callable[[], object], rows: int, seconds: float) -> Pace:
     return _pace(rows * len(taken), now_ns - began_ns, process_time_ns() - cpu_ns, taken)
 
 
-async def batched(run: Run, staged: Any, rows: int, rows_max: int, seconds: float, clients: int | None = None) -> Pace:
-    """Submit an item of `rows` rows again and again, from so many clients; from enough of them to keep batches full."""
+async def batched(
+    run: Run, items: Sequence[Any], rows: int, rows_max: int, seconds: float, clients: int | None = None
+) -> Pace:
+    """Submit items of `rows` rows, each client its own again and again; by default enough to keep batches full."""
     batcher = Batcher(rows_max, _WAIT_MS, rows_max * (IN_FLIGHT_MAX + 4), SystemClock(), ThreadWorker())
     await batcher.start()
     taken: list[int] = []
 
-    async def client() -> None:
+    async def client(staged: Any) -> None:
         now_ns = perf_counter_ns()
         while now_ns < end_ns or not taken:
             before_ns = now_ns
@@ -62,7 +64,7 @@ async def batched(run: Run, staged: Any, rows: int, rows_max: int, seconds: floa
     cpu_ns = process_time_ns()
     began_ns = perf_counter_ns()
     end_ns = began_ns + int(seconds * NS_PER_SECOND)
-    await asyncio.gather(*(client() for _ in range(at_once)))
+    await asyncio.gather(*(client(items[number % len(items)]) for number in range(at_once)))
     elapsed_ns, cpu_ns = perf_counter_ns() - began_ns, process_time_ns() - cpu_ns
     await batcher.stop(_PATIENCE_MS / MS_PER_SECOND)
     return _pace(rows * len(taken), elapsed_ns, cpu_ns, taken)
