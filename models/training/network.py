@@ -1,14 +1,17 @@
 """Trains the network: DCN-v2 with a click and a conversion head (ESMM), in PyTorch, on the CPU.
 
 The conversion head is learned over all impressions, through P(click and conversion) = pCTR * pCVR (Ma et al., 2018), so
-it is not fitted to the selection of clicked impressions alone. Training ends by the last rows in time. The same rows,
-settings and seed give the same network. This is the one module that needs PyTorch.
+it is not fitted to the selection of clicked impressions alone. How long to train is found on the last rows in time, and
+then all rows are learned from anew, for as long. The same rows, settings and seed give the same network. This is the
+one module that needs PyTorch.
 """
 
 import io
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -99,8 +102,9 @@ def fit(rows: Rows, spec: FeatureSpec, config: NetworkConfig, conversions: NDArr
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
+        steps, loss = Trainer(rows, spec, config, conversions).train(held_back)
         trainer = Trainer(rows, spec, config, conversions)
-        steps, loss = trainer.train(held_back)
+        trainer.repeat(round(steps * len(rows) / held_back))
     finally:
         torch.set_num_threads(threads)
     return trainer.network(steps, loss)
@@ -165,17 +169,10 @@ class Trainer:
             the number of steps that the best took, and its loss.
         """
         config = self._config
-        optimiser = torch.optim.Adagrad(self._parameters.values(), lr=config.learning_rate)
         count = len(self._data["labels"])
         best, kept, waited = math.inf, (0, self._copy()), 0
         every = max(1, -(-held_back // config.batch_rows) // config.evaluations)
-        averaged = self._copy()
-        for step, batch in enumerate(self._shuffled(held_back), 1):
-            self._step(optimiser, batch)
-            keep = min(config.averaging, step / (step + _WARM_UP_STEPS))  # the first steps are soon forgotten
-            with torch.no_grad():
-                for name, value in averaged.items():
-                    value.lerp_(self._parameters[name], 1.0 - keep)
+        for step, averaged in enumerate(self._learned(held_back), 1):
             if step % every:
                 continue
             loss = self._evaluate(averaged, held_back, count)
@@ -186,6 +183,23 @@ class Trainer:
                 break
         steps, self._parameters = kept
         return steps, best
+
+    def repeat(self, steps: int) -> None:
+        """Train on all rows, for so many steps."""
+        last = deque(islice(self._learned(len(self._data["labels"])), steps), maxlen=1)
+        self._parameters = last[0] if last else self._parameters
+
+    def _learned(self, count: int) -> Iterator[Batch]:
+        """Learn from the first rows, batch by batch; yield the running average of the parameters after each step."""
+        optimiser = torch.optim.Adagrad(self._parameters.values(), lr=self._config.learning_rate)
+        averaged = self._copy()
+        for step, batch in enumerate(self._shuffled(count), 1):
+            self._step(optimiser, batch)
+            keep = min(self._config.averaging, step / (step + _WARM_UP_STEPS))  # the first steps are soon forgotten
+            with torch.no_grad():
+                for name, value in averaged.items():
+                    value.lerp_(self._parameters[name], 1.0 - keep)
+            yield averaged
 
     def logits(self, rows: slice) -> Floats:
         """Return the logits of training rows, (n, 2), as PyTorch computes them."""
