@@ -64,8 +64,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError("landscape rows must not decrease: 1, landscape_fallback_rows_min, _rows_min, _rows_max")
         if not 0.5 <= self.gate_confidence < 1:
             raise ValueError("gate_confidence must lie in [0.5, 1)")
-        if min(self.gate_resamples, self.gate_rows_min, self.gate_slice_clicks_min, self.engine_memory_mb) < 1:
-            raise ValueError("gate_resamples, gate_rows_min, gate_slice_clicks_min, engine_memory_mb must be 1 or more")
+        if min(self.gate_resamples, self.gate_rows_min, self.gate_slice_clicks_min) < 1:
+            raise ValueError("gate_resamples, gate_rows_min, gate_slice_clicks_min must be 1 or more")
+        if self.engine_memory_mb < 100:
+            raise ValueError("engine_memory_mb must be 100 or more: DuckDB gives up with less, and does not use disk")
         if min(self.runs_kept, self.versions_kept) < 1 or min(self.run_hours_max, self.challenger_days_max) < 0:
             raise ValueError("runs_kept, versions_kept must be 1 or more; run_hours_max, challenger_days_max 0 or more")
         if self.notify_url and not self.notify_url.startswith(("http://", "https://")):

@@ -21,7 +21,10 @@ class Engine:
             self._connection: Any = ibis.pyspark.connect(self._spark)
         else:
             self._connection = ibis.duckdb.connect(
-                memory_limit=f"{config.engine_memory_mb}MB", threads=config.threads, temp_directory=str(scratch)
+                memory_limit=f"{config.engine_memory_mb}MB",
+                threads=config.threads,
+                temp_directory=str(scratch),
+                preserve_insertion_order=False,  # every result is sorted, and keeping the order takes memory
             )
 
     def read(self, paths: Sequence[Path]) -> Any:

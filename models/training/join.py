@@ -73,7 +73,10 @@ def impressions(bids: Any, notices: Any, window: Window) -> Any:
         # Files of before shadow scoring lack these.
         **{name: bids[name] if name in bids.columns else ibis.null(kind) for name, kind in _LATER_COLUMNS.items()},
     )
-    joined = wanted.inner_join(outcomes(notices), "bid_id").distinct(on="bid_id", keep="first")
+    joined = wanted.inner_join(outcomes(notices), "bid_id")
+    # Numbered, not grouped: engines can put a sort's wide rows on disk, and the state of an aggregate they cannot.
+    numbered = joined.mutate(copy=ibis.row_number().over(group_by="bid_id", order_by="at_ms"))
+    joined = numbered.filter(numbered.copy == 0).drop("copy")
     ours = (
         (joined.feature_hash == FEATURE_HASH)
         & (octet_length(joined.request_features) == _BYTES * len(REQUEST_COLUMNS))
