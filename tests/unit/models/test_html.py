@@ -10,7 +10,7 @@ from lxml import html as parser
 from models.evaluation import html
 from models.evaluation.gates import Limits
 from models.evaluation.importance import Importance, Spread
-from models.evaluation.metrics import measure
+from models.evaluation.metrics import losses, measure
 from models.evaluation.names import Names
 from models.evaluation.review import Earlier, Inputs, Judged, Review, gather
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
@@ -86,7 +86,9 @@ def test_scores_are_the_metrics_of_the_rows(review: Review) -> None:
     assert challenger["predicted / clicks"] == f"{expected.pcoc:.3f}"
     assert champion["norm. entropy"] == f"{measure(np.full(6_000, 0.05), judged.labels).normalised_entropy:.4f}"
     assert champion["AUC"] == champion["GAUC by campaign"] == "0.5000"
-    assert f"{review.difference.mean:+.6f} nats a row" in page.text_content()
+    gain = (losses(np.full(6_000, 0.05), judged.labels) - losses(rates, judged.labels)).mean()
+    assert gain > 0.0
+    assert f"{gain:+.6f} nats a row" in page.text_content()
 
 
 def test_parts_add_up_to_all_rows_and_thin_ones_are_folded(review: Review) -> None:
@@ -111,6 +113,9 @@ def test_pictures_show_the_bins(review: Review) -> None:
     assert len(titles) == 10
     told = [re.fullmatch(r"predicted (\S+), came (\S+): (\d+) clicks of (\d+) rows", title) for title in titles]
     assert sum(int(match[4]) for match in told if match) == 6_000
+    _, rates = rows(6_000, 1)
+    assert told[0] is not None
+    assert float(told[0][1]) == pytest.approx(np.sort(rates)[:600].mean(), abs=1e-6)
     points = section.xpath(".//circle")
     across = [float(point.get("cx")) for point in points]
     assert across == sorted(across)

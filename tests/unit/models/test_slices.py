@@ -29,6 +29,9 @@ def test_a_row_that_weighs_more_does_not_tell_more() -> None:
     predicted, labels = np.full(200, 0.1), np.arange(200) < 20
     once = slices.pcoc_bounds(predicted, labels, np.ones(200), 0.95)
     assert slices.pcoc_bounds(predicted, labels, np.full(200, 7.0), 0.95) == pytest.approx(once)
+    # Clicks of 1 and 3 tell as much as (1 + 3)^2 / (1 + 9) = 1.6 equal ones of 2.5.
+    kish = [2.5 * bound for bound in slices.poisson_bounds(1.6, 0.95)]
+    assert slices.clicks_bounds(np.ones(2, np.bool_), np.array([1.0, 3.0]), 0.95) == pytest.approx(tuple(kish))
     uneven = np.where(np.arange(200) == 0, 100.0, 1.0)
     low, high = slices.clicks_bounds(labels, uneven, 0.95)
     assert high - low > 3 * np.subtract(*slices.clicks_bounds(labels, np.ones(200), 0.95)[::-1])
