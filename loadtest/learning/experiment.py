@@ -19,6 +19,7 @@ from loadtest.learning import log
 from loadtest.learning.orders import orders
 from loadtest.learning.play import Placed, play
 from loadtest.learning.supply import MS_PER_DAY, Supply, supply
+from loadtest.learning.visible import visible
 from models.serving import bundle
 from models.serving.predictor import BatchPredictor, Predictions
 from models.serving.prior import PriorPredictor
@@ -32,7 +33,7 @@ _TRAFFIC_SEEDS = (1, 2)  # of the two days
 _NO_LANDSCAPE = 10**9
 _ROWS_AT_ONCE = 20_000
 POLICIES = ("prior", "smoothed", "learned", "oracle")
-UNSELECTED = "unselected"
+UNSELECTED, VISIBLE = "unselected", "visible"
 
 
 class Bought(NamedTuple):
@@ -77,10 +78,11 @@ class Experiment:
         ]
         self._curves = _curves(self._days[0])
 
-    def run(self, seed: int, selection: bool = False) -> Run:
+    def run(self, seed: int, limits: bool = False) -> Run:
         """Learn from the first day, bought on the prior, and buy the second on every policy.
 
-        With `selection` there is one more: learned from as many ads shown to anybody, whoever would have won.
+        With `limits` there are two more: all that the features can say, and what is learned from as many ads shown to
+        anybody, whoever would have won.
         """
         first, second = self._days
         prior = PriorPredictor()
@@ -91,7 +93,8 @@ class Experiment:
         if learned is not None:
             policies["learned"] = predictions(learned.predictor, second)
             policies["smoothed"] = predictions(learned.prior, second)
-        if selection:
+        if limits:
+            policies[VISIBLE] = visible(second)
             _, unselected = _learn(first, _anybody(first, len(won), seed), seed)
             if unselected is not None:
                 policies[UNSELECTED] = predictions(unselected.predictor, second)

@@ -8,25 +8,26 @@ from rich.console import Console
 from rich.table import Table
 
 from dsp.kernel import logging
-from loadtest.learning.experiment import POLICIES, UNSELECTED, Experiment, Run
+from loadtest.learning.experiment import POLICIES, UNSELECTED, VISIBLE, Experiment, Run
 
 _SAYS = {
     "prior": "rates assumed before the first impression",
     "smoothed": "rates of a day, smoothed along the hierarchy of ads",
     "learned": "what the nightly published of a day",
     "oracle": "the true response model",
+    VISIBLE: "the true response model of people as the wire shows them",
     UNSELECTED: "as learned, had as many ads been shown to anybody",
 }
 
 
-def main(learned: int, bought: int, seeds: int, selection: bool, as_json: bool) -> int:
+def main(learned: int, bought: int, seeds: int, limits: bool, as_json: bool) -> int:
     """Run the seeds and report; return 0 when every night published a model.
 
     `learned` and `bought` are requests of the two days.
     """
     logging.configure("simulation", "warning")
     experiment = Experiment(learned, bought)
-    runs = [experiment.run(seed, selection) for seed in range(1, seeds + 1)]
+    runs = [experiment.run(seed, limits) for seed in range(1, seeds + 1)]
     found = {"requests": {"learned": learned, "bought": bought}, **summary(runs)}
     if as_json:
         print(json.dumps(found))
@@ -47,6 +48,10 @@ def summary(runs: list[Run]) -> dict[str, Any]:
         "recovered_sd": round(stdev(recovered), 4) if len(runs) > 1 else 0.0,
         "recovered_over_smoothed": round(fmean(run.recovered("smoothed") for run in runs), 4),
         "bought": {name: _mean_bought(name, runs) for name in runs[0].bought},
+        "recovered_by": {
+            name: round(fmean(run.recovered(by=name) for run in runs if name in run.bought), 4)
+            for name in runs[0].bought
+        },
         "seeds": [
             {
                 "seed": run.seed,

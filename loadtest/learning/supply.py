@@ -118,15 +118,15 @@ def _auctions(
         source = request.source
         chance = Chance(at_ms, source.exchange, request.id, slot, source.first_price, context, deals)
         ads = [
-            _ad(snapshot, row, creative, slot.format)
+            ad_shown(snapshot, row, creative, slot.format)
             for row, creative in zip(chosen.line_items.tolist(), chosen.creatives.tolist(), strict=True)
         ]
         rates = [(market.click_probability(context, ad), market.conversion_probability(context, ad)) for ad in ads]
         yield _Found(chance, request_row(opportunity, None), chosen, rates)
 
 
-def _ad(snapshot: Snapshot, row: int, creative: int, media: str) -> market.Ad:
-    """Return an ad as people see it: what bidder.respond tells the exchange of it."""
+def ad_shown(snapshot: Snapshot, row: int, creative: int, media: str) -> market.Ad:
+    """Return a line item's creative as people see it: what bidder.respond tells the exchange of it."""
     shown, advertiser = snapshot.creatives[creative], snapshot.advertisers[row]
     return market.Ad(
         _vertical(tuple(shown.categories or advertiser.categories), advertiser.domain), str(shown.id), media

@@ -17,6 +17,7 @@ from loadtest.learning.orders import orders
 from loadtest.learning.play import Placed, play
 from loadtest.learning.report import summary
 from loadtest.learning.supply import MS_PER_DAY, Supply, supply
+from loadtest.learning.visible import visible
 from loadtest.market import rival_cpm
 from models.serving.predictor import Predictions
 from models.serving.prior import PriorPredictor
@@ -123,6 +124,15 @@ def test_the_log_says_what_came_of_it(tmp_path: Path, day: Supply, placed: list[
     assert found.impressions.labels.tolist() == [one.clicked for one in bought]
     assert (found.impressions.requests == day.requests[[one.chance for one in bought]]).all()
     assert (found.impressions.ads == day.ads[day.creatives[[one.candidate for one in bought]]]).all()
+
+
+def test_what_is_visible_is_the_truth_on_average_and_less_apart(day: Supply) -> None:
+    found = visible(day)
+    assert found.pctr.mean() == pytest.approx(day.truth.pctr.mean(), rel=0.05)
+    conversions, true = found.pctr * found.pcvr, day.truth.pctr * day.truth.pcvr
+    assert conversions.mean() == pytest.approx(true.mean(), rel=0.1)
+    assert 0.8 < np.corrcoef(np.log(found.pctr), np.log(day.truth.pctr))[0, 1] < 0.99
+    assert np.log(found.pctr).std() < np.log(day.truth.pctr).std()
 
 
 def test_recovered_is_the_share_of_the_gain() -> None:
