@@ -142,12 +142,12 @@ class _Day:
         return prices
 
     def _auction(self, number: int, prices: NDArray[np.int64], days: NDArray[np.int64]) -> Placed | None:
-        """Bid with the best candidate that has the money, a deal's before all others, as the bidder does."""
+        """Bid with the best candidate that has the money."""
         chance, first = self._supply.chances[number], int(self._supply.start[number])
         bids = prices.tolist()
-        for place in sorted(range(len(bids)), key=lambda place: (not chance.deals[place], -bids[place])):
+        for place in preferred(bids, chance.deals):
             row = int(self._supply.rows[first + place])
-            if not bids[place] or not self._purse.spend(row, cost_micros(bids[place])):
+            if not self._purse.spend(row, cost_micros(bids[place])):
                 continue
             clearing = _clear(chance, chance.deals[place], bids[place], self._seed)
             cost = cost_micros(clearing.price_micros_cpm) if clearing.won else 0
@@ -173,6 +173,11 @@ class _Day:
         for (row, day), (spend, impressions, expected, clicks, conversions, worth) in self._book.sums.items():
             ids = snapshot.advertisers[row].id, snapshot.campaigns[row].id, snapshot.line_items[row].id
             yield DayResult(*ids, day, spend, 0, impressions, expected, clicks, conversions, worth)
+
+
+def preferred(bids: list[Micros], deals: tuple[str, ...]) -> list[int]:
+    """Return the places of the bids that are any, best first: those in a deal, then by price, as the bidder does it."""
+    return sorted((place for place, bid in enumerate(bids) if bid), key=lambda place: (not deals[place], -bids[place]))
 
 
 def _clear(chance: Chance, deal: str, bid: Micros, seed: int) -> Clearing:

@@ -14,7 +14,7 @@ from dsp.snapshot.build import build
 from loadtest.learning import log
 from loadtest.learning.experiment import BEGIN_MS, POLICIES, Bought, Run
 from loadtest.learning.orders import orders
-from loadtest.learning.play import Placed, play
+from loadtest.learning.play import Placed, play, preferred
 from loadtest.learning.report import summary
 from loadtest.learning.supply import MS_PER_DAY, Supply, supply
 from loadtest.learning.visible import visible
@@ -77,6 +77,11 @@ def test_bids_win_by_the_exchanges_rules(day: Supply, placed: list[Placed]) -> N
         if one.won and chance.first_price:
             assert one.cost_micros == cost_micros(one.bid_micros_cpm)
         assert one.cost_micros <= cost_micros(one.bid_micros_cpm)
+
+
+def test_a_deal_goes_before_the_open_auction() -> None:
+    assert preferred([500, 900, 0, 700, 600], ("", "", "d", "d", "d")) == [3, 4, 1, 0]
+    assert preferred([0, 0], ("", "d")) == []
 
 
 def test_no_budget_is_exceeded(day: Supply, catalogue: Catalogue) -> None:
