@@ -3,10 +3,10 @@
 import argparse
 from types import ModuleType
 
-from models.benchmark import pacing, predictor, shading
+from models.benchmark import ctr, pacing, predictor, shading
 
 #: Modules may import training and drawing libraries only inside `run`: this table is read by every command of `models`.
-BENCHMARKS: dict[str, ModuleType] = {"pacing": pacing, "predictor": predictor, "shading": shading}
+BENCHMARKS: dict[str, ModuleType] = {"ctr": ctr, "pacing": pacing, "predictor": predictor, "shading": shading}
 
 
 def add_parsers(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ def read(path: Path, columns: Collection[str], parse: Callable[[Mapping[str, str
     """
     found, line = [], 0
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             rows = csv.DictReader(file, restval="", skipinitialspace=True)
             rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
             missing = [name for name in columns if name not in rows.fieldnames]
@@ -44,7 +44,8 @@ def read(path: Path, columns: Collection[str], parse: Callable[[Mapping[str, str
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[TextIO]:
+def open_text(path: Path) -> Iterator[TextIO]:
+    """Open a text file, gzip or plain; what is not UTF-8 is replaced."""
     with path.open("rb") as file:
         zipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     # A byte order mark is no part of the first column's name; what is not UTF-8 can be in no cell that is read.

@@ -1,42 +1,147 @@
-"""Fits Platt scaling, shrunk towards leaving the predictions alone: few positives must not bend much.
+"""Fits calibration: Platt scaling, then shifts along a hierarchy, each moved only as far as the data can be believed.
 
-The slope comes from predictions made before the outcome was known; the shift is then set so that the predictions of
-all training rows sum up to their positives.
+What they are fitted to are predictions made before the outcome was known. A row that stands for hundreds of sampled
+ones is one observation: how noisy sums are is estimated from the rows themselves (the sandwich), not from the weights.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.serving.statistics import sigmoid
+from models.features.spec import FeatureSpec
+from models.serving.calibration import HierarchicalCalibration, shifts
+from models.serving.statistics import Columns, Slots, sigmoid
+from models.training.rows import Rows
 
 #: Standard deviation of what slope and shift are believed to be before the data.
 _SLOPE_SD = 0.3
 _SHIFT_SD = 0.3
 _STEPS = 25
+#: Spreads tried for a group's shifts, and what they are believed to be beforehand.
+_SPREADS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+_SPREAD_SD = 0.5
+#: Added to clicks and to what was expected of a key, so that their ratio is never 0.
+_HALF = 0.5
+#: How much levels, of all and of a campaign, move from one time block to the next, beside what chance does.
+_DRIFT_SD = 0.15
+_ROUNDS = 10
+_SHIFT_MAX = 3.0
+_TINY = 1e-12
+#: Keeps the likeliest slope and intercept finite where rows hardly bind them.
+_FREE = np.array([1.0, 1.0])
 
 
-def fit(logits: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64]) -> tuple[float, float]:
-    """Return (slope, intercept) by maximum a posteriori, for n log-odds, labels and weights; (1, 0) without rows.
+def fit(
+    logits: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    weights: NDArray[np.float64],
+    blocks: NDArray[np.int64] | None = None,
+) -> tuple[float, float]:
+    """Return (slope, intercept) for n log-odds, labels and weights; (1, 0) without rows.
 
-    The prior is on the slope around the mean of the log-odds, so that changing it alone does not move the overall rate.
+    They are the most likely ones, shrunk towards leaving the log-odds alone by as much as they are uncertain: by what
+    rows differ, and, where `blocks` (n,) numbers the time blocks of rows, by what blocks differ. The prior is on the
+    slope around where clicks are expected, so that changing it alone hardly moves the overall rate.
     """
     if not len(logits):
         return 1.0, 0.0
-    centre = float(np.average(logits, weights=weights))
+    rates = sigmoid(logits)
+    centre = float(np.average(logits, weights=weights * rates * (1.0 - rates) + _TINY))
     design = np.stack([logits - centre, np.ones(len(logits))], axis=1)
-    precision = np.diag([_SLOPE_SD**-2, _SHIFT_SD**-2])
     start = np.array([1.0, centre])
+    found = _likeliest(design, labels, weights, start)
+    rates = sigmoid(design @ found)
+    curvature = (design * (weights * rates * (1.0 - rates))[:, np.newaxis]).T @ design + np.diag(_FREE)
+    scores = design * (weights * (labels - rates))[:, np.newaxis]
+    spread = scores.T @ scores + np.diag(_FREE) + _between(scores, blocks)
+    inverse = np.linalg.inv(curvature)
+    prior = np.diag([_SLOPE_SD**2, _SHIFT_SD**2])
+    uncertain = inverse @ spread @ inverse + np.diag([0.0, _drift(blocks)])
+    found = start + prior @ np.linalg.solve(prior + uncertain, found - start)
+    slope = max(float(found[0]), 0.05)  # a model that ranks backwards is refused by the gate, not turned round here
+    return slope, float(found[1]) - slope * centre
+
+
+def fit_hierarchy(
+    logits: NDArray[np.float64], rows: Rows, spec: FeatureSpec, blocks: NDArray[np.int64] | None = None
+) -> HierarchicalCalibration:
+    """Fit Platt scaling, then a shift for every value of `spec.calibrate_by`, coarse to fine, to n log-odds."""
+    slope, intercept = fit(logits, rows.labels, rows.weights, blocks)
+    columns = Columns(spec.request_columns, spec.ad_columns)
+    calibrated = logits * slope + intercept
+    keys = [np.empty(0, dtype=np.uint64)]
+    values = [np.empty(0)]
+    for group in spec.calibrate_by:
+        row_keys = np.concatenate(Slots([group], columns).keys(rows.requests, rows.ads)).ravel()
+        found, codes = np.unique(row_keys, return_inverse=True)
+        shift_by_key = _levels(codes, len(found), calibrated, rows, blocks)
+        calibrated = calibrated + shift_by_key[codes]
+        keys.append(found)
+        values.append(shift_by_key)
+    table = shifts(spec.calibrate_by, np.concatenate(keys), np.concatenate(values), columns)
+    return HierarchicalCalibration(slope, intercept, table)
+
+
+def _likeliest(
+    design: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64], start: NDArray[np.float64]
+) -> NDArray[np.float64]:
     found = start.copy()
     for _ in range(_STEPS):
         rates = sigmoid(design @ found)
-        gradient = design.T @ (weights * (labels - rates)) - precision @ (found - start)
-        hessian = (design * (weights * rates * (1 - rates))[:, np.newaxis]).T @ design + precision
+        gradient = design.T @ (weights * (labels - rates)) - _FREE * (found - start)
+        hessian = (design * (weights * rates * (1 - rates))[:, np.newaxis]).T @ design + np.diag(_FREE)
         step = np.linalg.solve(hessian, gradient)
         found += np.clip(step, -1.0, 1.0)
         if np.abs(step).max() < 1e-9:
             break
-    slope = max(float(found[0]), 0.05)  # a model that ranks backwards is refused by the gate, not turned round here
-    return slope, float(found[1]) - slope * centre
+    return found
+
+
+def _drift(blocks: NDArray[np.int64] | None) -> float:
+    """Return the variance of the mean level of these blocks around that of the next one; 0 where none are told."""
+    return 0.0 if blocks is None else _DRIFT_SD**2 / max(1, len(np.unique(blocks)))
+
+
+def _between(scores: NDArray[np.float64], blocks: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    """Return how much the sums of scores differ between blocks, (2, 2): days have a level of their own."""
+    count = len(np.unique(blocks)) if blocks is not None else 1
+    if count < 2 or blocks is None:
+        return np.zeros((2, 2))
+    sums = np.stack([scores[blocks == block].sum(axis=0) for block in np.unique(blocks)])
+    between: NDArray[np.float64] = sums.T @ sums * count / (count - 1)
+    return between
+
+
+def _levels(
+    codes: NDArray[np.intp],
+    count: int,
+    logits: NDArray[np.float64],
+    rows: Rows,
+    blocks: NDArray[np.int64] | None,
+) -> NDArray[np.float64]:
+    """Return the shift of each of `count` keys, (count,); `codes` (n,) are the rows' keys.
+
+    The shift that makes clicks and expected clicks equal is taken for normal around the key's own, and those around 0.
+    """
+
+    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(codes, weights=values, minlength=count).astype(np.float64)
+
+    clicks, shift_by_key = total(rows.weights * rows.labels) + _HALF, np.zeros(count)
+    for _ in range(_ROUNDS):
+        expected = total(rows.weights * sigmoid(logits + shift_by_key[codes])) + _HALF
+        shift_by_key = np.clip(shift_by_key + np.log(clicks / expected), -_SHIFT_MAX, _SHIFT_MAX)
+    rates = sigmoid(logits + shift_by_key[codes])
+    curvature = total(rows.weights * rates * (1.0 - rates)) + _HALF
+    noise = (total((rows.weights * (rows.labels - rates)) ** 2) + _HALF) / curvature**2
+    noise += _drift(blocks)
+
+    def likelihood(spread: float) -> float:
+        variance = spread**2 + noise
+        return float(-0.5 * (np.log(variance) + shift_by_key**2 / variance).sum() - 0.5 * (spread / _SPREAD_SD) ** 2)
+
+    spread = max(_SPREADS, key=likelihood)
+    shrunk: NDArray[np.float64] = shift_by_key * spread**2 / (spread**2 + noise)
+    return shrunk
 
 
 def shift(logits: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64], slope: float) -> float:

@@ -24,6 +24,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     conversions_min: int = 300
     #: Rows are cut into so many time blocks; each is scored by what was learned from the blocks before it.
     blocks: int = 6
+    #: Rows count half as much for every so many days they are older than the latest; 0: all alike.
+    half_life_days: float = 0.0
     rounds_max: int = 80  # trees at most; how many are best is found on later blocks
     leaves: int = 8  # of a tree
     learning_rate: float = 0.05  # of each tree
@@ -74,6 +76,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError("notify_url must begin with http:// or https://")
         if self.rows_max < self.rows_min:
             raise ValueError("rows_max is below rows_min")
+        if self.half_life_days < 0:
+            raise ValueError("half_life_days must not be negative")
         if not 0 < self.learning_rate <= 1:
             raise ValueError("learning_rate must lie in (0, 1]")
         if not 0 < self.pcoc_min < 1 < self.pcoc_max:

@@ -16,15 +16,19 @@ from numpy.typing import NDArray
 
 from models.evaluation.metrics import losses
 from models.features.spec import FeatureSpec, Group
-from models.serving.onnx import Calibration
+from models.serving.calibration import HierarchicalCalibration, platt
 from models.serving.statistics import Columns, Statistics, sigmoid
 from models.serving.transform import Transform
 from models.training import calibrate, shrinkage
 from models.training.config import TrainingConfig
 from models.training.rows import Rows
+from models.training.weights import recent, sampling
 
 #: Tree counts tried, as shares of `rounds_max`.
 _SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
+#: A walk needs a block to start from, one to learn from what that predicts, and one to predict.
+BLOCKS_MIN = 3
+_MS_PER_DAY = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Model:
 
     transform: Transform
     booster: lightgbm.Booster
-    calibration: Calibration
+    calibration: HierarchicalCalibration
     strengths: dict[str, float]
 
     def logits(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -107,7 +111,7 @@ def walk(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig
     stages = sorted({max(1, round(share * config.rounds_max)) for share in _SHARES})
     for begin, end in pairwise(edges[1:].tolist()):
         block = rows[slice(begin, end)]
-        before = rows[slice(0, begin)]
+        before = recent(rows[slice(0, begin)], config.half_life_days)
         transform = _transform(fit_statistics(spec.groups, before, spec, base_rate)[0], spec)
         described = transform(block.requests, block.ads)
         offset = linear(transform, described)
@@ -115,17 +119,17 @@ def walk(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig
             known = rows[slice(edges[1], begin)]
             booster = boost(np.concatenate(features), np.concatenate(offsets), known, config.rounds_max, config)
             by_stage = np.stack([offset + trees(booster, described, stage) for stage in stages])
-            walked = rows[slice(edges[2], begin)]
+            walked = recent(rows[slice(edges[2], begin)], config.half_life_days)
             stage = _best_stage(staged, walked)
             logits = np.concatenate([part[stage] for part in staged] or [[]])
-            scale = Calibration(*calibrate.fit(logits, walked.labels, walked.weights))
-            predicted.append(scale(by_stage[stage]))
+            scale = calibrate.fit_hierarchy(logits, walked, spec)
+            predicted.append(scale(by_stage[stage], block.requests, block.ads))
             hierarchy, _ = fit_statistics(spec.hierarchy, before, spec, base_rate)
             prior.append(hierarchy.probabilities(block.requests, block.ads))
             staged.append(by_stage)
         features.append(described)
         offsets.append(offset)
-    final = _best_stage(staged, rows[slice(edges[2], None)])
+    final = _best_stage(staged, recent(rows[slice(edges[2], None)], config.half_life_days))
     logits = np.concatenate([part[final] for part in staged])
     found = Walk(int(edges[2]), logits, np.concatenate(predicted), np.concatenate(prior), stages[final])
     return found, np.concatenate(features)
@@ -135,15 +139,17 @@ def fit(
     rows: Rows, spec: FeatureSpec, base_rate: float, found: Walk, features: NDArray[np.float32], config: TrainingConfig
 ) -> Model:
     """Fit the model to publish: statistics of all rows, trees on out-of-time features, calibration of the walk."""
-    statistics, strengths = fit_statistics(spec.groups, rows, spec, base_rate)
+    statistics, strengths = fit_statistics(spec.groups, recent(rows, config.half_life_days), spec, base_rate)
     transform = _transform(statistics, spec)
     # The trees learn from features as the walk made them: those of the final statistics have seen the labels.
     later = rows[slice(len(rows) - len(features), None)]
     booster = boost(features, linear(transform, features), later, found.rounds, config)
-    slope, _ = calibrate.fit(found.logits, rows.labels[found.start :], rows.weights[found.start :])
-    uncalibrated = Model(transform, booster, Calibration(), strengths)
-    shift = calibrate.shift(uncalibrated.logits(rows.requests, rows.ads), rows.labels, rows.weights, slope)
-    return replace(uncalibrated, calibration=Calibration(slope, shift))
+    columns = Columns(spec.request_columns, spec.ad_columns)
+    uncalibrated = Model(transform, booster, platt(columns=columns), strengths)
+    scale = calibrate.fit_hierarchy(found.logits, rows[slice(found.start, None)], spec)
+    calibrated = scale.logits(uncalibrated.logits(rows.requests, rows.ads), rows.requests, rows.ads)
+    intercept = scale.intercept + calibrate.shift(calibrated, rows.labels, rows.weights, 1.0)
+    return replace(uncalibrated, calibration=HierarchicalCalibration(scale.slope, intercept, scale.shifts))
 
 
 def boost(
@@ -154,6 +160,9 @@ def boost(
     config: TrainingConfig,
 ) -> lightgbm.Booster:
     """Grow small trees on what the offsets (log-odds) leave unexplained. Deterministic for a given seed."""
+    rows = recent(rows, config.half_life_days)
+    sampled = sampling(rows)
+    rows = sampled.undo(rows)
     parameters = {
         "objective": "binary",
         "boost_from_average": False,
@@ -173,17 +182,30 @@ def boost(
         "verbosity": -1,
     }
     data = lightgbm.Dataset(
-        features, label=rows.labels.astype(np.float32), weight=rows.weights, init_score=offsets, params=parameters
+        features,
+        label=rows.labels.astype(np.float32),
+        weight=rows.weights,
+        init_score=offsets - sampled.offset,
+        params=parameters,
     )
     return lightgbm.train(parameters, data, num_boost_round=rounds)
 
 
 def block_edges(at_ms: NDArray[np.int64], blocks: int) -> NDArray[np.intp]:
-    """Return the first row of each block and the end; rows of one instant are never parted, so there may be fewer."""
+    """Return the first row of each block and the end: about so many rows each, and whole days where three remain.
+
+    Rows of one instant are never parted, so there may be fewer.
+    """
     if not len(at_ms):
         return np.zeros(1, dtype=np.intp)
-    middle = at_ms[np.arange(1, blocks) * len(at_ms) // blocks]
-    edges = np.concatenate(([0], np.searchsorted(at_ms, middle, side="left"), [len(at_ms)]))
+    places = np.arange(1, blocks) * len(at_ms) // blocks
+    starts = np.flatnonzero(np.diff(at_ms // _MS_PER_DAY)) + 1
+    if len(starts) >= BLOCKS_MIN - 1:
+        nearest = starts[np.abs(starts[:, np.newaxis] - places).argmin(axis=0)]
+        days: NDArray[np.intp] = np.unique(np.concatenate(([0], nearest, [len(at_ms)])))
+        if len(days) > BLOCKS_MIN:  # with both ends one more than blocks
+            return days
+    edges = np.concatenate(([0], np.searchsorted(at_ms, at_ms[places], side="left"), [len(at_ms)]))
     return np.unique(edges)
 
 

@@ -58,8 +58,9 @@ def fit(
         base += shift
         logits += shift
     kept = [np.abs(group.deltas) >= _DELTA_MIN for group in coded]
-    keys = np.concatenate([group.keys[keep] for group, keep in zip(coded, kept, strict=True)])
-    values = np.concatenate([group.deltas[keep] for group, keep in zip(coded, kept, strict=True)])
+    found = [(group.keys[keep], group.deltas[keep]) for group, keep in zip(coded, kept, strict=True)]
+    keys = np.concatenate([np.empty(0, dtype=np.uint64), *(keys for keys, _ in found)])
+    values = np.concatenate([np.empty(0), *(deltas for _, deltas in found)])
     statistics = Statistics(groups, float(base), keys, values.astype(np.float32), columns)
     return statistics, {group.name: found.strength for group, found in zip(groups, coded, strict=True)}
 
@@ -83,13 +84,22 @@ def _refit(group: _Coded, logits: NDArray[np.float64], weights: NDArray[np.float
     """Update one group given all others; return what it adds to each row's log-odds."""
     if not len(group.keys):
         return np.zeros(len(logits))
-    rates = (weights * sigmoid(logits))[group.rows] * np.exp(-group.deltas[group.codes])
-    expected = np.bincount(group.codes, weights=rates, minlength=len(group.keys)).astype(np.float64)
-    group.strength = _strength(group.positives, expected)
-    wanted = np.log((group.positives + group.strength) / (expected + group.strength))
-    change = group.damping * (wanted - group.deltas)
+    rates = sigmoid(logits)
+    expected = _by_key(group, weights * rates)
+    group.strength = _strength(group.positives, expected * np.exp(-group.deltas))
+    prior = group.strength * np.exp(group.deltas)
+    missing = group.positives + group.strength - expected - prior
+    # Where rates are small both are the whole step, log of (positives + strength) over (expected + prior). Where they
+    # are not, log-odds move rates by less, and a step by the curvature neither stops short nor runs away.
+    curvature = np.where(missing > 0.0, _by_key(group, weights * rates * (1.0 - rates)), expected)
+    step = np.log1p(missing / (curvature + prior))
+    change = group.damping * step
     group.deltas += change
     return np.bincount(group.rows, weights=change[group.codes], minlength=len(logits)).astype(np.float64)
+
+
+def _by_key(group: _Coded, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.bincount(group.codes, weights=values[group.rows], minlength=len(group.keys)).astype(np.float64)
 
 
 def _strength(positives: NDArray[np.float64], expected: NDArray[np.float64]) -> float:

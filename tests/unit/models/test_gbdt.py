@@ -50,7 +50,7 @@ def model() -> gbdt.Model:
 
 def test_trees_find_what_statistics_cannot(model: gbdt.Model) -> None:
     later = made(20_000, seed=2)
-    full = measure(model.calibration(model.logits(later.requests, later.ads)), later.labels)
+    full = measure(model.calibration(model.logits(later.requests, later.ads), later.requests, later.ads), later.labels)
     bare = measure(model.transform.statistics.probabilities(later.requests, later.ads), later.labels)
     assert full.log_loss is not None
     assert bare.log_loss is not None
@@ -144,6 +144,33 @@ def test_blocks_never_part_an_instant() -> None:
     assert all(edge % 100 == 0 for edge in edges)
     assert len(gbdt.block_edges(np.zeros(100, dtype=np.int64), 6)) == 2
     assert len(gbdt.block_edges(np.empty(0, dtype=np.int64), 6)) == 1
+
+
+def test_blocks_are_whole_days_where_three_remain() -> None:
+    days = np.repeat(np.arange(4), [100, 150, 50, 100])
+    hours = np.tile(np.arange(50), 8) * 60_000
+    assert gbdt.block_edges(np.sort(days * 86_400_000 + hours), 6).tolist() == [0, 100, 250, 300, 400]
+    month = np.repeat(np.arange(30), 20) * 86_400_000
+    edges = gbdt.block_edges(month, 6)
+    assert len(edges) == 7
+    assert all(edge % 20 == 0 for edge in edges)
+    # Of two days only two blocks would remain: they are cut within.
+    assert len(gbdt.block_edges(np.arange(200) * 860_000, 6)) == 7
+
+
+def test_older_rows_count_less_where_rates_changed() -> None:
+    rows = made(8_000)
+    at_ms = np.arange(8_000) // 2_000 * 86_400_000
+    labels = rows.labels.copy()
+    labels[:4_000] = False  # until then nobody clicked
+    changed = replace(rows, at_ms=at_ms, labels=labels)
+    found = []
+    for half_life in (0.0, 0.5):
+        config = TrainingConfig(half_life_days=half_life)
+        walked, features = gbdt.walk(changed, PLATFORM, 0.01, config)
+        model = gbdt.fit(changed, PLATFORM, 0.01, walked, features, config)
+        found.append(model.transform.statistics.base_logit)
+    assert found[1] > found[0] + 0.3
 
 
 def test_rubbish_features_are_scored(model: gbdt.Model) -> None:

@@ -1,0 +1,149 @@
+"""Click model benchmark: trains what the nightly run trains on one file, and scores it on a later one.
+
+Nothing of the test file is seen before it is scored. Settings are chosen on the training file's last time block (its
+last day), weights and calibration of the blend on predictions for its later blocks, each by models of earlier ones.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.kernel.errors import InputError
+from models.benchmark.formats.detect import detect
+from models.benchmark.formats.format import Format
+from models.evaluation.metrics import Metrics, measure
+from models.training.rows import Rows
+
+HELP = "train the click models on one file of impressions, score them and their blend on a later one"
+#: An advertiser's calibration is told once it has so many clicks.
+CLICKS_MIN = 50
+#: Fewer clicks cannot be learned from.
+_POSITIVES_MIN = 20
+#: Trees at most.
+ROUNDS_MAX = 200
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """How good a model's predictions for the test file are."""
+
+    metrics: Metrics
+    by_advertiser: dict[str, dict[str, float]]
+    train_seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the scores under the names of the command's contract."""
+        found = self.metrics
+        return {
+            "rows": found.rows,
+            "auc": found.auc,
+            "logloss": found.log_loss,
+            "ne": found.normalised_entropy,
+            "pcoc": found.pcoc,
+            "ece": found.ece,
+            "train_seconds": round(self.train_seconds, 2),
+            "by_advertiser": self.by_advertiser,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Scores of each model and of the blend; `absent` says why a model is not there."""
+
+    models: dict[str, Scored]
+    blend: Scored
+    weights: dict[str, float]
+    settings: dict[str, dict[str, Any]]
+    baselines: dict[str, Scored]
+    absent: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the command's result with plain containers."""
+        found = {
+            "models": {name: scored.as_json() for name, scored in self.models.items()},
+            "blend": {**self.blend.as_json(), "weights": self.weights},
+            "settings": self.settings,
+            "absent": self.absent,
+        }
+        if self.baselines:
+            found["baselines"] = {name: scored.as_json() for name, scored in self.baselines.items()}
+        return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the benchmark's options."""
+    kinds = "CSV in the season 2 format, Criteo display rows, or the attribution slice (Parquet)"
+    parser.add_argument("--train", required=True, type=Path, help=f"impressions to learn from: {kinds}")
+    parser.add_argument("--test", required=True, type=Path, help="later impressions of the same kind")
+    parser.add_argument("--baselines", action="store_true", help="run plain LightGBM and logistic regression beside")
+    parser.add_argument("--plot", type=Path, default=Path("var/ctr.png"), help="where to draw (without --json)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the benchmark and print its result; return the exit status."""
+    format_ = detect(options.train)
+    if detect(options.test) is not format_:
+        raise InputError(f"{options.test} is of another kind than {options.train}", reason="benchmark_file")
+    result = compare(format_, format_.read(options.train), format_.read(options.test), baselines=options.baselines)
+    if options.json:
+        print(msgspec.json.encode(result.as_json()).decode())
+        return 0
+    from models.benchmark import ctr_show
+
+    ctr_show.table(result)
+    ctr_show.draw(result, options.plot)
+    print(f"drawn: {options.plot}")
+    return 0
+
+
+def compare(format_: Format, train: Rows, test: Rows, *, baselines: bool = False) -> Result:
+    """Train on one file's rows, score on the other's.
+
+    Raises:
+        InputError: too few clicks, no other rows, rows of one instant only, or nothing to test on.
+    """
+    from models.benchmark import ctr_baselines
+    from models.training import ensemble
+    from models.training.config import TrainingConfig
+
+    if not len(test):
+        raise InputError("no rows to test on", reason="benchmark_file")
+    positives = int(train.labels.sum())
+    if not _POSITIVES_MIN <= positives <= len(train) - _POSITIVES_MIN:
+        raise InputError(f"{positives} clicks in {len(train)} rows: too few to learn from", reason="benchmark_file")
+    rate = float(np.average(train.labels, weights=train.weights))
+    try:
+        fitted = ensemble.fit(train, format_.spec, rate, TrainingConfig(rounds_max=ROUNDS_MAX))
+    except ValueError as fault:
+        raise InputError(f"cannot be learned from: {fault}", reason="benchmark_file") from fault
+    beside = ctr_baselines.predict(train, test, format_.spec) if baselines else {}
+    seconds = {name: part.train_seconds for name, part in fitted.parts.items()}
+    return Result(
+        models={
+            name: _scored(format_, fitted.predict_part(name, test.requests, test.ads), test, seconds[name])
+            for name in fitted.parts
+        },
+        blend=_scored(format_, fitted.predict(test.requests, test.ads), test, sum(seconds.values())),
+        weights=fitted.together.weights,
+        settings={name: part.settings for name, part in fitted.parts.items()},
+        baselines={name: _scored(format_, predicted, test, took) for name, (predicted, took) in beside.items()},
+        absent=fitted.absent,
+    )
+
+
+def _scored(format_: Format, predicted: Floats, test: Rows, train_seconds: float) -> Scored:
+    by_advertiser = {}
+    if format_.advertiser is not None:
+        advertisers = test.ads[:, format_.spec.ad_columns.index(format_.advertiser)]
+        for advertiser in np.unique(advertisers):
+            own = advertisers == advertiser
+            found = measure(predicted[own], test.labels[own], test.weights[own])
+            if found.clicks >= CLICKS_MIN and found.pcoc is not None:
+                by_advertiser[str(advertiser)] = {"clicks": found.clicks, "pcoc": found.pcoc}
+    return Scored(measure(predicted, test.labels, test.weights), by_advertiser, train_seconds)

@@ -1,0 +1,128 @@
+"""iPinYou impressions and clicks (seasons 2 and 3): what is known before the auction, and who clicked.
+
+A click weighs 1 and a sampled impression its `weight`. Left out as inputs: what the auction or the click brings about
+(pay price, source, click and conversion), what the logged bidder chose (bid price), and what the click log, where
+most clicks come from, states otherwise than the impression log does for one and the same bid: user id, milliseconds.
+"""
+
+from calendar import timegm
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from dsp.kernel.errors import InputError
+from dsp.openrtb.device import parse_user_agent
+from models.benchmark.formats.format import Format
+from models.benchmark.table import read
+from models.features.encode import text_hash
+from models.features.spec import FeatureSpec, Group
+from models.training.rows import Rows
+
+#: Of a user; season 2 has at most 31.
+TAG_SLOTS = 32
+_TAGS = tuple(f"tag_{slot}" for slot in range(1, TAG_SLOTS + 1))
+_REQUEST = (
+    "exchange", "slot", "size", "width", "height", "visibility", "format", "floor", "domain", "url", "hour", "region",
+    "city", "network", "os", "browser", "agent", "tag_count", *_TAGS,
+)  # fmt: skip
+_AD = ("advertiser", "creative", "landing_page")
+_NEEDED = (
+    "timestamp", "useragent", "ip", "region", "city", "adexchange", "domain", "url", "slotid", "slotwidth",
+    "slotheight", "slotvisibility", "slotformat", "slotprice", "creative", "keypage", "advertiser", "usertag", "src",
+    "click",
+)  # fmt: skip
+_CROSSED = ("exchange", "slot", "size", "visibility", "format", "floor", "domain", "hour", "region", "os", "browser")
+
+
+def _spec() -> FeatureSpec:
+    singles = ("exchange", "visibility", "format", "size", "floor", "hour", "os", "browser", "region", "domain", "slot")
+    mains = [Group(name=name, request=(name,)) for name in (*singles, "city", "url", "network", "agent", "tag_count")]
+    ads = (
+        Group(name="advertiser", ad=("advertiser",)),
+        Group(name="landing_page", ad=("landing_page",)),
+        Group(name="creative", ad=("creative",)),
+    )
+    return FeatureSpec(
+        request_columns=_REQUEST,
+        ad_columns=_AD,
+        groups=(
+            *ads,
+            *mains,
+            Group(name="tag", request=_TAGS),
+            Group(name="tag_x_advertiser", request=_TAGS, ad=("advertiser",)),
+            *(Group(name=f"{name}_x_advertiser", request=(name,), ad=("advertiser",)) for name in _CROSSED),
+            Group(name="slot_x_creative", request=("slot",), ad=("creative",)),
+            Group(name="domain_x_creative", request=("domain",), ad=("creative",)),
+        ),
+        hierarchy=ads,
+        request_numbers=("width", "height", "floor", "hour", "tag_count"),
+        calibrate_by=(
+            Group(name="exchange", request=("exchange",)),
+            Group(name="advertiser", ad=("advertiser",)),
+        ),
+    )
+
+
+def load(path: Path) -> Rows:
+    """Read a CSV of impressions; rows that weigh nothing are left out.
+
+    Raises:
+        InputError: no row counts, a column is missing, or a number is none.
+    """
+    found = read(path, _NEEDED, _event)
+    if not found:
+        raise InputError(f"{path} has no rows with a weight", reason="benchmark_file")
+    at_ms, requests, ads, labels, weights = zip(*found, strict=True)
+    order = np.argsort(np.array(at_ms, dtype=np.int64), kind="stable")
+    return Rows(
+        np.array(at_ms, dtype=np.int64)[order],
+        np.array(requests, dtype=np.int64)[order],
+        np.array(ads, dtype=np.int64)[order],
+        np.array(labels, dtype=np.bool_)[order],
+        np.array(weights, dtype=np.float64)[order],
+    )
+
+
+def _event(row: Mapping[str, str]) -> tuple[int, list[int], list[int], bool, float] | None:
+    clicked = int(row["click"]) > 0
+    weight = float(row.get("weight") or 1.0)
+    # `first_minute` weighs 0. A sampled impression that was clicked is in the click log too, so it is no sample of 291.
+    weight = min(weight, 1.0) if clicked else weight
+    if not 0.0 < weight < np.inf:
+        return None
+    agent = parse_user_agent(row["useragent"])
+    tags = sorted({tag for tag in row["usertag"].split(",") if tag})[:TAG_SLOTS]
+    request = [
+        text_hash(row["adexchange"]),
+        text_hash(row["slotid"]),
+        text_hash(f"{row['slotwidth']}x{row['slotheight']}"),
+        int(row["slotwidth"]),
+        int(row["slotheight"]),
+        text_hash(row["slotvisibility"]),
+        text_hash(row["slotformat"]),
+        int(row["slotprice"]),
+        text_hash(row["domain"]),
+        text_hash(row["url"]),
+        int(row["timestamp"][8:10]),
+        text_hash(row["region"]),
+        text_hash(row["city"]),
+        text_hash(row["ip"].rpartition(".")[0]),
+        text_hash(f"{agent.os} {agent.os_version}"),
+        text_hash(agent.browser),
+        text_hash(row["useragent"]),
+        len(tags),
+        *(text_hash(tag) for tag in tags),
+        *(0 for _ in range(TAG_SLOTS - len(tags))),
+    ]
+    ad = [int(row["advertiser"]), text_hash(row["creative"]), text_hash(row["keypage"])]
+    return _at_ms(row["timestamp"]), request, ad, clicked, weight
+
+
+def _at_ms(stamp: str) -> int:
+    """Return milliseconds of a yyyyMMddHHmmssSSS. It is local time of one zone, and taken as if it were UTC."""
+    fields = (int(stamp[:4]), *(int(stamp[place : place + 2]) for place in range(4, 14, 2)))
+    return timegm(fields) * 1_000 + int(stamp[14:17] or 0)
+
+
+IPINYOU = Format("ipinyou", _spec(), load, advertiser="advertiser")

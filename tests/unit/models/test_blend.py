@@ -1,0 +1,111 @@
+"""Blending: better parts weigh more, no part weighs less than nothing, and predictions are made before outcomes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.evaluation.metrics import losses
+from models.features.spec import FeatureSpec, Group
+from models.serving.statistics import sigmoid
+from models.training import blend, ensemble
+from models.training.config import TrainingConfig
+from models.training.rows import Rows
+
+SPEC = FeatureSpec(
+    request_columns=("exchange",),
+    ad_columns=("campaign",),
+    groups=(Group(name="exchange", request=("exchange",)), Group(name="campaign", ad=("campaign",))),
+    hierarchy=(Group(name="campaign", ad=("campaign",)),),
+    calibrate_by=(Group(name="exchange", request=("exchange",)), Group(name="campaign", ad=("campaign",))),
+)
+
+
+def made(count: int, seed: int = 1) -> tuple[Rows, NDArray[np.float64]]:
+    rng = np.random.default_rng(seed)
+    requests, ads = rng.integers(1, 4, (count, 1)), rng.integers(1, 6, (count, 1))
+    logits = rng.normal(-2.5, 1.0, count)
+    at_ms = np.arange(count) * 5 * 86_400_000 // count
+    return Rows(at_ms, requests, ads, rng.random(count) < sigmoid(logits), np.ones(count)), logits
+
+
+def loss(predicted: NDArray[np.float64], rows: Rows) -> float:
+    return float(losses(predicted, rows.labels).mean())
+
+
+def test_parts_that_err_apart_are_better_together() -> None:
+    rows, logits = made(40_000)
+    rng = np.random.default_rng(9)
+    parts = {"a": logits + rng.normal(0, 0.7, 40_000), "b": logits + rng.normal(0, 0.7, 40_000)}
+    half, rest = slice(0, 20_000), slice(20_000, None)
+    found = blend.fit({name: part[half] for name, part in parts.items()}, rows[half], SPEC)
+    later = rows[rest]
+    both = loss(found({name: part[rest] for name, part in parts.items()}, later.requests, later.ads), later)
+    for name, part in parts.items():
+        alone = blend.fit({name: part[half]}, rows[half], SPEC)
+        assert alone.weights == {name: 1.0}
+        assert both < loss(alone({name: part[rest]}, later.requests, later.ads), later) - 0.001
+    assert found.weights["a"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_noise_and_the_contrary_weigh_nothing() -> None:
+    rows, logits = made(20_000)
+    noise = np.random.default_rng(3).normal(-2.5, 1.0, 20_000)
+    weights = blend.fit({"good": logits, "noise": noise, "contrary": -5.0 - logits}, rows, SPEC).weights
+    assert weights["good"] > 0.95
+    assert min(weights.values()) >= 0.0
+    assert sum(weights.values()) == pytest.approx(1.0)
+
+
+def test_few_rows_leave_weights_nearly_equal() -> None:
+    rows, logits = made(40)
+    weights = blend.fit({"a": logits, "b": logits * 0.9}, rows, SPEC).weights
+    assert weights["a"] == pytest.approx(0.5, abs=0.15)
+
+
+@dataclass
+class Latest:
+    """A model that says when the latest row it knows was."""
+
+    at_ms: int
+
+    def logits(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.full(len(ads), float(self.at_ms))
+
+
+def test_a_walk_predicts_each_block_from_the_earlier_ones() -> None:
+    rows, _ = made(100)
+    edges = np.array([40, 70, 100])
+    found = blend.walk(lambda known: Latest(int(known.at_ms[-1])), rows, edges)
+    assert len(found) == 60
+    assert (found[:30] == rows.at_ms[39]).all()
+    assert (found[30:] == rows.at_ms[69]).all()
+
+
+def test_the_ensemble_has_every_part_there_is_and_says_which_is_not() -> None:
+    rows, _ = made(4_000)
+    fitted = ensemble.fit(rows, SPEC, 0.1, TrainingConfig(rounds_max=10))
+    assert {ensemble.GBDT, ensemble.FTRL} <= set(fitted.parts)
+    assert (ensemble.NETWORK in fitted.parts) is not (ensemble.NETWORK in fitted.absent)
+    assert set(fitted.together.weights) == set(fitted.parts)
+    predicted = fitted.predict(rows.requests, rows.ads)
+    assert predicted.mean() == pytest.approx(rows.labels.mean(), rel=0.15)
+    assert not np.array_equal(predicted, fitted.predict_part(ensemble.GBDT, rows.requests, rows.ads))
+    with pytest.raises(ValueError, match="three time blocks"):
+        ensemble.fit(rows[rows.at_ms == 0], SPEC, 0.1, TrainingConfig(blocks=3))
+
+
+def test_the_ensemble_sees_no_row_before_it_is_predicted() -> None:
+    rows, _ = made(4_000)
+    labels = rows.labels.copy()
+    labels[-800:] ^= True  # of the last day
+    turned = Rows(rows.at_ms, rows.requests, rows.ads, labels, rows.weights)
+    config = TrainingConfig(rounds_max=10)
+    first, second = (ensemble.fit(one, SPEC, 0.1, config).parts for one in (rows, turned))
+    for name in first:
+        if first[name].settings == second[name].settings:  # they are chosen on the last day
+            assert np.array_equal(first[name].walked, second[name].walked)
+    assert not np.array_equal(
+        first["ftrl"].model.logits(rows.requests, rows.ads), second["ftrl"].model.logits(rows.requests, rows.ads)
+    )

@@ -1,0 +1,119 @@
+"""Files of labelled impressions: told apart by shape, read whole, and refused with a line where they are broken."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from dsp.kernel.errors import InputError
+from models.benchmark.formats.attribution import ATTRIBUTION
+from models.benchmark.formats.criteo import ABSENT, CRITEO
+from models.benchmark.formats.detect import detect
+from models.benchmark.formats.ipinyou import IPINYOU
+from models.features.encode import text_hash
+
+HEADER = (
+    "timestamp,useragent,ip,region,city,adexchange,domain,url,slotid,slotwidth,slotheight,slotvisibility,slotformat,"
+    "slotprice,creative,keypage,advertiser,usertag,src,click,weight,payprice,bidprice,click_ts"
+)
+
+
+def event(stamp: str = "20130607010203004", **changed: str) -> str:
+    row = dict.fromkeys(HEADER.split(","), "x") | {
+        "timestamp": stamp, "ip": "1.2.3.*", "slotwidth": "300", "slotheight": "250", "slotprice": "5",
+        "advertiser": "1458", "usertag": '"10,20"', "click": "0", "weight": "291.5", "src": "day_sample",
+    }  # fmt: skip
+    return ",".join((row | changed).values())
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_impressions_have_their_weights_and_clicks_weigh_one(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "events.csv",
+        HEADER,
+        event("20130607235959999", click="1", src="click_log", weight="1.0"),
+        event("20130607000000000"),
+        event("20130607010000000", click="1"),
+        event("20130606000000000", src="first_minute", weight="0.0"),
+        event("20130606000000000", src="first_minute", weight="0.0", click="1"),
+    )
+    assert detect(path) is IPINYOU
+    rows = IPINYOU.read(path)
+    assert rows.weights.tolist() == [291.5, 1.0, 1.0]
+    assert rows.labels.tolist() == [False, True, True]
+    assert np.diff(rows.at_ms).tolist() == [3_600_000, 23 * 3_600_000 - 1]
+    assert rows.ads[:, IPINYOU.spec.ad_columns.index("advertiser")].tolist() == [1458] * 3
+    tags = rows.requests[0, IPINYOU.spec.request_columns.index("tag_1") :]
+    assert set(tags.tolist()) == {text_hash("10"), text_hash("20"), 0}
+
+
+def test_what_is_known_after_the_auction_or_only_of_one_log_is_no_input(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.csv", HEADER, event())
+    changed = {"payprice": "77", "src": "click_log", "click_ts": "20130607010204000", "bidprice": "300", "click": "1"}
+    other = write(tmp_path / "other.csv", HEADER, event("20130607010203999", **changed))
+    first, second = IPINYOU.read(one), IPINYOU.read(other)
+    assert np.array_equal(first.requests, second.requests)
+    assert np.array_equal(first.ads, second.ads)
+    assert second.labels.all()
+
+
+def test_display_rows_have_counts_levels_and_categories(tmp_path: Path) -> None:
+    lines = ["\t".join(["1", "7", "", *["0"] * 11, "ab", "", *["c"] * 24]), "\t".join(["0", *["1"] * 13, *["d"] * 26])]
+    path = tmp_path / "display.tsv.gz"
+    path.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
+    assert detect(path) is CRITEO
+    rows = CRITEO.read(path)
+    names = CRITEO.spec.request_columns
+    assert rows.labels.tolist() == [True, False]
+    assert rows.ads.shape == (2, 0)
+    found = dict(zip(names, rows.requests[0].tolist(), strict=True))
+    assert (found["I1"], found["I2"], found["C1"], found["C2"]) == (7, ABSENT, text_hash("ab"), 0)
+    assert found["I1_level"] != found["I2_level"]
+
+
+def test_the_attribution_slice_is_in_order_of_time_where_there_is_one(tmp_path: Path) -> None:
+    columns = {name: [1, 2, 1] for name in ("cat1", "cat4", "cat6", "cat8", "cat9")}
+    table = pa.table({**columns, "click": [1, 0, 0]})
+    parquet.write_table(table, tmp_path / "plain")
+    parquet.write_table(table.append_column("timestamp", pa.array([30, 10, 20])), tmp_path / "timed")
+    assert detect(tmp_path / "plain") is ATTRIBUTION
+    assert ATTRIBUTION.read(tmp_path / "plain").labels.tolist() == [True, False, False]
+    timed = ATTRIBUTION.read(tmp_path / "timed")
+    assert timed.labels.tolist() == [False, False, True]
+    assert timed.at_ms.tolist() == [10_000, 20_000, 30_000]
+    # Equal values make equal crosses, others do not.
+    assert np.array_equal(timed.requests[1], timed.requests[2])
+    assert (timed.requests[0] != timed.requests[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["a,b", "1,2"], "no column timestamp"),
+        ([HEADER, event(click="")], "line 2"),
+        ([HEADER, event(weight="nan")], "no rows with a weight"),
+        ([HEADER, event("2013")], "line 2"),
+        ([HEADER], "no rows with a weight"),
+        (["\t".join(["0"] * 40), "0\t1"], "line 2: 2 columns"),
+        (["\t".join(["0"] * 40), "\t".join(["x"] * 40)], "line 2"),
+        (["just words"], "neither Parquet"),
+        (["PAR1 but no more"], "Parquet"),
+    ],
+)
+def test_broken_files_are_refused_by_name(tmp_path: Path, lines: list[str], said: str) -> None:
+    path = write(tmp_path / "broken", *lines)
+    with pytest.raises(InputError, match=said):
+        detect(path).read(path)
+
+
+def test_a_parquet_file_of_other_columns_is_refused(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"cat1": [1], "click": [0]}), tmp_path / "other")
+    with pytest.raises(InputError, match="no column cat4"):
+        detect(tmp_path / "other").read(tmp_path / "other")
