@@ -9,14 +9,14 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """What is learned from, how carefully, and what a new model must show."""
 
     window_days: int = 30  # of traffic to learn from
-    rows_max: int = 1_000_000  # the latest impressions of the window
+    rows_max: int = (
+        1_000_000  # of the window; beyond it clicks stay, and each other impression that is kept stands for several
+    )
     #: What joins bids with notices: `duckdb` in this process, or `spark` (extra `spark`) as its own files configure it.
     engine: Literal["duckdb", "spark"] = "duckdb"
     engine_memory_mb: int = 2_048  # of DuckDB; what is more goes to disk
     #: An impression counts once it is this old: by then nearly all of its clicks have come.
     maturity_seconds: float = 60.0
-    #: A click counts for conversion rates once it is this old.
-    conversion_maturity_seconds: float = 3_600.0
     conversion_window_seconds: int = 30 * 24 * 3_600  # a later conversion is not a click's any more
     rows_min: int = 500  # impressions; with fewer nothing is trained
     clicks_min: int = 30  # likewise
@@ -82,5 +82,5 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError("learning_rate must lie in (0, 1]")
         if not 0 < self.pcoc_min < 1 < self.pcoc_max:
             raise ValueError("pcoc_min must be below 1 and pcoc_max above")
-        if min(self.maturity_seconds, self.conversion_maturity_seconds, self.conversion_window_seconds) < 0:
+        if min(self.maturity_seconds, self.conversion_window_seconds) < 0:
             raise ValueError("durations must not be negative")

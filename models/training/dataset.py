@@ -1,7 +1,8 @@
 """From the training log to labelled rows: bids joined with the notices that followed them, whenever those came.
 
 An impression is a bid that was billed or seen: a notice `bill` or `imp`, or a `win` that cost something. Its label is
-whether a click followed; a click's label is whether a conversion followed within the window.
+whether a click followed; a click's label is whether a conversion followed within the window, and its weight how much
+is known of that (models.training.delay).
 """
 
 from collections.abc import Sequence
@@ -17,13 +18,14 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
-from models.training import join
+from models.training import delay, join, sampling
 from models.training.config import TrainingConfig
 from models.training.engine import Engine
 from models.training.parquet import MS_PER_HOUR, Reading, Skipped
 from models.training.rows import Rows
 
 _NEVER = np.iinfo(np.int64).max
+_ADVERTISER = AD_COLUMNS.index("advertiser_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Account(msgspec.Struct, frozen=True):
     foreign: int = 0
     immature: int = 0
     watermark_ms: int = 0
+    positives: int = 0  # usable impressions with and without a click, before they were thinned
+    negatives: int = 0
 
 
 def load(root: Path, from_ms: int, to_ms: int, now_ms: int, config: TrainingConfig) -> Dataset:
@@ -129,12 +133,16 @@ def labelled(table: pa.Table, account: Account, config: TrainingConfig) -> Datas
     at_ms, click_ms, conversion_ms = (_numbers(table, name) for name in ("at_ms", "click_ms", "conversion_ms"))
     requests = _matrix(table["request_features"], len(REQUEST_COLUMNS))
     ads = _matrix(table["ad_features"], len(AD_COLUMNS))
-    clicked, ones = click_ms != _NEVER, np.ones(len(at_ms))
-    impressions = Rows(at_ms, requests, ads, clicked, ones)
-    mature = clicked & (click_ms <= account.watermark_ms - round(config.conversion_maturity_seconds * 1_000))
-    delay_ms = np.where(clicked & (conversion_ms != _NEVER), conversion_ms - np.where(clicked, click_ms, 0), _NEVER)
-    converted = delay_ms <= config.conversion_window_seconds * 1_000
-    clicks = Rows(at_ms, requests, ads, converted, ones)[mature]
+    clicked = click_ms != _NEVER
+    weights = sampling.weigh(clicked, sampling.Counts(account.positives, account.negatives))
+    impressions = Rows(at_ms, requests, ads, clicked, weights)
+    converted = conversion_ms[clicked] != _NEVER
+    late_ms = np.maximum(conversion_ms[clicked] - click_ms[clicked], 0)  # clocks of processes may differ a little
+    seen = delay.Outcomes(
+        ads[clicked, _ADVERTISER], account.watermark_ms - click_ms[clicked], np.where(converted, late_ms, -1)
+    )
+    labels, known = delay.weigh(seen, config.conversion_window_seconds * 1_000)
+    clicks = Rows(at_ms[clicked], requests[clicked], ads[clicked], labels, known * weights[clicked])
     summary = Summary(
         files=account.files,
         skipped=account.skipped,
@@ -170,10 +178,11 @@ def _join(
         known_to_ms = watermark_ms - window.maturity_ms
         with join.impressions(bids, notices, window).cache() as joined:
             counts = join.counts(joined, known_to_ms).to_pyarrow().to_pylist()[0]
-            table = join.usable(joined, known_to_ms, config.rows_max).to_pyarrow()
+            counts = {name: int(count or 0) for name, count in counts.items()}
+            room = sampling.room(sampling.Counts(counts["positives"], counts["negatives"]), config.rows_max)
+            table = join.usable(joined, known_to_ms, room).to_pyarrow()
     finally:
         engine.close()
-    counts = {name: int(count or 0) for name, count in counts.items()}
     return table.select(join.USABLE.names).cast(join.USABLE), {**counts, "watermark_ms": watermark_ms}
 
 

@@ -6,6 +6,7 @@ import ibis  # type: ignore[import-untyped]
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
+from models.training.sampling import Counts
 
 BIDS = pa.schema(
     [
@@ -48,6 +49,11 @@ def octet_length(value: bytes) -> int:  # type: ignore[empty-body]
     """Return how many bytes a binary value has; every engine calls it so (SQL:1999)."""
 
 
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def md5(value: str) -> str:  # type: ignore[empty-body]
+    """Return a text's hash as hexadecimal digits."""
+
+
 def outcomes(notices: Any) -> Any:
     """Return by bid when it was first seen, clicked and converted (null: not); bids never seen are left out.
 
@@ -85,16 +91,27 @@ def impressions(bids: Any, notices: Any, window: Window) -> Any:
     return joined.mutate(ours=ours.fill_null(False))
 
 
-def usable(joined: Any, known_to_ms: int, rows_max: int) -> Any:
-    """Return the latest impressions of our features that were seen by `known_to_ms`, in order of time."""
+def usable(joined: Any, known_to_ms: int, room: Counts) -> Any:
+    """Return impressions of our features that were seen by `known_to_ms`, in order of time, so many of each label.
+
+    Of each label those with the lowest hashes of their bid ids, which are the same on every engine and every day.
+    """
     found = joined.filter(joined.ours & (joined.seen_ms <= known_to_ms)).drop("ours", "feature_hash")
-    latest = found.order_by([ibis.desc("at_ms"), ibis.desc("bid_id")]).limit(rows_max)
-    return latest.order_by(["at_ms", "bid_id"])
+    clicked = found.click_ms.notnull()
+    place = ibis.row_number().over(group_by=clicked, order_by=[md5(found.bid_id), found.bid_id])
+    placed = found.mutate(place=place)
+    kept = placed.filter(placed.place < ibis.ifelse(placed.click_ms.notnull(), room.positives, room.negatives))
+    return kept.drop("place").order_by(["at_ms", "bid_id"])
 
 
 def counts(joined: Any, known_to_ms: int) -> Any:
-    """Return one row: how many impressions are of other features (`foreign`), and how many of ours `immature`."""
+    """Return one row: how many impressions are of other features (`foreign`), how many of ours `immature`, and how
+    many of the others are `positives` and `negatives`.
+    """
+    usable = joined.ours & (joined.seen_ms <= known_to_ms)
     return joined.aggregate(
+        positives=(usable & joined.click_ms.notnull()).sum(),
+        negatives=(usable & joined.click_ms.isnull()).sum(),
         foreign=(~joined.ours).sum(),
         immature=(joined.ours & (joined.seen_ms > known_to_ms)).sum(),
     )

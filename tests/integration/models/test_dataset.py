@@ -33,7 +33,6 @@ def config(request: pytest.FixtureRequest) -> TrainingConfig:
     return TrainingConfig(
         engine=request.param,
         maturity_seconds=60.0,
-        conversion_maturity_seconds=3_600.0,
         conversion_window_seconds=7_200,
     )
 
@@ -137,8 +136,45 @@ def test_only_the_window_and_its_latest_rows(log: Log, config: TrainingConfig) -
     log.notice("last", "loss", 10 * HOUR_MS)
     log.write()
     assert load(log, config).impressions.at_ms.tolist() == [START_MS + number for number in range(8)]
-    few = dataset.load(log.root, START_MS, START_MS + 6, START_MS + DAY_MS, _few(config, 3))
-    assert few.impressions.at_ms.tolist() == [START_MS + 3, START_MS + 4, START_MS + 5]
+    assert load(log, config).impressions.weights.tolist() == [1.0] * 8
+
+
+def test_beyond_the_bound_clicks_stay_and_few_negatives_stand_for_all(log: Log, config: TrainingConfig) -> None:
+    for number in range(200):
+        log.bid(f"{number}", number)
+        log.notice(f"{number}", "bill", 1_000, 900)
+    for number in (3, 50, 120):
+        log.notice(f"{number}", "click", 2_000)
+    log.notice("last", "loss", 10 * HOUR_MS)
+    log.write()
+    kept = load(log, _few(config, 20)).impressions
+    assert len(kept) == 20
+    assert (kept.at_ms[kept.labels] - START_MS).tolist() == [3, 50, 120]
+    assert kept.weights[kept.labels].tolist() == [1.0] * 3
+    assert kept.weights.sum() == pytest.approx(200)
+    assert kept.at_ms[~kept.labels].min() < START_MS + 100 < kept.at_ms[~kept.labels].max()
+    fewer = load(log, _few(config, 12)).impressions
+    assert set(fewer.at_ms.tolist()) < set(kept.at_ms.tolist())  # by the bid's id alone
+
+
+def test_young_clicks_count_for_what_is_known_of_them(log: Log, config: TrainingConfig) -> None:
+    now_ms = 6_000_000
+    for number in range(100):
+        clicked_ms = 60_000 * number
+        log.bid(f"{number}", number, ad_features=np.zeros(len(AD_COLUMNS), dtype="<i8").tobytes())
+        log.notice(f"{number}", "bill", clicked_ms, 900)
+        log.notice(f"{number}", "click", clicked_ms)
+        if number % 2 and clicked_ms + 3_600_000 < now_ms:  # half convert, an hour after the click
+            log.notice(f"{number}", "conv", clicked_ms + 3_600_000)
+    log.notice("last", "loss", now_ms)
+    log.write()
+    clicks = load(log, config, now_ms).clicks
+    assert len(clicks) == 100
+    converted = clicks.labels
+    assert converted.sum() == 20  # of the others none has come yet, and none is lost by that
+    assert np.average(converted, weights=clicks.weights) == pytest.approx(0.5, abs=0.12)
+    assert clicks.weights[converted].tolist() == [1.0] * 20
+    assert clicks.weights[-1] < 0.1 < 0.9 < clicks.weights[0]
 
 
 def _few(config: TrainingConfig, rows: int) -> TrainingConfig:

@@ -24,7 +24,7 @@ from models.training import aliases, contest, dataset, gbdt, nightly
 from models.training.config import TrainingConfig
 
 START_MS = 1_750_000_000_000
-CONFIG = TrainingConfig(maturity_seconds=0.0, conversion_maturity_seconds=0.0, rounds_max=40)
+CONFIG = TrainingConfig(maturity_seconds=0.0, rounds_max=40)
 ROWS = 8_000  # in the log that `trained` writes
 END_MS = START_MS + 10 * ROWS
 
@@ -148,7 +148,7 @@ def test_hours_without_data_are_named(tmp_path: Path, write_log: Any) -> None:
 
 def test_young_impressions_are_left_out(tmp_path: Path, write_log: Any) -> None:
     write_log(tmp_path, 1_000)
-    config = TrainingConfig(maturity_seconds=4.0, conversion_maturity_seconds=1.0)
+    config = TrainingConfig(maturity_seconds=4.0)
     summary = dataset.load(tmp_path, START_MS, START_MS + 10_000, START_MS + 10_000, config).summary
     # Notices are known for ten seconds, so an impression must be from the first six.
     assert 595 <= summary.impressions <= 605
@@ -165,9 +165,7 @@ def test_rows_of_other_features_are_left_out(tmp_path: Path, write_log: Any) -> 
 
 def test_a_conversion_model_is_trained_where_data_suffice(tmp_path: Path, write_log: Any) -> None:
     write_log(tmp_path / "training", ROWS)
-    config = TrainingConfig(
-        maturity_seconds=0.0, conversion_maturity_seconds=0.0, conversions_min=50, log_loss_tolerance=0.5
-    )
+    config = TrainingConfig(maturity_seconds=0.0, conversions_min=50, log_loss_tolerance=0.5)
     outcome = run(tmp_path, END_MS + 2_000, config)
     assert outcome.manifest is not None
     assert outcome.manifest["cvr"]["kind"] == "model"
