@@ -16,7 +16,6 @@ from models.evaluation.families import families
 from models.evaluation.names import Names, words
 from models.evaluation.parts import Parts
 from models.features.spec import FeatureSpec, Group
-from models.serving.onnx import Calibration
 from models.serving.statistics import Statistics
 from models.serving.transform import Transform
 
@@ -65,7 +64,7 @@ def of_statistics(statistics: Statistics, row: Row, names: Names) -> Explanation
         Term(words(group.name), held(group, row, statistics, names), float(delta), statistics=float(delta))
         for group, delta in zip(statistics.groups, deltas, strict=True)
     ]
-    return _summed("exact: statistics", statistics.base_logit, terms, Calibration())
+    return _summed("exact: statistics", statistics.base_logit, terms)
 
 
 def of_model(model: Parts, row: Row, names: Names) -> Explanation:
@@ -91,7 +90,7 @@ def of_model(model: Parts, row: Row, names: Names) -> Explanation:
         "exact: statistics, and Shapley values of the trees",
         statistics.base_logit + ensemble.base,
         list(found.values()),
-        model.calibration,
+        lambda raw: float(model.calibration.logits(np.array([raw]), row.request[np.newaxis], row.ad[np.newaxis])[0]),
     )
 
 
@@ -138,7 +137,7 @@ def by_exchange(
         )
         for family, change, error in zip(members, changes.mean(axis=0), errors, strict=True)
     ]
-    return _summed(f"sampled: Shapley values over {orders} orders", float(said[:, 0].mean()), terms, Calibration())
+    return _summed(f"sampled: Shapley values over {orders} orders", float(said[:, 0].mean()), terms)
 
 
 def held(group: Group, row: Row, statistics: Statistics, names: Names) -> str:
@@ -165,9 +164,11 @@ def _values(names: Names, columns: Sequence[tuple[str, np.int64]]) -> str:
     return ", ".join(filled) or "none"
 
 
-def _summed(method: str, base: float, terms: Sequence[Term], calibration: Calibration) -> Explanation:
+def _summed(
+    method: str, base: float, terms: Sequence[Term], calibrated: Callable[[float], float] = float
+) -> Explanation:
     raw = base + sum(term.log_odds for term in terms)
-    log_odds = calibration.slope * raw + calibration.intercept
+    log_odds = calibrated(raw)
     ordered = sorted(terms, key=lambda term: (-abs(term.log_odds), term.name))
     probability = float(1.0 / (1.0 + np.exp(-log_odds)))
     return Explanation(method, base, tuple(ordered), log_odds - raw, log_odds, probability)

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 
 from models.evaluation.trees import Leaf, leaves
-from models.serving.bundle import BundleSpec, ModelSpec, Scaling
-from models.serving.onnx import Calibration
+from models.serving.bundle import BundleSpec, ModelSpec
+from models.serving.calibration import CalibrationSpec, HierarchicalCalibration
+from models.serving.calibration import restore as restore_calibration
 from models.serving.statistics import Statistics, restore
 from models.serving.transform import Transform
 
@@ -22,7 +23,7 @@ class Parts(NamedTuple):
 
     transform: Transform
     ensemble: list[Leaf]
-    calibration: Calibration
+    calibration: HierarchicalCalibration
 
 
 def model(files: Mapping[str, bytes], rate: Rate) -> Parts | Statistics:
@@ -35,12 +36,12 @@ def model(files: Mapping[str, bytes], rate: Rate) -> Parts | Statistics:
     described = spec.ctr if rate == "ctr" else spec.cvr
     if described is None:
         return prior(files, rate)
-    scaling = msgspec.json.decode(files["calibration.json"], type=dict[str, Scaling])[rate]
+    calibration = msgspec.json.decode(files["calibration.json"], type=dict[str, CalibrationSpec])[rate]
     statistics = _statistics(described, files)
     return Parts(
         Transform(statistics, described.request_numbers, described.ad_numbers, described.matches),
         leaves(onnx.load_from_string(files[described.model or ""]).graph),
-        Calibration(scaling.slope, scaling.intercept),
+        restore_calibration(calibration),
     )
 
 

@@ -13,7 +13,9 @@ from dsp import registry
 from dsp.kernel.errors import BundleError
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
 from models.features.spec import Match
-from models.serving.onnx import FEATURE_HASH_KEY, Calibration, OnnxModel, OnnxPredictor
+from models.serving.calibration import CalibrationSpec
+from models.serving.calibration import restore as restore_calibration
+from models.serving.onnx import FEATURE_HASH_KEY, OnnxModel, OnnxPredictor
 from models.serving.predictor import BatchPredictor, BatchScorer, Predictor
 from models.serving.prior import PriorPredictor
 from models.serving.session import CPU, Device
@@ -26,13 +28,6 @@ PREVIOUS = "previous"
 CHALLENGER = "challenger"
 #: Golden rows are reproduced this closely, absolutely, on every machine.
 GOLDEN_TOLERANCE = 1e-5
-
-
-class Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """calibration.json, for one model."""
-
-    slope: float = 1.0
-    intercept: float = 0.0
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,12 +102,12 @@ def predictor(version: str, files: dict[str, bytes], device: Device = CPU) -> On
     """
     try:
         spec = msgspec.json.decode(files["feature_spec.json"], type=BundleSpec)
-        scalings = msgspec.json.decode(files["calibration.json"], type=dict[str, Scaling])
+        calibrations = msgspec.json.decode(files["calibration.json"], type=dict[str, CalibrationSpec])
         _check_features(version, spec)
-        ctr = _model(spec.ctr, files, scalings["ctr"], device)
+        ctr = _model(spec.ctr, files, calibrations["ctr"], device)
         if spec.cvr is None:
             return OnnxPredictor(version, ctr, _statistics(spec.prior_cvr, files))
-        return OnnxPredictor(version, ctr, _model(spec.cvr, files, scalings["cvr"], device))
+        return OnnxPredictor(version, ctr, _model(spec.cvr, files, calibrations["cvr"], device))
     except (KeyError, ValueError, msgspec.DecodeError) as fault:
         raise BundleError(f"{version}: {type(fault).__name__}: {fault}") from fault
 
@@ -131,12 +126,12 @@ def _table(data: bytes) -> NDArray[np.void]:
     return table
 
 
-def _model(spec: ModelSpec, files: dict[str, bytes], scaling: Scaling, device: Device) -> OnnxModel:
+def _model(spec: ModelSpec, files: dict[str, bytes], calibration: CalibrationSpec, device: Device) -> OnnxModel:
     if spec.model is None:
         raise ValueError("a model's file is not named")
     transform = Transform(_statistics(spec, files), spec.request_numbers, spec.ad_numbers, spec.matches)
     try:
-        model = OnnxModel(files[spec.model], transform, Calibration(scaling.slope, scaling.intercept), device)
+        model = OnnxModel(files[spec.model], transform, restore_calibration(calibration), device)
     except Exception as fault:  # ONNX Runtime's errors have no common base of their own
         raise BundleError(f"{spec.model}: {fault}") from fault
     if model.metadata.get(FEATURE_HASH_KEY) != FEATURE_HASH:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.serving.embedding import Floats, Inputs, Int64s, Layout, Tables
-from models.serving.onnx import Calibration
 from models.serving.predictor import BatchScorer, Predictions, Scorer
 from models.serving.session import CPU, Device, Memory, Session
 from models.serving.stack import Stack
@@ -168,10 +167,20 @@ class PreparedNetwork:
         return np.empty((rows, self._states.shape[1]), dtype=np.float32)
 
 
+class Platt(NamedTuple):
+    """Platt scaling of one head: log-odds times `slope` plus `intercept`."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+_AS_IT_IS = Platt()
+
+
 class Calibrations:
     """Platt scaling of both heads at once: log-odds times slopes plus intercepts, (2,) each."""
 
-    def __init__(self, ctr: Calibration, cvr: Calibration) -> None:
+    def __init__(self, ctr: Platt, cvr: Platt) -> None:
         self._slopes = np.array([ctr.slope, cvr.slope])
         self._intercepts = np.array([ctr.intercept, cvr.intercept])
 
@@ -237,12 +246,12 @@ class NetworkPredictor:
         self,
         version: str,
         model: NetworkModel,
-        ctr: Calibration | None = None,
-        cvr: Calibration | None = None,
+        ctr: Platt = _AS_IT_IS,
+        cvr: Platt = _AS_IT_IS,
     ) -> None:
         self.version = version
         self._model = model
-        self._calibration = Calibrations(ctr or Calibration(), cvr or Calibration())
+        self._calibration = Calibrations(ctr, cvr)
 
     def prepare(self, ads: Int64s) -> NetworkScorer:
         """Return a scorer for a table of ads, shape (C, A)."""

@@ -1,14 +1,16 @@
 """The trained predictor: features to log-odds by ONNX Runtime, calibration to probabilities."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.serving.calibration import HierarchicalCalibration, PreparedCalibration
 from models.serving.predictor import BatchScore, BatchScorer, Predictions, Score, Scorer
 from models.serving.session import CPU, Device, Memory, Provider, Session
 from models.serving.stack import Stack
-from models.serving.statistics import Statistics, sigmoid
+from models.serving.statistics import Statistics
 from models.serving.transform import PreparedTransform, Sheet, Transform
 
 INPUT = "features"
@@ -17,26 +19,12 @@ OUTPUT = "logit"
 FEATURE_HASH_KEY = "feature_hash"
 
 
-class Calibration:
-    """Platt scaling: log-odds times `slope` plus `intercept`."""
-
-    def __init__(self, slope: float = 1.0, intercept: float = 0.0) -> None:
-        self.slope = slope
-        self.intercept = intercept
-        self._slope = np.array(slope)
-        self._intercept = np.array(intercept)
-
-    def __call__(self, logits: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return calibrated probabilities."""
-        scaled: NDArray[np.float64] = logits * self._slope
-        scaled += self._intercept
-        return sigmoid(scaled)
-
-
 class OnnxModel:
     """One probability: transform, ONNX graph, calibration. On a CPU it runs in the caller's thread alone."""
 
-    def __init__(self, model: bytes, transform: Transform, calibration: Calibration, device: Device = CPU) -> None:
+    def __init__(
+        self, model: bytes, transform: Transform, calibration: HierarchicalCalibration, device: Device = CPU
+    ) -> None:
         self._session = Session(model, device.provider)
         self._transform = transform
         self._calibration = calibration
@@ -63,20 +51,20 @@ class OnnxModel:
 
     def probabilities(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return calibrated probabilities, float64 (K,)."""
-        return self._calibration(self.logits(request, ads))
+        return self._calibration(self.logits(request, ads), request, ads)
 
     def prepare(self, ads: NDArray[np.int64]) -> Score:
         """Return what gives the calibrated probabilities of ads of this table, (C, A)."""
-        transform = PreparedTransform(self._transform, ads)
+        transform, calibration = PreparedTransform(self._transform, ads), self._calibration.prepare(ads)
         if self._stack is None:
-            return PreparedModel(self._session, transform, self._calibration)
-        return BatchedModel(self._session, transform, self._calibration, self._stack)
+            return PreparedModel(self._session, transform, calibration)
+        return BatchedModel(self._session, transform, calibration, self._stack)
 
 
 class PreparedModel:
     """A model's probabilities for ads of a fixed table. One thread at a time: memory for K rows is kept, used again."""
 
-    def __init__(self, session: Session, transform: PreparedTransform, calibration: Calibration) -> None:
+    def __init__(self, session: Session, transform: PreparedTransform, calibration: PreparedCalibration) -> None:
         self._session = session
         self._transform = transform
         self._calibration = calibration
@@ -90,7 +78,7 @@ class PreparedModel:
         memory, sheet, output = self._bound.get(rows) or self._bind(rows)
         self._transform(request, chosen, sheet)
         memory()
-        return self._calibration(output)
+        return self._calibration(output, self._calibration.offsets(request, chosen))
 
     def _bind(self, rows: int) -> tuple[Memory, Sheet, NDArray[np.float32]]:
         sheet = self._transform.sheet(rows)
@@ -99,25 +87,35 @@ class PreparedModel:
         return self._bound[rows]
 
 
+class Staged(NamedTuple):
+    """One impression's candidates: the graph's input, float32 (K, F), and the calibration's offsets, float64 (K,)."""
+
+    features: NDArray[np.float32]
+    offsets: NDArray[np.float64]
+
+
 class BatchedModel(PreparedModel):
     """A prepared model that can also run rows of several impressions at once: `stage` here, `run` in another thread."""
 
-    def __init__(self, session: Session, transform: PreparedTransform, calibration: Calibration, stack: Stack) -> None:
+    def __init__(
+        self, session: Session, transform: PreparedTransform, calibration: PreparedCalibration, stack: Stack
+    ) -> None:
         super().__init__(session, transform, calibration)
         self._stack = stack
         self._sheets: dict[int, Sheet] = {}
 
-    def stage(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the graph's input, float32 (K, F), of a request row (R,) and K rows of the table."""
+    def stage(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Staged:
+        """Return what `run` needs of a request row (R,) and K rows of the table."""
         sheet = self._sheets.get(len(chosen))
         if sheet is None:
             sheet = self._sheets[len(chosen)] = self._transform.sheet(len(chosen))
         self._transform(request, chosen, sheet)
-        return sheet.features.copy()
+        return Staged(sheet.features.copy(), self._calibration.offsets(request, chosen))
 
-    def run(self, staged: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
+    def run(self, staged: Sequence[Staged]) -> list[NDArray[np.float64]]:
         """Return calibrated probabilities, float64 (K,), of each impression that was staged."""
-        return [self._calibration(found[:, 0]) for found in self._stack([{INPUT: rows} for rows in staged], OUTPUT)]
+        found = self._stack([{INPUT: one.features} for one in staged], OUTPUT)
+        return [self._calibration(logits[:, 0], one.offsets) for logits, one in zip(found, staged, strict=True)]
 
 
 class OnnxPredictor:

@@ -11,7 +11,7 @@ import numpy as np
 from dsp.kernel.errors import BundleError
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
 from models.serving import bundle
-from models.serving.bundle import BundleSpec, Golden, ModelSpec, Scaling
+from models.serving.bundle import BundleSpec, Golden, ModelSpec
 from models.serving.onnx import OnnxModel
 from models.serving.predictor import predict
 from models.serving.statistics import Description, Statistics
@@ -53,13 +53,9 @@ def pack(fitted: Fitted, rows: Rows) -> dict[str, bytes]:
         prior_cvr=_add_statistics(files, "prior_cvr", fitted.prior_cvr),
     )
     models: Mapping[str, Model | None] = {"ctr": fitted.ctr, "cvr": fitted.cvr}
-    scalings = {
-        name: Scaling(model.calibration.slope, model.calibration.intercept)
-        for name, model in models.items()
-        if model is not None
-    }
+    calibrations = {name: model.calibration.spec() for name, model in models.items() if model is not None}
     files["feature_spec.json"] = _json(spec)
-    files["calibration.json"] = _json(scalings)
+    files["calibration.json"] = _json(calibrations)
     files["golden.json"] = _json(_golden(files, rows))
     bundle.assemble("unpublished", files)
     return files

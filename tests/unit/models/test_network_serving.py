@@ -5,8 +5,7 @@ import pytest
 
 from models.features.spec import FeatureSpec
 from models.serving.embedding import Inputs, Layout, Tables
-from models.serving.network import NetworkModel, NetworkPredictor, Shares
-from models.serving.onnx import Calibration
+from models.serving.network import NetworkModel, NetworkPredictor, Platt, Shares
 from models.serving.predictor import BatchScorer, predict
 from models.serving.session import Device
 from models.training.network_export import Form, logits, to_onnx
@@ -148,7 +147,7 @@ def test_scorer_calibrates_each_head_and_takes_no_candidates(inputs: Inputs) -> 
     model, _ = random_model(inputs)
     request, chosen = request_with(), np.arange(5)
     raw = model.prepare(TABLE).logits(request, chosen).astype(np.float64)
-    scorer = NetworkPredictor("v1", model, Calibration(0.5, -1.0), Calibration(2.0, 0.3)).prepare(TABLE)
+    scorer = NetworkPredictor("v1", model, Platt(0.5, -1.0), Platt(2.0, 0.3)).prepare(TABLE)
     found = scorer.predict(request, chosen)
     np.testing.assert_allclose(found.pctr, 1 / (1 + np.exp(1.0 - 0.5 * raw[:, 0])))
     np.testing.assert_allclose(found.pcvr, 1 / (1 + np.exp(-0.3 - 2.0 * raw[:, 1])))
