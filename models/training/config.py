@@ -9,9 +9,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """What is learned from, how carefully, and what a new model must show."""
 
     window_days: int = 30  # of traffic to learn from
-    rows_max: int = (
-        1_000_000  # of the window; beyond it clicks stay, and each other impression that is kept stands for several
-    )
+    #: Impressions of the window at most; beyond it clicks stay, and each other impression kept stands for several.
+    rows_max: int = 1_000_000
     #: What joins bids with notices: `duckdb` in this process, or `spark` (extra `spark`) as its own files configure it.
     engine: Literal["duckdb", "spark"] = "duckdb"
     engine_memory_mb: int = 2_048  # of DuckDB; what is more goes to disk
