@@ -46,7 +46,6 @@ FLIGHT_MARGIN_SECONDS = 10
 #: People of the demo click and convert within seconds, so there is no need to wait for more.
 SETTINGS = {
     "DSP_TRAINING_MATURITY_SECONDS": "6",
-    "DSP_TRAINING_CONVERSION_MATURITY_SECONDS": "6",
     "DSP_WORKERS_TRAINING_FLUSH_MS": "1000",
 }
 SIDES = {"before": "before: the smoothed prior", "after": "after: the model trained in the demo"}
