@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     shadow.add_argument("version", nargs="?", help="likewise; without one, shadow scoring ends")
     commands.add_parser("rollback", help="make the previous champion the champion again")
     reports.add_parsers(commands)
-    benchmarks.add_parsers(commands.add_parser("benchmark", help="measure on recorded data: pacing, shading, ctr; predictor"))
+    benchmarks.add_parsers(commands.add_parser("benchmark", help="pacing, shading, ctr, predictor"))
     for command in (nightly, evaluate):
         command.add_argument("--json", action="store_true", help="one JSON document on standard output, steps on error")
     return parser
