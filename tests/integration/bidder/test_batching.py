@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from dsp.events.schema import Decision
-from dsp.kernel.errors import UnavailableError
 from dsp.registry import resolve
 from models.serving import bundle
 from models.serving.predictor import predict
-from models.serving.session import choose
+from tests.gpu import refusal
 from tests.integration.bidder import world as places
 from tests.integration.models.conftest import trained, world, write_log
 
@@ -45,12 +44,7 @@ async def test_a_batch_predicts_what_the_model_predicts_for_each_alone(tmp_path:
 
 
 async def test_a_gpu_that_is_demanded_and_not_there_is_refused(tmp_path: Path) -> None:
-    try:
-        choose("cuda")
-    except UnavailableError as fault:
-        reason = str(fault)
-    else:
-        pytest.skip("there is a GPU")
+    reason = refusal()
     async with places.world(tmp_path, DSP_BIDDER_PREDICT_PROVIDER="cuda") as bidder:
         with pytest.raises(AssertionError):
             await bidder.start()

@@ -7,11 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from dsp.kernel.errors import UnavailableError
 from models.__main__ import main
 from models.benchmark import contestants, predictor
 from models.benchmark.contestants import Contestant, Graph
-from models.serving.session import choose
+from tests.gpu import refusal
 
 TREES = 5
 
@@ -82,11 +81,6 @@ def test_it_reports_every_way_of_every_model(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_gpu_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        choose("cuda")
-    except UnavailableError as fault:
-        reason = str(fault)
-    else:
-        pytest.skip("there is a GPU")
+    reason = refusal()
     assert main(["benchmark", "predictor", "--provider", "cuda", "--json"]) == 2
     assert capsys.readouterr() == ("", f"{reason}\n")
