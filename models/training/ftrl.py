@@ -1,8 +1,8 @@
 """Hashed logistic regression, learned by FTRL-proximal: always available, cheap to update as events come.
 
-Every value of a group, every pair of values, and every number's magnitude is a coordinate of one table, found by its
-hash. A batch's gradients are summed by coordinate, and each coordinate has its own rate of learning. Source: McMahan
-et al., "Ad click prediction: a view from the trenches", KDD 2013, algorithm 1.
+What is a coordinate says models.serving.linear. A batch's gradients are summed by coordinate, and each coordinate has
+its own rate of learning. Source: McMahan et al., "Ad click prediction: a view from the trenches", KDD 2013,
+algorithm 1.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.spec import FeatureSpec
-from models.serving.statistics import Columns, Slots, sigmoid
+from models.serving.linear import Coordinates, LinearModel
+from models.serving.statistics import sigmoid
 from models.training.rows import Rows
 from models.training.weights import Sampling, recent, sampling
 
-UInt64s = NDArray[np.uint64]
-_ODD = np.uint64(0x9E3779B97F4A7C15)
-_KEY_BITS = 64
 _RATE_MIN = 1e-6
 
 
@@ -66,10 +64,12 @@ class Ftrl:
 
     def logits(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return log-odds, float64 (n,), of request rows (n, R) and ad rows (n, A)."""
-        places, filled = coordinates(self.spec, self.config.bits, requests, ads)
-        weights = self._weights(self.sums, self.squares)
-        logits: NDArray[np.float64] = (weights[places] * filled).sum(axis=0) + (self.base + self.sampled.offset)
-        return logits
+        return self.model().logits(requests, ads)
+
+    def model(self) -> LinearModel:
+        """Return what has been learned, ready to serve."""
+        weights = self._weights(self.sums, self.squares).astype(np.float32)
+        return LinearModel(Coordinates(self.spec, self.config.bits), weights, self.base + self.sampled.offset)
 
     def update(self, rows: Rows) -> None:
         """Learn from rows, once, in their order."""
@@ -132,49 +132,10 @@ def restore(spec: FeatureSpec, config: FtrlConfig, arrays: Mapping[str, NDArray[
     return Ftrl(spec, config, base, Sampling(negative, positive), sums.copy(), squares.copy())
 
 
-def coordinates(
-    spec: FeatureSpec, bits: int, requests: NDArray[np.int64], ads: NDArray[np.int64]
-) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Return the table's place of each slot and row, and whether it counts, both (slots, n).
-
-    Absent members of sets do not count.
-    """
-    groups = sorted(spec.groups, key=lambda group: bool(group.ad))
-    slots = Slots(groups, Columns(spec.request_columns, spec.ad_columns))
-    keys = np.concatenate([*slots.keys(requests, ads), *_magnitudes(spec, requests, ads), _intercept(len(ads))])
-    filled = np.ones(keys.shape, dtype=np.bool_)
-    width = len(keys) - 1 - len(spec.request_numbers) - len(spec.ad_numbers)
-    present = np.concatenate(slots.present(requests, ads))
-    ends = np.append(slots.starts, width)
-    for group, begin, end in zip(groups, ends[:-1], ends[1:], strict=True):
-        if group.is_set:
-            filled[begin:end] = present[begin:end]
-    return (keys >> np.uint64(_KEY_BITS - bits)).astype(np.intp), filled
-
-
-def _magnitudes(spec: FeatureSpec, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Iterator[UInt64s]:
-    """Yield one row of keys a number: it is told by its sign and its doublings."""
-    named = [(requests, spec.request_columns.index(name)) for name in spec.request_numbers]
-    named += [(ads, spec.ad_columns.index(name)) for name in spec.ad_numbers]
-    for number, (side, column) in enumerate(named, 1):
-        values = side[:, column].astype(np.float64)
-        levels = (np.sign(values) * np.ceil(np.log2(np.abs(values) + 1.0))).astype(np.int64)
-        yield _mix((levels + (number << 16)).view(np.uint64))[np.newaxis]
-
-
-def _intercept(count: int) -> UInt64s:
-    return np.full((1, count), _mix(np.zeros(1, dtype=np.uint64) + np.uint64(1 << 40))[0], dtype=np.uint64)
-
-
-def _mix(values: UInt64s) -> UInt64s:
-    mixed = values * _ODD
-    mixed ^= mixed >> np.uint64(32)
-    return mixed * _ODD
-
-
 def _batches(spec: FeatureSpec, config: FtrlConfig, rows: Rows) -> Iterator[_Batch]:
+    coordinates = Coordinates(spec, config.bits)
     for begin in range(0, len(rows), config.batch):
         part = rows[slice(begin, begin + config.batch)]
-        places, filled = coordinates(spec, config.bits, part.requests, part.ads)
+        places, filled = coordinates(part.requests, part.ads)
         unique, codes = np.unique(places[filled], return_inverse=True)
         yield _Batch(unique, np.nonzero(filled)[1], codes, part.labels, part.weights)

@@ -60,7 +60,8 @@ def test_learning_online_goes_on_where_training_stopped() -> None:
     begun.update(rows[slice(0, 3_000)])
     again = ftrl.restore(SPEC, config, begun.arrays())
     again.update(rows[slice(3_000, None)])
-    assert np.allclose(again.logits(rows.requests, rows.ads), whole.logits(rows.requests, rows.ads), atol=1e-9)
+    assert np.allclose(again.sums, whole.sums, atol=1e-9)
+    assert np.allclose(again.logits(rows.requests, rows.ads), whole.logits(rows.requests, rows.ads), atol=1e-6)
     assert not np.allclose(begun.sums, again.sums)
 
 
@@ -79,10 +80,6 @@ def test_absent_members_of_a_set_tell_nothing_and_their_order_does_not_matter() 
     swapped = rows.requests.copy()
     swapped[:, [2, 3]] = swapped[:, [3, 2]]
     assert np.allclose(model.logits(swapped, rows.ads), model.logits(rows.requests, rows.ads), atol=1e-12)
-    _, filled = ftrl.coordinates(SPEC, 16, rows.requests, rows.ads)
-    tags = (rows.requests[:, 2:] != 0).sum()
-    singles = 5 * len(rows)  # site, advertiser, their pair, the floor's magnitude, the intercept
-    assert filled.sum() == tags + singles
 
 
 @pytest.mark.parametrize("balance", [True, False])

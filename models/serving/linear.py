@@ -1,0 +1,269 @@
+"""Hashed logistic regression at serving: a weight for every value, pair of values and magnitude, in one table.
+
+A coordinate's place is its hash. What a coordinate says of the request alone is summed once a request, what it says of
+the ad alone once an ad; the place of a pair is the exclusive or of two halves, each made once. Learning the weights is
+models.training.ftrl.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features.spec import FeatureSpec, Group, Match
+from models.serving.statistics import Columns, Slots, UInt64s, mix, salt
+
+Int64s = NDArray[np.int64]
+Floats = NDArray[np.float32]
+_KEY_BITS = 64
+_BITS_MAX = 24
+#: Magnitudes of int64 numbers: their sign, and how often they double.
+_LEVEL_MAX = 64
+#: Rows of different impressions are scored so many at a time, which bounds memory.
+_CHUNK_ROWS = 8_192
+
+
+class Coordinates:
+    """The places, in a table of 2**bits weights, of what rows say: a spec's groups, numbers and matches.
+
+    Slots run first, rows second: groups of the request alone, the other groups, the numbers' magnitudes, the matches'
+    counts, the intercept. Absent members of sets do not count, nor do matches of nothing.
+    """
+
+    def __init__(self, spec: FeatureSpec, bits: int) -> None:
+        if not 1 <= bits <= _BITS_MAX:
+            raise ValueError(f"a table of {bits} bits; at most {_BITS_MAX}")
+        self.spec = spec
+        self.bits = bits
+        columns = Columns(spec.request_columns, spec.ad_columns)
+        groups = sorted(spec.groups, key=lambda group: bool(group.ad))
+        self._slots = Slots(groups, columns)
+        self._in_set = np.array([group.is_set for group in groups for _ in range(_width(group))], dtype=np.bool_)
+        self._request_numbers = _Numbers(spec.request_numbers, columns.request)
+        self._ad_numbers = _Numbers(spec.ad_numbers, columns.ad)
+        self._matches = [_Match(match, columns) for match in spec.matches]
+
+    def __call__(self, requests: Int64s, ads: Int64s) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Return the place of each slot and row, and whether it counts, both (slots, n), of rows (n, R) and (n, A)."""
+        counts = [match.counts(requests, ads) for match in self._matches]
+        told = np.concatenate(self._slots.present(requests, ads)) | ~self._in_set[:, np.newaxis]
+        numbers = np.concatenate([self._request_numbers.keys(requests), self._ad_numbers.keys(ads)])
+        keys = [
+            *self._slots.keys(requests, ads),
+            numbers,
+            *(match.keys(count)[np.newaxis] for match, count in zip(self._matches, counts, strict=True)),
+            np.full((1, len(ads)), salt("intercept"), dtype=np.uint64),
+        ]
+        filled = [
+            told,
+            np.ones(numbers.shape, dtype=np.bool_),
+            *((count > 0)[np.newaxis] for count in counts),
+            np.ones((1, len(ads)), dtype=np.bool_),
+        ]
+        return self.places(np.concatenate(keys)), np.concatenate(filled)
+
+    def places(self, keys: UInt64s) -> NDArray[np.intp]:
+        """Return the places of keys, or the halves of places of halves of keys."""
+        return (keys >> np.uint64(_KEY_BITS - self.bits)).view(np.int64)
+
+
+class LinearModel:
+    """Log-odds that are sums of weights, float32 (2**bits,), and of `base`."""
+
+    def __init__(self, coordinates: Coordinates, weights: Floats, base: float) -> None:
+        if weights.shape != (1 << coordinates.bits,):
+            raise ValueError(f"{weights.shape} weights for a table of {coordinates.bits} bits")
+        self.coordinates = coordinates
+        self.weights = weights
+        self.base = base
+
+    def logits(self, requests: Int64s, ads: Int64s) -> NDArray[np.float64]:
+        """Return log-odds, float64 (n,), of request rows (n or 1, R) and ad rows (n, A)."""
+        logits = np.full(len(ads), self.base)
+        for start in range(0, len(ads), _CHUNK_ROWS):
+            part = slice(start, start + _CHUNK_ROWS)
+            asked = ads[part]
+            rows = requests[part] if len(requests) > 1 else np.broadcast_to(requests, (len(asked), requests.shape[1]))
+            places, filled = self.coordinates(rows, asked)
+            logits[part] += (self.weights[places] * filled).sum(axis=0, dtype=np.float64)
+        return logits
+
+    def prepare(self, ads: Int64s) -> "PreparedLinear":
+        """Return what gives the log-odds of ads of this table, (C, A)."""
+        return PreparedLinear(self, ads)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return all that `restore` needs beside the spec: the weights that are not 0, and where they are."""
+        places = np.flatnonzero(self.weights).astype("<u4")
+        return {
+            "bits": np.array(self.coordinates.bits),
+            "base": np.array(self.base),
+            "places": places,
+            "weights": self.weights[places].astype("<f4"),
+        }
+
+
+def restore(spec: FeatureSpec, arrays: Mapping[str, NDArray[np.generic]]) -> LinearModel:
+    """Return the model whose `arrays` these are.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: they do not fit each other, or are not finite.
+    """
+    bits, base, places, values = (arrays[name] for name in ("bits", "base", "places", "weights"))
+    if bits.shape or base.shape or places.ndim != 1 or places.shape != values.shape:
+        raise ValueError("weights of another form")
+    if places.dtype != np.dtype("<u4") or values.dtype != np.dtype("<f4"):
+        raise ValueError(f"weights of {values.dtype} at {places.dtype}")
+    coordinates = Coordinates(spec, int(bits.item()))
+    told = float(base.item())
+    if len(places) and int(places.max()) >= 1 << coordinates.bits:
+        raise ValueError("a weight beyond the table")
+    if not (np.isfinite(told) and np.isfinite(values.astype(np.float32)).all()):
+        raise ValueError("weights that are not finite")
+    weights = np.zeros(1 << coordinates.bits, dtype=np.float32)
+    weights[places] = values
+    return LinearModel(coordinates, weights, told)
+
+
+class PreparedLinear:
+    """The log-odds of ads of a fixed table, one request at a time. It gives what the model gives, in float32.
+
+    One thread at a time: memory for K rows is kept and used again. It takes 8 bytes an ad and slot of pairs.
+    """
+
+    def __init__(self, model: LinearModel, ads: Int64s) -> None:
+        coordinates, spec = model.coordinates, model.coordinates.spec
+        columns = Columns(spec.request_columns, spec.ad_columns)
+        of_request = [group for group in spec.groups if not group.ad]
+        of_both = [group for group in spec.groups if group.ad and group.request]
+        of_ad = [group for group in spec.groups if not group.request]
+        # Beyond the table's end stands one more weight, 0, which is read for every place that is not in the table.
+        # A half of something absent has a bit above all places, on each side another, so that two do not cancel out.
+        self._table = np.append(model.weights, np.float32(0))
+        absent_ad, self._absent = np.int64(1 << coordinates.bits), np.int64(2 << coordinates.bits)
+        self._slots = Slots([*of_request, *of_both], columns)
+        self._pairs = sum(_width(group) for group in of_both)
+        pairs = [(name, ad, group.is_set) for group in of_both for name in group.request for ad in group.ad]
+        asked = [*((name, is_set) for name, _, is_set in pairs), *_members(of_request)]
+        self._asked = np.array([columns.request.index(name) for name, _ in asked], dtype=np.intp)
+        self._sets = np.array([self._absent if is_set else 0 for _, is_set in asked], dtype=np.int64)
+        self._shift = np.uint64(_KEY_BITS - coordinates.bits)
+        self._halves = np.empty(len(asked), dtype=np.uint64)
+        self._ad_halves = coordinates.places(self._slots.ad_keys(ads))
+        held = [(columns.ad.index(ad), is_set) for _, ad, is_set in pairs]
+        for slot, (column, is_set) in enumerate(held):
+            if is_set:
+                self._ad_halves[ads[:, column] == 0, slot] |= absent_ad
+        self._ads = LinearModel(_of_ads_alone(spec, of_ad, coordinates.bits), model.weights, model.base).logits(
+            np.zeros((1, len(columns.request)), dtype=np.int64), ads
+        )
+        numbers = _Numbers(spec.request_numbers, columns.request)
+        self._numbers = numbers.columns
+        self._levels = model.weights[coordinates.places(numbers.all_keys())].ravel()
+        self._level_starts = np.arange(len(numbers.columns)) * (2 * _LEVEL_MAX + 1) + _LEVEL_MAX
+        self._matched = [_PreparedMatch(_Match(match, columns), model, ads) for match in spec.matches]
+        self._found: dict[int, tuple[Int64s, Floats]] = {}
+
+    def logits(self, request: Int64s, chosen: Int64s) -> NDArray[np.float64]:
+        """Return log-odds, float64 (K,), of a request row (R,) and K rows of the table."""
+        halves, width = self._halves, self._pairs
+        self._slots.request_keys(request, halves)
+        places = (halves >> self._shift).view(np.int64)
+        places |= (request.take(self._asked) == 0) * self._sets
+        pairs, found = self._found.get(len(chosen)) or self._bind(len(chosen))
+        self._ad_halves.take(chosen, 0, pairs, "clip")  # with any other mode numpy copies once more
+        pairs ^= places[:width]
+        self._table.take(pairs, None, found, "clip")
+        logits = self._ads.take(chosen)
+        logits += np.add.reduce(found, 1)
+        levels = _levels(request.take(self._numbers))
+        levels += self._level_starts
+        told = self._table.take(places[width:], None, None, "clip").sum() + self._levels.take(levels).sum()
+        logits += told
+        for match in self._matched:
+            match.add(request, chosen, logits)
+        return logits
+
+    def _bind(self, rows: int) -> tuple[Int64s, Floats]:
+        shape = rows, self._pairs
+        self._found[rows] = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
+        return self._found[rows]
+
+
+class _Numbers:
+    """Numbers of one side: each is told by its sign and how often it doubles."""
+
+    def __init__(self, names: Sequence[str], columns: Sequence[str]) -> None:
+        self.columns = np.array([columns.index(name) for name in names], dtype=np.intp)
+        self._salts = np.array([[salt(f"magnitude of {name}")] for name in names], dtype=np.uint64).reshape(-1, 1)
+
+    def keys(self, rows: Int64s) -> UInt64s:
+        """Return the keys of rows' numbers, (numbers, n)."""
+        return mix(_levels(rows[:, self.columns].T).view(np.uint64) + self._salts)
+
+    def all_keys(self) -> UInt64s:
+        """Return the keys of all magnitudes there are, (numbers, 2 * _LEVEL_MAX + 1), the least first."""
+        levels = np.arange(-_LEVEL_MAX, _LEVEL_MAX + 1, dtype=np.int64)
+        return mix(levels.view(np.uint64) + self._salts)
+
+
+class _Match:
+    """How many of a request's columns hold the ad's value, absent ones (0) left out."""
+
+    def __init__(self, match: Match, columns: Columns) -> None:
+        self.held = np.array([columns.request.index(name) for name in match.request], dtype=np.intp)
+        self.column = columns.ad.index(match.ad)
+        self._salt = np.uint64(salt(f"matches of {match.name}"))
+
+    def counts(self, requests: Int64s, ads: Int64s) -> Int64s:
+        """Return the count of each row, (n,)."""
+        sought = ads[:, self.column]
+        counts: Int64s = ((requests[:, self.held] == sought[:, np.newaxis]) & (sought != 0)[:, np.newaxis]).sum(axis=1)
+        return counts
+
+    def keys(self, counts: Int64s) -> UInt64s:
+        """Return the keys of counts, (n,)."""
+        return mix(counts.view(np.uint64) + self._salt)
+
+
+class _PreparedMatch:
+    """What a match adds to the log-odds of ads of a table."""
+
+    def __init__(self, match: _Match, model: LinearModel, ads: Int64s) -> None:
+        self._held = match.held
+        self._sought = ads[:, match.column].copy()
+        counts = np.arange(len(match.held) + 1, dtype=np.int64)
+        self._weights = np.where(counts > 0, model.weights[model.coordinates.places(match.keys(counts))], 0.0)
+
+    def add(self, request: Int64s, chosen: Int64s, logits: NDArray[np.float64]) -> None:
+        seen = request.take(self._held)
+        if seen.any():
+            matching = (self._sought.take(chosen)[:, np.newaxis] == seen) & (seen != 0)
+            logits += self._weights.take(matching.sum(axis=1))
+
+
+def _levels(numbers: Int64s) -> Int64s:
+    """Return the sign of numbers times how often 1 is doubled to exceed them."""
+    levels: Int64s = np.sign(numbers) * np.frexp(numbers)[1]
+    return levels
+
+
+def _members(groups: Sequence[Group]) -> list[tuple[str, bool]]:
+    return [(name, group.is_set) for group in groups for name in group.request]
+
+
+def _width(group: Group) -> int:
+    return max(1, len(group.request)) * max(1, len(group.ad))
+
+
+def _of_ads_alone(spec: FeatureSpec, groups: Sequence[Group], bits: int) -> Coordinates:
+    """Return the coordinates that do not look at the request, with the intercept."""
+    alone = FeatureSpec(
+        request_columns=spec.request_columns,
+        ad_columns=spec.ad_columns,
+        groups=tuple(groups),
+        hierarchy=(),
+        ad_numbers=spec.ad_numbers,
+    )
+    return Coordinates(alone, bits)
