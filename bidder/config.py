@@ -74,6 +74,10 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     outbox_batch_max: int = 2_000  # records of one append
     outbox_decisions_max: int = 50_000  # waiting; beyond it decisions are dropped and counted
     outbox_notices_max: int = 20_000  # waiting; beyond it notices get 503
+    #: An event log on a server may take so long; what it has not taken then goes to this machine's disk.
+    outbox_append_ms_max: int = 1_000
+    #: Of each topic on disk, about 1 kB each; beyond it as if there were no disk. The log in data_dir needs none.
+    outbox_spill_records_max: int = 1_000_000
     drain_wait_ms: int = 500  # after SIGTERM, for load balancers to see that /readyz says no
     drain_timeout_ms: int = 5_000  # then, for what is in flight and for the outbox
 
@@ -126,5 +130,7 @@ _POSITIVE = (
     "outbox_batch_max",
     "outbox_decisions_max",
     "outbox_notices_max",
+    "outbox_append_ms_max",
+    "outbox_spill_records_max",
     "drain_timeout_ms",
 )

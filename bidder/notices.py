@@ -5,6 +5,7 @@ A notice is verified, understood, made durable, and only then acted upon and ack
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -81,7 +82,7 @@ class NoticeDesk:
         self._pending = pending
         self._outbox = outbox
         #: (bid id, kind, rule) to the write under way, None once durable. Oldest first.
-        self._seen: dict[tuple[str, NoticeKind, int], asyncio.Future[int] | None] = {}
+        self._seen: dict[tuple[str, NoticeKind, int], asyncio.Future[None] | None] = {}
         self._counts = {
             (kind, result): metrics.NOTICES.labels(kind.value, result.value)
             for kind in NoticeKind
@@ -189,32 +190,32 @@ class NoticeDesk:
             if write is not None:
                 await _written(write)
             return NoticeResult.DUPLICATE
-        write = self._outbox.append(Topic.NOTICES, str(notice.facts.line_item_id), encode(notice))
+        stamped = partial(self._tell_leases, notice)
+        write = self._outbox.append(Topic.NOTICES, str(notice.facts.line_item_id), encode(notice), stamped)
         self._remember(key, write)
         try:
-            appended_ms = await write
+            await write
         except (UnavailableError, asyncio.CancelledError):
             self._seen.pop(key, None)
             raise
         self._seen[key] = None
-        await self._act(notice, appended_ms)
+        exposed = exposure_of(notice)
+        if exposed is None or await self._exposed(*exposed):
+            self._pending.hear(notice, self._clock.now_ms())
         return NoticeResult.LATE if notice.late else NoticeResult.ACCEPTED
 
-    def _remember(self, key: tuple[str, NoticeKind, int], write: asyncio.Future[int]) -> None:
+    def _remember(self, key: tuple[str, NoticeKind, int], write: asyncio.Future[None]) -> None:
         while len(self._seen) >= self._config.notices_remembered_max:
             del self._seen[next(iter(self._seen))]
         self._seen[key] = write
 
-    async def _act(self, notice: Notice, appended_ms: int) -> None:
-        """Tell the lease book and the user's record of a notice that is durable, and that the log has stamped."""
+    def _tell_leases(self, notice: Notice, appended_ms: int) -> None:
+        """Tell the lease book of a notice that the event log has stamped."""
         bid_id = notice.facts.bid_id
         if notice.kind is NoticeKind.LOSS:
             self._leases.release(bid_id, appended_ms)
         elif notice.kind is self._billing_kind(notice.facts):
             self._leases.bill(bid_id, notice.cost_micros, appended_ms)
-        exposed = exposure_of(notice)
-        if exposed is None or await self._exposed(*exposed):
-            self._pending.hear(notice, self._clock.now_ms())
 
     async def _exposed(self, user_key: str, exposure: Exposure) -> bool:
         """Return whether the user store has counted an impression."""
@@ -241,7 +242,7 @@ class NoticeDesk:
         return Outcome(302, location) if location else Outcome(410)
 
 
-async def _written(write: asyncio.Future[int]) -> None:
+async def _written(write: asyncio.Future[None]) -> None:
     """Wait for another's write, which goes on when this caller does not; raises UnavailableError if it was given up."""
     try:
         await asyncio.shield(write)

@@ -1,6 +1,8 @@
-"""The way to the event log: records gather for some milliseconds and are appended in one transaction.
+"""The way to the event log: records gather for some milliseconds and are appended together.
 
-Decisions are fire and forget within a bound. Notices are awaited: they count only once they are durable.
+Decisions are fire and forget within a bound. Notices are awaited: they count only once they are durable. Where the
+event log is a server, what it does not take in time is written to this machine's disk, and is durable there; what comes
+later waits behind it, so that the order is kept.
 """
 
 import asyncio
@@ -9,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
+from bidder.spill import Spill, Stamped, tell
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock
@@ -18,7 +21,13 @@ from dsp.stream.port import Entry, EventLog
 RETRY_SECONDS = 0.2
 _POLL_SECONDS = 0.01
 
-_Item = tuple[Entry, asyncio.Future[int] | None]
+
+class _Item(NamedTuple):
+    """A record; for one that is awaited, what is done once it is durable, and who hears its stamp."""
+
+    entry: Entry
+    done: asyncio.Future[None] | None = None
+    stamped: Stamped | None = None
 
 
 class LaneTuning(NamedTuple):
@@ -29,35 +38,55 @@ class LaneTuning(NamedTuple):
 
 
 class Outbox:
-    """Bounded lanes to the event log, one a topic, so that a slow topic does not hold up another."""
+    """Bounded lanes to the event log, one a topic, so that a slow topic does not hold up another.
 
-    def __init__(self, log: EventLog, tuning: Mapping[Topic, LaneTuning], batch_max: int, clock: Clock) -> None:
+    Args:
+        spills: where a topic's records wait while the event log is away; without one they wait in memory, or fail.
+        append_ms_max: how long the event log may take before records are spilled.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        tuning: Mapping[Topic, LaneTuning],
+        batch_max: int,
+        clock: Clock,
+        spills: Mapping[Topic, Spill] | None = None,
+        append_ms_max: int = 1_000,
+    ) -> None:
+        append_seconds = append_ms_max / MS_PER_SECOND
         self._lanes = {
-            topic: _Lane(log, topic, lane.records_max, lane.flush_ms / MS_PER_SECOND, batch_max, clock)
+            topic: _Lane(log, topic, lane, batch_max, clock, (spills or {}).get(topic), append_seconds)
             for topic, lane in tuning.items()
         }
 
     async def start(self) -> None:
-        """Start the writers."""
+        """Start the writers, and hand over what an earlier process has left on disk."""
         for lane in self._lanes.values():
-            lane.start()
+            await lane.start()
 
     async def stop(self, timeout_s: float) -> int:
-        """Write what is left, for at most `timeout_s`, and stop; return how many records could not be written."""
+        """Write what is left, for at most `timeout_s`, and stop; return how many records could not be written.
+
+        What is on disk then stays there for the next process.
+        """
         return sum(await asyncio.gather(*(lane.stop(timeout_s) for lane in self._lanes.values())))
 
     def offer(self, topic: Topic, key: str, value: bytes) -> bool:
         """Queue a record without waiting; False when the lane is full, and then it is counted and dropped."""
-        return self._lanes[topic].offer((Entry(key, value), None))
+        return self._lanes[topic].offer(_Item(Entry(key, value)))
 
-    def append(self, topic: Topic, key: str, value: bytes) -> asyncio.Future[int]:
-        """Queue a record and return a future that is done once the record is durable: its `appended_ms`.
+    def append(self, topic: Topic, key: str, value: bytes, stamped: Stamped | None = None) -> asyncio.Future[None]:
+        """Queue a record and return a future that is done once the record is durable.
+
+        `stamped` is called with the record's `appended_ms` when it is in the event log: before that, or later where it
+        was spilled, and never where another process hands it over.
 
         Raises:
-            UnavailableError: the lane is full. The future raises it when the log is away.
+            UnavailableError: the lane is full. The future raises it when nothing takes the record.
         """
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        if not self._lanes[topic].offer((Entry(key, value), done)):
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not self._lanes[topic].offer(_Item(Entry(key, value), done, stamped)):
             raise UnavailableError("the outbox is full")
         return done
 
@@ -77,22 +106,33 @@ class Outbox:
 
 class _Lane:
     def __init__(
-        self, log: EventLog, topic: Topic, bound: int, flush_seconds: float, batch_max: int, clock: Clock
+        self,
+        log: EventLog,
+        topic: Topic,
+        tuning: LaneTuning,
+        batch_max: int,
+        clock: Clock,
+        spill: Spill | None,
+        append_seconds: float,
     ) -> None:
         self._log = log
         self._topic = topic
-        self._bound = bound
-        self._flush_seconds = flush_seconds
+        self._bound = tuning.records_max
+        self._flush_seconds = tuning.flush_ms / MS_PER_SECOND
         self._batch_max = batch_max
         self._clock = clock
+        self._spill = spill
+        self._append_seconds = append_seconds if spill is not None else None
         self._items: deque[_Item] = deque()
         self._wake = asyncio.Event()
+        self._spilled = asyncio.Event()
         self._writing = 0
-        self._failed = False
+        self._failed = self._complained = False
         self._closed = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._depth = metrics.OUTBOX_DEPTH.labels(topic.value)
         self._dropped = metrics.OUTBOX_DROPPED.labels(topic.value)
+        self._on_disk = metrics.OUTBOX_SPILLED.labels(topic.value)
 
     @property
     def depth(self) -> int:
@@ -104,13 +144,18 @@ class _Lane:
 
     def report(self) -> None:
         self._depth.set(self.depth)
+        self._on_disk.set(self._spill.depth if self._spill is not None else 0)
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"outbox-{self._topic}")
+    async def start(self) -> None:
+        self._tasks.append(asyncio.create_task(self._run(), name=f"outbox-{self._topic}"))
+        if self._spill is not None:
+            await self._spill.open()
+            self._tasks.append(asyncio.create_task(self._drain(self._spill), name=f"drain-{self._topic}"))
+            self._spilled.set()
 
     def offer(self, item: _Item) -> bool:
         if self._closed or self.depth >= self._bound:
-            if item[1] is None:
+            if item.done is None:
                 self._dropped.inc()
             return False
         self._items.append(item)
@@ -119,19 +164,24 @@ class _Lane:
 
     async def stop(self, timeout_s: float) -> int:
         give_up_at = asyncio.get_running_loop().time() + timeout_s
-        while self.depth and asyncio.get_running_loop().time() < give_up_at:  # noqa: ASYNC110 - once, at the end
+        while self._busy() and asyncio.get_running_loop().time() < give_up_at:  # noqa: ASYNC110 - once, at the end
             await asyncio.sleep(max(self._flush_seconds, _POLL_SECONDS))
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._task
+                await task
         left = self.depth
-        for _, done in self._items:
-            _fail(done, UnavailableError("the bidder is stopping"))
-        self._dropped.inc(sum(done is None for _, done in self._items))
+        for item in self._items:
+            _fail(item, UnavailableError("the bidder is stopping"))
+        self._dropped.inc(sum(item.done is None for item in self._items))
         self._items.clear()
+        if self._spill is not None and self._spill.depth:
+            logging.get(__name__).warning("left on disk", topic=self._topic.value, records=self._spill.depth)
         return left
+
+    def _busy(self) -> bool:
+        return self.depth > 0 or (self._spill is not None and self._spill.depth > 0)
 
     async def _run(self) -> None:
         while True:
@@ -146,34 +196,71 @@ class _Lane:
         self._writing = len(batch)
         began_ns = self._clock.elapsed_ns()
         try:
-            appended_ms = await self._log.append(self._topic, [entry for entry, _ in batch])
+            await self._write(batch)
         except asyncio.CancelledError:
             self._keep(batch, UnavailableError("the bidder is stopping"))
             raise
         except Exception as fault:
-            # Whatever went wrong, nothing was written: tell those who wait, and keep the rest for another try.
-            if not self._failed:
-                logging.get(__name__).error("append failed", topic=self._topic.value, fault=repr(fault))
+            # Whatever went wrong, nothing is durable: tell those who wait, and keep the rest for another try.
+            self._report_fault("append failed", fault)
             self._failed = True
             self._keep(batch, UnavailableError("the event log is away"))
             await asyncio.sleep(RETRY_SECONDS)
         else:
             self._failed = False
             self._writing = 0
-            for _, done in batch:
-                if done is not None and not done.done():
-                    done.set_result(appended_ms)
+            for item in batch:
+                if item.done is not None and not item.done.done():
+                    item.done.set_result(None)
         metrics.OUTBOX_FLUSH_DURATION.observe((self._clock.elapsed_ns() - began_ns) / NS_PER_MS / MS_PER_SECOND)
+
+    async def _write(self, batch: list[_Item]) -> None:
+        """Make records durable: in the event log, or on disk behind those that wait there."""
+        entries = [item.entry for item in batch]
+        spill = self._spill
+        if spill is None or not spill.depth:
+            try:
+                async with asyncio.timeout(self._append_seconds):
+                    stamp = await self._log.append(self._topic, entries)
+            except Exception as fault:
+                if spill is None:
+                    raise
+                self._report_fault("append failed, records go to disk", fault)
+            else:
+                self._complained = False
+                tell([item.stamped for item in batch], stamp)
+                return
+        await spill.put(entries, [item.stamped for item in batch])
+        self._spilled.set()
+
+    async def _drain(self, spill: Spill) -> None:
+        while True:
+            await self._spilled.wait()
+            self._spilled.clear()
+            while spill.depth:
+                try:
+                    await spill.drain(self._log, self._batch_max)
+                except Exception as fault:
+                    self._report_fault("draining failed", fault)
+                    await asyncio.sleep(RETRY_SECONDS)
+                else:
+                    self._complained = False
+
+    def _report_fault(self, message: str, fault: Exception) -> None:
+        """Log the first fault of a row of them."""
+        if not self._complained:
+            logging.get(__name__).error(message, topic=self._topic.value, fault=repr(fault))
+        self._complained = True
 
     def _keep(self, batch: list[_Item], fault: UnavailableError) -> None:
         self._writing = 0
         for item in reversed(batch):
-            if item[1] is None:
+            if item.done is None:
                 self._items.appendleft(item)
             else:
-                _fail(item[1], fault)
+                _fail(item, fault)
 
 
-def _fail(done: asyncio.Future[int] | None, fault: UnavailableError) -> None:
-    if done is not None and not done.done():
-        done.set_exception(fault)
+def _fail(item: _Item, fault: UnavailableError) -> None:
+    if item.done is not None and not item.done.done():
+        item.done.set_exception(fault)

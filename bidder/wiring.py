@@ -13,6 +13,7 @@ from bidder.notices import NoticeDesk
 from bidder.outbox import LaneTuning, Outbox
 from bidder.pending import PendingExposures
 from bidder.respond import Responder
+from bidder.spill import Spill
 from bidder.state import Serving
 from bidder.tally import Tally
 from dsp.cache.port import UserStore
@@ -58,9 +59,15 @@ def wire(
     leases: LeaseBook,
     users: UserStore,
     batcher: Batcher | None = None,
+    spill: EventLog | None = None,
 ) -> Sides:
-    """Return both sides of a bidder process; the caller opens the stores and starts the outbox."""
-    outbox = Outbox(log, _lanes(config), config.outbox_batch_max, clock)
+    """Return both sides of a bidder process; the caller opens the stores and starts the outbox.
+
+    `spill` keeps on disk what `log` does not take; None where `log` is on that disk itself.
+    """
+    lanes = _lanes(config)
+    spills = {topic: Spill(spill, topic, config.outbox_spill_records_max) for topic in lanes} if spill else {}
+    outbox = Outbox(log, lanes, config.outbox_batch_max, clock, spills, config.outbox_append_ms_max)
     profiles, rates = deployment.profiles, deployment.rates
     signer = TokenSigner(deployment.keys, NoticeKind)
     # Pseudonyms outlive the rotation of signing keys as long as the oldest key is listed last.

@@ -115,6 +115,8 @@ EXPOSURES_FORGOTTEN = Counter(
 
 # The outbox
 OUTBOX_DEPTH = Gauge("dsp_outbox_depth", "Records waiting to be written to the event log.", ["topic"])
+OUTBOX_SPILLED = Gauge("dsp_outbox_spilled", "Records on disk that the event log has not taken yet.", ["topic"])
+OUTBOX_DEPTH_MAX = Gauge("dsp_outbox_depth_max", "The bound on records waiting.", ["topic"])
 OUTBOX_DROPPED = Counter("dsp_outbox_dropped_total", "Decision records dropped because the outbox was full.", ["topic"])
 OUTBOX_FLUSH_DURATION = Histogram(
     "dsp_outbox_flush_duration_seconds", "One append to the event log.", buckets=LATENCY_BUCKETS
@@ -129,6 +131,9 @@ SPEND = Counter("dsp_spend_micros_total", "Billed and entered in the book.", ["c
 LEDGER_EVENTS = Counter("dsp_ledger_events_total", "Notices read by the ledger, by what became of them.", ["result"])
 LEDGER_IMBALANCE = Gauge("dsp_ledger_imbalance_micros", "Sum of all postings in the book; anything but 0 is a fault.")
 LATE_WINS = Counter("dsp_late_wins_micros_total", "Billed after the reservation had expired.")
+OVERSPENT = Gauge(
+    "dsp_overspent_micros", "Charged beyond hard budgets, over all of them; anything but 0 is a fault or a lowered budget."
+)
 PACING_ERROR = Histogram(
     "dsp_pacing_error_ratio",
     "Spend over plan, per active line item and control step.",
@@ -137,9 +142,11 @@ PACING_ERROR = Histogram(
 
 # What is being served
 SNAPSHOT_AGE = Gauge("dsp_snapshot_age_seconds", "Age of the snapshot in use.")
+SNAPSHOT_PUBLISHED = Gauge("dsp_snapshot_published_timestamp_seconds", "When the latest snapshot was published.")
 SNAPSHOT_LINE_ITEMS = Gauge("dsp_snapshot_line_items", "Line items in the snapshot in use.")
 SNAPSHOT_SWAPS = Counter("dsp_snapshot_swaps_total", "Snapshots loaded, by result.", ["result"])
-MODEL = Info("dsp_model", "The model in use, and the device it runs on.")
+MODEL = Info("dsp_model", "The model in use by alias, and the device it runs on.", ["alias"])
+MODEL_AGE = Gauge("dsp_model_age_seconds", "Since the model in use was built; absent while the prior serves.", ["alias"])
 MODEL_SWAPS = Counter("dsp_model_swaps_total", "Model bundles loaded, by result.", ["result"])
 CHALLENGER_SWAPS = Counter(
     "dsp_challenger_swaps_total", "Challengers loaded to score in shadow, by result.", ["result"]
@@ -147,11 +154,14 @@ CHALLENGER_SWAPS = Counter(
 SHADOW_SCORED = Counter("dsp_shadow_scored_total", "Decisions scored by a challenger too, by result.", ["result"])
 LANDSCAPE_SWAPS = Counter("dsp_landscape_swaps_total", "Landscapes of first prices loaded, by result.", ["result"])
 CONTROLS_AGE = Gauge("dsp_controls_age_seconds", "Age of the pacing controls in use.")
+NIGHTLY_SUCCESS = Gauge("dsp_nightly_success_timestamp_seconds", "When the last nightly run that did not fail ended.")
+NIGHTLY_FAILURE = Gauge("dsp_nightly_failure_timestamp_seconds", "When the last nightly run that failed ended.")
 
 # Every process
 EVENT_LOOP_LAG = Gauge("dsp_event_loop_lag_seconds", "How late a timer fired, worst of the last second.")
 CONSUMER_LAG = Gauge("dsp_consumer_lag_records", "Records not read yet.", ["topic", "group"])
 POISON_RECORDS = Counter("dsp_poison_records_total", "Records of the event log that are no event.", ["topic"])
+WORKER_STEP = Gauge("dsp_worker_last_step_timestamp_seconds", "When the worker's last step succeeded.", ["worker"])
 BATCHES_FAILED = Counter("dsp_worker_failures_total", "Worker batches that failed and will be tried again.", ["worker"])
 CONFIG = Info("dsp_config", "A hash of the settings in use.")
 BUILD = Info("dsp_build", "The version of the software.")

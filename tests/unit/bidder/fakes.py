@@ -26,7 +26,7 @@ class FakeLog:
 
     async def close(self) -> None: ...
 
-    async def append(self, topic: str, entries: Sequence[Entry]) -> None:
+    async def append(self, topic: str, entries: Sequence[Entry]) -> int:
         await self.gate.wait()
         if self.fault is not None:
             raise self.fault
@@ -34,6 +34,7 @@ class FakeLog:
             raise UnavailableError("away")
         self.batches += 1
         self.appended.setdefault(topic, []).extend(entries)
+        return self.batches
 
     async def read(self, topic: str, position: Position, limit: int, wait_ms: int = 0) -> Batch:
         return Batch([], position, True, 0)

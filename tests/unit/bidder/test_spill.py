@@ -1,0 +1,145 @@
+"""The outbox's disk: what the event log does not take is durable there, keeps its order, and leaves when it can."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from bidder.outbox import LaneTuning, Outbox
+from bidder.spill import Spill
+from dsp.events.topics import Topic
+from dsp.kernel.clock import SystemClock
+from dsp.kernel.errors import UnavailableError
+from dsp.stream.local import LocalEventLog
+from dsp.stream.port import Entry
+from tests.unit.bidder.fakes import FakeLog
+from tests.unit.bidder.test_outbox import until
+
+TUNING = {Topic.NOTICES: LaneTuning(100, 1), Topic.DECISIONS: LaneTuning(100, 1)}
+
+
+def boxed(log: FakeLog, store: LocalEventLog, records_max: int = 1_000) -> Outbox:
+    spills = {topic: Spill(store, topic, records_max) for topic in TUNING}
+    return Outbox(log, TUNING, batch_max=3, clock=SystemClock(), spills=spills, append_ms_max=50)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[LocalEventLog]:
+    made = LocalEventLog(tmp_path / "spill", SystemClock())
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def log() -> FakeLog:
+    return FakeLog()
+
+
+def values(log: FakeLog, topic: Topic = Topic.NOTICES) -> list[int]:
+    return [entry.value[0] for entry in log.appended.get(topic.value, [])]
+
+
+async def test_notices_are_durable_while_the_log_is_away_and_leave_in_order(log: FakeLog, store: LocalEventLog) -> None:
+    box, stamps = boxed(log, store), list[int]()
+    await box.start()
+    await box.append(Topic.NOTICES, "k", bytes([0]), stamps.append)
+    await until(lambda: len(stamps) == 1)
+    log.away = True
+    for number in range(1, 8):
+        await box.append(Topic.NOTICES, "k", bytes([number]), stamps.append)
+    assert values(log) == [0]
+    assert len(stamps) == 1  # durable, and not stamped yet
+    assert box.healthy()
+    log.away = False
+    # What comes while it drains stays behind what waits.
+    for number in range(8, 12):
+        await box.append(Topic.NOTICES, "k", bytes([number]), stamps.append)
+    await until(lambda: len(stamps) == 12)
+    assert values(log) == list(range(12))
+    await box.append(Topic.NOTICES, "k", bytes([12]))
+    assert values(log) == list(range(13))
+    assert await box.stop(1.0) == 0
+    assert await store.lag(Topic.NOTICES, await store.committed(Topic.NOTICES, "drain")) == 0
+
+
+async def test_a_log_that_hangs_holds_nobody_up_for_long(log: FakeLog, store: LocalEventLog) -> None:
+    box = boxed(log, store)
+    await box.start()
+    log.gate.clear()
+    async with asyncio.timeout(2.0):
+        for number in range(5):
+            await box.append(Topic.NOTICES, "k", bytes([number]))
+    log.gate.set()
+    await until(lambda: values(log) == list(range(5)))
+    await box.stop(1.0)
+
+
+async def test_the_next_process_hands_over_what_the_last_one_left(log: FakeLog, store: LocalEventLog) -> None:
+    log.away = True
+    first = boxed(log, store)
+    await first.start()
+    for number in range(10):
+        await first.append(Topic.NOTICES, "k", bytes([number]))
+        first.offer(Topic.DECISIONS, "k", bytes([number]))
+    await until(lambda: first.depth(Topic.DECISIONS) == 0)
+    assert await first.stop(0.05) == 0  # nothing is lost: it is on disk
+    log.away = False
+    second = boxed(log, store)
+    await second.start()
+    await second.append(Topic.NOTICES, "k", bytes([10]))
+    await until(lambda: len(values(log)) == 11 and len(values(log, Topic.DECISIONS)) == 10)
+    assert values(log) == list(range(11))
+    assert values(log, Topic.DECISIONS) == list(range(10))
+    await second.stop(1.0)
+
+
+async def test_beyond_the_bound_notices_are_refused_and_nothing_acknowledged_is_lost(
+    log: FakeLog, store: LocalEventLog
+) -> None:
+    log.away = True
+    box = boxed(log, store, records_max=4)
+    await box.start()
+    for number in range(4):
+        await box.append(Topic.NOTICES, "k", bytes([number]))
+    with pytest.raises(UnavailableError):
+        await box.append(Topic.NOTICES, "k", b"refused")
+    assert not box.healthy()
+    log.away = False
+    await until(lambda: len(values(log)) == 4)
+    await box.append(Topic.NOTICES, "k", bytes([4]))
+    assert values(log) == list(range(5))
+    assert box.healthy()
+    await box.stop(1.0)
+
+
+class FullDisk(LocalEventLog):
+    """Takes nothing while it is full, as SQLite does: the transaction is rolled back."""
+
+    full = False
+
+    async def append(self, topic: str, entries: Sequence[Entry]) -> int:
+        if self.full:
+            raise UnavailableError(repr(sqlite3.OperationalError("database or disk is full")))
+        return await super().append(topic, entries)
+
+
+async def test_a_full_disk_refuses_and_recovers(log: FakeLog, tmp_path: Path) -> None:
+    disk = FullDisk(tmp_path / "full", SystemClock())
+    await disk.open()
+    box = boxed(log, disk)
+    await box.start()
+    log.away = True
+    await box.append(Topic.NOTICES, "k", bytes([0]))
+    disk.full = True
+    with pytest.raises(UnavailableError):
+        await box.append(Topic.NOTICES, "k", b"refused")
+    box.offer(Topic.DECISIONS, "k", bytes([0]))  # waits in memory, within its bound
+    disk.full = False
+    await box.append(Topic.NOTICES, "k", bytes([1]))
+    log.away = False
+    await until(lambda: values(log) == [0, 1] and values(log, Topic.DECISIONS) == [0])
+    assert await box.stop(1.0) == 0
+    await disk.close()
