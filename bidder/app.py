@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import cast
 
 import msgspec
@@ -20,7 +21,9 @@ from bidder.reload import Reloader
 from bidder.state import Serving
 from bidder.sync import LeaseSync
 from bidder.wiring import Deployment, wire
+from dsp import registry
 from dsp.cache.local import LocalBlobStore, LocalLeaseStore, LocalUserStore
+from dsp.events.topics import Topic
 from dsp.kernel import config, logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, SystemClock
 from dsp.kernel.config import Platform
@@ -97,6 +100,8 @@ class Bidder:
         self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX, settings.outbox_notices_flush_ms)
         self.admin_port = _listener(admin, settings, _NOTICE_BODY_BYTES_MAX)
         self._lag: asyncio.Task[None] | None = None
+        _report_bounds(settings)
+        _report_runs(data / "models")
 
     async def start(self, lifecycle: Lifecycle) -> None:
         """Start every part. Ports open at once; until a snapshot is loaded bid requests get 204, reason `not_ready`."""
@@ -178,6 +183,18 @@ def _listener(
 def _batcher(settings: BidderConfig, clock: SystemClock) -> Batcher:
     rows_max, wait_ms = settings.predict_batch_rows_max, settings.predict_batch_wait_ms
     return Batcher(rows_max, wait_ms, settings.predict_queue_rows_max, clock, ThreadWorker())
+
+
+def _report_bounds(settings: BidderConfig) -> None:
+    decisions, notices = settings.outbox_decisions_max, settings.outbox_notices_max
+    for topic, bound in ((Topic.DECISIONS, decisions), (Topic.NOTICES, notices), (Topic.REQUESTS, decisions)):
+        metrics.OUTBOX_DEPTH_MAX.labels(topic.value).set(bound)
+
+
+def _report_runs(registry_root: Path) -> None:
+    """Let scrapes look how the nightly runs fared: in a thread, as the registry may be on a slow network's disk."""
+    metrics.NIGHTLY_SUCCESS.set_function(lambda: registry.last_ends(registry_root).well)
+    metrics.NIGHTLY_FAILURE.set_function(lambda: registry.last_ends(registry_root).badly)
 
 
 async def _watch_lag() -> None:

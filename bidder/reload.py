@@ -54,6 +54,9 @@ class Reloader:
         self._scorers: tuple[Scorer, Scorer] | None = None  # of the predictor and the prior, for what is served
         #: What was looked at last, good or bad, so that a broken artefact is tried and reported once.
         self._seen = {SNAPSHOT_BLOB: "", CONTROLS_BLOB: "", CHAMPION: "", CHALLENGER: "", LANDSCAPE: ""}
+        for swaps in _SWAPS.values():  # so that the first fault is an increase
+            for result in ("loaded", "failed"):
+                swaps.labels(result)
         self._complaint = ""
         self._task: asyncio.Task[None] | None = None
 

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp import registry
 from dsp.catalog.entities import ConversionRule
 from dsp.kernel import metrics
 from dsp.kernel.clock import MS_PER_SECOND
+from dsp.kernel.errors import BundleError
 from dsp.pacing.controller import ControlColumns
 from dsp.snapshot.build import Snapshot
 from models.features.encode import ad_rows
+from models.serving.bundle import CHALLENGER, CHAMPION
 from models.serving.landscape import NO_LANDSCAPES, Landscapes
 from models.serving.predictor import BatchPredictor, Scorer
 
@@ -64,7 +67,11 @@ class Serving:
         """Serve another state from the next auction on."""
         self.current = state
         metrics.SNAPSHOT_LINE_ITEMS.set(len(state.served.snapshot.line_items))
-        metrics.MODEL.info({"version": state.predictor.version, "device": state.predictor.device})
+        metrics.MODEL.labels(CHAMPION).info({"version": state.predictor.version, "device": state.predictor.device})
+        if state.challenger is not None:
+            metrics.MODEL.labels(CHALLENGER).info({"version": state.challenger.version})
+        else:
+            metrics.MODEL.remove(CHALLENGER)
 
     def cap_window_ms(self) -> int | None:
         """Return the longest window of any frequency cap; None until a snapshot is loaded."""
@@ -84,3 +91,14 @@ class Serving:
             metrics.SNAPSHOT_AGE.set((now_ms - self.current.served.snapshot.built_at_ms) / MS_PER_SECOND)
             if self.current.controls_at_ms:
                 metrics.CONTROLS_AGE.set((now_ms - self.current.controls_at_ms) / MS_PER_SECOND)
+            _report_age(self.current.predictor.version, now_ms)
+
+
+def _report_age(version: str, now_ms: int) -> None:
+    """Set the model's age; what was not built, as the prior, has none."""
+    try:
+        built_at_ms = registry.built_at_ms(version)
+    except BundleError:
+        metrics.MODEL_AGE.remove(CHAMPION)
+    else:
+        metrics.MODEL_AGE.labels(CHAMPION).set((now_ms - built_at_ms) / MS_PER_SECOND)

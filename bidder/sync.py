@@ -27,6 +27,8 @@ class LeaseSync:
         self._clock = clock
         self._registered = False
         self._task: asyncio.Task[None] | None = None
+        for result in ("synced", "fenced", "unavailable", "failed"):
+            metrics.LEASE_SYNCS.labels(result)
 
     async def start(self) -> None:
         """Register, and begin to sync."""

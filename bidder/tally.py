@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import cache
+from itertools import product
 
 from prometheus_client import Counter, Histogram
 
@@ -35,6 +36,10 @@ class Tally:
         self._bid = cache(metrics.BIDS.labels)
         for fallback in Fallback:
             metrics.PREDICT_FALLBACKS.labels(fallback.value)
+        for call, fault in product(("get", "expose"), ("timeout", "unavailable")):
+            metrics.USER_FAULTS.labels(call, fault)
+        for result in ("scored", "failed"):
+            metrics.SHADOW_SCORED.labels(result)
         for name in names:
             for reason in Exclusion:
                 self._reason(name, reason.value)

@@ -132,7 +132,7 @@ LEDGER_EVENTS = Counter("dsp_ledger_events_total", "Notices read by the ledger, 
 LEDGER_IMBALANCE = Gauge("dsp_ledger_imbalance_micros", "Sum of all postings in the book; anything but 0 is a fault.")
 LATE_WINS = Counter("dsp_late_wins_micros_total", "Billed after the reservation had expired.")
 OVERSPENT = Gauge(
-    "dsp_overspent_micros", "Charged beyond hard budgets, over all of them; anything but 0 is a fault or a lowered budget."
+    "dsp_overspent_micros", "Charged beyond hard budgets; anything but 0 is a fault, or a budget that was lowered."
 )
 PACING_ERROR = Histogram(
     "dsp_pacing_error_ratio",
@@ -146,7 +146,7 @@ SNAPSHOT_PUBLISHED = Gauge("dsp_snapshot_published_timestamp_seconds", "When the
 SNAPSHOT_LINE_ITEMS = Gauge("dsp_snapshot_line_items", "Line items in the snapshot in use.")
 SNAPSHOT_SWAPS = Counter("dsp_snapshot_swaps_total", "Snapshots loaded, by result.", ["result"])
 MODEL = Info("dsp_model", "The model in use by alias, and the device it runs on.", ["alias"])
-MODEL_AGE = Gauge("dsp_model_age_seconds", "Since the model in use was built; absent while the prior serves.", ["alias"])
+MODEL_AGE = Gauge("dsp_model_age_seconds", "Since the model in use was built; absent for the prior.", ["alias"])
 MODEL_SWAPS = Counter("dsp_model_swaps_total", "Model bundles loaded, by result.", ["result"])
 CHALLENGER_SWAPS = Counter(
     "dsp_challenger_swaps_total", "Challengers loaded to score in shadow, by result.", ["result"]

@@ -25,6 +25,7 @@ from dsp.store.catalog import load_catalogue, revision
 from dsp.store.database import create_engine, session_factory, url
 from dsp.workers import runner
 from dsp.workers.config import WorkersConfig
+from dsp.workers.overspend import overspent_micros
 
 RECLAIM_INTERVAL_MS = 5_000
 SECONDS_PER_DAY = 86_400.0
@@ -196,6 +197,7 @@ class PacingJob:
         """Publish the next controls; now and then, take back dead bidders' leases."""
         days = self._read()
         now_ms = self._clock.now_ms()
+        metrics.OVERSPENT.set(overspent_micros(self._catalogue, days, now_ms))
         await self._follow_traffic()
         self._controls = next_controls(self._catalogue, days, self._controls, self._curves, self._law, now_ms)
         await self._blobs.put(CONTROLS_BLOB, encode(self._controls))

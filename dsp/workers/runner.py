@@ -74,6 +74,7 @@ async def run(name: str, settings: Mapping[str, msgspec.Struct], job: Job, inter
 async def _work(name: str, workers: WorkersConfig, job: Job, interval_ms: int, lifecycle: Lifecycle) -> None:
     log = logging.get(__name__)
     _serve_metrics(name, workers)
+    metrics.BATCHES_FAILED.labels(name)  # so that the first fault is an increase
     retry_ms = workers.retry_ms_min
     opened = False
     while not lifecycle.stop_requested():
@@ -86,8 +87,9 @@ async def _work(name: str, workers: WorkersConfig, job: Job, interval_ms: int, l
                 log.info("worker started")
             more = await job.step()
             retry_ms = workers.retry_ms_min
+            metrics.WORKER_STEP.labels(name).set_to_current_time()
         except Exception as fault:
-            metrics.BATCHES_FAILED.labels(worker=name).inc()
+            metrics.BATCHES_FAILED.labels(name).inc()
             expected = isinstance(fault, DspError) and fault.retriable
             log.warning("batch failed, to be tried again", fault=repr(fault), retry_ms=retry_ms, exc_info=not expected)
             await lifecycle.sleep(retry_ms / 1_000)
@@ -106,6 +108,7 @@ def _serve_metrics(name: str, workers: WorkersConfig) -> None:
 
 def events(topic: str, batch: Batch, kind: type[_Event]) -> list[tuple[Record, _Event]]:
     """Return the batch's records of one kind, decoded; any other record is poison: counted, logged and passed over."""
+    metrics.POISON_RECORDS.labels(topic)
     found: list[tuple[Record, _Event]] = []
     for record in batch.records:
         try:

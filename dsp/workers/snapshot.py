@@ -9,8 +9,8 @@ from dsp.cache.local import LocalBlobStore, LocalLeaseStore
 from dsp.cache.port import BlobStore, LeaseStore, Limit
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.status import Status, effective
-from dsp.kernel import logging
-from dsp.kernel.clock import Clock, SystemClock
+from dsp.kernel import logging, metrics
+from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
 from dsp.snapshot.codec import encode
 from dsp.store.catalog import load_catalogue, revision
 from dsp.store.database import create_engine, session_factory, url
@@ -75,6 +75,7 @@ class SnapshotJob:
         version = f"r{found}-{now_ms}"
         await self._blobs.put(SNAPSHOT_BLOB, encode(catalogue, version, now_ms))
         self._published = found
+        metrics.SNAPSHOT_PUBLISHED.set(now_ms / MS_PER_SECOND)
         logging.get(__name__).info("snapshot published", version=version, line_items=len(catalogue.line_items))
         return False
 

@@ -12,7 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-_RUN, _END = "run.json", "end.json"
+from dsp.registry.runs import END
+
+_RUN = "run.json"
 _MS_PER_HOUR = 3_600_000
 
 
@@ -58,13 +60,13 @@ class Run:
 
     def end(self, findings: Mapping[str, Any]) -> None:
         """Mark the run as over, well or badly: nobody goes on with it."""
-        self.write(_END, msgspec.json.encode(findings))
+        self.write(END, msgspec.json.encode(findings))
 
 
 def begin(root: Path, now_ms: int, identity: str, hours_max: float) -> Run:
     """Return the latest run if it can go on: not over, of the same identity and not too old; otherwise a new one."""
     folders = _folders(root)
-    if folders and not (folders[-1] / _END).exists():
+    if folders and not (folders[-1] / END).exists():
         begun = _begun(folders[-1])
         if begun is not None and begun.identity == identity and now_ms - begun.started_ms <= hours_max * _MS_PER_HOUR:
             return Run(folders[-1])

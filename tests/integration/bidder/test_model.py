@@ -36,7 +36,9 @@ async def test_a_model_is_swapped_without_a_dropped_request(tmp_path: Path, trai
         (broken / "champion").write_text("../../etc/passwd")  # not a version: the old model goes on
         await asyncio.sleep(0.5)
         shutil.copytree(trained / "models", tmp_path / "data" / "models", dirs_exist_ok=True)
-        await places.until(lambda: bidder.metric("dsp_model_info", version=version))
+        assert await bidder.metric("dsp_model_age_seconds") == 0  # none: the prior serves
+        await places.until(lambda: bidder.metric("dsp_model_info", version=version, alias="champion"))
+        assert await bidder.metric("dsp_model_age_seconds", alias="champion") > 0
         seen = len(statuses)
         await places.until(lambda: len(statuses) > seen + 50)
         stop.set()
@@ -67,6 +69,7 @@ async def test_a_challenger_predicts_in_shadow_until_it_is_called_off(tmp_path: 
         await bidder.start()
         await places.until(lambda: bidder.metric("dsp_challenger_swaps_total", result="loaded"))
         await bidder.offer("shadowed")
+        assert await bidder.metric("dsp_model_info", alias="challenger", version=version) == 1
         (aliases / "challenger").write_text("20250615T150640-0123456789abcdef")  # there is no such version
         await places.until(lambda: bidder.metric("dsp_challenger_swaps_total", result="failed"))
         await bidder.offer("broken")
@@ -75,6 +78,7 @@ async def test_a_challenger_predicts_in_shadow_until_it_is_called_off(tmp_path: 
         (aliases / "challenger").unlink()
         await asyncio.sleep(0.6)  # two looks
         await bidder.offer("called off")
+        assert await bidder.metric("dsp_model_info", alias="challenger") == 0
         assert await bidder.metric("dsp_shadow_scored_total", result="scored") >= 1
         assert await bidder.metric("dsp_model_swaps_total") == 0
         await bidder.stop()

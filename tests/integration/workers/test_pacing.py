@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from dsp.cache.port import LeaseWant, Limit
 from dsp.catalog.kinds import Kind
@@ -207,4 +208,29 @@ async def test_what_a_dead_bidder_held_returns_to_the_budgets(world: World) -> N
         report = await world.leases.sync(epoch, world.clock.now_ms(), want, {}, 0)
         granted = max(granted, sum(lease.granted_micros for lease in report.leases))
     assert granted == 1_000_000
+    await job.close()
+
+
+def overspent() -> float:
+    return REGISTRY.get_sample_value("dsp_overspent_micros") or 0.0
+
+
+async def test_what_is_charged_beyond_a_hard_budget_is_shown(world: World) -> None:
+    campaign = world.campaign(world.advertiser(), budget={"total_micros": 900_000})
+    daily = world.line_item(campaign, budget={"daily_micros": 500_000, "total_micros": 2_000_000})
+    free = world.line_item(campaign)
+    job = new_job(world)
+    await job.open()
+    world.spend(campaign, daily, 600_000, day=TODAY - 1)  # what the budget was then is not known
+    await job.step()
+    assert overspent() == 0.0
+    world.spend(campaign, free, 300_000)  # the campaign's to its last micro
+    await job.step()
+    assert overspent() == 0.0
+    world.spend(campaign, free, 70)
+    await job.step()
+    assert overspent() == 70.0
+    world.spend(campaign, daily, 500_003)  # today, and 500,003 more of the campaign's
+    await job.step()
+    assert overspent() == 3.0 + 500_073.0
     await job.close()
