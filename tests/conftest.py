@@ -1,9 +1,14 @@
-"""What every test leaves as it found it."""
+"""What every test leaves as it found it, and the servers that any test may ask for."""
 
 from collections.abc import Iterator
 
 import pytest
 import structlog
+
+from tests.databases import bare_database, database, migrated_file
+from tests.servers.postgres import postgres
+
+__all__ = ["bare_database", "database", "migrated_file", "postgres"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,38 @@
+"""A fresh database for a test, on every kind of server that the store runs on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dsp.store.migrate import upgrade
+from tests.servers.postgres import Postgres
+
+KINDS = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an SQLite database with the newest schema, to copy: migrating takes longer than most tests."""
+    path = tmp_path_factory.mktemp("migrated") / "dsp.db"
+    upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty database with the newest schema: the test runs once on each kind."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "dsp.db")
+        return f"sqlite:///{tmp_path / 'dsp.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.migrated()
+
+
+@pytest.fixture(params=KINDS)
+def bare_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of a database with nothing in it, not even a file."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'bare.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.empty()
