@@ -25,6 +25,8 @@ HEADERS_MAX = 128
 PIPELINE_MAX = 16
 #: After an answer that closes, what still comes in is read and dropped for so long, so that the answer arrives.
 LINGER_SECONDS = 1.0
+#: An idle connection of a port that closes is kept for so long: its client may just be sending.
+FINISH_SECONDS = 0.1
 
 
 class Request(NamedTuple):
@@ -194,10 +196,10 @@ class Connection(asyncio.Protocol):
     # Ours
 
     def finish(self) -> None:
-        """Close as soon as what was read has been answered."""
+        """Close as soon as what was read, or is on its way, has been answered."""
         self._closing = True
         if not self._serving and not self._begun:
-            self._close()
+            self._rearm(FINISH_SECONDS, self._close_idle)
 
     def abort(self) -> None:
         """Close at once."""
@@ -262,6 +264,10 @@ class Connection(asyncio.Protocol):
             self._close()
         else:
             self._rearm(max(left, LINGER_SECONDS), self._check_idle)
+
+    def _close_idle(self) -> None:
+        if not self._serving and not self._begun:
+            self._close()
 
     def _rearm(self, seconds: float, what: Callable[[], None]) -> None:
         if self._timer is not None:

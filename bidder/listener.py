@@ -1,7 +1,9 @@
 """One port: accepts connections, feeds them at once or in batches, and closes them in order at the end."""
 
 import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from bidder.connection import Connection, Handler
 
@@ -39,14 +41,16 @@ class Listener:
         self._gathered_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | None = None
+        self._door: socket.socket | None = None  # the server's own socket once more, to outlive the server
 
     async def listen(self, host: str, port: int, reuse_port: bool) -> None:
         """Open the port; `self.port` then tells which it is."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: Connection(self, loop), host, port, reuse_port=reuse_port or None, backlog=BACKLOG
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        found = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=reuse_port)
+        found.setblocking(False)
+        self.port = found.getsockname()[1]
+        self._door = found.dup()
+        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=found)
 
     def gather(self, connection: Connection, data: bytes) -> bool:
         """Take what came in, to be fed to the connection within `gather_seconds`; False where there are none."""
@@ -71,10 +75,15 @@ class Listener:
             connection.feed(data)
 
     async def close(self, timeout_s: float) -> None:
-        """Accept nothing more, answer what is in flight for at most `timeout_s`, and close every connection."""
-        if self._server is None:
+        """Accept nothing more, answer what is in flight for at most `timeout_s`, and close every connection.
+
+        Whoever has connected by then is answered too: the kernel would refuse them when the port closes.
+        """
+        server, door, self._server = self._server, self._door, None
+        if server is None or door is None:
             return
-        self._server.close()
+        server.close()
+        await self._admit_last(door)
         self.feed()
         for connection in list(self.connections):
             connection.finish()
@@ -83,4 +92,16 @@ class Listener:
             await asyncio.sleep(_POLL_SECONDS)
         for connection in list(self.connections):
             connection.abort()
-        await self._server.wait_closed()
+        await server.wait_closed()
+
+    async def _admit_last(self, door: socket.socket) -> None:
+        last = []
+        with suppress(BlockingIOError):
+            while True:
+                last.append(door.accept()[0])
+        door.close()
+        for client in last:
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, client)
+
+    def _connection(self) -> Connection:
+        return Connection(self, asyncio.get_running_loop())

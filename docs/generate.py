@@ -40,11 +40,13 @@ def settings() -> str:
     from bidder.config import BidderConfig
     from dsp.api.config import ApiConfig
     from dsp.kernel.config import Platform
+    from dsp.supervise import UpConfig
     from dsp.workers.config import WorkersConfig
     from models.training.config import TrainingConfig
 
     tables = {
         "platform": Platform,
+        "up": UpConfig,
         "bidder": BidderConfig,
         "api": ApiConfig,
         "workers": WorkersConfig,

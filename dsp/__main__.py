@@ -140,13 +140,14 @@ def _up(_options: argparse.Namespace) -> int:
     from dsp.store.database import url
     from dsp.store.migrate import upgrade
 
-    platform: config.Platform = _settings()["platform"]
+    settings = _settings(up=supervise.UpConfig)
+    platform: config.Platform = settings["platform"]
     logging.configure("supervisor", platform.log_level)
 
     def prepare() -> None:
         upgrade(url(platform))
 
-    children = supervise.platform(os.environ.get(config.ENV_FILE), os.environ)
+    children = supervise.platform(settings["up"], os.environ.get(config.ENV_FILE), os.environ)
     return supervise.run(children, platform.data_path, prepare)
 
 

@@ -12,12 +12,14 @@ from dsp.api.config import ApiConfig
 from dsp.kernel import config
 from dsp.kernel.config import Platform
 from dsp.openrtb.profile import load_profiles
+from dsp.supervise import UpConfig
 from dsp.workers.config import WorkersConfig
 from models.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 TABLES: dict[str, type[msgspec.Struct]] = {
     "platform": Platform,
+    "up": UpConfig,
     "bidder": BidderConfig,
     "api": ApiConfig,
     "workers": WorkersConfig,

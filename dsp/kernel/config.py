@@ -17,7 +17,7 @@ from dsp.kernel.errors import ConfigError, Fault
 ENV_PREFIX = "DSP_"
 ENV_FILE = "DSP_CONFIG"
 #: Every table any process reads. One file serves all of them, so each must know the others' names.
-TABLES = ("platform", "bidder", "api", "workers", "training")
+TABLES = ("platform", "up", "bidder", "api", "workers", "training")
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
 

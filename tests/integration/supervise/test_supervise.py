@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dsp.supervise import platform
+from dsp.supervise import UpConfig, platform
 from dsp.workers.config import WORKERS
 
 DEADLINE_SECONDS = 20.0
@@ -66,18 +66,19 @@ from dsp.kernel import logging
 from dsp.kernel.errors import DspError
 from dsp.supervise import Child, Patience, run
 logging.configure("supervisor")
-children = [
-    Child(name, tuple(arguments), tuple(ready) if ready else None, seconds)
-    for name, arguments, seconds, ready in json.loads(sys.argv[1])
-]
+def child(name, arguments, seconds, ready, relief=None):
+    return Child(name, tuple(arguments), tuple(ready) if ready else None, seconds, relief=relief and child(*relief))
+
+children = [child(*each) for each in json.loads(sys.argv[1])]
+patience = Patience(wait_seconds_min=0.02, deaths_max=4, ask_seconds=0.1, silences_max=2)
 try:
-    sys.exit(run(children, Path("data"), patience=Patience(wait_seconds_min=0.02, deaths_max=4)))
+    sys.exit(run(children, Path("data"), patience=patience))
 except DspError as fault:
     print(fault, file=sys.stderr)
     sys.exit(3)
 """
 
-Spec = tuple[str, list[str], float, tuple[str, int] | None]
+Spec = tuple[Any, ...]  # name, arguments, seconds to stop, where it answers /readyz, the Spec of its relief
 
 
 def child(name: str, linger_seconds: float = 0.0, stop_seconds: float = 5.0) -> Spec:
@@ -196,14 +197,59 @@ def test_a_child_that_cannot_live_ends_the_platform_with_a_failure(up: Up) -> No
 
 
 def test_a_child_is_ready_when_it_says_so(up: Up, tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    up.start(("a", ["-c", SERVER, "a", str(port)], 5.0, ("127.0.0.1", port)), child("b"))
+    up.start(server("a"), child("b"))
     eventually(lambda: up.status()["children"].get("b", {}).get("ready") and len(up.begun("a")) >= 3)  # asked thrice
     assert up.status()["children"]["a"]["ready"] is False
     (tmp_path / "open").touch()
     eventually(lambda: up.status()["children"]["a"]["ready"])
+
+
+def server(name: str, relief: Spec | None = None) -> Spec:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    return (name, ["-c", SERVER, name, str(port)], 5.0, ("127.0.0.1", port), relief)
+
+
+def test_a_child_that_hangs_is_killed_and_started_again(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "open").touch()
+    up.start(server("a"))
+    eventually(lambda: up.status()["children"].get("a", {}).get("ready"))
+    os.kill(up.begun("a")[0], signal.SIGSTOP)
+    eventually(lambda: len(set(up.begun("a"))) == 2)
+    eventually(lambda: up.status()["children"]["a"]["ready"])
+
+
+def test_a_rolling_restart_ends_a_child_once_its_relief_is_ready(up: Up, tmp_path: Path) -> None:
+    process = up.start(child("w"), server("a", server("b")))
+    eventually(lambda: len(up.begun("a")) >= 1 and up.begun("w"))
+    (tmp_path / "open").touch()
+    eventually(lambda: up.status()["children"]["a"]["ready"])
+    (tmp_path / "open").unlink()
+    process.send_signal(signal.SIGHUP)
+    eventually(lambda: len(up.begun("w")) == 2 and up.begun("b"))
+    assert alive(up.begun("a")[0])
+    (tmp_path / "open").touch()
+    eventually(lambda: not alive(up.begun("a")[0]))
+    assert set(up.status()["children"]) == {"w", "b"}
+    process.send_signal(signal.SIGHUP)
+    eventually(lambda: "a" in up.status()["children"] and not alive(up.begun("b")[0]))
+    process.terminate()
+    assert process.wait(DEADLINE_SECONDS) == 0
+
+
+def test_a_relief_that_cannot_live_leaves_the_old_child_where_it_is(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "open").touch()
+    broken: Spec = ("b", ["-c", "raise SystemExit(7)"], 5.0, ("127.0.0.1", 9))
+    process = up.start(server("a", broken), child("w"))
+    eventually(lambda: up.status()["children"].get("a", {}).get("ready"))
+    process.send_signal(signal.SIGHUP)
+    eventually(lambda: "the old process stays" in up.errors())
+    assert set(up.status()["children"]) == {"a", "w"}
+    assert len(up.begun("w")) == 1  # what follows is left alone: the next version is no good
+    assert len(set(up.begun("a"))) == 1
+    process.terminate()
+    assert process.wait(DEADLINE_SECONDS) == 0
 
 
 def test_a_second_supervisor_on_the_directory_is_refused(up: Up) -> None:
@@ -229,11 +275,30 @@ def test_a_new_supervisor_waits_for_what_a_killed_one_left(up: Up) -> None:
 def test_the_platform_stops_the_bidder_first_and_asks_it_whether_it_is_ready(tmp_path: Path) -> None:
     settings = tmp_path / "dsp.toml"
     settings.write_text("[bidder]\nadmin_port = 9_191\n")
-    children = platform(str(settings), {})
+    children = platform(UpConfig(), str(settings), {})
     assert children[-1].name == "bidder"
     assert children[-1].ready == ("127.0.0.1", 9_191)
-    assert platform(None, {"DSP_BIDDER_ADMIN_PORT": "9292"})[-1].ready == ("127.0.0.1", 9_292)
-    assert platform(str(settings), {"DSP_BIDDER_ADMIN_PORT": "0"})[-1].ready is None
-    assert platform(None, {})[-2].ready == ("127.0.0.1", 8_000)
-    assert platform(None, {"DSP_API_HOST": "::1", "DSP_API_PORT": "9393"})[-2].ready == ("::1", 9_393)
+    assert platform(UpConfig(), None, {"DSP_BIDDER_ADMIN_PORT": "9292"})[-1].ready == ("127.0.0.1", 9_292)
+    assert platform(UpConfig(), str(settings), {"DSP_BIDDER_ADMIN_PORT": "0"})[-1].ready is None
+    assert platform(UpConfig(), None, {})[-2].ready == ("127.0.0.1", 8_000)
+    assert platform(UpConfig(), None, {"DSP_API_HOST": "::1", "DSP_API_PORT": "9393"})[-2].ready == ("::1", 9_393)
     assert {each.name for each in children} == {*WORKERS, "api", "bidder"}
+
+
+def test_several_bidders_share_ports_and_have_names_and_admin_ports_of_their_own() -> None:
+    children = platform(UpConfig(bidders=2, workers={"ledger": 2}), None, {"DSP_BIDDER_ADMIN_PORT": "9300"})
+    bidders = children[-2:]
+    reliefs = [each.relief for each in bidders if each.relief is not None]
+    everyone = [*bidders, *reliefs]
+    assert {each.environment["DSP_BIDDER_HOLDER"] for each in everyone} == {
+        "bidder-1", "bidder-2", "bidder-1b", "bidder-2b",
+    }  # fmt: skip
+    assert {each.ready for each in everyone} == {("127.0.0.1", port) for port in (9300, 9301, 9302, 9303)}
+    assert all(each.environment["DSP_BIDDER_REUSE_PORT"] == "true" for each in everyone)
+    assert {"ledger-1", "ledger-2", "pacing"} <= {each.name for each in children}
+
+
+def test_settings_of_up_are_checked() -> None:
+    for wrong in ({"bidders": 0}, {"workers": {"nobody": 1}}, {"workers": {"ledger": 0}}):
+        with pytest.raises(ValueError, match=r"must be above 0|no such worker"):
+            UpConfig(**wrong)  # type: ignore[arg-type]

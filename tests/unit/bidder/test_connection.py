@@ -1,6 +1,7 @@
 """HTTP on a real socket: order, keeping alive, bounds in size and time, and an end that drops nothing."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -222,6 +223,24 @@ async def test_a_client_that_goes_away_harms_nobody(served: Served) -> None:
     await asyncio.sleep(0.02)
     served.echo.gate.set()
     assert b"GET /b 0" in await served.raw(get("/b", CLOSE))
+
+
+async def test_close_answers_those_who_have_just_connected(served: Served) -> None:
+    async with asyncio.timeout(5.0):
+        reader, idle = await asyncio.open_connection("127.0.0.1", served.listener.port)
+        late = [socket.create_connection(("127.0.0.1", served.listener.port), 5.0) for _ in range(20)]
+        for client in late:  # the loop has had no turn to accept them
+            client.sendall(get("/late"))
+        idle.write(get("/idle"))
+        await served.listener.close(1.0)
+        answers = [client.recv(4_096) for client in late]
+        assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    for client in late:
+        client.close()
+    idle.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", served.listener.port), 1.0)
 
 
 async def test_close_answers_what_is_in_flight(served: Served) -> None:

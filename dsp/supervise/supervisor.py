@@ -1,4 +1,7 @@
-"""One host: starts the platform's processes by module name, watches them, restarts them, and stops them in order.
+"""Starts processes by module name, watches them, restarts them, and stops them in order.
+
+A child that dies, or that answered once and has stopped answering, is started again. SIGHUP restarts all, one after the
+other; one with a relief is ended only when that is ready.
 
 Children inherit a pipe whose other end only the supervisor holds, so that they end when it dies, and the data
 directory's lock, so that nobody else runs on the directory while any of them is left.
@@ -11,22 +14,23 @@ import os
 import signal
 import sys
 import time
-import tomllib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dsp.kernel import logging
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.lifecycle import PARENT_PIPE, Lifecycle
-from dsp.workers.config import WORKERS
 
 LOCK_FILE = "up.lock"
 STATUS_FILE = "up.json"
 LOCK_WAIT_SECONDS = 10.0  # for the children of a supervisor that was killed to end
 PROBE_SECONDS = 0.1
 PROBE_TIMEOUT_SECONDS = 1.0
+_OK = b"200"
+RELIEF_SECONDS = 60.0  # for a relief to become ready; else the old child stays
 
 
 class Child(NamedTuple):
@@ -36,37 +40,19 @@ class Child(NamedTuple):
     arguments: tuple[str, ...]
     ready: tuple[str, int] | None = None  # host and port that answer GET /readyz
     stop_seconds: float = 10.0  # to end after SIGTERM, before SIGKILL
+    environment: Mapping[str, str] = MappingProxyType({})  # beyond the supervisor's own
+    relief: "Child | None" = None  # takes over in a rolling restart, this one from it in the next
 
 
 class Patience(NamedTuple):
-    """How a child that dies is started again, and when it is given up."""
+    """How a child that dies or hangs is started again, and when it is given up."""
 
     wait_seconds_min: float = 0.1  # doubling with every death in the window
     wait_seconds_max: float = 5.0
     deaths_max: int = 8  # within the window; more, and it cannot be kept alive
     window_seconds: float = 60.0
-
-
-def platform(path: str | None, env: Mapping[str, str]) -> list[Child]:
-    """Return the processes of the embedded platform, the bidder last, so that it stops first.
-
-    Of the settings in the TOML file `path` and in `env` it reads where bidder and API answer `/readyz`, unchecked:
-    the processes check their own tables.
-    """
-    tables = tomllib.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-
-    def address(table: str, prefix: str, default_port: int) -> tuple[str, int] | None:
-        def setting(name: str, default: object) -> str:
-            key = f"{prefix}{name}"
-            return env.get(f"DSP_{table}_{key}".upper(), str(tables.get(table, {}).get(key, default)))
-
-        port = int(setting("port", default_port))
-        return (setting("host", "127.0.0.1"), port) if port else None  # port 0 is chosen by the process itself
-
-    workers = [Child(name, ("-m", "dsp", "worker", name)) for name in WORKERS]
-    api = Child("api", ("-m", "dsp", "api"), address("api", "", 8000))
-    bidder = Child("bidder", ("-m", "bidder"), address("bidder", "admin_", 9090), stop_seconds=15.0)
-    return [*workers, api, bidder]
+    ask_seconds: float = 2.0  # a child that is ready is asked so often whether it is alive
+    silences_max: int = 10  # so many times in a row without any answer, and it is killed
 
 
 def run(
@@ -76,6 +62,8 @@ def run(
     patience: Patience = Patience(),  # noqa: B008 - immutable
 ) -> int:
     """Run the children until SIGTERM or SIGINT; return the exit status, 1 if one could not be kept alive.
+
+    On SIGHUP they are restarted one after the other.
 
     They start in the order given and stop one after the other in reverse order. `prepare` runs before them, under
     the data directory's lock.
@@ -130,6 +118,8 @@ class _Running:
         self.child = child
         self.process: asyncio.subprocess.Process | None = None
         self.ready = False
+        self.retired = False  # to be ended and not started again
+        self.on_trial = False  # another serves in its place until it is ready: it may die once
         self.restarts = 0
         self.deaths: deque[float] = deque()
 
@@ -144,38 +134,50 @@ class _Supervisor:
         self._log = logging.get(__name__)
         self._failed = False
         self._announced = False
+        self._keepers: list[asyncio.Task[None]] = []
+        self._rolling: asyncio.Task[None] | None = None
         self._pipe_read, self._pipe_write = os.pipe()
 
     async def run(self) -> int:
         stop = asyncio.create_task(self._lifecycle.wait_for_stop())
-        keepers = [asyncio.create_task(self._keep(running)) for running in self._children]
+        for running in self._children:
+            self._start(running)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._roll)
         try:
-            await asyncio.wait({stop, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+            await stop
         finally:
             self._lifecycle.request_stop()
             self._log.info("platform stopping")
+            if self._rolling is not None:
+                await self._rolling
             for running in reversed(self._children):
                 await self._end(running)
-            await asyncio.gather(stop, *keepers)
+            await asyncio.gather(*self._keepers)
             os.close(self._pipe_write)
             os.close(self._pipe_read)
             self._status_path.unlink(missing_ok=True)
         self._log.info("platform stopped", failed=self._failed)
         return int(self._failed)
 
+    def _start(self, running: _Running) -> None:
+        keeper = asyncio.create_task(self._keep(running))
+        keeper.add_done_callback(lambda done: self._lifecycle.request_stop() if done.exception() else None)
+        self._keepers.append(keeper)
+
     async def _keep(self, running: _Running) -> None:
         """Start one child again and again until a stop is asked for, or until it dies too often."""
         name, loop = running.child.name, asyncio.get_running_loop()
-        while not self._lifecycle.stop_requested():
+        while not self._over(running):
             process = running.process = await self._spawn(running.child)
-            if self._lifecycle.stop_requested():  # while it was being started: the ordered stop did not see it
+            if self._over(running):  # while it was being started: the ordered stop did not see it
                 process.kill()
             self._log.info("child started", child=name, pid=process.pid)
-            probe = asyncio.create_task(self._probe(running))
+            probe = asyncio.create_task(self._probe(running, process))
             status = await process.wait()
             probe.cancel()
             running.ready = False
-            if self._lifecycle.stop_requested():
+            running.retired |= running.on_trial
+            if self._over(running):
                 return
             wait = self._mourn(running, loop.time())
             if wait is None:
@@ -186,6 +188,51 @@ class _Supervisor:
             self._write_status()
             self._log.warning("child died", child=name, status=_status(status), restart_in_seconds=wait)
             await self._lifecycle.sleep(wait)
+
+    def _over(self, running: _Running) -> bool:
+        return running.retired or self._lifecycle.stop_requested()
+
+    def _roll(self) -> None:
+        """Begin a rolling restart; one that is going on already is enough."""
+        if self._rolling is None or self._rolling.done():
+            self._rolling = asyncio.create_task(self._replace_all())
+
+    async def _replace_all(self) -> None:
+        for running in list(self._children):
+            if self._lifecycle.stop_requested() or not await self._replace(running):
+                return
+
+    async def _replace(self, running: _Running) -> bool:
+        """Let another process take over from a child's; False where it does not get ready, and then the child stays."""
+        child, place = running.child, self._children.index(running)
+        self._log.info("child being replaced", child=child.name)
+        if child.relief is None:  # the two cannot live at once
+            successor = _Running(child)
+            await self._retire(running)
+        else:
+            successor = _Running(child.relief._replace(relief=child._replace(relief=None)))
+            successor.on_trial = True
+        self._children.insert(place, successor)
+        self._start(successor)
+        give_up_at = asyncio.get_running_loop().time() + RELIEF_SECONDS
+        while not successor.ready:
+            if self._lifecycle.stop_requested():
+                return False
+            if successor.retired or (successor.on_trial and asyncio.get_running_loop().time() > give_up_at):
+                self._log.error("relief did not become ready, the old process stays", child=child.name)
+                await self._retire(successor)
+                return False
+            await self._lifecycle.sleep(PROBE_SECONDS)
+        if successor.on_trial:
+            successor.on_trial = False
+            await self._retire(running)
+        return True
+
+    async def _retire(self, running: _Running) -> None:
+        running.retired = True
+        await self._end(running)
+        self._children.remove(running)
+        self._write_status()
 
     def _mourn(self, running: _Running, now: float) -> float | None:
         """Count a death; return how many seconds to wait before the next start, or None to give the child up."""
@@ -203,23 +250,32 @@ class _Supervisor:
             sys.executable,
             *child.arguments,
             stdin=asyncio.subprocess.DEVNULL,
-            env={**os.environ, PARENT_PIPE: str(self._pipe_read)},
+            env={**os.environ, **child.environment, PARENT_PIPE: str(self._pipe_read)},
             pass_fds=(self._pipe_read, self._lock),
             start_new_session=True,  # Ctrl-C in a terminal reaches the supervisor alone, which stops in order
         )
 
-    async def _probe(self, running: _Running) -> None:
-        """Watch for the child to become ready; announce the platform once all are."""
+    async def _probe(self, running: _Running, process: asyncio.subprocess.Process) -> None:
+        """Watch for the child to become ready, announce the platform once all are, and kill a child that hangs."""
         address = running.child.ready
-        while address is not None and not await _readyz(*address):
+        while address is not None and await _readyz(*address) != _OK:
             await self._lifecycle.sleep(PROBE_SECONDS)
-            if self._lifecycle.stop_requested():
+            if self._over(running):
                 return
         running.ready = True
         self._write_status()
         if not self._announced and all(other.ready for other in self._children):
             self._announced = True
             self._log.info("platform ready")
+        silences = 0
+        while address is not None and silences < self._patience.silences_max:
+            await self._lifecycle.sleep(self._patience.ask_seconds)
+            if self._over(running):
+                return
+            silences = 0 if await _readyz(*address) else silences + 1
+        if address is not None:
+            self._log.error("child does not answer, killed", child=running.child.name, pid=process.pid)
+            process.kill()
 
     def _write_status(self) -> None:
         """Tell people and tests which process is which; a convenience, so never worth failing for."""
@@ -264,8 +320,8 @@ def _status(returncode: int | None) -> str:
     return f"exit {returncode}"
 
 
-async def _readyz(host: str, port: int) -> bool:
-    """Return whether GET /readyz answers 200."""
+async def _readyz(host: str, port: int) -> bytes:
+    """Return the status that GET /readyz answers, empty where nothing does."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)
@@ -275,5 +331,5 @@ async def _readyz(host: str, port: int) -> bool:
             finally:
                 writer.close()
     except (OSError, TimeoutError):
-        return False
-    return answer.split()[1:2] == [b"200"]
+        return b""
+    return b"".join(answer.split()[1:2])

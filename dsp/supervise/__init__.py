@@ -1,0 +1,9 @@
+"""One host: which processes make the platform (processes.py), and what starts, watches and stops them (supervisor.py).
+
+They are named by module, so it imports none of them.
+"""
+
+from dsp.supervise.processes import UpConfig, platform
+from dsp.supervise.supervisor import LOCK_FILE, STATUS_FILE, Child, Patience, run
+
+__all__ = ["LOCK_FILE", "STATUS_FILE", "Child", "Patience", "UpConfig", "platform", "run"]

@@ -1,0 +1,75 @@
+"""Which processes make the platform on one host, and what they are told beyond the settings file."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from dsp.supervise.supervisor import Child
+from dsp.workers.config import WORKERS
+
+BIDDER_STOP_SECONDS = 15.0  # it drains, and empties its outbox
+
+
+class UpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `dsp up` runs on this host."""
+
+    #: Processes that answer bids and take notices on the same ports, about one for each core. Of several the n-th (from
+    #: 0) has the admin port `bidder.admin_port` + 2n, or + 2n + 1 after each second rolling restart.
+    bidders: int = 1
+    #: Processes of each worker, where more than one: `{ ledger = 2 }`. Partitions of the event log bound how many help.
+    workers: dict[str, int] = {}
+
+    def __post_init__(self) -> None:
+        if self.bidders < 1:
+            raise ValueError("bidders: must be above 0")
+        unknown = sorted(self.workers.keys() - set(WORKERS))
+        if unknown:
+            raise ValueError(f"workers: no such worker: {', '.join(unknown)}")
+        if any(count < 1 for count in self.workers.values()):
+            raise ValueError("workers: must be above 0")
+
+
+def platform(up: UpConfig, path: str | None, env: Mapping[str, str]) -> list[Child]:
+    """Return the platform's processes, the bidders last, so that they stop first.
+
+    Of the settings in the TOML file `path` and in `env` it reads where bidders and API answer `/readyz`, unchecked:
+    the processes check their own tables.
+    """
+    tables = tomllib.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+
+    def address(table: str, prefix: str, default_port: int) -> tuple[str, int] | None:
+        def setting(name: str, default: object) -> str:
+            key = f"{prefix}{name}"
+            return env.get(f"DSP_{table}_{key}".upper(), str(tables.get(table, {}).get(key, default)))
+
+        port = int(setting("port", default_port))
+        return (setting("host", "127.0.0.1"), port) if port else None  # port 0 is chosen by the process itself
+
+    workers = [
+        Child(name if count == 1 else f"{name}-{number}", ("-m", "dsp", "worker", name))
+        for name, count in ((name, up.workers.get(name, 1)) for name in WORKERS)
+        for number in range(1, count + 1)
+    ]
+    api = Child("api", ("-m", "dsp", "api"), address("api", "", 8000))
+    admin = address("bidder", "admin_", 9090)
+    return [*workers, api, *(_bidder(number, up.bidders, admin) for number in range(up.bidders))]
+
+
+def _bidder(number: int, of: int, admin: tuple[str, int] | None) -> Child:
+    """Return the n-th of the bidders; where there are several, with the process that takes over from it."""
+    if of == 1:
+        return Child("bidder", ("-m", "bidder"), admin, BIDDER_STOP_SECONDS)
+
+    def turn(which: int) -> Child:
+        name = f"bidder-{number + 1}{'b' * which}"
+        address = (admin[0], admin[1] + 2 * number + which) if admin is not None else None
+        told = {
+            "DSP_BIDDER_HOLDER": name,
+            "DSP_BIDDER_REUSE_PORT": "true",
+            "DSP_BIDDER_ADMIN_PORT": str(address[1] if address is not None else 0),
+        }
+        return Child(name, ("-m", "bidder"), address, BIDDER_STOP_SECONDS, told)
+
+    return turn(0)._replace(relief=turn(1))
