@@ -1,0 +1,117 @@
+"""This process's place on disk for what the event log does not take, and what others have left in theirs.
+
+A place is named after its process and locked while that lives. One that nobody holds, because its process was killed or
+replaced, is emptied by whichever process of the host finds it.
+"""
+
+import asyncio
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from bidder.spill import Spill
+from dsp.events.topics import Topic
+from dsp.kernel import logging
+from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.stream.port import EventLog
+
+#: How often is looked for places that nobody holds.
+LOOK_SECONDS = 10.0
+_LOCK = "lock"
+
+
+class Place:
+    """A locked directory. `store` makes the embedded event log in it.
+
+    Raises, on opening:
+        ConflictError: another process holds it.
+        UnavailableError: the disk takes nothing.
+    """
+
+    def __init__(self, path: Path, store: Callable[[Path], EventLog]) -> None:
+        self.path = path
+        self.store = store(path)
+        self._lock = -1
+
+    async def open(self) -> None:
+        """Lock the directory, and open its store."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(self._lock), os.stat(self.path / _LOCK)):
+                raise FileNotFoundError("it was cleared away meanwhile")
+        except (BlockingIOError, FileNotFoundError) as fault:
+            self._unlock()
+            raise ConflictError(f"{self.path} is another process's") from fault
+        except OSError as fault:
+            self._unlock()
+            raise UnavailableError(f"{self.path}: {fault}") from fault
+        await self.store.open()
+
+    async def close(self) -> None:
+        """Close the store, and let others have the directory."""
+        await self.store.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+class Salvage:
+    """Empties the places beside our own that nobody holds, at the start and now and then."""
+
+    def __init__(self, own: Path, store: Callable[[Path], EventLog], log: EventLog, topics: Iterable[Topic]) -> None:
+        self._own = own
+        self._store = store
+        self._log = log
+        self._topics = tuple(topics)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to look."""
+        self._task = asyncio.create_task(self._run(), name="salvage")
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def look(self) -> None:
+        """Hand what is in abandoned places to the event log; what it does not take stays where it is."""
+        for path in sorted(self._own.parent.iterdir()):
+            if path == self._own or not path.is_dir():
+                continue
+            place = Place(path, self._store)
+            try:
+                await place.open()
+            except ConflictError:
+                continue
+            try:
+                moved = sum([await self._empty(Spill(place.store, topic, 0)) for topic in self._topics])
+                shutil.rmtree(path)
+            finally:
+                await place.close()
+            logging.get(__name__).warning("records of another process handed over", place=path.name, records=moved)
+
+    async def _empty(self, spill: Spill, limit: int = 1_000) -> int:
+        await spill.open()
+        found = spill.depth
+        while spill.depth:
+            await spill.drain(self._log, limit)
+        return found
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except Exception as fault:
+                logging.get(__name__).warning("not handed over, to be tried again", fault=repr(fault))
+            await asyncio.sleep(LOOK_SECONDS)
