@@ -48,5 +48,5 @@ clean: ## Remove the environment and all data
 
 .venv/.test: .venv/bin/python pyproject.toml requirements.lock
 	@echo "Installing into .venv (a minute or two, once) ..."
-	$(INSTALL) --editable '.[cpu,api,production,train,load,test]'
+	$(INSTALL) --editable '.[cpu,api,production,trace,train,load,deploy,test]'
 	@touch $@ .venv/.demo
