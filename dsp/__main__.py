@@ -159,13 +159,13 @@ def _session() -> Any:
 
     from dsp.kernel.errors import UnavailableError
     from dsp.store.database import create_engine, session_factory, url
-    from dsp.store.migrate import current, head
+    from dsp.store.migrate import current, serves
 
     @contextmanager
     def transaction() -> Any:
         engine = create_engine(url(_settings()["platform"]))
         try:
-            if current(engine) != head():
+            if not serves(current(engine)):
                 raise UnavailableError("the database's schema is not the newest; run `python -m dsp migrate`")
             with session_factory(engine).begin() as session:
                 yield session

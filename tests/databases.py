@@ -1,6 +1,7 @@
 """A fresh database for a test, on every kind of server that the store runs on."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,19 +21,25 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=KINDS)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty database with the newest schema: the test runs once on each kind."""
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yield the URL of an empty database with the newest schema: the test runs once on each kind."""
     if request.param == "sqlite":
         shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "dsp.db")
-        return f"sqlite:///{tmp_path / 'dsp.db'}"
-    server: Postgres = request.getfixturevalue("postgres")
-    return server.migrated()
+        yield f"sqlite:///{tmp_path / 'dsp.db'}"
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        name = server.migrated()
+        yield server.address(name)
+        server.give_back(name)
 
 
 @pytest.fixture(params=KINDS)
-def bare_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of a database with nothing in it, not even a file."""
+def bare_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yield the URL of a database with nothing in it, not even a file."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'bare.db'}"
-    server: Postgres = request.getfixturevalue("postgres")
-    return server.empty()
+        yield f"sqlite:///{tmp_path / 'bare.db'}"
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        name = server.empty()
+        yield server.address(name)
+        server.give_back(name)

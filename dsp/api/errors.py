@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from dsp.kernel import logging
-from dsp.kernel.errors import DspError, Fault, InputError, ValidationError
+from dsp.kernel.errors import DspError, Fault, InputError, UnavailableError, ValidationError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
@@ -75,7 +75,8 @@ def install(app: FastAPI) -> None:
         HTTPException: _http,
         RequestValidationError: _parameters,
         IntegrityError: _integrity,
-        OperationalError: _unavailable,
+        DataError: _data,
+        UnavailableError: _unavailable,
         PoolTimeoutError: _unavailable,
     }
     for kind, handler in handlers.items():
@@ -91,9 +92,7 @@ def _refused(request: Request, fault: DspError) -> Response:
     if isinstance(fault, ValidationError):
         return problem(request_id(request), fault.status, "Some values are refused.", fault.faults)
     status = fault.http_status if isinstance(fault, HeaderError) else fault.status
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if fault.retriable else {}
-    if status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
+    headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
     return problem(request_id(request), status, str(fault), headers=headers)
 
 
@@ -116,9 +115,15 @@ def _integrity(request: Request, _fault: IntegrityError) -> Response:
     )
 
 
+def _data(request: Request, _fault: DataError) -> Response:
+    """A value that the database cannot hold, such as a NUL in a text, is nowhere in it."""
+    detail = "Some value is none that the database can hold."
+    return problem(request_id(request), HTTPStatus.UNPROCESSABLE_ENTITY, detail)
+
+
 def _unavailable(request: Request, fault: Exception) -> Response:
-    logging.get(__name__).warning("database unavailable", fault=str(fault), request_id=request_id(request))
+    """What is away, and where it was looked for, is for the log and not for strangers."""
+    logging.get(__name__).warning("unavailable", fault=str(fault), request_id=request_id(request))
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    return problem(
-        request_id(request), HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer.", headers=headers
-    )
+    detail = "Something that this needs does not answer; try again."
+    return problem(request_id(request), HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers)

@@ -5,9 +5,11 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, Table, func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dsp.events.schema import NoticeKind
+from dsp.kernel.errors import UnavailableError
 from dsp.kernel.money import Micros
 from dsp.ledger.book import Release, Response, Transaction
 from dsp.store import book_statements as statements
@@ -22,7 +24,7 @@ _CHUNK = 500
 
 
 class Applied(NamedTuple):
-    """What became of a batch: how many entries were new, and what the leases they touched bear now in all."""
+    """What became of a batch: how many entries were new, and what the leases they name bear now in all."""
 
     charged: int
     late: int  # entered, but not charged to the budgets, or not in full
@@ -71,14 +73,32 @@ class BookRepository:
 
         Entering anything twice is harmless: of notices that bill the same bid or the same impression the first
         counts. A bid released before it was billed is entered as late.
+
+        Raises:
+            UnavailableError: the database is away, or another ledger has just entered some of the same; nothing of the
+                batch may be committed then, and trying it again helps.
         """
+        try:
+            return self._apply(entries, position, topic, group, watermark_ms)
+        except IntegrityError as fault:
+            raise UnavailableError(f"another ledger enters the same: {fault.orig}") from fault
+
+    def _apply(
+        self,
+        entries: Sequence[Transaction | Release | Response],
+        position: Mapping[int, int],
+        topic: str,
+        group: str,
+        watermark_ms: int,
+    ) -> Applied:
         releases = {one.bid_id: one.closes_ms for one in entries if isinstance(one, Release)}
         wanted = dict.fromkeys([*releases, *(one.bid_id for one in entries if isinstance(one, Transaction))])
         released = {bid_id for (bid_id,) in self._look_up(statements.RELEASED, wanted)}
-        new, duplicate = self._select_new(entries, released)
+        candidates = [one for one in entries if isinstance(one, Transaction)]
+        new = self._select_new(entries, candidates, released)
         responses = self._select_responses(entries)
         self._insert(new, responses)
-        leases = self._add_sums(new, responses)
+        leases = self._add_sums(candidates, new, responses)
         self._save_releases(
             {bid_id: at_ms for bid_id, at_ms in releases.items() if bid_id not in released}, watermark_ms
         )
@@ -86,7 +106,7 @@ class BookRepository:
         return Applied(
             charged=sum(one.late_micros == 0 for one in new),
             late=sum(one.late_micros > 0 for one in new),
-            duplicate=duplicate,
+            duplicate=len(candidates) - len(new),
             charged_micros=sum(one.charged_micros for one in new),
             late_micros=sum(one.late_micros for one in new),
             leases=leases,
@@ -138,13 +158,15 @@ class BookRepository:
         return abs(int(total)) + abs(int(spent - spent_kept)) + abs(int(late - late_kept))
 
     def _select_new(
-        self, entries: Sequence[Transaction | Release | Response], released: set[str]
-    ) -> tuple[list[Transaction], int]:
-        """Return the transactions to enter, as they are to be entered, and how many were entered before.
+        self,
+        entries: Sequence[Transaction | Release | Response],
+        candidates: Sequence[Transaction],
+        released: set[str],
+    ) -> list[Transaction]:
+        """Return the transactions among `entries` that the book does not have, as they are to be entered.
 
         `released` are the bids among them that the book knows to be lost.
         """
-        candidates = [one for one in entries if isinstance(one, Transaction)]
         bid_ids = [one.bid_id for one in candidates]
         seen: set[Any] = {bid_id for (bid_id,) in self._look_up(statements.BIDS_ENTERED, bid_ids)}
         seen |= self._look_up(statements.IMPRESSIONS_ENTERED, [one.key for one in candidates])
@@ -156,7 +178,7 @@ class BookRepository:
             elif isinstance(one, Transaction) and one.bid_id not in seen and one.key not in seen:
                 seen.update((one.bid_id, one.key))
                 new.append(one.uncovered() if one.bid_id in lost else one)
-        return new, len(candidates) - len(new)
+        return new
 
     def _look_up(self, query: Executable, wanted: Iterable[Any]) -> set[tuple[Any, ...]]:
         """Return the rows that a query finds for the values wanted."""
@@ -184,7 +206,13 @@ class BookRepository:
         ]
         self._session.execute(statements.INSERT_POSTINGS, lines)
 
-    def _add_sums(self, new: Sequence[Transaction], responses: Sequence[Response]) -> dict[str, Micros]:
+    def _add_sums(
+        self, candidates: Iterable[Transaction], new: Sequence[Transaction], responses: Sequence[Response]
+    ) -> dict[str, Micros]:
+        """Add what is new to the sums of its days and leases; return the sums of all leases that the batch names.
+
+        Those of duplicates are among them: the caller may not have learned that an earlier attempt was committed.
+        """
         days: dict[tuple[int, int], list[Transaction | Response]] = {}
         leases: dict[str, Micros] = {}
         every: list[Transaction | Response] = [*new, *responses]
@@ -193,33 +221,10 @@ class BookRepository:
         for one in new:
             if one.lease_id and one.charged_micros:
                 leases[one.lease_id] = leases.get(one.lease_id, 0) + one.charged_micros
-        self._add_days(days)
-        return self._add_leases(leases)
-
-    def _add_days(self, days: Mapping[tuple[int, int], Sequence[Transaction | Response]]) -> None:
-        known = self._look_up(statements.DAYS_KNOWN, days)
-        begun: list[dict[str, Any]] = []
-        added: list[dict[str, Any]] = []
-        for (line_item_id, day), group in days.items():
-            sums = _sums(group)
-            if (line_item_id, day) in known:
-                more = {f"more_{name}": amount for name, amount in sums.items()}
-                added.append({"of_line_item": line_item_id, "of_day": day, **more})
-            else:
-                first = group[0]
-                owner = {"campaign_id": first.campaign_id, "advertiser_id": first.advertiser_id}
-                begun.append({"line_item_id": line_item_id, "day": day, **owner, **sums})
-        self._write(statements.ADD_TO_DAY, added)
-        self._write(statements.INSERT_DAYS, begun)
-
-    def _add_leases(self, leases: Mapping[str, Micros]) -> dict[str, Micros]:
-        known: dict[str, Micros] = dict(self._look_up(statements.LEASES_KNOWN, leases))
-        sums = {lease_id: micros + known.get(lease_id, 0) for lease_id, micros in leases.items()}
-        self._write(statements.SET_LEASE, [{"of_lease": one, "micros": sums[one]} for one in leases if one in known])
-        self._write(
-            statements.INSERT_LEASES, [{"lease_id": one, "micros": sums[one]} for one in leases if one not in known]
-        )
-        return sums
+        # In the order of their keys: two ledgers that add to the same rows must not wait for each other.
+        self._write(statements.ADD_TO_DAYS, [_day(days[key]) for key in sorted(days)])
+        self._write(statements.ADD_TO_LEASES, [{"lease_id": one, "micros": leases[one]} for one in sorted(leases)])
+        return dict(self._look_up(statements.LEASES_KNOWN, {one.lease_id for one in candidates}))
 
     def _write(self, statement: Executable, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -240,9 +245,11 @@ class BookRepository:
                 self._session.execute(statements.INSERT_POSITIONS, row)
 
 
-def _sums(group: Iterable[Transaction | Response]) -> dict[str, int]:
-    """Return what entries add to the sums of their line item's day, by column."""
-    sums = dict.fromkeys((column.name for column in statements.SUMS), 0)
+def _day(group: Sequence[Transaction | Response]) -> dict[str, int]:
+    """Return what entries of one line item's day add to it, by column, with its keys."""
+    first = group[0]
+    keys = {name: getattr(first, name) for name in ("line_item_id", "day", "campaign_id", "advertiser_id")}
+    sums = keys | dict.fromkeys((column.name for column in statements.SUMS), 0)
     for one in group:
         if isinstance(one, Transaction):
             sums["spend_micros"] += one.charged_micros

@@ -4,18 +4,21 @@ They are made once, and of tables instead of classes: with the small batches of 
 took longer than running them. What looks rows up takes the values as `wanted`.
 """
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Table,
+    TextClause,
     bindparam,
     case,
     delete,
     func,
     insert,
     select,
+    text,
     tuple_,
     update,
 )
@@ -47,11 +50,24 @@ def _posted(prefix: str) -> ColumnElement[Any]:
     return _total(case((POSTINGS.c.account.startswith(prefix), POSTINGS.c.micros), else_=0))
 
 
+def _added(table: Table, sums: Iterable[ColumnElement[int]]) -> TextClause:
+    """Return a statement that adds a row's sums to those of its key, which may not be there yet.
+
+    SQLite and PostgreSQL write it alike, SQLAlchemy only for each apart. Two ledgers may run it at once.
+    """
+    names = [column.name for column in table.c]
+    key = ", ".join(column.name for column in table.primary_key)
+    added = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in (one.key for one in sums))
+    values = ", ".join(f":{name}" for name in names)
+    # Every word of it is a name of ours.
+    return text(
+        f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({values}) ON CONFLICT ({key}) DO UPDATE SET {added}"  # noqa: S608
+    )
+
+
 INSERT_TRANSACTIONS = insert(TRANSACTIONS)
 INSERT_POSTINGS = insert(POSTINGS)
 INSERT_RESPONSES = insert(RESPONSES)
-INSERT_DAYS = insert(DAYS)
-INSERT_LEASES = insert(LEASES)
 INSERT_RELEASES = insert(RELEASES)
 INSERT_POSITIONS = insert(POSITIONS)
 
@@ -62,8 +78,7 @@ IMPRESSIONS_ENTERED = select(*_BILLED).where(tuple_(*_BILLED).in_(_WANTED))
 _COUNTED = (RESPONSES.c.bid_id, RESPONSES.c.kind, RESPONSES.c.conversion_rule_id)
 RESPONSES_COUNTED = select(*_COUNTED).where(tuple_(*_COUNTED).in_(_WANTED))
 RELEASED = select(RELEASES.c.bid_id).where(RELEASES.c.bid_id.in_(_WANTED))
-DAYS_KNOWN = select(DAYS.c.line_item_id, DAYS.c.day).where(tuple_(DAYS.c.line_item_id, DAYS.c.day).in_(_WANTED))
-LEASES_KNOWN = select(LEASES.c.lease_id, LEASES.c.micros).where(LEASES.c.lease_id.in_(_WANTED)).with_for_update()
+LEASES_KNOWN = select(LEASES.c.lease_id, LEASES.c.micros).where(LEASES.c.lease_id.in_(_WANTED))
 SUMS = (
     DAYS.c.spend_micros,
     DAYS.c.late_micros,
@@ -79,12 +94,8 @@ DAY_RESULTS = select(DAYS.c.advertiser_id, DAYS.c.campaign_id, DAYS.c.line_item_
 #: The sum of all postings, of those to accounts of spend, and of those to accounts of late wins: one scan.
 POSTED = select(_total(POSTINGS.c.micros), _posted("spend:"), _posted("late:"))
 KEPT = select(_total(DAYS.c.spend_micros), _total(DAYS.c.late_micros))
-ADD_TO_DAY = (
-    update(DAYS)
-    .where(DAYS.c.line_item_id == bindparam("of_line_item"), DAYS.c.day == bindparam("of_day"))
-    .values({column: column + bindparam(f"more_{column.name}") for column in SUMS})
-)
-SET_LEASE = update(LEASES).where(LEASES.c.lease_id == bindparam("of_lease")).values(micros=bindparam("micros"))
+ADD_TO_DAYS = _added(DAYS, SUMS)
+ADD_TO_LEASES = _added(LEASES, (LEASES.c.micros,))
 FORGET_RELEASES = delete(RELEASES).where(RELEASES.c.closes_ms <= bindparam("watermark_ms"))
 MOVE = (
     update(POSITIONS)

@@ -59,6 +59,7 @@ class CatalogRepository:
             ValidationError: with every refused field.
         """
         entity = parse(kind, fields)
+        self._take_turn()
         self._check(kind, entity, None)
         table = ROWS[kind].__table__
         made = self._session.execute(insert(ROWS[kind]).values(to_values(entity)).returning(table.c.id))
@@ -98,7 +99,13 @@ class CatalogRepository:
 
     def get(self, kind: Kind, id: int) -> Entity:
         """Return one entity; raises NotFoundError."""
-        return self._load(kind, id, lock=False)
+        table = ROWS[kind].__table__
+        row = None
+        if 0 < id <= ID_MAX:
+            row = self._session.execute(select(table).where(table.c.id == id)).mappings().first()
+        if row is None:
+            raise NotFoundError(f"there is no {kind.words} {id}")
+        return to_entity(kind, row)
 
     def find(self, kind: Kind, external_id: str) -> Entity | None:
         """Return the entity with this external id."""
@@ -138,18 +145,16 @@ class CatalogRepository:
         above = dict(zip([each.id for each in parents], self.effective_statuses(parent, parents), strict=True))
         return [effective(entity.status, above[getattr(entity, field)]) for entity in entities]
 
-    def _load(self, kind: Kind, id: int, *, lock: bool) -> Entity:
-        table = ROWS[kind].__table__
-        query = select(table).where(table.c.id == id)
-        row = None
-        if 0 < id <= ID_MAX:
-            row = self._session.execute(query.with_for_update() if lock else query).mappings().first()
-        if row is None:
-            raise NotFoundError(f"there is no {kind.words} {id}")
-        return to_entity(kind, row)
+    def _take_turn(self) -> None:
+        """Wait for the other writers of the catalogue: what a check has found, none of them changes before the commit.
+
+        It also keeps two of them from waiting for each other, and the revision in the order of commits.
+        """
+        self._session.execute(_REVISION.with_for_update())
 
     def _locked(self, kind: Kind, id: int, if_version: int | None) -> Entity:
-        entity = self._load(kind, id, lock=True)
+        self._take_turn()
+        entity = self.get(kind, id)
         if if_version is not None and entity.version != if_version:
             raise ConflictError(f"the {kind.words} is at version {entity.version}, not {if_version}")
         return entity

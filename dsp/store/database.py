@@ -1,10 +1,10 @@
-"""Engines and sessions. SQLite is set up so that several processes can share one file; other databases pass through."""
+"""Engines and sessions: SQLite, set up so that several processes can share one file, and PostgreSQL."""
 
 import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, event, make_url
 from sqlalchemy import create_engine as sqlalchemy_engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
@@ -12,9 +12,33 @@ from sqlalchemy.orm import Session, sessionmaker
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError, Fault
 from dsp.kernel.sqlite import use_wal
+from dsp.store import faults
 
-#: How long a writer waits for another process's transaction before it fails.
+#: How long a transaction waits for another's lock, and a caller for a connection of the pool, before it fails.
 BUSY_TIMEOUT_SECONDS = 5.0
+#: Connections that a process holds, and how many more it may open at a time. PostgreSQL's max_connections must have
+#: room for all processes'.
+POOL_CONNECTIONS = 5
+POOL_OVERFLOW = 10
+_MS_PER_SECOND = 1_000
+#: A statement of ours takes milliseconds; only the audit of a large book takes seconds.
+_STATEMENT_SECONDS = 30.0
+#: A process that is paused within a transaction would otherwise keep its locks from all others for as long.
+_IDLE_SECONDS = 30.0
+#: libpq's settings (PostgreSQL, 34.1.2). A server that is gone without a word is noticed in about 20 seconds.
+_POSTGRESQL = {
+    "application_name": "dsp",
+    "connect_timeout": "5",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "2",
+    "tcp_user_timeout": "20000",
+    "options": (
+        f"-c lock_timeout={BUSY_TIMEOUT_SECONDS * _MS_PER_SECOND:.0f}"
+        f" -c statement_timeout={_STATEMENT_SECONDS * _MS_PER_SECOND:.0f}"
+        f" -c idle_in_transaction_session_timeout={_IDLE_SECONDS * _MS_PER_SECOND:.0f}"
+    ),
+}
 _BEGIN = "dsp_sqlite_begin"
 
 
@@ -24,17 +48,50 @@ def url(platform: Platform) -> str:
 
 
 def create_engine(address: str) -> Engine:
-    """Return an engine; SQLite gets WAL, a busy timeout, foreign keys and explicit transactions.
+    """Return an engine for an SQLite file or a PostgreSQL database.
+
+    SQLite gets WAL, a busy timeout, foreign keys and explicit transactions; PostgreSQL time-outs for everything, which
+    parameters of the URL override. Sessions raise dsp.kernel.errors.UnavailableError where trying again may help.
 
     Raises:
         ConfigError: the address is none, or the database's driver is not installed.
     """
     try:
         parsed = make_url(address)
-        if parsed.get_backend_name() != "sqlite":
-            return sqlalchemy_engine(parsed, pool_pre_ping=True)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as fault:
-        raise ConfigError([Fault("platform.database_url", str(fault))]) from fault
+    except (ArgumentError, ValueError) as fault:  # neither is repeated: what they say may be part of a password
+        raise _refused("is no database URL, such as postgresql://USER:PASSWORD@HOST/DATABASE") from fault
+    backend = parsed.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise _refused(f"must be of SQLite or PostgreSQL, not of {backend}")
+    try:
+        engine = _sqlite(parsed) if backend == "sqlite" else _postgresql(parsed)
+    except (NoSuchModuleError, ModuleNotFoundError) as fault:
+        raise _refused(f"{fault}: install the extra `production`") from fault
+    faults.translate(engine)
+    return engine
+
+
+def session_factory(engine: Engine, *, read_only: bool = False) -> sessionmaker[Session]:
+    """Return a maker of sessions; a `read_only` one sees the database as at its first statement, and locks nothing.
+
+    On SQLite a session that writes takes the write lock when it begins: a transaction that read first and wrote later
+    would fail at once if somebody wrote in between, however long the busy timeout. On PostgreSQL its statements see
+    what others have committed meanwhile, and what must not change is locked by whoever reads it.
+    """
+    if engine.dialect.name == "sqlite":
+        options: dict[str, Any] = {_BEGIN: "DEFERRED" if read_only else "IMMEDIATE"}
+    elif read_only:
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    else:
+        options = {"isolation_level": "READ COMMITTED"}
+    return sessionmaker(engine.execution_options(**options), expire_on_commit=False)
+
+
+def _refused(message: str) -> ConfigError:
+    return ConfigError([Fault("platform.database_url", message)])
+
+
+def _sqlite(parsed: URL) -> Engine:
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sqlalchemy_engine(
@@ -45,14 +102,16 @@ def create_engine(address: str) -> Engine:
     return engine
 
 
-def session_factory(engine: Engine, *, read_only: bool = False) -> sessionmaker[Session]:
-    """Return a maker of sessions.
-
-    On SQLite a session takes the write lock when it begins: a transaction that read first and wrote later would
-    fail at once if somebody wrote in between, however long the busy timeout. `read_only` sessions take no lock.
-    """
-    begin = "DEFERRED" if read_only else "IMMEDIATE"
-    return sessionmaker(engine.execution_options(**{_BEGIN: begin}), expire_on_commit=False)
+def _postgresql(parsed: URL) -> Engine:
+    return sqlalchemy_engine(
+        parsed,
+        connect_args={**_POSTGRESQL, **parsed.query},
+        pool_size=POOL_CONNECTIONS,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=BUSY_TIMEOUT_SECONDS,
+        # After a restart of the server every pooled connection is dead; nobody is to notice.
+        pool_pre_ping=True,
+    )
 
 
 def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:

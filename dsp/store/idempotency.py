@@ -7,7 +7,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from dsp.kernel.errors import Fault, ValidationError
-from dsp.store.tables import IdempotencyRow
+from dsp.store.tables import ApiKeyRow, IdempotencyRow
 
 _MS_PER_SECOND = 1_000
 
@@ -30,11 +30,13 @@ class AnswerBook:
         self._oldest_ms = now_ms - keep_seconds * _MS_PER_SECOND
 
     def find(self, key: str, fingerprint: str) -> Answer | None:
-        """Return the answer given before.
+        """Return the answer given before, also by a request of the same API key that is being answered now.
 
         Raises:
             ValidationError: the key was used for another request.
         """
+        # Requests of one API key that may be repetitions take turns.
+        self._session.execute(select(ApiKeyRow.id).where(ApiKeyRow.id == self._api_key_id).with_for_update())
         row = self._session.scalar(
             select(IdempotencyRow).where(
                 IdempotencyRow.api_key_id == self._api_key_id,

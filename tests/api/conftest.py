@@ -1,7 +1,6 @@
 """The application on a fresh database, driven in process through ASGI."""
 
 import json
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from dsp.kernel.config import Platform
 from dsp.kernel.lifecycle import Lifecycle
 from dsp.store.database import create_engine, session_factory, url
 from dsp.store.keys import Role, create_key
-from dsp.store.migrate import upgrade
 from dsp.stream.local import LocalEventLog
 
 EXCHANGES = Path(__file__).parents[2] / "config" / "demo" / "exchanges"
@@ -77,23 +75,14 @@ class Api:
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database to copy: migrating takes longer than most tests."""
-    path = tmp_path_factory.mktemp("migrated")
-    upgrade(url(Platform(data_dir=str(path))))
-    return path / "dsp.db"
-
-
-@pytest.fixture(scope="session")
 def application() -> FastAPI:
     """The application, whose services each test replaces: putting it together takes longer than most tests."""
     return create_app(None)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-async def api(tmp_path: Path, migrated: Path, application: FastAPI) -> AsyncIterator[Api]:
-    platform = Platform(data_dir=str(tmp_path), exchanges_dir=str(EXCHANGES))
-    shutil.copy(migrated, tmp_path / "dsp.db")
+async def api(tmp_path: Path, database: str, application: FastAPI) -> AsyncIterator[Api]:
+    platform = Platform(data_dir=str(tmp_path), database_url=database, exchanges_dir=str(EXCHANGES))
     engine = create_engine(url(platform))
     clock, lifecycle = ManualClock(), Lifecycle()
     lifecycle.ready()

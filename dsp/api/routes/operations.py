@@ -6,8 +6,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
 from dsp.api.context import Served
+from dsp.kernel.errors import UnavailableError
 from dsp.kernel.lifecycle import Phase
-from dsp.store.migrate import current, head
+from dsp.store.migrate import current, serves
 
 router = APIRouter(tags=["operations"])
 
@@ -25,14 +26,16 @@ def healthz() -> str:
     responses={503: {"description": "Starting, draining, or without a migrated database."}},
 )
 def readyz(served: Served) -> PlainTextResponse:
-    """Answer 200 when the database is there with the newest schema and the process is not draining."""
+    """Answer 200 when the database is there with the schema that this version needs and the process is not draining."""
     if served.lifecycle.phase is not Phase.READY:
         return PlainTextResponse(f"{served.lifecycle.phase.value}\n", 503)
     try:
         found = current(served.engine)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, UnavailableError):
         return PlainTextResponse("the database does not answer\n", 503)
-    return PlainTextResponse("ready\n") if found == head() else PlainTextResponse("the database is not migrated\n", 503)
+    if not serves(found):
+        return PlainTextResponse("the database is not migrated\n", 503)
+    return PlainTextResponse("ready\n")
 
 
 @router.get("/metrics", summary="Metrics in the Prometheus text format", response_class=PlainTextResponse)

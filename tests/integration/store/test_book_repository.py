@@ -1,7 +1,6 @@
 """The book in SQL: each billed impression once, sums that agree with the postings, positions saved with them."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,7 +11,6 @@ from sqlalchemy.orm import Session
 from dsp.events.schema import Notice, NoticeKind
 from dsp.ledger.apply import entry
 from dsp.ledger.terms import closes_ms
-from dsp.store import migrate
 from dsp.store.book import Applied, BookRepository, DayResult
 from dsp.store.book_tables import BookPostingRow, BookReleaseRow, BookTransactionRow
 from dsp.store.database import create_engine, session_factory
@@ -22,10 +20,8 @@ LOSS = NoticeKind.LOSS
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    url = f"sqlite:///{tmp_path / 'dsp.db'}"
-    migrate.upgrade(url)
-    engine = create_engine(url)
+def engine(database: str) -> Iterator[Engine]:
+    engine = create_engine(database)
     yield engine
     engine.dispose()
 
