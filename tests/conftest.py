@@ -6,9 +6,14 @@ import pytest
 import structlog
 
 from tests.databases import bare_database, database, migrated_file
+from tests.servers.kafka import brokers, kafka, kafka_server
 from tests.servers.postgres import postgres
+from tests.servers.valkey import own_valkey, valkey, valkey_cluster
 
-__all__ = ["bare_database", "database", "migrated_file", "postgres"]
+__all__ = [
+    "bare_database", "brokers", "database", "kafka", "kafka_server", "migrated_file", "own_valkey", "postgres", "valkey",
+    "valkey_cluster",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,10 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     data_dir: str = "var/dsp"  # the event log, the databases, the models: all that must outlive a process
     database_url: str = ""  # empty: SQLite inside data_dir
+    #: The event log: `kafka://host:port,host:port/prefix`, the prefix before every topic's name; empty: inside data_dir.
+    stream_url: str = ""
+    stream_partitions: int = 8  # of each Kafka topic, for good: at most so many ledger workers share the notices
+    stream_replicas: int = 1  # of each partition, where a Kafka topic is to be created; 3 bears the loss of any broker
     currency: str = "USD"  # of the book and of every budget
     #: Units of the book's currency per unit of each currency that exchanges may quote floors in.
     currency_rates: dict[str, float] = msgspec.field(default_factory=lambda: {"USD": 1.0})

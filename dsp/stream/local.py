@@ -1,7 +1,8 @@
 """The embedded event log: one SQLite file in WAL mode per topic, shared by the processes of one machine.
 
-Each topic is one partition. Records are numbered and stamped inside the write transaction, of which SQLite allows
-one at a time, so offsets have no holes that fill up later and equal the order of commits.
+Each topic is one partition; of a group it belongs to the process that holds a lock on a file. Records are numbered
+and stamped inside the write transaction, of which SQLite allows one at a time, so offsets have no holes that fill up
+later and equal the order of commits.
 
 Watermark: the file keeps a floor. A record is stamped max(clock, floor), which becomes the floor; a reader at the end
 of a quiet topic raises the floor to its clock. Whatever is appended after a reader's view carries at least the floor
@@ -10,15 +11,17 @@ is set back, stamps go on from the floor at the pace of the monotonic clock (dsp
 """
 
 import asyncio
+import fcntl
+import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dsp.kernel.clock import MS_PER_SECOND, Clock
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.sqlite import SqliteFile
-from dsp.stream.port import Batch, Entry, Position, Record
+from dsp.stream.port import Assignment, Batch, Entry, Position, Record
 from dsp.stream.stamp import Stamp
 
 PARTITION = 0
@@ -28,6 +31,8 @@ FLOOR_AGE_MS = 100
 #: Entries waiting for the disk before appending is refused.
 PENDING_MAX = 100_000
 _TRIM_ROWS = 2_000
+#: No offset is as large.
+_END = 1 << 62
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
@@ -50,6 +55,7 @@ class LocalEventLog:
         self._clock = clock
         self._synchronous = synchronous
         self._topics: dict[str, _Topic] = {}
+        self._shares: dict[tuple[str, str], int] = {}  # files whose locks make a partition ours
         self._opening = asyncio.Lock()
         self._is_open = False
 
@@ -64,6 +70,8 @@ class LocalEventLog:
     async def close(self) -> None:
         """Write what is waiting, and release the files."""
         self._is_open = False
+        while self._shares:
+            os.close(self._shares.popitem()[1])
         topics, self._topics = self._topics, {}
         for topic in topics.values():
             await topic.close()
@@ -72,9 +80,30 @@ class LocalEventLog:
         """Append all entries or none; they are durable when this returns. Return their `appended_ms`."""
         return await (await self._topic(topic)).append(entries)
 
-    async def read(self, topic: str, position: Position, limit: int, wait_ms: int = 0) -> Batch:
+    async def read(
+        self,
+        topic: str,
+        position: Position,
+        limit: int,
+        wait_ms: int = 0,
+        partitions: Collection[int] | None = None,
+        fresh: bool = False,
+    ) -> Batch:
         """Read up to `limit` records after `position`, waiting up to `wait_ms` for the first."""
-        return await (await self._topic(topic)).read(position.get(PARTITION, 0), limit, wait_ms)
+        if partitions is not None and PARTITION not in partitions:
+            await asyncio.sleep(wait_ms / MS_PER_SECOND)
+            return Batch([], {}, True, {})
+        return await (await self._topic(topic)).read(position.get(PARTITION, 0), limit, wait_ms, fresh)
+
+    async def assignment(self, topic: str, group: str) -> Assignment:
+        """Return the partition as this process's while it holds the group's lock on it; the first that asks gets it."""
+        await self._topic(topic)
+        if (topic, group) not in self._shares:
+            descriptor = _lock(self._directory / f"{topic}.{group}.lock")
+            if descriptor is None:
+                return Assignment(frozenset(), 1)
+            self._shares[topic, group] = descriptor
+        return Assignment(frozenset({PARTITION}), 1)
 
     async def committed(self, topic: str, group: str) -> Position:
         """Return a group's committed position; empty when it has none."""
@@ -99,10 +128,10 @@ class LocalEventLog:
         oldest, end = await (await self._topic(topic)).reader.read(_bounds)
         return max(0, end - max(after, oldest))
 
-    async def trim(self, topic: str, before_ms: int, position: Position) -> int:
-        """Drop records both appended before `before_ms` and before `position`; return how many."""
+    async def trim(self, topic: str, before_ms: int, position: Position | None = None) -> int:
+        """Drop records both appended before `before_ms` and before `position`, if given; return how many."""
         file = (await self._topic(topic)).writer
-        before_offset = position.get(PARTITION, 0)
+        before_offset = _END if position is None else position.get(PARTITION, 0)
         dropped = 0
         while True:  # in small transactions, so that appends find their turn between them
             count = await file.write(lambda sql: _trim(sql, before_offset, before_ms))
@@ -124,6 +153,20 @@ class LocalEventLog:
                 await topic.open()
                 self._topics[name] = topic
             return self._topics[name]
+
+
+def _lock(path: Path) -> int | None:
+    """Return the descriptor of a file that this process has locked until it is closed, None while another has."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as fault:
+        raise UnavailableError(f"event log: {fault}") from fault
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 class _Waiting(NamedTuple):
@@ -188,13 +231,14 @@ class _Topic:
             if not waiting.done.done():
                 waiting.done.set_result(appended_ms)
 
-    async def read(self, after: int, limit: int, wait_ms: int) -> Batch:
+    async def read(self, after: int, limit: int, wait_ms: int, fresh: bool) -> Batch:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_ms / MS_PER_SECOND
         while True:
             grown = self._grown
             batch = await self.reader.read(lambda sql: _select(sql, after, limit))
-            if not batch.records and batch.watermark_ms < self._stamp.next_ms(batch.watermark_ms) - FLOOR_AGE_MS:
+            stale_ms = self._stamp.next_ms(batch.watermark_ms) - batch.watermark_ms
+            if fresh and not batch.records and stale_ms > FLOOR_AGE_MS:
                 await self.reader.write(lambda sql: _raise_floor(sql, self._stamp))
                 batch = await self.reader.read(lambda sql: _select(sql, after, limit))
             left = deadline - loop.time()
@@ -232,7 +276,8 @@ def _select(sql: sqlite3.Connection, after: int, limit: int) -> Batch:
     records = [Record(PARTITION, *row) for row in rows]
     position = records[-1].offset + 1 if records else end
     at_end = position == end
-    return Batch(records, {PARTITION: position}, at_end, floor_ms if at_end else records[-1].appended_ms)
+    watermark_ms = floor_ms if at_end else records[-1].appended_ms
+    return Batch(records, {PARTITION: position}, at_end, {PARTITION: watermark_ms})
 
 
 def _bounds(sql: sqlite3.Connection) -> tuple[int, int]:

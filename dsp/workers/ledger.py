@@ -82,7 +82,9 @@ class LedgerJob:
 
     async def step(self) -> bool:
         """Enter one batch; return whether more is waiting."""
-        batch = await self._log.read(Topic.NOTICES, self._position, self._workers.batch_records, self._workers.wait_ms)
+        batch = await self._log.read(
+            Topic.NOTICES, self._position, self._workers.batch_records, self._workers.wait_ms, fresh=True
+        )
         if batch.records:
             with self._sessions.begin() as session:
                 applied = apply_batch(session, batch)

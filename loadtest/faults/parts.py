@@ -1,7 +1,7 @@
 """The simulation's stand-ins for what is slow or not deterministic: clocks, the event log, SQLite without threads."""
 
 import sqlite3
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from dsp.kernel.errors import UnavailableError
 from dsp.kernel.money import Micros
 from dsp.kernel.sqlite import SqliteFile
 from dsp.store.book_tables import BookTransactionRow
-from dsp.stream.port import Batch, Entry, Position, Record
+from dsp.stream.port import Assignment, Batch, Entry, Position, Record
 from dsp.stream.stamp import Stamp
 
 _T = TypeVar("_T")
@@ -162,7 +162,15 @@ class Log:
             self.write(self._stamp, entry.key, entry.value)
         return self.floor_ms
 
-    async def read(self, topic: str, position: Position, limit: int, wait_ms: int = 0) -> Batch:
+    async def read(
+        self,
+        topic: str,
+        position: Position,
+        limit: int,
+        wait_ms: int = 0,
+        partitions: Collection[int] | None = None,
+        fresh: bool = False,
+    ) -> Batch:
         """Read as dsp.stream.local does: at the end the floor is raised to the clock, and is the watermark."""
         after = position.get(0, 0)
         records = self.records[after : after + limit]
@@ -170,7 +178,11 @@ class Log:
         if end:
             self.floor_ms = self._stamp.next_ms(self.floor_ms)
         watermark_ms = self.floor_ms if end else records[-1].appended_ms
-        return Batch(records, {0: after + len(records)}, end, watermark_ms)
+        return Batch(records, {0: after + len(records)}, end, {0: watermark_ms})
+
+    async def assignment(self, topic: str, group: str) -> Assignment:
+        """Return the one partition: there is one ledger at a time."""
+        return Assignment(frozenset({0}), 1)
 
     async def committed(self, topic: str, group: str) -> Position:
         """Return nothing: the ledger keeps its position in the book."""
@@ -183,7 +195,7 @@ class Log:
         """Return how many records are still to be read."""
         return len(self.records) - position.get(0, 0)
 
-    async def trim(self, topic: str, before_ms: int, position: Position) -> int:
+    async def trim(self, topic: str, before_ms: int, position: Position | None = None) -> int:
         """Keep everything: the end of the simulation compares all of it."""
         return 0
 

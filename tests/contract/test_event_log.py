@@ -6,27 +6,53 @@ from pathlib import Path
 
 import pytest
 
-from dsp.kernel.clock import ManualClock
+from dsp.kernel.clock import Clock, ManualClock, SystemClock
+from dsp.kernel.config import Platform
 from dsp.kernel.errors import UnavailableError
+from dsp.stream.connect import event_log
 from dsp.stream.local import LocalEventLog
-from dsp.stream.port import Entry, EventLog, Record
+from dsp.stream.port import Assignment, Entry, EventLog, Record
 
 TOPIC = "notices"
 MakeLog = Callable[[], Awaitable[EventLog]]
+LetPass = Callable[[int], Awaitable[None]]
+
+
+@pytest.fixture(params=["local", pytest.param("kafka", marks=pytest.mark.platform)])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+def clock(kind: str) -> Clock:
+    """The log's clock; the brokers' is this machine's."""
+    return ManualClock() if kind == "local" else SystemClock()
 
 
-@pytest.fixture(params=["local"])
-async def make_log(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[MakeLog]:
+@pytest.fixture
+def let_pass(clock: Clock) -> LetPass:
+    """Let so many milliseconds pass. A clock that can be set back is set back by negative ones."""
+
+    async def let(ms: int) -> None:
+        if isinstance(clock, ManualClock):
+            clock.advance(ms)
+        else:
+            await asyncio.sleep(max(0, ms) / 1_000)
+
+    return let
+
+
+@pytest.fixture
+async def make_log(request: pytest.FixtureRequest, kind: str, tmp_path: Path, clock: Clock) -> AsyncIterator[MakeLog]:
     """A maker of logs that share their records, as several processes do."""
     opened: list[EventLog] = []
+    url = request.getfixturevalue("kafka") if kind == "kafka" else ""
 
     async def make() -> EventLog:
-        log = {"local": lambda: LocalEventLog(tmp_path / "log", clock, "NORMAL")}[request.param]()
+        log = {
+            "local": lambda: LocalEventLog(tmp_path / "log", clock, "NORMAL"),
+            "kafka": lambda: event_log(Platform(stream_url=url, stream_partitions=4), clock),
+        }[kind]()
         await log.open()
         opened.append(log)
         return log
@@ -57,9 +83,22 @@ async def read_all(log: EventLog, limit: int = 100) -> list[Record]:
 
 
 async def test_records_come_back_in_order_with_their_keys(log: EventLog) -> None:
-    await log.append(TOPIC, [Entry("a", b"1"), Entry("b", b"2")])
-    await log.append(TOPIC, [Entry("", b"")])
-    assert [(one.key, one.value) for one in await read_all(log)] == [("a", b"1"), ("b", b"2"), ("", b"")]
+    await log.append(TOPIC, [Entry("a", b"1"), Entry("a", b"2")])
+    await log.append(TOPIC, [Entry("a", b"")])
+    assert [(one.key, one.value) for one in await read_all(log)] == [("a", b"1"), ("a", b"2"), ("a", b"")]
+
+
+async def test_equal_keys_keep_their_order_and_their_partition(log: EventLog) -> None:
+    keys = ["", *map(str, range(20))]
+    for number in range(5):
+        await log.append(TOPIC, [Entry(key, b"%d" % number) for key in keys])
+    records = await read_all(log, limit=13)
+    assert len(records) == 5 * len(keys)
+    for key in keys:
+        mine = [one for one in records if one.key == key]
+        assert [one.value for one in mine] == [b"%d" % number for number in range(5)]
+        assert len({one.partition for one in mine}) == 1
+        assert [one.offset for one in mine] == sorted({one.offset for one in mine})
 
 
 async def test_reading_goes_on_after_a_position_in_batches(log: EventLog) -> None:
@@ -121,10 +160,10 @@ async def test_lag_counts_what_lies_after_a_position(log: EventLog) -> None:
     assert (await log.lag(TOPIC, {}), await log.lag(TOPIC, first.position)) == (3, 2)
 
 
-async def test_trim_drops_only_what_is_both_old_and_read(log: EventLog, clock: ManualClock) -> None:
+async def test_trim_drops_only_what_is_both_old_and_read(log: EventLog, clock: Clock, let_pass: LetPass) -> None:
     await log.append(TOPIC, entries("old", "old but not read"))
     read = (await log.read(TOPIC, {}, 1)).position
-    clock.advance(1_000)
+    await let_pass(1_000)
     end_ms = clock.now_ms()
     await log.append(TOPIC, entries("new"))
     everything = (await log.read(TOPIC, {}, 9)).position
@@ -134,13 +173,29 @@ async def test_trim_drops_only_what_is_both_old_and_read(log: EventLog, clock: M
     assert await log.trim(TOPIC, end_ms, everything) == 1
     assert [one.value for one in await read_all(log)] == [b"new"]
     assert await log.trim(TOPIC, end_ms, everything) == 0
+    assert await log.trim(TOPIC, end_ms) == 0
 
 
-async def test_a_trimmed_log_never_gives_out_an_offset_again(make_log: MakeLog, clock: ManualClock) -> None:
+async def test_trim_by_age_alone(log: EventLog, clock: Clock, let_pass: LetPass) -> None:
+    await log.append(TOPIC, [Entry(key, b"old") for key in "abcdef"])
+    await let_pass(50)
+    end_ms = clock.now_ms()
+    await let_pass(50)
+    await log.append(TOPIC, [Entry(key, b"new") for key in "abc"])
+    assert await log.trim(TOPIC, end_ms) == 6
+    assert [one.value for one in await read_all(log)] == [b"new"] * 3
+    await let_pass(50)
+    assert await log.trim(TOPIC, clock.now_ms() + 1_000) == 3
+    assert await read_all(log) == []
+
+
+async def test_a_trimmed_log_never_gives_out_an_offset_again(
+    make_log: MakeLog, clock: Clock, let_pass: LetPass
+) -> None:
     log = await make_log()
     await log.append(TOPIC, entries("a", "b"))
     end = (await log.read(TOPIC, {}, 9)).position
-    clock.advance(1)
+    await let_pass(50)
     assert await log.trim(TOPIC, clock.now_ms(), end) == 2
     await log.close()
     log = await make_log()
@@ -154,36 +209,82 @@ async def test_a_position_the_log_never_reached_is_refused(log: EventLog) -> Non
         await log.read(TOPIC, {0: 1_000}, 9)
 
 
-async def test_stamps_never_decrease_even_if_a_clock_steps_back(make_log: MakeLog, clock: ManualClock) -> None:
+async def test_stamps_never_decrease_even_if_a_clock_steps_back(make_log: MakeLog, let_pass: LetPass) -> None:
     one, two = await make_log(), await make_log()
     first = await one.append(TOPIC, entries("a"))
-    clock.advance(-5_000)
+    await let_pass(-5_000)
     second = await two.append(TOPIC, entries("b"))
     assert second >= first
     stamps = [record.appended_ms for record in await read_all(one)]
     assert stamps == [first, second]
 
 
-async def test_nothing_older_than_a_watermark_comes_later(make_log: MakeLog, clock: ManualClock) -> None:
+async def test_nothing_older_than_a_watermark_comes_later(make_log: MakeLog, let_pass: LetPass) -> None:
     writer, reader = await make_log(), await make_log()
     position: dict[int, int] = {}
-    watermark_ms = 0
+    watermarks: dict[int, int] = {}
+    values: list[bytes] = []
     for step in range(60):
-        clock.advance((37, -20, 150, 0)[step % 4])
+        await let_pass((37, -20, 150, 0)[step % 4])
         if step % 3:
-            await writer.append(TOPIC, entries(*"xyz"))
-        batch = await reader.read(TOPIC, position, 2)
-        assert all(record.appended_ms >= watermark_ms for record in batch.records)
-        assert batch.watermark_ms >= watermark_ms or not batch.end
-        position, watermark_ms = batch.position, max(watermark_ms, batch.watermark_ms)
+            await writer.append(TOPIC, [Entry(key, b"%d" % step) for key in "uvwxyz"[: step % 5]])
+        batch = await reader.read(TOPIC, position, 2, fresh=True)
+        assert all(record.appended_ms >= watermarks.get(record.partition, 0) for record in batch.records)
+        assert all(known >= watermarks.get(partition, 0) for partition, known in batch.watermarks.items())
+        position, watermarks = batch.position, dict(batch.watermarks)
+        values += [record.value for record in batch.records]
+    assert len(values) >= 40
+    assert min(watermarks.values()) > 0
 
 
-async def test_the_watermark_of_a_quiet_topic_follows_the_clock(log: EventLog, clock: ManualClock) -> None:
+async def test_the_watermark_of_a_quiet_topic_follows_the_clock(log: EventLog, clock: Clock, let_pass: LetPass) -> None:
     await log.append(TOPIC, entries("a"))
     position = (await log.read(TOPIC, {}, 9)).position
-    clock.advance(60_000)
-    batch = await log.read(TOPIC, position, 9)
-    assert clock.now_ms() - 1_000 <= batch.watermark_ms <= clock.now_ms()
+    await let_pass(2_000)
+    stale = await log.read(TOPIC, position, 9)
+    assert stale.watermark_ms <= clock.now_ms() - 1_500
+    batch = await log.read(TOPIC, stale.position, 9, fresh=True)
+    assert clock.now_ms() - 1_500 <= batch.watermark_ms <= clock.now_ms()
+    assert list(batch.records) == []
+
+
+async def test_a_share_is_alone_or_with_others_and_ends_with_its_log(make_log: MakeLog) -> None:
+    one, two = await make_log(), await make_log()
+    every = (await _share(one, lambda share, total: len(share) == total)).partitions
+    share = await two.assignment(TOPIC, "group")
+    assert share.total == len(every)
+    # Of several partitions each gets some; of one the other gets none.
+    for _ in range(300):
+        mine, other = [(await log.assignment(TOPIC, "group")).partitions for log in (one, two)]
+        if mine and (other or share.total == 1) and len(mine) + len(other) == share.total:
+            break
+        await asyncio.sleep(0.05)
+    assert mine | other == every
+    assert not mine & other
+    assert (await _share(two, lambda share, total: len(share) == total, "another group")).partitions == every
+    await one.close()
+    assert (await _share(two, lambda share, total: len(share) == total)).partitions == every
+
+
+async def _share(log: EventLog, wanted: Callable[[frozenset[int], int], bool], group: str = "group") -> Assignment:
+    async with asyncio.timeout(20):
+        while True:
+            share = await log.assignment(TOPIC, group)
+            if wanted(*share):
+                return share
+            await asyncio.sleep(0.05)
+
+
+async def test_a_share_is_read_alone(log: EventLog) -> None:
+    await log.append(TOPIC, [Entry(str(key), b"") for key in range(30)])
+    everything = await read_all(log)
+    for partition in {record.partition for record in everything}:
+        batch = await log.read(TOPIC, {}, 100, partitions={partition})
+        assert list(batch.records) == [one for one in everything if one.partition == partition]
+        assert set(batch.position) == set(batch.watermarks) == {partition}
+        assert batch.end
+    nothing = await asyncio.wait_for(log.read(TOPIC, {}, 100, wait_ms=10, partitions=()), 5)
+    assert (list(nothing.records), nothing.position, nothing.end, nothing.watermark_ms) == ([], {}, True, 0)
 
 
 async def test_concurrent_appends_are_all_kept_whole_and_once(make_log: MakeLog) -> None:

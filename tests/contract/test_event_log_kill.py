@@ -10,37 +10,42 @@ from pathlib import Path
 import pytest
 
 from dsp.kernel.clock import SystemClock
-from dsp.stream.local import LocalEventLog
+from dsp.kernel.config import Platform
+from dsp.stream.connect import event_log
 
 WRITER = """
 import asyncio, sys
-from pathlib import Path
 from dsp.kernel.clock import SystemClock
-from dsp.stream.local import LocalEventLog
+from dsp.kernel.config import Platform
+from dsp.stream.connect import event_log
 from dsp.stream.port import Entry
 
 async def append(log, writer, first):
     number = first
     while True:
         value = f"{writer}-{number}"
-        await log.append("notices", [Entry(value, value.encode()), Entry(value, (value + "b").encode())])
+        await log.append("notices", [Entry(writer, value.encode()), Entry(writer, (value + "b").encode())])
         print(value, flush=True)
         number += 1
 
 async def main():
-    log = LocalEventLog(Path(sys.argv[1]), SystemClock())
+    log = event_log(Platform(data_dir=sys.argv[1], stream_url=sys.argv[2]), SystemClock())
     await log.open()
-    await asyncio.gather(*(append(log, f"{sys.argv[2]}.{lane}", 0) for lane in range(4)))
+    await asyncio.gather(*(append(log, f"{sys.argv[3]}.{lane}", 0) for lane in range(4)))
 
 asyncio.run(main())
 """
 
 
 @pytest.mark.platform
-async def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["local", "kafka"])
+async def test_killed_writers_lose_nothing_that_was_acknowledged(
+    request: pytest.FixtureRequest, kind: str, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue("kafka") if kind == "kafka" else ""
     processes = [
         subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-c", WRITER, str(tmp_path), str(name)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", WRITER, str(tmp_path), url, str(name)], stdout=subprocess.PIPE, text=True
         )
         for name in range(2)
     ]
@@ -55,7 +60,8 @@ async def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path: Path)
             rest, _ = process.communicate()
             # The last line may be cut off; it was not acknowledged then.
             acknowledged += [line for line in rest.split("\n")[:-1] if line]
-    values = await _values(tmp_path)
+    partitions = await _values(tmp_path, url)
+    values = [value for mine in partitions.values() for value in mine]
     assert len(acknowledged) >= 300
     assert len(set(values)) == len(values)
     assert {text for value in acknowledged for text in (value, value + "b")} <= set(values)
@@ -63,19 +69,21 @@ async def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path: Path)
     for lane in lanes:
         numbers = [int(value.split("-")[1]) for value in values if value.startswith(f"{lane}-") and value[-1] != "b"]
         assert numbers == list(range(len(numbers)))
-    # An append of two is whole or absent, and nothing comes between its entries.
-    assert all(values[index + 1] == f"{value}b" for index, value in enumerate(values) if value[-1] != "b")
+    # An append of two with one key is whole or absent, and nothing comes between its entries.
+    for mine in partitions.values():
+        assert all(mine[index + 1] == f"{value}b" for index, value in enumerate(mine) if value[-1] != "b")
 
 
-async def _values(directory: Path) -> list[str]:
-    log = LocalEventLog(directory, SystemClock())
+async def _values(directory: Path, url: str) -> dict[int, list[str]]:
+    log = event_log(Platform(data_dir=str(directory), stream_url=url), SystemClock())
     await log.open()
-    values: list[str] = []
+    values: dict[int, list[str]] = {}
     position: dict[int, int] = {}
     async with asyncio.timeout(30):
         while True:
             batch = await log.read("notices", position, 1_000)
-            values += [record.value.decode() for record in batch.records]
+            for record in batch.records:
+                values.setdefault(record.partition, []).append(record.value.decode())
             position = batch.position
             if batch.end:
                 break

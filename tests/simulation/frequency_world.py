@@ -10,7 +10,7 @@ import heapq
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -106,11 +106,19 @@ class ListLog(FakeLog):
             ]
         return now_ms
 
-    async def read(self, topic: str, position: Position, limit: int, wait_ms: int = 0) -> Batch:
+    async def read(
+        self,
+        topic: str,
+        position: Position,
+        limit: int,
+        wait_ms: int = 0,
+        partitions: Collection[int] | None = None,
+        fresh: bool = False,
+    ) -> Batch:
         begin = position.get(0, 0)
         found = [one for one in self.records[begin : begin + limit] if one.appended_ms < self.unseen_from_ms]
         after = begin + len(found)
-        return Batch(found, {0: after}, len(found) < limit, 0)
+        return Batch(found, {0: after}, len(found) < limit, {})
 
 
 class Purse(LeaseBook):

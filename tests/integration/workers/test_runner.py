@@ -138,7 +138,7 @@ def test_poison_is_counted_and_passed_over() -> None:
     values = [b"", encode(notice(1)), b"\xc1", encode(foreign), encode(notice(2))[:-3], encode(notice(3))]
     records = [Record(0, offset, 1, "key", value) for offset, value in enumerate(values, 1)]
     before = POISON_RECORDS.labels(topic="notices")._value.get()
-    found = runner.events("notices", Batch(records, {0: 7}, True, 1), Notice)
+    found = runner.events("notices", Batch(records, {0: 7}, True, {0: 1}), Notice)
     assert [(record.offset, event.facts.bid_id) for record, event in found] == [(2, "bid-1"), (6, "bid-3")]
     assert POISON_RECORDS.labels(topic="notices")._value.get() - before == 4
 
