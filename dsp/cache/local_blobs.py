@@ -26,6 +26,12 @@ class LocalBlobStore:
         self._seen: dict[str, tuple[_Stamp, str]] = {}
         self._writing = threading.Lock()
 
+    async def open(self) -> None:
+        """Do nothing: the directory is made when something is published."""
+
+    async def close(self) -> None:
+        """Do nothing: no file stays open."""
+
     async def put(self, name: str, data: bytes) -> None:
         """Publish atomically and durably."""
         path = self._path(name)
@@ -47,10 +53,12 @@ class LocalBlobStore:
         except OSError as fault:
             raise UnavailableError(f"blob {name}: {fault}") from fault
 
+    async def has(self, name: str) -> bool:
+        """Return whether anything is published under the name."""
+        return self._path(name).exists()
+
     def _path(self, name: str) -> Path:
-        if not _NAME.match(name):
-            raise ValueError(f"not a blob's name: {name!r}")
-        return self._directory / name
+        return self._directory / checked_name(name)
 
     def _replace(self, path: Path, data: bytes) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -70,6 +78,13 @@ class LocalBlobStore:
         version = hashlib.sha256(data).hexdigest()[:16]
         self._seen[path.name] = (stamp, version)
         return None if version == seen else (version, data)
+
+
+def checked_name(name: str) -> str:
+    """Return a blob's name; raises ValueError where it is none that every store can keep."""
+    if not _NAME.match(name):
+        raise ValueError(f"not a blob's name: {name!r}")
+    return name
 
 
 def _stamp(status: os.stat_result) -> _Stamp:

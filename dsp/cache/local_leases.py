@@ -19,17 +19,17 @@ from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit
 from dsp.kernel.errors import ConfigError, ConflictError, Fault
 from dsp.kernel.money import Micros
 from dsp.kernel.sqlite import SqliteFile
-from dsp.ledger.terms import closes_ms, lease_id
+from dsp.ledger.terms import closes_ms, lease_id, lease_parts
 
 _LIVE, _FENCED, _CLOSED = 0, 1, 2
 _ALL_DAYS = -1
 _HOUR_MS = 3_600_000
 _UNBOUNDED = 1 << 62
 #: While several holders compete, one gets at most half of its share of what is left, but always this much of it.
-_GRANT_MIN_MICROS = 20_000
+GRANT_MIN_MICROS = 20_000
 #: All holders together may keep one in so many micros of what is left in the store beyond what they need at once. A
 #: minute's spend is far less of a day's budget but for the day's end, and what a dead holder has is locked for a while.
-_SPARE_PART = 4
+SPARE_PART = 4
 
 _HOLDER_COLUMNS = {"epoch", "holder", "state", "expires_ms", "syncs", "syncs_seen", "seen_ms"}
 #: Files of before holders promised when their last bid expires. No exchange bills a bid as late as this after it.
@@ -191,7 +191,7 @@ def _state(
     sql: sqlite3.Connection, holders: int, name: str, line_item_id: int, day: int, granted: Micros, settled: Micros
 ) -> LeaseState:
     left = _left(sql, line_item_id, day)
-    return LeaseState(name, line_item_id, day, granted, settled, left < 0, max(0, left) // (_SPARE_PART * holders))
+    return LeaseState(name, line_item_id, day, granted, settled, left < 0, max(0, left) // (SPARE_PART * holders))
 
 
 def _grant(sql: sqlite3.Connection, epoch: int, now_ms: int, want: LeaseWant, holders: int) -> None:
@@ -200,7 +200,7 @@ def _grant(sql: sqlite3.Connection, epoch: int, now_ms: int, want: LeaseWant, ho
         return
     left = _left(sql, want.line_item_id, want.day)
     # Competitors halve their share of the rest at every sync, so no one of them takes the last money to sit on it.
-    share = left if holders == 1 else max(left // (2 * holders), min(left, _GRANT_MIN_MICROS))
+    share = left if holders == 1 else max(left // (2 * holders), min(left, GRANT_MIN_MICROS))
     amount = min(want.amount_micros, share)
     if amount <= 0:
         return
@@ -251,10 +251,10 @@ def _settle(sql: sqlite3.Connection, settled: Mapping[str, Micros], watermark_ms
 
 
 def _unknown(sql: sqlite3.Connection, name: str) -> _Lease | None:
-    parts = name.split("-")
-    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+    parts = lease_parts(name)
+    if parts is None:
         return None
-    epoch, line_item_id, day = map(int, parts)
+    epoch, line_item_id, day = parts
     row = sql.execute("SELECT campaign_id FROM limits WHERE line_item_id = ?", (line_item_id,)).fetchone()
     return _Lease(name, epoch, line_item_id, 0 if row is None else row[0], day, 0, 0)
 

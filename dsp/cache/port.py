@@ -1,13 +1,17 @@
 """What the data plane asks of shared fast state."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from dsp.catalog.user import Exposure, UserRecord
+from dsp.events.schema import Notice
 from dsp.kernel.money import Micros
 from dsp.ledger.terms import LeaseReport, LeaseState, LeaseWant
 
-__all__ = ["BlobStore", "LeaseReport", "LeaseState", "LeaseStore", "LeaseWant", "Limit", "UserStore"]
+__all__ = [
+    "BlobStore", "KeptLeaseStore", "LeaseReport", "LeaseState", "LeaseStore", "LeaseWant", "Limit", "ReplayedUserStore",
+    "Spent", "Standing", "UserStore",
+]  # fmt: skip
 
 
 class Limit(NamedTuple):
@@ -66,6 +70,50 @@ class LeaseStore(Protocol):
         ...
 
 
+class Spent(NamedTuple):
+    """What the book says was charged for one line item's bids of one day, leases of all holders together."""
+
+    line_item_id: int
+    campaign_id: int
+    day: int
+    micros: Micros
+
+
+class Standing(NamedTuple):
+    """How it is with one shard of a lease store. A generation is what was never lost; the next one begins with nothing.
+
+    Until `whole`, it grants nothing. Holders have promised up to `asked_ms`, and promises beyond `ceiling_ms` are not
+    accepted.
+    """
+
+    shard: int
+    generation: str
+    whole: bool
+    asked_ms: int
+    ceiling_ms: int
+
+
+class KeptLeaseStore(LeaseStore, Protocol):
+    """A lease store that may lose its data without the book's being lost: dsp.workers.lease_keeper keeps it whole."""
+
+    async def standing(self) -> Sequence[Standing]:
+        """Return the state of each shard."""
+        ...
+
+    async def restate(
+        self, shard: int, generation: str, spent: Sequence[Spent], epoch_min: int, ceiling_ms: int
+    ) -> None:
+        """Tell a generation all that was ever spent, after which it grants; one that has been told is left alone.
+
+        Epochs up to `epoch_min` were given out before.
+        """
+        ...
+
+    async def raise_ceiling(self, shard: int, generation: str, ceiling_ms: int) -> None:
+        """Accept promises up to `ceiling_ms` from now on."""
+        ...
+
+
 class UserStore(Protocol):
     """User records by key.
 
@@ -90,8 +138,35 @@ class UserStore(Protocol):
         ...
 
 
+class ReplayedUserStore(UserStore, Protocol):
+    """A user store that reads the event log as well: what it lost, and what it was not told, it finds there."""
+
+    async def begin_replay(self) -> Mapping[int, int] | None:
+        """Return the position up to which the log is contained; None where another process reads it for all."""
+        ...
+
+    def absorb(self, notices: Iterable[Notice], position: Mapping[int, int]) -> Awaitable[None] | None:
+        """Count what notices read from the log up to `position` tell; counting again is harmless."""
+        ...
+
+    async def end_replay(self, position: Mapping[int, int]) -> None:
+        """Write down that everything up to `position`, the end of the log, is contained."""
+        ...
+
+
 class BlobStore(Protocol):
-    """Small named artefacts that one process publishes and others follow: the snapshot, the pacing controls."""
+    """Small named artefacts that one process publishes and others follow: the snapshot, the pacing controls.
+
+    All methods raise dsp.kernel.errors.UnavailableError when the store is away, and ValueError for what is no name.
+    """
+
+    async def open(self) -> None:
+        """Connect; a store that is away is no fault yet."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
 
     async def put(self, name: str, data: bytes) -> None:
         """Publish atomically: a reader sees the old bytes or the new, never a mixture."""
@@ -99,4 +174,8 @@ class BlobStore(Protocol):
 
     async def get(self, name: str, seen: str = "") -> tuple[str, bytes] | None:
         """Return (version, bytes), or None when nothing newer than the version `seen` is there."""
+        ...
+
+    async def has(self, name: str) -> bool:
+        """Return whether anything is published under the name: a store may have lost what it had."""
         ...

@@ -40,6 +40,9 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     stream_url: str = ""
     stream_partitions: int = 8  # of each Kafka topic, for good: at most so many ledger workers share the notices
     stream_replicas: int = 1  # of each partition, where a Kafka topic is to be created; 3 bears the loss of any broker
+    #: Leases, users' records, published blobs: `redis://[[user]:password@]host[:port][/db]`, or for a cluster
+    #: `redis+cluster://host:port,host:port`; rediss is over TLS; empty: inside data_dir.
+    cache_url: Secret = Secret("")
     currency: str = "USD"  # of the book and of every budget
     #: Units of the book's currency per unit of each currency that exchanges may quote floors in.
     currency_rates: dict[str, float] = msgspec.field(default_factory=lambda: {"USD": 1.0})

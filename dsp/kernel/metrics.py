@@ -127,6 +127,9 @@ LEASE_FREE = Gauge("dsp_lease_free_micros", "Leased money not reserved, over all
 LEASE_RESERVED = Gauge("dsp_lease_reserved_micros", "Reserved by bids that are not resolved yet.")
 LEASE_SYNCS = Counter("dsp_lease_syncs_total", "Lease synchronisations, by result.", ["result"])
 LEASE_WATERMARK_AGE = Gauge("dsp_lease_watermark_age_seconds", "How far the ledger is behind, as the bidder sees it.")
+LEASE_SHARDS_CLOSED = Gauge(
+    "dsp_lease_shards_closed", "Parts of the lease store that lost their data, and grant nothing until it is safe."
+)
 SPEND = Counter("dsp_spend_micros_total", "Billed and entered in the book.", ["currency"])
 LEDGER_EVENTS = Counter("dsp_ledger_events_total", "Notices read by the ledger, by what became of them.", ["result"])
 LEDGER_IMBALANCE = Gauge("dsp_ledger_imbalance_micros", "Sum of all postings in the book; anything but 0 is a fault.")

@@ -50,6 +50,14 @@ def lease_id(epoch: int, line_item_id: int, day: int) -> str:
     return f"{epoch}-{line_item_id}-{day}"
 
 
+def lease_parts(name: str) -> tuple[int, int, int] | None:
+    """Return the epoch, line item and day that a lease's name is made of; None where it is no lease's."""
+    parts = name.split("-")
+    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() for part in parts):
+        return None
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
 def closes_ms(expires_at_ms: int) -> int:
     """Return the `appended_ms` from which on a billing notice is late: not charged to its bid's lease any more."""
     return expires_at_ms + NOTICE_GRACE_MS

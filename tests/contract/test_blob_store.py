@@ -1,25 +1,37 @@
-"""What every BlobStore must do. Implementations are added to the fixture's parameters."""
+"""What every BlobStore must do: the embedded one, one server's, a cluster's."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from dsp.cache.local import LocalBlobStore
 from dsp.cache.port import BlobStore
+from dsp.cache.redis import RedisBlobStore
+from tests.servers.valkey import server_url
 
 MakeStore = Callable[[], BlobStore]
 
 
-@pytest.fixture(params=["local"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
+@pytest.fixture(params=["local", "redis", "cluster"])
+async def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakeStore]:
     """A maker of stores that share their blobs, as several processes do."""
-    return {"local": lambda: LocalBlobStore(tmp_path / "blobs")}[request.param]
+    opened: list[BlobStore] = []
+    url = server_url(request)
+
+    def make() -> BlobStore:
+        opened.append(RedisBlobStore(url) if url else LocalBlobStore(tmp_path / "blobs"))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        await store.close()
 
 
 async def test_an_unknown_name_is_none(make_store: MakeStore) -> None:
     assert await make_store().get("snapshot") is None
+    assert not await make_store().has("snapshot")
 
 
 async def test_followers_see_each_publication_once(make_store: MakeStore) -> None:
@@ -46,6 +58,8 @@ async def test_names_do_not_mix(make_store: MakeStore) -> None:
     found = await store.get("controls")
     assert found is not None
     assert found[1] == b""
+    assert await store.has("controls")
+    assert not await store.has("traffic")
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "UPPER", "a" * 80, "a\n"])
@@ -54,6 +68,8 @@ async def test_a_name_cannot_leave_the_store(make_store: MakeStore, name: str) -
         await make_store().put(name, b"x")
     with pytest.raises(ValueError, match="name"):
         await make_store().get(name)
+    with pytest.raises(ValueError, match="name"):
+        await make_store().has(name)
 
 
 async def test_a_reader_never_sees_a_mixture(make_store: MakeStore) -> None:

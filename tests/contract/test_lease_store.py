@@ -1,4 +1,4 @@
-"""What every LeaseStore must do. Implementations are added to the fixture's parameters."""
+"""What every LeaseStore must do: the embedded one, one server's, a cluster's."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,25 +8,36 @@ import pytest
 
 from dsp.cache.local import LocalLeaseStore
 from dsp.cache.port import LeaseState, LeaseStore, LeaseWant, Limit
+from dsp.cache.redis import RedisLeaseStore
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.ledger.terms import closes_ms
+from tests.servers.valkey import server_url
 
 MakeStore = Callable[[], Awaitable[LeaseStore]]
 HOLDER_TIMEOUT_MS = 30_000
 NOW_MS = ManualClock().now_ms()
 DAY = NOW_MS // 86_400_000
+#: No promise of these tests is beyond.
+FAR_MS = NOW_MS + 10_000_000
 UNLIMITED = (None, None, None, None)
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(params=["local", "redis", "cluster"])
 async def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakeStore]:
     """A maker of stores that share their leases, as several processes do."""
     opened: list[LeaseStore] = []
+    url = server_url(request)
 
     async def make() -> LeaseStore:
-        store = {"local": lambda: LocalLeaseStore(tmp_path / "leases.db", "NORMAL")}[request.param]()
-        await store.open()
+        if not url:
+            store: LeaseStore = LocalLeaseStore(tmp_path / "leases.db", "NORMAL")
+            await store.open()
+        else:
+            store = RedisLeaseStore(url)
+            await store.open()
+            for one in await store.standing():  # nothing was ever spent
+                await store.restate(one.shard, one.generation, [], 0, FAR_MS)
         opened.append(store)
         return store
 
@@ -222,14 +233,17 @@ async def test_a_budget_lowered_below_what_is_granted_recalls_the_leases_on_it(s
     assert not (await ask(store, two))[2].recalled
 
 
-async def test_what_was_billed_counts_even_if_the_lease_is_not_known(store: LeaseStore) -> None:
+async def test_the_embedded_store_counts_what_was_billed_on_a_lease_it_does_not_know(tmp_path: Path) -> None:
     """The store's file was lost, and the ledger tells it everything again."""
+    store = LocalLeaseStore(tmp_path / "leases.db", "NORMAL")
+    await store.open()
     await store.set_limits([Limit(1, 9, None, 100, None, None), Limit(2, 9, None, None, None, 150)])
     await store.settle({f"77-1-{DAY}": 90, "not a lease": 5, "": 1}, NOW_MS)
     await store.settle({f"77-1-{DAY}": 90}, NOW_MS)
     epoch = await store.register("bidder", NOW_MS)
     leases = await ask(store, epoch, (1, 50), (2, 500))
     assert [leases[item].granted_micros for item in (1, 2)] == [10, 50]
+    await store.close()
 
 
 async def test_several_holders_at_once_never_get_more_than_the_limit(make_store: MakeStore) -> None:

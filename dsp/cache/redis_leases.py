@@ -1,0 +1,177 @@
+"""The lease store in Redis or Valkey. The protocol and its safety argument are those of dsp.cache.local_leases.
+
+Each shard is a lease store of its own, with whole campaigns in it and everything the protocol needs, and each operation
+on it is one script. What concerns several shards is done in each; a caller that dies half way leaves some as they were,
+which is as if its call had been late there. No budget spans two shards, so none is granted twice.
+
+A script's effects count only once they are on the server's disk (WAITAOF): a holder never uses money that a restart
+would forget it has. A shard whose data is gone, or that a replica has taken over, is another **generation**, which
+grants nothing until the ledger worker has told it all that is spent, and nothing can be charged to the leases of the
+last one any more. How it knows that: a holder's promise counts only up to a **ceiling** which the book knows of
+(dsp.workers.lease_keeper).
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from itertools import islice
+from typing import Any
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from dsp.cache.local_leases import GRANT_MIN_MICROS, SPARE_PART
+from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit, Spent, Standing
+from dsp.cache.redis_nodes import Command, Nodes, tag
+from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.kernel.money import Micros
+from dsp.ledger.terms import NOTICE_GRACE_MS, lease_id, lease_parts
+
+TIMEOUT_MS = 5_000
+#: How long to wait for a server's disk, within that.
+_DURABLE: Command = ("WAITAOF", 1, 0, 3_000)
+#: Leases settled by one script, so that none keeps others waiting for long.
+_SETTLED_MAX = 1_000
+_SCRIPT = (files("dsp.cache") / "leases.lua").read_bytes()
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_report = msgspec.msgpack.Decoder(tuple[int, list[tuple[int, int, Micros, Micros, bool, Micros]]]).decode
+_decode_standing = msgspec.msgpack.Decoder(tuple[str, bool, int, int]).decode
+
+
+class RedisLeaseStore:
+    """Implements dsp.cache.port.KeptLeaseStore; `url` as `platform.cache_url`."""
+
+    def __init__(self, url: str) -> None:
+        self._nodes = Nodes(url, TIMEOUT_MS)
+        self._shards = range(self._nodes.shards)
+        self._shard_of: dict[int, int] = {}  # line items whose leases were seen there
+
+    async def open(self) -> None:
+        """Look for the servers; those away are looked for in the background."""
+        await self._nodes.open()
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._nodes.close()
+
+    async def register(self, holder: str, now_ms: int) -> int:
+        """Return a new epoch for a holder; its older epochs are fenced."""
+        # The clock, so that shards that lost everything do not give out the lease ids of old again.
+        last = max(int(found) for found in (await self._everywhere("last_epoch")).values())
+        epoch = int((await self._run({0: [("next_epoch", max(now_ms, last + 1))]}))[0][0])
+        await self._everywhere("register", holder, epoch)
+        return epoch
+
+    async def sync(
+        self, epoch: int, now_ms: int, wants: Sequence[LeaseWant], returns: Mapping[str, Micros], expires_ms_max: int
+    ) -> LeaseReport:
+        """In each shard: renew the epoch and its promise, take back `returns`, then grant what fits of `wants`."""
+        given = [
+            (parts[1], parts[2], amount)
+            for name, amount in returns.items()
+            if (parts := lease_parts(name)) is not None and parts[0] == epoch
+        ]
+        calls = {
+            shard: [
+                (
+                    "sync", epoch, now_ms, self._of(shard, wants), self._of(shard, given), max(expires_ms_max, 0),
+                    GRANT_MIN_MICROS, SPARE_PART,
+                )
+            ]
+            for shard in self._shards
+        }  # fmt: skip
+        states: list[LeaseState] = []
+        watermarks = []
+        for shard, (reply,) in (await self._run(calls)).items():
+            watermark_ms, leases = _decode_report(reply)
+            watermarks.append(watermark_ms)
+            self._shard_of |= {lease[0]: shard for lease in leases}
+            states += [LeaseState(lease_id(epoch, *lease[:2]), *lease) for lease in leases]
+        return LeaseReport(states, min(watermarks))
+
+    async def set_limits(self, limits: Sequence[Limit]) -> None:
+        """Replace the limits of these line items; one lowered below what is granted recalls what is not reserved."""
+        of_shard: dict[int, list[list[int]]] = {}
+        for limit in limits:
+            bounds = [-1 if bound is None else bound for bound in limit[2:]]
+            of_shard.setdefault(self._shard(limit.campaign_id), []).append([*limit[:2], *bounds])
+        await self._run({shard: [("set_limits", rows)] for shard, rows in of_shard.items()})
+
+    async def settle(self, settled: Mapping[str, Micros], watermark_ms: int) -> None:
+        """Record cumulative billed amounts by lease id, and with the last of them how far the ledger has read."""
+        rest = iter(settled.items())
+        some, more = list(islice(rest, _SETTLED_MAX)), list(islice(rest, _SETTLED_MAX))
+        while more:
+            await self._everywhere("settle", some, 0)
+            some, more = more, list(islice(rest, _SETTLED_MAX))
+        await self._everywhere("settle", some, watermark_ms)
+
+    async def reclaim(self, now_ms: int, holder_timeout_ms: int) -> Micros:
+        """Fence silent holders, and return to the budgets what fenced holders' leases no longer can spend."""
+        reclaimed = await self._everywhere("reclaim", now_ms, holder_timeout_ms, NOTICE_GRACE_MS)
+        return sum(map(int, reclaimed.values()))
+
+    async def standing(self) -> list[Standing]:
+        """Return the state of each shard."""
+        found = await self._everywhere("standing")
+        return [Standing(shard, *_decode_standing(found[shard])) for shard in self._shards]
+
+    async def restate(
+        self, shard: int, generation: str, spent: Sequence[Spent], epoch_min: int, ceiling_ms: int
+    ) -> None:
+        """Tell a generation all that was ever spent, after which it grants; one that has been told is left alone."""
+        used: dict[str, Micros] = {}
+        for one in spent:
+            if self._shard(one.campaign_id) == shard:
+                for owner in (f"line_item:{one.line_item_id}", f"campaign:{one.campaign_id}"):
+                    for field in (f"{owner}:{one.day}", f"{owner}:all"):
+                        used[field] = used.get(field, 0) + one.micros
+        await self._run({shard: [("restate", generation, list(used.items()), epoch_min, ceiling_ms)]})
+
+    async def raise_ceiling(self, shard: int, generation: str, ceiling_ms: int) -> None:
+        """Let holders promise up to `ceiling_ms`, which the book has been told before."""
+        await self._run({shard: [("raise_ceiling", generation, ceiling_ms)]})
+
+    def _shard(self, campaign_id: int) -> int:
+        return campaign_id % self._nodes.shards
+
+    def _of(self, shard: int, rows: Sequence[tuple[int, int, Micros]]) -> list[tuple[int, int, Micros]]:
+        """Return the rows whose line item may be in a shard; one that has no limits there does nothing."""
+        return [row for row in rows if self._shard_of.get(row[0], shard) == shard]
+
+    async def _everywhere(self, operation: str, *arguments: Any) -> dict[int, Any]:
+        replies = await self._run({shard: [(operation, *arguments)] for shard in self._shards})
+        return {shard: one[0] for shard, one in replies.items()}
+
+    async def _run(self, calls: Mapping[int, Sequence[tuple[Any, ...]]]) -> dict[int, list[Any]]:
+        """Run operations in shards; return their replies once all they did is durable.
+
+        Raises:
+            ConflictError: the epoch is revoked.
+            UnavailableError: a server is away, or refuses; or a generation was lost meanwhile.
+        """
+        in_cluster = int(self._nodes.address.cluster)
+        commands: dict[int, Sequence[Command]] = {
+            shard: [
+                (
+                    "EVAL",
+                    _SCRIPT,
+                    1,
+                    f"dsp:{tag(shard)}:leases",
+                    call[0],
+                    _encode(call[1:]),
+                    uuid.uuid4().hex,
+                    in_cluster,
+                )
+                for call in some
+            ]
+            for shard, some in calls.items()
+        }
+        found = await self._nodes.run(commands, _DURABLE)
+        for replies in found.values():
+            for reply in replies:
+                if isinstance(reply, ResponseError):
+                    kind = ConflictError if str(reply).startswith("FENCED") else UnavailableError
+                    raise kind(str(reply)) from reply
+        return found

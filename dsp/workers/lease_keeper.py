@@ -1,0 +1,101 @@
+"""Keeps a lease store whole that may lose its data while the book keeps its own (dsp.cache.port.KeptLeaseStore).
+
+What holders were granted is written in the lease store alone. When that is gone nobody knows what bids are out, but
+the book knows when the last of them has expired: holders' promises count only up to a ceiling, which is written here
+before the store is told. When the ledger has read past it, all that can ever be charged to the lost leases is in the
+book; the store is told that, as a new generation, and grants again. Until then it grants nothing.
+"""
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from dsp.cache.port import KeptLeaseStore, Spent, Standing
+from dsp.kernel import logging, metrics
+from dsp.ledger.terms import closes_ms, lease_parts
+from dsp.store.book import BookRepository
+from dsp.store.lease_generations import LeaseGenerations
+
+#: The ceiling is raised to so much beyond what holders ask for, and again when less than half of that is left. A loss
+#: costs that much longer without grants.
+CEILING_SLACK_MS = 60_000
+#: No promise counts that is further ahead of the ledger than this: a holder whose clock is years ahead would otherwise
+#: leave the store closed for years after a loss.
+PROMISE_AHEAD_MS_MAX = 26 * 3_600_000
+
+
+class LeaseKeeper:
+    """Looks after one lease store. Several at once do no harm."""
+
+    def __init__(self, sessions: sessionmaker[Session], leases: KeptLeaseStore) -> None:
+        self._sessions = sessions
+        self._leases = leases
+        self._waiting: dict[int, str] = {}
+
+    async def keep(self, watermark_ms: int) -> None:
+        """Look once; `watermark_ms` is how far all notices are in the book.
+
+        Raises:
+            UnavailableError: the store or the book is away; the next call does what was left.
+        """
+        standings = await self._leases.standing()
+        due = [
+            one
+            for one in standings
+            if not one.whole or _needed_ms(one, watermark_ms) + CEILING_SLACK_MS // 2 > one.ceiling_ms
+        ]
+        if due:
+            await self._mend(due, watermark_ms)
+        else:
+            self._waiting = {}
+        metrics.LEASE_SHARDS_CLOSED.set(len(self._waiting))
+
+    async def _mend(self, due: list[Standing], watermark_ms: int) -> None:
+        spent: list[Spent] = []
+        epoch_min = 0
+        with self._sessions.begin() as session:
+            generations = LeaseGenerations(session)
+            known = generations.all()
+            lost_ms = max((one.ceiling_ms for one in known.values()), default=None)
+            may = [
+                one
+                for one in due
+                if one.whole
+                or lost_ms is None  # no store was ever used
+                or watermark_ms >= closes_ms(lost_ms)
+                or (one.shard in known and known[one.shard].generation == one.generation)  # it never granted anything
+            ]
+            self._report([one for one in due if one not in may], lost_ms)
+            ceilings = {one.shard: _needed_ms(one, watermark_ms) + CEILING_SLACK_MS for one in may}
+            for one in may:
+                generations.write(one.shard, one.generation, ceilings[one.shard])
+            if not all(one.whole for one in may):
+                spent, epoch_min = _spent(BookRepository(session))
+        for one in may:
+            ceiling_ms = ceilings[one.shard]
+            if one.whole:
+                await self._leases.raise_ceiling(one.shard, one.generation, ceiling_ms)
+            else:
+                await self._leases.restate(one.shard, one.generation, spent, epoch_min, ceiling_ms)
+                logging.get(__name__).info("lease store whole", shard=one.shard, generation=one.generation)
+
+    def _report(self, waiting: list[Standing], lost_ms: int | None) -> None:
+        for one in waiting:
+            if self._waiting.get(one.shard) != one.generation:
+                logging.get(__name__).error(
+                    "lease store has lost its data and grants nothing until the ledger has read on",
+                    shard=one.shard,
+                    until_ms=lost_ms,
+                )
+        self._waiting = {one.shard: one.generation for one in waiting}
+
+
+def _needed_ms(one: Standing, watermark_ms: int) -> int:
+    return max(watermark_ms, min(one.asked_ms, watermark_ms + PROMISE_AHEAD_MS_MAX))
+
+
+def _spent(book: BookRepository) -> tuple[list[Spent], int]:
+    """Return what was charged for each line item's days, and the latest epoch that anything was charged to."""
+    spent = [
+        Spent(one.line_item_id, one.campaign_id, one.day, one.spend_micros) for one in book.days() if one.spend_micros
+    ]
+    epochs = [parts[0] for name in book.spent_by_lease() if (parts := lease_parts(name)) is not None]
+    return spent, max(epochs, default=0)
