@@ -25,11 +25,12 @@ from dsp.kernel.clock import MS_PER_SECOND, Clock, Deadline
 from dsp.kernel.errors import InputError
 from dsp.kernel.ids import new_id
 from dsp.kernel.metrics import Outcome, Stage
-from dsp.kernel.money import cost_micros
+from dsp.kernel.money import Micros, cost_micros
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.codec import decode_request, validate
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.request import BidRequest
+from dsp.pacing.bids import pace
 from dsp.pricing.bid import price
 from dsp.pricing.explore import UNMOVED, draw
 from dsp.pricing.value import value_micros_cpm
@@ -136,39 +137,45 @@ class Auctioneer:
             jitter = draw(opportunity.auction_id, opportunity.imp_id, self.config.first_price_explore_share)
             shading = state.landscapes.curve(features, opportunity.floor_micros_cpm)
         value = value_micros_cpm(snapshot.goal_kind.take(rows), snapshot.target_micros.take(rows), pctr, pcvr)
+        floors, bid_min = chosen.floors_micros_cpm, snapshot.bid_min_micros_cpm.take(rows)
+        ids, auction_id = snapshot.line_item_ids, opportunity.auction_id
+        multiplier = pace(value, rows, state.controls, ids, floors, bid_min, auction_id, run.now_ms)
         prices = price(
             value,
-            state.controls.multiplier.take(rows),
-            chosen.floors_micros_cpm,
+            multiplier,
+            floors,
             chosen.first_price,
             shading or self.config.first_price_shade,
-            snapshot.bid_min_micros_cpm.take(rows),
+            bid_min,
             snapshot.bid_max_micros_cpm.take(rows),
             chosen.fixed_price,
             jitter.factor,
         )
-        candidates = Candidates(chosen, pctr, pcvr, value, prices, features, jitter)
+        candidates = Candidates(chosen, pctr, pcvr, value, multiplier, prices, features, jitter)
         reserved = self._reserve(run, state, opportunity, candidates)
         run.mark(Stage.PRICE)
         return None if reserved else candidates.refusal()
 
     def _reserve(self, run: Run, state: ServingState, opportunity: Opportunity, candidates: Candidates) -> bool:
-        """Set aside the maximum cost of the best candidate that has the money; without it there is no bid."""
+        """Set aside the maximum cost of the best candidate that has money; without any there is no bid."""
         bid_id, elapsed_ms = new_id(run.now_ms), run.elapsed_ms()
         days, ledger_ms = state.served.snapshot.days(run.now_ms), self.leases.ledger_ms(elapsed_ms)
         expires_at_ms = max(run.now_ms, ledger_ms) + run.profile.notice_ttl_seconds * MS_PER_SECOND
-        for number in candidates.preferred():
-            row = candidates.selection.line_items[number]
+
+        def take(priced: Candidates, number: int, again: bool) -> Micros | None:
+            row = priced.selection.line_items[number]
             day, line_item_id = int(days[row]), state.served.snapshot.line_items[row].id
-            cost = 0 if opportunity.test else cost_micros(int(candidates.price_micros_cpm[number]))
-            lease_id = self.leases.reserve(line_item_id, day, bid_id, cost, elapsed_ms, expires_at_ms)
-            if lease_id is not None:
-                reservation = Reservation(bid_id, lease_id, day, cost, run.now_ms, expires_at_ms)
-                offer = make_offer(state, opportunity, candidates, number, reservation)
-                run.reserved.append(offer)
-                self.pending.add(offer.facts.user_key, offer.exposure)
-                return True
-        return False
+            cost = 0 if opportunity.test else cost_micros(int(priced.price_micros_cpm[number]))
+            lease_id = self.leases.reserve(line_item_id, day, bid_id, cost, elapsed_ms, expires_at_ms, again)
+            if lease_id is None:
+                return self.leases.payable(line_item_id, day, elapsed_ms)
+            reservation = Reservation(bid_id, lease_id, day, cost, run.now_ms, expires_at_ms)
+            offer = make_offer(state, opportunity, priced, number, reservation)
+            run.reserved.append(offer)
+            self.pending.add(offer.facts.user_key, offer.exposure)
+            return None
+
+        return candidates.place(take)
 
     def _withdraw(self, run: Run) -> None:
         """Give back what was reserved for bids that did not leave."""

@@ -1,5 +1,6 @@
 """One impression's candidates once priced, and the offer made of the best: its facts for notices and for the log."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import Exposure
 from dsp.events.schema import Bid, BidFacts
 from dsp.funnel import Selection
-from dsp.kernel.money import IMPRESSIONS_PER_MILLE
+from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros
 from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.pricing.explore import UNMOVED, Jitter
 
@@ -27,6 +28,7 @@ class Candidates(msgspec.Struct, frozen=True, gc=False):
     pctr: NDArray[np.float64]
     pcvr: NDArray[np.float64]
     value_micros_cpm: NDArray[np.float64]
+    multiplier: NDArray[np.float64]  # what pacing leaves of the value; 0 keeps it out
     price_micros_cpm: NDArray[np.int64]  # 0 must not bid
     request_features: NDArray[np.int64]  # (R,)
     jitter: Jitter = UNMOVED  # of the first prices among them
@@ -40,11 +42,38 @@ class Candidates(msgspec.Struct, frozen=True, gc=False):
             ranked.sort(key=lambda number: deals[number] is None)
         return [number for number in ranked if prices[number]] if 0 in prices else ranked
 
+    def place(self, take: Callable[["Candidates", int, bool], Micros | None]) -> bool:
+        """Bid with the one that can pay most; return whether any can pay at all.
+
+        `take(candidates, number, again)` reserves one's maximum cost and returns None, or all the money that it has if
+        that is too little. Such a one bids what it has, unless another bids more: then it is taken `again`.
+        """
+        floors, deals, prices = self.selection.floors_micros_cpm, self.selection.deals, self.price_micros_cpm
+        short, most = 0, 0
+        for number in self.preferred():
+            if most and (prices[number] <= most or (deals[short] is not None and deals[number] is None)):
+                break
+            money = take(self, number, False)
+            if money is None:
+                return True
+            price = money * IMPRESSIONS_PER_MILLE
+            if price > most and price >= floors[number]:
+                short, most = number, price
+        return most > 0 and take(self._cut(short, most), short, True) is None
+
+    def _cut(self, number: int, price_micros_cpm: Micros) -> "Candidates":
+        prices = self.price_micros_cpm.copy()
+        prices[number] = price_micros_cpm
+        return msgspec.structs.replace(self, price_micros_cpm=prices, jitter=UNMOVED)  # no lot has decided this price
+
     def refusal(self) -> Exclusion:
-        """Return why none of them bids: no money, no value, or too little for the floor."""
+        """Return why none of them bids: no money, no value, pacing, or too little for the floor."""
         if (self.price_micros_cpm > 0).any():
             return Exclusion.BUDGET
-        return Exclusion.BELOW_FLOOR if (self.value_micros_cpm > 0.0).any() else Exclusion.WORTHLESS
+        valued = self.value_micros_cpm > 0.0
+        if (valued & (self.multiplier == 0.0)).any():
+            return Exclusion.THROTTLED
+        return Exclusion.BELOW_FLOOR if valued.any() else Exclusion.WORTHLESS
 
 
 class Offer(msgspec.Struct, frozen=True, gc=False):
@@ -117,7 +146,7 @@ def make_offer(
         value_micros_cpm=int(value_micros_cpm),
         floor_micros_cpm=selection.floors_micros_cpm.item(number),
         first_price=first_price,
-        pacing_multiplier=state.controls.multiplier.item(row),
+        pacing_multiplier=candidates.multiplier.item(number),
         request_features=_bytes(candidates.request_features),
         deal_id=deal.id if deal is not None else "",
         jitter=jitter.factor,

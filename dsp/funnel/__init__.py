@@ -1,7 +1,7 @@
 """From one impression to the few line items worth scoring, and why the others are not.
 
-Recall, match, caps, throttle, rank. `select` serves, `explain` tells people; both run the stages of stages.py. Prices
-and money come later.
+Recall, match, caps, rank. `select` serves, `explain` tells people; both run the stages of stages.py. Pacing, prices and
+money come later.
 """
 
 from dsp.funnel.explanation import Explanation, Stage, Verdict, explain

@@ -23,7 +23,6 @@ class Stage(StrEnum):
     RECALL = "recall"
     MATCH = "match"
     CAPS = "caps"
-    THROTTLE = "throttle"
     RANK = "rank"
 
 
@@ -81,11 +80,6 @@ def explain(
         losses.lose(Stage.CAPS, Exclusion.FREQUENCY_UNKNOWN, rows[~keep])
         rows = rows[keep]
     losses.left[Stage.CAPS] = len(rows)
-    keep = stages.unthrottled(rows)
-    if keep is not None:
-        losses.lose(Stage.THROTTLE, Exclusion.THROTTLED, rows[~keep])
-        rows = rows[keep]
-    losses.left[Stage.THROTTLE] = len(rows)
     if limit is not None and len(rows) > limit:
         best = rows[stages.best(rows, limit)]
         losses.lose(Stage.RANK, Exclusion.RANKED_OUT, np.setdiff1d(rows, best))

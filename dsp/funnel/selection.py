@@ -51,8 +51,8 @@ def select(
     """Return the at most `limit` line items worth scoring for an impression, or the reason there are none.
 
     The reason is that of the stage, and within recall and match of the dimension, that lost the last line item. Match
-    sees every line item recalled, and caps and throttle come before ranking: the best `limit` are the best of those
-    that can bid, so no block starves the auction. The work is a row of words for each dimension and block, unless an
+    sees every line item recalled, and caps come before ranking: the best `limit` are the best of those that can bid,
+    so no block starves the auction. The work is a row of words for each dimension and block, unless an
     impression like it came before, and a few array operations on what is left; none of it is done line item by line
     item.
 
@@ -77,11 +77,6 @@ def select(
         rows = rows[keep]
         if not rows.shape[0]:
             return Exclusion.FREQUENCY_UNKNOWN
-    keep = stages.unthrottled(rows)
-    if keep is not None:
-        rows = rows[keep]
-        if not rows.shape[0]:
-            return Exclusion.THROTTLED
     if rows.shape[0] > limit:
         rows = rows[stages.best(rows, limit)]
     creatives = candidates.draw(

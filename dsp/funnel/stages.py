@@ -9,13 +9,11 @@ from dsp.catalog.user import UserRecord
 from dsp.frequency.rule import capped
 from dsp.openrtb.opportunity import Opportunity
 from dsp.pacing.controller import ControlColumns
-from dsp.pacing.throttle import passes
 from dsp.snapshot.build import Snapshot
 from dsp.targeting.bitmap import Positions
 from dsp.targeting.rows import Conditions
 
 _NO_SEGMENTS: frozenset[str] = frozenset()
-_ALWAYS = np.array(1.0)  # a pass rate; without dimensions, since converting a number costs as much as the comparison
 
 
 class Stages:
@@ -84,13 +82,6 @@ class Stages:
             return None
         free: NDArray[np.bool_] = ~self._snapshot.has_caps.take(rows)
         return free
-
-    def unthrottled(self, rows: Positions) -> NDArray[np.bool_] | None:
-        """Return which of `rows` pacing lets into the auction; None when all."""
-        rates = self._controls.pass_rate.take(rows)
-        if not np.count_nonzero(rates < _ALWAYS):
-            return None
-        return passes(self._opportunity.auction_id, self._snapshot.line_item_ids.take(rows), rates)
 
     def best(self, rows: Positions, limit: int) -> Positions:
         """Return the indexes into `rows` of the `limit` best, ascending: by value at prior rates times multiplier."""

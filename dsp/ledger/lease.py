@@ -43,6 +43,9 @@ class LeaseTuning(NamedTuple):
     #: Where the budget has plenty, so much is kept that bidding goes on while the store is away, and through bursts.
     spare_horizon_ms: int = 120_000
     spare_bids: int = 16
+    #: What one bid costs that is worth a thousand others is kept for so many syncs with demand (to 1 / e), where the
+    #: budget has plenty.
+    rare_syncs: int = 5_000
     want_micros_max: Micros = 100_000_000
     #: Free money of a lease unused for so long goes back. Long, or a line item that is asked for once in a while would
     #: give its money back between one request and the next, and never bid.
@@ -56,7 +59,7 @@ class _Lease:
     """What is held on one line item's day; `free` is kept equal to granted - settled - reserved - returning."""
 
     __slots__ = (
-        "cost_max", "day", "demand", "free", "granted", "id", "line_item_id",
+        "cost_max", "cost_rare", "day", "demand", "free", "granted", "id", "line_item_id",
         "rate", "recalled", "reserved", "returning", "settled", "spare", "target", "used_ms",
     )  # fmt: skip
 
@@ -66,7 +69,7 @@ class _Lease:
         self.day = day
         self.granted = self.settled = self.reserved = self.returning = self.free = 0
         self.demand = 0  # micros asked for since the last sync, refused ones included
-        self.cost_max = 0
+        self.cost_max = self.cost_rare = 0  # of the dearest bid lately, and for long
         self.rate = 0.0  # micros per millisecond
         self.target = 0  # free micros that are wanted
         self.spare = 0  # micros that may be kept beyond need
@@ -114,17 +117,27 @@ class LeaseBook:
         return self._ledger_ahead_ms + elapsed_ms
 
     def reserve(
-        self, line_item_id: int, day: int, bid_id: str, cost_micros: Micros, elapsed_ms: int, expires_at_ms: int
+        self,
+        line_item_id: int,
+        day: int,
+        bid_id: str,
+        cost_micros: Micros,
+        elapsed_ms: int,
+        expires_at_ms: int,
+        again: bool = False,
     ) -> str | None:
         """Set a bid's maximum cost aside and return its lease's id, or None: then do not bid.
 
-        `expires_at_ms` is the last instant on the log's clock at which a notice of the bid is not late.
+        `expires_at_ms` is the last instant on the log's clock at which a notice of the bid is not late. `again` is a
+        bid cut down to what is payable: what it would have cost was asked for already.
         """
         lease = self._leases.get((line_item_id, day)) or self._begin(line_item_id, day)
-        lease.demand += cost_micros
-        lease.used_ms = elapsed_ms
-        if cost_micros > lease.cost_max:
-            lease.cost_max = cost_micros
+        if not again:
+            lease.demand += cost_micros
+            lease.used_ms = elapsed_ms
+            if cost_micros > lease.cost_max:
+                lease.cost_max = cost_micros
+                lease.cost_rare = max(cost_micros, lease.cost_rare)
         if expires_at_ms - elapsed_ms > self._ahead_ms:
             self._ahead_ms = expires_at_ms - elapsed_ms
         if not 0 <= cost_micros <= lease.free or elapsed_ms > self._valid_until_ms:
@@ -143,6 +156,11 @@ class LeaseBook:
         lease.reserved += cost_micros
         lease.free -= cost_micros
         return lease.id
+
+    def payable(self, line_item_id: int, day: int, elapsed_ms: int) -> Micros:
+        """Return the most that a bid of the line item may cost now."""
+        lease = self._leases.get((line_item_id, day))
+        return max(lease.free, 0) if lease is not None and elapsed_ms <= self._valid_until_ms else 0
 
     def cancel(self, bid_id: str) -> None:
         """Free the reservation of a bid that never left this process; its tokens must never have been seen outside."""
@@ -177,6 +195,7 @@ class LeaseBook:
                 lease.target = 0
             if lease.demand:  # an outlier is forgotten by what follows it; reserve() raises it again
                 lease.cost_max = lease.cost_max * 9 // 10
+                lease.cost_rare = max(lease.cost_max, lease.cost_rare - lease.cost_rare // self._tuning.rare_syncs - 1)
             lease.demand = 0
             if lease.target > lease.free:
                 amount = min(lease.target - lease.free, self._tuning.want_micros_max)
@@ -261,7 +280,7 @@ class LeaseBook:
         """Return how much free money is wanted: what is needed at once, and as much of the spare as is of use."""
         tuning = self._tuning
         need = max(int(lease.rate * tuning.horizon_ms), tuning.bids_min * lease.cost_max)
-        use = max(int(lease.rate * tuning.spare_horizon_ms), tuning.spare_bids * lease.cost_max)
+        use = max(int(lease.rate * tuning.spare_horizon_ms), tuning.spare_bids * lease.cost_max, lease.cost_rare)
         return max(need, min(use, lease.spare))
 
     def _idle(self, lease: _Lease, elapsed_ms: int) -> bool:

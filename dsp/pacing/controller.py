@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.kernel.money import Micros
+from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros
 from dsp.pacing.dual import descend
 
 #: The blob under which the pacing worker publishes `Controls` and the bidders follow it.
@@ -31,14 +31,14 @@ class Bought(NamedTuple):
 class Control(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """How one line item or campaign is held to its plan and to its target.
 
-    `multiplier` scales the value that is bid; `pass_rate` in (0, 1] is the share of auctions taken part in, below 1
-    only where the multiplier is at its lower bound. The rest lets a restarted controller go on, and people see spend
-    against plan: money is micros since the flight began.
+    `multiplier` scales the value that is bid, and `left_micros` is what bids may still take of today's budgets, by the
+    book. The rest lets a restarted controller go on, and people see spend against plan: money is micros since the
+    flight began.
     """
 
     multiplier: float = 1.0
-    pass_rate: float = 1.0
-    level: float = 0.0  # log of multiplier times pass rate for the budget alone, whatever target or campaign allow
+    left_micros: Micros | None = None  # None: no budget
+    level: float = 0.0  # log of the multiplier for the budget alone, whatever target or campaign allow
     level_answered: float = 0.0  # the level that spend was last seen at
     mu_target: float | None = None  # the target's dual; None: no target, or nothing known of what was bought
     value_ratio: float = 1.0  # realised over expected value
@@ -62,7 +62,8 @@ class ControlColumns(msgspec.Struct, frozen=True):
     """Controls as float64 columns of shape (N,), row for row beside a snapshot's line items."""
 
     multiplier: NDArray[np.float64]
-    pass_rate: NDArray[np.float64]
+    left_micros_cpm: NDArray[np.float64]  # the price per thousand at which one impression takes it all; or infinite
+    at_ms: int  # when all this was so
 
 
 def encode(controls: Controls) -> bytes:
@@ -81,11 +82,13 @@ def align(controls: Controls | None, line_item_ids: NDArray[np.int64]) -> Contro
     A line item without a control is not held back: its hard budget is guarded by leases, not by pacing.
     """
     known: Mapping[int, Control] = controls.line_items if controls is not None else {}
-    open_throttle = Control()
-    rows = [known.get(line_item_id, open_throttle) for line_item_id in line_item_ids.tolist()]
+    uncontrolled = Control()
+    rows = [known.get(line_item_id, uncontrolled) for line_item_id in line_item_ids.tolist()]
+    left = [inf if row.left_micros is None else row.left_micros * IMPRESSIONS_PER_MILLE for row in rows]
     return ControlColumns(
         multiplier=np.array([row.multiplier for row in rows], dtype=np.float64),
-        pass_rate=np.array([row.pass_rate for row in rows], dtype=np.float64),
+        left_micros_cpm=np.array(left, dtype=np.float64),
+        at_ms=controls.at_ms if controls is not None else 0,
     )
 
 
@@ -93,10 +96,10 @@ def align(controls: Controls | None, line_item_ids: NDArray[np.int64]) -> Contro
 class Law:
     """How briskly a controller acts; times in seconds, logs natural."""
 
-    multiplier_min: float = 0.2
+    #: So far down that nothing is bought any more, and not so far that coming back takes a day.
+    multiplier_min: float = 1e-4
     #: Above 1: as long as the average stays within the target, a single impression may cost more than it is worth.
     multiplier_max: float = 2.0
-    pass_rate_min: float = 0.001
     #: A controller begins so far open that traffic `start_supply` times as rich as needed could not spend more than
     #: `start_share` of the day before the book shows it. A day begins wide open, two minutes nearly shut.
     start_supply: float = 20.0
@@ -184,7 +187,7 @@ def _budget(after: Control, before: Control, plan_rate: float, seconds: float, t
         answered = before.level
     elif not cold:
         level = min(level, max(answered + law.unanswered_rise, before.level))
-    level = min(max(level, log(law.multiplier_min * law.pass_rate_min)), log(law.multiplier_max))
+    level = min(max(level, log(law.multiplier_min)), log(law.multiplier_max))
     return msgspec.structs.replace(after, level=level, level_answered=answered, cold=cold)
 
 
@@ -211,7 +214,7 @@ def _target(after: Control, before: Control, bought: Bought, seconds: float, tim
 
 def _level_start(day_seconds: float, law: Law) -> float:
     share = law.start_share * day_seconds / (law.start_supply * law.start_delay_seconds)
-    return log(min(max(share, law.multiplier_min * law.pass_rate_min), 1.0))
+    return log(min(max(share, law.multiplier_min), 1.0))
 
 
 def hold(control: Control, campaign_level: float, law: Law) -> Control:
@@ -220,11 +223,8 @@ def hold(control: Control, campaign_level: float, law: Law) -> Control:
     With duals mu_budget and mu_target an impression is worth (1 + mu_target) / (mu_budget + mu_target) times its value
     (Feng, Padmanabhan, Wang 2022; Balseiro et al. 2023), and value_ratio of that where value proves to be less or more.
     The level is the log of that quotient as the budget wants it, and mu_budget follows from it; as that cannot be
-    negative, the target has the quotient be at most 1 + 1 / mu_target. The multiplier takes all of it down to its lower
-    bound, where bids would lose everything at once; the pass rate takes the rest.
+    negative, the target has the quotient be at most 1 + 1 / mu_target.
     """
     highest = 1.0 if control.mu_target is None else 1.0 + 1.0 / control.mu_target
     worth = control.value_ratio * min(exp(min(control.level, campaign_level)), highest)
-    multiplier = min(max(worth, law.multiplier_min), law.multiplier_max)
-    pass_rate = min(max(worth / law.multiplier_min, law.pass_rate_min), 1.0)
-    return msgspec.structs.replace(control, multiplier=multiplier, pass_rate=pass_rate)
+    return msgspec.structs.replace(control, multiplier=min(max(worth, law.multiplier_min), law.multiplier_max))

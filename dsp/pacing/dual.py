@@ -2,6 +2,9 @@
 
 from math import exp
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def descend(level: float, spent: float, wanted: float, memory: float, fall_max: float, rise_max: float) -> float:
     """Return the log multiplier after one step of mirror descent on the budget's dual.
@@ -29,3 +32,9 @@ def concave_bid(value: float, multiplier: float, left: float) -> float:
     more than is left.
     """
     return left * (1.0 - exp(-multiplier * value / left)) if left > 0.0 else 0.0
+
+
+def concave_bids(paced: NDArray[np.float64], left: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return `concave_bid` of several at once: `paced`, value x multiplier, and what is left to each, (K,), finite."""
+    shares = np.divide(paced, left, out=np.zeros(len(paced)), where=left > 0.0)
+    return left * -np.expm1(-shares)

@@ -123,6 +123,12 @@ def plan(
     )
 
 
+def left_micros(budget: Budget, spent_today: Micros, spent_micros: Micros) -> Micros | None:
+    """Return what may still be spent today, of the day's budget and of the whole; None where nothing bounds it."""
+    bounds = [(budget.daily_micros, spent_today), (budget.total_micros, spent_micros)]
+    return min((max(most - spent, 0) for most, spent in bounds if most is not None), default=None)
+
+
 def day_number(now_ms: int, timezone: str) -> int:
     """Return the day in a time zone as a count of days since 1970-01-01: the day that daily budgets belong to."""
     return _local(now_ms, timezone).date().toordinal() - _EPOCH

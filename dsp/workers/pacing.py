@@ -16,7 +16,7 @@ from dsp.kernel import logging, metrics
 from dsp.kernel.clock import Clock, SystemClock
 from dsp.kernel.money import MICROS_PER_UNIT, Micros
 from dsp.pacing.controller import CONTROLS_BLOB, Bought, Control, Controls, Law, decode, encode, hold, step
-from dsp.pacing.plan import day_number, plan
+from dsp.pacing.plan import day_number, left_micros, plan
 from dsp.pacing.traffic import TRAFFIC_BLOB, Curves
 from dsp.pacing.traffic import decode as decode_traffic
 from dsp.pricing.value import conversion_worths, unit_micros
@@ -79,7 +79,9 @@ def next_controls(
             control = _next(own, _spent(results), bought, known, curve, law, now_ms)
             # Who asked for as soon as possible is not slowed by a campaign that others share evenly.
             hurried = own.mode is PacingMode.ASAP
-            after.line_items[number] = control if hurried else hold(control, held.level, law)
+            control = control if hurried else hold(control, held.level, law)
+            left = min((each for each in (control.left_micros, held.left_micros) if each is not None), default=None)
+            after.line_items[number] = msgspec.structs.replace(control, left_micros=left)
     return after
 
 
@@ -98,13 +100,15 @@ def _next(
     budget, flight, dayparts, timezone, mode, active = terms
     found = plan(budget, flight, dayparts, timezone, mode, traffic_curve, spent_before_today, now_ms)
     if found is None:
-        return step(before, spent, None, inf if active else 0.0, SECONDS_PER_DAY, now_ms, law, bought)
+        control = step(before, spent, None, inf if active else 0.0, SECONDS_PER_DAY, now_ms, law, bought)
+        return msgspec.structs.replace(control, left_micros=None)
     # What may not bid tells nothing about the market: its level waits as it is.
     rate = found.rate_micros_second(now_ms) if active else 0.0
     planned = found.planned_micros(now_ms)
     if active and planned > 0 and rate not in (0.0, inf):
         metrics.PACING_ERROR.observe(spent / planned)
-    return step(before, spent, planned, rate, found.day_seconds, now_ms, law, bought)
+    control = step(before, spent, planned, rate, found.day_seconds, now_ms, law, bought)
+    return msgspec.structs.replace(control, left_micros=left_micros(budget, spent_by_day.get(today, 0), spent))
 
 
 def _spent(days: Iterable[DayResult]) -> dict[int, Micros]:

@@ -54,7 +54,6 @@ class Sample(msgspec.Struct, frozen=True):
     spent_micros: Micros
     planned_micros: Micros
     level: float = 0.0
-    pass_rate: float = 1.0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,7 +162,7 @@ class Simulation:
                 number, kind = paced[name]
                 held: Control = getattr(controls, kind)[number]
                 money = spent.get((kind, number), 0), held.planned_micros or 0
-                self._samples.append(Sample(name, hour, *money, held.level, held.pass_rate))
+                self._samples.append(Sample(name, hour, *money, held.level))
         ledger.close()
 
     async def _until(self, at_ms: int) -> None:

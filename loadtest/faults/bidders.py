@@ -6,10 +6,13 @@ from random import Random
 
 import numpy as np
 
+from bidder.offer import Candidates
 from dsp.events.schema import BidFacts
+from dsp.funnel import Selection
 from dsp.kernel.errors import UnavailableError
-from dsp.pacing.controller import Control, Controls
-from dsp.pacing.throttle import passes
+from dsp.kernel.money import Micros
+from dsp.pacing.bids import pace
+from dsp.pacing.controller import Controls, align
 from dsp.pricing.bid import price
 from loadtest.faults.market import START_MS, Auction
 from loadtest.faults.plan import BALANCER_MS, PROCESSES, REPLACED_AFTER_MS, Chances, Span
@@ -25,7 +28,6 @@ QUEUE_MAX = 8
 ZOMBIE_MS = 3_000
 SHADE = 0.85
 BID_MAX_MICROS_CPM = 20_000_000
-_OPEN = Control()
 
 
 class Bidders:
@@ -150,41 +152,32 @@ class Bidders:
             self.do(process, partial(self._answer, process, auction))
 
     def _answer(self, process: Process, auction: Auction) -> None:
-        prices = self._prices(auction)
-        ranked = sorted(range(len(prices)), key=lambda place: -prices[place])
-        for place in ranked:
-            if prices[place] <= 0:
-                break
+        def take(priced: Candidates, place: int, again: bool) -> Micros | None:
+            number, price = auction.line_item_ids[place], int(priced.price_micros_cpm[place])
             value = int(auction.values_micros_cpm[place] / 1_000)
-            facts = self._platform.bid(
-                process, auction.line_item_ids[place], auction.id, prices[place], auction.ttl_ms, value
-            )
-            if facts is not None:
-                self._say(f"bid {facts.bid_id} {process.name} {facts.line_item_id} {facts.cost_micros_max}")
-                self._sent(auction, facts)
-                break
+            facts = self._platform.bid(process, number, auction.id, price, auction.ttl_ms, value, again)
+            if facts is None:
+                return self._platform.payable(process, number)
+            self._say(f"bid {facts.bid_id} {process.name} {facts.line_item_id} {facts.cost_micros_max}")
+            self._sent(auction, facts)
+            return None
+
+        self._candidates(process, auction).place(take)
         if process.book.begun and process not in self._syncing:
             self._schedule.after(EARLY_SYNC_MS, partial(self._sync_early, process))
 
-    def _prices(self, auction: Auction) -> list[int]:
+    def _candidates(self, process: Process, auction: Auction) -> Candidates:
         """Price an impression for all that may bid, by the pacing that is published."""
         numbers, count = np.array(auction.line_item_ids, dtype=np.int64), len(auction.line_item_ids)
-        controls = [self.controls.line_items.get(number, _OPEN) for number in auction.line_item_ids]
-        found = price(
-            np.array(auction.values_micros_cpm),
-            np.array([control.multiplier for control in controls]),
-            np.full(count, auction.floor_micros_cpm),
-            np.full(count, auction.first_price),
-            SHADE,
-            np.zeros(count, dtype=np.int64),
-            np.full(count, BID_MAX_MICROS_CPM),
-        )
-        passed = passes(auction.id, numbers, np.array([control.pass_rate for control in controls]))
-        prices: list[int] = np.where(passed, found, 0).tolist()
-        return [
-            0 if number in self.paused_line_items else one
-            for number, one in zip(auction.line_item_ids, prices, strict=True)
-        ]
+        value, floors = np.array(auction.values_micros_cpm), np.full(count, auction.floor_micros_cpm)
+        first_price, none, rows = np.full(count, auction.first_price), np.zeros(count, dtype=np.int64), np.arange(count)
+        now_ms = process.clock.now_ms()
+        multiplier = pace(value, rows, align(self.controls, numbers), numbers, floors, none, auction.id, now_ms)
+        multiplier[np.isin(numbers, list(self.paused_line_items))] = 0.0
+        most = np.full(count, BID_MAX_MICROS_CPM)
+        prices = price(value, multiplier, floors, first_price, SHADE, none, most)
+        selection = Selection(rows, rows, floors, first_price, np.zeros(count, dtype=np.bool_), (None,) * count)
+        return Candidates(selection, value, value, value, multiplier, prices, none)
 
     def _sync_early(self, process: Process) -> None:
         if process.book.begun:

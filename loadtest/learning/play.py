@@ -12,6 +12,7 @@ from bidder.config import BidderConfig
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.terms import Budget
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros, cost_micros
+from dsp.pacing.bids import thin
 from dsp.pacing.controller import ControlColumns, Controls, Law, align
 from dsp.pacing.throttle import passes
 from dsp.pacing.traffic import Curves
@@ -124,17 +125,20 @@ class _Day:
         supply, snapshot = self._supply, self._snapshot
         part = slice(int(supply.start[begin]), int(supply.start[end]))
         rows = supply.rows[part]
+        bid_min = snapshot.bid_min_micros_cpm[rows]
+        multiplier, rates = thin(self._value[part], controls.multiplier[rows], supply.floors[part], bid_min)
         prices = price(
             self._value[part],
-            controls.multiplier[rows],
+            multiplier,
             supply.floors[part],
             supply.first_price[part],
             _SHADE,
-            snapshot.bid_min_micros_cpm[rows],
+            bid_min,
             snapshot.bid_max_micros_cpm[rows],
             supply.fixed_price[part],
         )
-        rates = controls.pass_rate[rows]
+        if rates is None:
+            return prices
         for chance in np.unique(supply.owners[part][rates < 1.0]).tolist():
             own = slice(int(supply.start[chance]) - part.start, int(supply.start[chance + 1]) - part.start)
             passed = passes(supply.chances[chance].auction_id, snapshot.line_item_ids[rows[own]], rates[own])

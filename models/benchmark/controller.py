@@ -1,23 +1,24 @@
 """The pacing benchmark's stream through the platform's own controller: as a line item's impressions, a day an episode.
 
 What the pacing worker and a bidder do between them, on their own functions: the day's even plan, a control step every
-second, or before each auction where they come more seldom, throttle, price, and no bid without money for all of it. The
-auctions are spread evenly over the day, and what a win cost is in the book by the next step. The goal is what a unit of
-value may cost on average; what was expected counts as realised.
+second, or before each auction where they come more seldom, pacing of the bid down to what is left of the day, and the
+price. The auctions are spread evenly over the day, and what a win cost is in the book by the next step. The goal is
+what a unit of value may cost on average; what was expected counts as realised.
 """
 
 import numpy as np
 
 from dsp.catalog.terms import Budget, Flight, PacingMode
-from dsp.pacing.controller import Bought, Control, Law, step
+from dsp.pacing.bids import pace
+from dsp.pacing.controller import Bought, Control, ControlColumns, Law, step
 from dsp.pacing.plan import plan
-from dsp.pacing.throttle import passes
 from models.benchmark.auctions import Auctions, second_price_bid
 
 _DAY_MS = 86_400_000
 _STEP_MS = 1_000  # WorkersConfig.pacing_step_ms
 _FLIGHT = Flight(start_ms=0)
-_LINE_ITEM = np.array([1])
+_LINE_ITEM, _ROW = np.array([1]), np.array([0])
+_NONE_MICROS_CPM = np.zeros(1, dtype=np.int64)
 
 
 def replay(
@@ -51,12 +52,18 @@ def replay(
                 bought = Bought(worth, float(worth), unit_micros_cpm) if worth else None
                 planned, rate = today.planned_micros(now_ms), today.rate_micros_second(now_ms)
                 control = step(control, total + spent, planned, rate, today.day_seconds, now_ms, law, bought)
-            if not passes(f"{day}.{number}", _LINE_ITEM, np.array([control.pass_rate]))[0]:
-                continue
-            bid = second_price_bid(value * unit_micros_cpm, control.multiplier)
-            if market_price <= bid <= budget - spent:
+            left = budget - spent
+            multiplier = _paced(value * unit_micros_cpm, control.multiplier, left, now_ms)
+            bid = second_price_bid(value * unit_micros_cpm, multiplier, left)
+            if market_price <= bid:
                 spent += market_price
                 won += value
         total += spent
         spends.append(spent)
     return won, spends
+
+
+def _paced(value_micros_cpm: float, multiplier: float, left_micros_cpm: int, now_ms: int) -> float:
+    controls = ControlColumns(np.array([multiplier]), np.array([float(left_micros_cpm)]), now_ms)
+    values, none = np.array([value_micros_cpm]), _NONE_MICROS_CPM
+    return float(pace(values, _ROW, controls, _LINE_ITEM, none, none, "", now_ms)[0])

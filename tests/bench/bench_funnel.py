@@ -118,7 +118,7 @@ def measure(size: int) -> dict[str, float]:
     began = perf_counter()
     snapshot = build(whole, "v1", 0)
     built_ms = (perf_counter() - began) * 1e3
-    controls = ControlColumns(np.ones(size), np.ones(size))
+    controls = ControlColumns(np.ones(size), np.full(size, np.inf), 0)
     one, nowhere = impression(), impression("nowhere")
     user = UserRecord(exposures=tuple(Exposure(str(n), NOW_MS - n, 1, 1, n) for n in range(10)))
     index, ways = snapshot.index, snapshot.index.deals.ways(one, "")

@@ -79,7 +79,7 @@ def main() -> None:
         return price(value, ones, floors, first_price, shading, bid_min, bid_max, fixed)
 
     def reserved(prices: NDArray[np.int64]) -> object:
-        best = Candidates(selection, nothing, nothing, value, prices, context).preferred()[0]
+        best = Candidates(selection, nothing, nothing, value, ones, prices, context).preferred()[0]
         return reserve(prices.item(best) // 1_000)
 
     prices = priced(curve)

@@ -19,7 +19,7 @@ from dsp.catalog.terms import Daypart, Flight, FrequencyCap, Goal, GoalKind
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.funnel import Stage, explain, select
 from dsp.openrtb.opportunity import DealOffer, DeviceKind, Opportunity, Video
-from dsp.pacing.controller import ControlColumns
+from dsp.pacing.controller import ControlColumns, align
 from dsp.snapshot.build import Snapshot, build
 from dsp.targeting.memo import Memo
 
@@ -326,17 +326,15 @@ def in_daypart(dayparts: tuple[Daypart, ...], timezone: str) -> bool:
 
 def columns(random: Random, snapshot: Snapshot) -> ControlColumns:
     size = len(snapshot.line_items)
-    rates = [random.choice((1.0, 1.0, 0.5, 0.0)) for _ in range(size)]
     multipliers = [random.choice((1.0, 0.7, 0.2)) for _ in range(size)]
-    return ControlColumns(np.array(multipliers, dtype=np.float64), np.array(rates, dtype=np.float64))
+    return ControlColumns(np.array(multipliers, dtype=np.float64), np.full(size, np.inf), 0)
 
 
 def assert_agreement(random: Random, whole: Catalogue, snapshot: Snapshot, size: int) -> int:
     """Check one impression; return how many line items are left."""
     opportunity, user = impression(random), person(random, size)
     naive = Naive(whole, opportunity, user)
-    open_throttle = ControlColumns(np.ones(len(snapshot.line_items)), np.ones(len(snapshot.line_items)))
-    plain = explain(snapshot, opportunity, user, open_throttle, NOW_MS, seat=SEAT)
+    plain = explain(snapshot, opportunity, user, align(None, snapshot.line_item_ids), NOW_MS, seat=SEAT)
     recalled = {key for key, verdict in plain.verdicts.items() if verdict.stage is not Stage.RECALL}
     assert recalled == {item.id for item in whole.line_items if naive.recalled(item)}
     left = {key for key, verdict in plain.verdicts.items() if verdict.stage is None}

@@ -63,7 +63,7 @@ def test_what_lacks_traffic_spends_what_it_can(outcome: Outcome, days: dict[str,
     for name in [order.name for order in ORDERS if order.bound == "traffic"]:
         own = [sample for sample in outcome.samples if sample.name == name]
         assert 0 < days[name].spent_micros < days[name].planned_micros
-        assert all(sample.pass_rate == 1.0 and sample.level >= 0.0 for sample in own[1:]), name
+        assert all(sample.level >= 0.0 for sample in own[1:]), name
 
 
 def test_money_is_right(outcome: Outcome) -> None:
@@ -91,6 +91,8 @@ def test_features_are_the_same_offline_the_whole_day_through(outcome: Outcome, d
     # Or there would have been no history to agree about.
     assert found.with_history > 2_000
     assert found.with_two_campaigns > 1_000
+    assert found.with_clicks > 500
+    assert found.with_conversions > 50
 
 
 def test_the_same_seed_is_the_same_day_byte_for_byte() -> None:

@@ -97,7 +97,7 @@ async def _controls(served: Services) -> Controls | None:
     found = await served.blobs.get(CONTROLS_BLOB)
     try:
         return None if found is None else decode_controls(found[1])
-    except msgspec.DecodeError:  # of another version of the software; the funnel then throttles nobody
+    except msgspec.DecodeError:  # of another version of the software; the funnel then holds nobody back
         return None
 
 

@@ -90,20 +90,20 @@ async def test_controls_scale_and_throttle(bidder: World) -> None:
         return bool((await bidder.offer("half"))["price"] == pytest.approx(full / 2, rel=0.01))
 
     await until(halved, 5.0)
-    shut = Controls(at_ms=CLOCK.now_ms(), line_items={10: Control(pass_rate=0.0)})
+    shut = Controls(at_ms=CLOCK.now_ms(), line_items={10: Control(multiplier=0.0)})
     await blobs.put("controls", controller.encode(shut))
     await until(lambda: _refuses(bidder, "throttled"), 5.0)
 
 
 async def test_budget_exhaustion_stops_bids(bidder: World) -> None:
-    """5.00 CPM shaded to 4.25 costs 4,250 micros an impression; 20,000 micros a day are four of them."""
+    """5.00 CPM shaded to 4.25 costs 4,250 micros an impression; 20,000 micros a day are four and one at 3.00."""
     await begin(bidder, daily_micros=20_000)
     prices = []
     for number in range(60):
         status, answer = await bidder.bid(bid_request(f"b{number}"))
         prices += [only_bid(answer)["price"]] if status == 200 else []
         await asyncio.sleep(0.02)
-    assert len(prices) == 4
+    assert prices == [4.25] * 4 + [3.0]
     assert await bidder.metric("dsp_no_bids_total", exchange="openrtb", reason="budget") > 0
 
 

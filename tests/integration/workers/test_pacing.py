@@ -47,7 +47,9 @@ async def test_spend_over_plan_is_held_and_under_plan_released(world: World) -> 
         assert found.line_items[fast].planned_micros == 10_000 * (second + 1)
     assert found.line_items[fast].multiplier < 0.5
     assert found.line_items[fast].spent_micros == 1_200_000
-    assert (found.line_items[slow].multiplier, found.line_items[slow].pass_rate) == (1.0, 1.0)
+    assert found.line_items[slow].multiplier == 1.0
+    left = [found.line_items[number].left_micros for number in (fast, slow, free)]
+    assert left == [0, 1_200_000, None]
     assert (found.line_items[free].multiplier, found.line_items[free].planned_micros) == (1.0, None)
     await job.close()
 
@@ -65,6 +67,7 @@ async def test_a_campaign_holds_its_line_items_but_not_the_hurried(world: World)
     assert found.campaigns[campaign].multiplier < 0.5
     assert found.line_items[even].multiplier == found.campaigns[campaign].multiplier
     assert found.line_items[hurried].multiplier == 1.0
+    assert found.line_items[even].left_micros == found.line_items[hurried].left_micros == 0  # the campaign's
     await job.close()
 
 

@@ -27,7 +27,8 @@ from dsp.kernel.config import Platform
 from dsp.kernel.ids import TokenSigner
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
-from dsp.pacing.controller import align
+from dsp.pacing.controller import Control, Controls, align
+from dsp.pacing.dual import concave_bid
 from dsp.pricing.explore import FACTORS
 from dsp.pricing.landscape import WinCurve
 from dsp.snapshot.build import build
@@ -184,8 +185,42 @@ async def test_explored_prices_are_logged_with_their_propensity() -> None:
 
 async def test_money_that_is_not_there_is_not_bid() -> None:
     market = Market(money=10_000)
-    statuses = [(await market.ask(bid_request(f"a{number}")))[0].status for number in range(4)]
-    assert statuses == [200, 200, 204, 204]
+    answers = [await market.ask(bid_request(f"a{number}")) for number in range(4)]
+    assert [answer.status for answer, _ in answers] == [200, 200, 200, 204]
+    assert [bid["price"] for _, bids in answers for bid in bids] == [4.25, 4.25, 1.5]  # the last cut to what was left
+    assert market.leases.reserved_micros == 10_000
+
+
+async def test_what_is_left_is_not_bid_where_it_is_below_the_floor() -> None:
+    market = Market(money=10_000)
+    request = bid_request("a")
+    request["imp"][0]["bidfloor"] = 1.6
+    statuses = [(await market.ask({**request, "id": f"a{number}"}))[0].status for number in range(3)]
+    assert statuses == [200, 200, 204]
+
+
+async def test_a_bid_is_cut_to_what_is_left_of_the_day() -> None:
+    market = Market()
+    now_ms = market.clock.now_ms()
+    left = Controls(at_ms=now_ms, line_items={number: Control(left_micros=2_000) for number in (10, 11, 12)})
+    controls = align(left, market.state.served.snapshot.line_item_ids)
+    market.serving.swap(dataclasses.replace(market.state, controls=controls))
+    _, (bid,) = await market.ask(bid_request("a"))
+    assert bid["price"] == pytest.approx(0.85 * concave_bid(5.0, 1.0, 2.0), abs=0.01)
+
+
+async def test_below_the_floor_pacing_throws_a_lot() -> None:
+    market = Market()
+    paced = Controls(at_ms=0, line_items={number: Control(multiplier=0.5) for number in (10, 11, 12)})
+    controls = align(paced, market.state.served.snapshot.line_item_ids)
+    market.serving.swap(dataclasses.replace(market.state, controls=controls))
+    request = bid_request("a")
+    request["imp"][0]["bidfloor"] = 3.0  # worth 5.00, of which pacing leaves 2.50
+    answers = [await market.ask({**request, "id": f"a{number}"}) for number in range(200)]
+    prices = [bid["price"] for _, bids in answers for bid in bids]
+    assert 60 < len(prices) < 140  # (2.5 / 3) ** 4 = 0.48
+    assert min(prices) >= 3.0
+    assert max(prices) < 3.04
 
 
 async def test_a_deal_bid_goes_before_a_higher_open_bid() -> None:

@@ -280,3 +280,39 @@ def test_what_is_free_of_a_recalled_lease_goes_back_and_is_out_of_use_at_once() 
     book.wants(2_000)
     book.apply(LeaseReport([LeaseState(LEASE, ITEM, DAY, 30, 0)], 0), 2_000)
     assert (book.free_micros, book.reserved_micros) == (0, 30)
+
+
+def test_what_is_payable_is_what_is_free_while_the_lease_is_valid() -> None:
+    book = granted(25)
+    assert book.payable(ITEM, DAY, 0) == 25
+    assert reserve(book, "a")
+    assert book.payable(ITEM, DAY, 0) == 15
+    assert book.payable(ITEM, DAY + 1, 0) == book.payable(ITEM + 1, DAY, 0) == 0
+    assert book.payable(ITEM, DAY, SILENCE_MS_MAX) == 15
+    assert book.payable(ITEM, DAY, SILENCE_MS_MAX + 1) == 0
+
+
+def test_a_bid_that_is_cut_is_asked_for_once_and_in_full() -> None:
+    whole, cut = granted(25), granted(25)
+    for book in (whole, cut):
+        assert not reserve(book, "a", 100)
+    assert cut.reserve(ITEM, DAY, "a", 25, 0, EXPIRES_MS, again=True) == LEASE
+    (want,) = whole.wants(1_000)
+    (more,) = cut.wants(1_000)
+    assert more.amount_micros == want.amount_micros + 25
+
+
+def test_money_for_a_bid_that_is_worth_a_thousand_others_is_kept_where_there_is_plenty() -> None:
+    """Dear bids that come once in minutes: the lease has the money for the next one, out of what may be spared."""
+    book = LeaseBook(1)
+    plenty, held = 1_000_000, 0
+    for second in range(600):
+        now_ms = 1_000 * second
+        dear = second in (100, 500)
+        made = reserve(book, f"b{second}", 50_000 if dear else 10, now_ms)
+        if second == 500:
+            assert made
+        wanted = sum(want.amount_micros for want in book.wants(now_ms))
+        held += wanted - sum(book.returns(now_ms).values())
+        state = LeaseState(LEASE, ITEM, DAY, held, 0, spare_micros=(plenty - held) // 4)
+        book.apply(LeaseReport([state], now_ms), now_ms)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dsp.pacing.bids import thin
 from dsp.pacing.controller import Bought, Control, Law, step
 from dsp.pacing.plan import Plan
 
@@ -22,6 +23,7 @@ class Market:
     value_spread: float = 0.5
     rival_cpm: float = 2.0
     rival_spread: float = 0.5
+    floor_cpm: float = 0.0
     billing_delay_ms: int = 1_500
     seed: int = 7
     first_price: bool = True
@@ -39,11 +41,16 @@ class Market:
 
     def wins(self, now_ms: int, seconds: float, control: Control) -> tuple[np.ndarray, np.ndarray]:
         """Return (cost, value) of each win of the next `seconds` in micros."""
-        count = self.generator.binomial(self.generator.poisson(self.rate(now_ms) * seconds), control.pass_rate)
+        count = self.generator.poisson(self.rate(now_ms) * seconds)
         values = self.value_cpm * np.exp(self.generator.normal(0, self.value_spread, count))
-        bids = values * control.multiplier
         rivals = self.rival_cpm * np.exp(self.generator.normal(0, self.rival_spread, count))
-        won = bids > rivals
+        multiplier, floors, none = np.full(count, control.multiplier), np.full(count, self.floor_cpm), np.zeros(count)
+        multiplier, rates = thin(values, multiplier, floors, none)
+        bids = values * multiplier
+        won = (bids > rivals) & (bids >= floors)
+        if rates is not None:
+            won &= self.generator.random(count) < rates
+        rivals = np.maximum(rivals, floors)
         paid = bids if self.first_price else rivals
         return (paid[won] * 1_000).astype(np.int64), (values[won] * 1_000).astype(np.int64)
 

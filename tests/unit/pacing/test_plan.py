@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
-from dsp.pacing.plan import MS_PER_HOUR, Plan, day_number, plan
+from dsp.pacing.plan import MS_PER_HOUR, Plan, day_number, left_micros, plan
 
 HOUR = MS_PER_HOUR
 DAY = 24 * HOUR
@@ -204,3 +204,11 @@ def test_the_plan_rises_within_its_bounds(
     room = min(limit for limit in (daily, None if total is None else total - before) if limit is not None)
     assert amounts[-1] <= before + room
     assert all(today.rate_micros_second(instant) >= 0.0 for instant in instants)
+
+
+def test_what_is_left_of_today_is_the_smaller_of_what_is_left_of_the_day_and_of_the_whole() -> None:
+    assert left_micros(Budget(daily_micros=100), 30, 500) == 70
+    assert left_micros(Budget(daily_micros=100, total_micros=520), 30, 500) == 20
+    assert left_micros(Budget(total_micros=520), 30, 500) == 20
+    assert left_micros(Budget(daily_micros=10, total_micros=520), 30, 500) == 0
+    assert left_micros(Budget(), 30, 500) is None
