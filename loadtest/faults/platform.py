@@ -90,15 +90,27 @@ class Platform:
         process.dead = True
         self.processes.remove(process)
 
+    def payable(self, process: Process, line_item_id: int) -> Micros:
+        """Return what a bid of the line item may cost now."""
+        day = day_number(process.clock.now_ms(), self.owners[line_item_id].timezone)
+        return process.book.payable(line_item_id, day, process.clock.elapsed_ms)
+
     def bid(
-        self, process: Process, line_item_id: int, auction_id: str, price_micros_cpm: Micros, ttl_ms: int, value: Micros
+        self,
+        process: Process,
+        line_item_id: int,
+        auction_id: str,
+        price_micros_cpm: Micros,
+        ttl_ms: int,
+        value: Micros,
+        again: bool = False,
     ) -> BidFacts | None:
         """Reserve the cost and send a bid, as bidder.auction does; None without money."""
         owner, now_ms, elapsed_ms = self.owners[line_item_id], process.clock.now_ms(), process.clock.elapsed_ms
         day, cost = day_number(now_ms, owner.timezone), cost_micros(price_micros_cpm)
         bid_id = f"bid-{self.bids}"
         expires_at_ms = max(now_ms, process.book.ledger_ms(elapsed_ms)) + ttl_ms
-        lease_id = process.book.reserve(line_item_id, day, bid_id, cost, elapsed_ms, expires_at_ms)
+        lease_id = process.book.reserve(line_item_id, day, bid_id, cost, elapsed_ms, expires_at_ms, again)
         if lease_id is None:
             return None
         self.bids += 1
