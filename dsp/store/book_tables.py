@@ -97,3 +97,13 @@ class BookPositionRow(Base):
     consumer: Mapped[str] = mapped_column(String(64), primary_key=True)
     partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     next_offset: Mapped[int]
+
+
+class LeaseGenerationRow(Base):
+    """Which generation of a shard of the lease store may grant, and how far ahead its holders may promise."""
+
+    __tablename__ = "lease_generation"
+
+    shard: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    generation: Mapped[str] = mapped_column(String(32))
+    ceiling_ms: Mapped[int]

@@ -2,20 +2,10 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import BigInteger, Integer, String, select
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from dsp.store.tables import Base
-
-
-class LeaseGenerationRow(Base):
-    """One shard (dsp.cache.port.Standing)."""
-
-    __tablename__ = "lease_generation"
-
-    shard: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    generation: Mapped[str] = mapped_column(String(32))
-    ceiling_ms: Mapped[int] = mapped_column(BigInteger)
+from dsp.store.book_tables import LeaseGenerationRow
 
 
 class Known(NamedTuple):
