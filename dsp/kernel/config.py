@@ -28,14 +28,14 @@ class Secret(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return "'***'"
+        return "'***'" if self else "''"
 
 
 class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What all processes share. Relative paths are relative to the working directory."""
 
     data_dir: str = "var/dsp"  # the event log, the databases, the models: all that must outlive a process
-    database_url: str = ""  # empty: SQLite inside data_dir
+    database_url: Secret = Secret("")  # postgresql://USER:PASSWORD@HOST/DATABASE; empty: SQLite inside data_dir
     #: The event log: `kafka://host:port,host:port/prefix`, the prefix before every topic's name; empty: inside data_dir.
     stream_url: str = ""
     stream_partitions: int = 8  # of each Kafka topic, for good: at most so many ledger workers share the notices

@@ -70,3 +70,15 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
     assert settings["platform"].signing_keys == ["abcdef0123456789abcdef0123456789"]
     assert "abcdef" not in repr(settings)
     assert len(config.digest(settings)) == 12
+
+
+def test_the_databases_password_is_read_and_never_shown(tmp_path: Path) -> None:
+    path = tmp_path / "dsp.toml"
+    path.write_text('[platform]\ndatabase_url = "postgresql://dsp:hunter2@host/dsp"\n', encoding="utf-8")
+    settings = config.load({"platform": config.Platform}, path, {})
+    assert settings["platform"].database_url == "postgresql://dsp:hunter2@host/dsp"
+    assert "hunter2" not in f"{settings!r} {settings['platform']}"
+    assert repr(config.Platform().database_url) == "''"
+    overridden = config.load({"platform": config.Platform}, path, {"DSP_PLATFORM_DATABASE_URL": "sqlite:///x.db"})
+    assert overridden["platform"].database_url == "sqlite:///x.db"
+    assert config.digest(settings) != config.digest(overridden)
