@@ -24,11 +24,12 @@ from bidder.wiring import Deployment, wire
 from dsp import registry
 from dsp.cache.local import LocalBlobStore, LocalLeaseStore, LocalUserStore
 from dsp.events.topics import Topic
-from dsp.kernel import config, logging, metrics
+from dsp.kernel import config, logging, metrics, tracing
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.keys import signing_keys
 from dsp.kernel.lifecycle import Lifecycle
+from dsp.kernel.tracing import Tracer
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import load_profiles
 from dsp.stream.local import LocalEventLog
@@ -81,9 +82,10 @@ class Bidder:
         deployment = Deployment(platform, profiles, signing_keys(platform))
         device = Device(choose(settings.predict_provider), settings.predict_batching, settings.predict_batch_rows_max)
         self._batcher = _batcher(settings, clock) if device.batches(device.provider) else None
+        self._tracer = _tracer(settings, clock) if settings.trace_share else None
         auctioneer, desk, self.outbox = wire(
             deployment, settings, clock, self._log, serving=self.serving, leases=leases, users=self._users,
-            batcher=self._batcher,
+            batcher=self._batcher, tracer=self._tracer,
         )  # fmt: skip
         # Of what the other processes count a process learns from the log, so it must read that often.
         replay_seconds = SHARED_REPLAY_SECONDS if settings.reuse_port else REPLAY_SECONDS
@@ -107,6 +109,8 @@ class Bidder:
         """Start every part. Ports open at once; until a snapshot is loaded bid requests get 204, reason `not_ready`."""
         settings, timeout_s = self.settings, self.settings.drain_timeout_ms / MS_PER_SECOND
         shared = settings.reuse_port
+        if (tracer := self._tracer) is not None:
+            await lifecycle.start(asyncio.sleep(0), tracer.close)
         await lifecycle.start(self._log.open(), self._log.close)
         await lifecycle.start(self._users.open(), self._users.close)
         await lifecycle.start(self._lease_store.open(), self._lease_store.close)
@@ -183,6 +187,10 @@ def _listener(
 def _batcher(settings: BidderConfig, clock: SystemClock) -> Batcher:
     rows_max, wait_ms = settings.predict_batch_rows_max, settings.predict_batch_wait_ms
     return Batcher(rows_max, wait_ms, settings.predict_queue_rows_max, clock, ThreadWorker())
+
+
+def _tracer(settings: BidderConfig, clock: SystemClock) -> Tracer:
+    return tracing.connect(settings.trace_url, settings.trace_share, clock, "dsp-bidder", settings.holder)
 
 
 def _report_bounds(settings: BidderConfig) -> None:

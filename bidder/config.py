@@ -78,6 +78,10 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     outbox_append_ms_max: int = 1_000
     #: Of each topic on disk, about 1 kB each; beyond it as if there were no disk. The log in data_dir needs none.
     outbox_spill_records_max: int = 1_000_000
+    #: Share of auctions traced, of those whose caller does not decide it; failed and late ones are traced besides, up
+    #: to ten a second. 0: tracing is off. It needs the extra `trace`.
+    trace_share: float = 0.0
+    trace_url: str = ""  # OTLP over HTTP, e.g. http://collector:4318/v1/traces
     drain_wait_ms: int = 500  # after SIGTERM, for load balancers to see that /readyz says no
     drain_timeout_ms: int = 5_000  # then, for what is in flight and for the outbox
 
@@ -92,6 +96,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError("request_sample_rate: must be 0 to 1")
         if not 0.0 <= self.shadow_share <= 1.0:
             raise ValueError("shadow_share: must be 0 to 1")
+        if not 0.0 <= self.trace_share <= 1.0 or (self.trace_share and not self.trace_url):
+            raise ValueError("trace_share: must be 0 to 1, and above 0 needs trace_url")
         if not 0.0 < self.first_price_shade <= 1.0:
             raise ValueError("first_price_shade: must be above 0 and at most 1")
         if not 0.0 <= self.first_price_explore_share <= 0.5:

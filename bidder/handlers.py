@@ -64,7 +64,9 @@ class BidHandler:
             self._tally.invalid(profile.name, request.fault)
             return Reply(400, _bid_headers(profile.version.encode(), False, False), close=True)
         encoding = request.headers.get(b"content-encoding", b"").decode("latin-1").lower()
-        answer = await self._auctioneer.answer(Arrival(profile, request.body, encoding, request.arrived_ns))
+        traceparent = request.headers.get(b"traceparent", b"") if self._tally.tracer is not None else b""
+        arrival = Arrival(profile, request.body, encoding, request.arrived_ns, traceparent)
+        answer = await self._auctioneer.answer(arrival)
         return self._reply(request, profile, answer)
 
     def broken(self) -> None:

@@ -8,7 +8,11 @@ from bidder.tally import Tally
 from dsp.kernel import metrics
 from dsp.kernel.clock import NS_PER_MS, NS_PER_SECOND, Clock, Deadline
 from dsp.kernel.metrics import Outcome, Stage
+from dsp.kernel.tracing import Finished, Tracer, parent_of
 from dsp.openrtb.profile import Profile
+
+#: A request may have one for each impression.
+REASONS_TRACED = 8
 
 
 class Arrival(NamedTuple):
@@ -18,6 +22,7 @@ class Arrival(NamedTuple):
     body: bytes
     encoding: str
     arrived_ns: int
+    traceparent: bytes = b""  # of a caller that traces, where we do as well
 
 
 class Run:
@@ -89,3 +94,25 @@ class Run:
             tally.late(exchange)
         elapsed_ns = self._clock.elapsed_ns() - self.arrival.arrived_ns
         tally.answered(exchange, self.outcome, elapsed_ns / NS_PER_SECOND)
+        if tally.tracer is not None:
+            self._trace(tally.tracer, self.arrival.arrived_ns + elapsed_ns)
+
+    def _trace(self, tracer: Tracer, ended_ns: int) -> None:
+        parent, failed = parent_of(self.arrival.traceparent), self.late or self.outcome is Outcome.ERROR
+        if not tracer.wants(parent, failed):
+            return
+        attributes = {
+            "dsp.exchange": self.profile.name,
+            "dsp.outcome": self.outcome.value,
+            "dsp.reasons": self.reasons[:REASONS_TRACED],
+            "dsp.bids": len(self.sent),
+            "dsp.late": self.late,
+            "dsp.model": self.model_version,
+            "dsp.snapshot": self.state.served.snapshot.version if self.state is not None else "",
+        }
+        began_ns, stages_ns = self.arrival.arrived_ns, sum(spent for _, spent in self._spent)
+        tracer.record(
+            Finished(
+                "auction", parent, began_ns, ended_ns, self._marked_ns - stages_ns, self._spent, failed, attributes
+            )
+        )

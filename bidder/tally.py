@@ -11,6 +11,7 @@ from dsp.catalog.reasons import Exclusion
 from dsp.kernel import metrics
 from dsp.kernel.clock import NS_PER_SECOND
 from dsp.kernel.metrics import Fallback, Outcome, Stage
+from dsp.kernel.tracing import Tracer
 
 #: Stands for every exchange that has no profile, so that a stranger cannot make labels.
 UNKNOWN_EXCHANGE = "unknown"
@@ -19,9 +20,10 @@ STAGES_EVERY = 8
 
 
 class Tally:
-    """Counts requests, reasons and stages. One instance per process."""
+    """Counts requests, reasons and stages, and knows who traces some of them. One instance per process."""
 
-    def __init__(self, exchanges: Iterable[str]) -> None:
+    def __init__(self, exchanges: Iterable[str], tracer: Tracer | None = None) -> None:
+        self.tracer = tracer
         names = [*exchanges, UNKNOWN_EXCHANGE]
         self._outcomes: dict[tuple[str, Outcome], Counter] = {
             (name, outcome): metrics.BID_REQUESTS.labels(name, outcome.value) for name in names for outcome in Outcome

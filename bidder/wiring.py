@@ -22,6 +22,7 @@ from dsp.events.topics import Topic
 from dsp.kernel.clock import Clock
 from dsp.kernel.config import Platform
 from dsp.kernel.ids import TokenSigner
+from dsp.kernel.tracing import Tracer
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
 from dsp.stream.port import EventLog
@@ -60,6 +61,7 @@ def wire(
     users: UserStore,
     batcher: Batcher | None = None,
     spill: EventLog | None = None,
+    tracer: Tracer | None = None,
 ) -> Sides:
     """Return both sides of a bidder process; the caller opens the stores and starts the outbox.
 
@@ -84,7 +86,7 @@ def wire(
         pending=pending,
         responder=Responder(config.notice_base_url or f"http://{config.host}:{config.notice_port}", signer, rates),
         journal=Journal(outbox, config.request_sample_rate, config.shadow_share),
-        tally=Tally(profiles),
+        tally=Tally(profiles, tracer),
         batcher=batcher,
     )
     desk = NoticeDesk(
