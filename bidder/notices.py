@@ -4,7 +4,7 @@ A notice is verified, understood, made durable, and only then acted upon and ack
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -18,10 +18,9 @@ from bidder.pending import PendingExposures
 from bidder.prices import PriceReader
 from bidder.state import Serving
 from dsp.cache.port import UserStore
-from dsp.catalog.user import Exposure
 from dsp.events.schema import BidFacts, Notice, NoticeKind, decode_facts, encode, encode_facts
 from dsp.events.topics import Topic
-from dsp.frequency.evidence import exposure_of
+from dsp.frequency.evidence import exposure_of, response_of
 from dsp.kernel import metrics
 from dsp.kernel.clock import MS_PER_SECOND, Clock
 from dsp.kernel.errors import InputError, TokenError, UnavailableError
@@ -199,9 +198,11 @@ class NoticeDesk:
             self._seen.pop(key, None)
             raise
         self._seen[key] = None
-        exposed = exposure_of(notice)
-        if exposed is None or await self._exposed(*exposed):
+        exposed, responded = exposure_of(notice), response_of(notice)
+        if exposed is None or await self._kept("expose", partial(self._users.expose, *exposed)):
             self._pending.hear(notice, self._clock.now_ms())
+        if responded is not None:
+            await self._kept("respond", partial(self._users.respond, *responded))
         return NoticeResult.LATE if notice.late else NoticeResult.ACCEPTED
 
     def _remember(self, key: tuple[str, NoticeKind, int], write: asyncio.Future[None]) -> None:
@@ -217,15 +218,15 @@ class NoticeDesk:
         elif notice.kind is self._billing_kind(notice.facts):
             self._leases.bill(bid_id, notice.cost_micros, appended_ms)
 
-    async def _exposed(self, user_key: str, exposure: Exposure) -> bool:
-        """Return whether the user store has counted an impression."""
+    async def _kept(self, call: str, keep: Callable[[], Awaitable[None] | None]) -> bool:
+        """Return whether the user store has taken what a notice tells."""
         try:
-            waiting = self._users.expose(user_key, exposure)
+            waiting = keep()
             if waiting is not None:
                 await at_most(self._config.user_timeout_ms, waiting)
         except (UnavailableError, TimeoutError) as fault:
             # It is safe in the log; a cap that is a little loose is no reason to refuse the notice.
-            metrics.USER_FAULTS.labels("expose", "timeout" if isinstance(fault, TimeoutError) else "unavailable").inc()
+            metrics.USER_FAULTS.labels(call, "timeout" if isinstance(fault, TimeoutError) else "unavailable").inc()
             return False
         return True
 

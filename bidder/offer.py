@@ -16,6 +16,7 @@ from dsp.funnel import Selection
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros
 from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.pricing.explore import UNMOVED, Jitter
+from models.features.encode import ad_categories
 
 #: numpy keeps one object for each native type; on other machines, and for other types, there is a conversion.
 _LITTLE_ENDIAN = np.dtype("<i8")
@@ -135,6 +136,8 @@ def make_offer(
         day=reservation.day,
         user_key=opportunity.user_key if opportunity.may_store else "",
         value_micros=0 if opportunity.test else round(value_micros_cpm / IMPRESSIONS_PER_MILLE),
+        category=next(iter(ad_categories(creative, advertiser)), ""),
+        personal=opportunity.may_personalise,
     )
     deal, first_price = selection.deals[number], selection.first_price.item(number)
     jitter = candidates.jitter if first_price else UNMOVED

@@ -63,7 +63,7 @@ class PendingExposures:
         ]
         if not fresh:
             return user
-        return UserRecord((*known.exposures, *fresh), known.segments, known.complete)
+        return UserRecord((*known.exposures, *fresh), known.segments, known.complete, known.responses)
 
     def _enter(
         self, bids: dict[str, tuple[str, int]], user_key: str, exposure: Exposure, until_ms: int, now_ms: int

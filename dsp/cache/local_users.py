@@ -3,22 +3,24 @@
 One process owns the file. A kill loses what was not saved yet; `absorb` counts it again from the event log.
 
 Three bounds hold the memory, and at each the oldest are forgotten: what no cap's window reaches any more, which
-changes nothing, then the impressions of one user and those of all, which loosens long caps and is counted.
+changes nothing, then the impressions of one user and those of all, which loosens long caps and is counted. A user's
+responses live as long as the record: until nothing in it is young enough for a cap.
 """
 
 import asyncio
 import sqlite3
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from dsp.catalog.user import Exposure, UserRecord
+from dsp.cache.port import Replay
+from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.events.schema import Notice
-from dsp.frequency.evidence import exposure_of
+from dsp.frequency.evidence import exposure_of, response_of
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import UnavailableError
@@ -31,7 +33,9 @@ CREATE TABLE IF NOT EXISTS positions (partition INTEGER PRIMARY KEY, next_offset
 """
 
 #: Exposures are features as well, and a cap that is added later finds at least these.
-_KEPT_MS_MIN = 86_400_000
+KEPT_MS_MIN = 86_400_000
+#: Responses remembered of one user; older ones would tell a model little.
+RESPONSES_MAX = 16
 _NEVER_MS = -(2**62)
 _NOBODY = UserRecord()
 
@@ -43,7 +47,8 @@ class LocalUserStore:
     """Implements dsp.cache.port.UserStore. No call waits for the disk; a failed save is tried again with the next.
 
     Args:
-        exposures_max: of all users together; beyond it the users least recently exposed are forgotten.
+        exposures_max: of all users together, a response counting as one; beyond it the users least recently heard of
+            are forgotten.
         user_exposures_max: of one user; beyond it the oldest are forgotten.
         window_ms: tells the longest window of any cap; None while that is not known, and then nothing is too old.
     """
@@ -61,7 +66,7 @@ class LocalUserStore:
         self._user_exposures_max = user_exposures_max
         self._window_ms = window_ms
         self._save_seconds = save_interval_ms / MS_PER_SECOND
-        self._exposures = 0
+        self._held = 0  # exposures and responses
         self._forgotten = {bound: metrics.EXPOSURES_FORGOTTEN.labels(bound) for bound in ("user", "store")}
         self._users: OrderedDict[str, UserRecord] = OrderedDict()
         self._changed: set[str] = set()
@@ -76,7 +81,7 @@ class LocalUserStore:
         await self._file.open()
         users, self.position, self._used = await self._file.read(lambda sql: _load(sql, self._exposures_max))
         self._users = OrderedDict(users)
-        self._exposures = sum(len(record.exposures) for record in self._users.values())
+        self._held = sum(map(_size, self._users.values()))
         self._saving = asyncio.create_task(self._save_regularly(), name="users-save")
 
     async def close(self) -> None:
@@ -104,24 +109,40 @@ class LocalUserStore:
             return
         exposures = [one for one in record.exposures if one is not known]
         insort(exposures, exposure, key=lambda one: one.at_ms)  # it may be late
-        self._users[user_key] = UserRecord(self._kept(exposures), record.segments)
-        self._exposures += len(self._users[user_key].exposures) - len(record.exposures)
-        self._users.move_to_end(user_key)
-        self._changed.add(user_key)
-        self._dropped.discard(user_key)
-        self._make_room(exposures[-1].at_ms)
+        kept = msgspec.structs.replace(record, exposures=self._kept(exposures))
+        self._replace(user_key, record, kept, exposures[-1].at_ms)
 
-    def absorb(self, notices: Iterable[Notice], position: dict[int, int]) -> int:
-        """Count the exposures of notices read from the log up to `position`; return how many users they concerned.
+    def respond(self, user_key: str, response: Response) -> None:
+        """Remember a click or conversion, once per bid id and each at the earliest time given for it."""
+        record = self._users.get(user_key, _NOBODY)
+        known = next((one for one in record.responses if one.bid_id == response.bid_id), None)
+        told = response if known is None else known.merged(response)
+        if told == known:
+            return
+        responses = [one for one in record.responses if one is not known]
+        insort(responses, told, key=lambda one: one.at_ms)  # it may be late
+        kept = msgspec.structs.replace(record, responses=tuple(responses[-RESPONSES_MAX:]))
+        self._replace(user_key, record, kept, responses[-1].at_ms)
+
+    async def begin_replay(self) -> Replay:
+        """Return from where on the log is to be read: by this process, whose records are its own."""
+        return Replay(self.position, True)
+
+    async def end_replay(self, position: Mapping[int, int]) -> None:
+        """Do nothing: the position is saved with the records."""
+
+    def absorb(self, notices: Iterable[Notice], position: Mapping[int, int]) -> None:
+        """Count what notices read from the log up to `position` tell.
 
         Counting again is harmless. Reading from `self.position` to the end at a start, and now and then, bounds
         what a kill costs to the time a restart takes to read it.
         """
-        found = [exposed for exposed in map(exposure_of, notices) if exposed is not None]
-        for user_key, exposure in found:
-            self.expose(user_key, exposure)
+        for notice in notices:
+            if (found := exposure_of(notice)) is not None:
+                self.expose(*found)
+            if (told := response_of(notice)) is not None:
+                self.respond(*told)
         self.position = dict(position)
-        return len({user_key for user_key, _ in found})
 
     async def save(self) -> None:
         """Write what has changed since the last save; raises UnavailableError, and then the next save writes it."""
@@ -137,6 +158,15 @@ class LocalUserStore:
             self._dropped |= dropped - self._users.keys()
             raise
 
+    def _replace(self, user_key: str, record: UserRecord, kept: UserRecord, now_ms: int) -> None:
+        """Keep a user's new record in place of the old one."""
+        self._users[user_key] = kept
+        self._held += _size(kept) - _size(record)
+        self._users.move_to_end(user_key)
+        self._changed.add(user_key)
+        self._dropped.discard(user_key)
+        self._make_room(now_ms)
+
     def _kept(self, exposures: list[Exposure]) -> tuple[Exposure, ...]:
         """Return those, oldest first, that a cap can reach and that the bound has room for."""
         since_ms = self._since_ms(exposures[-1].at_ms)
@@ -150,19 +180,19 @@ class LocalUserStore:
     def _since_ms(self, now_ms: int) -> int:
         """Return up to when impressions are too old for every cap. A day is kept in any case, for caps to come."""
         window_ms = self._window_ms()
-        return now_ms - max(window_ms, _KEPT_MS_MIN) if window_ms is not None else _NEVER_MS
+        return now_ms - max(window_ms, KEPT_MS_MIN) if window_ms is not None else _NEVER_MS
 
     def _make_room(self, now_ms: int) -> None:
         since_ms = self._since_ms(now_ms)
         while self._users:
             oldest, record = next(iter(self._users.items()))
-            fresh = record.exposures[-1].at_ms > since_ms
-            if fresh and self._exposures <= self._exposures_max:
+            fresh = _latest_ms(record) > since_ms
+            if fresh and self._held <= self._exposures_max:
                 return
             if fresh:
                 self._forgotten["store"].inc(len(record.exposures))
             del self._users[oldest]
-            self._exposures -= len(record.exposures)
+            self._held -= _size(record)
             self._changed.discard(oldest)
             self._dropped.add(oldest)
 
@@ -176,12 +206,21 @@ class LocalUserStore:
                     logging.get(__name__).warning("users not saved, to be tried again", fault=str(fault))
 
 
+def _size(record: UserRecord) -> int:
+    return len(record.exposures) + len(record.responses)
+
+
+def _latest_ms(record: UserRecord) -> int:
+    ends: tuple[Exposure | Response, ...] = (*record.exposures[-1:], *record.responses[-1:])
+    return max(one.at_ms for one in ends)
+
+
 def _load(sql: sqlite3.Connection, exposures_max: int) -> tuple[list[tuple[str, UserRecord]], dict[int, int], int]:
     """Return the users most recently exposed, the latest last, as many as have room, the position, the last save."""
     users, left = [], exposures_max
     for user_key, encoded in sql.execute("SELECT user_key, record FROM users ORDER BY used DESC"):
         record = _decoder.decode(encoded)
-        left -= len(record.exposures)
+        left -= _size(record)
         if left < 0:
             break
         users.append((user_key, record))

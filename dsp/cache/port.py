@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from dsp.catalog.user import Exposure, UserRecord
+from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.events.schema import Notice
 from dsp.kernel.money import Micros
 from dsp.ledger.terms import LeaseReport, LeaseState, LeaseWant
@@ -135,6 +135,10 @@ class UserStore(Protocol):
 
     def expose(self, user_key: str, exposure: Exposure) -> Awaitable[None] | None:
         """Count one impression, once per bid id and at the earliest time given for it, in whatever order they come."""
+        ...
+
+    def respond(self, user_key: str, response: Response) -> Awaitable[None] | None:
+        """Remember a click or conversion, once per bid id and each at the earliest time given for it."""
         ...
 
 

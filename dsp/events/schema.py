@@ -46,6 +46,8 @@ class BidFacts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     day: int  # days since the epoch in the advertiser's time zone: the daily budget it was reserved from
     user_key: str = ""  # pseudonymous; empty where privacy signals forbid storing anything
     value_micros: Micros = 0  # what this one impression was expected to be worth to the line item's goal
+    category: str = ""  # of the ad: the first of IAB's top level that it has, as its features say
+    personal: bool = False  # privacy signals allow a profile, and ads chosen by it
 
 
 class Bid(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ _HASHED = frozenset(
     (
         *("exchange", "placement", "inventory", "domain", "publisher", "content_language", "content_category"),
         *("language", "os", "browser", "make", "model", "country", "region", "city", "segment"),
-        *("ad_category", "ad_language"),
+        *("ad_category", "ad_language", "clicked_category", "converted_category"),
     )
 )
 _FLAGS = frozenset(("first_price", "interstitial", "rewarded", "skippable", "user_known"))
@@ -33,6 +33,10 @@ _ENTITIES = {
     "line_item_id": "line item",
     "creative_id": "creative",
     "history_campaign": "campaign",
+    "clicked_advertiser": "advertiser",
+    "clicked_campaign": "campaign",
+    "clicked_creative": "creative",
+    "converted_advertiser": "advertiser",
 }
 _WORDS = {
     "floor_micros_cpm": "floor (CPM)",
@@ -41,6 +45,16 @@ _WORDS = {
     "history_age_seconds_1": "seconds since the last impression",
     "seen_campaign": "this campaign seen",
     "exposures": "impressions seen",
+    "clicks": "impressions clicked",
+    "conversions": "impressions that converted",
+    "click_age_seconds": "seconds since the last click",
+    "conversion_age_seconds": "seconds since the last conversion",
+    "clicked_advertiser": "advertisers clicked",
+    "clicked_campaign": "campaigns clicked",
+    "clicked_creative": "creatives clicked",
+    "clicked_category": "categories clicked",
+    "converted_advertiser": "advertisers converted for",
+    "converted_category": "categories converted for",
     "os": "operating system",
     "inventory": "kind of inventory",
     "model": "device model",

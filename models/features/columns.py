@@ -18,6 +18,9 @@ CONTENT_CATEGORY_SLOTS = 4
 AD_CATEGORY_SLOTS = 2
 #: How many of a user's latest impressions are told one by one.
 HISTORY_SLOTS = 6
+#: How many of a user's latest clicks, and of the latest conversions.
+CLICK_SLOTS = 3
+CONVERSION_SLOTS = 2
 
 #: Code of each value, from 1 on; 0 is absent. Appending is compatible, reordering is not.
 DEVICE_CODES = {device: code for code, device in enumerate(DeviceKind, 1)}
@@ -28,7 +31,30 @@ SEGMENT_COLUMNS = tuple(f"segment_{slot}" for slot in range(1, SEGMENT_SLOTS + 1
 CONTENT_CATEGORY_COLUMNS = tuple(f"content_category_{slot}" for slot in range(1, CONTENT_CATEGORY_SLOTS + 1))
 HISTORY_CAMPAIGN_COLUMNS = tuple(f"history_campaign_{slot}" for slot in range(1, HISTORY_SLOTS + 1))
 HISTORY_AGE_COLUMNS = tuple(f"history_age_seconds_{slot}" for slot in range(1, HISTORY_SLOTS + 1))
+CLICKED_ADVERTISER_COLUMNS = tuple(f"clicked_advertiser_{slot}" for slot in range(1, CLICK_SLOTS + 1))
+CLICKED_CAMPAIGN_COLUMNS = tuple(f"clicked_campaign_{slot}" for slot in range(1, CLICK_SLOTS + 1))
+CLICKED_CREATIVE_COLUMNS = tuple(f"clicked_creative_{slot}" for slot in range(1, CLICK_SLOTS + 1))
+CLICKED_CATEGORY_COLUMNS = tuple(f"clicked_category_{slot}" for slot in range(1, CLICK_SLOTS + 1))
+CONVERTED_ADVERTISER_COLUMNS = tuple(f"converted_advertiser_{slot}" for slot in range(1, CONVERSION_SLOTS + 1))
+CONVERTED_CATEGORY_COLUMNS = tuple(f"converted_category_{slot}" for slot in range(1, CONVERSION_SLOTS + 1))
 AD_CATEGORY_COLUMNS = tuple(f"ad_category_{slot}" for slot in range(1, AD_CATEGORY_SLOTS + 1))
+
+#: What is remembered of the user, as of the request. Ages are in seconds, -1 without; ids and categories 0 without.
+USER_COLUMNS: tuple[str, ...] = (
+    "exposures",  # impressions remembered
+    *HISTORY_CAMPAIGN_COLUMNS,  # of the latest of them, newest first
+    *HISTORY_AGE_COLUMNS,
+    "clicks",  # impressions clicked, of those remembered
+    "click_age_seconds",  # of the latest
+    *CLICKED_ADVERTISER_COLUMNS,  # of the latest, newest first
+    *CLICKED_CAMPAIGN_COLUMNS,
+    *CLICKED_CREATIVE_COLUMNS,
+    *CLICKED_CATEGORY_COLUMNS,
+    "conversions",  # impressions that led to one, of those remembered
+    "conversion_age_seconds",
+    *CONVERTED_ADVERTISER_COLUMNS,
+    *CONVERTED_CATEGORY_COLUMNS,
+)
 
 #: One row an impression: the slot, the inventory, the device, place and time, the user.
 REQUEST_COLUMNS: tuple[str, ...] = (
@@ -63,9 +89,7 @@ REQUEST_COLUMNS: tuple[str, ...] = (
     "user_known",
     "segment_count",
     *SEGMENT_COLUMNS,
-    "exposures",  # impressions remembered of the user
-    *HISTORY_CAMPAIGN_COLUMNS,  # the latest of them, newest first; 0 without
-    *HISTORY_AGE_COLUMNS,  # -1 without
+    *USER_COLUMNS,
 )
 
 #: One row a creative.

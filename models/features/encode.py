@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.catalog.user import Exposure, UserRecord
+from dsp.catalog.entities import Advertiser, Creative
+from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.openrtb.opportunity import Opportunity
 from models.features.columns import (
     AD_CATEGORY_SLOTS,
     AD_COLUMNS,
+    CLICK_SLOTS,
     CONTENT_CATEGORY_SLOTS,
+    CONVERSION_SLOTS,
     DEVICE_CODES,
     FORMAT_CODES,
     GOAL_CODES,
@@ -28,7 +31,11 @@ _INT64_MAX = 2**63 - 1
 _MINUTES_PER_DAY = 1_440
 _MS_PER_MINUTE = 60_000
 _ABSENT, _AGELESS = (0,) * HISTORY_SLOTS, (-1,) * HISTORY_SLOTS
-_NO_HISTORY = (*_ABSENT, *_AGELESS)
+_NO_HISTORY = (0, *_ABSENT, *_AGELESS)
+_NO_CLICKS = (0, -1, *(0,) * (4 * CLICK_SLOTS))
+_NO_CONVERSIONS = (0, -1, *(0,) * (2 * CONVERSION_SLOTS))
+_NO_RESPONSES = (*_NO_CLICKS, *_NO_CONVERSIONS)
+_NOBODY = (*_NO_HISTORY, *_NO_RESPONSES)
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday
 
 
@@ -58,7 +65,6 @@ def request_row(opportunity: Opportunity, user: UserRecord | None) -> NDArray[np
     segments: Collection[str] = opportunity.segments if opportunity.may_personalise else ()
     if personal is not None and personal.segments:
         segments = {*segments, *personal.segments}
-    exposures = personal.exposures if personal is not None else ()
     values = [
         text_hash(opportunity.exchange),
         opportunity.first_price,
@@ -91,8 +97,7 @@ def request_row(opportunity: Opportunity, user: UserRecord | None) -> NDArray[np
         bool(opportunity.user_key),
         len(segments),
         *_slots(segments, SEGMENT_SLOTS),
-        len(exposures),
-        *_history(exposures, opportunity.at_ms),
+        *user_values(personal, opportunity.at_ms),
     ]
     try:
         return np.array(values, dtype=np.int64)
@@ -113,9 +118,7 @@ def ad_rows(snapshot: "Snapshot") -> NDArray[np.int64]:
             line_item.campaign_id,
             line_item.id,
             creative.id,
-            *_slots(
-                {tier_one(category) for category in creative.categories or advertiser.categories}, AD_CATEGORY_SLOTS
-            ),
+            *_slots(ad_categories(creative, advertiser), AD_CATEGORY_SLOTS),
             FORMAT_CODES[creative.format],
             creative.width or 0,
             creative.height or 0,
@@ -126,14 +129,50 @@ def ad_rows(snapshot: "Snapshot") -> NDArray[np.int64]:
     return rows
 
 
+def ad_categories(creative: Creative, advertiser: Advertiser) -> list[str]:
+    """Return the categories of an ad at the top level, in sorted order."""
+    return sorted({tier_one(category) for category in creative.categories or advertiser.categories})
+
+
+def user_values(user: UserRecord | None, now_ms: int) -> Sequence[int]:
+    """Return what a record tells by `now_ms`, columns as USER_COLUMNS; None is of a user who is not remembered.
+
+    A record holds what its bidder has been told, so everything in it is known by now.
+    """
+    if user is None:
+        return _NOBODY
+    return [*_history(user.exposures, now_ms), *_responses(user.responses, now_ms)]
+
+
 def _history(exposures: Sequence[Exposure], now_ms: int) -> Sequence[int]:
-    """Return the campaigns of the latest exposures, then their ages."""
+    """Return how many exposures there are, the campaigns of the latest, then their ages."""
     if not exposures:
         return _NO_HISTORY
     latest = exposures[: -HISTORY_SLOTS - 1 : -1]
     ages = [max(0, now_ms - exposure.at_ms) // 1_000 for exposure in latest]
     missing = HISTORY_SLOTS - len(latest)
-    return [*[seen.campaign_id for seen in latest], *_ABSENT[:missing], *ages, *_AGELESS[:missing]]
+    campaigns = [seen.campaign_id for seen in latest]
+    return [len(exposures), *campaigns, *_ABSENT[:missing], *ages, *_AGELESS[:missing]]
+
+
+def _responses(responses: Sequence[Response], now_ms: int) -> Sequence[int]:
+    """Return clicks, then conversions: how many, the latest's age, and what the latest were of."""
+    if not responses:
+        return _NO_RESPONSES
+    clicked = sorted((one for one in responses if one.clicked_ms), key=lambda one: -one.clicked_ms)
+    converted = sorted((one for one in responses if one.converted_ms), key=lambda one: -one.converted_ms)
+    found: list[int] = [*_NO_RESPONSES]
+    if clicked:
+        found[:2] = len(clicked), max(0, now_ms - clicked[0].clicked_ms) // 1_000
+        for slot, one in enumerate(clicked[:CLICK_SLOTS], 2):
+            ids = one.advertiser_id, one.campaign_id, one.creative_id, text_hash(one.category)
+            found[slot : len(_NO_CLICKS) : CLICK_SLOTS] = ids
+    if converted:
+        first = len(_NO_CLICKS)
+        found[first : first + 2] = len(converted), max(0, now_ms - converted[0].converted_ms) // 1_000
+        for slot, one in enumerate(converted[:CONVERSION_SLOTS], first + 2):
+            found[slot::CONVERSION_SLOTS] = one.advertiser_id, text_hash(one.category)
+    return found
 
 
 def _slots(values: Collection[str], slots: int) -> list[int]:

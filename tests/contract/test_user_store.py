@@ -1,29 +1,45 @@
-"""What every UserStore must do, and what the embedded one does beyond it."""
+"""What every UserStore must do: the embedded one, a server's, a cluster's; and what the embedded one does beyond it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import permutations
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
 from dsp.cache.local import LocalUserStore
-from dsp.cache.port import UserStore
-from dsp.catalog.user import Exposure, UserRecord
+from dsp.cache.port import ReplayedUserStore, UserStore
+from dsp.cache.redis import RedisUserStore
+from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.events.schema import NoticeKind
+from dsp.frequency.evidence import exposure_of
 from tests.notices import notice
+from tests.servers.valkey import server_url
 
-MakeStore = Callable[[], Awaitable[UserStore]]
+MakeStore = Callable[..., Awaitable[ReplayedUserStore]]
+DAY_MS = 86_400_000
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(params=["local", "redis", "cluster"])
 async def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakeStore]:
     """A maker of stores, of which one is open at a time."""
-    opened: list[UserStore] = []
+    opened: list[ReplayedUserStore] = []
+    url = server_url(request)
 
-    async def make() -> UserStore:
-        store = {"local": lambda: LocalUserStore(tmp_path / "users.db", save_interval_ms=60_000)}[request.param]()
+    async def make(
+        user_exposures_max: int = 1_000, window_ms: Callable[[], int | None] = lambda: None
+    ) -> ReplayedUserStore:
+        store: ReplayedUserStore
+        if url:
+            store = RedisUserStore(url, user_exposures_max, window_ms)
+        else:
+            store = LocalUserStore(tmp_path / "users.db", 1_000_000, user_exposures_max, window_ms, 60_000)
         await store.open()
         opened.append(store)
+        replay = await store.begin_replay()
+        if replay.ours and not replay.position:
+            await store.end_replay({})  # an empty log was read to its end
         return store
 
     yield make
@@ -41,6 +57,16 @@ async def expose(store: UserStore, user_key: str, one: Exposure) -> None:
     waiting = store.expose(user_key, one)
     if waiting is not None:
         await waiting
+
+
+async def respond(store: UserStore, user_key: str, one: Response) -> None:
+    waiting = store.respond(user_key, one)
+    if waiting is not None:
+        await waiting
+
+
+def response(number: int, clicked_ms: int = 0, converted_ms: int = 0) -> Response:
+    return Response(f"bid-{number}", 1, 2, 4, "IAB2", clicked_ms, converted_ms)
 
 
 def exposure(number: int, at_ms: int | None = None) -> Exposure:
@@ -78,6 +104,124 @@ async def test_the_order_in_which_impressions_come_makes_no_difference(make_stor
     assert await get(store, "first") == await get(store, "second") == UserRecord((exposure(1), exposure(2, 45)))
 
 
+async def test_responses_are_the_same_in_whatever_order_and_however_often_they_come(make_store: MakeStore) -> None:
+    store = await make_store()
+    given = [response(1, 50), response(1, 40), response(2, 45), response(1, 0, 90), response(1, 0, 95)]
+    for number, order in enumerate(permutations(given)):
+        for one in (*order, *order[::-1]):
+            await respond(store, f"user-{number}", one)
+        found = await get(store, f"user-{number}")
+        assert found == UserRecord(responses=(response(1, 40, 90), response(2, 45)))
+
+
+async def test_exposures_and_responses_leave_each_other_alone_and_outlive_a_restart(make_store: MakeStore) -> None:
+    store = await make_store()
+    await expose(store, "user", exposure(1))
+    await respond(store, "user", response(1, 7))
+    await expose(store, "user", exposure(2))
+    whole = UserRecord((exposure(1), exposure(2)), responses=(response(1, 7),))
+    assert await get(store, "user") == whole
+    await store.close()
+    again = await make_store()
+    assert await get(again, "user") == whole
+    await respond(again, "user", response(1, 7, 9))
+    assert await get(again, "user") == msgspec.structs.replace(whole, responses=(response(1, 7, 9),))
+
+
+async def test_a_user_has_at_most_so_many_exposures(make_store: MakeStore) -> None:
+    store, forgotten = await make_store(user_exposures_max=3), _forgotten("user")
+    for number in (1, 2, 3, 4, 5, 5):
+        await expose(store, "user", exposure(number))
+    assert await get(store, "user") == UserRecord((exposure(3), exposure(4), exposure(5)))
+    assert _forgotten("user") - forgotten == 2
+
+
+async def test_a_record_reaches_as_far_back_as_the_longest_cap(make_store: MakeStore) -> None:
+    window_ms: list[int | None] = [None]
+    store, forgotten = await make_store(window_ms=lambda: window_ms[0]), _forgotten("user")
+    for number in range(1, 6):
+        await expose(store, "user", exposure(number, number * DAY_MS))
+    window_ms[0] = 3 * DAY_MS
+    await expose(store, "user", exposure(9, 6 * DAY_MS))
+    kept = UserRecord((exposure(4, 4 * DAY_MS), exposure(5, 5 * DAY_MS), exposure(9, 6 * DAY_MS)))
+    assert await get(store, "user") == kept
+    await expose(store, "user", exposure(10, 3 * DAY_MS))  # one that comes too late counts nowhere
+    assert await get(store, "user") == kept
+    assert _forgotten("user") == forgotten
+
+
+async def test_a_user_has_at_most_so_many_responses(make_store: MakeStore) -> None:
+    store = await make_store()
+    for number in range(20):
+        await respond(store, "user", response(number, 100 + number))
+    kept = UserRecord(responses=tuple(response(number, 100 + number) for number in range(4, 20)))
+    assert await get(store, "user") == kept
+    await respond(store, "user", response(3, 103))  # told again: it stays forgotten
+    assert await get(store, "user") == kept
+
+
+async def test_the_log_is_counted_like_what_was_told(make_store: MakeStore) -> None:
+    store = await make_store()
+    notices = [notice(number, user_key=f"u{number % 2}") for number in range(4)]
+    told = exposure_of(notices[1])
+    assert told is not None
+    await expose(store, *told)
+    for _ in range(2):
+        assert (await store.begin_replay()).ours
+        waiting = store.absorb([*notices, notice(9), notice(8, NoticeKind.LOSS, user_key="u1")], {0: 6})
+        if waiting is not None:
+            await waiting
+        await store.end_replay({0: 6})
+    found = await get(store, "u0"), await get(store, "u1")
+    bids = [[one.bid_id for one in record.exposures] for record in found if record]
+    assert bids == [["bid-0", "bid-2"], ["bid-1", "bid-3"]]
+    await store.close()
+    again = await make_store()
+    assert (await again.begin_replay()).position == {0: 6}
+
+
+async def test_bounds_hold_for_responses_too(tmp_path: Path) -> None:
+    store = LocalUserStore(tmp_path / "users.db", exposures_max=20)
+    for number in range(30):
+        await respond(store, "often", response(number, 100 + number))
+    kept = UserRecord(responses=tuple(response(number, 100 + number) for number in range(14, 30)))
+    assert await get(store, "often") == kept
+    await respond(store, "often", response(3, 103))  # told again: it stays forgotten
+    assert await get(store, "often") == kept
+    for number in range(5):
+        await expose(store, "other", exposure(number, 200))
+    assert await get(store, "often") is None  # 21 of both kinds are one too many
+    assert len((await get(store, "other") or UserRecord()).exposures) == 5
+
+
+async def test_responses_go_with_the_record(tmp_path: Path) -> None:
+    store = LocalUserStore(tmp_path / "users.db", window_ms=lambda: 0)
+    await expose(store, "clicked", exposure(1, 1_000))
+    await respond(store, "clicked", response(1, 2_000))
+    await expose(store, "seen", exposure(2, 3_000))
+    await expose(store, "later", exposure(3, DAY_MS + 1_500))
+    assert await get(store, "clicked") == UserRecord((exposure(1, 1_000),), responses=(response(1, 2_000),))
+    await expose(store, "later", exposure(4, DAY_MS + 2_000))
+    assert await get(store, "clicked") is None
+    assert await get(store, "seen") is not None
+    await respond(store, "clicked", response(1, 2_000, DAY_MS + 2_000))  # a conversion may come after that
+    assert await get(store, "clicked") == UserRecord(responses=(response(1, 2_000, DAY_MS + 2_000),))
+
+
+async def test_records_of_before_responses_are_read(tmp_path: Path) -> None:
+    store = LocalUserStore(tmp_path / "users.db")
+    await store.open()
+    old = msgspec.msgpack.encode([[["bid-1", 1, 1, 2, 3]], ["segment"], True])
+    await store._file.write(lambda sql: sql.execute("INSERT INTO users VALUES ('user', 1, ?)", (old,)))
+    await store.close()
+    again = LocalUserStore(tmp_path / "users.db")
+    await again.open()
+    assert await get(again, "user") == UserRecord((exposure(1),), ("segment",))
+    await respond(again, "user", response(1, 5))
+    assert await get(again, "user") == UserRecord((exposure(1),), ("segment",), responses=(response(1, 5),))
+    await again.close()
+
+
 async def test_bounds_hold_and_the_least_recent_go_first(tmp_path: Path) -> None:
     def make() -> LocalUserStore:
         return LocalUserStore(tmp_path / "users.db", exposures_max=4, user_exposures_max=3)
@@ -106,25 +250,24 @@ async def test_bounds_hold_and_the_least_recent_go_first(tmp_path: Path) -> None
 
 
 async def test_what_no_cap_reaches_any_more_is_forgotten(tmp_path: Path) -> None:
-    day_ms = 86_400_000
     window_ms: list[int | None] = [None]
     store = LocalUserStore(tmp_path / "users.db", window_ms=lambda: window_ms[0])
     await store.open()
     forgotten = _forgotten("user") + _forgotten("store")
     for number in range(10):
-        await expose(store, "often", exposure(number, number * day_ms))
+        await expose(store, "often", exposure(number, number * DAY_MS))
     await expose(store, "once", exposure(20, 0))
     assert len((await get(store, "often") or UserRecord()).exposures) == 10  # nothing is known of caps yet
-    window_ms[0] = 3 * day_ms
-    await expose(store, "often", exposure(10, 10 * day_ms))
+    window_ms[0] = 3 * DAY_MS
+    await expose(store, "often", exposure(10, 10 * DAY_MS))
     kept = await get(store, "often")
-    assert kept == UserRecord((exposure(8, 8 * day_ms), exposure(9, 9 * day_ms), exposure(10, 10 * day_ms)))
+    assert kept == UserRecord((exposure(8, 8 * DAY_MS), exposure(9, 9 * DAY_MS), exposure(10, 10 * DAY_MS)))
     assert await get(store, "once") is None
-    await expose(store, "often", exposure(7, 7 * day_ms))  # one that comes too late counts nowhere
+    await expose(store, "often", exposure(7, 7 * DAY_MS))  # one that comes too late counts nowhere
     assert await get(store, "often") == kept
     window_ms[0] = 0  # no caps at all: a day is kept for caps to come
-    await expose(store, "often", exposure(11, 11 * day_ms - 1))
-    assert await get(store, "often") == UserRecord((exposure(10, 10 * day_ms), exposure(11, 11 * day_ms - 1)))
+    await expose(store, "often", exposure(11, 11 * DAY_MS - 1))
+    assert await get(store, "often") == UserRecord((exposure(10, 10 * DAY_MS), exposure(11, 11 * DAY_MS - 1)))
     assert _forgotten("user") + _forgotten("store") == forgotten
     await store.close()
     again = LocalUserStore(tmp_path / "users.db")
@@ -153,6 +296,28 @@ async def test_what_a_kill_lost_is_counted_again_from_the_log(tmp_path: Path) ->
     assert [one.bid_id for one in record.exposures] == ["bid-0", "bid-1", "bid-2", "bid-3"]
     await store.close()
     await killed._file.close()
+
+
+async def test_responses_that_a_kill_lost_are_remembered_again_from_the_log(tmp_path: Path) -> None:
+    personal = {"user_key": "user", "personal": True, "category": "IAB2"}
+    notices = [notice(1, kind, **personal) for kind in (NoticeKind.BILL, NoticeKind.CLICK, NoticeKind.CONVERSION)]
+    notices.append(notice(2, NoticeKind.CLICK, **(personal | {"personal": False})))
+    store = LocalUserStore(tmp_path / "users.db", save_interval_ms=60_000)
+    await store.open()
+    store.absorb(notices[:2], {0: 2})
+    await store.save()
+    store.absorb(notices[2:], {0: 4})  # not saved: the kill loses it
+    whole = await get(store, "user")
+    assert whole is not None
+    assert whole.responses == (response(1, 5_000, 5_000),)  # of the other nothing may be kept but that it was seen
+    assert [one.bid_id for one in whole.exposures] == ["bid-1", "bid-2"]
+    successor = LocalUserStore(tmp_path / "users.db")
+    await successor.open()
+    assert ((await get(successor, "user")) or UserRecord()).responses == (response(1, 5_000),)
+    successor.absorb(notices, {0: 4})
+    assert await get(successor, "user") == whole
+    await successor.close()
+    await store._file.close()
 
 
 async def test_what_a_notice_proves_counts_for_known_users(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from bidder.pending import PendingExposures
 from dsp.cache.local import LocalBlobStore, LocalUserStore
 from dsp.events.schema import Bid, Decision, Event, Notice, SampledRequest, decode
 from dsp.events.topics import Topic
-from dsp.frequency.evidence import exposure_at, exposure_of
+from dsp.frequency.evidence import exposure_at, exposure_of, response_of
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.config import Platform
 from dsp.openrtb.codec import decode_request
@@ -32,6 +32,7 @@ from models.features.columns import FEATURE_HASH, HISTORY_CAMPAIGN_COLUMNS, REQU
 from models.features.encode import ad_rows, request_row
 
 _Event = TypeVar("_Event", bound=Event)
+_CLICKS, _CONVERSIONS = REQUEST_COLUMNS.index("clicks"), REQUEST_COLUMNS.index("conversions")
 _HISTORY = [REQUEST_COLUMNS.index(name) for name in HISTORY_CAMPAIGN_COLUMNS]
 
 
@@ -42,6 +43,8 @@ class Parity:
     compared: int = 0
     with_history: int = 0
     with_two_campaigns: int = 0
+    with_clicks: int = 0
+    with_conversions: int = 0
     differing: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, auction_id: str, row: NDArray[np.int64], bid: Bid, ad_row: bytes) -> None:
@@ -55,6 +58,8 @@ class Parity:
         campaigns = set(logged[_HISTORY].tolist()) - {0}
         self.with_history += bool(campaigns)
         self.with_two_campaigns += len(campaigns) > 1
+        self.with_clicks += bool(logged[_CLICKS])
+        self.with_conversions += bool(logged[_CONVERSIONS])
 
 
 def compare(data: Path) -> Parity:
@@ -70,6 +75,9 @@ def compare(data: Path) -> Parity:
             exposed = exposure_of(event)
             if exposed is not None:
                 users.expose(*exposed)
+            responded = response_of(event)
+            if responded is not None:
+                users.respond(*responded)
             pending.hear(event, event.at_ms)
             continue
         assert event.feature_hash == FEATURE_HASH

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 
-from dsp.catalog.user import Exposure, UserRecord
+import msgspec
+
+from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.kernel.errors import UnavailableError
 from dsp.stream.port import Batch, Entry, Position
 
@@ -76,5 +78,14 @@ class FakeUsers:
             return asyncio.sleep(self.silent)
         record = self.records.get(user_key, UserRecord())
         if all(known.bid_id != exposure.bid_id for known in record.exposures):
-            self.records[user_key] = UserRecord((*record.exposures, exposure), record.segments)
+            self.records[user_key] = msgspec.structs.replace(record, exposures=(*record.exposures, exposure))
+        return None
+
+    def respond(self, user_key: str, response: Response) -> Awaitable[None] | None:
+        if self.away:
+            raise UnavailableError("away")
+        if self.silent:
+            return asyncio.sleep(self.silent)
+        record = self.records.get(user_key, UserRecord())
+        self.records[user_key] = msgspec.structs.replace(record, responses=(*record.responses, response))
         return None

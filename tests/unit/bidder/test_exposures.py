@@ -11,13 +11,14 @@ import pytest
 from bidder.exposures import ExposureReplay
 from bidder.pending import PendingExposures
 from dsp.cache.local import LocalUserStore
-from dsp.catalog.user import Exposure, UserRecord
+from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.events.schema import NoticeKind
 from dsp.events.topics import Topic
 from tests.simulation.frequency_world import ListLog
 from tests.unit.bidder.test_notices import Desk
 
 WIN, BILL, IMPRESSION, CLICK = NoticeKind.WIN, NoticeKind.BILL, NoticeKind.IMPRESSION, NoticeKind.CLICK
+CONVERSION = NoticeKind.CONVERSION
 
 
 class Counting:
@@ -67,6 +68,35 @@ async def test_every_order_of_repeated_notices_counts_once_at_the_first_proof(co
     await counting.replay(counting.users, desk.pending)
     assert counting.users.get(user) == counted
     assert desk.pending.merged(user, counted, desk.clock.now_ms()) is counted
+
+
+async def test_every_order_of_repeated_responses_is_remembered_once_at_the_first_time(counting: Counting) -> None:
+    desk, begun_ms = counting.desk, counting.desk.clock.now_ms()
+    for number, kinds in enumerate(permutations([BILL, CLICK, CONVERSION])):
+        desk.clock.at_ms = begun_ms
+        facts = desk.facts(bid_id=f"b{number}", user_key=f"user-{number}", personal=True, category="IAB2")
+        for step, kind in enumerate(kinds + kinds[::-1]):
+            desk.clock.at_ms = begun_ms + 10 * step
+            await desk.send(kind, facts)
+        times = [begun_ms + 10 * kinds.index(kind) for kind in (CLICK, CONVERSION)]
+        told = (Response(facts.bid_id, 1, 2, 4, "IAB2", *times),)
+        record = counting.users.get(f"user-{number}")
+        assert record is not None
+        assert record.responses == told
+        seen = desk.pending.merged(f"user-{number}", record, desk.clock.now_ms())
+        assert seen is not None
+        assert seen.responses == told
+    await counting.replay(counting.users, desk.pending)
+    assert counting.users.get(f"user-{number}") == record
+    other = counting.store("other.db")  # of another process, which hears of it from the log
+    other.absorb(desk.written, {0: 1})
+    assert other.get(f"user-{number}") == record
+
+
+async def test_without_leave_to_personalise_a_click_is_an_impression_and_no_response(counting: Counting) -> None:
+    facts = counting.desk.facts()
+    assert (await counting.desk.send(CLICK, facts)).status in (302, 410)
+    assert counting.users.get("u") == UserRecord((Exposure("b1", facts.bid_at_ms, 1, 2, 3),))
 
 
 async def test_a_late_notice_counts_when_the_impression_was(counting: Counting) -> None:

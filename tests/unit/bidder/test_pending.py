@@ -3,7 +3,7 @@
 from prometheus_client import REGISTRY
 
 from bidder.pending import PendingExposures
-from dsp.catalog.user import Exposure, UserRecord
+from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.events.schema import Notice, NoticeKind
 from tests.notices import notice
 
@@ -15,8 +15,10 @@ def exposure(bid_id: str, at_ms: int = 0) -> Exposure:
 def test_merges_with_what_is_known() -> None:
     pending = PendingExposures(ttl_ms=1_000, count_max=10)
     pending.add("u", exposure("b2", 500))
-    known = UserRecord((exposure("b1"),), ("s",))
-    assert pending.merged("u", known, 600) == UserRecord((exposure("b1"), exposure("b2", 500)), ("s",))
+    told = (Response("b1", 1, 2, 4, "", 5),)
+    known = UserRecord((exposure("b1"),), ("s",), responses=told)
+    seen = (exposure("b1"), exposure("b2", 500))
+    assert pending.merged("u", known, 600) == UserRecord(seen, ("s",), responses=told)
     assert pending.merged("u", None, 600) == UserRecord((exposure("b2", 500),))
     assert pending.merged("other", known, 600) is known
 

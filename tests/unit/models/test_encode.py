@@ -8,15 +8,22 @@ import msgspec
 import numpy as np
 import pytest
 
-from dsp.catalog.user import Exposure, UserRecord
+from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.openrtb.opportunity import DeviceKind, Opportunity, Video
 from models.features.columns import (
     AD_COLUMNS,
+    CLICKED_ADVERTISER_COLUMNS,
+    CLICKED_CAMPAIGN_COLUMNS,
+    CLICKED_CATEGORY_COLUMNS,
+    CLICKED_CREATIVE_COLUMNS,
+    CONVERTED_ADVERTISER_COLUMNS,
+    CONVERTED_CATEGORY_COLUMNS,
     DEVICE_CODES,
     FEATURE_HASH,
     HISTORY_AGE_COLUMNS,
     HISTORY_CAMPAIGN_COLUMNS,
     REQUEST_COLUMNS,
+    USER_COLUMNS,
 )
 from models.features.encode import request_row, text_hash, tier_one
 
@@ -33,7 +40,14 @@ OPPORTUNITY = Opportunity(
     blocked_categories=frozenset(), blocked_advertisers=frozenset(), blocked_apps=frozenset(),
     languages_allowed=frozenset(), currency="USD", currency_rate=1.0,
 )  # fmt: skip
-USER = UserRecord(exposures=(Exposure("b1", AT_MS - 90_500, 1, 2, 3),), segments=("c",))
+RESPONSES = (
+    Response("b1", 1, 11, 21, "IAB2", clicked_ms=AT_MS - 60_000),
+    Response("b2", 2, 12, 22, "IAB9", clicked_ms=AT_MS - 50_000, converted_ms=AT_MS - 2_500),
+    Response("b3", 3, 13, 23, "", clicked_ms=AT_MS - 40_000, converted_ms=AT_MS - 20_000),
+    Response("b4", 4, 14, 24, "IAB1", converted_ms=AT_MS - 10_000),
+    Response("b5", 2, 15, 25, "IAB9", clicked_ms=AT_MS - 1_999),
+)
+USER = UserRecord((Exposure("b1", AT_MS - 90_500, 1, 2, 3),), ("c",), responses=RESPONSES)
 
 
 def features(user: UserRecord | None = None, **changes: Any) -> dict[str, int]:
@@ -65,6 +79,25 @@ def test_the_latest_exposures_come_first_and_no_more_than_there_is_room_for() ->
     assert [short[name] for name in HISTORY_AGE_COLUMNS] == [8, 9, -1, -1, -1, -1]
 
 
+def test_the_latest_clicks_and_conversions_come_first_each_by_its_own_time() -> None:
+    found = features(USER)
+    assert [found[name] for name in ("clicks", "click_age_seconds")] == [4, 1]
+    assert [found[name] for name in CLICKED_ADVERTISER_COLUMNS] == [2, 3, 2]
+    assert [found[name] for name in CLICKED_CAMPAIGN_COLUMNS] == [15, 13, 12]
+    assert [found[name] for name in CLICKED_CREATIVE_COLUMNS] == [25, 23, 22]
+    assert [found[name] for name in CLICKED_CATEGORY_COLUMNS] == [text_hash("IAB9"), 0, text_hash("IAB9")]
+    assert [found[name] for name in ("conversions", "conversion_age_seconds")] == [3, 2]
+    assert [found[name] for name in CONVERTED_ADVERTISER_COLUMNS] == [2, 4]
+    assert [found[name] for name in CONVERTED_CATEGORY_COLUMNS] == [text_hash("IAB9"), text_hash("IAB1")]
+    clicked = features(UserRecord(responses=RESPONSES[:1]))
+    assert [clicked[name] for name in ("exposures", "clicks", "conversions", "conversion_age_seconds")] == [0, 1, 0, -1]
+    assert [clicked[name] for name in CLICKED_CAMPAIGN_COLUMNS] == [11, 0, 0]
+    assert [clicked[name] for name in CONVERTED_ADVERTISER_COLUMNS] == [0, 0]
+    converted = features(UserRecord(responses=RESPONSES[3:4]))
+    assert [converted[name] for name in ("clicks", "click_age_seconds", "conversions")] == [0, -1, 1]
+    assert [converted[name] for name in CLICKED_CATEGORY_COLUMNS] == [0, 0, 0]
+
+
 @pytest.mark.parametrize(("offset", "hour", "weekday"), [(-480, 7, 6), (600, 1, 0), (-960, 23, 5), (345, 20, 6)])
 def test_hour_and_weekday_are_the_users(offset: int, hour: int, weekday: int) -> None:
     found = features(utc_offset_minutes=offset)
@@ -74,7 +107,10 @@ def test_hour_and_weekday_are_the_users(offset: int, hour: int, weekday: int) ->
 def test_nothing_of_a_person_is_used_without_permission() -> None:
     silent = features(USER, may_personalise=False)
     assert silent["segment_count"] == silent["segment_1"] == silent["exposures"] == 0
-    assert silent["history_age_seconds_1"] == -1
+    nobody = features()
+    assert {name: silent[name] for name in USER_COLUMNS} == {name: nobody[name] for name in USER_COLUMNS}
+    assert nobody["history_age_seconds_1"] == nobody["click_age_seconds"] == nobody["conversion_age_seconds"] == -1
+    assert features(UserRecord())["clicks"] == nobody["clicks"] == nobody["clicked_advertiser_1"] == 0
 
 
 def test_video_slots_and_apps() -> None:
@@ -122,6 +158,6 @@ def test_hashes_are_the_same_in_every_process() -> None:
 
 def test_the_definition_is_pinned() -> None:
     # Whoever changes the features sees this fail, and knows that logs and bundles of before do not fit any more.
-    assert len(set(REQUEST_COLUMNS)) == len(REQUEST_COLUMNS) == 52
+    assert len(set(REQUEST_COLUMNS)) == len(REQUEST_COLUMNS) == 72
     assert len(set(AD_COLUMNS)) == len(AD_COLUMNS) == 12
     assert text_hash("news.example") == 4_884_597_473_972_978_772

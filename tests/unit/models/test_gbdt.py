@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.evaluation.metrics import measure
-from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
+from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS, USER_COLUMNS
 from models.features.platform import PLATFORM
 from models.serving.onnx import FEATURE_HASH_KEY, OnnxModel, OnnxPredictor
 from models.serving.predictor import Scorer, predict
@@ -29,6 +29,7 @@ def column(name: str) -> int:
 def made(count: int, seed: int = 1, *, signal: bool = True) -> Rows:
     rng = np.random.default_rng(seed)
     requests = rng.integers(0, 6, (count, len(REQUEST_COLUMNS)))
+    requests[:, [column(name) for name in USER_COLUMNS]] = 0  # of strangers
     ads = rng.integers(1, 6, (count, len(AD_COLUMNS)))
     requests[:, column("floor_micros_cpm")] = rng.integers(0, 5_000_000, count)
     logits = np.full(count, -2.5)
@@ -43,7 +44,7 @@ def made(count: int, seed: int = 1, *, signal: bool = True) -> Rows:
 
 @pytest.fixture(scope="module")
 def model() -> gbdt.Model:
-    rows = made(12_000)
+    rows = made(16_000)
     walked, features = gbdt.walk(rows, PLATFORM, 0.01, CONFIG)
     return gbdt.fit(rows, PLATFORM, 0.01, walked, features, CONFIG)
 
