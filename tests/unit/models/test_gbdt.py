@@ -128,7 +128,7 @@ def test_noise_is_not_learned() -> None:
 
 
 def test_training_is_deterministic(model: gbdt.Model) -> None:
-    rows = made(12_000)
+    rows = made(16_000)
     walked, features = gbdt.walk(rows, PLATFORM, 0.01, CONFIG)
     again = gbdt.fit(rows, PLATFORM, 0.01, walked, features, CONFIG)
     assert to_onnx(again, "ctr") == to_onnx(model, "ctr")
