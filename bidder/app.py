@@ -1,4 +1,4 @@
-"""Puts the bidder together on the embedded stores, starts it in order, drains it and stops it in reverse."""
+"""Puts the bidder together on the stores that are set, starts it in order, drains it and stops it in reverse."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ from bidder.state import Serving
 from bidder.sync import LeaseSync
 from bidder.wiring import Deployment, wire
 from dsp import registry
-from dsp.cache.local import LocalBlobStore, LocalLeaseStore, LocalUserStore
+from dsp.cache.connect import blob_store, lease_store, user_store
 from dsp.events.topics import Topic
 from dsp.kernel import config, logging, metrics, tracing
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, SystemClock
@@ -32,7 +32,7 @@ from dsp.kernel.lifecycle import Lifecycle
 from dsp.kernel.tracing import Tracer
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import load_profiles
-from dsp.stream.local import LocalEventLog
+from dsp.stream.connect import event_log
 from models.serving.batcher import Batcher, ThreadWorker
 from models.serving.session import Device, choose
 
@@ -70,15 +70,17 @@ class Bidder:
         self.settings = settings
         clock, data = SystemClock(), platform.data_path
         profiles = load_profiles(platform.exchanges_dir)
-        # With several processes on one machine each has its own memory of users, caught up from the common log.
+        # Of several processes on one machine each has its own memory of users, caught up from the common log, unless
+        # they share a server's.
         users_file = f"users-{settings.holder}.db" if settings.reuse_port else "users.db"
         self._clock = clock
-        self._log = LocalEventLog(data / "log", clock)
+        self._log = event_log(platform, clock)
         self.serving = Serving()
-        self._users = LocalUserStore(
-            data / users_file, settings.exposures_max, settings.user_exposures_max, self.serving.cap_window_ms
+        self._users = user_store(
+            platform, users_file, settings.exposures_max, settings.user_exposures_max, self.serving.cap_window_ms
         )
-        self._lease_store, leases = LocalLeaseStore(data / "leases.db"), LeaseBook(0)
+        self._lease_store, leases = lease_store(platform), LeaseBook(0)
+        self._blobs = blob_store(platform)
         deployment = Deployment(platform, profiles, signing_keys(platform))
         device = Device(choose(settings.predict_provider), settings.predict_batching, settings.predict_batch_rows_max)
         self._batcher = _batcher(settings, clock) if device.batches(device.provider) else None
@@ -88,13 +90,12 @@ class Bidder:
             batcher=self._batcher, tracer=self._tracer,
         )  # fmt: skip
         # Of what the other processes count a process learns from the log, so it must read that often.
-        replay_seconds = SHARED_REPLAY_SECONDS if settings.reuse_port else REPLAY_SECONDS
+        several = settings.reuse_port or bool(platform.cache_url)
+        replay_seconds = SHARED_REPLAY_SECONDS if several else REPLAY_SECONDS
         self._exposures = ExposureReplay(self._log, self._users, auctioneer.pending, clock, replay_seconds)
         self.readiness = Readiness(self.serving, self.outbox)
         self._sync = LeaseSync(self._lease_store, leases, settings.holder, settings.lease_sync_interval_ms, clock)
-        self._reloader = Reloader(
-            self.serving, LocalBlobStore(data / "blobs"), data / "models", settings.reload_interval_ms, device
-        )
+        self._reloader = Reloader(self.serving, self._blobs, data / "models", settings.reload_interval_ms, device)
         self._admission, tally = auctioneer.admission, auctioneer.tally
         self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
         notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
@@ -114,6 +115,7 @@ class Bidder:
         await lifecycle.start(self._log.open(), self._log.close)
         await lifecycle.start(self._users.open(), self._users.close)
         await lifecycle.start(self._lease_store.open(), self._lease_store.close)
+        await lifecycle.start(self._blobs.open(), self._blobs.close)
         await lifecycle.start(
             self.admin_port.listen(settings.admin_host, settings.admin_port, False),
             lambda: self.admin_port.close(timeout_s),

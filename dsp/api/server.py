@@ -11,14 +11,14 @@ import uvicorn
 from dsp.api.app import create_app
 from dsp.api.config import ApiConfig
 from dsp.api.context import Services
-from dsp.cache.local import LocalBlobStore
+from dsp.cache.connect import blob_store
 from dsp.kernel import config, logging, metrics
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.lifecycle import Lifecycle
 from dsp.store.database import create_engine, url
-from dsp.stream.local import LocalEventLog
+from dsp.stream.connect import event_log
 
 
 class _Server(uvicorn.Server):
@@ -52,9 +52,9 @@ async def run(settings: Mapping[str, Any]) -> None:
     metrics.CONFIG.info({"hash": config.digest(settings)})
     lifecycle, engine = Lifecycle(), create_engine(url(platform))
     clock = SystemClock()
-    event_log = LocalEventLog(platform.data_path / "log", clock)
-    blobs = LocalBlobStore(platform.data_path / "blobs")
-    app = create_app(Services(engine, clock, platform, api, lifecycle, event_log, blobs))
+    log = event_log(platform, clock)
+    blobs = blob_store(platform)
+    app = create_app(Services(engine, clock, platform, api, lifecycle, log, blobs))
     server = _Server(
         uvicorn.Config(
             app,
@@ -68,7 +68,8 @@ async def run(settings: Mapping[str, Any]) -> None:
         ),
         lifecycle,
     )
-    await lifecycle.start(event_log.open(), event_log.close)
+    await lifecycle.start(log.open(), log.close)
+    await lifecycle.start(blobs.open(), blobs.close)
     serving = asyncio.create_task(_serve(server))
     stopping = asyncio.create_task(lifecycle.wait_for_stop())
     try:

@@ -9,8 +9,8 @@ from dsp.kernel.money import Micros
 from dsp.ledger.terms import LeaseReport, LeaseState, LeaseWant
 
 __all__ = [
-    "BlobStore", "KeptLeaseStore", "LeaseReport", "LeaseState", "LeaseStore", "LeaseWant", "Limit", "ReplayedUserStore",
-    "Spent", "Standing", "UserStore",
+    "BlobStore", "KeptLeaseStore", "LeaseReport", "LeaseState", "LeaseStore", "LeaseWant", "Limit", "Replay",
+    "ReplayedUserStore", "Spent", "Standing", "UserStore",
 ]  # fmt: skip
 
 
@@ -142,14 +142,21 @@ class UserStore(Protocol):
         ...
 
 
+class Replay(NamedTuple):
+    """Up to where the records contain the event log, and whether this process is the one that reads it into them."""
+
+    position: dict[int, int]
+    ours: bool
+
+
 class ReplayedUserStore(UserStore, Protocol):
     """A user store that reads the event log as well: what it lost, and what it was not told, it finds there."""
 
-    async def begin_replay(self) -> Mapping[int, int] | None:
-        """Return the position up to which the log is contained; None where another process reads it for all."""
+    async def begin_replay(self) -> Replay:
+        """Return from where on the log is to be read, and whether by this process."""
         ...
 
-    def absorb(self, notices: Iterable[Notice], position: Mapping[int, int]) -> Awaitable[None] | None:
+    def absorb(self, notices: Iterable[Notice], position: Mapping[int, int]) -> Awaitable[object] | None:
         """Count what notices read from the log up to `position` tell; counting again is harmless."""
         ...
 

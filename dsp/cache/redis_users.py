@@ -17,6 +17,8 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from dsp.cache.batching import Gathering
+from dsp.cache.local_users import KEPT_MS_MIN, RESPONSES_MAX
+from dsp.cache.port import Replay
 from dsp.cache.redis_nodes import Nodes, tag
 from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.catalog.validate import WINDOW_SECONDS_MAX
@@ -34,7 +36,6 @@ BATCH_MAX = 256
 WAITING_MAX = 8_192
 #: Who replays the log into the records is replaced when it was not heard of for so long.
 REPLAYER_SECONDS = 10
-KEPT_MS_MIN, RESPONSES_MAX = 86_400_000, 16
 _SCRIPT = (files("dsp.cache") / "users.lua").read_bytes()
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -97,19 +98,20 @@ class RedisUserStore:
         """Remember a click or conversion, once per bid id and each at the earliest time given for it."""
         return self._tell(_Told(user_key, responses=(response,)))
 
-    async def begin_replay(self) -> dict[int, int] | None:
-        """Return how far of the log every record contains; None where another process reads it for all."""
+    async def begin_replay(self) -> Replay:
+        """Return how far of the log every record contains, and whether this process is to read on."""
         key, life_ms = f"dsp:{tag(0)}:users:replayer", REPLAYER_SECONDS * MS_PER_SECOND
         took, holder = (await self._nodes.run({0: [("SET", key, self._name, "NX", "PX", life_ms), ("GET", key)]}))[0]
-        if took is None and holder != self._name.encode():
-            return None
+        ours = took is not None or holder == self._name.encode()
         gets: dict[int, Sequence[Any]] = {shard: [("GET", _position_key(shard))] for shard in range(self._nodes.shards)}
-        gets[0] = [*gets[0], ("PEXPIRE", key, life_ms)]
+        if ours:
+            gets[0] = [*gets[0], ("PEXPIRE", key, life_ms)]
         saved = [replies[0] for replies in (await self._nodes.run(gets)).values()]
         if any(not isinstance(one, bytes) for one in saved):
-            return {}  # a shard was never filled, or has lost its data
+            return Replay({}, ours)  # a shard was never filled, or has lost its data
         positions = [_decode_position(one) for one in saved]
-        return {partition: min(one.get(partition, 0) for one in positions) for partition in positions[0]}
+        least = {partition: min(one.get(partition, 0) for one in positions) for partition in positions[0]}
+        return Replay(least, ours)
 
     async def absorb(self, notices: Iterable[Notice], position: Mapping[int, int]) -> None:
         """Count what notices read from the log tell; again is harmless."""

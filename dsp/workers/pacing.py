@@ -1,13 +1,13 @@
 """Compares spend with plan every second and publishes the controls; returns to the budgets what dead bidders held."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import inf
 from typing import NamedTuple
 
 import msgspec
 from sqlalchemy.orm import Session, sessionmaker
 
-from dsp.cache.local import LocalBlobStore, LocalLeaseStore
+from dsp.cache.connect import blob_store, lease_store
 from dsp.cache.port import BlobStore, LeaseStore
 from dsp.catalog.entities import Campaign, Catalogue, LineItem
 from dsp.catalog.status import Status, effective
@@ -16,7 +16,7 @@ from dsp.kernel import logging, metrics
 from dsp.kernel.clock import Clock, SystemClock
 from dsp.kernel.money import MICROS_PER_UNIT, Micros
 from dsp.pacing.controller import CONTROLS_BLOB, Bought, Control, Controls, Law, decode, encode, hold, step
-from dsp.pacing.plan import day_number, left_micros, plan
+from dsp.pacing.plan import Pace, day_number, left_micros, plan
 from dsp.pacing.traffic import TRAFFIC_BLOB, Curves
 from dsp.pacing.traffic import decode as decode_traffic
 from dsp.pricing.value import conversion_worths, unit_micros
@@ -28,11 +28,8 @@ from dsp.workers.config import WorkersConfig
 from dsp.workers.overspend import overspent_micros
 
 RECLAIM_INTERVAL_MS = 5_000
-SECONDS_PER_DAY = 86_400.0
-
-
-#: Spend of one line item or campaign by day of the advertiser's, micros.
-_ByDay = Mapping[int, Micros]
+#: Where no budget bounds it, what is paced may spend all at once; where it may not bid, nothing.
+_UNPLANNED, _RESTING = (Pace(None, rate, 0.0, 0.0, 86_400.0) for rate in (inf, 0.0))
 
 
 class _Terms(NamedTuple):
@@ -68,7 +65,7 @@ def next_controls(
         shared = _campaign_terms(campaign, advertiser.timezone, terms.values())
         known = before.campaigns.get(campaign.id)
         curve = curves.local([number for number, own in terms.items() if own.active], advertiser.timezone, now_ms)
-        held = _next(shared, _spent(of_campaigns.get(campaign.id, ())), None, known, curve, law, now_ms)
+        held = _next(shared, of_campaigns.get(campaign.id, ()), None, known, curve, law, now_ms)
         after.campaigns[campaign.id] = held
         for line_item in members[campaign.id]:
             number, own = line_item.id, terms[line_item.id]
@@ -76,10 +73,10 @@ def next_controls(
             results = of_line_items.get(number, [])
             bought = _bought(line_item.goal, worths.get(advertiser.id, 0), results)
             curve = curves.local([number], advertiser.timezone, now_ms)
-            control = _next(own, _spent(results), bought, known, curve, law, now_ms)
+            control = _next(own, results, bought, known, curve, law, now_ms)
             # Who asked for as soon as possible is not slowed by a campaign that others share evenly.
             hurried = own.mode is PacingMode.ASAP
-            control = control if hurried else hold(control, held.level, law)
+            control = control if hurried else hold(control, held.level_now, law)
             left = min((each for each in (control.left_micros, held.left_micros) if each is not None), default=None)
             after.line_items[number] = msgspec.structs.replace(control, left_micros=left)
     return after
@@ -87,7 +84,7 @@ def next_controls(
 
 def _next(
     terms: _Terms,
-    spent_by_day: _ByDay,
+    days: Collection[DayResult],
     bought: Bought | None,
     before: Control | None,
     traffic_curve: tuple[float, ...],
@@ -95,27 +92,24 @@ def _next(
     now_ms: int,
 ) -> Control:
     today = day_number(now_ms, terms.timezone)
-    spent = sum(spent_by_day.values())
-    spent_before_today = sum(micros for day, micros in spent_by_day.items() if day < today)
+    spent = sum(day.spend_micros for day in days)
+    impressions = sum(day.impressions for day in days)
+    spent_before_today = sum(day.spend_micros for day in days if day.day < today)
+    spent_today = sum(day.spend_micros for day in days if day.day == today)
     budget, flight, dayparts, timezone, mode, active = terms
     found = plan(budget, flight, dayparts, timezone, mode, traffic_curve, spent_before_today, now_ms)
     if found is None:
-        control = step(before, spent, None, inf if active else 0.0, SECONDS_PER_DAY, now_ms, law, bought)
+        unplanned = _UNPLANNED if active else _RESTING
+        control = step(before, spent, impressions, unplanned, now_ms, law, bought)
         return msgspec.structs.replace(control, left_micros=None)
     # What may not bid tells nothing about the market: its level waits as it is.
-    rate = found.rate_micros_second(now_ms) if active else 0.0
-    planned = found.planned_micros(now_ms)
-    if active and planned > 0 and rate not in (0.0, inf):
-        metrics.PACING_ERROR.observe(spent / planned)
-    control = step(before, spent, planned, rate, found.day_seconds, now_ms, law, bought)
-    return msgspec.structs.replace(control, left_micros=left_micros(budget, spent_by_day.get(today, 0), spent))
-
-
-def _spent(days: Iterable[DayResult]) -> dict[int, Micros]:
-    found: dict[int, Micros] = {}
-    for day in days:
-        found[day.day] = found.get(day.day, 0) + day.spend_micros
-    return found
+    pace = found.pace(now_ms)
+    if not active:
+        pace = pace._replace(rate_micros_second=0.0)
+    if pace.planned_micros and pace.rate_micros_second not in (0.0, inf):
+        metrics.PACING_ERROR.observe(spent / pace.planned_micros)
+    control = step(before, spent, impressions, pace, now_ms, law, bought)
+    return msgspec.structs.replace(control, left_micros=left_micros(budget, spent_today, spent))
 
 
 def _bought(goal: Goal, conversion_worth: Micros, days: Iterable[DayResult]) -> Bought | None:
@@ -186,6 +180,7 @@ class PacingJob:
 
     async def open(self) -> None:
         await self._leases.open()
+        await self._blobs.open()
         found = await self._blobs.get(CONTROLS_BLOB)
         if found is None:
             return
@@ -196,6 +191,7 @@ class PacingJob:
 
     async def close(self) -> None:
         await self._leases.close()
+        await self._blobs.close()
 
     async def step(self) -> bool:
         """Publish the next controls; now and then, take back dead bidders' leases."""
@@ -231,13 +227,13 @@ class PacingJob:
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:
-    """Run the pacing worker on the embedded stores."""
+    """Run the pacing worker on the stores that the settings ask for."""
     platform, workers = runner.sections(settings)
     clock = SystemClock()
     job = PacingJob(
         session_factory(create_engine(url(platform)), read_only=True),
-        LocalLeaseStore(platform.data_path / "leases.db"),
-        LocalBlobStore(platform.data_path / "blobs"),
+        lease_store(platform),
+        blob_store(platform),
         clock,
         workers,
     )

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import msgspec
 from sqlalchemy.orm import Session, sessionmaker
 
-from dsp.cache.local import LocalBlobStore, LocalLeaseStore
-from dsp.cache.port import BlobStore, LeaseStore, Limit
+from dsp.cache.connect import blob_store, lease_store
+from dsp.cache.local import LocalLeaseStore
+from dsp.cache.port import BlobStore, KeptLeaseStore, LeaseStore, Limit
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.status import Status, effective
 from dsp.kernel import logging, metrics
@@ -47,25 +48,41 @@ def limits(catalogue: Catalogue) -> list[Limit]:
 
 
 class SnapshotJob:
-    """Compares the catalogue's revision with what was published last; a fresh start publishes once in any case."""
+    """Compares the catalogue's revision with what was published last; a fresh start publishes once in any case.
 
-    def __init__(self, sessions: sessionmaker[Session], leases: LeaseStore, blobs: BlobStore, clock: Clock) -> None:
+    So does a store that has lost what it was given: `kept` is the lease store where that may happen.
+    """
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        leases: LeaseStore,
+        blobs: BlobStore,
+        clock: Clock,
+        kept: KeptLeaseStore | None = None,
+    ) -> None:
         self._sessions = sessions
         self._leases = leases
         self._blobs = blobs
         self._clock = clock
+        self._kept = kept
         self._published: int | None = None
+        self._generations: list[str] = []
 
     async def open(self) -> None:
         await self._leases.open()
+        await self._blobs.open()
 
     async def close(self) -> None:
         await self._leases.close()
+        await self._blobs.close()
 
     async def step(self) -> bool:
-        """Publish if there is something new."""
+        """Publish if there is something new, or if what was published is lost."""
+        generations = [one.generation for one in await self._kept.standing()] if self._kept is not None else []
+        whole = generations == self._generations and await self._blobs.has(SNAPSHOT_BLOB)
         with self._sessions() as session:
-            if revision(session) == self._published:
+            if whole and revision(session) == self._published:
                 return False
             found, catalogue = load_catalogue(session)
         # Budgets first: a bidder that knows a line item before the lease store does would only be refused money, but
@@ -74,21 +91,22 @@ class SnapshotJob:
         now_ms = self._clock.now_ms()
         version = f"r{found}-{now_ms}"
         await self._blobs.put(SNAPSHOT_BLOB, encode(catalogue, version, now_ms))
-        self._published = found
+        self._published, self._generations = found, generations
         metrics.SNAPSHOT_PUBLISHED.set(now_ms / MS_PER_SECOND)
         logging.get(__name__).info("snapshot published", version=version, line_items=len(catalogue.line_items))
         return False
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:
-    """Run the snapshot worker on the embedded stores."""
+    """Run the snapshot worker on the stores that the settings ask for."""
     platform, workers = runner.sections(settings)
     clock = SystemClock()
-    data = platform.data_path
+    leases = lease_store(platform)
     job = SnapshotJob(
         session_factory(create_engine(url(platform)), read_only=True),
-        LocalLeaseStore(data / "leases.db"),
-        LocalBlobStore(data / "blobs"),
+        leases,
+        blob_store(platform),
         clock,
+        None if isinstance(leases, LocalLeaseStore) else leases,
     )
     await runner.run("snapshot", settings, job, workers.snapshot_poll_ms)
