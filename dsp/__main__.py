@@ -1,4 +1,4 @@
-"""The command line: `python -m dsp migrate | load | key | api | worker | up`. Each command imports what it needs."""
+"""The command line: `python -m dsp --help` lists the commands. Each imports what it needs."""
 
 import argparse
 import os
@@ -58,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     key.add_argument("action", choices=("create", "list", "revoke"))
     key.add_argument("name", metavar="NAME", nargs="?", help="of the key to create or revoke")
     key.add_argument("--role", choices=("viewer", "member", "owner"), default="member", help="default: %(default)s")
+    backup = add("backup", _backup, "Copy the database to a file, while it is in use.")
+    backup.add_argument("file", metavar="FILE", type=Path)
+    restore = add("restore", _restore, "Fill an empty database from a backup, and migrate and audit it.")
+    restore.add_argument("file", metavar="FILE", type=Path)
+    add("audit", _audit, "Sum up the book: status 0 only if it is in balance.")
     add("api", _api, "Serve the REST API.")
     add("worker", _worker, "Run one worker.").add_argument("name", choices=WORKERS)
     add("up", _up, "Run the whole platform on this machine.")
@@ -115,6 +120,38 @@ def _key(options: argparse.Namespace) -> int | None:
     return None
 
 
+def _backup(options: argparse.Namespace) -> None:
+    from dsp.store.backup import backup
+    from dsp.store.database import url
+
+    backup(url(_settings()["platform"]), options.file)
+    print(f"the database is copied to {options.file}")
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from dsp.store.backup import restore
+    from dsp.store.database import url
+    from dsp.store.migrate import upgrade
+
+    address = url(_settings()["platform"])
+    restore(address, options.file)
+    print(f"database is at revision {upgrade(address)}: {_shown(address)}")
+    return _audit(options)
+
+
+def _audit(_options: argparse.Namespace) -> int:
+    from dsp.store.book import BookRepository
+
+    with _session(read_only=True) as session:
+        book = BookRepository(session)
+        count, imbalance, positions = book.transactions(), book.imbalance(), book.positions()
+    print(f"the book holds {count} transactions; it is out of balance by {imbalance} micros")
+    for (topic, group), position in positions.items():
+        read = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(position.items()))
+        print(f"{group} goes on in {topic} at {read} (partition: offset)")
+    return 0 if imbalance == 0 else 1
+
+
 def _api(_options: argparse.Namespace) -> None:
     import asyncio
 
@@ -151,7 +188,7 @@ def _up(_options: argparse.Namespace) -> int:
     return supervise.run(children, platform.data_path, prepare)
 
 
-def _session() -> Any:
+def _session(*, read_only: bool = False) -> Any:
     """Return a context that holds one transaction on the migrated database."""
     from contextlib import contextmanager
 
@@ -167,7 +204,7 @@ def _session() -> Any:
         try:
             if not serves(current(engine)):
                 raise UnavailableError("the database's schema is not the newest; run `python -m dsp migrate`")
-            with session_factory(engine).begin() as session:
+            with session_factory(engine, read_only=read_only).begin() as session:
                 yield session
         except DatabaseError as fault:
             raise UnavailableError(f"the database does not answer: {fault.orig}") from fault

@@ -36,8 +36,13 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture(params=KINDS)
 def bare_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Yield the URL of a database with nothing in it, not even a file."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'bare.db'}"
+    yield from new_database(request, request.param, tmp_path / "bare.db")
+
+
+def new_database(request: pytest.FixtureRequest, kind: str, file: Path) -> Iterator[str]:
+    """Yield the URL of a bare database of one kind; SQLite's is the file given."""
+    if kind == "sqlite":
+        yield f"sqlite:///{file}"
     else:
         server: Postgres = request.getfixturevalue("postgres")
         name = server.empty()

@@ -122,6 +122,16 @@ class BookRepository:
         )
         return {row.partition: row.next_offset for row in rows}
 
+    def positions(self) -> dict[tuple[str, str], dict[int, int]]:
+        """Return where every consumer is to go on, by topic and group."""
+        row = BookPositionRow
+        found: dict[tuple[str, str], dict[int, int]] = {}
+        for topic, group, *place in self._session.execute(
+            select(row.topic, row.consumer, row.partition, row.next_offset)
+        ):
+            found.setdefault((topic, group), {})[place[0]] = place[1]
+        return found
+
     def days(
         self,
         *,
