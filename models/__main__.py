@@ -144,10 +144,18 @@ def _step(step: str, found: dict[str, Any]) -> str:
         scores = {name: score["log_loss"] for name, score in found["scores"].items()}
         return "log loss " + ", ".join(f"{name} {loss:.5f}" for name, loss in scores.items() if loss is not None)
     if step == "calibrate":
-        return f"{found['ctr']['trees']} trees, slope {found['ctr']['slope']:.3f}; conversions: {found['cvr']['kind']}"
+        made = ", ".join(f"{name} {weight:.2f}" for name, weight in found["ctr"]["weights"].items())
+        return f"{made}, slope {found['ctr']['slope']:.3f}; conversions: {found['cvr']['kind']}"
+    if step == "train":
+        return "; ".join(f"{name}: {_losses(choice)}" for name, choice in found.items() if name != "resumed")
     if step == "gate":
         return "; ".join([found["candidate"], *found["reasons"]])
     return ", ".join(f"{name} {value}" for name, value in found.items() if name != "reasons")
+
+
+def _losses(choice: dict[str, Any]) -> str:
+    losses = ", ".join(f"{name} {loss:.5f}" for name, loss in choice["log_losses"].items())
+    return f"{choice['winner']} (log loss {losses})"
 
 
 def _json(value: Any) -> str:

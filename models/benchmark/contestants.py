@@ -140,7 +140,6 @@ def _forests(trees: int) -> Iterator[Contestant | Graph]:
 
 def _trees_onnx(booster: Any) -> bytes:
     """Return the forest as the nightly exports it, its columns taken as they are."""
-    from models.serving.calibration import platt
     from models.serving.statistics import Columns, Statistics
     from models.serving.transform import Transform
     from models.training.export import to_onnx
@@ -148,7 +147,7 @@ def _trees_onnx(booster: Any) -> bytes:
 
     names = tuple(f"field_{number}" for number in range(FIELDS))
     none = Statistics((), 0.0, np.empty(0, np.uint64), np.empty(0, np.float32), Columns(names, ()))
-    return to_onnx(Model(Transform(none, names), booster, platt(), {}), "trees")
+    return to_onnx(Model(Transform(none, names), booster, {}), "trees")
 
 
 def _compiled(booster: Any) -> Any:

@@ -54,11 +54,13 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Scores of each model and of the blend; `absent` says why a model is not there."""
+    """Scores of each model and of the blend; `winner` is what the nightly would serve, `absent` says why a model is not
+    there."""
 
     models: dict[str, Scored]
     blend: Scored
     weights: dict[str, float]
+    winner: str
     settings: dict[str, dict[str, Any]]
     baselines: dict[str, Scored]
     absent: dict[str, str]
@@ -68,6 +70,7 @@ class Result:
         found = {
             "models": {name: scored.as_json() for name, scored in self.models.items()},
             "blend": {**self.blend.as_json(), "weights": self.weights},
+            "winner": self.winner,
             "settings": self.settings,
             "absent": self.absent,
         }
@@ -118,22 +121,29 @@ def compare(format_: Format, train: Rows, test: Rows, *, baselines: bool = False
     if not _POSITIVES_MIN <= positives <= len(train) - _POSITIVES_MIN:
         raise InputError(f"{positives} clicks in {len(train)} rows: too few to learn from", reason="benchmark_file")
     rate = float(np.average(train.labels, weights=train.weights))
+    config = TrainingConfig(rounds_max=ROUNDS_MAX)
     try:
-        fitted = ensemble.fit(train, format_.spec, rate, TrainingConfig(rounds_max=ROUNDS_MAX))
+        walked = ensemble.walk(train, format_.spec, rate, config)
+        names = list(walked.predicted)
+        fitted = ensemble.fit(train, format_.spec, rate, walked, names, config)
     except ValueError as fault:
         raise InputError(f"cannot be learned from: {fault}", reason="benchmark_file") from fault
     beside = ctr_baselines.predict(train, test, format_.spec) if baselines else {}
-    seconds = {name: part.train_seconds for name, part in fitted.parts.items()}
+    took = {part: walked.seconds[part] + fitted.seconds.get(part, 0.0) for part in walked.logits}
+    seconds = {name: sum(took[part] for part in walked.parts(name)) for name in names}
+    scores = {
+        name: _scored(format_, fitted.predict(name, test.requests, test.ads), test, seconds[name]) for name in names
+    }
+    *alone, last = names  # the blend is the last, unless there is but one kind of model
+    choice = walked.choice
     return Result(
-        models={
-            name: _scored(format_, fitted.predict_part(name, test.requests, test.ads), test, seconds[name])
-            for name in fitted.parts
-        },
-        blend=_scored(format_, fitted.predict(test.requests, test.ads), test, sum(seconds.values())),
-        weights=fitted.together.weights,
-        settings={name: part.settings for name, part in fitted.parts.items()},
-        baselines={name: _scored(format_, predicted, test, took) for name, (predicted, took) in beside.items()},
-        absent=fitted.absent,
+        models={name: scores[name] for name in alone or names},
+        blend=scores[last],
+        weights=fitted.blends[last].weights,
+        winner=choice.winner,
+        settings=choice.settings,
+        baselines={name: _scored(format_, found, test, its) for name, (found, its) in beside.items()},
+        absent=choice.absent,
     )
 
 

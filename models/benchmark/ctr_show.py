@@ -27,6 +27,7 @@ def table(result: Result) -> None:
     console = Console()
     console.print(shown)
     console.print("weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in result.weights.items()))
+    console.print(f"the nightly would serve: {result.winner}")
     for name, reason in result.absent.items():
         console.print(f"absent: {name}: {reason}")
 

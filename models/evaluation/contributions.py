@@ -1,7 +1,8 @@
 """Why a probability is what it is: its log-odds as a sum, with a term for each input.
 
-Models of statistics and trees fall apart exactly (`of_model`); any other is asked what it would say if some inputs were
-those of other impressions (`by_exchange`). Either way the terms add up to the log-odds that are served.
+Statistics, trees, regression and blends of them fall apart exactly (`of_model`). What has a network in it is asked what
+it would say if some inputs were those of other impressions (`by_exchange`): that tells what each input does in the
+whole, not what happens within the network. Either way the terms add up to the log-odds that are served.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +12,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation import trees
+from models.evaluation import parts
 from models.evaluation.families import families
 from models.evaluation.names import Names, words
-from models.evaluation.parts import Parts
+from models.evaluation.parts import Kind, Parts
 from models.features.spec import FeatureSpec, Group
-from models.serving.statistics import Statistics
-from models.serving.transform import Transform
+from models.serving.statistics import Columns, Statistics
 
 #: Log-odds of n rows, requests (n, R) and ads (n, A), float64 (n,).
 Logits = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 class Term(msgspec.Struct, frozen=True):
-    """What one input adds to the log-odds, in all, and of that its statistics and the trees, where the model has those.
+    """What one input adds to the log-odds, in all, and what of that each kind of model adds, where that is known.
 
     `error` is the standard error of a term that is an average over orders drawn at random; 0 where it is exact.
     """
@@ -41,8 +41,7 @@ class Term(msgspec.Struct, frozen=True):
     name: str
     held: str  # what it held, in words
     log_odds: float
-    statistics: float = 0.0
-    trees: float = 0.0
+    parts: dict[Kind, float]
     error: float = 0.0
 
 
@@ -59,37 +58,32 @@ class Explanation(msgspec.Struct, frozen=True):
 
 def of_statistics(statistics: Statistics, row: Row, names: Names) -> Explanation:
     """Explain rates that are shrunk statistics alone, as the prior's are. Exact."""
-    deltas = statistics.deltas(row.request[np.newaxis], row.ad[np.newaxis])[0].astype(np.float64)
+    deltas = statistics.deltas(row.request[np.newaxis], row.ad[np.newaxis])[0].tolist()
     terms = [
-        Term(words(group.name), held(group, row, statistics, names), float(delta), statistics=float(delta))
+        Term(words(group.name), held(group, row, statistics.columns, names), delta, {"statistics": delta})
         for group, delta in zip(statistics.groups, deltas, strict=True)
     ]
     return _summed("exact: statistics", statistics.base_logit, terms)
 
 
-def of_model(model: Parts, row: Row, names: Names) -> Explanation:
-    """Explain a model of statistics and trees. Exact. A number that trees read is told with statistics of its name."""
-    transform, statistics = model.transform, model.transform.statistics
-    features = transform(row.request[np.newaxis], row.ad[np.newaxis])
-    ensemble = trees.contributions(model.ensemble, features)
-    shown = [held(group, row, statistics, names) for group in statistics.groups]
-    shown += [_held(names, (column,), row, transform) for column in (*transform.request_numbers, *transform.ad_numbers)]
-    shown += [f"{features[0, -len(transform.matches) + place]:.0f}" for place in range(len(transform.matches))]
-    found: dict[str, Term] = {}
-    for place, name in enumerate(transform.names):
-        learned = float(features[0, place]) if place < len(statistics.groups) else 0.0
-        grown = float(ensemble.columns[0, place])
-        known = found.get(name, Term(words(name), shown[place], 0.0))
-        found[name] = msgspec.structs.replace(
-            known,
-            log_odds=known.log_odds + learned + grown,
-            statistics=known.statistics + learned,
-            trees=known.trees + grown,
-        )
+def of_model(model: Parts, row: Row, spec: FeatureSpec, names: Names) -> Explanation:
+    """Explain statistics, trees, regression, or a blend of them. Exact. What has one name is told together.
+
+    `spec` is what the models were made from: it says what their inputs hold.
+    """
+    base, told = parts.told(model, row.request[np.newaxis], row.ad[np.newaxis])
+    shown = _shown(row, spec, names)
+    added: dict[str, dict[Kind, float]] = {}
+    for name, kind, values in told:
+        of_kind = added.setdefault(name, {})
+        of_kind[kind] = of_kind.get(kind, 0.0) + float(values[0])
+    terms = [Term(words(name), shown[name], sum(each.values()), each) for name, each in added.items()]
+    kinds = dict.fromkeys(kind for _, kind, _ in told)
+    method = ", ".join("Shapley values of the trees" if kind == "trees" else kind for kind in kinds)
     return _summed(
-        "exact: statistics, and Shapley values of the trees",
-        statistics.base_logit + ensemble.base,
-        list(found.values()),
+        f"exact: {method}",
+        base,
+        terms,
         lambda raw: float(model.calibration.logits(np.array([raw]), row.request[np.newaxis], row.ad[np.newaxis])[0]),
     )
 
@@ -133,6 +127,7 @@ def by_exchange(
                 + [(spec.ad_columns[place], row.ad[place]) for place in family.ad],
             ),
             float(change),
+            {},
             error=float(error),
         )
         for family, change, error in zip(members, changes.mean(axis=0), errors, strict=True)
@@ -140,21 +135,27 @@ def by_exchange(
     return _summed(f"sampled: Shapley values over {orders} orders", float(said[:, 0].mean()), terms)
 
 
-def held(group: Group, row: Row, statistics: Statistics, names: Names) -> str:
+def held(group: Group, row: Row, columns: Columns, names: Names) -> str:
     """Return in words what the columns of a group hold, both sides' where it looks at both."""
-    columns = statistics.columns
     request = [(name, row.request[columns.request.index(name)]) for name in group.request]
     ad = [(name, row.ad[columns.ad.index(name)]) for name in group.ad]
     return " x ".join(_values(names, side) for side in (request, ad) if side)
 
 
-def _held(names: Names, columns: Sequence[str], row: Row, transform: Transform) -> str:
-    group = Group(
-        name="",
-        request=tuple(name for name in columns if name in transform.request_numbers),
-        ad=tuple(name for name in columns if name in transform.ad_numbers),
-    )
-    return held(group, row, transform.statistics, names)
+def _shown(row: Row, spec: FeatureSpec, names: Names) -> dict[str, str]:
+    """Return in words what each input holds, by its name."""
+    columns = Columns(spec.request_columns, spec.ad_columns)
+    inputs = [
+        *(Group(name=name, request=(name,)) for name in spec.request_numbers),
+        *(Group(name=name, ad=(name,)) for name in spec.ad_numbers),
+        *spec.groups,
+    ]
+    shown = {group.name: held(group, row, columns, names) for group in inputs}
+    for match in spec.matches:
+        sought = row.ad[columns.ad.index(match.ad)]
+        seen = [row.request[columns.request.index(name)] for name in match.request]
+        shown[match.name] = str(sum(value == sought != 0 for value in seen))
+    return shown
 
 
 def _values(names: Names, columns: Sequence[tuple[str, np.int64]]) -> str:

@@ -133,7 +133,7 @@ def _rates(
     explained = [
         contributions.of_statistics(part, bid.row, names)
         if isinstance(part, Statistics)
-        else contributions.of_model(part, bid.row, names)
+        else contributions.of_model(part, bid.row, PLATFORM, names)
         for part in found
     ]
     return Rates(*explained)
@@ -148,7 +148,7 @@ def _model(version: str, files: Mapping[str, bytes], bid: Bid, names: Names) -> 
         pairs = ((found.pctr, given.pctr), (found.pcvr, given.pcvr))
         if all(abs(part.log_odds - float(_logit(rate)[0])) <= _PARTS_TOLERANCE for part, rate in pairs):
             return found
-    except (ValueError, msgspec.DecodeError):  # of other parts than statistics and trees
+    except (ValueError, msgspec.DecodeError):  # a part of it is a network, or none that we know
         pass
 
     def explained(rate: str) -> Explanation:

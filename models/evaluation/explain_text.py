@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from dsp.kernel.money import MICROS_PER_UNIT
 from models.evaluation.contributions import Explanation, Term
 from models.evaluation.explain import Found
+from models.evaluation.parts import Kind
 from models.evaluation.report import table, time
 
 #: Inputs told one by one, how much they add at least, and characters of what they held.
@@ -39,17 +41,16 @@ def _sum(found: Explanation) -> str:
     """Return a sum of log-odds, line by line: what adds little is one line."""
     shown = [term for term in found.terms if abs(term.log_odds) >= _TERM_MIN][:_TERMS_MAX]
     little = found.terms[len(shown) :]
+    kinds = dict.fromkeys(kind for term in found.terms for kind in term.parts)
     if len(little) == 1:
         shown.append(little[0])
     elif little:
-        log_odds, statistics, trees = (
-            sum(getattr(term, name) for term in little) for name in ("log_odds", "statistics", "trees")
-        )
+        parts = {kind: sum(term.parts.get(kind, 0.0) for term in little) for kind in kinds}
         error = math.sqrt(sum(term.error**2 for term in little))
-        shown.append(Term(f"{len(little)} others", "", log_odds, statistics, trees, error))
+        shown.append(Term(f"{len(little)} others", "", sum(term.log_odds for term in little), parts, error))
     columns: dict[str, Callable[[Term], float]] = {}
-    if any(term.trees for term in shown):
-        columns = {"of statistics": lambda term: term.statistics, "of trees": lambda term: term.trees}
+    if len(kinds) > 1:
+        columns = {f"of {kind}": partial(_of_kind, kind) for kind in kinds}
     if any(term.error for term in shown):
         columns = {"error +-": lambda term: term.error}
     rows = [_line("start", found.base)]
@@ -63,6 +64,10 @@ def _sum(found: Explanation) -> str:
     ]
     header = ["input", "held", "log-odds", "odds", *columns]
     return table(header, [row + [""] * (len(header) - len(row)) for row in rows])
+
+
+def _of_kind(kind: Kind, term: Term) -> float:
+    return term.parts.get(kind, 0.0)
 
 
 def _line(name: str, log_odds: float, held: str = "") -> list[str]:

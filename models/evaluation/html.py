@@ -1,7 +1,7 @@
 """A review of a model version as one HTML file that needs nothing else: style and pictures lie within, no scripts."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -9,6 +9,7 @@ from models.evaluation import svg
 from models.evaluation.drift import LARGE, MODERATE, Drift
 from models.evaluation.importance import Importance, Spread
 from models.evaluation.names import words
+from models.evaluation.parts import Kind
 from models.evaluation.report import time
 from models.evaluation.review import CONFIDENCE, Part, Parting, Review, Score
 from models.evaluation.style import CSS
@@ -36,6 +37,7 @@ def render(review: Review) -> str:
         *(_parting(parting, review) for parting in review.partings),
         _drift(review),
         _importance(review.importance),
+        _contest(review.manifest),
         _spread(review.spread),
         _data(review),
     ]
@@ -251,23 +253,47 @@ def _importance(importance: Sequence[Importance]) -> str:
 def _spread(spread: Sequence[Spread]) -> str:
     if not spread:
         return ""
-    most = max(max(each.statistics, each.trees) for each in spread)
-    header = ["input", "statistics", "", "trees", ""]
-    rows = [
-        [
-            escape(words(each.name)),
-            f"{each.statistics:.4f}",
-            svg.bar(each.statistics / most, f"{each.statistics:.4f}"),
-            f"{each.trees:.4f}",
-            svg.bar(each.trees / most, f"{each.trees:.4f}"),
-        ]
-        for each in spread
-    ]
+    most = max(each.most for each in spread)
+    kinds = list(dict.fromkeys(kind for each in spread for kind in each.parts))
+    header = ["input", *(title for kind in kinds for title in (kind, ""))]
+    rows = [[escape(words(each.name)), *_spread_cells(each, kinds, most)] for each in spread]
     text = (
-        "Standard deviation, over the judged rows, of what each input adds to the log-odds: by its shrunk statistics, "
-        "and by what the trees make of it (Shapley values)."
+        "Standard deviation, over the judged rows, of what each input adds to the log-odds, by what adds it: shrunk "
+        "statistics, trees (Shapley values), weights of the regression."
     )
     return _section("What moves its predictions", f"<p>{text}</p>{_folded(header, rows)}")
+
+
+def _spread_cells(of: Spread, kinds: Sequence[Kind], most: float) -> Iterator[str]:
+    for kind in kinds:
+        figure = f"{of.parts[kind]:.4f}" if kind in of.parts else ""
+        yield figure
+        yield svg.bar(of.parts[kind] / most, figure) if figure else ""
+
+
+def _contest(manifest: Mapping[str, Any]) -> str:
+    """Return which kinds of models were compared, and which serves; nothing where the manifest does not say."""
+    ctr = manifest.get("ctr") or {}
+    choice = ctr.get("choice")
+    if not choice:
+        return ""
+    beside = {each["name"]: each for each in choice["compared"]}
+    rows = []
+    for name, loss in choice["log_losses"].items():
+        found = beside.get(name)
+        gain = found["difference"] if found else None
+        told = f"{gain['mean']:+.6f}, {gain['low']:+.6f} to {gain['high']:+.6f}" if gain else ""
+        made = "serves" if name == choice["winner"] else ""
+        rows.append([escape(name), f"{loss:.5f}", escape(found["beside"]) if found else "", told, made])
+    header = ["model", "log loss", "beside", "better by, nats a row", ""]
+    text = (
+        "All were trained on the same rows, and predicted each block of time from those before it. The first serves "
+        "unless a later one is better with the gate's confidence."
+    )
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in ctr["weights"].items())
+    absent = "".join(f"<p>{escape(name)}: {escape(why)}</p>" for name, why in choice["absent"].items())
+    made_of = f"<p>It is made of: {escape(weights)}.</p>"
+    return _section("Which kind of model", f"<p>{text}</p>{_table(header, rows)}{made_of}{absent}")
 
 
 def _data(review: Review) -> str:

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from models.evaluation import parts, trees
+from models.evaluation import parts
 from models.evaluation.families import families
 from models.evaluation.metrics import losses
+from models.evaluation.parts import Kind
 from models.features.spec import FeatureSpec
 from models.serving.predictor import BatchPredictor
 from models.training.rows import Rows
@@ -27,16 +29,20 @@ class Importance(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """One input of a model of statistics and trees: how far it moves the log-odds of the rows, as standard deviations
-    of what its statistics add and of what the trees make of it."""
+    """One input: how far it moves the log-odds of the rows, as the standard deviation of what each kind of model adds
+    for it."""
 
     name: str
-    statistics: float
-    trees: float
+    parts: dict[Kind, float]
+
+    @property
+    def most(self) -> float:
+        """Return the largest of these."""
+        return max(self.parts.values())
 
 
 def spread_of(files: Mapping[str, bytes], rows: Rows) -> list[Spread]:
-    """Return the spread of a bundle's click model; none where it is not made of statistics and trees."""
+    """Return the spread of a bundle's click model; none where it does not fall apart into its inputs."""
     try:
         model = parts.model(files, "ctr")
     except (ValueError, msgspec.DecodeError):
@@ -47,16 +53,12 @@ def spread_of(files: Mapping[str, bytes], rows: Rows) -> list[Spread]:
 def spread(model: parts.Parts, rows: Rows, rows_max: int = ROWS_MAX) -> list[Spread]:
     """Return the spread of what moves anything, largest first. Of many rows an even choice is taken."""
     chosen = _even(rows, rows_max)
-    features = model.transform(chosen.requests, chosen.ads)
-    learned = features.std(axis=0, dtype=np.float64)
-    learned[len(model.transform.statistics.groups) :] = 0.0  # numbers add nothing by themselves
-    grown = trees.contributions(model.ensemble, features).columns
-    by_name: dict[str, Spread] = {}
-    for name in dict.fromkeys(model.transform.names):  # a number and statistics may have one name
-        places = [place for place, other in enumerate(model.transform.names) if other == name]
-        by_name[name] = Spread(name, float(learned[places].sum()), float(grown[:, places].sum(axis=1).std()))
-    moving = [each for each in by_name.values() if each.statistics > 0.0 or each.trees > 0.0]
-    return sorted(moving, key=lambda each: (-max(each.statistics, each.trees), each.name))
+    added: dict[str, dict[Kind, NDArray[np.float64]]] = {}
+    for name, kind, values in parts.told(model, chosen.requests, chosen.ads)[1]:
+        of_kind = added.setdefault(name, {})  # a number and statistics may have one name, a set has many slots
+        of_kind[kind] = of_kind.get(kind, 0.0) + values
+    found = [Spread(name, {kind: float(all_.std()) for kind, all_ in each.items()}) for name, each in added.items()]
+    return sorted((each for each in found if each.most > 0.0), key=lambda each: (-each.most, each.name))
 
 
 def permuted(

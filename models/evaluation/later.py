@@ -10,7 +10,7 @@ from models.evaluation import compare, importance, known
 from models.evaluation.review import Earlier, Inputs, Judged, Review, gather
 from models.features.platform import PLATFORM
 from models.serving import bundle
-from models.training import contest, dataset
+from models.training import dataset
 from models.training.config import TrainingConfig
 
 
@@ -50,7 +50,7 @@ def review(platform: Platform, wanted: str | None, now_ms: int, config: Training
         Earlier(before, compare.pctr(served.predictor, before)),
         PLATFORM,
         known.load(platform),
-        contest.limits(config),
+        config.limits(),
         Inputs(
             importance.permuted(served.predictor, after, PLATFORM),
             importance.spread_of(registry.read(root, version), after),

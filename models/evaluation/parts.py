@@ -1,59 +1,115 @@
-"""A bundle taken apart: the statistics and the trees of each rate, to look into what is served."""
+"""A bundle taken apart: what each input adds to the log-odds of each model of a rate, to look into what is served."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from models.evaluation.trees import Leaf, leaves
-from models.serving.bundle import BundleSpec, ModelSpec
+from models.evaluation.trees import Leaf, contributions, leaves
+from models.features.spec import FeatureSpec
+from models.serving import bundle, linear
+from models.serving.bundle import BundleSpec, LinearSpec, NetworkSpec, PartSpec
 from models.serving.calibration import CalibrationSpec, HierarchicalCalibration
 from models.serving.calibration import restore as restore_calibration
-from models.serving.statistics import Statistics, restore
+from models.serving.linear import LinearModel
+from models.serving.statistics import Statistics
 from models.serving.transform import Transform
 
 Rate = Literal["ctr", "cvr"]
+Kind = Literal["statistics", "trees", "regression"]
 
 
-class Parts(NamedTuple):
-    """A model of statistics and trees: inputs, the trees' leaves, calibration."""
+class Trees(NamedTuple):
+    """A model of statistics and trees: inputs, and the trees' leaves."""
 
     transform: Transform
     ensemble: list[Leaf]
+
+
+class Parts(NamedTuple):
+    """All that makes up a rate: models with their weights, and the calibration of their sum."""
+
+    models: Sequence[tuple[float, Trees | LinearModel]]
     calibration: HierarchicalCalibration
 
 
+class Told(NamedTuple):
+    """What an input adds to the log-odds of n rows, (n,). One name may have several, of different kinds."""
+
+    name: str
+    kind: Kind
+    values: NDArray[np.float64]
+
+
 def model(files: Mapping[str, bytes], rate: Rate) -> Parts | Statistics:
-    """Return what gives a rate: a model, or statistics alone.
+    """Return what gives a rate: models, or statistics alone.
 
     Raises:
-        ValueError: the bundle's models are of another kind.
+        ValueError: a model of it, such as a network, does not fall apart into what its inputs add.
     """
     spec = _spec(files)
     described = spec.ctr if rate == "ctr" else spec.cvr
     if described is None:
         return prior(files, rate)
     calibration = msgspec.json.decode(files["calibration.json"], type=dict[str, CalibrationSpec])[rate]
-    statistics = _statistics(described, files)
-    return Parts(
-        Transform(statistics, described.request_numbers, described.ad_numbers, described.matches),
-        leaves(onnx.load_from_string(files[described.model or ""]).graph),
-        restore_calibration(calibration),
-    )
+    models = [(described.weights[name], _part(part, files)) for name, part in described.parts.items()]
+    return Parts(models, restore_calibration(calibration))
 
 
 def prior(files: Mapping[str, bytes], rate: Rate) -> Statistics:
     """Return what gives a rate when there is no time for the model. Raises ValueError as `model` does."""
     spec = _spec(files)
-    return _statistics(spec.prior_ctr if rate == "ctr" else spec.prior_cvr, files)
+    return bundle.statistics(spec.prior_ctr if rate == "ctr" else spec.prior_cvr, files)
+
+
+def told(of: Parts, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[float, list[Told]]:
+    """Return what rows (n, R) and (n, A) have in common, and what each input adds to their log-odds. Exact."""
+    base, found = 0.0, []
+    for weight, part in of.models:
+        start, added = _of_trees(part, requests, ads) if isinstance(part, Trees) else _of_linear(part, requests, ads)
+        base += weight * start
+        found += [Told(each.name, each.kind, weight * each.values) for each in added]
+    return base, found
+
+
+def _of_trees(part: Trees, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[float, list[Told]]:
+    statistics, names = part.transform.statistics, part.transform.names
+    features = part.transform(requests, ads)
+    grown = contributions(part.ensemble, features)
+    learned = [
+        Told(group.name, "statistics", features[:, place].astype(np.float64))
+        for place, group in enumerate(statistics.groups)  # numbers add nothing by themselves
+    ]
+    found = [Told(name, "trees", grown.columns[:, place]) for place, name in enumerate(names)]
+    return statistics.base_logit + grown.base, learned + found
+
+
+def _of_linear(part: LinearModel, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[float, list[Told]]:
+    places, filled = part.coordinates(requests, ads)
+    *told, intercept = (part.weights[places] * filled).astype(np.float64)
+    named = zip(_slots(part.coordinates.spec), told, strict=True)
+    return part.base + float(intercept[0]), [Told(name, "regression", values) for name, values in named]
+
+
+def _slots(spec: FeatureSpec) -> Iterator[str]:
+    """Yield the names of a regression's slots but the intercept's, in the order of models.serving.linear."""
+    for group in sorted(spec.groups, key=lambda group: bool(group.ad)):
+        yield from [group.name] * (max(1, len(group.request)) * max(1, len(group.ad)))
+    yield from (*spec.request_numbers, *spec.ad_numbers, *(match.name for match in spec.matches))
+
+
+def _part(spec: PartSpec, files: Mapping[str, bytes]) -> Trees | LinearModel:
+    if isinstance(spec, NetworkSpec):
+        raise ValueError("a network does not fall apart into what its inputs add")
+    if isinstance(spec, LinearSpec):
+        with np.load(io.BytesIO(files[spec.arrays]), allow_pickle=False) as arrays:
+            return linear.restore(spec.features, arrays)
+    return Trees(bundle.transform(spec, files), leaves(onnx.load_from_string(files[spec.graph]).graph))
 
 
 def _spec(files: Mapping[str, bytes]) -> BundleSpec:
     return msgspec.json.decode(files["feature_spec.json"], type=BundleSpec)
-
-
-def _statistics(spec: ModelSpec, files: Mapping[str, bytes]) -> Statistics:
-    return restore(spec.description, np.load(io.BytesIO(files[spec.statistics]), allow_pickle=False))

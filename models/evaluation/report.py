@@ -41,7 +41,7 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
 def card(manifest: Mapping[str, Any]) -> str:
     """Return the model card of a bundle: what it is, what it was trained on, how good it was, and its limits."""
     data, ctr, cvr = manifest["data"], manifest["ctr"], manifest["cvr"]
-    strengths = sorted(ctr["strengths"].items(), key=lambda pair: (pair[1], pair[0]))
+    strengths = sorted(ctr.get("strengths", {}).items(), key=lambda pair: (pair[1], pair[0]))
     weakest = max((strength for _, strength in strengths), default=0.0)
     told = ", ".join(f"{name} ({strength:g})" for name, strength in strengths if strength < weakest)
     parts = [
@@ -54,18 +54,46 @@ def card(manifest: Mapping[str, Any]) -> str:
         f"{data['foreign']:,} of other features, {len(data['skipped'])} unreadable files, {len(data['holes'])} hours "
         "without data.",
         "## Clicks",
-        f"Shrunk statistics of values and pairs of values, {ctr['trees']} boosted trees on top, Platt scaling. Every "
-        "row below was predicted by what was learned from strictly earlier rows; then the model was fitted to all.",
+        f"{_made_of(ctr)} Then calibrated as a whole, by exchange and by campaign. Every row below was predicted by "
+        "what was learned from strictly earlier rows; then the model was fitted to all.",
         comparison(ctr["scores"]),
+        _chosen(ctr["choice"]),
         "### Reliability",
         reliability(ctr["scores"]["candidate"]["reliability"]),
-        f"What tells (strength of the prior in expected clicks, small tells much): {told or 'nothing'}.",
+        *(
+            [f"What tells (strength of the prior in expected clicks, small tells much): {told or 'nothing'}."]
+            * bool(strengths)
+        ),
         "## Conversions",
         cvr["note"],
         "## Limits",
         "Learned from impressions that we won: it extrapolates where we never bid. New values count as average.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+#: What each kind of model is, in a card.
+_KINDS = {
+    "ftrl": "hashed logistic regression of values and pairs of values",
+    "gbdt": "shrunk statistics of values and pairs of values with {trees} boosted trees on top",
+    "network": "a DCN-v2 network of learned vectors",
+}
+
+
+def _made_of(rate: Mapping[str, Any]) -> str:
+    named = {name: _KINDS[name].format(trees=rate.get("trees", 0)) for name in rate["weights"]}
+    if len(named) == 1:
+        return f"{next(iter(named.values())).capitalize()}."
+    return "A blend of " + "; ".join(f"{text} ({rate['weights'][name]:.2f})" for name, text in named.items()) + "."
+
+
+def _chosen(choice: Mapping[str, Any]) -> str:
+    found = ", ".join(f"{name} {loss:.5f}" for name, loss in choice["log_losses"].items())
+    text = (
+        f"Log loss of each kind of model: {found}. {choice['winner']} serves: the first, unless a later one is better "
+    )
+    text += "with the gate's confidence."
+    return text + "".join(f" No {name}: {why}." for name, why in choice["absent"].items())
 
 
 def evaluation(answer: Mapping[str, Any]) -> str:

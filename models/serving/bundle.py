@@ -1,7 +1,7 @@
 """A model bundle: what its files are, and how they become predictors once every check has passed."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from dsp import registry
 from dsp.kernel.errors import BundleError
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
-from models.features.spec import Match
+from models.features.spec import FeatureSpec, Match
+from models.serving import linear, network
 from models.serving.calibration import CalibrationSpec
 from models.serving.calibration import restore as restore_calibration
-from models.serving.onnx import FEATURE_HASH_KEY, OnnxModel, OnnxPredictor
+from models.serving.onnx import FEATURE_HASH_KEY, OnnxModel
 from models.serving.predictor import BatchPredictor, BatchScorer, Predictor
 from models.serving.prior import PriorPredictor
+from models.serving.rate import ModelPredictor, Part, Rate
 from models.serving.session import CPU, Device
 from models.serving.statistics import Description, Statistics, restore
 from models.serving.transform import Transform
@@ -30,15 +32,45 @@ CHALLENGER = "challenger"
 GOLDEN_TOLERANCE = 1e-5
 
 
-class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How one probability is made. `model` and `statistics` are file names; without `model` the statistics are all."""
+class StatisticsSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Statistics, and the name of the file that holds their table."""
 
-    statistics: str
+    table: str
     description: Description
-    model: str | None = None
-    request_numbers: tuple[str, ...] = ()
-    ad_numbers: tuple[str, ...] = ()
-    matches: tuple[Match, ...] = ()
+
+
+class TreesSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="trees"):
+    """Trees on statistics, numbers and matches. `graph` is a file's name."""
+
+    graph: str
+    statistics: StatisticsSpec
+    request_numbers: tuple[str, ...]
+    ad_numbers: tuple[str, ...]
+    matches: tuple[Match, ...]
+
+
+class LinearSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linear"):
+    """A table of weights for what `features` name. `arrays` is a file's name."""
+
+    arrays: str
+    features: FeatureSpec
+
+
+class NetworkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="network"):
+    """One head of a network, whose files are named as models.serving.network names them, after `prefix`."""
+
+    prefix: str
+    head: int
+
+
+PartSpec = TreesSpec | LinearSpec | NetworkSpec
+
+
+class RateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One probability: its parts by name, and how much each weighs. calibration.json holds the rest."""
+
+    parts: dict[str, PartSpec]
+    weights: dict[str, float]
 
 
 class BundleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,10 +79,10 @@ class BundleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     feature_hash: str
     request_columns: tuple[str, ...]
     ad_columns: tuple[str, ...]
-    ctr: ModelSpec
-    cvr: ModelSpec | None  # None: conversion rates are the prior's
-    prior_ctr: ModelSpec
-    prior_cvr: ModelSpec
+    ctr: RateSpec
+    cvr: RateSpec | None  # None: conversion rates are the prior's
+    prior_ctr: StatisticsSpec
+    prior_cvr: StatisticsSpec
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,21 +112,21 @@ def load(root: Path, version: str, device: Device = CPU) -> Bundle:
     return assemble(version, registry.read(root, version), device)
 
 
-def assemble(version: str, files: dict[str, bytes], device: Device = CPU) -> Bundle:
+def assemble(version: str, files: Mapping[str, bytes], device: Device = CPU) -> Bundle:
     """Return the predictors of a bundle's files, proven on its golden rows. Raises BundleError as `load` does."""
     found = predictor(version, files, device)
     try:
         goldens = msgspec.json.decode(files["golden.json"], type=list[Golden])
         manifest = msgspec.json.decode(files.get(registry.MANIFEST, b"{}"), type=dict[str, Any])
         spec = msgspec.json.decode(files["feature_spec.json"], type=BundleSpec)
-        prior_ctr, prior_cvr = (_statistics(part, files) for part in (spec.prior_ctr, spec.prior_cvr))
+        prior_ctr, prior_cvr = (statistics(one, files) for one in (spec.prior_ctr, spec.prior_cvr))
     except (KeyError, ValueError, msgspec.DecodeError) as fault:
         raise BundleError(f"{version}: {type(fault).__name__}: {fault}") from fault
     _check_golden(version, found, goldens)
     return Bundle(version, manifest, found, PriorPredictor(prior_ctr, prior_cvr, f"{version}/prior"))
 
 
-def predictor(version: str, files: dict[str, bytes], device: Device = CPU) -> OnnxPredictor:
+def predictor(version: str, files: Mapping[str, bytes], device: Device = CPU) -> ModelPredictor:
     """Return the predictor of a bundle's files, whose golden rows need not be there yet.
 
     Raises:
@@ -104,10 +136,10 @@ def predictor(version: str, files: dict[str, bytes], device: Device = CPU) -> On
         spec = msgspec.json.decode(files["feature_spec.json"], type=BundleSpec)
         calibrations = msgspec.json.decode(files["calibration.json"], type=dict[str, CalibrationSpec])
         _check_features(version, spec)
-        ctr = _model(spec.ctr, files, calibrations["ctr"], device)
+        ctr = _rate(spec.ctr, files, calibrations["ctr"], device)
         if spec.cvr is None:
-            return OnnxPredictor(version, ctr, _statistics(spec.prior_cvr, files))
-        return OnnxPredictor(version, ctr, _model(spec.cvr, files, calibrations["cvr"], device))
+            return ModelPredictor(version, ctr, statistics(spec.prior_cvr, files))
+        return ModelPredictor(version, ctr, _rate(spec.cvr, files, calibrations["cvr"], device))
     except (KeyError, ValueError, msgspec.DecodeError) as fault:
         raise BundleError(f"{version}: {type(fault).__name__}: {fault}") from fault
 
@@ -117,26 +149,59 @@ def _check_features(version: str, spec: BundleSpec) -> None:
         raise BundleError(f"{version}: made for features {spec.feature_hash}, ours are {FEATURE_HASH}")
 
 
-def _statistics(spec: ModelSpec, files: dict[str, bytes]) -> Statistics:
-    return restore(spec.description, _table(files[spec.statistics]))
+def statistics(spec: StatisticsSpec, files: Mapping[str, bytes]) -> Statistics:
+    """Return the statistics of a bundle's files. Raises KeyError and ValueError where they are not as described."""
+    table: NDArray[np.void] = np.load(io.BytesIO(files[spec.table]), allow_pickle=False)
+    return restore(spec.description, table)
 
 
-def _table(data: bytes) -> NDArray[np.void]:
-    table: NDArray[np.void] = np.load(io.BytesIO(data), allow_pickle=False)
-    return table
+def transform(spec: TreesSpec, files: Mapping[str, bytes]) -> Transform:
+    """Return what makes the inputs of trees. Raises as `statistics` does."""
+    return Transform(statistics(spec.statistics, files), spec.request_numbers, spec.ad_numbers, spec.matches)
 
 
-def _model(spec: ModelSpec, files: dict[str, bytes], calibration: CalibrationSpec, device: Device) -> OnnxModel:
-    if spec.model is None:
-        raise ValueError("a model's file is not named")
-    transform = Transform(_statistics(spec, files), spec.request_numbers, spec.ad_numbers, spec.matches)
+def _rate(spec: RateSpec, files: Mapping[str, bytes], calibration: CalibrationSpec, device: Device) -> Rate:
+    if spec.weights.keys() != spec.parts.keys():
+        raise ValueError("weights are of other parts")
+    parts = [part(told, files, device)._replace(weight=spec.weights[name]) for name, told in spec.parts.items()]
+    return Rate(parts, restore_calibration(calibration))
+
+
+def part(spec: PartSpec, files: Mapping[str, bytes], device: Device = CPU) -> Part:
+    """Return one part of a rate, with a weight of 1.
+
+    Raises:
+        BundleError: ONNX Runtime refuses the graph, or it was made for other features.
+        KeyError: a file is missing.
+        ValueError: a file is not as described.
+    """
+    if isinstance(spec, LinearSpec):
+        with np.load(io.BytesIO(files[spec.arrays]), allow_pickle=False) as arrays:
+            return Part(linear.restore(spec.features, arrays))
+    return _network(spec, files, device) if isinstance(spec, NetworkSpec) else _trees(spec, files, device)
+
+
+def _trees(spec: TreesSpec, files: Mapping[str, bytes], device: Device) -> Part:
+    inputs = transform(spec, files)
     try:
-        model = OnnxModel(files[spec.model], transform, restore_calibration(calibration), device)
+        model = OnnxModel(files[spec.graph], inputs, device)
     except Exception as fault:  # ONNX Runtime's errors have no common base of their own
-        raise BundleError(f"{spec.model}: {fault}") from fault
+        raise BundleError(f"{spec.graph}: {fault}") from fault
     if model.metadata.get(FEATURE_HASH_KEY) != FEATURE_HASH:
-        raise BundleError(f"{spec.model}: made for features {model.metadata.get(FEATURE_HASH_KEY)}")
-    return model
+        raise BundleError(f"{spec.graph}: made for features {model.metadata.get(FEATURE_HASH_KEY)}")
+    return Part(model)
+
+
+def _network(spec: NetworkSpec, files: Mapping[str, bytes], device: Device) -> Part:
+    own = {name: files[spec.prefix + name] for name in network.FILES}
+    try:
+        model = network.restore(own, device)
+    except Exception as fault:  # as above
+        raise BundleError(f"{spec.prefix}{network.GRAPH}: {fault}") from fault
+    layout = model.inputs.layout
+    if (layout.request.columns, layout.ad.columns) != (REQUEST_COLUMNS, AD_COLUMNS) or spec.head >= network.HEADS:
+        raise BundleError(f"{spec.prefix}{network.GRAPH}: made for other columns, or has no head {spec.head}")
+    return Part(network.NetworkHead(model, spec.head), provider=model.session.provider)
 
 
 def _check_golden(version: str, predictor: Predictor, goldens: list[Golden]) -> None:

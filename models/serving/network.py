@@ -1,4 +1,4 @@
-"""The network at serving: raw rows to click and conversion rates, the first layers' work done once a request and an ad.
+"""The network at serving: raw rows to log-odds, the first layers' work done once a request and once an ad.
 
 What a graph takes is a row of state: the inputs x0 and their shares (x0 times a matrix, plus a bias), which the graph
 "split" goes on from; the graph "full" has no shares. State is a sum: the ad's row, made once for each ad of a snapshot,
@@ -7,7 +7,6 @@ the request's, made once a request, and what the few inputs add that look at bot
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -15,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.serving.embedding import Floats, Inputs, Int64s, Layout, Tables
-from models.serving.predictor import BatchScorer, Predictions, Scorer
 from models.serving.session import CPU, Device, Memory, Session
 from models.serving.stack import Stack
-from models.serving.statistics import sigmoid
 
 INPUT = "inputs"
 OUTPUT = "logits"
@@ -28,6 +25,7 @@ HEADS = 2
 GRAPH = "network.onnx"
 ARRAYS = "network.npz"
 LAYOUT = "network.json"
+FILES = (GRAPH, ARRAYS, LAYOUT)
 #: Key of the graph's metadata that holds the content hash of the feature spec.
 SPEC_KEY = "feature_spec"
 #: Rows of different impressions are scored so many at a time.
@@ -167,101 +165,50 @@ class PreparedNetwork:
         return np.empty((rows, self._states.shape[1]), dtype=np.float32)
 
 
-class Platt(NamedTuple):
-    """Platt scaling of one head: log-odds times `slope` plus `intercept`."""
+class NetworkHead:
+    """One head's log-odds, at the price of both."""
 
-    slope: float = 1.0
-    intercept: float = 0.0
+    def __init__(self, network: NetworkModel, head: int) -> None:
+        self.network = network
+        self.head = head
 
+    def logits(self, requests: Int64s, ads: Int64s) -> NDArray[np.float64]:
+        """Return log-odds, float64 (n,), of request rows (n or 1, R) and ad rows (n, A)."""
+        return self.network.logits(requests, ads)[:, self.head]
 
-_AS_IT_IS = Platt()
-
-
-class Calibrations:
-    """Platt scaling of both heads at once: log-odds times slopes plus intercepts, (2,) each."""
-
-    def __init__(self, ctr: Platt, cvr: Platt) -> None:
-        self._slopes = np.array([ctr.slope, cvr.slope])
-        self._intercepts = np.array([ctr.intercept, cvr.intercept])
-
-    def __call__(self, logits: Floats | NDArray[np.float64]) -> Predictions:
-        """Return probabilities of logits (K, 2)."""
-        scaled: NDArray[np.float64] = logits * self._slopes
-        scaled += self._intercepts
-        rates = sigmoid(scaled)
-        return Predictions(rates[:, 0], rates[:, 1])
+    def prepare(self, ads: Int64s) -> "PreparedHead":
+        """Return what gives the log-odds of ads of this table, (C, A)."""
+        prepared = self.network.prepare(ads)
+        if self.network.stack is None:
+            return PreparedHead(prepared, self.head)
+        return BatchedHead(prepared, self.head, self.network.stack)
 
 
-class HeadScore:
-    """One head's rates, at the price of both."""
+class PreparedHead:
+    """One head's log-odds of ads of a fixed table. One thread at a time."""
 
-    def __init__(self, network: PreparedNetwork, calibration: Calibrations, head: int) -> None:
+    def __init__(self, network: PreparedNetwork, head: int) -> None:
         self._network = network
-        self._calibration = calibration
         self._head = head
 
-    def __call__(self, request: Int64s, chosen: Int64s) -> NDArray[np.float64]:
-        """Return calibrated probabilities, float64 (K,)."""
-        if not len(chosen):
-            return np.empty(0)
-        return self._calibration(self._network.logits(request, chosen))[self._head]
+    def logits(self, request: Int64s, chosen: Int64s) -> Floats:
+        """Return log-odds, float32 (K,), as PreparedNetwork.logits does."""
+        return self._network.logits(request, chosen)[:, self._head]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkScorer(Scorer):
-    """Scores with one run for both heads."""
+class BatchedHead(PreparedHead):
+    """A head that can also be asked of several impressions at once: `stage` here, `run` in another thread."""
 
-    network: PreparedNetwork
-    calibration: Calibrations
-
-    def predict(self, request: Int64s, chosen: Int64s) -> Predictions:
-        """Score K candidates, as Scorer.predict."""
-        if not len(chosen):
-            return Predictions(np.empty(0), np.empty(0))
-        return self.calibration(self.network.logits(request, chosen))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchNetworkScorer(NetworkScorer, BatchScorer):
-    """Scores several impressions at once as well."""
-
-    stack: Stack
+    def __init__(self, network: PreparedNetwork, head: int, stack: Stack) -> None:
+        super().__init__(network, head)
+        self._stack = stack
 
     def stage(self, request: Int64s, chosen: Int64s) -> Floats:
-        """Return the graph's input for an impression and its candidates."""
-        state = self.network.blank(len(chosen))
-        self.network.state(request, chosen, state)
+        """Return the graph's input for a request row (R,) and K rows of the table."""
+        state = self._network.blank(len(chosen))
+        self._network.state(request, chosen, state)
         return state
 
-    def run(self, staged: Sequence[Floats]) -> list[Predictions]:
-        """Return the predictions of each impression that was staged."""
-        found = self.stack([{INPUT: state} for state in staged], OUTPUT)
-        return [self.calibration(logits) for logits in found]
-
-
-class NetworkPredictor:
-    """Click rates, and conversion rates of clicks, from the network."""
-
-    def __init__(
-        self,
-        version: str,
-        model: NetworkModel,
-        ctr: Platt = _AS_IT_IS,
-        cvr: Platt = _AS_IT_IS,
-    ) -> None:
-        self.version = version
-        self._model = model
-        self._calibration = Calibrations(ctr, cvr)
-
-    def prepare(self, ads: Int64s) -> NetworkScorer:
-        """Return a scorer for a table of ads, shape (C, A)."""
-        network, stack = self._model.prepare(ads), self._model.stack
-        pctr, pcvr = (HeadScore(network, self._calibration, head) for head in range(HEADS))
-        told = self.version, pctr, pcvr, self._model.session.provider
-        if stack is None:
-            return NetworkScorer(*told, network=network, calibration=self._calibration)
-        return BatchNetworkScorer(*told, network=network, calibration=self._calibration, stack=stack)
-
-    def predict_rows(self, requests: Int64s, ads: Int64s) -> Predictions:
-        """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""
-        return self._calibration(self._model.logits(requests, ads))
+    def run(self, staged: Sequence[Floats]) -> list[Floats]:
+        """Return the log-odds, float32 (K,), of each impression that was staged."""
+        return [found[:, self._head] for found in self._stack([{INPUT: state} for state in staged], OUTPUT)]

@@ -35,7 +35,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """How parts are put together: `weights` by name, which sum up to 1, then the calibration."""
+    """How parts are put together: `weights` by name, positive and 1 in sum, then the calibration."""
 
     weights: dict[str, float]
     calibration: HierarchicalCalibration
@@ -72,7 +72,7 @@ def fit(
     `blocks` (n,) numbers the time blocks that were predicted.
     """
     rows = recent(rows, half_life_days)
-    weights = _weights(parts, rows)
+    weights = {name: weight for name, weight in _weights(parts, rows).items() if weight > 0.0}
     return Blend(weights, calibrate.fit_hierarchy(mixed(weights, parts), rows, spec, blocks))
 
 

@@ -142,20 +142,3 @@ def _levels(
     spread = max(_SPREADS, key=likelihood)
     shrunk: NDArray[np.float64] = shift_by_key * spread**2 / (spread**2 + noise)
     return shrunk
-
-
-def shift(logits: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64], slope: float) -> float:
-    """Return the intercept with which sigmoid(slope * logits + intercept) sums up to the positives, nearly.
-
-    It starts from leaving the mean of the log-odds where it was.
-    """
-    scaled = logits * slope
-    intercept = start = float(np.average(logits - scaled, weights=weights)) if len(logits) else 0.0
-    for _ in range(_STEPS):
-        rates = sigmoid(scaled + intercept)
-        gradient = weights @ (labels - rates) - (intercept - start) / _SHIFT_SD**2
-        step = gradient / (weights @ (rates * (1 - rates)) + _SHIFT_SD**-2)
-        intercept += float(np.clip(step, -1.0, 1.0))
-        if abs(step) < 1e-9:
-            break
-    return intercept

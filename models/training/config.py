@@ -4,6 +4,12 @@ from typing import Literal
 
 import msgspec
 
+from models.evaluation import gates
+
+Family = Literal["ftrl", "gbdt", "network"]
+#: In the order of preference: one serves instead of those before it only if it is better with confidence.
+FAMILIES: tuple[Family, ...] = ("ftrl", "gbdt", "network")
+
 
 class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is learned from, how carefully, and what a new model must show."""
@@ -23,8 +29,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     conversions_min: int = 300
     #: Rows are cut into so many time blocks; each is scored by what was learned from the blocks before it.
     blocks: int = 6
-    #: Rows count half as much for every so many days they are older than the latest; 0: all alike.
-    half_life_days: float = 0.0
+    #: Kinds of models that are trained, where what they need is installed: regression, trees, network. Of several there
+    #: is a blend as well; the simplest serves unless a richer one is better with the gate's confidence.
+    families: tuple[Family, ...] = ("ftrl", "gbdt", "network")
     rounds_max: int = 80  # trees at most; how many are best is found on later blocks
     leaves: int = 8  # of a tree
     learning_rate: float = 0.05  # of each tree
@@ -75,11 +82,25 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError("notify_url must begin with http:// or https://")
         if self.rows_max < self.rows_min:
             raise ValueError("rows_max is below rows_min")
-        if self.half_life_days < 0:
-            raise ValueError("half_life_days must not be negative")
+        if not self.families or len(set(self.families)) < len(self.families):
+            raise ValueError("families must name kinds of models, each once")
         if not 0 < self.learning_rate <= 1:
             raise ValueError("learning_rate must lie in (0, 1]")
         if not 0 < self.pcoc_min < 1 < self.pcoc_max:
             raise ValueError("pcoc_min must be below 1 and pcoc_max above")
         if min(self.maturity_seconds, self.conversion_window_seconds) < 0:
             raise ValueError("durations must not be negative")
+
+    def limits(self) -> gates.Limits:
+        """Return the gate's bounds."""
+        return gates.Limits(
+            confidence=self.gate_confidence,
+            resamples=self.gate_resamples,
+            rows_min=self.gate_rows_min,
+            clicks_min=self.new_clicks_min,
+            log_loss_tolerance=self.log_loss_tolerance,
+            pcoc_min=self.pcoc_min,
+            pcoc_max=self.pcoc_max,
+            slice_clicks_min=self.gate_slice_clicks_min,
+            seed=self.seed,
+        )

@@ -15,7 +15,7 @@ from models.serving import bundle
 from models.serving.prior import ConstantPredictor
 from models.training.config import TrainingConfig
 from models.training.dataset import Dataset
-from models.training.gbdt import Walk
+from models.training.ensemble import Walk
 
 _CAMPAIGN = AD_COLUMNS.index("campaign_id")
 _EXCHANGE = REQUEST_COLUMNS.index("exchange")
@@ -49,21 +49,6 @@ class Decision(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def limits(config: TrainingConfig) -> gates.Limits:
-    """Return the gate's bounds."""
-    return gates.Limits(
-        confidence=config.gate_confidence,
-        resamples=config.gate_resamples,
-        rows_min=config.gate_rows_min,
-        clicks_min=config.new_clicks_min,
-        log_loss_tolerance=config.log_loss_tolerance,
-        pcoc_min=config.pcoc_min,
-        pcoc_max=config.pcoc_max,
-        slice_clicks_min=config.gate_slice_clicks_min,
-        seed=config.seed,
-    )
-
-
 def champion(root: Path) -> bundle.Bundle | None:
     """Return what serves; None where nothing does, or it cannot be read: then the bidder cannot serve it either."""
     try:
@@ -75,17 +60,17 @@ def champion(root: Path) -> bundle.Bundle | None:
 
 def hold(root: Path, data: Dataset, walked: Walk, config: TrainingConfig) -> Findings:
     """Measure the candidate beside the prior on all walked rows, and beside what serves on those new to both."""
-    bounds, serving = limits(config), champion(root)
+    bounds, serving = config.limits(), champion(root)
     later = data.impressions[slice(walked.start, None)]
     scores = {
-        "candidate": measure(walked.predicted, later.labels, later.weights),
+        "candidate": measure(walked.chosen, later.labels, later.weights),
         "prior": measure(walked.prior, later.labels, later.weights),
         "constant": compare.measure_rows(ConstantPredictor(), later),
     }
     new = later.at_ms >= (compare.trained_to_ms(serving) if serving is not None else 0)
     both = later[new]
     predicted = compare.pctr(serving.predictor if serving is not None else ConstantPredictor(), both)
-    pair = gates.Pair(walked.predicted[new], predicted, both.labels, both.weights)
+    pair = gates.Pair(walked.chosen[new], predicted, both.labels, both.weights)
     if serving is not None:
         scores["champion"] = measure(pair.baseline, pair.labels, pair.weights)
         scores["candidate beside champion"] = measure(pair.candidate, pair.labels, pair.weights)
@@ -119,7 +104,7 @@ def decide(found: Findings, now_ms: int, config: TrainingConfig) -> Decision:
     """Weigh what was found. A proven candidate serves; else a challenger that has proven itself live; a candidate that
     is promising takes the place in shadow where that is free, or has been taken for long enough.
     """
-    bounds = limits(config)
+    bounds = config.limits()
     name = "the champion" if found.champion is not None else "the constants"
     tonight = gates.judge(name, found.difference, found.slices, found.objections, bounds)
     live = found.live

@@ -1,185 +1,241 @@
-"""Trains all click models on the same rows and blends them; chooses their settings on the last time block.
+"""Trains the kinds of models on the same rows, blends them, and chooses: one alone, or the blend.
 
-Trees on statistics (models.training.gbdt), hashed logistic regression (models.training.ftrl) and, where PyTorch is
-installed, the network (models.training.network). A rate of forgetting is chosen where rows spread over some days.
+Whatever is compared was predicted before it happened: each time block by models, settings, weights and a calibration
+that come from earlier blocks (`walk`). The simplest serves, unless a richer one is better with confidence. What is
+published is then fitted to all rows (`fit`).
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.evaluation import gates
 from models.evaluation.metrics import losses
 from models.features.spec import FeatureSpec
 from models.serving.statistics import sigmoid
-from models.training import blend, calibrate, ftrl, gbdt
-from models.training.blend import Blend, Model
-from models.training.config import TrainingConfig
+from models.training import blend, families, gbdt
+from models.training.blend import Blend
+from models.training.config import FAMILIES, TrainingConfig
+from models.training.families import Learned, Task, Trial
 from models.training.rows import Rows
-from models.training.weights import sampling
 
 Floats = NDArray[np.float64]
-GBDT, FTRL, NETWORK = "gbdt", "ftrl", "network"
+BLEND = "blend"
 _MS_PER_DAY = 86_400_000
 #: Rows of fewer days are all alike: there is no trend to be told from the hours of the day.
 _DAYS_MIN = 2.0
-#: Half-lives tried, in time blocks.
-_HALF_LIVES = (1.0, 2.0)
-#: Weights and calibration of the blend forget so fast, in time blocks: the level is that of the latest.
+#: Half-lives tried, in time blocks; 0: all alike.
+_HALF_LIVES = (0.0, 1.0, 2.0)
+#: Weights and calibration forget so fast, in time blocks: the level is that of the latest.
 _CALIBRATION_HALF_LIFE = 1.0
-#: Learning rates and epochs of the regression that are tried.
-_PACES = ((0.01, 2), (0.02, 2), (0.05, 2), (0.02, 5), (0.05, 5), (0.1, 10), (0.2, 20))
+
+
+class Compared(msgspec.Struct, frozen=True):
+    """One that could serve beside the simpler one that was to serve until then."""
+
+    name: str
+    beside: str
+    difference: gates.Difference
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which is to serve, and what was known of all: their log losses on later rows, and their settings."""
+
+    winner: str
+    log_losses: dict[str, float]
+    compared: list[Compared]
+    settings: dict[str, dict[str, Any]]
+    absent: dict[str, str]  # why a kind of model could not be trained
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One model: fitted to all rows, its log-odds for the later ones made before their outcome, its settings."""
+class Walk:
+    """What was said of the rows from `start` on, n of them, knowing only earlier ones; (n,) each.
 
-    model: Model
-    walked: Floats
-    settings: dict[str, Any]
-    train_seconds: float
+    `logits` are of each kind of model with the settings it is left with; `predicted` are the probabilities of each and
+    of the blend, `prior` those of statistics of the hierarchy. `features` are those of trees.
+    """
+
+    start: int
+    logits: dict[str, Floats]
+    predicted: dict[str, Floats]
+    prior: Floats
+    features: NDArray[np.float32]
+    choice: Choice
+    seconds: dict[str, float] = field(default_factory=dict)  # that each kind of model took; not kept
+
+    @property
+    def chosen(self) -> Floats:
+        """Return the probabilities of the one that is to serve."""
+        return self.predicted[self.choice.winner]
+
+    def parts(self, name: str) -> list[str]:
+        """Return the kinds of models that one is made of."""
+        return [*self.logits] if name == BLEND else [name]
 
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """All parts by name, each with a calibration of its own, and their blend. `absent` says what is missing and why."""
+    """Models fitted to all rows, and for each that could serve how they are put together."""
 
-    parts: dict[str, Part]
-    alone: dict[str, Blend]
-    together: Blend
-    absent: dict[str, str]
+    models: dict[str, Learned]
+    blends: dict[str, Blend]
+    seconds: dict[str, float]  # that fitting each took
 
-    def predict(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Floats:
-        """Return the blend's probabilities, float64 (n,), of request rows (n, R) and ad rows (n, A)."""
-        logits = {name: self.parts[name].model.logits(requests, ads) for name in self.together.weights}
-        return self.together(logits, requests, ads)
-
-    def predict_part(self, name: str, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Floats:
-        """Return one part's probabilities, as `predict` does."""
-        return self.alone[name]({name: self.parts[name].model.logits(requests, ads)}, requests, ads)
+    def predict(self, name: str, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Floats:
+        """Return probabilities, float64 (n,), of request rows (n, R) and ad rows (n, A)."""
+        blended = self.blends[name]
+        return blended({each: self.models[each].logits(requests, ads) for each in blended.weights}, requests, ads)
 
 
-@dataclass(frozen=True, slots=True)
-class _Later:
-    """The rows that are predicted from earlier ones, the time block of each, and how long half-lives are."""
-
-    rows: Rows
-    edges: NDArray[np.intp]
-    blocks: NDArray[np.int64]  # (n,)
-    block_days: float  # 0: there is no trend
-
-    @property
-    def last(self) -> slice:
-        """Return the last block's place among the rows."""
-        return slice(int(self.edges[-2] - self.edges[2]), None)
-
-
-def fit(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig) -> Ensemble:
-    """Fit every model there is, and the blend.
+def walk(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig) -> Walk:
+    """Let every kind of model there is predict later blocks, and choose.
 
     Raises:
         ValueError: rows do not spread over three time blocks.
     """
-    later = _later(rows, config)
-    parts = {GBDT: _trees(rows, spec, base_rate, config, later), FTRL: _regression(rows, spec, later)}
+    task, later = _task(rows, spec, base_rate, config)
+    logits: dict[str, Floats] = {}
+    honest: dict[str, Floats] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, float] = {}
     absent: dict[str, str] = {}
-    if find_spec("torch") is not None:
-        parts[NETWORK] = _network(rows, spec, config, later)
-    else:
-        absent[NETWORK] = "PyTorch is not installed (extra deep)"
-    half_life = _CALIBRATION_HALF_LIFE * later.block_days
-
-    def blended(names: Sequence[str]) -> Blend:
-        walked = {name: parts[name].walked for name in names}
-        return blend.fit(walked, later.rows, spec, later.blocks, half_life)
-
-    return Ensemble(parts, {name: blended([name]) for name in parts}, blended(list(parts)), absent)
-
-
-def _later(rows: Rows, config: TrainingConfig) -> _Later:
-    edges = gbdt.block_edges(rows.at_ms, config.blocks)
-    if len(edges) < gbdt.BLOCKS_MIN + 1:
-        raise ValueError("the rows do not spread over three time blocks")
-    start = int(edges[2])
-    blocks = np.searchsorted(edges, np.arange(start, len(rows)), side="right").astype(np.int64)
-    days = (int(rows.at_ms[-1]) - int(rows.at_ms[0])) / _MS_PER_DAY
-    block_days = days / (len(edges) - 1) if days >= _DAYS_MIN else 0.0
-    return _Later(rows[slice(start, None)], edges, blocks, block_days)
+    features = families.NONE
+    for family in (name for name in FAMILIES if name in config.families):
+        if reason := families.absent(family):
+            absent[family] = reason
+            continue
+        began = time.perf_counter()
+        tried = families.trials(family, task)
+        best, honest[family] = _choose(tried, later)
+        logits[family], settings[family] = best.logits, best.settings
+        features = best.features if len(best.features) else features
+        seconds[family] = time.perf_counter() - began
+    entrants = {name: [name] for name in logits} | ({BLEND: [*logits]} if len(logits) > 1 else {})
+    predicted = {
+        name: _out_of_time({part: honest[part] for part in parts}, spec, later) for name, parts in entrants.items()
+    }
+    prior = blend.walk(lambda known: _hierarchy(known, task), rows, task.edges[2:])
+    winner, compared = select(predicted, later.rows, config.limits())
+    scores = {name: _mean_loss(found, later.rows) for name, found in predicted.items()}
+    choice = Choice(winner, scores, compared, settings, absent)
+    return Walk(later.start, logits, predicted, sigmoid(prior), features, choice, seconds)
 
 
-def _loss(logits: Floats, rows: Rows) -> float:
-    """Return the log loss that log-odds would have with the best scale: what a calibrated blend can make of them."""
-    slope, intercept = calibrate.fit(logits, rows.labels, rows.weights)
-    return float(np.average(losses(sigmoid(slope * logits + intercept), rows.labels), weights=rows.weights))
+def fit(
+    rows: Rows, spec: FeatureSpec, base_rate: float, walked: Walk, names: Sequence[str], config: TrainingConfig
+) -> Ensemble:
+    """Fit to all rows what the named ones are made of, and put them together as the walk asks for."""
+    task, later = _task(rows, spec, base_rate, config)
+    blends = {}
+    for name in names:
+        parts = {part: walked.logits[part] for part in walked.parts(name)}
+        blends[name] = blend.fit(parts, later.rows, spec, later.blocks, later.half_life_days)
+    needed = [family for family in FAMILIES if any(family in found.weights for found in blends.values())]
+    settings = walked.choice.settings
+    models: dict[str, Learned] = {}
+    seconds: dict[str, float] = {}
+    for name in needed:
+        began = time.perf_counter()
+        models[name] = families.learn(name, settings[name], walked.features, rows, task)
+        seconds[name] = time.perf_counter() - began
+    return Ensemble(models, blends, seconds)
 
 
-def _half_lives(later: _Later) -> tuple[float, ...]:
-    return tuple(blocks * later.block_days for blocks in _HALF_LIVES) if later.block_days else (0.0,)
+def select(predicted: Mapping[str, Floats], rows: Rows, limits: gates.Limits) -> tuple[str, list[Compared]]:
+    """Return which is to serve, and each comparison made: the first, unless a later one is better with confidence."""
+    winner, *richer = predicted
+    compared = []
+    for name in richer:
+        pair = gates.Pair(predicted[name], predicted[winner], rows.labels, rows.weights)
+        compared.append(Compared(name, winner, gates.difference(pair, limits)))
+        if compared[-1].difference.low > 0.0:
+            winner = name
+    return winner, compared
 
 
-def _trees(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig, later: _Later) -> Part:
-    began = time.perf_counter()
-    found = []
-    for half_life in _half_lives(later):
-        one = msgspec.structs.replace(config, half_life_days=half_life)
-        walked, features = gbdt.walk(rows, spec, base_rate, one)
-        found.append((_loss(walked.logits[later.last], later.rows[later.last]), one, walked, features))
-    _, chosen, walked, features = min(found, key=lambda tried: tried[0])
-    model = gbdt.fit(rows, spec, base_rate, walked, features, chosen)
-    settings = {"half_life_days": round(chosen.half_life_days, 3), "trees": walked.rounds}
-    return Part(model, walked.logits, settings, time.perf_counter() - began)
+def arrays(walked: Walk) -> dict[str, NDArray[Any]]:
+    """Return a walk as arrays by name, to be kept; its choice is JSON of its own."""
+    kept: dict[str, NDArray[Any]] = {f"logits {name}": each for name, each in walked.logits.items()}
+    kept |= {f"predicted {name}": each for name, each in walked.predicted.items()}
+    return {**kept, "start": np.array(walked.start), "prior": walked.prior, "features": walked.features}
 
 
-def _regression(rows: Rows, spec: FeatureSpec, later: _Later) -> Part:
-    began = time.perf_counter()
-    before, block = rows[slice(0, int(later.edges[-2]))], later.rows[later.last]
-
-    def best(configs: list[ftrl.FtrlConfig]) -> ftrl.FtrlConfig:
-        if len(configs) == 1:
-            return configs[0]
-        return min(configs, key=lambda one: _loss(ftrl.fit(before, spec, one).logits(block.requests, block.ads), block))
-
-    sampled = sampling(rows).offset != 0.0
-    half_life = later.block_days  # one block, to begin with
-    chosen = best([ftrl.FtrlConfig(alpha=rate, epochs=epochs, half_life_days=half_life) for rate, epochs in _PACES])
-    tried = product(_half_lives(later), (True, False) if sampled else (True,))
-    replace = msgspec.structs.replace
-    chosen = best([replace(chosen, half_life_days=half_life, balance=balance) for half_life, balance in tried])
-    walked = blend.walk(lambda known: ftrl.fit(known, spec, chosen), rows, later.edges[2:])
-    model = ftrl.fit(rows, spec, chosen)
-    return Part(model, walked, msgspec.to_builtins(chosen), time.perf_counter() - began)
+def restore(kept: Mapping[str, NDArray[Any]], choice: Choice) -> Walk:
+    """Return the walk of `arrays`."""
+    logits, predicted = (
+        {name.removeprefix(f"{kind} "): each for name, each in kept.items() if name.startswith(f"{kind} ")}
+        for kind in ("logits", "predicted")
+    )
+    return Walk(int(kept["start"]), logits, predicted, kept["prior"], kept["features"], choice)
 
 
 @dataclass(frozen=True, slots=True)
-class _Network:
-    """The network's click log-odds, corrected for how its rows were sampled."""
+class _Later:
+    """The rows that are predicted from earlier ones, where their blocks end, and how fast what is known gets old."""
 
-    logits_of: Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]
-    offset: float
+    start: int
+    rows: Rows
+    edges: NDArray[np.intp]  # of the blocks among these rows
+    half_life_days: float
 
-    def logits(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Floats:
-        """Return log-odds of a click, float64 (n,)."""
-        logits: Floats = self.logits_of(requests, ads)[:, 0] + self.offset
-        return logits
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """Return the number of each row's block, (n,)."""
+        return np.searchsorted(self.edges, np.arange(len(self.rows)), side="right").astype(np.int64)
 
 
-def _network(rows: Rows, spec: FeatureSpec, config: TrainingConfig, later: _Later) -> Part:
-    from models.training import network
-    from models.training.network_layout import NetworkConfig
+def _task(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig) -> tuple[Task, _Later]:
+    edges = gbdt.block_edges(rows.at_ms, config.blocks)
+    if len(edges) < gbdt.BLOCKS_MIN + 1:
+        raise ValueError("the rows do not spread over three time blocks")
+    days = (int(rows.at_ms[-1]) - int(rows.at_ms[0])) / _MS_PER_DAY
+    block_days = days / (len(edges) - 1) if days >= _DAYS_MIN else 0.0
+    half_lives = tuple(blocks * block_days for blocks in _HALF_LIVES) if block_days else (0.0,)
+    start = int(edges[2])
+    later = _Later(start, rows[slice(start, None)], edges[2:] - start, _CALIBRATION_HALF_LIFE * block_days)
+    return Task(rows, spec, base_rate, edges, half_lives, config), later
 
-    began = time.perf_counter()
-    settings = NetworkConfig(seed=config.seed, threads=config.threads)
 
-    def learn(known: Rows) -> _Network:
-        sampled = sampling(known)
-        return _Network(network.fit(sampled.undo(known), spec, settings).model().logits, sampled.offset)
+def _choose(tried: Sequence[Trial], later: _Later) -> tuple[Trial, Floats]:
+    """Return the trial that was best, and what was said of each block by the one that was best until then (n,).
 
-    walked = blend.walk(learn, rows, later.edges[2:])
-    return Part(learn(rows), walked, msgspec.to_builtins(settings), time.perf_counter() - began)
+    Where rows are of some days the latest block decides, otherwise all.
+    """
+
+    def best(known: slice) -> Trial:
+        if known.stop == 0:
+            return tried[0]
+        return min(tried, key=lambda trial: _mean_loss(sigmoid(trial.logits[known]), later.rows[known]))
+
+    edges = [0, *later.edges.tolist()]
+    known = [slice(before if later.half_life_days else 0, begin) for before, begin in pairwise(edges)]
+    blocks = pairwise(later.edges.tolist())
+    said = [best(until).logits[begin:end] for until, (begin, end) in zip(known[:-1], blocks, strict=True)]
+    return best(known[-1]), np.concatenate(said)
+
+
+def _out_of_time(parts: Mapping[str, Floats], spec: FeatureSpec, later: _Later) -> Floats:
+    """Return probabilities (n,), each block's put together as the blocks before it ask for."""
+    found = []
+    for begin, end in pairwise(later.edges.tolist()):
+        known = {name: logits[:begin] for name, logits in parts.items()}
+        together = blend.fit(known, later.rows[slice(0, begin)], spec, later.blocks[:begin], later.half_life_days)
+        block = later.rows[slice(begin, end)]
+        said = {name: logits[begin:end] for name, logits in parts.items()}
+        found.append(together(said, block.requests, block.ads))
+    return np.concatenate(found)
+
+
+def _hierarchy(rows: Rows, task: Task) -> Any:
+    return gbdt.fit_statistics(task.spec.hierarchy, rows, task.spec, task.base_rate)[0]
+
+
+def _mean_loss(predicted: Floats, rows: Rows) -> float:
+    return float(np.average(losses(predicted, rows.labels), weights=rows.weights))

@@ -1,25 +1,23 @@
-"""One probability from rows: statistics, boosted trees on what they leave unexplained, calibration.
+"""Log-odds from rows: statistics, and boosted trees on what they leave unexplained.
 
-Nothing is judged on rows it was fitted to. Rows are cut into time blocks; the statistics a row is described by, the
-trees and the calibration that score it, and the number of trees come from strictly earlier blocks (`walk`). What is
-published is then fitted to all blocks. The same code serves click and conversion rates.
+Nothing is judged on rows it was fitted to. Rows are cut into time blocks; the statistics a row is described by and the
+trees that score it come from strictly earlier blocks (`walk`). What is published is then fitted to all blocks. The same
+code serves click and conversion rates.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.metrics import losses
 from models.features.spec import FeatureSpec, Group
-from models.serving.calibration import HierarchicalCalibration, platt
-from models.serving.statistics import Columns, Statistics, sigmoid
+from models.serving.statistics import Columns, Statistics
 from models.serving.transform import Transform
-from models.training import calibrate, shrinkage
+from models.training import shrinkage
 from models.training.config import TrainingConfig
 from models.training.rows import Rows
 from models.training.weights import recent, sampling
@@ -33,11 +31,10 @@ _MS_PER_DAY = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A fitted model: log-odds are the statistics' plus the trees', then calibrated. `strengths` as shrinkage.fit."""
+    """A fitted model: log-odds are the statistics' plus the trees'. `strengths` as shrinkage.fit."""
 
     transform: Transform
     booster: lightgbm.Booster
-    calibration: HierarchicalCalibration
     strengths: dict[str, float]
 
     def logits(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -46,31 +43,15 @@ class Model:
         return linear(self.transform, features) + trees(self.booster, features)
 
 
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """What was predicted, block after block, knowing only earlier blocks; rows from `start` on.
+class Walk(NamedTuple):
+    """What was said of the rows from the third block on, n of them, block after block, knowing only earlier blocks.
 
-    `logits` are uncalibrated, `predicted` and `prior` are probabilities. `rounds` is the number of trees found best.
+    `stages` are numbers of trees, `logits` (S, n) what so many said. `features` (m, F) are of the second block on.
     """
 
-    start: int
+    stages: tuple[int, ...]
     logits: NDArray[np.float64]
-    predicted: NDArray[np.float64]
-    prior: NDArray[np.float64]
-    rounds: int
-
-
-def arrays(found: Walk, features: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """Return a walk and its features as arrays by name, to be kept."""
-    numbers = np.array([found.start, found.rounds])
-    predictions = {"logits": found.logits, "predicted": found.predicted, "prior": found.prior}
-    return {**predictions, "features": features, "numbers": numbers}
-
-
-def restore(kept: dict[str, NDArray[Any]]) -> tuple[Walk, NDArray[np.float32]]:
-    """Return the walk and the features of `arrays`."""
-    start, rounds = kept["numbers"].tolist()
-    return Walk(start, kept["logits"], kept["predicted"], kept["prior"], rounds), kept["features"]
+    features: NDArray[np.float32]
 
 
 def linear(transform: Transform, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -96,60 +77,50 @@ def _transform(statistics: Statistics, spec: FeatureSpec) -> Transform:
     return Transform(statistics, spec.request_numbers, spec.ad_numbers, spec.matches)
 
 
-def walk(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig) -> tuple[Walk, NDArray[np.float32]]:
-    """Predict each block from the earlier ones; there must be three at least.
-
-    Returns:
-        the predictions for the third block on, and the out-of-time features of the second block on.
-    """
-    edges = block_edges(rows.at_ms, config.blocks)
+def walk(
+    rows: Rows,
+    spec: FeatureSpec,
+    base_rate: float,
+    half_life_days: float,
+    edges: NDArray[np.intp],
+    config: TrainingConfig,
+) -> Walk:
+    """Predict each block from the earlier ones; `edges` are of three blocks at least, as `block_edges` cuts them."""
     features: list[NDArray[np.float32]] = []
     offsets: list[NDArray[np.float64]] = []
-    staged: list[NDArray[np.float64]] = []
-    predicted: list[NDArray[np.float64]] = []
-    prior: list[NDArray[np.float64]] = []
+    logits: list[NDArray[np.float64]] = []
     stages = sorted({max(1, round(share * config.rounds_max)) for share in _SHARES})
     for begin, end in pairwise(edges[1:].tolist()):
         block = rows[slice(begin, end)]
-        before = recent(rows[slice(0, begin)], config.half_life_days)
+        before = recent(rows[slice(0, begin)], half_life_days)
         transform = _transform(fit_statistics(spec.groups, before, spec, base_rate)[0], spec)
         described = transform(block.requests, block.ads)
         offset = linear(transform, described)
         if features:
-            known = rows[slice(edges[1], begin)]
+            known = recent(rows[slice(edges[1], begin)], half_life_days)
             booster = boost(np.concatenate(features), np.concatenate(offsets), known, config.rounds_max, config)
-            by_stage = np.stack([offset + trees(booster, described, stage) for stage in stages])
-            walked = recent(rows[slice(edges[2], begin)], config.half_life_days)
-            stage = _best_stage(staged, walked)
-            logits = np.concatenate([part[stage] for part in staged] or [[]])
-            scale = calibrate.fit_hierarchy(logits, walked, spec)
-            predicted.append(scale(by_stage[stage], block.requests, block.ads))
-            hierarchy, _ = fit_statistics(spec.hierarchy, before, spec, base_rate)
-            prior.append(hierarchy.probabilities(block.requests, block.ads))
-            staged.append(by_stage)
+            logits.append(np.stack([offset + trees(booster, described, stage) for stage in stages]))
         features.append(described)
         offsets.append(offset)
-    final = _best_stage(staged, recent(rows[slice(edges[2], None)], config.half_life_days))
-    logits = np.concatenate([part[final] for part in staged])
-    found = Walk(int(edges[2]), logits, np.concatenate(predicted), np.concatenate(prior), stages[final])
-    return found, np.concatenate(features)
+    return Walk(tuple(stages), np.concatenate(logits, axis=1), np.concatenate(features))
 
 
 def fit(
-    rows: Rows, spec: FeatureSpec, base_rate: float, found: Walk, features: NDArray[np.float32], config: TrainingConfig
+    rows: Rows,
+    spec: FeatureSpec,
+    base_rate: float,
+    half_life_days: float,
+    rounds: int,
+    features: NDArray[np.float32],
+    config: TrainingConfig,
 ) -> Model:
-    """Fit the model to publish: statistics of all rows, trees on out-of-time features, calibration of the walk."""
-    statistics, strengths = fit_statistics(spec.groups, recent(rows, config.half_life_days), spec, base_rate)
+    """Fit what is published: statistics of all rows, and so many trees on out-of-time `features` of the latest."""
+    rows = recent(rows, half_life_days)
+    statistics, strengths = fit_statistics(spec.groups, rows, spec, base_rate)
     transform = _transform(statistics, spec)
     # The trees learn from features as the walk made them: those of the final statistics have seen the labels.
     later = rows[slice(len(rows) - len(features), None)]
-    booster = boost(features, linear(transform, features), later, found.rounds, config)
-    columns = Columns(spec.request_columns, spec.ad_columns)
-    uncalibrated = Model(transform, booster, platt(columns=columns), strengths)
-    scale = calibrate.fit_hierarchy(found.logits, rows[slice(found.start, None)], spec)
-    calibrated = scale.logits(uncalibrated.logits(rows.requests, rows.ads), rows.requests, rows.ads)
-    intercept = scale.intercept + calibrate.shift(calibrated, rows.labels, rows.weights, 1.0)
-    return replace(uncalibrated, calibration=HierarchicalCalibration(scale.slope, intercept, scale.shifts))
+    return Model(transform, boost(features, linear(transform, features), later, rounds, config), strengths)
 
 
 def boost(
@@ -160,7 +131,6 @@ def boost(
     config: TrainingConfig,
 ) -> lightgbm.Booster:
     """Grow small trees on what the offsets (log-odds) leave unexplained. Deterministic for a given seed."""
-    rows = recent(rows, config.half_life_days)
     sampled = sampling(rows)
     rows = sampled.undo(rows)
     parameters = {
@@ -207,10 +177,3 @@ def block_edges(at_ms: NDArray[np.int64], blocks: int) -> NDArray[np.intp]:
             return days
     edges = np.concatenate(([0], np.searchsorted(at_ms, at_ms[places], side="left"), [len(at_ms)]))
     return np.unique(edges)
-
-
-def _best_stage(staged: list[NDArray[np.float64]], rows: Rows) -> int:
-    if not staged:
-        return 0
-    together = np.concatenate(staged, axis=1)
-    return int(np.argmin([np.average(losses(sigmoid(stage), rows.labels), weights=rows.weights) for stage in together]))

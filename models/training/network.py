@@ -6,26 +6,23 @@ then all rows are learned from anew, for as long. The same rows, settings and se
 one module that needs PyTorch.
 """
 
-import io
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from numpy.typing import NDArray
 
 from models.features.spec import FeatureSpec
-from models.serving.embedding import AGE_CLASSES, Floats, Inputs, Int64s, Layout, Side, Tables
-from models.serving.network import ARRAYS, GRAPH, HEADS, LAYOUT, SPEC_KEY, NetworkModel, Shares, restore
-from models.serving.session import CPU, Device
-from models.training.network_export import Cross, Dense, Form, NetworkWeights, Precision, share_weights, to_onnx
+from models.serving.embedding import AGE_CLASSES, Floats, Inputs, Layout, Side, Tables
+from models.serving.network import HEADS
+from models.training.network_export import Cross, Dense, NetworkWeights
 from models.training.network_layout import NetworkConfig, lay_out
+from models.training.network_model import Network
 from models.training.rows import Rows
 
 _EMBEDDING_DEVIATION = 0.05
@@ -37,50 +34,6 @@ _WARM_UP_STEPS = 9.0
 _LOG_P_MAX = -1e-6
 
 Batch = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A trained network. `loss` is of the held-back rows when training ended, `steps` how many batches that took."""
-
-    inputs: Inputs
-    weights: NetworkWeights
-    spec: str  # the content hash of the feature spec
-    steps: int
-    loss: float
-
-    def logits(self, requests: Int64s, ads: Int64s) -> NDArray[np.float64]:
-        """Return log-odds before calibration, float64 (n, 2): click, and conversion given a click.
-
-        Request rows are (n or 1, R), ad rows (n, A).
-        """
-        return self.model().logits(requests, ads)
-
-    def model(
-        self,
-        *,
-        form: Form = "split",
-        precision: Precision = "fp32",
-        sample: Floats | None = None,
-        device: Device = CPU,
-    ) -> NetworkModel:
-        """Return the network as it is served; arguments as to_onnx."""
-        return restore(self.files(form=form, precision=precision, sample=sample), device)
-
-    def files(
-        self, *, form: Form = "split", precision: Precision = "fp32", sample: Floats | None = None
-    ) -> dict[str, bytes]:
-        """Return the files of a bundle that models.serving.network.restore reads; arguments as to_onnx."""
-        metadata = {SPEC_KEY: self.spec}
-        made = to_onnx(self.weights, form=form, precision=precision, sample=sample, metadata=metadata)
-        arrays = io.BytesIO()
-        np.savez(arrays, **self.inputs.tables._asdict(), **self._shares(form)._asdict())
-        return {GRAPH: made, ARRAYS: arrays.getvalue(), LAYOUT: msgspec.json.encode(self.inputs.layout)}
-
-    def _shares(self, form: Form) -> Shares:
-        if form == "full":
-            return Shares(np.zeros((self.inputs.layout.width, 0), dtype=np.float32), np.zeros(0, dtype=np.float32))
-        return Shares(*share_weights(self.weights))
 
 
 def fit(rows: Rows, spec: FeatureSpec, config: NetworkConfig, conversions: NDArray[np.bool_] | None = None) -> Network:

@@ -26,7 +26,7 @@ from models.features.columns import FEATURE_HASH
 from models.features.platform import PLATFORM
 from models.serving import bundle
 from models.serving.prior import CVR
-from models.training import aliases, contest, dataset, gbdt, landscapes, notice, package, reporting, runs
+from models.training import aliases, contest, dataset, ensemble, gbdt, landscapes, notice, package, reporting, runs
 from models.training.config import TrainingConfig
 from models.training.dataset import Dataset
 from models.training.rows import Rows
@@ -73,9 +73,10 @@ class Night:
         with (self.run.folder / "dataset.parquet").open("rb") as file:
             return dataset.labelled(pq.ParquetFile(file).read(), account, self.config)
 
-    def walked(self, name: str) -> tuple[gbdt.Walk, Any]:
-        """Return what the step `train` predicted out of time, and the features it made."""
-        return gbdt.restore(self.run.read_arrays(f"walk_{name}.npz"))
+    def walked(self, name: str) -> ensemble.Walk:
+        """Return what the step `train` predicted out of time for a rate, and what it chose."""
+        choice = msgspec.convert(self.found["train"][name], ensemble.Choice)
+        return ensemble.restore(self.run.read_arrays(f"walk_{name}.npz"), choice)
 
 
 def _dataset(night: Night) -> dict[str, Any]:
@@ -107,21 +108,21 @@ def _reason_to_wait(data: Dataset, champion: bundle.Bundle | None, config: Train
 
 
 def _train(night: Night) -> dict[str, Any]:
-    """Predict each block of time by what was learned from those before: what is judged, and what calibration needs."""
+    """Let all kinds of models predict each block of time by what was before it, and choose the one to serve."""
     clicks, positives = night.data.clicks, int(night.data.clicks.labels.sum())
     enough = night.config.conversions_min <= positives < len(clicks) and _spread(clicks, night.config)
     rows = {"ctr": (night.data.impressions, _BASE_CTR), **({"cvr": (clicks, CVR)} if enough else {})}
-    walked = {name: gbdt.walk(part, PLATFORM, rate, night.config) for name, (part, rate) in rows.items()}
+    walked = {name: ensemble.walk(part, PLATFORM, rate, night.config) for name, (part, rate) in rows.items()}
     for name, made in walked.items():
-        night.run.write_arrays(f"walk_{name}.npz", gbdt.arrays(*made))
-    return {"models": [*walked], "rounds": {name: found.rounds for name, (found, _) in walked.items()}}
+        night.run.write_arrays(f"walk_{name}.npz", ensemble.arrays(made))
+    return {name: msgspec.to_builtins(made.choice) for name, made in walked.items()}
 
 
 def _calibrate(night: Night) -> dict[str, Any]:
-    """Fit to all rows, scale as the out-of-time predictions ask for, and pack what would be served."""
-    data, config = night.data, night.config
-    ctr = gbdt.fit(data.impressions, PLATFORM, _BASE_CTR, *night.walked("ctr"), config)
+    """Fit what was chosen to all rows, weigh and scale it as its predictions out of time ask for, and pack it."""
+    data = night.data
     cvr, about_cvr = _conversions(night)
+    ctr = _fitted(night, "ctr", data.impressions, _BASE_CTR)
     fitted = package.Fitted(
         ctr=ctr,
         cvr=cvr,
@@ -131,35 +132,55 @@ def _calibrate(night: Night) -> dict[str, Any]:
     files = package.pack(fitted, data.impressions)
     for name, content in files.items():
         night.run.write(f"bundle/{name}", content)
-    scaling = {"slope": ctr.calibration.slope, "intercept": ctr.calibration.intercept}
-    about_ctr = {"trees": ctr.booster.num_trees(), "strengths": ctr.strengths, **scaling}
-    return {"files": sorted(files), "ctr": about_ctr, "cvr": about_cvr}
+    return {"files": sorted(files), "ctr": _described(ctr), "cvr": about_cvr}
 
 
-def _conversions(night: Night) -> tuple[gbdt.Model | None, dict[str, Any]]:
+def _fitted(night: Night, name: str, rows: Rows, base_rate: float) -> package.Rate:
+    """Fit to all rows what the step `train` has chosen for a rate."""
+    walked = night.walked(name)
+    winner = walked.choice.winner
+    made = ensemble.fit(rows, PLATFORM, base_rate, walked, [winner], night.config)
+    return package.Rate(made.models, made.blends[winner])
+
+
+def _described(made: package.Rate) -> dict[str, Any]:
+    """Return for the manifest what a rate is made of."""
+    calibration = made.blend.calibration
+    about: dict[str, Any] = {
+        "weights": made.blend.weights,
+        "slope": calibration.slope,
+        "intercept": calibration.intercept,
+    }
+    trees = made.models.get("gbdt")
+    if isinstance(trees, gbdt.Model):
+        about |= {"trees": trees.booster.num_trees(), "strengths": trees.strengths}
+    return about
+
+
+def _conversions(night: Night) -> tuple[package.Rate | None, dict[str, Any]]:
     """Fit a conversion model where data suffice and it beats the smoothed rates on later clicks."""
     clicks, config = night.data.clicks, night.config
     about = f"{int(clicks.labels.sum()):,} conversions of {len(clicks):,} clicks"
     kept = {"kind": "smoothed_rates", "scores": {}}
-    if "cvr" not in night.found["train"]["models"]:
+    if "cvr" not in night.found["train"]:
         few = f"{about} are too few for a model ({config.conversions_min})"
         return None, {**kept, "note": f"Rates smoothed along the hierarchy of ads: {few}."}
-    walked, features = night.walked("cvr")
-    later, bounds = clicks[slice(walked.start, None)], contest.limits(config)
-    candidate, prior = (measure(each, later.labels, later.weights) for each in (walked.predicted, walked.prior))
+    walked = night.walked("cvr")
+    later, bounds = clicks[slice(walked.start, None)], config.limits()
+    candidate, prior = (measure(each, later.labels, later.weights) for each in (walked.chosen, walked.prior))
     scores = {"candidate": candidate.as_json(), "prior": prior.as_json()}
     refused = gates.uncalibrated(candidate, bounds) + gates.worse_than_prior(candidate, prior, bounds)
     if refused:
         little = f"of {about} a model learned too little ({'; '.join(refused)})"
         return None, {**kept, "scores": scores, "note": f"Rates smoothed along the hierarchy of ads: {little}."}
-    model = gbdt.fit(clicks, PLATFORM, CVR, walked, features, config)
-    return model, {"kind": "model", "scores": scores, "note": f"A model of the same kind, from {about}."}
+    model = _fitted(night, "cvr", clicks, CVR)
+    told = {"kind": "model", "scores": scores, "note": f"Learned likewise, from {about}."}
+    return model, {**told, "choice": night.found["train"]["cvr"], **_described(model)}
 
 
 def _evaluate(night: Night) -> dict[str, Any]:
     """Measure the candidate, the prior, the champion, and what the challenger predicted in shadow."""
-    walked, _ = night.walked("ctr")
-    found: dict[str, Any] = msgspec.to_builtins(contest.hold(night.root, night.data, walked, night.config))
+    found: dict[str, Any] = msgspec.to_builtins(contest.hold(night.root, night.data, night.walked("ctr"), night.config))
     return found
 
 
@@ -173,7 +194,7 @@ def _report(night: Night) -> dict[str, Any]:
     """Draw what the gate saw, whatever it decided: a bundle carries the page, the run's folder keeps it."""
     decided, serving = night.found["gate"], night.found["evaluate"]["champion"]
     verdict = (decided["candidate"], decided["reasons"])
-    rows, (walked, _) = night.data.impressions, night.walked("ctr")
+    rows, walked = night.data.impressions, night.walked("ctr")
     page = reporting.page(
         night.data_dir, rows, walked, _candidate(night), _manifest(night), serving, verdict, night.config
     )
@@ -218,7 +239,7 @@ def _manifest(night: Night) -> dict[str, Any]:
         "feature_hash": FEATURE_HASH,
         "spec_hash": PLATFORM.content_hash,
         "data": night.data.summary.as_json(),
-        "ctr": {**made["ctr"], "scores": evaluated["scores"]},
+        "ctr": {**made["ctr"], "choice": night.found["train"]["ctr"], "scores": evaluated["scores"]},
         "cvr": made["cvr"],
         "gate": {name: evaluated[name] for name in ("champion", "difference", "slices")},
         "config": msgspec.to_builtins(night.config),

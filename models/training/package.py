@@ -3,35 +3,53 @@
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from dsp.kernel.errors import BundleError
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
 from models.serving import bundle
-from models.serving.bundle import BundleSpec, Golden, ModelSpec
-from models.serving.onnx import OnnxModel
+from models.serving.bundle import (
+    BundleSpec,
+    Golden,
+    LinearSpec,
+    NetworkSpec,
+    PartSpec,
+    RateSpec,
+    StatisticsSpec,
+    TreesSpec,
+)
+from models.serving.linear import LinearModel
 from models.serving.predictor import predict
 from models.serving.statistics import Description, Statistics
+from models.training.blend import Blend
 from models.training.export import to_onnx
-from models.training.gbdt import Model
+from models.training.families import Learned, NetworkHead
 from models.training.rows import Rows
 
-#: ONNX and LightGBM may differ by so much in log-odds.
+#: What is served and what was trained may differ by so much in log-odds: ONNX computes in single precision.
 PARITY_TOLERANCE = 1e-5
 _GOLDEN_REQUESTS = 4
 _GOLDEN_ADS = 16
 _PARITY_ROWS = 5_000
 
 
+class Rate(NamedTuple):
+    """What gives a probability: models by the kind, and how they are put together."""
+
+    models: Mapping[str, Learned]
+    blend: Blend
+
+
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """All that a bundle serves. `cvr` is None where conversion rates are the prior's."""
 
-    ctr: Model
-    cvr: Model | None
+    ctr: Rate
+    cvr: Rate | None
     prior_ctr: Statistics
     prior_cvr: Statistics
 
@@ -40,20 +58,21 @@ def pack(fitted: Fitted, rows: Rows) -> dict[str, bytes]:
     """Return the bundle's files. `rows` are impressions to prove parity on and to take golden rows from.
 
     Raises:
-        BundleError: ONNX does not reproduce the native model.
+        BundleError: what is read from the files does not say what was trained.
     """
     files: dict[str, bytes] = {}
+    rates: Mapping[str, Rate | None] = {"ctr": fitted.ctr, "cvr": fitted.cvr}
+    specs = {name: _add_rate(files, name, rate, rows) for name, rate in rates.items() if rate is not None}
     spec = BundleSpec(
         feature_hash=FEATURE_HASH,
         request_columns=REQUEST_COLUMNS,
         ad_columns=AD_COLUMNS,
-        ctr=_add_model(files, "ctr", "model.onnx", fitted.ctr, rows),
-        cvr=_add_model(files, "cvr", "cvr.onnx", fitted.cvr, rows) if fitted.cvr is not None else None,
+        ctr=specs["ctr"],
+        cvr=specs.get("cvr"),
         prior_ctr=_add_statistics(files, "prior_ctr", fitted.prior_ctr),
         prior_cvr=_add_statistics(files, "prior_cvr", fitted.prior_cvr),
     )
-    models: Mapping[str, Model | None] = {"ctr": fitted.ctr, "cvr": fitted.cvr}
-    calibrations = {name: model.calibration.spec() for name, model in models.items() if model is not None}
+    calibrations = {name: rate.blend.calibration.spec() for name, rate in rates.items() if rate is not None}
     files["feature_spec.json"] = _json(spec)
     files["calibration.json"] = _json(calibrations)
     files["golden.json"] = _json(_golden(files, rows))
@@ -61,25 +80,44 @@ def pack(fitted: Fitted, rows: Rows) -> dict[str, bytes]:
     return files
 
 
-def _add_model(files: dict[str, bytes], name: str, file: str, model: Model, rows: Rows) -> ModelSpec:
-    files[file] = to_onnx(model, name)
-    part = rows[slice(0, _PARITY_ROWS)]
-    served = OnnxModel(files[file], model.transform, model.calibration).logits(part.requests, part.ads)
-    distance = float(np.abs(served - model.logits(part.requests, part.ads)).max(initial=0.0))
-    if distance > PARITY_TOLERANCE:
-        raise BundleError(f"{file}: ONNX differs from LightGBM by {distance:.2e} in log-odds")
-    spec = _add_statistics(files, name, model.transform.statistics)
-    transform = model.transform
-    numbers = {"request_numbers": transform.request_numbers, "ad_numbers": transform.ad_numbers}
-    return msgspec.structs.replace(spec, model=file, matches=transform.matches, **numbers)
+def _add_rate(files: dict[str, bytes], rate: str, made: Rate, rows: Rows) -> RateSpec:
+    specs = {name: _add_model(files, f"{rate}_{name}", made.models[name]) for name in made.blend.weights}
+    few = rows[slice(0, _PARITY_ROWS)]
+    for name, spec in specs.items():
+        served = bundle.part(spec, files).model.logits(few.requests, few.ads)
+        distance = float(np.abs(served - made.models[name].logits(few.requests, few.ads)).max(initial=0.0))
+        if distance > PARITY_TOLERANCE:
+            raise BundleError(f"{rate}_{name}: served log-odds differ by {distance:.2e} from those that were trained")
+    return RateSpec(specs, dict(made.blend.weights))
 
 
-def _add_statistics(files: dict[str, bytes], name: str, statistics: Statistics) -> ModelSpec:
+def _add_model(files: dict[str, bytes], name: str, model: Learned) -> PartSpec:
+    """Add a model's files, whose names begin with `name`; return how it is read from them."""
+    if isinstance(model, LinearModel):
+        files[f"{name}.npz"] = _npz(model.arrays())
+        return LinearSpec(f"{name}.npz", model.coordinates.spec)
+    if isinstance(model, NetworkHead):
+        prefix = f"{name}_"
+        files.update({prefix + file: data for file, data in model.network.files().items()})
+        return NetworkSpec(prefix, model.head)
+    files[f"{name}.onnx"] = to_onnx(model, name)
+    inputs = model.transform
+    statistics = _add_statistics(files, name, inputs.statistics)
+    return TreesSpec(f"{name}.onnx", statistics, inputs.request_numbers, inputs.ad_numbers, inputs.matches)
+
+
+def _add_statistics(files: dict[str, bytes], name: str, statistics: Statistics) -> StatisticsSpec:
     file = f"statistics_{name}.npy"
     buffer = io.BytesIO()
     np.save(buffer, statistics.table(), allow_pickle=False)
     files[file] = buffer.getvalue()
-    return ModelSpec(statistics=file, description=Description(statistics.base_logit, statistics.groups))
+    return StatisticsSpec(file, Description(statistics.base_logit, statistics.groups))
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 def _golden(files: dict[str, bytes], rows: Rows) -> list[Golden]:

@@ -11,9 +11,8 @@ from models.evaluation.review import Earlier, Inputs, Judged, gather
 from models.features.platform import PLATFORM
 from models.serving import bundle
 from models.serving.prior import ConstantPredictor
-from models.training import contest
 from models.training.config import TrainingConfig
-from models.training.gbdt import Walk
+from models.training.ensemble import Walk
 from models.training.rows import Rows
 
 
@@ -48,7 +47,7 @@ def page(
     new = later.at_ms >= since_ms
     judged, before = later[new], rows[rows.at_ms < since_ms]
     predicted = {
-        "candidate": walked.predicted[new],
+        "candidate": walked.chosen[new],
         "champion" if champion is not None else "constant": compare.pctr(
             champion.predictor if champion is not None else ConstantPredictor(), judged
         ),
@@ -65,7 +64,7 @@ def page(
         Earlier(before, compare.pctr(candidate, before)),
         PLATFORM,
         known.catalogued(data_dir),
-        contest.limits(config),
+        config.limits(),
         Inputs((), importance.spread_of(files, judged)),
         manifest["built_at_ms"],
     )

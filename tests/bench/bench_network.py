@@ -18,8 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, so that it 
 
 from models.features.columns import AD_COLUMNS, HISTORY_CAMPAIGN_COLUMNS, REQUEST_COLUMNS
 from models.features.platform import PLATFORM
+from models.serving.calibration import platt
 from models.serving.embedding import AGE_CLASSES, Inputs, Tables
-from models.serving.network import INPUT, NetworkModel, NetworkPredictor, Shares
+from models.serving.network import INPUT, NetworkHead, NetworkModel, Shares
+from models.serving.rate import Part, Rate
 from models.serving.session import Session
 from models.training.network_export import NetworkShape, random_weights, share_weights, to_onnx
 from models.training.network_layout import NetworkConfig, lay_out
@@ -71,8 +73,8 @@ def measured(rows: Rows, inputs: Inputs) -> Iterator[tuple[str, Callable[[], obj
             for precision in ("fp32", "int8"):
                 given = sample if precision == "int8" else None
                 graph = to_onnx(weights, form=form, precision=precision, sample=given)
-                predictor = NetworkPredictor("bench", NetworkModel(graph, inputs, shares))
-                predict = predictor.prepare(rows.ads[:ADS]).predict
+                model = NetworkHead(NetworkModel(graph, inputs, shares), 0)
+                predict = Rate([Part(model)], platt()).prepare(rows.ads[:ADS])
                 name = f"rank {rank}, {form}, {precision}"
                 yield name, lambda predict=predict: predict(stranger, chosen)
                 yield f"{name}, with history", lambda predict=predict: predict(request, chosen)

@@ -71,6 +71,7 @@ def test_models_and_blend_are_scored_on_the_later_file(
     counts = write(tmp_path / "test.csv", range(10, 11), 12_000)
     found = scores(train, tmp_path / "test.csv", capsys, "--baselines")
     assert {"gbdt", "ftrl"} <= set(found["models"])
+    assert found["winner"] in {*found["models"], "blend"}
     for scored in (*found["models"].values(), found["blend"]):
         assert set(scored) >= SCORES
         assert scored["rows"] == counts["rows"]
@@ -117,7 +118,8 @@ def test_a_table_and_a_plot_for_people(train: Path, tmp_path: Path, capsys: pyte
     assert main(["benchmark", "ctr", *arguments]) == 0
     shown = capsys.readouterr().out
     assert "blend" in shown
-    assert "weights: gbdt" in shown
+    assert "weights: ftrl" in shown
+    assert "the nightly would serve: " in shown
     assert plot.stat().st_size > 1_000
 
 

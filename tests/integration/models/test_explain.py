@@ -78,7 +78,7 @@ def test_a_model_of_other_parts_is_asked_instead(data_dir: Path, capsys: pytest.
     assert champion is not None
     files = registry.read(root, champion)
     manifest = json.loads(files.pop(registry.MANIFEST))
-    made = onnx.load_from_string(files["model.onnx"])
+    made = onnx.load_from_string(files["ctr_gbdt.onnx"])
     linear, trees, add = made.graph.node
     silent = onnx.NodeProto()
     silent.CopyFrom(trees)
@@ -88,7 +88,7 @@ def test_a_model_of_other_parts_is_asked_instead(data_dir: Path, capsys: pytest.
     add.CopyFrom(onnx.helper.make_node("Sum", [*add.input, "silence"], [*add.output]))
     del made.graph.node[:]
     made.graph.node.extend([linear, trees, silent, add])
-    files["model.onnx"] = made.SerializeToString()
+    files["ctr_gbdt.onnx"] = made.SerializeToString()
     registry.set_alias(root, bundle.CHAMPION, registry.publish(root, files, manifest))
     bid = relabel(data_dir, "model")[-1]
     assert main(["explain", "--bid", str(bid["bid_id"]), "--json"]) == 0

@@ -20,7 +20,7 @@ from dsp import registry
 from dsp.kernel.errors import BundleError, ConflictError
 from models.evaluation import compare
 from models.serving import bundle
-from models.training import aliases, contest, dataset, gbdt, nightly
+from models.training import aliases, contest, dataset, ensemble, nightly
 from models.training.config import TrainingConfig
 
 START_MS = 1_750_000_000_000
@@ -169,7 +169,9 @@ def test_a_conversion_model_is_trained_where_data_suffice(tmp_path: Path, write_
     outcome = run(tmp_path, END_MS + 2_000, config)
     assert outcome.manifest is not None
     assert outcome.manifest["cvr"]["kind"] == "model"
-    assert "cvr.onnx" in registry.read(tmp_path / "models", str(outcome.champion))
+    weights = outcome.manifest["cvr"]["weights"]
+    files = registry.read(tmp_path / "models", str(outcome.champion))
+    assert weights.keys() == json.loads(files["feature_spec.json"])["cvr"]["parts"].keys()
     found = champion(tmp_path)
     data = dataset.load(tmp_path / "training", START_MS, END_MS, END_MS + 2_000, config)
     predicted = compare.pcvr(found.predictor, data.clicks)
@@ -178,8 +180,7 @@ def test_a_conversion_model_is_trained_where_data_suffice(tmp_path: Path, write_
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["model.onnx", "feature_spec.json", "calibration.json", "golden.json", "statistics_ctr.npy", "manifest.json"],
+    "name", ["ctr_gbdt.onnx", "feature_spec.json", "calibration.json", "golden.json", "manifest.json", "model_card.md"]
 )
 def test_a_tampered_bundle_is_refused(copied: Path, name: str) -> None:
     version = champion(copied).version
@@ -207,7 +208,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_bundle_with_any_damage_to_any_file_is_refused(copied: Path, damage: str) -> None:
     root, version = copied / "models", champion(copied).version
     files = registry.read(root, version)
-    assert {"model.onnx", "feature_spec.json", "calibration.json", "manifest.json", "model_card.md"} <= set(files)
+    assert {"ctr_gbdt.onnx", "feature_spec.json", "calibration.json", "manifest.json", "model_card.md"} <= set(files)
     for name, data in files.items():
         path = root / "versions" / version / name
         if damage == "gone":
@@ -257,7 +258,8 @@ def test_live_evidence_is_that_of_the_challenger_and_its_bids_alone(copied: Path
     root, version = copied / "models", another(copied)
     data = dataset.load(copied / "training", START_MS, END_MS, END_MS + 2_000, CONFIG)
     rate = compare.pctr(champion(copied).predictor, data.impressions)
-    walked = gbdt.Walk(0, rate, rate, rate, 1)
+    choice = ensemble.Choice("gbdt", {}, [], {}, {})
+    walked = ensemble.Walk(0, {}, {"gbdt": rate}, rate, np.empty((0, 0), np.float32), choice)
     assert contest.hold(root, data, walked, CONFIG).live is None
     aliases.shadow(root, version)
     count = len(rate)

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from models.evaluation.metrics import losses
 from models.features.spec import FeatureSpec, Group
 from models.serving.statistics import sigmoid
-from models.training import blend, ensemble
-from models.training.config import TrainingConfig
+from models.training import blend
 from models.training.rows import Rows
 
 SPEC = FeatureSpec(
@@ -81,31 +80,3 @@ def test_a_walk_predicts_each_block_from_the_earlier_ones() -> None:
     assert len(found) == 60
     assert (found[:30] == rows.at_ms[39]).all()
     assert (found[30:] == rows.at_ms[69]).all()
-
-
-def test_the_ensemble_has_every_part_there_is_and_says_which_is_not() -> None:
-    rows, _ = made(4_000)
-    fitted = ensemble.fit(rows, SPEC, 0.1, TrainingConfig(rounds_max=10))
-    assert {ensemble.GBDT, ensemble.FTRL} <= set(fitted.parts)
-    assert (ensemble.NETWORK in fitted.parts) is not (ensemble.NETWORK in fitted.absent)
-    assert set(fitted.together.weights) == set(fitted.parts)
-    predicted = fitted.predict(rows.requests, rows.ads)
-    assert predicted.mean() == pytest.approx(rows.labels.mean(), rel=0.15)
-    assert not np.array_equal(predicted, fitted.predict_part(ensemble.GBDT, rows.requests, rows.ads))
-    with pytest.raises(ValueError, match="three time blocks"):
-        ensemble.fit(rows[rows.at_ms == 0], SPEC, 0.1, TrainingConfig(blocks=3))
-
-
-def test_the_ensemble_sees_no_row_before_it_is_predicted() -> None:
-    rows, _ = made(4_000)
-    labels = rows.labels.copy()
-    labels[-800:] ^= True  # of the last day
-    turned = Rows(rows.at_ms, rows.requests, rows.ads, labels, rows.weights)
-    config = TrainingConfig(rounds_max=10)
-    first, second = (ensemble.fit(one, SPEC, 0.1, config).parts for one in (rows, turned))
-    for name in first:
-        if first[name].settings == second[name].settings:  # they are chosen on the last day
-            assert np.array_equal(first[name].walked, second[name].walked)
-    assert not np.array_equal(
-        first["ftrl"].model.logits(rows.requests, rows.ads), second["ftrl"].model.logits(rows.requests, rows.ads)
-    )

@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 from models.evaluation import contributions
 from models.evaluation.contributions import Row
 from models.evaluation.names import Names
-from models.evaluation.parts import Parts
+from models.evaluation.parts import Parts, Trees
 from models.evaluation.trees import leaves
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.features.encode import text_hash
 from models.features.platform import PLATFORM
+from models.serving.calibration import platt
 from models.serving.onnx import OnnxModel
-from models.training import gbdt
+from models.serving.rate import Part, Rate
+from models.training import ftrl, gbdt
 from models.training.config import TrainingConfig
 from models.training.export import to_onnx
 from models.training.rows import Rows
@@ -37,72 +39,82 @@ def made(count: int, seed: int) -> Rows:
 
 
 @pytest.fixture(scope="module")
-def model() -> tuple[Parts, OnnxModel]:
+def model() -> tuple[Parts, Rate]:
+    """Return trees and regression, blended: taken apart, and as they are served."""
     rows = made(8_000, 1)
-    fitted = gbdt.fit(rows, PLATFORM, 0.01, *gbdt.walk(rows, PLATFORM, 0.01, CONFIG), CONFIG)
+    edges = gbdt.block_edges(rows.at_ms, CONFIG.blocks)
+    features = gbdt.walk(rows, PLATFORM, 0.01, 0.0, edges, CONFIG).features
+    fitted = gbdt.fit(rows, PLATFORM, 0.01, 0.0, 30, features, CONFIG)
     graph = to_onnx(fitted, "ctr")
     ensemble = leaves(onnx.load_from_string(graph).graph)
-    return Parts(fitted.transform, ensemble, fitted.calibration), OnnxModel(graph, fitted.transform, fitted.calibration)
+    linear = ftrl.fit(rows, PLATFORM, ftrl.FtrlConfig()).model()
+    calibration = platt(0.9, -0.1)
+    parts = Parts([(0.7, Trees(fitted.transform, ensemble)), (0.3, linear)], calibration)
+    return parts, Rate([Part(OnnxModel(graph, fitted.transform), 0.7), Part(linear, 0.3)], calibration)
 
 
-def served(model: OnnxModel, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
+def served(model: Rate, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
     rates = model.probabilities(requests, ads)
     return np.log(rates) - np.log1p(-rates)
 
 
-def test_terms_add_up_to_what_is_served(model: tuple[Parts, OnnxModel]) -> None:
-    parts, onnx_model = model
+def test_terms_add_up_to_what_is_served(model: tuple[Parts, Rate]) -> None:
+    parts, rate = model
     rows = made(200, 2)
-    expected = served(onnx_model, rows.requests, rows.ads)
+    expected = served(rate, rows.requests, rows.ads)
     for number in range(200):
-        found = contributions.of_model(parts, Row(rows.requests[number], rows.ads[number]), Names())
+        found = contributions.of_model(parts, Row(rows.requests[number], rows.ads[number]), PLATFORM, Names())
         total = found.base + sum(term.log_odds for term in found.terms) + found.calibration
         assert abs(total - expected[number]) < 1e-5
         assert abs(found.log_odds - expected[number]) < 1e-5
-        assert all(abs(term.statistics + term.trees - term.log_odds) < 1e-12 for term in found.terms)
+        assert all(abs(sum(term.parts.values()) - term.log_odds) < 1e-12 for term in found.terms)
 
 
-def test_terms_name_what_told(model: tuple[Parts, OnnxModel]) -> None:
+def test_terms_name_what_told(model: tuple[Parts, Rate]) -> None:
     parts, _ = model
     rows = made(1, 3)
     names = Names()
     names.learn(["ios"])
     row = Row(rows.requests[0], rows.ads[0])
     row.request[OS], row.request[FLOOR] = SYSTEMS[0], 1_500_000
-    found = contributions.of_model(parts, row, names)
+    found = contributions.of_model(parts, row, PLATFORM, names)
     assert {term.name for term in found.terms[:2]} == {"operating system", "floor (CPM)"}
     by_name = {term.name: term for term in found.terms}
     assert by_name["operating system"].held == "ios"
-    assert by_name["operating system"].statistics > 0.5
+    assert by_name["operating system"].parts["statistics"] > 0.35
+    assert by_name["operating system"].parts["regression"] > 0.1
     assert by_name["floor (CPM)"].held == "1.50"
-    assert by_name["floor (CPM)"].trees > 0.3
-    assert by_name["floor (CPM)"].statistics == 0.0
+    assert by_name["floor (CPM)"].parts["trees"] > 0.2
+    assert "statistics" not in by_name["floor (CPM)"].parts
+    assert found.method == "exact: statistics, Shapley values of the trees, regression"
     row.request[OS] = SYSTEMS[1]
-    other = {term.name: term for term in contributions.of_model(parts, row, names).terms}
+    other = {term.name: term for term in contributions.of_model(parts, row, PLATFORM, names).terms}
     assert other["operating system"].held == f"#{SYSTEMS[1]:016x}"
     assert other["operating system"].log_odds < 0.0
 
 
-def test_statistics_alone_are_their_sum(model: tuple[Parts, OnnxModel]) -> None:
-    statistics = model[0].transform.statistics
+def test_statistics_alone_are_their_sum(model: tuple[Parts, Rate]) -> None:
+    trees = model[0].models[0][1]
+    assert isinstance(trees, Trees)
+    statistics = trees.transform.statistics
     rows = made(1, 4)
     found = contributions.of_statistics(statistics, Row(rows.requests[0], rows.ads[0]), Names())
     assert found.log_odds == pytest.approx(float(statistics.logits(rows.requests, rows.ads)[0]), abs=1e-5)
     assert found.calibration == 0.0
 
 
-def test_exchanged_columns_add_up_and_find_the_same(model: tuple[Parts, OnnxModel]) -> None:
-    _, onnx_model = model
+def test_exchanged_columns_add_up_and_find_the_same(model: tuple[Parts, Rate]) -> None:
+    _, rate = model
     rows = made(400, 5)
     row = Row(rows.requests[0].copy(), rows.ads[0])
     row.request[OS] = SYSTEMS[0]
     others = [Row(rows.requests[number], rows.ads[number]) for number in range(1, 400)]
 
     def logits(requests: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
-        return served(onnx_model, requests, ads)
+        return served(rate, requests, ads)
 
     found = contributions.by_exchange(logits, row, others, PLATFORM, Names(), orders=64)
-    expected = served(onnx_model, row.request[np.newaxis], row.ad[np.newaxis])[0]
+    expected = served(rate, row.request[np.newaxis], row.ad[np.newaxis])[0]
     assert found.base + sum(term.log_odds for term in found.terms) == pytest.approx(expected, abs=1e-9)
     by_name = {term.name: term for term in found.terms}
     assert by_name["operating system"].log_odds > 0.5

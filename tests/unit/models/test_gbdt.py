@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from models.evaluation.metrics import measure
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS, USER_COLUMNS
 from models.features.platform import PLATFORM
-from models.serving.onnx import FEATURE_HASH_KEY, OnnxModel, OnnxPredictor
+from models.serving.calibration import platt
+from models.serving.onnx import FEATURE_HASH_KEY, OnnxModel
 from models.serving.predictor import Scorer, predict
 from models.serving.prior import ConstantPredictor, PriorPredictor
+from models.serving.rate import ModelPredictor, Part, Rate
 from models.serving.session import Session
+from models.serving.statistics import Statistics, sigmoid
 from models.training import gbdt
 from models.training.config import TrainingConfig
 from models.training.export import to_onnx
@@ -42,16 +45,30 @@ def made(count: int, seed: int = 1, *, signal: bool = True) -> Rows:
     return Rows(np.arange(count) * 10, requests, ads, labels, np.ones(count))
 
 
+def walk(rows: Rows) -> gbdt.Walk:
+    return gbdt.walk(rows, PLATFORM, 0.01, 0.0, gbdt.block_edges(rows.at_ms, CONFIG.blocks), CONFIG)
+
+
+def fit(rows: Rows, half_life_days: float = 0.0) -> gbdt.Model:
+    return gbdt.fit(rows, PLATFORM, 0.01, half_life_days, CONFIG.rounds_max, walk(rows).features, CONFIG)
+
+
+def predictor_of(model: gbdt.Model, cvr: Rate | Statistics) -> ModelPredictor:
+    return ModelPredictor("v", rate_of(model), cvr)
+
+
+def rate_of(model: gbdt.Model) -> Rate:
+    return Rate([Part(OnnxModel(to_onnx(model, "ctr"), model.transform))], platt(0.9, -0.1))
+
+
 @pytest.fixture(scope="module")
 def model() -> gbdt.Model:
-    rows = made(16_000)
-    walked, features = gbdt.walk(rows, PLATFORM, 0.01, CONFIG)
-    return gbdt.fit(rows, PLATFORM, 0.01, walked, features, CONFIG)
+    return fit(made(16_000))
 
 
 def test_trees_find_what_statistics_cannot(model: gbdt.Model) -> None:
     later = made(20_000, seed=2)
-    full = measure(model.calibration(model.logits(later.requests, later.ads), later.requests, later.ads), later.labels)
+    full = measure(sigmoid(model.logits(later.requests, later.ads)), later.labels)
     bare = measure(model.transform.statistics.probabilities(later.requests, later.ads), later.labels)
     assert full.log_loss is not None
     assert bare.log_loss is not None
@@ -60,7 +77,7 @@ def test_trees_find_what_statistics_cannot(model: gbdt.Model) -> None:
 
 
 def test_onnx_equals_lightgbm(model: gbdt.Model) -> None:
-    served = OnnxModel(to_onnx(model, "ctr"), model.transform, model.calibration)
+    served = OnnxModel(to_onnx(model, "ctr"), model.transform)
     rows = made(20_000, seed=3)
     native = model.logits(rows.requests, rows.ads)
     assert np.abs(served.logits(rows.requests, rows.ads) - native).max() < 1e-5
@@ -99,43 +116,33 @@ def _pair(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def test_no_row_sees_its_own_or_later_labels() -> None:
     rows = made(4_000)
-    walked, features = gbdt.walk(rows, PLATFORM, 0.01, CONFIG)
+    walked = walk(rows)
     edges = gbdt.block_edges(rows.at_ms, CONFIG.blocks)
-    # Turning the labels of the last block round changes nothing that was predicted or described.
+    # Turning the labels of the last block round changes nothing that was said or described.
     labels = rows.labels.copy()
     labels[edges[-2] :] ^= True
-    turned, turned_features = gbdt.walk(replace(rows, labels=labels), PLATFORM, 0.01, CONFIG)
-    assert np.array_equal(features, turned_features)
-    assert np.array_equal(walked.predicted, turned.predicted)
-    assert np.array_equal(walked.prior, turned.prior)
+    turned = walk(replace(rows, labels=labels))
+    assert np.array_equal(walked.features, turned.features)
+    assert np.array_equal(walked.logits, turned.logits)
     # Turning the first block's does change what comes after it.
     labels = rows.labels.copy()
     labels[: edges[1]] ^= True
-    assert not np.array_equal(
-        walked.predicted, gbdt.walk(replace(rows, labels=labels), PLATFORM, 0.01, CONFIG)[0].predicted
-    )
+    assert not np.array_equal(walked.logits, walk(replace(rows, labels=labels)).logits)
 
 
 def test_noise_is_not_learned() -> None:
     rows = made(6_000, signal=False)
-    walked, _ = gbdt.walk(rows, PLATFORM, 0.01, CONFIG)
-    labels = rows.labels[walked.start :]
-    found, prior = measure(walked.predicted, labels), measure(walked.prior, labels)
+    walked = walk(rows)
+    labels = rows.labels[len(rows) - walked.logits.shape[1] :]
+    found = measure(sigmoid(walked.logits[0]), labels)
     assert found.log_loss is not None
-    assert prior.log_loss is not None
-    assert found.log_loss < 1.02 * prior.log_loss
+    assert found.normalised_entropy is not None
+    assert found.normalised_entropy < 1.03  # before calibration
     assert found.auc == pytest.approx(0.5, abs=0.04)
 
 
 def test_training_is_deterministic(model: gbdt.Model) -> None:
-    rows = made(16_000)
-    walked, features = gbdt.walk(rows, PLATFORM, 0.01, CONFIG)
-    again = gbdt.fit(rows, PLATFORM, 0.01, walked, features, CONFIG)
-    assert to_onnx(again, "ctr") == to_onnx(model, "ctr")
-    assert (again.calibration.slope, again.calibration.intercept) == (
-        model.calibration.slope,
-        model.calibration.intercept,
-    )
+    assert to_onnx(fit(made(16_000)), "ctr") == to_onnx(model, "ctr")
 
 
 def test_blocks_never_part_an_instant() -> None:
@@ -165,18 +172,12 @@ def test_older_rows_count_less_where_rates_changed() -> None:
     labels = rows.labels.copy()
     labels[:4_000] = False  # until then nobody clicked
     changed = replace(rows, at_ms=at_ms, labels=labels)
-    found = []
-    for half_life in (0.0, 0.5):
-        config = TrainingConfig(half_life_days=half_life)
-        walked, features = gbdt.walk(changed, PLATFORM, 0.01, config)
-        model = gbdt.fit(changed, PLATFORM, 0.01, walked, features, config)
-        found.append(model.transform.statistics.base_logit)
+    found = [fit(changed, half_life).transform.statistics.base_logit for half_life in (0.0, 0.5)]
     assert found[1] > found[0] + 0.3
 
 
 def test_rubbish_features_are_scored(model: gbdt.Model) -> None:
-    served = OnnxModel(to_onnx(model, "ctr"), model.transform, model.calibration)
-    predictor = OnnxPredictor("v", served, model.transform.statistics)
+    predictor = predictor_of(model, model.transform.statistics)
     for value in (np.iinfo(np.int64).min, np.iinfo(np.int64).max, 0):
         request = np.full(len(REQUEST_COLUMNS), value, dtype=np.int64)
         ads = np.full((3, len(AD_COLUMNS)), value, dtype=np.int64)
@@ -191,10 +192,9 @@ def test_rubbish_features_are_scored(model: gbdt.Model) -> None:
 
 def test_a_prepared_scorer_gives_what_scoring_rows_gives(model: gbdt.Model) -> None:
     rows = made(400, seed=5)
-    clicks = OnnxModel(to_onnx(model, "ctr"), model.transform, model.calibration)
     hierarchy, _ = gbdt.fit_statistics(PLATFORM.hierarchy, rows, PLATFORM, 0.01)
-    for conversions in (clicks, hierarchy, model.transform.statistics):
-        predictor = OnnxPredictor("v", clicks, conversions)
+    for conversions in (rate_of(model), hierarchy, model.transform.statistics):
+        predictor = predictor_of(model, conversions)
         scorer = predictor.prepare(rows.ads)
         rng = np.random.default_rng(2)
         earlier = None
@@ -221,9 +221,7 @@ def test_the_prior_knows_only_the_hierarchy_of_ads() -> None:
 
 
 def test_predicting_sixteen_candidates_is_fast(model: gbdt.Model) -> None:
-    predictor = OnnxPredictor(
-        "v", OnnxModel(to_onnx(model, "ctr"), model.transform, model.calibration), model.transform.statistics
-    )
+    predictor = predictor_of(model, model.transform.statistics)
     rows = made(16, seed=9)
     scorer = predictor.prepare(rows.ads)
     best_us = min(_timed_us(scorer, rows) for _ in range(20))

@@ -60,7 +60,10 @@ def review() -> Review:
         PLATFORM,
         names,
         LIMITS,
-        Inputs([Importance("domain", 0.0123, 0.001)], [Spread(HOSTILE, 0.5, 0.25)]),
+        Inputs(
+            [Importance("domain", 0.0123, 0.001)],
+            [Spread(HOSTILE, {"statistics": 0.5, "trees": 0.25}), Spread("os", {"regression": 0.1})],
+        ),
         86_400_000,
     )
 

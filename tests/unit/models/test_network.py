@@ -15,7 +15,8 @@ from tests.unit.models.network_cases import AD_COLUMNS, REQUEST_COLUMNS, SMALL, 
 
 pytest.importorskip("torch", reason="PyTorch (extra `deep`) is not installed")
 
-from models.training.network import Network, Trainer, fit
+from models.training.network import Trainer, fit
+from models.training.network_model import Network
 
 
 def of_request(rows: Rows, name: str) -> NDArray[np.int64]:

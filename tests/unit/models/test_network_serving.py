@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from models.features.spec import FeatureSpec
+from models.serving.calibration import platt
 from models.serving.embedding import Inputs, Layout, Tables
-from models.serving.network import NetworkModel, NetworkPredictor, Platt, Shares
+from models.serving.network import NetworkHead, NetworkModel, Shares
 from models.serving.predictor import BatchScorer, predict
+from models.serving.rate import ModelPredictor, Part, Rate
 from models.serving.session import Device
+from models.serving.statistics import Columns
 from models.training.network_export import Form, logits, to_onnx
 from models.training.network_layout import NetworkConfig, lay_out
 from models.training.rows import Rows
@@ -24,6 +27,15 @@ def rows() -> Rows:
 @pytest.fixture(scope="module")
 def inputs(rows: Rows) -> Inputs:
     return random_inputs(rows)
+
+
+def predictor_of(
+    model: NetworkModel, ctr: tuple[float, float] = (1.0, 0.0), cvr: tuple[float, float] = (1.0, 0.0)
+) -> ModelPredictor:
+    """Return a predictor of a network's two heads; slopes and intercepts."""
+    columns = Columns(REQUEST_COLUMNS, AD_COLUMNS)
+    rates = [Rate([Part(NetworkHead(model, head))], platt(*scale, columns)) for head, scale in enumerate((ctr, cvr))]
+    return ModelPredictor("v1", *rates)
 
 
 def request_with(**values: int) -> np.ndarray:
@@ -147,7 +159,7 @@ def test_scorer_calibrates_each_head_and_takes_no_candidates(inputs: Inputs) -> 
     model, _ = random_model(inputs)
     request, chosen = request_with(), np.arange(5)
     raw = model.prepare(TABLE).logits(request, chosen).astype(np.float64)
-    scorer = NetworkPredictor("v1", model, Platt(0.5, -1.0), Platt(2.0, 0.3)).prepare(TABLE)
+    scorer = predictor_of(model, (0.5, -1.0), (2.0, 0.3)).prepare(TABLE)
     found = scorer.predict(request, chosen)
     np.testing.assert_allclose(found.pctr, 1 / (1 + np.exp(1.0 - 0.5 * raw[:, 0])))
     np.testing.assert_allclose(found.pcvr, 1 / (1 + np.exp(-0.3 - 2.0 * raw[:, 1])))
@@ -158,12 +170,12 @@ def test_scorer_calibrates_each_head_and_takes_no_candidates(inputs: Inputs) -> 
 @pytest.mark.parametrize("form", ["full", "split"])
 def test_batches_of_several_impressions_equal_single_calls(inputs: Inputs, form: Form) -> None:
     model, _ = random_model(inputs, form, device=Device("cpu", "always", 64))
-    scorer = NetworkPredictor("v1", model).prepare(TABLE)
+    scorer = predictor_of(model).prepare(TABLE)
     assert isinstance(scorer, BatchScorer)
     asked = [(request_with(site=n, seen_1=n), np.arange(n, 3 * n)) for n in range(1, 6)]
     found = scorer.run([scorer.stage(*item) for item in asked])
     for (request, chosen), batched in zip(asked, found, strict=True):
-        single = predict(NetworkPredictor("v1", random_model(inputs, form)[0]), request, TABLE[chosen])
+        single = predict(predictor_of(random_model(inputs, form)[0]), request, TABLE[chosen])
         np.testing.assert_allclose(batched, single, rtol=1e-5)
 
 

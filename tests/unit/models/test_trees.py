@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from models.evaluation.trees import Leaf, Split, contributions, leaves
 from models.features.platform import PLATFORM
-from models.serving.calibration import platt
 from models.serving.statistics import Statistics
 from models.serving.transform import Transform
 from models.training.export import to_onnx
@@ -34,7 +33,7 @@ def grown() -> tuple[Model, NDArray[np.float32]]:
     parameters = {"objective": "binary", "num_leaves": 12, "verbosity": -1, "num_threads": 1, "seed": 1}
     parameters |= {"bagging_fraction": 0.7, "bagging_freq": 1, "boost_from_average": False}
     booster = lightgbm.train(parameters, lightgbm.Dataset(features, labels.astype(np.float32)), 25)
-    return Model(NAMES, booster, platt(), {}), features
+    return Model(NAMES, booster, {}), features
 
 
 def test_equal_those_of_lightgbm_though_read_from_onnx(grown: tuple[Model, NDArray[np.float32]]) -> None:

@@ -1,0 +1,172 @@
+"""One probability: the weighted sum of what models say in log-odds, calibrated; and the predictor made of two of them.
+
+A model says its log-odds of rows of any kind, or is prepared for a table of ads and asked one request at a time:
+models.serving.onnx (trees), models.serving.network, models.serving.linear. One model alone is a sum of one.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.serving.calibration import HierarchicalCalibration, PreparedCalibration
+from models.serving.predictor import BatchScore, BatchScorer, Predictions, Score, Scorer
+from models.serving.session import Provider
+from models.serving.statistics import Statistics
+
+Int64s = NDArray[np.int64]
+
+
+class Prepared(Protocol):
+    """A model for ads of a fixed table. One thread at a time."""
+
+    def logits(self, request: Int64s, chosen: Int64s) -> NDArray[Any]:
+        """Return log-odds (K,) of a request row (R,) and K rows of the table, K at least 1.
+
+        The next call may overwrite them.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchPrepared(Prepared, Protocol):
+    """A prepared model that also runs rows of several impressions at once."""
+
+    def stage(self, request: Int64s, chosen: Int64s) -> Any:
+        """Return what `run` needs of an impression, arguments as of `logits`."""
+        ...
+
+    def run(self, staged: Sequence[Any]) -> Sequence[NDArray[Any]]:
+        """Return the log-odds of each impression, in any thread, one call at a time."""
+        ...
+
+
+class Model(Protocol):
+    """What says log-odds, before calibration."""
+
+    def logits(self, requests: Int64s, ads: Int64s) -> NDArray[np.float64]:
+        """Return log-odds, float64 (n,), of request rows (n or 1, R) and ad rows (n, A)."""
+        ...
+
+    def prepare(self, ads: Int64s) -> Prepared:
+        """Return what gives the log-odds of ads of this table, (C, A)."""
+        ...
+
+
+class Part(NamedTuple):
+    """A model, how much what it says weighs, and where it runs."""
+
+    model: Model
+    weight: float = 1.0
+    provider: Provider = "cpu"
+
+
+class Rate:
+    """A probability of rows of any kind, or prepared for a table of ads; of one part or more."""
+
+    def __init__(self, parts: Sequence[Part], calibration: HierarchicalCalibration) -> None:
+        if not parts or not np.isfinite([part.weight for part in parts]).all():
+            raise ValueError("a rate has parts, and each a weight")
+        self.parts = tuple(parts)
+        self.calibration = calibration
+        # Arrays without dimensions: float32 log-odds times them are float64.
+        self._weights = [np.array(part.weight) for part in parts]
+
+    @property
+    def provider(self) -> Provider:
+        """Return where most of the work is done."""
+        return "cuda" if any(part.provider == "cuda" for part in self.parts) else "cpu"
+
+    def logits(self, requests: Int64s, ads: Int64s) -> NDArray[np.float64]:
+        """Return log-odds before calibration, float64 (n,), of request rows (n or 1, R) and ad rows (n, A)."""
+        return _sum(self._weights, [part.model.logits(requests, ads) for part in self.parts])
+
+    def probabilities(self, requests: Int64s, ads: Int64s) -> NDArray[np.float64]:
+        """Return calibrated probabilities, float64 (n,), as `logits` does."""
+        return self.calibration(self.logits(requests, ads), requests, ads)
+
+    def prepare(self, ads: Int64s) -> Score:
+        """Return what gives the calibrated probabilities of ads of this table, (C, A)."""
+        prepared = [part.model.prepare(ads) for part in self.parts]
+        batched = any(isinstance(part, BatchPrepared) for part in prepared)
+        kind = BatchedRate if batched else PreparedRate
+        return kind(prepared, self._weights, self.calibration.prepare(ads))
+
+
+def _sum(weights: Sequence[NDArray[np.float64]], logits: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    """Return the weighted sum in memory of its own; in one order, so that all ways of asking agree to the last bit."""
+    total: NDArray[np.float64] = logits[0] * weights[0]
+    for weight, told in zip(weights[1:], logits[1:], strict=True):
+        total += told * weight
+    return total
+
+
+class PreparedRate:
+    """A rate for ads of a fixed table. One thread at a time."""
+
+    def __init__(
+        self, parts: Sequence[Prepared], weights: Sequence[NDArray[np.float64]], calibration: PreparedCalibration
+    ) -> None:
+        self._parts = tuple(parts)
+        self._weights = tuple(weights)
+        self._calibration = calibration
+
+    def __call__(self, request: Int64s, chosen: Int64s) -> NDArray[np.float64]:
+        """Return calibrated probabilities, float64 (K,), of a request row (R,) and K rows of the table."""
+        if not len(chosen):
+            return np.empty(0)
+        logits = _sum(self._weights, [part.logits(request, chosen) for part in self._parts])
+        return self._calibration(logits, self._calibration.offsets(request, chosen))
+
+
+class Staged(NamedTuple):
+    """One impression's candidates: what each part has staged, or said already, and the calibration's offsets (K,)."""
+
+    parts: tuple[Any, ...]
+    offsets: NDArray[np.float64]
+
+
+class BatchedRate(PreparedRate):
+    """A prepared rate that also runs rows of several impressions at once: `stage` here, `run` in another thread.
+
+    A part that cannot says its log-odds while staging.
+    """
+
+    def stage(self, request: Int64s, chosen: Int64s) -> Staged:
+        """Return what `run` needs of a request row (R,) and K rows of the table."""
+        parts = tuple(
+            part.stage(request, chosen) if isinstance(part, BatchPrepared) else part.logits(request, chosen).copy()
+            for part in self._parts
+        )
+        return Staged(parts, self._calibration.offsets(request, chosen))
+
+    def run(self, staged: Sequence[Staged]) -> list[NDArray[np.float64]]:
+        """Return calibrated probabilities, float64 (K,), of each impression that was staged."""
+        said: list[Sequence[NDArray[Any]]] = []
+        for number, part in enumerate(self._parts):
+            waiting = [one.parts[number] for one in staged]
+            said.append(part.run(waiting) if isinstance(part, BatchPrepared) else waiting)
+        return [
+            self._calibration(_sum(self._weights, logits), one.offsets)
+            for logits, one in zip(zip(*said, strict=True), staged, strict=True)
+        ]
+
+
+class ModelPredictor:
+    """Click rates from models; conversion rates from models where data sufficed for them, else smoothed rates."""
+
+    def __init__(self, version: str, ctr: Rate, cvr: Rate | Statistics) -> None:
+        self.version = version
+        self.ctr = ctr
+        self.cvr = cvr
+
+    def prepare(self, ads: Int64s) -> Scorer:
+        """Return a scorer for a table of ads, shape (C, A)."""
+        ctr, cvr = self.ctr.prepare(ads), self.cvr.prepare(ads)
+        kind = BatchScorer if isinstance(ctr, BatchScore) or isinstance(cvr, BatchScore) else Scorer
+        return kind(self.version, ctr, cvr, self.ctr.provider)
+
+    def predict_rows(self, requests: Int64s, ads: Int64s) -> Predictions:
+        """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""
+        return Predictions(self.ctr.probabilities(requests, ads), self.cvr.probabilities(requests, ads))

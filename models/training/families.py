@@ -1,0 +1,115 @@
+"""The kinds of models: how each predicts time blocks from earlier ones, settings tried, and how it is fitted to all.
+
+Trees on statistics (models.training.gbdt), hashed logistic regression (models.training.ftrl) and, where PyTorch is
+installed, the network (models.training.network). Each says its log-odds alone; models.training.ensemble chooses.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import product
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features.spec import FeatureSpec
+from models.serving.linear import LinearModel
+from models.training import blend, ftrl, gbdt
+from models.training.config import Family, TrainingConfig
+from models.training.network_layout import NetworkConfig
+from models.training.network_model import Network
+from models.training.rows import Rows
+from models.training.weights import sampling
+
+Floats = NDArray[np.float64]
+NONE = np.empty((0, 0), dtype=np.float32)
+#: Learning rates and epochs of the regression that are tried, the most careful first.
+_PACES = ((0.02, 2), (0.05, 5), (0.1, 10), (0.2, 20))
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be learned: rows in order of time, cut into blocks at `edges`; half-lives of rows that are tried."""
+
+    rows: Rows
+    spec: FeatureSpec
+    base_rate: float
+    edges: NDArray[np.intp]
+    half_lives: tuple[float, ...]
+    config: TrainingConfig
+
+
+class Trial(NamedTuple):
+    """Settings, and the log-odds (n,) of the rows from the third block on, each block's known from earlier ones."""
+
+    settings: dict[str, Any]
+    logits: Floats
+    features: NDArray[np.float32] = NONE  # of trees: as they were made block by block, to learn from again
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkHead:
+    """One head's log-odds of a trained network."""
+
+    network: Network
+    head: int = 0
+
+    def logits(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Floats:
+        """Return log-odds, float64 (n,), of request rows (n, R) and ad rows (n, A)."""
+        return self.network.logits(requests, ads)[:, self.head]
+
+
+Learned = gbdt.Model | LinearModel | NetworkHead
+
+
+def absent(family: Family) -> str:
+    """Return why a kind of model cannot be trained here; empty where it can."""
+    missing = family == "network" and find_spec("torch") is None
+    return "PyTorch is not installed (extra deep)" if missing else ""
+
+
+def trials(family: Family, task: Task) -> list[Trial]:
+    """Return what each setting of a kind of model would have said; the most careful first."""
+    if family == "gbdt":
+        return _trees(task)
+    return [_tried(family, settings, task) for settings in _settings(family, task)]
+
+
+def learn(family: Family, settings: dict[str, Any], features: NDArray[np.float32], rows: Rows, task: Task) -> Learned:
+    """Fit a kind of model to rows, the task's or the first of them; `features` are of trees' trial."""
+    if family == "gbdt":
+        told = task.spec, task.base_rate, settings["half_life_days"], settings["trees"]
+        return gbdt.fit(rows, *told, features, task.config)
+    if family == "ftrl":
+        return ftrl.fit(rows, task.spec, msgspec.convert(settings, ftrl.FtrlConfig)).model()
+    from models.training import network
+
+    sampled = sampling(rows)
+    found = network.fit(sampled.undo(rows), task.spec, msgspec.convert(settings, NetworkConfig))
+    return NetworkHead(found.shifted(sampled.offset))
+
+
+def _settings(family: Family, task: Task) -> list[dict[str, Any]]:
+    if family == "network":
+        return [msgspec.to_builtins(NetworkConfig(seed=task.config.seed, threads=task.config.threads))]
+    return [
+        msgspec.to_builtins(ftrl.FtrlConfig(alpha=alpha, epochs=epochs, half_life_days=half_life))
+        for half_life, (alpha, epochs) in product(task.half_lives, _PACES)
+    ]
+
+
+def _tried(family: Family, settings: dict[str, Any], task: Task) -> Trial:
+    said = blend.walk(lambda known: learn(family, settings, NONE, known, task), task.rows, task.edges[2:])
+    return Trial(settings, said)
+
+
+def _trees(task: Task) -> list[Trial]:
+    found = []
+    for half_life in task.half_lives:
+        walked = gbdt.walk(task.rows, task.spec, task.base_rate, half_life, task.edges, task.config)
+        found += [
+            Trial({"half_life_days": half_life, "trees": stage}, logits, walked.features)
+            for stage, logits in zip(walked.stages, walked.logits, strict=True)
+        ]
+    return found

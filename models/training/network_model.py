@@ -1,0 +1,70 @@
+"""A trained network as it leaves training: what it says, and the files of it that are served. Needs no PyTorch."""
+
+import io
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.serving.embedding import Floats, Inputs, Int64s
+from models.serving.network import ARRAYS, GRAPH, HEADS, LAYOUT, SPEC_KEY, NetworkModel, Shares, restore
+from models.serving.session import CPU, Device
+from models.training.network_export import Form, NetworkWeights, Precision, logits, share_weights, to_onnx
+
+_CHUNK_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A trained network. `loss` is of the held-back rows when training ended, `steps` how many batches that took."""
+
+    inputs: Inputs
+    weights: NetworkWeights
+    spec: str  # the content hash of the feature spec
+    steps: int
+    loss: float
+
+    def logits(self, requests: Int64s, ads: Int64s) -> NDArray[np.float64]:
+        """Return log-odds before calibration, float64 (n, 2): click, and conversion given a click.
+
+        Request rows are (n or 1, R), ad rows (n, A). Computed in double precision from inputs in single.
+        """
+        found = np.empty((len(ads), HEADS))
+        for start in range(0, len(ads), _CHUNK_ROWS):
+            part = slice(start, start + _CHUNK_ROWS)
+            inputs = self.inputs(requests[part] if len(requests) > 1 else requests, ads[part])
+            found[part] = logits(self.weights, inputs)
+        return found
+
+    def shifted(self, ctr: float) -> "Network":
+        """Return a network whose log-odds of a click are higher by so much."""
+        bias = self.weights.bias.copy()
+        bias[0] += ctr
+        return replace(self, weights=replace(self.weights, bias=bias))
+
+    def model(
+        self,
+        *,
+        form: Form = "split",
+        precision: Precision = "fp32",
+        sample: Floats | None = None,
+        device: Device = CPU,
+    ) -> NetworkModel:
+        """Return the network as it is served; arguments as to_onnx."""
+        return restore(self.files(form=form, precision=precision, sample=sample), device)
+
+    def files(
+        self, *, form: Form = "split", precision: Precision = "fp32", sample: Floats | None = None
+    ) -> dict[str, bytes]:
+        """Return the files of a bundle that models.serving.network.restore reads; arguments as to_onnx."""
+        metadata = {SPEC_KEY: self.spec}
+        made = to_onnx(self.weights, form=form, precision=precision, sample=sample, metadata=metadata)
+        arrays = io.BytesIO()
+        np.savez(arrays, **self.inputs.tables._asdict(), **self._shares(form)._asdict())
+        return {GRAPH: made, ARRAYS: arrays.getvalue(), LAYOUT: msgspec.json.encode(self.inputs.layout)}
+
+    def _shares(self, form: Form) -> Shares:
+        if form == "full":
+            return Shares(np.zeros((self.inputs.layout.width, 0), dtype=np.float32), np.zeros(0, dtype=np.float32))
+        return Shares(*share_weights(self.weights))

@@ -1,0 +1,125 @@
+"""The contest of the kinds of models: what is compared was said before it happened, and the simple one is preferred."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.features.spec import FeatureSpec, Group
+from models.serving.statistics import sigmoid
+from models.training import ensemble, gbdt
+from models.training.config import TrainingConfig
+from models.training.rows import Rows
+
+DAY_MS = 86_400_000
+SPEC = FeatureSpec(
+    request_columns=("site", "hour"),
+    ad_columns=("campaign",),
+    groups=(
+        Group(name="site", request=("site",)),
+        Group(name="hour", request=("hour",)),
+        Group(name="campaign", ad=("campaign",)),
+        Group(name="site_x_campaign", request=("site",), ad=("campaign",)),
+    ),
+    hierarchy=(Group(name="campaign", ad=("campaign",)),),
+    request_numbers=("hour",),
+    calibrate_by=(Group(name="campaign", ad=("campaign",)),),
+)
+CONFIG = TrainingConfig(rounds_max=20, families=("ftrl", "gbdt"), gate_resamples=200)
+
+
+def made(count: int = 6_000, days: int = 5, seed: int = 1) -> Rows:
+    """Return clicks that fall to some pairs of site and campaign, and to a few hours."""
+    rng = np.random.default_rng(seed)
+    requests = np.column_stack([rng.integers(1, 9, count), rng.integers(0, 24, count)])
+    ads = rng.integers(1, 6, (count, 1))
+    logits = -2.5 + 1.5 * (requests[:, 0] % 5 == ads[:, 0] % 5) + 0.8 * (np.abs(requests[:, 1] - 12) < 4)
+    at_ms = np.arange(count) * days * DAY_MS // count
+    return Rows(at_ms, requests, ads, rng.random(count) < sigmoid(logits), np.ones(count))
+
+
+@pytest.mark.parametrize("days", [1, 5])
+def test_no_block_is_predicted_with_what_came_in_it_or_later(days: int) -> None:
+    """Settings, trees, weights and calibration: turning a block's outcomes round changes nothing said of it before."""
+    rows = made(days=days)
+    walked = ensemble.walk(rows, SPEC, 0.1, CONFIG)
+    edges = gbdt.block_edges(rows.at_ms, CONFIG.blocks)
+    assert walked.start == edges[2]
+    for begin, end in list(pairwise(edges[2:].tolist()))[-2:]:
+        labels = rows.labels.copy()
+        labels[begin:] ^= True
+        turned = ensemble.walk(replace(rows, labels=labels), SPEC, 0.1, CONFIG)
+        for name, predicted in walked.predicted.items():
+            until = slice(0, end - walked.start)
+            assert np.array_equal(predicted[until], turned.predicted[name][until])
+        assert np.array_equal(walked.prior[until], turned.prior[until])
+
+
+def test_what_is_fitted_is_every_part_there_is_and_their_blend() -> None:
+    rows = made()
+    walked = ensemble.walk(rows, SPEC, 0.1, CONFIG)
+    assert list(walked.predicted) == ["ftrl", "gbdt", "blend"]
+    fitted = ensemble.fit(rows, SPEC, 0.1, walked, list(walked.predicted), CONFIG)
+    assert set(fitted.models) == {"ftrl", "gbdt"}
+    assert sum(fitted.blends["blend"].weights.values()) == pytest.approx(1.0)
+    assert fitted.blends["gbdt"].weights == {"gbdt": 1.0}
+    later = made(seed=2)
+    for name in walked.predicted:
+        predicted = fitted.predict(name, later.requests, later.ads)
+        assert predicted.mean() == pytest.approx(later.labels.mean(), rel=0.15)
+    assert set(ensemble.fit(rows, SPEC, 0.1, walked, ["ftrl"], CONFIG).models) == {"ftrl"}  # no more than is asked for
+
+
+def test_a_walk_is_kept_whole() -> None:
+    rows = made(2_000)
+    walked = ensemble.walk(rows, SPEC, 0.1, CONFIG)
+    choice = msgspec.json.decode(msgspec.json.encode(walked.choice), type=ensemble.Choice)
+    again = ensemble.restore(ensemble.arrays(walked), choice)
+    first, second = (
+        ensemble.fit(rows, SPEC, 0.1, each, ["blend"], CONFIG).predict("blend", rows.requests, rows.ads)
+        for each in (walked, again)
+    )
+    assert np.array_equal(first, second)
+    assert np.array_equal(walked.chosen, again.chosen)
+
+
+def test_kinds_of_models_are_a_setting() -> None:
+    walked = ensemble.walk(made(2_000), SPEC, 0.1, msgspec.structs.replace(CONFIG, families=("gbdt",)))
+    assert list(walked.predicted) == ["gbdt"]
+    assert walked.choice.winner == "gbdt"
+    assert walked.choice.absent == {}
+    for families in ((), ("gbdt", "gbdt")):
+        with pytest.raises(ValueError, match="families"):
+            TrainingConfig(families=families)  # type: ignore[arg-type]
+
+
+def test_rows_of_few_instants_cannot_be_walked_through() -> None:
+    rows = made(2_000)
+    with pytest.raises(ValueError, match="three time blocks"):
+        ensemble.walk(replace(rows, at_ms=rows.at_ms * 0), SPEC, 0.1, CONFIG)
+
+
+def noisy(rows: Rows, deviation: float, seed: int) -> NDArray[np.float64]:
+    truth = np.where(rows.labels, 0.6, -0.6)
+    return sigmoid(truth + np.random.default_rng(seed).normal(0.0, deviation, len(rows)))
+
+
+def test_the_simple_one_serves_unless_a_richer_one_is_surely_better() -> None:
+    rows = made(4_000)
+    good, same, bad = noisy(rows, 0.2, 1), noisy(rows, 0.2, 2), noisy(rows, 1.5, 3)
+    limits = CONFIG.limits()
+    for predicted, winner in (
+        ({"ftrl": good, "gbdt": same}, "ftrl"),
+        ({"ftrl": same, "gbdt": good}, "ftrl"),
+        ({"ftrl": bad, "gbdt": good, "blend": same}, "gbdt"),
+        ({"ftrl": bad, "gbdt": bad, "blend": good}, "blend"),
+        ({"ftrl": good, "gbdt": bad, "blend": bad}, "ftrl"),
+    ):
+        found, compared = ensemble.select(predicted, rows, limits)
+        assert found == winner
+        assert [each.name for each in compared] == list(predicted)[1:]
+    _, compared = ensemble.select({"ftrl": bad, "gbdt": good, "blend": same}, rows, limits)
+    assert [each.beside for each in compared] == ["ftrl", "gbdt"]
