@@ -1,5 +1,5 @@
-"""Follows what others publish: the snapshot, the pacing controls, the champion model, the landscapes of prices. Swaps
-whole, keeps the old on any fault. Building happens in a thread, so that auctions go on meanwhile.
+"""Follows what others publish: the snapshot, the pacing controls, the champion model, the prior, the landscapes of
+prices. Swaps whole, keeps the old on any fault. Building happens in a thread, so that auctions go on meanwhile.
 """
 
 import asyncio
@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from bidder.predictors import Predictors
 from bidder.state import Served, Serving, ServingState, serve
 from dsp import registry
 from dsp.cache.port import BlobStore
@@ -16,11 +17,11 @@ from dsp.kernel.clock import MS_PER_SECOND
 from dsp.pacing import controller
 from dsp.pacing.controller import CONTROLS_BLOB, Controls
 from dsp.snapshot import codec
-from models.serving import bundle, landscape
+from models.serving import bundle, landscape, online
 from models.serving.bundle import CHALLENGER, CHAMPION, Bundle
 from models.serving.landscape import LANDSCAPE, NO_LANDSCAPES, Landscapes
-from models.serving.predictor import BatchPredictor, Predictor, Scorer
-from models.serving.prior import PriorPredictor
+from models.serving.online import PRIOR_BLOB
+from models.serving.predictor import BatchPredictor
 from models.serving.session import CPU, Device
 
 #: The blob under which the snapshot is published.
@@ -30,6 +31,7 @@ _SWAPS = {
     SNAPSHOT_BLOB: metrics.SNAPSHOT_SWAPS,
     CHAMPION: metrics.MODEL_SWAPS,
     CHALLENGER: metrics.CHALLENGER_SWAPS,
+    PRIOR_BLOB: metrics.PRIOR_SWAPS,
     LANDSCAPE: metrics.LANDSCAPE_SWAPS,
 }
 
@@ -47,13 +49,11 @@ class Reloader:
         self._interval_seconds = interval_ms / MS_PER_SECOND
         self._served: Served | None = None
         self._controls: Controls | None = None
-        self._prior: Predictor = PriorPredictor()
-        self._predictor: Predictor = self._prior
+        self._predictors = Predictors()
         self._challenger: BatchPredictor | None = None
         self._landscapes: Landscapes = NO_LANDSCAPES
-        self._scorers: tuple[Scorer, Scorer] | None = None  # of the predictor and the prior, for what is served
         #: What was looked at last, good or bad, so that a broken artefact is tried and reported once.
-        self._seen = {SNAPSHOT_BLOB: "", CONTROLS_BLOB: "", CHAMPION: "", CHALLENGER: "", LANDSCAPE: ""}
+        self._seen = dict.fromkeys((SNAPSHOT_BLOB, CONTROLS_BLOB, PRIOR_BLOB, CHAMPION, CHALLENGER, LANDSCAPE), "")
         for swaps in _SWAPS.values():  # so that the first fault is an increase
             for result in ("loaded", "failed"):
                 swaps.labels(result)
@@ -77,29 +77,31 @@ class Reloader:
         served = await self._blob(SNAPSHOT_BLOB, lambda data: serve(codec.decode(data), self._served))
         controls = await self._blob(CONTROLS_BLOB, controller.decode)
         model = await self._published(CHAMPION, self._load_model)
+        prior = await self._blob(PRIOR_BLOB, online.load)
         landscapes = await self._published(LANDSCAPE, landscape.load)
         shadowed = await self._follow_challenger()
-        if served is None and controls is None and model is None and landscapes is None and not shadowed:
+        if not shadowed and all(part is None for part in (served, controls, model, prior, landscapes)):
             return False
         self._served = served or self._served
         self._controls = controls or self._controls
         self._landscapes = landscapes or self._landscapes
         if model is not None:
-            self._predictor, self._prior = model.predictor, model.prior
+            self._predictors.take_champion(model)
+        if prior is not None:
+            self._predictors.take_online(prior)
+        if served is not None:
+            self._predictors.forget()
         if self._served is None:
             return False
-        if served is not None or model is not None:
-            self._scorers = None  # should preparing fail, those of another snapshot must not serve this one
-        if self._scorers is None:
-            self._scorers = await asyncio.to_thread(self._prepare, self._served)
-        scorer, prior = self._scorers
+        scorers = await asyncio.to_thread(self._predictors.prepared, self._served.ad_rows)
         self._serving.swap(
             ServingState(
                 served=self._served,
                 controls=controller.align(self._controls, self._served.snapshot.line_item_ids),
                 controls_at_ms=self._controls.at_ms if self._controls is not None else 0,
-                predictor=scorer,
-                prior=prior,
+                predictor=scorers.predictor,
+                prior=scorers.prior,
+                prior_at_ms=self._predictors.learned_to_ms,
                 landscapes=self._landscapes,
                 challenger=self._challenger,
             )
@@ -119,9 +121,6 @@ class Reloader:
 
     def _load_model(self, root: Path, version: str) -> Bundle:
         return bundle.load(root, version, self._device)
-
-    def _prepare(self, served: Served) -> tuple[Scorer, Scorer]:
-        return self._predictor.prepare(served.ad_rows), self._prior.prepare(served.ad_rows)
 
     async def _run(self) -> None:
         while True:

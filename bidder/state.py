@@ -16,6 +16,7 @@ from dsp.snapshot.build import Snapshot
 from models.features.encode import ad_rows
 from models.serving.bundle import CHALLENGER, CHAMPION
 from models.serving.landscape import NO_LANDSCAPES, Landscapes
+from models.serving.online import ONLINE
 from models.serving.predictor import BatchPredictor, Scorer
 
 #: Landing pages remembered of creatives that have left the catalogue; ads in browsers outlive them.
@@ -41,6 +42,7 @@ class ServingState:
     controls_at_ms: int
     predictor: Scorer  # prepared for the snapshot's creatives, as the prior is
     prior: Scorer  # answers when too little time is left for the predictor
+    prior_at_ms: int = 0  # how far it has learned online; 0: it has not
     landscapes: Landscapes = NO_LANDSCAPES  # chances of winning first-price auctions
     challenger: BatchPredictor | None = None  # predicts beside the predictor, once a bid has left; has no say in it
 
@@ -67,7 +69,10 @@ class Serving:
         """Serve another state from the next auction on."""
         self.current = state
         metrics.SNAPSHOT_LINE_ITEMS.set(len(state.served.snapshot.line_items))
-        metrics.MODEL.labels(CHAMPION).info({"version": state.predictor.version, "device": state.predictor.device})
+        # The online prior's version changes a few times a minute; as a label it would be a new series each time.
+        version = state.predictor.version
+        version = ONLINE if version.startswith(ONLINE) else version
+        metrics.MODEL.labels(CHAMPION).info({"version": version, "device": state.predictor.device})
         if state.challenger is not None:
             metrics.MODEL.labels(CHALLENGER).info({"version": state.challenger.version})
         else:
@@ -86,11 +91,13 @@ class Serving:
         return self.current.served.conversion_rules.get(advertiser_id, {}) if self.current is not None else {}
 
     def report_ages(self, now_ms: int) -> None:
-        """Set the gauges that tell how old the snapshot and the controls are."""
+        """Set the gauges that tell how old the snapshot, the controls and the models are."""
         if self.current is not None:
             metrics.SNAPSHOT_AGE.set((now_ms - self.current.served.snapshot.built_at_ms) / MS_PER_SECOND)
             if self.current.controls_at_ms:
                 metrics.CONTROLS_AGE.set((now_ms - self.current.controls_at_ms) / MS_PER_SECOND)
+            if self.current.prior_at_ms:
+                metrics.PRIOR_AGE.set((now_ms - self.current.prior_at_ms) / MS_PER_SECOND)
             _report_age(self.current.predictor.version, now_ms)
 
 

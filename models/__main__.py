@@ -1,9 +1,13 @@
-"""Command line: `python -m models nightly | evaluate | promote | shadow | rollback | report | explain | benchmark`."""
+"""Command line: `python -m models nightly | online | evaluate | promote | shadow | rollback`, and those that report or
+measure: `report | explain | benchmark`.
+"""
 
 import argparse
+import asyncio
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import msgspec
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform, load
 from dsp.kernel.errors import ConfigError, DspError, InputError
+from dsp.workers.config import WorkersConfig
 from models.benchmark import commands as benchmarks
 from models.evaluation import commands as reports
 from models.training.config import TrainingConfig
@@ -28,7 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "benchmark":  # needs no settings: it reads the file that it is given
             return benchmarks.run(options)
         sections: dict[str, type[msgspec.Struct]] = {"platform": Platform, "training": TrainingConfig}
+        if options.command == "online":
+            sections["workers"] = WorkersConfig
         settings = load(sections, options.config, os.environ)
+        if options.command == "online":
+            return _online(settings)
         data_dir, config = settings["platform"].data_path, settings["training"]
         if options.command in reports.COMMANDS:
             return reports.run(options, settings["platform"], config)
@@ -48,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", help="TOML file; default: the one that DSP_CONFIG names")
     commands = parser.add_subparsers(dest="command", required=True)
     nightly = commands.add_parser("nightly", help="train on what was logged; publish what is better than the champion")
+    commands.add_parser("online", help="learn the prior from the event log, and publish it, until stopped")
     evaluate = commands.add_parser("evaluate", help="score the prior and the champion on logged impressions")
     evaluate.add_argument(
         "--from-ms", "--since-ms", type=int, required=True, help="first bid's time, Unix milliseconds"
@@ -97,6 +107,13 @@ def _nightly(options: argparse.Namespace, data_dir: Path, config: TrainingConfig
         print("\n" + report.card(outcome.manifest))
     print(f"{outcome.result}: {'; '.join(outcome.reasons) or 'the new model serves from now on'}")
     print(f"champion: {outcome.champion or 'none, the prior serves'}   ({seconds} s)")
+    return 0
+
+
+def _online(settings: Mapping[str, msgspec.Struct]) -> int:
+    from models.training import online
+
+    asyncio.run(online.run(settings))
     return 0
 
 

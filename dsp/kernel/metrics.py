@@ -154,11 +154,20 @@ MODEL_SWAPS = Counter("dsp_model_swaps_total", "Model bundles loaded, by result.
 CHALLENGER_SWAPS = Counter(
     "dsp_challenger_swaps_total", "Challengers loaded to score in shadow, by result.", ["result"]
 )
+PRIOR_SWAPS = Counter("dsp_prior_swaps_total", "Priors learned online that were loaded, by result.", ["result"])
+PRIOR_AGE = Gauge("dsp_prior_age_seconds", "Since the latest instant of which the prior in use has learned.")
 SHADOW_SCORED = Counter("dsp_shadow_scored_total", "Decisions scored by a challenger too, by result.", ["result"])
 LANDSCAPE_SWAPS = Counter("dsp_landscape_swaps_total", "Landscapes of first prices loaded, by result.", ["result"])
 CONTROLS_AGE = Gauge("dsp_controls_age_seconds", "Age of the pacing controls in use.")
 NIGHTLY_SUCCESS = Gauge("dsp_nightly_success_timestamp_seconds", "When the last nightly run that did not fail ended.")
 NIGHTLY_FAILURE = Gauge("dsp_nightly_failure_timestamp_seconds", "When the last nightly run that failed ended.")
+
+# The online learner
+ONLINE_ROWS = Counter("dsp_online_rows_total", "Impressions and responses, by what became of them.", ["result"])
+ONLINE_PENDING = Gauge("dsp_online_pending", "Bids, impressions and clicks that the learner waits for.")
+ONLINE_PENDING_MAX = Gauge("dsp_online_pending_max", "The bound on bids, and on impressions, that it waits for.")
+ONLINE_LEARNED = Gauge("dsp_online_learned_timestamp_seconds", "The latest instant of which the learner has learned.")
+ONLINE_LOSS = Gauge("dsp_online_loss_ratio", "Log loss of what was foretold, over that of constants.", ["model"])
 
 # Every process
 EVENT_LOOP_LAG = Gauge("dsp_event_loop_lag_seconds", "How late a timer fired, worst of the last second.")

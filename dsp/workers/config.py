@@ -2,8 +2,10 @@
 
 import msgspec
 
-#: The workers by name, which is also their module in this package; a worker's metrics port is the base plus its place.
+#: The workers by name, which is also their module in this package.
 WORKERS = ("ledger", "snapshot", "pacing", "training_log", "traffic")
+#: Those and the online learner of models; a worker's metrics port is the base plus its place.
+METERED = (*WORKERS, "online")
 _POSITIVE = (
     "batch_records",
     "wait_ms",
@@ -46,7 +48,7 @@ class WorkersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             faults.append("wait_ms must be at most 1000")
         if self.retention_hours < 0 or self.trim_every_seconds <= 0:
             faults.append("retention_hours must not be negative, trim_every_seconds must be positive")
-        if not 0 <= self.metrics_port_base <= 65_535 - len(WORKERS):
+        if not 0 <= self.metrics_port_base <= 65_535 - len(METERED):
             faults.append("metrics_port_base is no port")
         if self.traffic_curve and not (
             len(self.traffic_curve) == 24 and min(self.traffic_curve) >= 0 and sum(self.traffic_curve) > 0

@@ -17,7 +17,7 @@ from dsp.kernel.config import Platform
 from dsp.kernel.errors import DspError
 from dsp.kernel.lifecycle import Lifecycle
 from dsp.stream.port import Batch, Record
-from dsp.workers.config import WORKERS, WorkersConfig
+from dsp.workers.config import METERED, WorkersConfig
 
 #: A step still running so long after a stop was asked for is cancelled; its work was not committed and is done again.
 STOP_SECONDS_MAX = 5.0
@@ -103,7 +103,7 @@ async def _work(name: str, workers: WorkersConfig, job: Job, interval_ms: int, l
 
 def _serve_metrics(name: str, workers: WorkersConfig) -> None:
     if workers.metrics_port_base:
-        start_http_server(workers.metrics_port_base + WORKERS.index(name), addr=workers.metrics_host)
+        start_http_server(workers.metrics_port_base + METERED.index(name), addr=workers.metrics_host)
 
 
 def events(topic: str, batch: Batch, kind: type[_Event]) -> list[tuple[Record, _Event]]:

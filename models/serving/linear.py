@@ -88,9 +88,9 @@ class LinearModel:
             logits[part] += (self.weights[places] * filled).sum(axis=0, dtype=np.float64)
         return logits
 
-    def prepare(self, ads: Int64s) -> "PreparedLinear":
-        """Return what gives the log-odds of ads of this table, (C, A)."""
-        return PreparedLinear(self, ads)
+    def prepare(self, ads: Int64s, offsets: NDArray[np.float64] | None = None) -> "PreparedLinear":
+        """Return what gives the log-odds of ads of this table, (C, A), plus their `offsets`, (C,)."""
+        return PreparedLinear(self, ads, offsets)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return all that `restore` needs beside the spec: the weights that are not 0, and where they are."""
@@ -132,7 +132,7 @@ class PreparedLinear:
     One thread at a time: memory for K rows is kept and used again. It takes 8 bytes an ad and slot of pairs.
     """
 
-    def __init__(self, model: LinearModel, ads: Int64s) -> None:
+    def __init__(self, model: LinearModel, ads: Int64s, offsets: NDArray[np.float64] | None = None) -> None:
         coordinates, spec = model.coordinates, model.coordinates.spec
         columns = Columns(spec.request_columns, spec.ad_columns)
         of_request = [group for group in spec.groups if not group.ad]
@@ -158,6 +158,8 @@ class PreparedLinear:
         self._ads = LinearModel(_of_ads_alone(spec, of_ad, coordinates.bits), model.weights, model.base).logits(
             np.zeros((1, len(columns.request)), dtype=np.int64), ads
         )
+        if offsets is not None:
+            self._ads += offsets
         numbers = _Numbers(spec.request_numbers, columns.request)
         self._numbers = numbers.columns
         self._levels = model.weights[coordinates.places(numbers.all_keys())].ravel()

@@ -1,17 +1,19 @@
-"""The predictor that needs no model: rates shrunk along the hierarchy of ads, or constants before there is data.
+"""The predictors that need no nightly: regression learned online, rates shrunk along the hierarchy of ads, constants.
 
-It serves until the first model is published, and whenever too little time is left for the model.
+They serve until the first model is published, and whenever too little time is left for the model.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsp.catalog.entities import MediaFormat
 from models.features.columns import AD_COLUMNS, FORMAT_CODES
-from models.serving.predictor import Predictions, RateTable, Scorer
-from models.serving.statistics import Statistics
+from models.serving.linear import LinearModel
+from models.serving.predictor import BatchPredictor, Predictions, RateTable, Score, Scorer
+from models.serving.statistics import Statistics, sigmoid
 
 #: Clicks per impression before anything is known; generous, so that new line items get to be seen.
 CTR_BY_FORMAT: Mapping[MediaFormat, float] = {
@@ -73,3 +75,47 @@ class PriorPredictor:
             constants.pctr if self._ctr is None else self._ctr.probabilities(requests, ads),
             constants.pcvr if self._cvr is None else self._cvr.probabilities(requests, ads),
         )
+
+
+class Offsets(NamedTuple):
+    """The log-odds from which clicks and conversions are learned online, float64 (n,): those of the constants."""
+
+    ctr: NDArray[np.float64]
+    cvr: NDArray[np.float64]
+
+
+def offsets(ads: NDArray[np.int64]) -> Offsets:
+    """Return the log-odds from which online learning starts, of ad rows (n, A)."""
+    return Offsets(*(np.log(rates / (1.0 - rates)) for rates in ConstantPredictor().predict_rows(ads[:0], ads)))
+
+
+class OnlinePredictor:
+    """Regression that is learned while impressions come; where it has not learned enough, `before` answers."""
+
+    def __init__(self, version: str, ctr: LinearModel | None, cvr: LinearModel | None, before: BatchPredictor) -> None:
+        self.version = version
+        self._ctr = ctr
+        self._cvr = cvr
+        self._before = before
+
+    def prepare(self, ads: NDArray[np.int64]) -> Scorer:
+        """Return a scorer for a table of ads, shape (C, A)."""
+        before, starts = self._before.prepare(ads), offsets(ads)
+        return Scorer(
+            self.version,
+            before.pctr if self._ctr is None else _prepared(self._ctr, ads, starts.ctr),
+            before.pcvr if self._cvr is None else _prepared(self._cvr, ads, starts.cvr),
+        )
+
+    def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
+        """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""
+        before, starts = self._before.predict_rows(requests, ads), offsets(ads)
+        return Predictions(
+            before.pctr if self._ctr is None else sigmoid(self._ctr.logits(requests, ads) + starts.ctr),
+            before.pcvr if self._cvr is None else sigmoid(self._cvr.logits(requests, ads) + starts.cvr),
+        )
+
+
+def _prepared(model: LinearModel, ads: NDArray[np.int64], starts: NDArray[np.float64]) -> Score:
+    prepared = model.prepare(ads, starts)
+    return lambda request, chosen: sigmoid(prepared.logits(request, chosen))

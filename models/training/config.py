@@ -27,6 +27,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     clicks_min: int = 30  # likewise
     #: Fewer than these and conversion rates are smoothed along the hierarchy of ads, without a model.
     conversions_min: int = 300
+    online_publish_seconds: float = 15.0  # how often what is learned online is published as the prior
+    #: Bids, and impressions, that the online learner waits for; beyond it the oldest are not learned from.
+    online_pending_max: int = 50_000
     #: Rows are cut into so many time blocks; each is scored by what was learned from the blocks before it.
     blocks: int = 6
     #: Kinds of models that are trained, where what they need is installed: regression, trees, network. Of several there
@@ -80,6 +83,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError("runs_kept, versions_kept must be 1 or more; run_hours_max, challenger_days_max 0 or more")
         if self.notify_url and not self.notify_url.startswith(("http://", "https://")):
             raise ValueError("notify_url must begin with http:// or https://")
+        if self.online_publish_seconds <= 0 or self.online_pending_max < 1:
+            raise ValueError("online_publish_seconds and online_pending_max must be positive")
         if self.rows_max < self.rows_min:
             raise ValueError("rows_max is below rows_min")
         if not self.families or len(set(self.families)) < len(self.families):

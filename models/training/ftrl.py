@@ -20,6 +20,7 @@ from models.training.rows import Rows
 from models.training.weights import Sampling, recent, sampling
 
 _RATE_MIN = 1e-6
+_ALIKE = Sampling()
 
 
 class FtrlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,14 +39,35 @@ class FtrlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     balance: bool = True
 
 
+class Lessons(NamedTuple):
+    """What n rows, requests (n, R) and ads (n, A), are to teach: how many responses of how much of an impression.
+
+    A row weighs `shares` and responded `responses` times, float64 (n,). A response that comes after its impression was
+    learned is one of share 0. `offsets` are log-odds that are known beforehand.
+    """
+
+    requests: NDArray[np.int64]
+    ads: NDArray[np.int64]
+    shares: NDArray[np.float64]
+    responses: NDArray[np.float64]
+    offsets: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def part(self, begin: int, end: int) -> "Lessons":
+        """Return those of [begin, end)."""
+        cut = slice(begin, end)
+        return Lessons(self.requests[cut], self.ads[cut], self.shares[cut], self.responses[cut], self.offsets[cut])
+
+
 class _Batch(NamedTuple):
-    """Some rows' coordinates: their places, and for every filled slot the row and which of the places it is."""
+    """Some lessons' coordinates: their places, and for every filled slot the row and which of the places it is."""
 
     places: NDArray[np.intp]
     rows: NDArray[np.intp]
     codes: NDArray[np.intp]
-    labels: NDArray[np.bool_]
-    weights: NDArray[np.float64]
+    lessons: Lessons
 
 
 @dataclass(slots=True)
@@ -73,31 +95,42 @@ class Ftrl:
 
     def update(self, rows: Rows) -> None:
         """Learn from rows, once, in their order."""
-        for batch in _batches(self.spec, self.config, self.sampled.undo(rows)):
-            self._learn(batch)
+        self.learn(_lessons(self.sampled.undo(rows)))
+
+    def learn(self, lessons: Lessons) -> NDArray[np.float64]:
+        """Learn from lessons, once, in their order; return what was predicted of each batch before, float64 (n,)."""
+        predicted = [self._learn(batch) for batch in _batches(self.spec, self.config, lessons)]
+        return np.concatenate([np.empty(0), *predicted])
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
         """Return all that `restore` needs beside spec and config."""
         scalars = np.array([self.base, *self.sampled])
         return {"scalars": scalars, "sums": self.sums, "squares": self.squares}
 
-    def _learn(self, batch: _Batch) -> None:
+    def _learn(self, batch: _Batch) -> NDArray[np.float64]:
         sums, squares = self.sums[batch.places], self.squares[batch.places]
-        weights = self._weights(sums, squares)
-        told = np.bincount(batch.rows, weights=weights[batch.codes], minlength=len(batch.labels))
-        logits = self.base + told.astype(np.float64)
-        errors = batch.weights * (sigmoid(logits) - batch.labels)
+        weights, lessons = self._weights(sums, squares), batch.lessons
+        told = np.bincount(batch.rows, weights=weights[batch.codes], minlength=len(lessons))
+        predicted = sigmoid(self.base + lessons.offsets + told.astype(np.float64))
+        errors = lessons.shares * predicted - lessons.responses
         gradients = np.bincount(batch.codes, weights=errors[batch.rows], minlength=len(batch.places)).astype(np.float64)
         grown = squares + gradients**2
         rates = (np.sqrt(grown) - np.sqrt(squares)) / self.config.alpha
         self.sums[batch.places] = sums + gradients - rates * weights
         self.squares[batch.places] = grown
+        return predicted
 
     def _weights(self, sums: NDArray[np.float64], squares: NDArray[np.float64]) -> NDArray[np.float64]:
         config = self.config
         shrunk = np.sign(sums) * np.maximum(np.abs(sums) - config.l1, 0.0)
         weights: NDArray[np.float64] = -shrunk / ((config.beta + np.sqrt(squares)) / config.alpha + config.l2)
         return weights
+
+
+def begin(spec: FeatureSpec, config: FtrlConfig, base: float = 0.0, sampled: Sampling = _ALIKE) -> Ftrl:
+    """Return a model that has learned nothing: its log-odds are `base`."""
+    size = 1 << config.bits
+    return Ftrl(spec, config, base, sampled, np.zeros(size), np.zeros(size))
 
 
 def fit(rows: Rows, spec: FeatureSpec, config: FtrlConfig) -> Ftrl:
@@ -107,9 +140,8 @@ def fit(rows: Rows, spec: FeatureSpec, config: FtrlConfig) -> Ftrl:
     rows = sampled.undo(rows)
     rate = float(np.average(rows.labels, weights=rows.weights)) if len(rows) else 0.5
     rate = min(max(rate, _RATE_MIN), 1.0 - _RATE_MIN)
-    size = 1 << config.bits
-    model = Ftrl(spec, config, float(np.log(rate / (1.0 - rate))), sampled, np.zeros(size), np.zeros(size))
-    batches = list(_batches(spec, config, rows))
+    model = begin(spec, config, float(np.log(rate / (1.0 - rate))), sampled)
+    batches = list(_batches(spec, config, _lessons(rows)))
     for _ in range(config.epochs):
         for batch in batches:
             model._learn(batch)
@@ -132,10 +164,14 @@ def restore(spec: FeatureSpec, config: FtrlConfig, arrays: Mapping[str, NDArray[
     return Ftrl(spec, config, base, Sampling(negative, positive), sums.copy(), squares.copy())
 
 
-def _batches(spec: FeatureSpec, config: FtrlConfig, rows: Rows) -> Iterator[_Batch]:
+def _lessons(rows: Rows) -> Lessons:
+    return Lessons(rows.requests, rows.ads, rows.weights, rows.weights * rows.labels, np.zeros(len(rows)))
+
+
+def _batches(spec: FeatureSpec, config: FtrlConfig, lessons: Lessons) -> Iterator[_Batch]:
     coordinates = Coordinates(spec, config.bits)
-    for begin in range(0, len(rows), config.batch):
-        part = rows[slice(begin, begin + config.batch)]
+    for begin in range(0, len(lessons), config.batch):
+        part = lessons.part(begin, begin + config.batch)
         places, filled = coordinates(part.requests, part.ads)
         unique, codes = np.unique(places[filled], return_inverse=True)
-        yield _Batch(unique, np.nonzero(filled)[1], codes, part.labels, part.weights)
+        yield _Batch(unique, np.nonzero(filled)[1], codes, part)

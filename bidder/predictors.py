@@ -1,0 +1,67 @@
+"""Who predicts: the champion, where there is one, and the prior, which stands in for it; ready for a snapshot's ads."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.serving.bundle import Bundle
+from models.serving.online import Online
+from models.serving.predictor import BatchPredictor, Predictor, Scorer
+from models.serving.prior import OnlinePredictor, PriorPredictor
+
+
+class Scorers(NamedTuple):
+    """What auctions ask, and what they ask when time is short; without a champion they are the same."""
+
+    predictor: Scorer
+    prior: Scorer
+
+
+class Predictors:
+    """The champion, the smoothed rates that came with it or constants, and what was learned online since.
+
+    The prior is what is learned online, and the smoothed rates where that has not shown yet that it knows more.
+    """
+
+    def __init__(self) -> None:
+        self._champion: Predictor | None = None
+        self._smoothed: BatchPredictor = PriorPredictor()
+        self._online: Online | None = None
+        self._champion_scorer: Scorer | None = None
+        self._prior_scorer: Scorer | None = None
+
+    @property
+    def learned_to_ms(self) -> int:
+        """Return how far the online prior has learned; 0 without one."""
+        return self._online.learned_to_ms if self._online is not None else 0
+
+    def take_champion(self, found: Bundle) -> None:
+        """Serve another champion, and its smoothed rates."""
+        self._champion, self._smoothed = found.predictor, found.prior
+        self._champion_scorer = self._prior_scorer = None
+
+    def take_online(self, found: Online) -> None:
+        """Serve another prior; the champion's scorer stays as it is."""
+        self._online = found
+        self._prior_scorer = None
+
+    def forget(self) -> None:
+        """Drop the scorers: those of another snapshot must not serve this one, should preparing fail."""
+        self._champion_scorer = self._prior_scorer = None
+
+    def prepared(self, ads: NDArray[np.int64]) -> Scorers:
+        """Return the scorers for a table of ads, (C, A), and make those that are not there yet. In any thread."""
+        if self._prior_scorer is None:
+            self._prior_scorer = self._prior().prepare(ads)
+        if self._champion is None:
+            return Scorers(self._prior_scorer, self._prior_scorer)
+        if self._champion_scorer is None:
+            self._champion_scorer = self._champion.prepare(ads)
+        return Scorers(self._champion_scorer, self._prior_scorer)
+
+    def _prior(self) -> Predictor:
+        found = self._online
+        if found is None or (found.ctr is None and found.cvr is None):
+            return self._smoothed
+        return OnlinePredictor(found.version, found.ctr, found.cvr, self._smoothed)
