@@ -64,22 +64,24 @@ def validate(request: BidRequest) -> None:
     it costs that impression, in `dsp.openrtb.normalise`, and leaves the others.
 
     Raises:
-        InputError: `missing_id`, `id_too_long`, `no_impressions`, `missing_imp_id` or `site_and_app`.
+        InputError: `missing_id`, `id_too_long`, `id_with_nul`, `no_impressions`, `missing_imp_id` or `site_and_app`.
     """
     if not request.id:
         raise InputError("the request has no id (3.2.1)", reason="missing_id")
-    _check_length("id", request.id)
+    _check_id("id", request.id)
     if not request.imp:
         raise InputError("the request offers no impression (3.2.1)", reason="no_impressions")
     for imp in request.imp:
         if not imp.id:
             raise InputError("an impression has no id (3.2.4)", reason="missing_imp_id")
-        _check_length("imp.id", imp.id)
+        _check_id("imp.id", imp.id)
     if (request.site is not None) + (request.app is not None) + (request.dooh is not None) > 1:
         raise InputError("only one of site, app and dooh may be present (3.2.13)", reason="site_and_app")
 
 
-def _check_length(field: str, value: str) -> None:
+def _check_id(field: str, value: str) -> None:
+    if "\0" in value:  # the book could not hold what is billed for it: a database's texts have no NUL
+        raise InputError(f"{field} contains NUL", reason="id_with_nul")
     if len(value) > ID_BYTES_MAX or (not value.isascii() and len(value.encode()) > ID_BYTES_MAX):
         raise InputError(f"{field} is longer than {ID_BYTES_MAX} bytes", reason="id_too_long")
 
