@@ -5,6 +5,7 @@ import gc
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,7 @@ from bidder.handlers import BidHandler, NoticeHandler
 from bidder.listener import Listener
 from bidder.readiness import Readiness
 from bidder.reload import Reloader
+from bidder.salvage import Place, Salvage
 from bidder.state import Serving
 from bidder.sync import LeaseSync
 from bidder.wiring import Deployment, wire
@@ -33,6 +35,7 @@ from dsp.kernel.tracing import Tracer
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import load_profiles
 from dsp.stream.connect import event_log
+from dsp.stream.local import LocalEventLog
 from models.serving.batcher import Batcher, ThreadWorker
 from models.serving.session import Device, choose
 
@@ -85,9 +88,11 @@ class Bidder:
         device = Device(choose(settings.predict_provider), settings.predict_batching, settings.predict_batch_rows_max)
         self._batcher = _batcher(settings, clock) if device.batches(device.provider) else None
         self._tracer = _tracer(settings, clock) if settings.trace_share else None
+        # An event log on a server may be away; the one in the data directory is where the disk would be.
+        self._spill = Place(data / "spill" / settings.holder, partial(_store, clock)) if platform.stream_url else None
         auctioneer, desk, self.outbox = wire(
             deployment, settings, clock, self._log, serving=self.serving, leases=leases, users=self._users,
-            batcher=self._batcher, tracer=self._tracer,
+            batcher=self._batcher, tracer=self._tracer, spill=self._spill.store if self._spill is not None else None,
         )  # fmt: skip
         # Of what the other processes count a process learns from the log, so it must read that often.
         several = settings.reuse_port or bool(platform.cache_url)
@@ -121,6 +126,10 @@ class Bidder:
             lambda: self.admin_port.close(timeout_s),
         )
         await lifecycle.start(self._exposures.start(), self._exposures.stop)
+        if (spill := self._spill) is not None:
+            salvage = Salvage(spill.path, partial(_store, self._clock), self._log, self.outbox.topics)
+            await lifecycle.start(spill.open(), spill.close)
+            await lifecycle.start(salvage.start(), salvage.stop)
         await lifecycle.start(self.outbox.start(), self._flush)
         await lifecycle.start(self._sync.start(), self._sync.stop)
         await lifecycle.start(self._reloader.start(), self._reloader.stop)
@@ -184,6 +193,10 @@ def _listener(
 ) -> Listener:
     keepalive, patience = settings.keepalive_seconds, settings.request_seconds_max
     return Listener(handler, handler.broken, body_bytes_max, keepalive, patience, gather_ms / MS_PER_SECOND)
+
+
+def _store(clock: SystemClock, directory: Path) -> LocalEventLog:
+    return LocalEventLog(directory, clock)
 
 
 def _batcher(settings: BidderConfig, clock: SystemClock) -> Batcher:

@@ -7,7 +7,7 @@ later waits behind it, so that the order is kept.
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -59,6 +59,11 @@ class Outbox:
             topic: _Lane(log, topic, lane, batch_max, clock, (spills or {}).get(topic), append_seconds)
             for topic, lane in tuning.items()
         }
+
+    @property
+    def topics(self) -> Collection[Topic]:
+        """Return what it has lanes for."""
+        return self._lanes.keys()
 
     async def start(self) -> None:
         """Start the writers, and hand over what an earlier process has left on disk."""
