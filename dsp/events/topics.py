@@ -9,3 +9,4 @@ class Topic(StrEnum):
     DECISIONS = "decisions"  # Decision, keyed by auction id
     NOTICES = "notices"  # Notice, keyed by line item id, so that one worker owns a line item's money
     REQUESTS = "requests"  # SampledRequest, keyed by auction id
+    DEAD_LETTERS = "dead_letters"  # DeadLetter, keyed by where the record stood

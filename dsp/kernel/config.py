@@ -36,7 +36,7 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     data_dir: str = "var/dsp"  # the event log, the databases, the models: all that must outlive a process
     database_url: Secret = Secret("")  # postgresql://USER:PASSWORD@HOST/DATABASE; empty: SQLite inside data_dir
-    #: The event log: `kafka://host:port,host:port/prefix`, the prefix before every topic's name; empty: inside data_dir.
+    #: The event log: `kafka://host:port,host:port/prefix`, a prefix of all topics' names; empty: inside data_dir.
     stream_url: str = ""
     stream_partitions: int = 8  # of each Kafka topic, for good: at most so many ledger workers share the notices
     stream_replicas: int = 1  # of each partition, where a Kafka topic is to be created; 3 bears the loss of any broker

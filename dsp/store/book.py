@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dsp.events.schema import NoticeKind
-from dsp.kernel.errors import UnavailableError
+from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.money import Micros
 from dsp.ledger.book import Release, Response, Transaction
 from dsp.store import book_statements as statements
@@ -68,27 +68,33 @@ class BookRepository:
         topic: str,
         group: str,
         watermark_ms: int = 0,
+        before: Mapping[int, int] | None = None,
     ) -> Applied:
         """Enter what is new of `entries`, in their order, and the consumer's position, in the session's transaction.
 
         Entering anything twice is harmless: of notices that bill the same bid or the same impression the first
-        counts. A bid released before it was billed is entered as late.
+        counts. A bid released before it was billed is entered as late, until `watermark_ms` has passed its end.
+
+        Args:
+            position: where the consumer is to go on, by partition.
+            before: where it was to go on until now, by partition; one that it has not begun is absent. None: anywhere.
 
         Raises:
+            ConflictError: somebody else has moved the position from `before`; nothing of the batch may be committed,
+                and it must be read again from where the position is now.
             UnavailableError: the database is away, or another ledger has just entered some of the same; nothing of the
                 batch may be committed then, and trying it again helps.
         """
         try:
-            return self._apply(entries, position, topic, group, watermark_ms)
+            # First, as it locks: of two that have read the same one waits here, and then learns that it was second.
+            self._move(position, before, topic, group)
+            return self._apply(entries, watermark_ms)
         except IntegrityError as fault:
             raise UnavailableError(f"another ledger enters the same: {fault.orig}") from fault
 
     def _apply(
         self,
         entries: Sequence[Transaction | Release | Response],
-        position: Mapping[int, int],
-        topic: str,
-        group: str,
         watermark_ms: int,
     ) -> Applied:
         releases = {one.bid_id: one.closes_ms for one in entries if isinstance(one, Release)}
@@ -102,7 +108,6 @@ class BookRepository:
         self._save_releases(
             {bid_id: at_ms for bid_id, at_ms in releases.items() if bid_id not in released}, watermark_ms
         )
-        self._save_position(position, topic, group)
         return Applied(
             charged=sum(one.late_micros == 0 for one in new),
             late=sum(one.late_micros > 0 for one in new),
@@ -131,6 +136,21 @@ class BookRepository:
         ):
             found.setdefault((topic, group), {})[place[0]] = place[1]
         return found
+
+    def watermarks(self, topic: str, group: str) -> dict[int, int]:
+        """Return by partition how far what the consumer did is known to all: see `tell`."""
+        rows = self._session.execute(
+            select(BookPositionRow.partition, BookPositionRow.watermark_ms).where(
+                BookPositionRow.topic == topic, BookPositionRow.consumer == group
+            )
+        )
+        return {row.partition: row.watermark_ms for row in rows}
+
+    def tell(self, watermarks: Mapping[int, int], topic: str, group: str) -> None:
+        """Record by partition the instant before which everything appended is both entered and told to the leases."""
+        for partition, watermark_ms in watermarks.items():
+            place = {"of_topic": topic, "of_consumer": group, "of_partition": partition, "watermark": watermark_ms}
+            self._session.execute(statements.TELL, place)
 
     def days(
         self,
@@ -246,13 +266,20 @@ class BookRepository:
         self._write(statements.INSERT_RELEASES, rows)
         self._session.execute(statements.FORGET_RELEASES, {"watermark_ms": watermark_ms})
 
-    def _save_position(self, position: Mapping[int, int], topic: str, group: str) -> None:
+    def _move(self, position: Mapping[int, int], before: Mapping[int, int] | None, topic: str, group: str) -> None:
+        known = self.position(topic, group)
         for partition, offset in position.items():
+            expected = known.get(partition) if before is None else before.get(partition)
             place = {"of_topic": topic, "of_consumer": group, "of_partition": partition, "next_offset": offset}
-            moved: Any = self._session.execute(statements.MOVE, place)
-            if not moved.rowcount:
+            if expected is not None:
+                moved: Any = self._session.execute(statements.MOVE, place | {"expected": expected})
+                if not moved.rowcount:
+                    raise ConflictError(f"{topic}/{partition} is no more at {expected}: another consumer has moved it")
+            elif partition in known:
+                raise ConflictError(f"{topic}/{partition} was begun by another consumer")
+            else:
                 row = {"topic": topic, "consumer": group, "partition": partition, "next_offset": offset}
-                self._session.execute(statements.INSERT_POSITIONS, row)
+                self._session.execute(statements.INSERT_POSITIONS, row | {"watermark_ms": 0})
 
 
 def _day(group: Sequence[Transaction | Response]) -> dict[str, int]:

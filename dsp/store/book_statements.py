@@ -97,12 +97,19 @@ KEPT = select(_total(DAYS.c.spend_micros), _total(DAYS.c.late_micros))
 ADD_TO_DAYS = _added(DAYS, SUMS)
 ADD_TO_LEASES = _added(LEASES, (LEASES.c.micros,))
 FORGET_RELEASES = delete(RELEASES).where(RELEASES.c.closes_ms <= bindparam("watermark_ms"))
+_PLACE = (
+    POSITIONS.c.topic == bindparam("of_topic"),
+    POSITIONS.c.consumer == bindparam("of_consumer"),
+    POSITIONS.c.partition == bindparam("of_partition"),
+)
+#: Moves nothing where the position is not the one expected.
 MOVE = (
     update(POSITIONS)
-    .where(
-        POSITIONS.c.topic == bindparam("of_topic"),
-        POSITIONS.c.consumer == bindparam("of_consumer"),
-        POSITIONS.c.partition == bindparam("of_partition"),
-    )
+    .where(*_PLACE, POSITIONS.c.next_offset == bindparam("expected"))
     .values(next_offset=bindparam("next_offset"))
+)
+TELL = (
+    update(POSITIONS)
+    .where(*_PLACE, POSITIONS.c.watermark_ms < bindparam("watermark"))
+    .values(watermark_ms=bindparam("watermark"))
 )

@@ -89,7 +89,10 @@ class BookReleaseRow(Base):
 
 
 class BookPositionRow(Base):
-    """How far a consumer has read a topic's partition; saved with what it did."""
+    """How far a consumer has read a topic's partition, saved with what it did.
+
+    What was appended before `watermark_ms` is not only entered: the lease store was told as well.
+    """
 
     __tablename__ = "book_position"
 
@@ -97,6 +100,7 @@ class BookPositionRow(Base):
     consumer: Mapped[str] = mapped_column(String(64), primary_key=True)
     partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     next_offset: Mapped[int]
+    watermark_ms: Mapped[int]
 
 
 class LeaseGenerationRow(Base):

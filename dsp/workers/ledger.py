@@ -1,48 +1,50 @@
 """Enters billed impressions in the book, and tells the lease store what was settled and how far it has read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from sqlalchemy import Engine
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import DataError
 
+from dsp.cache.connect import lease_store
 from dsp.cache.local import LocalLeaseStore
 from dsp.cache.port import LeaseStore
 from dsp.events.schema import Notice
 from dsp.events.topics import Topic
-from dsp.kernel import metrics
+from dsp.kernel import logging, metrics
 from dsp.kernel.clock import NS_PER_MS, Clock, SystemClock
+from dsp.kernel.errors import ConflictError
 from dsp.kernel.money import Micros
 from dsp.ledger.apply import entry
 from dsp.ledger.book import Release, Response, Transaction
 from dsp.store.book import Applied, BookRepository
 from dsp.store.database import create_engine, session_factory, url
-from dsp.stream.local import LocalEventLog
-from dsp.stream.port import Batch, EventLog
+from dsp.stream.connect import event_log
+from dsp.stream.port import Batch, EventLog, Position, Record
 from dsp.workers import runner
 from dsp.workers.config import WorkersConfig
+from dsp.workers.dead_letters import Poison, park, sift
+from dsp.workers.lease_keeper import LeaseKeeper
 
 #: The name under which the ledger's position is kept in the book.
 GROUP = "ledger"
 #: How often the whole book is summed up, which takes longer as it grows.
 AUDIT_INTERVAL_MS = 60_000
-
-
-def apply_batch(session: Session, batch: Batch) -> Applied:
-    """Enter one batch of notices and the position after it in the session's transaction; the caller commits."""
-    entries: list[Transaction | Release | Response] = []
-    for record, notice in runner.events(Topic.NOTICES, batch, Notice):
-        found = entry(notice, record.appended_ms)
-        if found is not None:
-            entries.append(found)
-    return BookRepository(session).apply(entries, batch.position, Topic.NOTICES, GROUP, batch.watermark_ms)
+#: How a database or our own code refuses a value, however often it is tried; not what two workers do to each other.
+_UNUSABLE = (ValueError, TypeError, ArithmeticError, DataError)
 
 
 class LedgerJob:
-    """Book first, then leases, so that a watermark never claims what is not in the book.
+    """Enters the notices of the partitions that are this worker's share; several workers share a topic.
 
-    What could not be told to the lease store stays in `_unsettled`; after a restart that is everything the book has.
-    The amounts are absolute, so telling them twice is harmless.
+    Book first, then leases, so that a watermark never claims what is not in the book. What could not be told to the
+    lease store stays in `_unsettled`; after a start, or when a partition comes from another worker, that is everything
+    the book has. The amounts are absolute, so telling them twice is harmless.
+
+    Two workers may for a moment both believe that a partition is theirs. Each batch moves the position in the book
+    from where it was read, in the batch's transaction, so only one of them enters it. The lease store's watermark is
+    the least of all partitions': its own as read, the others' as their workers say in the book, once they have told
+    the lease store what it stands for (docs/adr/0002).
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class LedgerJob:
         workers: WorkersConfig,
         clock: Clock,
         currency: str = "USD",
+        keeper: LeaseKeeper | None = None,
     ) -> None:
         self._sessions = session_factory(engine)
         self._views = session_factory(engine, read_only=True)
@@ -61,42 +64,114 @@ class LedgerJob:
         self._workers = workers
         self._clock = clock
         self._currency = currency
+        self._keeper = keeper
+        self._share: frozenset[int] = frozenset()
         self._position: dict[int, int] = {}
+        self._watermarks: dict[int, int] = {}  # of our share; no stamp is taken to be before them
+        self._watermark_ms = 0
         self._unsettled: dict[str, Micros] = {}
         self._audit_at_ms = 0
 
     async def open(self) -> None:
-        """Connect, and read from the book where to go on and what every lease bears."""
+        """Connect."""
         await self._log.open()
         await self._leases.open()
-        with self._views() as session:
-            book = BookRepository(session)
-            self._position = book.position(Topic.NOTICES, GROUP)
-            self._unsettled = book.spent_by_lease()
         _preset(self._currency)
 
     async def close(self) -> None:
-        """Release connections."""
+        """Release connections, and with them the share."""
         await self._log.close()
         await self._leases.close()
 
     async def step(self) -> bool:
         """Enter one batch; return whether more is waiting."""
-        batch = await self._log.read(
-            Topic.NOTICES, self._position, self._workers.batch_records, self._workers.wait_ms, fresh=True
-        )
-        if batch.records:
-            with self._sessions.begin() as session:
-                applied = apply_batch(session, batch)
-            self._position = dict(batch.position)
-            self._unsettled |= applied.leases
-            self._count(applied, len(batch.records))
-        await self._leases.settle(self._unsettled, batch.watermark_ms)
-        self._unsettled = {}
+        share = await self._log.assignment(Topic.NOTICES, GROUP)
+        if share.partitions != self._share:
+            self._take(share.partitions)
+        limit, wait_ms = self._workers.batch_records, self._workers.wait_ms
+        batch = await self._log.read(Topic.NOTICES, self._position, limit, wait_ms, self._share, fresh=True)
+        if not self._share:
+            return False
+        if batch.position != self._position:
+            try:
+                await self._enter(batch)
+            except ConflictError as fault:
+                logging.get(__name__).info("share lost", fault=str(fault))
+                self._share = frozenset()  # and taken again from where the book is now, if it is still ours
+                return True
+        await self._tell(batch, share.total)
         lag = 0 if batch.end else await self._log.lag(Topic.NOTICES, self._position)
         metrics.CONSUMER_LAG.labels(Topic.NOTICES.value, GROUP).set(lag)
         self._audit()
         return not batch.end
+
+    def _take(self, partitions: frozenset[int]) -> None:
+        """Go on where the book says, and tell the leases again what the book has: who had them may not have."""
+        with self._views() as session:
+            book = BookRepository(session)
+            positions, watermarks = (found(Topic.NOTICES, GROUP) for found in (book.position, book.watermarks))
+            # After the positions: it must hold everything up to them.
+            self._unsettled = book.spent_by_lease()
+        self._position = {one: positions[one] for one in partitions & positions.keys()}
+        self._watermarks = {one: watermarks[one] for one in partitions & watermarks.keys()}
+        self._share = partitions
+        logging.get(__name__).info("share taken", partitions=sorted(partitions))
+
+    async def _enter(self, batch: Batch) -> None:
+        found, poison = sift(batch.records, Notice)
+        await park(self._log, Topic.NOTICES, GROUP, poison)
+        try:
+            self._apply(found, batch.position)
+        except _UNUSABLE as fault:
+            logging.get(__name__).error("one of a batch cannot be entered", fault=repr(fault))
+            await self._enter_singly(found, batch.position)
+
+    async def _enter_singly(self, found: Sequence[tuple[Record, Notice]], position: Position) -> None:
+        """Enter a batch record by record, and park those that nothing can be done with."""
+        for record, notice in found:
+            after = self._position | {record.partition: record.offset + 1}
+            try:
+                self._apply([(record, notice)], after)
+            except _UNUSABLE as fault:
+                await park(self._log, Topic.NOTICES, GROUP, [Poison(record, repr(fault))])
+                self._apply([], after)
+        if position != self._position:
+            self._apply([], position)
+
+    def _apply(self, found: Sequence[tuple[Record, Notice]], position: Position) -> None:
+        """Enter notices and the position after them in one transaction."""
+        entries: list[Transaction | Release | Response] = []
+        for record, notice in found:
+            stamp = max(record.appended_ms, self._watermarks.get(record.partition, 0))
+            if (made := entry(notice, stamp)) is not None:
+                entries.append(made)
+        moved = {one: offset for one, offset in position.items() if offset != self._position.get(one)}
+        with self._sessions.begin() as session:
+            applied = BookRepository(session).apply(
+                entries, moved, Topic.NOTICES, GROUP, self._watermark_ms, self._position
+            )
+        self._position = dict(position)
+        self._unsettled |= applied.leases
+        self._count(applied, len(found))
+
+    async def _tell(self, batch: Batch, total: int) -> None:
+        """Tell the lease store what was entered and how far all workers have got, and the other workers how far we."""
+        for partition, watermark_ms in batch.watermarks.items():
+            self._watermarks[partition] = max(watermark_ms, self._watermarks.get(partition, 0))
+        others: dict[int, int] = {}
+        if len(self._share) < total:
+            with self._views() as session:
+                others = BookRepository(session).watermarks(Topic.NOTICES, GROUP)
+        every = others | self._watermarks
+        if len(every) == total:  # else a partition was never read, and nothing is known of it
+            self._watermark_ms = max(self._watermark_ms, min(every.values()))
+        await self._leases.settle(self._unsettled, self._watermark_ms)
+        self._unsettled = {}
+        if self._keeper is not None:
+            await self._keeper.keep(self._watermark_ms)
+        if len(self._share) < total:
+            with self._sessions.begin() as session:
+                BookRepository(session).tell(self._watermarks, Topic.NOTICES, GROUP)
 
     def _count(self, applied: Applied, records: int) -> None:
         entered = applied.charged + applied.late
@@ -127,16 +202,17 @@ def _preset(currency: str) -> None:
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:
-    """Run the ledger worker on the embedded stores."""
+    """Run the ledger worker on the stores that the settings ask for."""
     platform, workers = runner.sections(settings)
     clock = SystemClock()
-    data = platform.data_path
+    engine, leases = create_engine(url(platform)), lease_store(platform)
     job = LedgerJob(
-        create_engine(url(platform)),
-        LocalEventLog(data / "log", clock),
-        LocalLeaseStore(data / "leases.db"),
+        engine,
+        event_log(platform, clock),
+        leases,
         workers,
         clock,
         platform.currency,
+        None if isinstance(leases, LocalLeaseStore) else LeaseKeeper(session_factory(engine), leases),
     )
     await runner.run("ledger", settings, job, workers.ledger_step_ms)

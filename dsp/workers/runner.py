@@ -1,28 +1,24 @@
 """Runs one worker process: opens what its job needs, repeats the job's step, retries with back-off, stops on request.
 
-What a step does lives in the worker modules. A failed step is counted, logged and tried again, never skipped; only
-a record that is no event (poison) is counted, logged and passed over, because no retry can mend it.
+What a step does lives in the worker modules. A failed step is counted, logged and tried again, never skipped. What no
+retry can mend is a record that nobody can use: workers park those (dsp.workers.dead_letters) and go on.
 """
 
 import asyncio
 from collections.abc import Mapping
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, cast
 
 import msgspec
 from prometheus_client import start_http_server
 
-from dsp.events.schema import Event, decode
 from dsp.kernel import config, logging, metrics
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import DspError
 from dsp.kernel.lifecycle import Lifecycle
-from dsp.stream.port import Batch, Record
 from dsp.workers.config import METERED, WorkersConfig
 
 #: A step still running so long after a stop was asked for is cancelled; its work was not committed and is done again.
 STOP_SECONDS_MAX = 5.0
-
-_Event = TypeVar("_Event", bound=Event)
 
 
 class Job(Protocol):
@@ -104,27 +100,3 @@ async def _work(name: str, workers: WorkersConfig, job: Job, interval_ms: int, l
 def _serve_metrics(name: str, workers: WorkersConfig) -> None:
     if workers.metrics_port_base:
         start_http_server(workers.metrics_port_base + METERED.index(name), addr=workers.metrics_host)
-
-
-def events(topic: str, batch: Batch, kind: type[_Event]) -> list[tuple[Record, _Event]]:
-    """Return the batch's records of one kind, decoded; any other record is poison: counted, logged and passed over."""
-    metrics.POISON_RECORDS.labels(topic)
-    found: list[tuple[Record, _Event]] = []
-    for record in batch.records:
-        try:
-            event = decode(record.value)
-        except msgspec.DecodeError as fault:
-            _poison(topic, record, str(fault))
-            continue
-        if isinstance(event, kind):
-            found.append((record, event))
-        else:
-            _poison(topic, record, f"is a {type(event).__name__}")
-    return found
-
-
-def _poison(topic: str, record: Record, message: str) -> None:
-    metrics.POISON_RECORDS.labels(topic=topic).inc()
-    logging.get(__name__).error(
-        "record is no event", topic=topic, partition=record.partition, offset=record.offset, fault=message
-    )

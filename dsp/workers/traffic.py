@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from sqlalchemy.orm import Session, sessionmaker
 
-from dsp.cache.local import LocalBlobStore
+from dsp.cache.connect import blob_store
 from dsp.cache.port import BlobStore
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.reasons import Exclusion
@@ -28,10 +28,11 @@ from dsp.privacy.policy import permissions
 from dsp.snapshot.build import Snapshot, build
 from dsp.store.catalog import load_catalogue, revision
 from dsp.store.database import create_engine, session_factory, url
-from dsp.stream.local import LocalEventLog
+from dsp.stream.connect import event_log
 from dsp.stream.port import EventLog
 from dsp.workers import runner
 from dsp.workers.config import WorkersConfig
+from dsp.workers.dead_letters import park, sift
 
 GROUP = "traffic"
 #: How often the log is looked at: nothing is in a hurry to know at which hours traffic comes.
@@ -84,6 +85,7 @@ class TrafficJob:
 
     async def open(self) -> None:
         await self._log.open()
+        await self._blobs.open()
         self._publish_at_ms = self._clock.now_ms() + PUBLISH_INTERVAL_MS
         found = await self._blobs.get(TRAFFIC_BLOB)
         if found is None:
@@ -94,7 +96,7 @@ class TrafficJob:
             logging.get(__name__).error("traffic unreadable, learned anew", fault=str(fault))
 
     async def close(self) -> None:
-        """Publish what has been counted, so that it need not be read again."""
+        """Publish what has been counted, so that it need not be read again, and release connections."""
         try:
             await self._blobs.put(TRAFFIC_BLOB, encode(self._traffic))
         finally:
@@ -104,10 +106,12 @@ class TrafficJob:
         """Count one batch of sampled requests; return whether more is waiting."""
         snapshot = self._compile()
         batch = await self._log.read(Topic.REQUESTS, self._traffic.position, self._workers.batch_records)
+        found, poison = sift(batch.records, SampledRequest)
+        await park(self._log, Topic.REQUESTS, GROUP, poison)
         # The log's stamp is one clock, the bidders' are many.
         arrivals = [
             (record.appended_ms, line_item_ids)
-            for record, request in runner.events(Topic.REQUESTS, batch, SampledRequest)
+            for record, request in found
             for line_item_ids in self._eligible(snapshot, request)
         ]
         for at_ms, line_item_ids in arrivals:
@@ -154,13 +158,13 @@ class TrafficJob:
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:
-    """Run the traffic worker on the embedded stores."""
+    """Run the traffic worker on the stores that the settings ask for."""
     platform, workers = runner.sections(settings)
     clock = SystemClock()
     job = TrafficJob(
         session_factory(create_engine(url(platform)), read_only=True),
-        LocalEventLog(platform.data_path / "log", clock),
-        LocalBlobStore(platform.data_path / "blobs"),
+        event_log(platform, clock),
+        blob_store(platform),
         clock,
         workers,
         platform,

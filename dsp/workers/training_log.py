@@ -22,10 +22,11 @@ from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
 from dsp.kernel.errors import UnavailableError
 from dsp.store.book import BookRepository
 from dsp.store.database import create_engine, session_factory, url
-from dsp.stream.local import LocalEventLog
+from dsp.stream.connect import event_log
 from dsp.stream.port import Batch, EventLog, Position, Record
 from dsp.workers import retention, runner
 from dsp.workers.config import WorkersConfig
+from dsp.workers.dead_letters import park, sift
 from dsp.workers.hourly import HourlyFiles
 from dsp.workers.ledger import GROUP as LEDGER_GROUP
 from dsp.workers.training_rows import BIDS_SCHEMA, NOTICES_SCHEMA, bid_rows, notice_rows
@@ -66,10 +67,10 @@ class _Shelf:
         self.count = 0
         self.since_ms = 0
 
-    def add(self, batch: Batch, now_ms: int) -> None:
+    def add(self, batch: Batch, found: Sequence[tuple[Record, Decision | Notice]], now_ms: int) -> None:
         if batch.records and not self.records:
             self.since_ms = now_ms
-        for record, event in runner.events(self.data_set.topic, batch, self.data_set.kind):
+        for record, event in found:
             made = [(event.at_ms, row) for row in self.data_set.rows(event)]
             self.rows.setdefault(record.partition, []).extend(made)
             self.count += len(made)
@@ -125,8 +126,10 @@ class TrainingLogJob:
             if not shelf.certain:
                 await self._recover(shelf)
             batch = await self._log.read(shelf.data_set.topic, shelf.position, self._workers.batch_records)
+            found, poison = sift(batch.records, shelf.data_set.kind)
+            await park(self._log, shelf.data_set.topic, GROUP, poison)
             now_ms = self._clock.now_ms()
-            shelf.add(batch, now_ms)
+            shelf.add(batch, found, now_ms)
             more = more or not batch.end
             full = shelf.count >= self._workers.training_flush_records
             if full or now_ms - shelf.since_ms >= self._workers.training_flush_ms:
@@ -176,10 +179,10 @@ def _lock(root: Path) -> int:
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:
-    """Run the training-log worker on the embedded event log."""
+    """Run the training-log worker."""
     platform, workers = runner.sections(settings)
     clock = SystemClock()
-    log = LocalEventLog(platform.data_path / "log", clock)
+    log = event_log(platform, clock)
     sessions = session_factory(create_engine(url(platform)), read_only=True)
 
     async def ledger() -> Position:
@@ -190,6 +193,7 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
         Topic.DECISIONS: [partial(log.committed, Topic.DECISIONS, GROUP)],
         Topic.NOTICES: [partial(log.committed, Topic.NOTICES, GROUP), ledger],
         Topic.REQUESTS: [],
+        Topic.DEAD_LETTERS: [],
     }
     job = TrainingLogJob(log, platform.data_path / "training", clock, workers, readers)
     await runner.run("training_log", settings, job, min(workers.wait_ms, workers.training_flush_ms // 4))

@@ -19,7 +19,8 @@ from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.profile import Profile, load_profiles
 from dsp.privacy.policy import permissions
 from dsp.snapshot import codec
-from dsp.stream.local import LocalEventLog
+from dsp.stream.connect import event_log
+from dsp.stream.port import EventLog
 from models.evaluation.names import Names
 
 #: Sampled requests that are looked at, from the oldest kept on.
@@ -65,7 +66,7 @@ def catalogued(data_dir: Path) -> Names:
 
 
 async def _sampled(names: Names, platform: Platform, profiles: Mapping[str, Profile]) -> None:
-    log = LocalEventLog(platform.data_path / "log", SystemClock())
+    log = event_log(platform, SystemClock())
     await log.open()
     try:
         await _learn_requests(names, log, platform, profiles)
@@ -75,9 +76,7 @@ async def _sampled(names: Names, platform: Platform, profiles: Mapping[str, Prof
         await log.close()
 
 
-async def _learn_requests(
-    names: Names, log: LocalEventLog, platform: Platform, profiles: Mapping[str, Profile]
-) -> None:
+async def _learn_requests(names: Names, log: EventLog, platform: Platform, profiles: Mapping[str, Profile]) -> None:
     position: dict[int, int] = {}
     for _ in range(0, REQUESTS_MAX, _BATCH):
         batch = await log.read(Topic.REQUESTS, position, _BATCH)

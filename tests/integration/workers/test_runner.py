@@ -15,15 +15,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dsp.events.schema import Notice, SampledRequest, encode
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import UnavailableError
-from dsp.kernel.metrics import BATCHES_FAILED, POISON_RECORDS
+from dsp.kernel.metrics import BATCHES_FAILED
 from dsp.store.migrate import upgrade
-from dsp.stream.port import Batch, Record
 from dsp.workers import runner
 from dsp.workers.config import WORKERS, WorkersConfig
-from tests.notices import notice
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -131,16 +128,6 @@ async def test_a_step_that_has_begun_is_finished_before_the_end() -> None:
     job = Job(act)
     await run(job)
     assert (finished, job.closed, len(job.steps)) == ([True], 1, 1)
-
-
-def test_poison_is_counted_and_passed_over() -> None:
-    foreign = SampledRequest(auction_id="a", exchange="e", at_ms=1, body=b"", outcome="bid")
-    values = [b"", encode(notice(1)), b"\xc1", encode(foreign), encode(notice(2))[:-3], encode(notice(3))]
-    records = [Record(0, offset, 1, "key", value) for offset, value in enumerate(values, 1)]
-    before = POISON_RECORDS.labels(topic="notices")._value.get()
-    found = runner.events("notices", Batch(records, {0: 7}, True, {0: 1}), Notice)
-    assert [(record.offset, event.facts.bid_id) for record, event in found] == [(2, "bid-1"), (6, "bid-3")]
-    assert POISON_RECORDS.labels(topic="notices")._value.get() - before == 4
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ async def test_a_stop_writes_what_was_read(shop: Shop) -> None:
     assert len(shop.rows()) == 1
 
 
-async def test_poison_is_passed_over_and_nothing_else(shop: Shop) -> None:
+async def test_poison_is_parked_and_nothing_else(shop: Shop) -> None:
     entries = [decision(1), Entry("x", b"\xc1 rubbish"), notice(7), Entry("x", b""), decision(2)]
     await shop.log.append(Topic.DECISIONS, entries)
     await shop.log.append(Topic.DECISIONS, [Entry("x", b"rubbish alone")])
@@ -196,6 +196,8 @@ async def test_poison_is_passed_over_and_nothing_else(shop: Shop) -> None:
     await shop.work(job)
     assert [row["auction_id"] for row in shop.rows()] == ["auction-1", "auction-2"]
     assert await shop.log.lag(Topic.DECISIONS, await shop.log.committed(Topic.DECISIONS, GROUP)) == 0
+    parked = (await shop.log.read(Topic.DEAD_LETTERS, {}, 100)).records
+    assert [record.key for record in parked] == [f"decisions/0/{offset}" for offset in (2, 3, 4, 6)]
     await job.close()
 
 
@@ -292,16 +294,17 @@ async def test_two_writers_are_one_too_many(shop: Shop) -> None:
 async def test_the_log_is_trimmed_of_what_all_have_read_and_is_old(shop: Shop) -> None:
     job = shop.job(retention_hours=1.0, trim_every_seconds=1.0)
     await job.open()
-    for topic in (Topic.DECISIONS, Topic.NOTICES, Topic.REQUESTS):
+    topics = (Topic.DECISIONS, Topic.NOTICES, Topic.REQUESTS)
+    for topic in topics:
         make = decision if topic is Topic.DECISIONS else notice
         await shop.log.append(topic, [make(number) for number in range(10)])
     shop.ledger = {0: 6}  # offsets begin at 1: five are read
     await shop.work(job)
-    assert [await shop.log.lag(topic, {}) for topic in Topic] == [10, 10, 10]  # all young
+    assert [await shop.log.lag(topic, {}) for topic in topics] == [10, 10, 10]  # all young
     shop.clock.advance(2 * HOUR_MS)
     await shop.log.append(Topic.REQUESTS, [notice(11)])
     await shop.work(job)
-    lags = {topic: await shop.log.lag(topic, {}) for topic in Topic}
+    lags = {topic: await shop.log.lag(topic, {}) for topic in topics}
     assert lags == {Topic.DECISIONS: 0, Topic.NOTICES: 5, Topic.REQUESTS: 1}
     shop.ledger = {}  # a consumer that has not begun holds everything
     await shop.work(job)

@@ -1,0 +1,68 @@
+"""Poison: records that no retry can mend. They are parked in a topic of their own and counted, and block nothing."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from dsp.events.dead_letter import DeadLetter, encode
+from dsp.events.schema import Event, decode
+from dsp.events.topics import Topic
+from dsp.kernel import logging, metrics
+from dsp.stream.port import Entry, EventLog, Record
+
+#: More of a record is not kept: a letter must fit where the record did.
+VALUE_BYTES_MAX = 500_000
+_KEY_CHARACTERS_MAX = 1_000
+_Event = TypeVar("_Event", bound=Event)
+
+
+class Poison(NamedTuple):
+    """A record, and why it cannot be used."""
+
+    record: Record
+    fault: str
+
+
+def sift(records: Sequence[Record], kind: type[_Event]) -> tuple[list[tuple[Record, _Event]], list[Poison]]:
+    """Return the records of one kind, decoded, and apart from them all others."""
+    found: list[tuple[Record, _Event]] = []
+    poison: list[Poison] = []
+    for record in records:
+        try:
+            event = decode(record.value)
+        except msgspec.DecodeError as fault:
+            poison.append(Poison(record, f"is no event: {fault}"))
+            continue
+        if isinstance(event, kind):
+            found.append((record, event))
+        else:
+            poison.append(Poison(record, f"is a {type(event).__name__}"))
+    return found, poison
+
+
+async def park(log: EventLog, topic: Topic, group: str, poison: Sequence[Poison]) -> None:
+    """Park records before the position moves past them: in doubt they are parked twice, and never lost.
+
+    Raises:
+        UnavailableError: the log is away; the position must not move then.
+    """
+    counter = metrics.POISON_RECORDS.labels(topic=topic)
+    if not poison:
+        return
+    letters = []
+    for record, fault in poison:
+        place = {"partition": record.partition, "offset": record.offset}
+        logging.get(__name__).error("record parked", topic=topic, group=group, fault=fault, **place)
+        letter = DeadLetter(
+            topic=topic,
+            group=group,
+            fault=fault,
+            appended_ms=record.appended_ms,
+            key=record.key[:_KEY_CHARACTERS_MAX],
+            value=record.value[:VALUE_BYTES_MAX],
+            **place,
+        )
+        letters.append(Entry(f"{topic}/{record.partition}/{record.offset}", encode(letter)))
+    await log.append(Topic.DEAD_LETTERS, letters)
+    counter.inc(len(poison))

@@ -1,0 +1,52 @@
+"""Records that no consumer can use: kept apart with the reason, counted, and in nobody's way."""
+
+from pathlib import Path
+
+import pytest
+
+from dsp.events.dead_letter import decode as decode_letter
+from dsp.events.schema import Notice, SampledRequest, encode
+from dsp.events.topics import Topic
+from dsp.kernel.clock import ManualClock
+from dsp.kernel.errors import UnavailableError
+from dsp.kernel.metrics import POISON_RECORDS
+from dsp.stream.local import LocalEventLog
+from dsp.stream.port import Record
+from dsp.workers.dead_letters import VALUE_BYTES_MAX, Poison, park, sift
+from tests.notices import notice
+from tests.unit.bidder.fakes import FakeLog
+
+
+def test_what_is_no_event_of_the_kind_is_set_apart() -> None:
+    foreign = SampledRequest(auction_id="a", exchange="e", at_ms=1, body=b"", outcome="bid")
+    values = [b"", encode(notice(1)), b"\xc1", encode(foreign), encode(notice(2))[:-3], encode(notice(3))]
+    records = [Record(0, offset, 1, "key", value) for offset, value in enumerate(values, 1)]
+    found, poison = sift(records, Notice)
+    assert [(record.offset, event.facts.bid_id) for record, event in found] == [(2, "bid-1"), (6, "bid-3")]
+    assert [one.record.offset for one in poison] == [1, 3, 4, 5]
+    assert "SampledRequest" in poison[2].fault
+
+
+async def test_a_letter_says_where_it_stood_and_fits_where_it_did(tmp_path: Path) -> None:
+    log = LocalEventLog(tmp_path, ManualClock())
+    await log.open()
+    before = POISON_RECORDS.labels(topic="decisions")._value.get()
+    large = Record(3, 8, 70, "k" * 5_000, b"x" * (VALUE_BYTES_MAX + 1))
+    await park(log, Topic.DECISIONS, "group", [Poison(Record(2, 7, 60, "key", b"\xc1"), "why"), Poison(large, "size")])
+    await park(log, Topic.DECISIONS, "group", [])
+    records = (await log.read(Topic.DEAD_LETTERS, {}, 10)).records
+    letters = [decode_letter(record.value) for record in records]
+    assert [record.key for record in records] == ["decisions/2/7", "decisions/3/8"]
+    assert (letters[0].topic, letters[0].partition, letters[0].offset) == ("decisions", 2, 7)
+    assert (letters[0].value, letters[0].key, letters[0].appended_ms) == (b"\xc1", "key", 60)
+    assert (letters[0].group, letters[0].fault) == ("group", "why")
+    assert len(letters[1].value) == VALUE_BYTES_MAX
+    assert POISON_RECORDS.labels(topic="decisions")._value.get() - before == 2
+    await log.close()
+
+
+async def test_what_could_not_be_parked_is_not_counted() -> None:
+    before = POISON_RECORDS.labels(topic="decisions")._value.get()
+    with pytest.raises(UnavailableError):
+        await park(FakeLog(away=True), Topic.DECISIONS, "group", [Poison(Record(0, 0, 0, "", b""), "why")])
+    assert POISON_RECORDS.labels(topic="decisions")._value.get() == before

@@ -1,0 +1,257 @@
+"""Several ledger workers on one topic: each notice is entered once, and the leases' watermark waits for the slowest."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from dsp.cache.local import LocalLeaseStore
+from dsp.cache.port import Limit
+from dsp.events.dead_letter import decode as decode_letter
+from dsp.events.schema import NoticeKind, encode
+from dsp.events.topics import Topic
+from dsp.kernel.clock import ManualClock
+from dsp.kernel.errors import UnavailableError
+from dsp.kernel.metrics import POISON_RECORDS
+from dsp.store.book import BookRepository
+from dsp.store.database import create_engine, session_factory
+from dsp.stream.port import Assignment, Batch, Position, Record
+from dsp.workers.config import WorkersConfig
+from dsp.workers.ledger import GROUP, LedgerJob
+from tests.notices import FACTS, notice
+from tests.unit.bidder.fakes import FakeLog
+
+LEASE = "7-3-20000"
+
+
+class Partitions:
+    """The records of a topic that several logs read, by partition, and how far its time is known."""
+
+    def __init__(self, count: int) -> None:
+        self.records: list[list[Record]] = [[] for _ in range(count)]
+        self.now_ms = 5_000
+
+    def add(self, partition: int, *values: bytes) -> None:
+        for value in values:
+            self.records[partition].append(Record(partition, len(self.records[partition]), self.now_ms, "key", value))
+
+
+class SharedLog(FakeLog):
+    """One worker's view of them: its share is what the test says, and `between` runs after what it reads."""
+
+    def __init__(self, partitions: Partitions, share: set[int]) -> None:
+        super().__init__()
+        self.partitions = partitions
+        self.share = share
+        self.limit = 1_000
+        self.between: list[LedgerJob] = []
+
+    async def assignment(self, topic: str, group: str) -> Assignment:
+        return Assignment(frozenset(self.share), len(self.partitions.records))
+
+    async def read(
+        self,
+        topic: str,
+        position: Position,
+        limit: int,
+        wait_ms: int = 0,
+        partitions: Collection[int] | None = None,
+        fresh: bool = False,
+    ) -> Batch:
+        records: list[Record] = []
+        after: Position = {}
+        watermarks = {}
+        for partition in partitions or ():
+            begin = position.get(partition, 0)
+            found = self.partitions.records[partition][begin : begin + self.limit]
+            records += found
+            after[partition] = begin + len(found)
+            at_end = after[partition] == len(self.partitions.records[partition])
+            watermarks[partition] = self.partitions.now_ms if at_end else found[-1].appended_ms
+        while self.between:
+            await self.between.pop().step()
+        return Batch(records, after, True, watermarks)
+
+
+class Leases(LocalLeaseStore):
+    """A lease store that a worker may not reach."""
+
+    away = False
+
+    async def settle(self, settled: dict[str, int], watermark_ms: int) -> None:  # type: ignore[override]
+        if self.away:
+            raise UnavailableError("away")
+        await super().settle(settled, watermark_ms)
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    engine = create_engine(database)
+    yield engine
+    engine.dispose()
+
+
+class World:
+    def __init__(self, engine: Engine, path: Path, partitions: int) -> None:
+        self.engine = engine
+        self.path = path
+        self.partitions = Partitions(partitions)
+        self.views = session_factory(engine, read_only=True)
+
+    async def worker(self, *share: int) -> tuple[LedgerJob, SharedLog, Leases]:
+        log, leases = SharedLog(self.partitions, set(share)), Leases(self.path / "leases.db", "NORMAL")
+        job = LedgerJob(self.engine, log, leases, WorkersConfig(), ManualClock())
+        await job.open()
+        return job, log, leases
+
+    async def watermark_ms(self) -> int:
+        """What a bidder is told."""
+        leases = Leases(self.path / "leases.db", "NORMAL")
+        await leases.open()
+        report = await leases.sync(await leases.register("reader", 0), 0, [], {}, 0)
+        await leases.close()
+        return report.watermark_ms
+
+    def entered(self) -> int:
+        with self.views() as session:
+            book = BookRepository(session)
+            assert book.imbalance() == 0
+            assert book.spent_by_lease().get(LEASE, 0) == 80 * book.transactions()
+            return book.transactions()
+
+
+async def test_two_workers_that_read_the_same_enter_it_once(engine: Engine, tmp_path: Path) -> None:
+    world = World(engine, tmp_path, 1)
+    world.partitions.add(0, *(encode(notice(number)) for number in range(5)))
+    one, log, _ = await world.worker(0)
+    two, _, _ = await world.worker(0)
+    log.between = [two]  # it enters everything while the first, which has read it, does not know
+    assert await one.step()  # the first lost, and looks again
+    assert world.entered() == 5
+    world.partitions.add(0, encode(notice(5)))
+    await one.step()
+    await two.step()
+    await two.step()
+    assert world.entered() == 6
+    with world.views() as session:
+        assert BookRepository(session).position(Topic.NOTICES, GROUP) == {0: 6}
+    await one.close()
+    await two.close()
+
+
+async def test_a_worker_that_lost_one_partition_in_a_batch_enters_the_others(engine: Engine, tmp_path: Path) -> None:
+    world = World(engine, tmp_path, 2)
+    one, log, _ = await world.worker(0, 1)
+    await one.step()
+    for partition in (0, 1):
+        world.partitions.add(partition, *(encode(notice(number + 10 * partition)) for number in range(3)))
+    two, _, _ = await world.worker(1)
+    log.between = [two]
+    await one.step()
+    assert world.entered() == 3  # its batch went back as a whole
+    log.share = {0}
+    await one.step()
+    assert world.entered() == 6
+    await one.close()
+    await two.close()
+
+
+async def test_the_watermark_is_that_of_the_slowest_partition(engine: Engine, tmp_path: Path) -> None:
+    world = World(engine, tmp_path, 2)
+    one, _, _ = await world.worker(0)
+    await one.step()
+    assert await world.watermark_ms() == 0  # nobody has read the other partition
+    two, _, leases = await world.worker(1)
+    await two.step()
+    await one.step()
+    assert await world.watermark_ms() == 5_000
+    world.partitions.now_ms = 6_000
+    world.partitions.add(1, encode(notice(1)))
+    leases.away = True
+    with pytest.raises(UnavailableError):
+        await two.step()  # entered, and the leases do not know what their lease bears
+    world.partitions.now_ms = 7_000
+    await one.step()
+    assert world.entered() == 1
+    assert await world.watermark_ms() == 5_000
+    leases.away = False
+    await two.step()
+    await one.step()
+    assert await world.watermark_ms() == 7_000
+    await one.close()
+    await two.close()
+
+
+async def test_what_a_dead_worker_did_not_tell_its_successor_tells(engine: Engine, tmp_path: Path) -> None:
+    world = World(engine, tmp_path, 2)
+    dead, _, leases = await world.worker(1)
+    await leases.set_limits([Limit(3, 2, None, None, None, None)])
+    world.partitions.add(1, encode(notice(1)))
+    leases.away = True
+    with pytest.raises(UnavailableError):
+        await dead.step()
+    heir, log, _ = await world.worker(0)
+    await heir.step()
+    log.share = {0, 1}
+    await heir.step()
+    assert await world.watermark_ms() == 5_000
+    rows = await leases._file.read(lambda sql: sql.execute("SELECT lease_id, settled FROM leases").fetchall())
+    assert rows == [(LEASE, 80)]
+    await dead.close()
+    await heir.close()
+
+
+async def test_a_stamp_behind_a_watermark_counts_as_late_as_the_watermark(engine: Engine, tmp_path: Path) -> None:
+    """A broker whose clock was set back, or another that leads: what was promised about time holds all the same."""
+    world = World(engine, tmp_path, 1)
+    world.partitions.now_ms = FACTS.expires_at_ms + 2_000
+    one, _, _ = await world.worker(0)
+    await one.step()
+    assert await world.watermark_ms() == FACTS.expires_at_ms + 2_000  # the bid's money may be somebody else's by now
+    world.partitions.now_ms = 5_000
+    world.partitions.add(0, encode(notice(1)))
+    await one.step()
+    with world.views() as session:
+        (day,) = BookRepository(session).days()
+    assert (day.spend_micros, day.late_micros) == (0, 80)
+    await one.close()
+
+
+async def test_poison_is_parked_and_what_stands_beside_it_is_entered(engine: Engine, tmp_path: Path) -> None:
+    world = World(engine, tmp_path, 2)
+    large = notice(3, cost_micros=80, line_item_id=1 << 63)
+    values = [b"\xc1 no event", encode(notice(1)), encode(large), encode(notice(2)), encode(notice(9, NoticeKind.LOSS))]
+    before = POISON_RECORDS.labels(topic="notices")._value.get()
+    one, log, _ = await world.worker(0, 1)
+    log.away = True
+    world.partitions.add(0, *values)
+    world.partitions.add(1, encode(notice(4)))
+    with pytest.raises(UnavailableError):
+        await one.step()  # it cannot be parked, so nothing moves past it
+    assert world.entered() == 0
+    log.away = False
+    await one.step()
+    assert world.entered() == 3
+    letters = [decode_letter(entry.value) for entry in log.appended[Topic.DEAD_LETTERS]]
+    assert [(one.topic, one.partition, one.offset, one.value, one.group) for one in letters] == [
+        ("notices", 0, 0, values[0], "ledger"),
+        ("notices", 0, 2, values[2], "ledger"),
+    ]
+    assert all(one.fault for one in letters)
+    assert POISON_RECORDS.labels(topic="notices")._value.get() - before == 2
+    with world.views() as session:
+        assert BookRepository(session).position(Topic.NOTICES, GROUP) == {0: 5, 1: 1}
+    await one.close()
+
+
+async def test_a_nul_in_an_id_holds_nothing_up(engine: Engine, tmp_path: Path) -> None:
+    """An exchange may send one in an auction's id; PostgreSQL's text holds none, SQLite's does."""
+    world = World(engine, tmp_path, 1)
+    world.partitions.add(0, encode(notice(1, auction_id="a\x00b")), encode(notice(2)))
+    one, log, _ = await world.worker(0)
+    await one.step()
+    parked = len(log.appended.get(Topic.DEAD_LETTERS, []))
+    assert world.entered() + parked == 2
+    assert parked == (engine.dialect.name == "postgresql")
+    await one.close()
