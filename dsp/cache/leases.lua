@@ -143,20 +143,15 @@ function operations.standing()
     return cmsgpack.pack({get('generation'), is_whole(), number('asked'), number('ceiling')})
 end
 
+-- What is not whole does not know which epochs there were.
 function operations.last_epoch()
-    return text(number('epoch'))
-end
-
-function operations.next_epoch(epoch_min)
-    local epoch = math.max(number('epoch') + 1, epoch_min)
-    set('epoch', epoch)
-    return text(epoch)
+    return is_whole() and text(number('epoch')) or '-1'
 end
 
 function operations.register(holder, epoch)
     local all = holders()
-    if all[text(epoch)] then
-        return redis.error_reply('TAKEN epoch ' .. text(epoch))
+    if epoch <= number('epoch') then
+        return 'taken'
     end
     for _, one in pairs(all) do
         if one[NAME] == holder and one[STATE] == LIVE then
@@ -165,8 +160,8 @@ function operations.register(holder, epoch)
     end
     all[text(epoch)] = {holder, LIVE, 0, 0, -1, 0}
     save_holders(all)
-    raise('epoch', epoch)
-    return text(epoch)
+    set('epoch', epoch)
+    return 'OK'
 end
 
 function operations.sync(epoch, now_ms, wants, returns, promise_ms, grant_min, spare_part)
@@ -308,14 +303,8 @@ function operations.restate(generation, used, epoch_min, ceiling_ms)
     for _, one in ipairs(used) do
         set('used:' .. one[1], one[2])
     end
-    local all = holders()
-    for epoch, one in pairs(all) do
-        if tonumber(epoch) <= epoch_min then -- the names of its leases were in use before
-            all[epoch] = nil
-        end
-    end
-    save_holders(all)
-    raise('epoch', epoch_min)
+    -- Ceilings grow from generation to generation, and by far more than epochs are given out in between.
+    raise('epoch', math.max(epoch_min, ceiling_ms))
     raise('ceiling', ceiling_ms)
     set('whole', '1')
     return 'OK'

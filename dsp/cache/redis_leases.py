@@ -32,6 +32,7 @@ TIMEOUT_MS = 5_000
 _DURABLE: Command = ("WAITAOF", 1, 0, 3_000)
 #: Leases settled by one script, so that none keeps others waiting for long.
 _SETTLED_MAX = 1_000
+_REGISTER_TRIES = 10
 _SCRIPT = (files("dsp.cache") / "leases.lua").read_bytes()
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -56,12 +57,19 @@ class RedisLeaseStore:
         await self._nodes.close()
 
     async def register(self, holder: str, now_ms: int) -> int:
-        """Return a new epoch for a holder; its older epochs are fenced."""
-        # The clock, so that shards that lost everything do not give out the lease ids of old again.
-        last = max(int(found) for found in (await self._everywhere("last_epoch")).values())
-        epoch = int((await self._run({0: [("next_epoch", max(now_ms, last + 1))]}))[0][0])
-        await self._everywhere("register", holder, epoch)
-        return epoch
+        """Return a new epoch for a holder, one that was never given out before; its older epochs are fenced.
+
+        Shards know the same epochs, so any that is whole knows the last; and of two holders that both take the next
+        one, at most one finds it free in all of them.
+        """
+        for _ in range(_REGISTER_TRIES):
+            last = max(int(found) for found in (await self._everywhere("last_epoch")).values())
+            if last < 0:
+                raise UnavailableError("the lease store has lost its data, and was not told yet what is spent")
+            taken = await self._everywhere("register", holder, last + 1)
+            if all(found == b"OK" for found in taken.values()):
+                return last + 1
+        raise UnavailableError("too many holders register at once")
 
     async def sync(
         self, epoch: int, now_ms: int, wants: Sequence[LeaseWant], returns: Mapping[str, Micros], expires_ms_max: int

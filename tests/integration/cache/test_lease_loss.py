@@ -1,0 +1,243 @@
+"""What becomes of money when the lease store's server dies, keeps its data, or loses it."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from sqlalchemy import Engine
+
+from dsp.cache.port import LeaseReport, LeaseWant, Limit, Standing
+from dsp.cache.redis import RedisLeaseStore
+from dsp.kernel.clock import ManualClock
+from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.ledger.book import Transaction
+from dsp.ledger.terms import closes_ms
+from dsp.store.book import BookRepository
+from dsp.store.database import create_engine, session_factory
+from dsp.workers.lease_keeper import CEILING_SLACK_MS, PROMISE_AHEAD_MS_MAX, LeaseKeeper
+from tests.integration.bidder.world import until
+from tests.servers.valkey import Cluster, Valkey
+
+NOW_MS = ManualClock().now_ms()
+DAY = NOW_MS // 86_400_000
+PROMISE_MS = NOW_MS + 125_000
+
+
+class Money:
+    """A lease store with its keeper and a book."""
+
+    def __init__(self, url: str, engine: Engine) -> None:
+        self.url = url
+        self.store = RedisLeaseStore(url)
+        self.sessions = session_factory(engine)
+        self.keeper = LeaseKeeper(self.sessions, self.store)
+        self.bids = 0
+
+    async def ask(self, epoch: int, *wants: tuple[int, int], promise_ms: int = PROMISE_MS) -> LeaseReport:
+        asked = [LeaseWant(item, DAY, amount) for item, amount in wants]
+        return await self.store.sync(epoch, NOW_MS, asked, {}, promise_ms)
+
+    async def begin(self, epoch: int, promise_ms: int = PROMISE_MS) -> None:
+        """Promise, which is believed once the keeper has written it down."""
+        with pytest.raises(UnavailableError, match="promise"):
+            await self.ask(epoch, promise_ms=promise_ms)
+        await self.keeper.keep(NOW_MS)
+        await self.ask(epoch, promise_ms=promise_ms)
+
+    async def bill(self, lease_id: str, item: int, campaign: int, micros: int, watermark_ms: int) -> None:
+        """Do what the ledger does with a billing notice: the book first, then the lease store."""
+        self.bids += 1
+        one = Transaction(
+            exchange="exchange",
+            auction_id=f"auction-{self.bids}",
+            imp_id="1",
+            kind="bill",
+            bid_id=f"bid-{self.bids}",
+            at_ms=NOW_MS,
+            appended_ms=NOW_MS,
+            advertiser_id=1,
+            campaign_id=campaign,
+            line_item_id=item,
+            creative_id=1,
+            day=DAY,
+            lease_id=lease_id,
+            charged_micros=micros,
+            late_micros=0,
+        )
+        with self.sessions.begin() as session:
+            applied = BookRepository(session).apply([one], {}, "notices", "test")
+        await self.store.settle(applied.leases, watermark_ms)
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    made = create_engine(database)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+async def money(own_valkey: Valkey, engine: Engine) -> AsyncIterator[Money]:
+    made = Money(own_valkey.url, engine)
+    await made.store.open()
+    await made.keeper.keep(NOW_MS)
+    yield made
+    await made.store.close()
+
+
+async def granted(money: Money, epoch: int, *wants: tuple[int, int]) -> list[int]:
+    report = await money.ask(epoch, *wants)
+    found = {one.line_item_id: one.granted_micros for one in report.leases}
+    return [found.get(item, 0) for item, _ in wants]
+
+
+async def back(money: Money) -> list[Standing]:
+    """Wait until the server is found back."""
+
+    async def answers() -> list[Standing]:
+        try:
+            return await money.store.standing()
+        except UnavailableError:
+            return []
+
+    return list(await until(answers))
+
+
+async def test_a_killed_server_goes_on_where_it_was(money: Money, own_valkey: Valkey) -> None:
+    epoch = await money.store.register("bidder", NOW_MS)
+    await money.begin(epoch)
+    await money.store.set_limits([Limit(1, 1, None, 100, None, None)])
+    assert await granted(money, epoch, (1, 60)) == [60]
+    before = await money.store.standing()
+    own_valkey.kill()
+    with pytest.raises(UnavailableError):
+        await money.ask(epoch, (1, 10))
+    own_valkey.start()
+    assert await back(money) == before
+    assert await granted(money, epoch, (1, 60)) == [100]
+
+
+@pytest.mark.parametrize("how", ["killed", "flushed", "evicted"])
+async def test_a_server_that_lost_its_data_grants_nothing_until_all_is_told_that_can_be_spent(
+    money: Money, own_valkey: Valkey, how: str
+) -> None:
+    old = await money.store.register("bidder", NOW_MS)
+    await money.begin(old)
+    limits = [Limit(1, 7, None, 100, None, None), Limit(2, 7, None, None, None, 150)]
+    await money.store.set_limits(limits)
+    assert await granted(money, old, (1, 60), (2, 50)) == [60, 50]
+    await money.bill(f"{old}-1-{DAY}", 1, 7, 20, NOW_MS)
+    (before,) = await money.store.standing()
+    if how == "killed":
+        own_valkey.kill()
+        own_valkey.lose()
+        own_valkey.start()
+    elif how == "flushed":
+        with own_valkey.client() as client:
+            client.flushall()
+    else:  # by a policy that may evict anything
+        with own_valkey.client(money.url) as client:
+            client.delete(*client.keys("*leases*"))
+    (after,) = await back(money)
+    assert (after.generation != before.generation, after.whole) == (True, False)
+    with pytest.raises(ConflictError):
+        await money.ask(old)
+    with pytest.raises(UnavailableError, match="lost"):
+        await money.store.register("bidder", NOW_MS)
+    await money.store.set_limits(limits)
+
+    # The old leases may still be billed, up to the ceiling that the book knows.
+    lost_ms = PROMISE_MS + CEILING_SLACK_MS
+    for watermark_ms in (NOW_MS, closes_ms(PROMISE_MS), closes_ms(lost_ms) - 1):
+        await money.store.settle({}, watermark_ms)
+        await money.keeper.keep(watermark_ms)
+        assert not (await money.store.standing())[0].whole
+    await money.bill(f"{old}-1-{DAY}", 1, 7, 40, closes_ms(lost_ms) - 1)
+    await money.bill(f"{old}-2-{DAY}", 2, 7, 50, closes_ms(lost_ms) - 1)
+    await money.keeper.keep(closes_ms(lost_ms))
+    new = await money.store.register("bidder", NOW_MS)
+    assert new > old
+    assert await granted(money, new, (1, 500), (2, 500)) == [40, 0]  # 150 of the campaign: 60 + 50 + 40
+    await money.store.settle(BookRepository(money.sessions()).spent_by_lease(), closes_ms(lost_ms))  # told again
+    assert await granted(money, new, (1, 500), (2, 500)) == [40, 0]
+
+
+async def test_a_holder_may_promise_only_what_the_book_knows(money: Money) -> None:
+    epoch = await money.store.register("bidder", NOW_MS)
+    await money.store.set_limits([Limit(1, 1, None, 100, None, None)])
+    await money.begin(epoch)
+    later_ms = PROMISE_MS + CEILING_SLACK_MS + 1
+    with pytest.raises(UnavailableError, match="promise"):
+        await money.ask(epoch, (1, 10), promise_ms=later_ms)
+    await money.keeper.keep(NOW_MS)
+    assert [one.granted_micros for one in (await money.ask(epoch, (1, 10), promise_ms=later_ms)).leases] == [10]
+    mad_ms = NOW_MS + 10 * PROMISE_AHEAD_MS_MAX
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="promise"):
+            await money.ask(epoch, promise_ms=mad_ms)
+        await money.keeper.keep(NOW_MS)
+    (one,) = await money.store.standing()
+    assert one.ceiling_ms == NOW_MS + PROMISE_AHEAD_MS_MAX + CEILING_SLACK_MS
+
+
+async def test_a_loss_before_anything_was_told_costs_no_time(money: Money, own_valkey: Valkey, engine: Engine) -> None:
+    """The book wrote a generation down, and the keeper died before the store heard of it."""
+    with own_valkey.client() as client:
+        client.flushall()
+    (lost,) = await money.store.standing()
+    await money.keeper.keep(NOW_MS + 10 * CEILING_SLACK_MS)
+    (whole,) = await money.store.standing()
+    assert (whole.generation, whole.whole) == (lost.generation, True)
+    with own_valkey.client(money.url) as client:
+        client.hdel("dsp:{dsp-0}:leases", "whole")  # as it was in between
+    await LeaseKeeper(session_factory(engine), money.store).keep(NOW_MS)
+    assert (await money.store.standing())[0].whole
+
+
+async def test_two_keepers_at_once_restate_once(money: Money, own_valkey: Valkey, engine: Engine) -> None:
+    (lost,) = await money.store.standing()
+    epoch = await money.store.register("bidder", NOW_MS)
+    await money.begin(epoch)
+    await money.store.set_limits([Limit(1, 1, None, 100, None, None)])
+    assert await granted(money, epoch, (1, 100)) == [100]
+    await money.store.restate(0, lost.generation, [], 0, PROMISE_MS)  # one that was slow
+    assert await granted(money, epoch, (1, 100)) == [100]
+    with pytest.raises(UnavailableError):
+        await money.store.restate(0, "another", [], 0, PROMISE_MS)
+
+
+async def test_a_server_that_keeps_nothing_over_a_restart_grants_nothing(money: Money, own_valkey: Valkey) -> None:
+    epoch = await money.store.register("bidder", NOW_MS)
+    with own_valkey.client() as client:
+        client.config_set("appendonly", "no")
+    with pytest.raises(UnavailableError, match="appendonly"):
+        await money.ask(epoch)
+
+
+async def test_what_one_node_of_a_cluster_lost_the_others_still_grant(valkey_cluster: Cluster, engine: Engine) -> None:
+    money = Money(valkey_cluster.url, engine)
+    await money.store.open()
+    await money.keeper.keep(NOW_MS)
+    epoch = await money.store.register("bidder", NOW_MS)
+    await money.begin(epoch)
+    items = range(1, 17)  # a campaign of each shard
+    limits = [Limit(item, item, None, 100, None, None) for item in items]
+    await money.store.set_limits(limits)
+    assert await granted(money, epoch, *((item, 60) for item in items)) == [60] * 16
+    before = await money.store.standing()
+    with valkey_cluster.nodes[0].client() as client:
+        client.flushall()
+    after = await money.store.standing()
+    lost = {one.shard for one, known in zip(after, before, strict=True) if one.generation != known.generation}
+    assert 0 < len(lost) < 16
+    await money.store.set_limits(limits)
+    await money.store.settle({}, NOW_MS)
+    await money.keeper.keep(NOW_MS)
+    epoch = await money.store.register("bidder", NOW_MS)
+    found = await granted(money, epoch, *((item, 100) for item in items))
+    assert found == [0 if item % 16 in lost else 40 for item in items]
+    later_ms = closes_ms(PROMISE_MS + CEILING_SLACK_MS)
+    await money.store.settle({}, later_ms)
+    await money.keeper.keep(later_ms)
+    found = await granted(money, epoch, *((item, 100) for item in items))
+    assert found == [100 if item % 16 in lost else 40 for item in items]
+    await money.store.close()
