@@ -48,6 +48,10 @@ class _Keys(Protocol):
     def price_encryption_key(self) -> str: ...
     @property
     def price_integrity_key(self) -> str: ...
+    @property
+    def price_encryption_key_before(self) -> str: ...
+    @property
+    def price_integrity_key_before(self) -> str: ...
 
 
 class PlainPrice:
@@ -67,11 +71,12 @@ class PlainPrice:
 
 
 class GooglePrice:
-    """The price encrypted and signed with two keys that the exchange gave us."""
+    """The price encrypted and signed with two keys that the exchange gave us; one of those `before` is read as well."""
 
-    def __init__(self, encryption_key: bytes, integrity_key: bytes) -> None:
+    def __init__(self, encryption_key: bytes, integrity_key: bytes, before: PriceCipher | None = None) -> None:
         self._encryption_key = encryption_key
         self._integrity_key = integrity_key
+        self._before = before
 
     def decrypt(self, text: str) -> float:
         _refuse_unknown(text)
@@ -79,6 +84,8 @@ class GooglePrice:
         vector = data[:_VECTOR_BYTES]
         price = _xor(data[_VECTOR_BYTES : _VECTOR_BYTES + _PRICE_BYTES], self._pad(vector))
         if not hmac.compare_digest(self._signature(price, vector), data[-_SIGNATURE_BYTES:]):
+            if self._before is not None:
+                return self._before.decrypt(text)
             raise InputError("the price's signature does not match", reason="price_forged")
         return _sane(int.from_bytes(price, "big") / MICROS_PER_UNIT)
 
@@ -98,9 +105,16 @@ class GooglePrice:
 
 def cipher(profile: _Keys) -> PriceCipher:
     """Return the cipher a profile names."""
-    if profile.price_cipher == "google":
-        return GooglePrice(key_from_text(profile.price_encryption_key), key_from_text(profile.price_integrity_key))
-    return PlainPrice()
+    if profile.price_cipher != "google":
+        return PlainPrice()
+    before = None
+    if profile.price_encryption_key_before:
+        before = _google(profile.price_encryption_key_before, profile.price_integrity_key_before)
+    return _google(profile.price_encryption_key, profile.price_integrity_key, before)
+
+
+def _google(encryption_key: str, integrity_key: str, before: PriceCipher | None = None) -> PriceCipher:
+    return GooglePrice(key_from_text(encryption_key), key_from_text(integrity_key), before)
 
 
 def key_from_text(text: str) -> bytes:

@@ -25,6 +25,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     #: Keys of the cipher, hexadecimal or base64.
     price_encryption_key: Secret = Secret("")
     price_integrity_key: Secret = Secret("")
+    #: The keys before these, still accepted while the exchange goes over to these; empty: none.
+    price_encryption_key_before: Secret = Secret("")
+    price_integrity_key_before: Secret = Secret("")
     #: Currencies the exchange takes bids in when the request names none; the first is its default.
     currencies: tuple[str, ...] = ("USD",)
     #: Auction type where the request says none: 1 first price, 2 second price (the specification's default).
@@ -97,7 +100,10 @@ def _rules(profile: Profile, stem: str) -> list[Fault]:
         *[(field, getattr(profile, field) > 0, "must be positive") for field in positive],
     ]
     if profile.price_cipher == "google":
-        keys = {name: getattr(profile, name) for name in ("price_encryption_key", "price_integrity_key")}
+        names = ["price_encryption_key", "price_integrity_key"]
+        if profile.price_encryption_key_before or profile.price_integrity_key_before:
+            names += [f"{name}_before" for name in names]
+        keys = {name: getattr(profile, name) for name in names}
         checks += [(name, len(key_from_text(key)) >= 16, "must hold 16 bytes or more") for name, key in keys.items()]
     checks += [
         ("currencies", len(code) == 3 and code.isupper(), f"{code!r} is not an ISO 4217 code")

@@ -91,6 +91,25 @@ def test_a_profile_names_its_cipher() -> None:
     assert google.decrypt(EXAMPLES[0][0]) == 0.0001
 
 
+def test_keys_rotate_without_a_price_that_cannot_be_read() -> None:
+    """The exchange changes its keys at an instant of its own, and notices of before are still on their way."""
+    old = {"price_encryption_key": Secret("ab" * 16), "price_integrity_key": Secret("cd" * 16)}
+    new = {"price_encryption_key": Secret("01" * 16), "price_integrity_key": Secret("23" * 16)}
+    ours = cipher(
+        Profile(name="x", price_cipher="google", **new, **{f"{name}_before": key for name, key in old.items()})
+    )
+    for theirs in (old, new):
+        assert ours.decrypt(cipher(Profile(name="x", price_cipher="google", **theirs)).encrypt(1.5, bytes(16))) == 1.5
+    foreign = {"price_encryption_key": Secret("45" * 16), "price_integrity_key": Secret("67" * 16)}
+    assert _reason(ours, cipher(Profile(name="x", price_cipher="google", **foreign)).encrypt(1.5, bytes(16))) == (
+        "price_forged"
+    )
+    after = cipher(Profile(name="x", price_cipher="google", **new))
+    assert _reason(after, cipher(Profile(name="x", price_cipher="google", **old)).encrypt(1.5, bytes(16))) == (
+        "price_forged"
+    )
+
+
 def test_keys_in_hexadecimal_and_base64() -> None:
     assert key_from_text("00ff") == b"\x00\xff"
     assert key_from_text("_-8=") == key_from_text("/+8") == b"\xff\xef"

@@ -36,6 +36,8 @@ def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_text('colour = "red"\nbids_max = "many"\n')
     (tmp_path / "c.toml").write_text("name = \n")
     (tmp_path / "d.toml").write_text('name = "e"\nprice_cipher = "google"\nprice_integrity_key = "00"\n')
+    keys = "\n".join(f'price_{each}_key = "{"ab" * 16}"' for each in ("encryption", "integrity"))
+    (tmp_path / "f.toml").write_text(f'price_cipher = "google"\n{keys}\nprice_encryption_key_before = "{"cd" * 16}"\n')
     (tmp_path / "e.toml").write_text('billing = "win"\nwin_notice = false\n')
     with pytest.raises(ConfigError) as caught:
         load_profiles(tmp_path)
@@ -48,6 +50,7 @@ def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
         "d.toml.price_encryption_key",
         "d.toml.price_integrity_key",
         "e.toml.billing",
+        "f.toml.price_integrity_key_before",
     ]
 
 
