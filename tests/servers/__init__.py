@@ -1,10 +1,13 @@
 """Real servers for tests, one file each: where its program is found, how it starts on a free port, how it ends."""
 
 import os
-import socket
 from typing import NoReturn
 
 import pytest
+
+from deploy.dev import free_port
+
+__all__ = ["absent", "free_port"]
 
 _ASKED = "DSP_TEST_SERVERS"
 #: Taken out of the environment, which the processes under test inherit: they refuse variables that are no setting.
@@ -18,10 +21,3 @@ def absent(reason: str) -> NoReturn:
     if os.environ.get(_KEPT) == "required":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
