@@ -6,6 +6,7 @@ models.training.ftrl.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ _KEY_BITS = 64
 _BITS_MAX = 24
 #: Magnitudes of int64 numbers: their sign, and how often they double.
 _LEVEL_MAX = 64
+#: Held by no row: the encoder bounds numbers above it.
+_NO_VALUE = np.iinfo(np.int64).min
 #: Rows of different impressions are scored so many at a time, which bounds memory.
 _CHUNK_ROWS = 8_192
 
@@ -90,7 +93,7 @@ class LinearModel:
 
     def prepare(self, ads: Int64s, offsets: NDArray[np.float64] | None = None) -> "PreparedLinear":
         """Return what gives the log-odds of ads of this table, (C, A), plus their `offsets`, (C,)."""
-        return PreparedLinear(self, ads, offsets)
+        return PreparedLinear(self, ads, offsets, PreparedCoordinates(self.coordinates, ads))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return all that `restore` needs beside the spec: the weights that are not 0, and where they are."""
@@ -126,71 +129,92 @@ def restore(spec: FeatureSpec, arrays: Mapping[str, NDArray[np.generic]]) -> Lin
     return LinearModel(coordinates, weights, told)
 
 
-class PreparedLinear:
-    """The log-odds of ads of a fixed table, one request at a time. It gives what the model gives, in float32.
+class Found(NamedTuple):
+    """Places of one request's coordinates: of the request alone, (S,), and of K candidates' pairs and matches, (K, P).
 
-    One thread at a time: memory for K rows is kept and used again. It takes 8 bytes an ad and slot of pairs.
+    Those that do not count lie beyond the table. The next request overwrites the latter.
     """
 
-    def __init__(self, model: LinearModel, ads: Int64s, offsets: NDArray[np.float64] | None = None) -> None:
-        coordinates, spec = model.coordinates, model.coordinates.spec
+    of_request: Int64s
+    of_pairs: Int64s
+
+
+class PreparedCoordinates:
+    """Finds the places of one request's coordinates and of ads of a fixed table, once for all models that share them.
+
+    One thread at a time: memory for K rows is kept and used again. It takes 8 bytes an ad, and slot of pairs or column
+    that is matched.
+    """
+
+    def __init__(self, coordinates: Coordinates, ads: Int64s) -> None:
+        spec, bits = coordinates.spec, coordinates.bits
         columns = Columns(spec.request_columns, spec.ad_columns)
         of_request = [group for group in spec.groups if not group.ad]
         of_both = [group for group in spec.groups if group.ad and group.request]
-        of_ad = [group for group in spec.groups if not group.request]
-        # Beyond the table's end stands one more weight, 0, which is read for every place that is not in the table.
         # A half of something absent has a bit above all places, on each side another, so that two do not cancel out.
-        self._table = np.append(model.weights, np.float32(0))
-        absent_ad, self._absent = np.int64(1 << coordinates.bits), np.int64(2 << coordinates.bits)
+        beyond, absent = np.int64(1 << bits), np.int64(2 << bits)
         self._slots = Slots([*of_request, *of_both], columns)
         self._pairs = sum(_width(group) for group in of_both)
         pairs = [(name, ad, group.is_set) for group in of_both for name in group.request for ad in group.ad]
         asked = [*((name, is_set) for name, _, is_set in pairs), *_members(of_request)]
         self._asked = np.array([columns.request.index(name) for name, _ in asked], dtype=np.intp)
-        self._sets = np.array([self._absent if is_set else 0 for _, is_set in asked], dtype=np.int64)
-        self._shift = np.uint64(_KEY_BITS - coordinates.bits)
+        self._sets = np.array([absent if is_set else 0 for _, is_set in asked], dtype=np.int64)
+        self._shift = np.array(_KEY_BITS - bits, dtype=np.uint64)
         self._halves = np.empty(len(asked), dtype=np.uint64)
         self._ad_halves = coordinates.places(self._slots.ad_keys(ads))
-        held = [(columns.ad.index(ad), is_set) for _, ad, is_set in pairs]
-        for slot, (column, is_set) in enumerate(held):
+        for slot, (_, ad, is_set) in enumerate(pairs):
             if is_set:
-                self._ad_halves[ads[:, column] == 0, slot] |= absent_ad
-        self._ads = LinearModel(_of_ads_alone(spec, of_ad, coordinates.bits), model.weights, model.base).logits(
-            np.zeros((1, len(columns.request)), dtype=np.int64), ads
-        )
-        if offsets is not None:
-            self._ads += offsets
+                self._ad_halves[ads[:, columns.ad.index(ad)] == 0, slot] |= beyond
         numbers = _Numbers(spec.request_numbers, columns.request)
         self._numbers = numbers.columns
-        self._levels = model.weights[coordinates.places(numbers.all_keys())].ravel()
+        self._levels = coordinates.places(numbers.all_keys()).ravel()
         self._level_starts = np.arange(len(numbers.columns)) * (2 * _LEVEL_MAX + 1) + _LEVEL_MAX
-        self._matched = [_PreparedMatch(_Match(match, columns), model, ads) for match in spec.matches]
-        self._found: dict[int, tuple[Int64s, Floats]] = {}
+        self._matches = _PreparedMatches([_Match(match, columns) for match in spec.matches], coordinates, ads)
+        self._bound: dict[int, tuple[Int64s, Int64s]] = {}
 
-    def logits(self, request: Int64s, chosen: Int64s) -> NDArray[np.float64]:
-        """Return log-odds, float64 (K,), of a request row (R,) and K rows of the table."""
+    def find(self, request: Int64s, chosen: Int64s) -> Found:
+        """Return the places of a request row (R,) and K rows of the table."""
         halves, width = self._halves, self._pairs
         self._slots.request_keys(request, halves)
         places = (halves >> self._shift).view(np.int64)
         places |= (request.take(self._asked) == 0) * self._sets
-        pairs, found = self._found.get(len(chosen)) or self._bind(len(chosen))
-        self._ad_halves.take(chosen, 0, pairs, "clip")  # with any other mode numpy copies once more
-        pairs ^= places[:width]
-        self._table.take(pairs, None, found, "clip")
-        logits = self._ads.take(chosen)
-        logits += np.add.reduce(found, 1)
         levels = _levels(request.take(self._numbers))
         levels += self._level_starts
-        told = self._table.take(places[width:], None, None, "clip").sum() + self._levels.take(levels).sum()
-        logits += told
-        for match in self._matched:
-            match.add(request, chosen, logits)
-        return logits
+        whole, pairs = self._bound.get(len(chosen)) or self._bind(len(chosen))
+        np.bitwise_xor(self._ad_halves.take(chosen, 0), places[:width], pairs)
+        self._matches.find(request, chosen, whole[:, width:])
+        return Found(np.concatenate((places[width:], self._levels.take(levels))), whole)
 
-    def _bind(self, rows: int) -> tuple[Int64s, Floats]:
-        shape = rows, self._pairs
-        self._found[rows] = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
-        return self._found[rows]
+    def _bind(self, rows: int) -> tuple[Int64s, Int64s]:
+        whole = np.empty((rows, self._pairs + self._matches.count), dtype=np.int64)
+        self._bound[rows] = whole, whole[:, : self._pairs]
+        return self._bound[rows]
+
+
+class PreparedLinear:
+    """The log-odds of ads of a fixed table, one request at a time. It gives what the model gives, in float32."""
+
+    def __init__(
+        self, model: LinearModel, ads: Int64s, offsets: NDArray[np.float64] | None, prepared: PreparedCoordinates
+    ) -> None:
+        self._coordinates = prepared
+        # The table's last weight is 0: it is read for every place beyond.
+        self._table = np.append(model.weights, np.float32(0))
+        alone = LinearModel(_of_ads_alone(model.coordinates), model.weights, model.base)
+        self._ads = alone.logits(np.zeros((1, len(model.coordinates.spec.request_columns)), dtype=np.int64), ads)
+        if offsets is not None:
+            self._ads += offsets
+
+    def logits(self, request: Int64s, chosen: Int64s) -> NDArray[np.float64]:
+        """Return log-odds, float64 (K,), of a request row (R,) and K rows of the table."""
+        return self.add(self._coordinates.find(request, chosen), chosen)
+
+    def add(self, found: Found, chosen: Int64s) -> NDArray[np.float64]:
+        """Return the log-odds of coordinates that were found already."""
+        logits = self._ads.take(chosen)
+        logits += np.add.reduce(self._table.take(found.of_pairs, None, None, "clip"), 1)
+        logits += self._table.take(found.of_request, None, None, "clip").sum()
+        return logits
 
 
 class _Numbers:
@@ -229,20 +253,32 @@ class _Match:
         return mix(counts.view(np.uint64) + self._salt)
 
 
-class _PreparedMatch:
-    """What a match adds to the log-odds of ads of a table."""
+class _PreparedMatches:
+    """The places of the counts of all matches, for ads of a fixed table."""
 
-    def __init__(self, match: _Match, model: LinearModel, ads: Int64s) -> None:
-        self._held = match.held
-        self._sought = ads[:, match.column].copy()
-        counts = np.arange(len(match.held) + 1, dtype=np.int64)
-        self._weights = np.where(counts > 0, model.weights[model.coordinates.places(match.keys(counts))], 0.0)
+    def __init__(self, matches: Sequence[_Match], coordinates: Coordinates, ads: Int64s) -> None:
+        self.count = len(matches)
+        self._beyond = 1 << coordinates.bits
+        held = [match.held for match in matches]
+        self._held = np.concatenate([np.empty(0, dtype=np.intp), *held])
+        self._starts = np.cumsum([0, *map(len, held)])[:-1]
+        sought = np.stack([ads[:, match.column] for match in matches for _ in match.held] or [ads[:, 0]], axis=1)
+        self._sought = np.where(sought != 0, sought, _NO_VALUE)
+        tables = [coordinates.places(match.keys(np.arange(len(match.held) + 1))) for match in matches]
+        for table in tables:
+            table[0] = self._beyond  # no match is nothing to be told
+        self._places = np.concatenate([np.empty(0, dtype=np.int64), *tables])
+        self._place_starts = np.cumsum([0, *map(len, tables)])[:-1]
 
-    def add(self, request: Int64s, chosen: Int64s, logits: NDArray[np.float64]) -> None:
+    def find(self, request: Int64s, chosen: Int64s, out: Int64s) -> None:
+        """Write the places of a request row (R,) and K rows of the table, (K, matches)."""
         seen = request.take(self._held)
-        if seen.any():
-            matching = (self._sought.take(chosen)[:, np.newaxis] == seen) & (seen != 0)
-            logits += self._weights.take(matching.sum(axis=1))
+        if not seen.any():
+            out[...] = self._beyond
+            return
+        matching = self._sought.take(chosen, 0) == seen
+        counts = np.add.reduceat(matching.view(np.int8), self._starts, 1)
+        out[...] = self._places.take(counts + self._place_starts)
 
 
 def _levels(numbers: Int64s) -> Int64s:
@@ -259,13 +295,14 @@ def _width(group: Group) -> int:
     return max(1, len(group.request)) * max(1, len(group.ad))
 
 
-def _of_ads_alone(spec: FeatureSpec, groups: Sequence[Group], bits: int) -> Coordinates:
+def _of_ads_alone(coordinates: Coordinates) -> Coordinates:
     """Return the coordinates that do not look at the request, with the intercept."""
+    spec = coordinates.spec
     alone = FeatureSpec(
         request_columns=spec.request_columns,
         ad_columns=spec.ad_columns,
-        groups=tuple(groups),
+        groups=tuple(group for group in spec.groups if not group.request),
         hierarchy=(),
         ad_numbers=spec.ad_numbers,
     )
-    return Coordinates(alone, bits)
+    return Coordinates(alone, coordinates.bits)

@@ -101,6 +101,8 @@ def load(data: bytes) -> Online:
         if (about.feature_hash, about.spec_hash) != (FEATURE_HASH, PLATFORM.content_hash):
             raise BundleError(f"made for features {about.feature_hash}, spec {about.spec_hash}")
         models = {name: linear.restore(PLATFORM, _part(arrays, name)) for name in about.models}
+        if len({model.coordinates.bits for model in models.values()}) > 1:
+            raise BundleError("regressions of different tables")
         _check(models, arrays)
     except (KeyError, ValueError, TypeError, msgspec.DecodeError) as fault:
         raise BundleError(f"prior: {type(fault).__name__}: {fault}") from fault

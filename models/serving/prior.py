@@ -4,6 +4,7 @@ They serve until the first model is published, and whenever too little time is l
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 
 from dsp.catalog.entities import MediaFormat
 from models.features.columns import AD_COLUMNS, FORMAT_CODES
-from models.serving.linear import LinearModel
-from models.serving.predictor import BatchPredictor, Predictions, RateTable, Score, Scorer
+from models.serving.linear import LinearModel, PreparedCoordinates, PreparedLinear
+from models.serving.predictor import BatchPredictor, Predictions, RateTable, Scorer
 from models.serving.statistics import Statistics, sigmoid
 
 #: Clicks per impression before anything is known; generous, so that new line items get to be seen.
@@ -89,8 +90,35 @@ def offsets(ads: NDArray[np.int64]) -> Offsets:
     return Offsets(*(np.log(rates / (1.0 - rates)) for rates in ConstantPredictor().predict_rows(ads[:0], ads)))
 
 
+class LinearScore:
+    """A regression's rates of ads of a fixed table."""
+
+    def __init__(self, prepared: PreparedLinear) -> None:
+        self.prepared = prepared
+
+    def __call__(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return probabilities, float64 (K,)."""
+        return sigmoid(self.prepared.logits(request, chosen))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearScorer(Scorer):
+    """Scores with both regressions, and finds what is said only once for both."""
+
+    ctr: PreparedLinear
+    cvr: PreparedLinear
+    coordinates: PreparedCoordinates
+
+    def predict(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Predictions:
+        """Score K candidates, as Scorer.predict."""
+        found = self.coordinates.find(request, chosen)
+        return Predictions(sigmoid(self.ctr.add(found, chosen)), sigmoid(self.cvr.add(found, chosen)))
+
+
 class OnlinePredictor:
-    """Regression that is learned while impressions come; where it has not learned enough, `before` answers."""
+    """Regressions, of the same coordinates, learned while impressions come; where one has not learned enough,
+    `before` answers.
+    """
 
     def __init__(self, version: str, ctr: LinearModel | None, cvr: LinearModel | None, before: BatchPredictor) -> None:
         self.version = version
@@ -100,11 +128,20 @@ class OnlinePredictor:
 
     def prepare(self, ads: NDArray[np.int64]) -> Scorer:
         """Return a scorer for a table of ads, shape (C, A)."""
-        before, starts = self._before.prepare(ads), offsets(ads)
+        starts, known = offsets(ads), self._ctr or self._cvr
+        if known is None:
+            return replace(self._before.prepare(ads), version=self.version)
+        found = PreparedCoordinates(known.coordinates, ads)
+        ctr = PreparedLinear(self._ctr, ads, starts.ctr, found) if self._ctr is not None else None
+        cvr = PreparedLinear(self._cvr, ads, starts.cvr, found) if self._cvr is not None else None
+        if ctr is not None and cvr is not None:
+            scores = LinearScore(ctr), LinearScore(cvr)
+            return LinearScorer(self.version, *scores, ctr=ctr, cvr=cvr, coordinates=found)
+        before = self._before.prepare(ads)
         return Scorer(
             self.version,
-            before.pctr if self._ctr is None else _prepared(self._ctr, ads, starts.ctr),
-            before.pcvr if self._cvr is None else _prepared(self._cvr, ads, starts.cvr),
+            LinearScore(ctr) if ctr is not None else before.pctr,
+            LinearScore(cvr) if cvr is not None else before.pcvr,
         )
 
     def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
@@ -114,8 +151,3 @@ class OnlinePredictor:
             before.pctr if self._ctr is None else sigmoid(self._ctr.logits(requests, ads) + starts.ctr),
             before.pcvr if self._cvr is None else sigmoid(self._cvr.logits(requests, ads) + starts.cvr),
         )
-
-
-def _prepared(model: LinearModel, ads: NDArray[np.int64], starts: NDArray[np.float64]) -> Score:
-    prepared = model.prepare(ads, starts)
-    return lambda request, chosen: sigmoid(prepared.logits(request, chosen))

@@ -10,6 +10,8 @@ from models.features.platform import PLATFORM
 from models.features.spec import FeatureSpec
 from models.serving import online
 from models.serving.linear import Coordinates, LinearModel
+from models.serving.predictor import predict
+from models.serving.prior import OnlinePredictor, PriorPredictor
 
 BITS = 12
 
@@ -26,6 +28,20 @@ def golden() -> online.Golden:
 
 def packed() -> bytes:
     return online.pack(1_234, {"ctr": model(), "cvr": model(3)}, golden())
+
+
+@pytest.mark.parametrize("names", [(), ("ctr",), ("cvr",), ("ctr", "cvr")])
+def test_one_request_is_answered_as_its_rows_are(names: tuple[str, ...]) -> None:
+    """And what is not learned yet is answered by what was there before."""
+    models = {name: model(len(name) + ord(name[1])) if name in names else None for name in ("ctr", "cvr")}
+    predictor = OnlinePredictor("v", models["ctr"], models["cvr"], PriorPredictor())
+    request, ads = golden()
+    found, rows = predict(predictor, request, ads), predictor.predict_rows(request[np.newaxis], ads)
+    before = PriorPredictor().predict_rows(request[np.newaxis], ads)
+    assert predictor.prepare(ads).version == "v"
+    for name, one, other, constant in zip(("ctr", "cvr"), found, rows, before, strict=True):
+        assert np.allclose(one, other, atol=1e-7)
+        assert np.allclose(one, constant) is (name not in names)
 
 
 async def test_what_is_published_is_what_is_loaded(tmp_path: object) -> None:
@@ -63,6 +79,7 @@ def test_whole_bytes_of_something_else_are_refused() -> None:
         "other rates": {"golden.rates": rates + 0.001},
         "fewer rates": {"golden.rates": rates[:, :2]},
         "other rows": {"golden.request": arrays["golden.request"][:5]},
+        "another table": {"cvr.bits": np.array(BITS + 1)},
         "no ads": {"golden.ads": arrays["golden.ads"][:0]},
     }
     for change in changes.values():

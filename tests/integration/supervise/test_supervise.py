@@ -282,7 +282,7 @@ def test_the_platform_stops_the_bidder_first_and_asks_it_whether_it_is_ready(tmp
     assert platform(UpConfig(), str(settings), {"DSP_BIDDER_ADMIN_PORT": "0"})[-1].ready is None
     assert platform(UpConfig(), None, {})[-2].ready == ("127.0.0.1", 8_000)
     assert platform(UpConfig(), None, {"DSP_API_HOST": "::1", "DSP_API_PORT": "9393"})[-2].ready == ("::1", 9_393)
-    assert {each.name for each in children} == {*WORKERS, "api", "bidder"}
+    assert {each.name for each in children} == {*WORKERS, "online", "api", "bidder"}
 
 
 def test_several_bidders_share_ports_and_have_names_and_admin_ports_of_their_own() -> None:

@@ -31,7 +31,7 @@ def drawn(spec: FeatureSpec, count: int, seed: int = 1) -> tuple[NDArray[np.int6
 
     def side(width: int) -> NDArray[np.int64]:
         values = rng.integers(0, 4, (count, width))
-        large = rng.integers(-(2**63), 2**63 - 1, (count, width))
+        large = rng.integers(-(2**63) + 1, 2**63 - 1, (count, width))
         return np.where(rng.random((count, width)) < 0.2, large, values).astype(np.int64)
 
     return side(len(spec.request_columns)), side(len(spec.ad_columns))
@@ -46,7 +46,7 @@ def model(spec: FeatureSpec, bits: int = BITS) -> LinearModel:
 @pytest.mark.parametrize("bits", [6, BITS, 20])
 def test_one_request_is_answered_as_its_rows_are(spec: FeatureSpec, bits: int) -> None:
     requests, ads = drawn(spec, 40)
-    requests[0], requests[1], ads[0] = 0, -(2**63), 0
+    requests[0], requests[1], ads[0] = 0, -(2**63) + 1, 0
     found = model(spec, bits)
     prepared = found.prepare(ads)
     for chosen in (np.arange(40), np.array([7]), np.array([3, 3, 39, 0]), np.empty(0, dtype=np.int64)):
