@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from dsp import registry
 from dsp.kernel.errors import BundleError
@@ -16,6 +17,7 @@ from models.serving.prior import ConstantPredictor
 from models.training.config import TrainingConfig
 from models.training.dataset import Dataset
 from models.training.ensemble import Walk
+from models.training.rows import Rows
 
 _CAMPAIGN = AD_COLUMNS.index("campaign_id")
 _EXCHANGE = REQUEST_COLUMNS.index("exchange")
@@ -31,7 +33,7 @@ class Live(msgspec.Struct, frozen=True):
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What is known when it is decided. `champion` is the version it was compared with; None: constants serve."""
+    """What is known when it is decided. `champion` is the version it was compared with; None: the prior serves."""
 
     champion: str | None
     scores: dict[str, dict[str, Any]]
@@ -69,9 +71,12 @@ def hold(root: Path, data: Dataset, walked: Walk, config: TrainingConfig) -> Fin
     }
     new = later.at_ms >= (compare.trained_to_ms(serving) if serving is not None else 0)
     both = later[new]
-    predicted = compare.pctr(serving.predictor if serving is not None else ConstantPredictor(), both)
+    live = data.shadowed.champion[walked.start :]
+    predicted = compare.pctr(serving.predictor, both) if serving is not None else bid_with(live, both)
     pair = gates.Pair(walked.chosen[new], predicted, both.labels, both.weights)
-    if serving is not None:
+    if serving is None:
+        scores["live"] = measure(pair.baseline, pair.labels, pair.weights)
+    else:
         scores["champion"] = measure(pair.baseline, pair.labels, pair.weights)
         scores["candidate beside champion"] = measure(pair.candidate, pair.labels, pair.weights)
     return Findings(
@@ -86,6 +91,14 @@ def hold(root: Path, data: Dataset, walked: Walk, config: TrainingConfig) -> Fin
         + gates.worse_than_prior(scores["candidate"], scores["prior"], bounds),
         live=_live(root, data, bounds),
     )
+
+
+def bid_with(live: NDArray[np.float64], rows: Rows) -> NDArray[np.float64]:
+    """Return the click rates that rows were bid with, (n,): what the prior said then; the constants where none is known.
+
+    Without a champion that is what a first model replaces.
+    """
+    return np.where(np.isfinite(live) & (live > 0.0), live, compare.pctr(ConstantPredictor(), rows))
 
 
 def _live(root: Path, data: Dataset, bounds: gates.Limits) -> Live | None:
@@ -105,7 +118,7 @@ def decide(found: Findings, now_ms: int, config: TrainingConfig) -> Decision:
     is promising takes the place in shadow where that is free, or has been taken for long enough.
     """
     bounds = config.limits()
-    name = "the champion" if found.champion is not None else "the constants"
+    name = "the champion" if found.champion is not None else "what was bid with"
     tonight = gates.judge(name, found.difference, found.slices, found.objections, bounds)
     live = found.live
     if tonight.result == "promote" or live is None:
