@@ -1,0 +1,108 @@
+{{- define "dsp.name" -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "dsp.selector" -}}
+app.kubernetes.io/name: dsp
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "dsp.labels" -}}
+{{ include "dsp.selector" . }}
+app.kubernetes.io/part-of: dsp
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{- end }}
+
+{{- define "dsp.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "dsp.claim" -}}
+{{ .Values.storage.existingClaim | default (printf "%s-shared" (include "dsp.name" .)) }}
+{{- end }}
+
+{{/* Settings as variables of the environment. Numbers go through JSON: Helm reads them all as floats, 1000000 as 1e+06. */}}
+{{- define "dsp.settings" -}}
+{{- range $table, $settings := .Values.settings }}
+{{- range $name, $value := $settings }}
+{{- if kindIs "string" $value }}
+{{- if $value }}
+{{ printf "DSP_%s_%s" $table $name | upper }}: {{ $value | quote }}
+{{- end }}
+{{- else }}
+{{ printf "DSP_%s_%s" $table $name | upper }}: {{ $value | toJson | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+DSP_WORKERS_METRICS_PORT_BASE: {{ .Values.metricsPortBase | toJson | quote }}
+{{- if .Values.exchanges }}
+DSP_PLATFORM_EXCHANGES_DIR: /etc/dsp/exchanges
+{{- end }}
+{{- end }}
+
+{{/* Secrets by reference: each process gets those that it uses, in `of`. */}}
+{{- define "dsp.secretEnv" -}}
+{{- $secrets := .root.Values.secrets }}
+{{- $variables := dict "database" "DATABASE_URL" "cache" "CACHE_URL" "signingKeys" "SIGNING_KEYS" }}
+{{- range $secret := .of }}
+- name: DSP_PLATFORM_{{ get $variables $secret }}
+  valueFrom:
+    secretKeyRef: {{ get $secrets $secret | toJson }}
+{{- end }}
+{{- end }}
+
+{{- define "dsp.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: { type: RuntimeDefault }
+{{- end }}
+
+{{- define "dsp.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: { drop: [ALL] }
+{{- end }}
+
+{{/* What every pod mounts; a process adds parts of the shared volume to it. */}}
+{{- define "dsp.mounts" -}}
+- { name: data, mountPath: /var/lib/dsp }
+- { name: tmp, mountPath: /tmp }
+{{- if .Values.exchanges }}
+- { name: exchanges, mountPath: /etc/dsp/exchanges, readOnly: true }
+{{- end }}
+{{- end }}
+
+{{- define "dsp.volumes" -}}
+- name: tmp
+  emptyDir: {}
+{{- if .Values.exchanges }}
+- name: exchanges
+  configMap: { name: {{ include "dsp.name" . }}-exchanges }
+{{- end }}
+{{- end }}
+
+{{- define "dsp.sharedVolume" -}}
+- name: shared
+  persistentVolumeClaim: { claimName: {{ include "dsp.claim" . }} }
+{{- end }}
+
+{{- define "dsp.podAnnotations" -}}
+checksum/settings: {{ include "dsp.settings" . | sha256sum }}
+checksum/exchanges: {{ .Values.exchanges | toJson | sha256sum }}
+{{- end }}
+
+{{- define "dsp.spread" -}}
+{{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+- maxSkew: 1
+  topologyKey: {{ $key }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels: {{- include "dsp.selector" $ | nindent 6 }}
+{{- end }}
+{{- end }}
