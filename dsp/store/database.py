@@ -37,6 +37,8 @@ _POSTGRESQL = {
         f"-c lock_timeout={BUSY_TIMEOUT_SECONDS * _MS_PER_SECOND:.0f}"
         f" -c statement_timeout={_STATEMENT_SECONDS * _MS_PER_SECOND:.0f}"
         f" -c idle_in_transaction_session_timeout={_IDLE_SECONDS * _MS_PER_SECOND:.0f}"
+        # And the server notices as soon that a client is gone, which may hold locks (dsp.store.leader).
+        " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2"
     ),
 }
 _BEGIN = "dsp_sqlite_begin"

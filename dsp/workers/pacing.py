@@ -23,9 +23,11 @@ from dsp.pricing.value import conversion_worths, unit_micros
 from dsp.store.book import BookRepository, DayResult
 from dsp.store.catalog import load_catalogue, revision
 from dsp.store.database import create_engine, session_factory, url
+from dsp.store.leader import Leadership
 from dsp.workers import runner
 from dsp.workers.config import WorkersConfig
 from dsp.workers.overspend import overspent_micros
+from dsp.workers.single import Single
 
 RECLAIM_INTERVAL_MS = 5_000
 #: Where no budget bounds it, what is paced may spend all at once; where it may not bid, nothing.
@@ -230,11 +232,12 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     """Run the pacing worker on the stores that the settings ask for."""
     platform, workers = runner.sections(settings)
     clock = SystemClock()
+    engine = create_engine(url(platform))
     job = PacingJob(
-        session_factory(create_engine(url(platform)), read_only=True),
+        session_factory(engine, read_only=True),
         lease_store(platform),
         blob_store(platform),
         clock,
         workers,
     )
-    await runner.run("pacing", settings, job, workers.pacing_step_ms)
+    await runner.run("pacing", settings, Single(job, Leadership(engine, "pacing")), workers.pacing_step_ms)

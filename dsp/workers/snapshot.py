@@ -15,7 +15,9 @@ from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
 from dsp.snapshot.codec import encode
 from dsp.store.catalog import load_catalogue, revision
 from dsp.store.database import create_engine, session_factory, url
+from dsp.store.leader import Leadership
 from dsp.workers import runner
+from dsp.workers.single import Single
 
 #: The blob under which the snapshot is published.
 SNAPSHOT_BLOB = "snapshot"
@@ -50,7 +52,8 @@ def limits(catalogue: Catalogue) -> list[Limit]:
 class SnapshotJob:
     """Compares the catalogue's revision with what was published last; a fresh start publishes once in any case.
 
-    So does a store that has lost what it was given: `kept` is the lease store where that may happen.
+    So does a store that has lost what it was given: `kept` is the lease store where that may happen. And so does what
+    another has published since: a process that was paused after it had looked may do so when it leads no more.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class SnapshotJob:
         self._clock = clock
         self._kept = kept
         self._published: int | None = None
+        self._data = b""
+        self._version = ""
         self._generations: list[str] = []
 
     async def open(self) -> None:
@@ -80,7 +85,7 @@ class SnapshotJob:
     async def step(self) -> bool:
         """Publish if there is something new, or if what was published is lost."""
         generations = [one.generation for one in await self._kept.standing()] if self._kept is not None else []
-        whole = generations == self._generations and await self._blobs.has(SNAPSHOT_BLOB)
+        whole = generations == self._generations and await self._is_ours()
         with self._sessions() as session:
             if whole and revision(session) == self._published:
                 return False
@@ -90,11 +95,25 @@ class SnapshotJob:
         await self._leases.set_limits(limits(catalogue))
         now_ms = self._clock.now_ms()
         version = f"r{found}-{now_ms}"
-        await self._blobs.put(SNAPSHOT_BLOB, encode(catalogue, version, now_ms))
+        self._data = encode(catalogue, version, now_ms)
+        await self._blobs.put(SNAPSHOT_BLOB, self._data)
         self._published, self._generations = found, generations
         metrics.SNAPSHOT_PUBLISHED.set(now_ms / MS_PER_SECOND)
         logging.get(__name__).info("snapshot published", version=version, line_items=len(catalogue.line_items))
         return False
+
+    async def _is_ours(self) -> bool:
+        """Return whether what is published is what we have published."""
+        if not await self._blobs.has(SNAPSHOT_BLOB):
+            return False
+        found = await self._blobs.get(SNAPSHOT_BLOB, self._version)
+        if found is None:
+            return True
+        version, data = found
+        if data != self._data:
+            return False
+        self._version = version
+        return True
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:
@@ -102,11 +121,12 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     platform, workers = runner.sections(settings)
     clock = SystemClock()
     leases = lease_store(platform)
+    engine = create_engine(url(platform))
     job = SnapshotJob(
-        session_factory(create_engine(url(platform)), read_only=True),
+        session_factory(engine, read_only=True),
         leases,
         blob_store(platform),
         clock,
         None if isinstance(leases, LocalLeaseStore) else leases,
     )
-    await runner.run("snapshot", settings, job, workers.snapshot_poll_ms)
+    await runner.run("snapshot", settings, Single(job, Leadership(engine, "snapshot")), workers.snapshot_poll_ms)

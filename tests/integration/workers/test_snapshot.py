@@ -122,3 +122,32 @@ async def test_a_restart_publishes_again(world: World) -> None:
         versions.append(snapshot.version)
         world.clock.advance(1)
     assert versions[0] != versions[1]
+
+
+async def test_what_another_has_published_since_is_replaced(world: World) -> None:
+    """A process that was paused, or that another has taken over from, may publish what is old by then."""
+    line_item = world.line_item(world.campaign(world.advertiser()), budget={"daily_micros": 500_000})
+    old = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
+    await old.open()
+    await old.step()
+    stale = await world.blobs.get(SNAPSHOT_BLOB)
+    assert stale is not None
+    world.clock.advance(5)
+    world.update(Kind.LINE_ITEM, line_item, budget={"daily_micros": 100_000})
+    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
+    await job.open()
+    await job.step()
+    await job.step()
+    await world.leases.set_limits([Limit(line_item, 1, 500_000, None, None, None)])
+    await world.blobs.put(SNAPSHOT_BLOB, stale[1])
+    world.clock.advance(5)
+    await job.step()
+    snapshot = await published(world)
+    assert snapshot is not None
+    assert snapshot.line_items[0].budget.daily_micros == 100_000
+    assert 0 < await granted(world, line_item, 10_000_000) <= 100_000
+    before = await world.blobs.get(SNAPSHOT_BLOB)
+    world.clock.advance(5)
+    await job.step()
+    assert await world.blobs.get(SNAPSHOT_BLOB) == before  # and then it is left alone
+    await job.close()
