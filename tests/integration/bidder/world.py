@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from dsp.cache.local import LocalBlobStore, LocalLeaseStore
+from dsp.cache.connect import blob_store, lease_store
 from dsp.cache.port import Limit
 from dsp.catalog.entities import Advertiser, Campaign, Catalogue, ConversionRule, Creative, LineItem, MediaFormat
 from dsp.catalog.status import Status
 from dsp.catalog.terms import Budget, Flight, FrequencyCap, Goal, GoalKind
 from dsp.events.schema import Event, Notice, decode
 from dsp.kernel.clock import SystemClock
+from dsp.kernel.config import Platform, Secret
 from dsp.snapshot.codec import encode
 from dsp.stream.local import LocalEventLog
 
@@ -142,6 +143,11 @@ class World:
         return self.directory / "data"
 
     @property
+    def platform(self) -> Platform:
+        """Return the settings that the bidder and the workers share."""
+        return Platform(data_dir=str(self.data), cache_url=Secret(self.extra.get("DSP_PLATFORM_CACHE_URL", "")))
+
+    @property
     def exchanges(self) -> Path:
         return self.directory / "exchanges"
 
@@ -165,7 +171,7 @@ class World:
     async def publish(self, wanted: Catalogue) -> None:
         """Do what the snapshot worker does: limits first, then the snapshot."""
         self.published += 1
-        leases = LocalLeaseStore(self.data / "leases.db")
+        leases, blobs = lease_store(self.platform), blob_store(self.platform)
         await leases.open()
         try:
             await leases.set_limits(
@@ -173,8 +179,10 @@ class World:
             )
         finally:
             await leases.close()
-        blob = encode(wanted, f"v{self.published}", CLOCK.now_ms())
-        await LocalBlobStore(self.data / "blobs").put("snapshot", blob)
+        try:
+            await blobs.put("snapshot", encode(wanted, f"v{self.published}", CLOCK.now_ms()))
+        finally:
+            await blobs.close()
 
     async def start(self) -> None:
         with (self.directory / "bidder.log").open("ab") as log:

@@ -1,0 +1,169 @@
+"""Users' records on a server: one call for many requests, no wait for one that is slow, hung or away, and none lost."""
+
+import asyncio
+import time
+
+import pytest
+
+from dsp.cache import redis_users
+from dsp.cache.redis import RedisUserStore
+from dsp.catalog.user import Exposure, UserRecord
+from dsp.kernel.errors import UnavailableError
+from tests.integration.bidder.world import until
+from tests.notices import notice
+from tests.servers.proxy import proxy
+from tests.servers.valkey import Valkey
+
+
+def exposure(number: int) -> Exposure:
+    return Exposure(f"bid-{number}", number, 1, 2, 3)
+
+
+async def opened(url: str) -> RedisUserStore:
+    store = RedisUserStore(url)
+    await store.open()
+    await store.begin_replay()
+    await store.end_replay({0: 1})
+    return store
+
+
+def calls(valkey: Valkey, name: str) -> int:
+    with valkey.client() as client:
+        return int(client.info("commandstats").get(f"cmdstat_{name}", {"calls": 0})["calls"])
+
+
+async def test_what_requests_ask_at_once_is_one_call(own_valkey: Valkey) -> None:
+    store = await opened(own_valkey.url)
+    await store.expose("u1", exposure(1))
+    before = calls(own_valkey, "mget")
+    found = await asyncio.gather(*(store.get(f"u{number % 50}") for number in range(100)))
+    assert calls(own_valkey, "mget") == before + 1
+    assert [one for one in found if one is not None] == [UserRecord((exposure(1),))] * 2
+    await store.close()
+
+
+async def test_a_slow_server_is_asked_in_batches(own_valkey: Valkey) -> None:
+    async with proxy(own_valkey.port) as slow:
+        store = await opened(f"redis://127.0.0.1:{slow.port}/1")
+        slow.delay_seconds = 0.05
+        before = calls(own_valkey, "mget")
+        asked = []
+        for number in range(200):  # for 0.4 s or longer
+            asked.append(asyncio.ensure_future(store.get(f"u{number}")))
+            await asyncio.sleep(0.002)
+        assert await asyncio.gather(*asked) == [None] * 200
+        assert calls(own_valkey, "mget") - before < 100
+        await store.close()
+
+
+async def test_an_answer_that_nobody_awaits_any_more_harms_nobody(own_valkey: Valkey) -> None:
+    store = await opened(own_valkey.url)
+    first, second = asyncio.ensure_future(store.get("u1")), asyncio.ensure_future(store.get("u1"))
+    first.cancel()
+    assert await second is None
+    leaving = asyncio.ensure_future(store.get("u2"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await store.get("u2") is None
+    await store.close()
+
+
+async def test_a_hung_server_is_left_alone_until_it_answers_again(own_valkey: Valkey) -> None:
+    async with proxy(own_valkey.port) as hung:
+        store = await opened(f"redis://127.0.0.1:{hung.port}/1")
+        await store.expose("u1", exposure(1))
+        hung.open.clear()
+        began = time.perf_counter()
+        with pytest.raises(UnavailableError):
+            await store.get("u1")
+        assert time.perf_counter() - began < 2 * redis_users.TIMEOUT_MS / 1_000
+        for _ in range(100):  # refused at once from now on
+            with pytest.raises(UnavailableError, match="away"):
+                store.get("u1")
+            with pytest.raises(UnavailableError, match="away"):
+                store.expose("u1", exposure(2))
+        hung.open.set()
+        assert await back(store) == UserRecord((exposure(1),))
+        await store.close()
+
+
+async def test_a_killed_server_comes_back_with_what_it_had(own_valkey: Valkey) -> None:
+    store = await opened(own_valkey.url)
+    await store.expose("u1", exposure(1))
+    own_valkey.kill()
+    with pytest.raises(UnavailableError):
+        await store.get("u1")
+    own_valkey.start()
+    assert await back(store) == UserRecord((exposure(1),))
+    await store.close()
+
+
+async def test_of_a_server_that_lost_its_data_nothing_is_known_for_certain_until_the_log_was_read(
+    own_valkey: Valkey,
+) -> None:
+    store = await opened(own_valkey.url)
+    await store.expose("u1", exposure(1))
+    own_valkey.kill()
+    own_valkey.lose()
+    own_valkey.start()
+    assert await back(store) == UserRecord(complete=False)
+    await store.expose("u1", exposure(9))
+    assert (await back(store)).complete is False
+    position, ours = await store.begin_replay()
+    assert (position, ours) == ({}, True)  # from the very beginning
+    await store.absorb([notice(1, user_key="u1")], {0: 5})
+    assert (await back(store)).complete is False
+    await store.end_replay({0: 5})
+    record = await back(store)
+    assert record.complete
+    assert {one.bid_id for one in record.exposures} == {"bid-1", "bid-9"}
+    await store.close()
+
+
+async def test_one_of_several_processes_reads_the_log_for_all(
+    own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = own_valkey.url
+    monkeypatch.setattr(redis_users, "REPLAYER_SECONDS", 1)
+    one, other = await opened(url), RedisUserStore(url)
+    await other.open()
+    assert await other.begin_replay() == ({0: 1}, False)
+    assert await one.begin_replay() == ({0: 1}, True)
+    await one.close()  # it dies: another takes over
+
+    async def ours() -> bool:
+        return (await other.begin_replay()).ours
+
+    await until(ours)
+    await other.close()
+
+
+async def test_records_end_with_the_longest_window(own_valkey: Valkey) -> None:
+    url = own_valkey.url
+    store = RedisUserStore(url, window_ms=lambda: 3 * 86_400_000)
+    await store.expose("u1", exposure(1))
+    with own_valkey.client(url) as client:
+        (key,) = client.keys("*user:*")
+        assert 0 < client.pttl(key) <= 3 * 86_400_000
+    await store.close()
+
+
+async def test_so_many_wait_and_no_more(own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_users, "WAITING_MAX", 10)
+    store = await opened(own_valkey.url)
+    asked = [asyncio.ensure_future(store.get(f"u{number}")) for number in range(10)]
+    with pytest.raises(UnavailableError, match="too many"):
+        store.get("u")
+    assert await asyncio.gather(*asked) == [None] * 10
+    await store.close()
+
+
+async def back(store: RedisUserStore) -> UserRecord:
+    async def answer() -> UserRecord | None:
+        try:
+            return await store.get("u1")
+        except UnavailableError:
+            return None
+
+    found: UserRecord = await until(answer)
+    return found
