@@ -46,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--requests", type=_requests, default=100_000, help="of the day learned from (%(default)s)")
     learning.add_argument("--bought", type=_requests, default=20_000, help="requests of the next day (%(default)s)")
     learning.add_argument("--seeds", type=_count, default=3, help="of rivals and people (%(default)s)")
-    learning.add_argument("--limits", action="store_true", help="also what features can say, and what selection costs")
+    learning.add_argument("--limits", action="store_true", help="also what can be known, and what selection costs")
+    learning.add_argument("--same-people", action="store_true", help="the next day's people are those of the first")
     learning.add_argument("--json", action="store_true", help="print the figures on one line")
     learning.set_defaults(run=_learning)
     return parser
@@ -74,7 +75,7 @@ def _learning(options: argparse.Namespace) -> int:
     from loadtest.learning.report import main
 
     try:
-        return main(options.requests, options.bought, options.seeds, options.limits, options.json)
+        return main(options.requests, options.bought, options.seeds, options.limits, options.json, options.same_people)
     except KeyboardInterrupt:
         return 130
 

@@ -103,6 +103,8 @@ _CLICK_FORMAT = {"banner": 0.0, "video": 0.3, "native": 0.8, "audio": -0.8}
 _HANDY = {"IAB8": 0.5, "IAB9": 0.6, "IAB17": 0.4, "IAB18": 0.4, "IAB13": -0.6, "IAB20": -0.4, "IAB2": -0.3}
 _CONTEXT_MATCH = 1.1
 _CONVERT_BASE = -1.5
+#: How much of the taste that makes people click tells in conversions.
+CONVERT_TASTE = 0.6
 
 
 def click_probability(context: Context, ad: Ad) -> float:
@@ -127,7 +129,7 @@ def conversion_probability(context: Context, ad: Ad) -> float:
     """Return the chance that this person, having clicked, goes on to convert."""
     score = (
         _CONVERT_BASE
-        + 0.6 * context.user.tastes[ad.vertical]
+        + CONVERT_TASTE * context.user.tastes[ad.vertical]
         + context.user.keenness
         + (0.5 if context.user.device.kind == "desktop" else -0.2)
         + 0.4 * Draw("offer", ad.vertical).normal()

@@ -216,6 +216,13 @@ _CONSENT = Weighted(
 )
 
 
+#: How tastes are spread: that of most verticals, how many verticals are liked, and how much (mean and deviation).
+INDIFFERENT, LIKED_COUNT, LIKED = -0.35, 2, (1.3, 0.3)
+#: How often a data provider tells of a vertical that is liked, and of one that is not.
+TOLD_RIGHTLY, TOLD_WRONGLY = 0.8, 0.06
+KEENNESS_DEVIATION = 0.6
+
+
 class Population:
     """Users by index; the busiest come first."""
 
@@ -232,20 +239,20 @@ class Population:
     def _make(self, index: int) -> User:
         draw = Draw("user", self._seed, index)
         place = draw.weighted(_PLACE)
-        tastes = dict.fromkeys(VERTICALS, -0.35)
-        for _ in range(2):
-            tastes[draw.pick(tuple(VERTICALS))] = 1.3 + 0.3 * draw.normal()
+        tastes = dict.fromkeys(VERTICALS, INDIFFERENT)
+        for _ in range(LIKED_COUNT):
+            tastes[draw.pick(tuple(VERTICALS))] = LIKED[0] + LIKED[1] * draw.normal()
         segments = [
             segment
             for vertical, segment in VERTICALS.items()
-            if draw.chance(0.8 if tastes[vertical] > 0 else 0.06)  # a data provider is right mostly
+            if draw.chance(TOLD_RIGHTLY if tastes[vertical] > 0 else TOLD_WRONGLY)
         ]
         return User(
             id=f"{Draw('user-id', self._seed, index).integer(1 << 52):013x}",
             place=place,
             device=draw.weighted(_DEVICE),
             tastes=tastes,
-            keenness=0.6 * draw.normal(),
+            keenness=KEENNESS_DEVIATION * draw.normal(),
             segments=tuple(segments),
             consent=draw.weighted(_CONSENT) if place.european else "",
             tracking=draw.chance(0.85),

@@ -17,11 +17,13 @@ from dsp.snapshot.build import build
 from loadtest.draw import Draw
 from loadtest.learning import log
 from loadtest.learning.orders import orders
-from loadtest.learning.play import Placed, play
+from loadtest.learning.play import Played, play
+from loadtest.learning.policy import Fixed, Modelled, Policy
+from loadtest.learning.posterior import Posterior
 from loadtest.learning.supply import MS_PER_DAY, Supply, supply
+from loadtest.learning.told import Placed
 from loadtest.learning.visible import visible
 from models.serving import bundle
-from models.serving.predictor import BatchPredictor, Predictions
 from models.serving.prior import PriorPredictor
 from models.training import nightly
 from models.training.config import TrainingConfig
@@ -31,9 +33,8 @@ BEGIN_MS = 20_249 * MS_PER_DAY
 _TRAFFIC_SEEDS = (1, 2)  # of the two days
 #: Prices are not what is learned here: first prices stay a constant share of the worth.
 _NO_LANDSCAPE = 10**9
-_ROWS_AT_ONCE = 20_000
 POLICIES = ("prior", "smoothed", "learned", "oracle")
-UNSELECTED, VISIBLE = "unselected", "visible"
+UNSELECTED, VISIBLE, WIRE, LOG = "unselected", "visible", "wire", "log"
 
 
 class Bought(NamedTuple):
@@ -68,61 +69,58 @@ class Run:
 class Experiment:
     """Two days of traffic made once; each seed has its own rivals' prices and people's choices."""
 
-    def __init__(self, learned: int, bought: int) -> None:
-        """Make the two days' traffic, of so many requests; budgets are in proportion to them."""
+    def __init__(self, learned: int, bought: int, same_people: bool = False) -> None:
+        """Make the two days' traffic, of so many requests; budgets are in proportion to them.
+
+        The second day's people are strangers, or those of the first.
+        """
         days = [(BEGIN_MS, learned), (BEGIN_MS + MS_PER_DAY, bought)]
         self._catalogues = [orders(begin_ms, requests) for begin_ms, requests in days]
+        streams = ((_TRAFFIC_SEEDS[0], 0), (_TRAFFIC_SEEDS[0], 2 * learned) if same_people else (_TRAFFIC_SEEDS[1], 0))
         self._days = [
-            supply(seed, build(one, "s", begin_ms), begin_ms, requests)
-            for seed, one, (begin_ms, requests) in zip(_TRAFFIC_SEEDS, self._catalogues, days, strict=True)
+            supply(seed, build(one, "s", begin_ms), begin_ms, requests, start)
+            for (seed, start), one, (begin_ms, requests) in zip(streams, self._catalogues, days, strict=True)
         ]
         self._curves = _curves(self._days[0])
 
     def run(self, seed: int, limits: bool = False) -> Run:
         """Learn from the first day, bought on the prior, and buy the second on every policy.
 
-        With `limits` there are two more: all that the features can say, and what is learned from as many ads shown to
-        anybody, whoever would have won.
+        With `limits` there are more: what can be known of people by the wire, and by the log as well, and what is
+        learned from as many ads shown to anybody, whoever would have won.
         """
         first, second = self._days
-        prior = PriorPredictor()
-        placed = play(first, self._catalogues[0], predictions(prior, first), Curves(), seed)
-        won = [one for one in placed if one.won]
-        outcome, learned = _learn(first, won, seed)
-        policies = dict.fromkeys(POLICIES, predictions(prior, second)) | {"oracle": second.truth}
+        prior: Policy = Modelled(PriorPredictor(), first)
+        played = play(first, self._catalogues[0], prior, Curves(), seed)
+        won = played.won
+        outcome, learned = _learn(first, played.requests, won, seed)
+        policies: dict[str, Policy] = dict.fromkeys(POLICIES, Modelled(PriorPredictor(), second))
+        policies["oracle"] = Fixed(second.truth)
         if learned is not None:
-            policies["learned"] = predictions(learned.predictor, second)
-            policies["smoothed"] = predictions(learned.prior, second)
+            policies["learned"] = Modelled(learned.predictor, second)
+            policies["smoothed"] = Modelled(learned.prior, second)
         if limits:
-            policies[VISIBLE] = visible(second)
-            _, unselected = _learn(first, _anybody(first, len(won), seed), seed)
+            seen = visible(second)
+            policies |= {VISIBLE: Fixed(seen), WIRE: Posterior(second, seen), LOG: Posterior(second, seen, first, won)}
+            _, unselected = _learn(first, played.requests, _anybody(first, len(won), seed), seed)
             if unselected is not None:
-                policies[UNSELECTED] = predictions(unselected.predictor, second)
+                policies[UNSELECTED] = Modelled(unselected.predictor, second)
         bought = {
-            name: _bought(second, policy, play(second, self._catalogues[1], policy, self._curves, seed))
+            name: _bought(second, play(second, self._catalogues[1], policy, self._curves, seed, played.told))
             for name, policy in policies.items()
         }
         clicks, conversions = sum(one.clicked for one in won), sum(one.converted for one in won)
         return Run(seed, len(won), clicks, conversions, outcome, bought)
 
 
-def predictions(predictor: BatchPredictor, of: Supply) -> Predictions:
-    """Return a predictor's probabilities for all candidates of a day, (M,)."""
-    parts = []
-    for begin in range(0, len(of.owners), _ROWS_AT_ONCE):
-        part = slice(begin, begin + _ROWS_AT_ONCE)
-        parts.append(predictor.predict_rows(of.requests[of.owners[part]], of.ads[of.creatives[part]]))
-    return Predictions(np.concatenate([one.pctr for one in parts]), np.concatenate([one.pcvr for one in parts]))
-
-
-def _learn(of: Supply, won: list[Placed], seed: int) -> tuple[str, bundle.Bundle | None]:
+def _learn(of: Supply, requests: NDArray[np.int64], won: list[Placed], seed: int) -> tuple[str, bundle.Bundle | None]:
     """Run the nightly at the end of a day's log; None where it publishes nothing."""
     config = TrainingConfig(
         landscape_fallback_rows_min=_NO_LANDSCAPE, landscape_rows_min=_NO_LANDSCAPE, landscape_rows_max=_NO_LANDSCAPE
     )
     end_ms = BEGIN_MS + MS_PER_DAY
     with TemporaryDirectory(prefix="dsp-learning-") as directory:
-        log.write(Path(directory) / "training", of, won, seed, end_ms)
+        log.write(Path(directory) / "training", of, requests, won, seed, end_ms)
         outcome = nightly.run(Path(directory), end_ms, config, lambda step, found: None)
         root = Path(directory) / "models"
         version = registry.resolve(root, bundle.CHAMPION)
@@ -142,7 +140,8 @@ def _anybody(of: Supply, count: int, seed: int) -> list[Placed]:
     return shown
 
 
-def _bought(of: Supply, predicted: Predictions, placed: list[Placed]) -> Bought:
+def _bought(of: Supply, played: Played) -> Bought:
+    placed, predicted = played.placed, played.predicted
     bids = np.array([one.candidate for one in placed], dtype=np.int64)
     won = np.array([one.won for one in placed], dtype=np.bool_)
     value = float(_true_value(of)[bids[won]].sum()) / IMPRESSIONS_PER_MILLE / MICROS_PER_UNIT

@@ -1,7 +1,7 @@
 """A day bought with one set of predictions: pacing, prices, money and the exchange's rules, step by step."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bidder.config import BidderConfig
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.terms import Budget
+from dsp.events.schema import Notice
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros, cost_micros
 from dsp.pacing.bids import thin
 from dsp.pacing.controller import ControlColumns, Controls, Law, align
@@ -22,25 +23,33 @@ from dsp.store.book import DayResult
 from dsp.workers.pacing import next_controls
 from loadtest.auction import Clearing, Offer, clear
 from loadtest.draw import Draw
+from loadtest.learning.policy import Policy
 from loadtest.learning.supply import Chance, Supply
+from loadtest.learning.told import Memory, Placed, facts_of, notices_of
 from loadtest.market import rival_cpm
+from models.features.columns import REQUEST_COLUMNS, USER_COLUMNS
+from models.features.encode import user_values
 from models.serving.predictor import Predictions
 
-#: How often spend is held against plan, and shows in the book. Slower than shipped, and the same for all.
+#: How often spend is held against plan, and shows in the book, and how often people's records are brought up to date.
+#: Slower than shipped, and the same for all.
 STEP_MS = 300_000
+_OF_USER = [REQUEST_COLUMNS.index(name) for name in USER_COLUMNS]
 _SHADE = BidderConfig().first_price_shade
 
 
-class Placed(NamedTuple):
-    """A bid: on which impression, of which candidate, and what came of it; a lost one costs nothing."""
+class Played(NamedTuple):
+    """A day that was bought: the bids, and on what grounds they were made."""
 
-    chance: int
-    candidate: int
-    bid_micros_cpm: Micros
-    won: bool
-    cost_micros: Micros = 0
-    clicked: bool = False
-    converted: bool = False
+    placed: list[Placed]
+    requests: NDArray[np.int64]  # (N, R), with what was known of the people
+    predicted: Predictions  # (M,)
+    told: list[Notice]  # of what was won
+
+    @property
+    def won(self) -> list[Placed]:
+        """Return the bids that won."""
+        return [one for one in self.placed if one.won]
 
 
 @dataclass(slots=True)
@@ -80,19 +89,27 @@ class _Book:
             sums[place] += amount
 
 
-def play(supply: Supply, catalogue: Catalogue, predicted: Predictions, curves: Curves, seed: int) -> list[Placed]:
-    """Bid for the day's impressions with predictions for all candidates, (M,); the budgets are the catalogue's.
+def play(
+    supply: Supply, catalogue: Catalogue, policy: Policy, curves: Curves, seed: int, before: Sequence[Notice] = ()
+) -> Played:
+    """Bid for the day's impressions with a policy's predictions; the budgets are the catalogue's.
 
-    `seed` is of rivals' prices and of people's choices: the same impression has the same whoever bids.
+    `seed` is of rivals' prices and of people's choices: the same impression has the same whoever bids. `before` is
+    what was told of people until the day begins.
     """
-    return list(_Day(supply, catalogue, predicted, seed).run(curves))
+    day = _Day(supply, catalogue, policy, seed, Memory(before))
+    placed = list(day.run(curves))
+    return Played(placed, day.requests, Predictions(day.pctr, day.pcvr), day.told)
 
 
 class _Day:
-    def __init__(self, supply: Supply, catalogue: Catalogue, predicted: Predictions, seed: int) -> None:
-        snapshot, rows = supply.snapshot, supply.rows
+    def __init__(self, supply: Supply, catalogue: Catalogue, policy: Policy, seed: int, memory: Memory) -> None:
+        snapshot = supply.snapshot
         self._supply, self._catalogue, self._snapshot, self._seed = supply, catalogue, snapshot, seed
-        self._value = value_micros_cpm(snapshot.goal_kind[rows], snapshot.target_micros[rows], *predicted)
+        self._policy, self._memory = policy, memory
+        self.requests = supply.requests.copy()
+        self.pctr, self.pcvr, self._value = (np.zeros(len(supply.owners)) for _ in range(3))
+        self.told: list[Notice] = []
         self._worths = conversion_worths(catalogue.conversion_rules)
         self._purse = _Purse(
             _tightest({row: one.budget for row, one in enumerate(snapshot.line_items)}),
@@ -112,13 +129,29 @@ class _Day:
             begin = end
 
     def _step(self, begin: int, end: int, controls: ControlColumns, now_ms: int) -> Iterator[Placed]:
+        self._predict(begin, end, now_ms)
         prices, days = self._prices(begin, end, controls), self._snapshot.days(now_ms)
         first = int(self._supply.start[begin])
         for chance in range(begin, end):
             own = slice(int(self._supply.start[chance]) - first, int(self._supply.start[chance + 1]) - first)
             placed = self._auction(chance, prices[own], days)
             if placed is not None:
+                self._policy.told(placed)
                 yield placed
+
+    def _predict(self, begin: int, end: int, now_ms: int) -> None:
+        """Predict for these impressions with what is known of their people by now."""
+        supply, snapshot = self._supply, self._snapshot
+        self._memory.hear(now_ms)
+        for number in range(begin, end):
+            chance = supply.chances[number]
+            record = self._memory.get(chance.user_key) if chance.personal else None
+            if record is not None:
+                self.requests[number, _OF_USER] = user_values(record, chance.at_ms)
+        part = slice(int(supply.start[begin]), int(supply.start[end]))
+        found, rows = self._policy.predict(self.requests, part), supply.rows[part]
+        self.pctr[part], self.pcvr[part] = found
+        self._value[part] = value_micros_cpm(snapshot.goal_kind[rows], snapshot.target_micros[rows], *found)
 
     def _prices(self, begin: int, end: int, controls: ControlColumns) -> NDArray[np.int64]:
         """Return what every candidate of these impressions would bid; 0 where pacing keeps it out."""
@@ -170,7 +203,11 @@ class _Day:
         worth = self._worths.get(int(self._snapshot.advertiser_id[row]), 0)
         expected = round(float(self._value[candidate]) / IMPRESSIONS_PER_MILLE)
         self._book.enter(row, day, cost, 1, expected, clicked, converted, worth * converted)
-        return Placed(chance, candidate, bid, True, cost, clicked, converted)
+        placed = Placed(chance, candidate, bid, True, cost, clicked, converted)
+        told = notices_of(facts_of(self._supply, placed), placed, self._seed)
+        self._memory.expect(told)
+        self.told += told
+        return placed
 
     def _results(self) -> Iterator[DayResult]:
         snapshot = self._snapshot

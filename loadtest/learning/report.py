@@ -8,27 +8,29 @@ from rich.console import Console
 from rich.table import Table
 
 from dsp.kernel import logging
-from loadtest.learning.experiment import POLICIES, UNSELECTED, VISIBLE, Experiment, Run
+from loadtest.learning.experiment import LOG, POLICIES, UNSELECTED, VISIBLE, WIRE, Experiment, Run
 
 _SAYS = {
     "prior": "rates assumed before the first impression",
     "smoothed": "rates of a day, smoothed along the hierarchy of ads",
     "learned": "what the nightly published of a day",
     "oracle": "the true response model",
-    VISIBLE: "the true response model of people as the wire shows them",
+    VISIBLE: "the true response model of people by the segment that matters to the ad",
+    WIRE: "the same by all that the wire says of them, and by today's responses",
+    LOG: "the same, and by yesterday's responses too",
     UNSELECTED: "as learned, had as many ads been shown to anybody",
 }
 
 
-def main(learned: int, bought: int, seeds: int, limits: bool, as_json: bool) -> int:
+def main(learned: int, bought: int, seeds: int, limits: bool, as_json: bool, same_people: bool = False) -> int:
     """Run the seeds and report; return 0 when every night published a model.
 
-    `learned` and `bought` are requests of the two days.
+    `learned` and `bought` are requests of the two days, of different people unless `same_people`.
     """
     logging.configure("simulation", "warning")
-    experiment = Experiment(learned, bought)
+    experiment = Experiment(learned, bought, same_people)
     runs = [experiment.run(seed, limits) for seed in range(1, seeds + 1)]
-    found = {"requests": {"learned": learned, "bought": bought}, **summary(runs)}
+    found = {"requests": {"learned": learned, "bought": bought}, "same_people": same_people, **summary(runs)}
     if as_json:
         print(json.dumps(found))
     else:

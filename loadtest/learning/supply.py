@@ -41,6 +41,8 @@ class Chance(NamedTuple):
     first_price: bool
     context: market.Context  # what rivals and people look at
     deals: tuple[str, ...]
+    user_key: str  # "" where nothing may be kept of the person
+    personal: bool  # a profile is allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Supply:
     snapshot: Snapshot
     chances: list[Chance]
     start: NDArray[np.int64]  # (N + 1,)
-    requests: NDArray[np.int64]  # (N, R)
+    requests: NDArray[np.int64]  # (N, R), of strangers
     ads: NDArray[np.int64]  # (C, A)
     owners: NDArray[np.int64]  # (M,) the candidate's impression
     rows: NDArray[np.int64]  # (M,) its line item, a row of the snapshot
@@ -71,9 +73,12 @@ class _Found(NamedTuple):
     rates: list[tuple[float, float]]
 
 
-def supply(seed: int, snapshot: Snapshot, begin_ms: int, requests_per_day: int) -> Supply:
-    """Return a day of traffic with its candidates; equal arguments give equal days."""
-    found = list(_found(seed, snapshot, begin_ms, requests_per_day))
+def supply(seed: int, snapshot: Snapshot, begin_ms: int, requests_per_day: int, first: int = 0) -> Supply:
+    """Return a day of traffic with its candidates; equal arguments give equal days.
+
+    A seed has its own people. `first` is the number of the seed's requests that came before.
+    """
+    found = list(_found(seed, snapshot, begin_ms, requests_per_day, first))
     counts = [len(one.rates) for one in found]
     rates = np.array([pair for one in found for pair in one.rates], dtype=np.float64).reshape(-1, 2)
 
@@ -96,9 +101,9 @@ def supply(seed: int, snapshot: Snapshot, begin_ms: int, requests_per_day: int) 
     )
 
 
-def _found(seed: int, snapshot: Snapshot, begin_ms: int, requests_per_day: int) -> Iterator[_Found]:
+def _found(seed: int, snapshot: Snapshot, begin_ms: int, requests_per_day: int, first: int) -> Iterator[_Found]:
     traffic, profiles, controls = Traffic(seed), load_profiles(EXCHANGES), align(None, snapshot.line_item_ids)
-    for index, at_ms in enumerate(arrivals(seed, begin_ms, begin_ms + MS_PER_DAY, requests_per_day)):
+    for index, at_ms in enumerate(arrivals(seed, begin_ms, begin_ms + MS_PER_DAY, requests_per_day), first):
         yield from _auctions(traffic.request(index), snapshot, profiles, controls, at_ms)
 
 
@@ -116,7 +121,11 @@ def _auctions(
         context = context_of(request, slot)
         deals = tuple("" if deal is None else deal.id for deal in chosen.deals)
         source = request.source
-        chance = Chance(at_ms, source.exchange, request.id, slot, source.first_price, context, deals)
+        user_key = opportunity.user_key if opportunity.may_store else ""
+        chance = Chance(
+            at_ms, source.exchange, request.id, slot, source.first_price, context, deals, user_key,
+            opportunity.may_personalise,
+        )  # fmt: skip
         ads = [
             ad_shown(snapshot, row, creative, slot.format)
             for row, creative in zip(chosen.line_items.tolist(), chosen.creatives.tolist(), strict=True)
