@@ -57,6 +57,8 @@ class Cluster:
 
     def launch(self, node: int) -> None:
         """Start one node without waiting for it."""
+        if node in self._processes:
+            self._processes[node].wait(_STOP_SECONDS)
         folder = self._data / f"node-{node}"
         folder.mkdir(parents=True, exist_ok=True)
         properties = folder / "server.properties"

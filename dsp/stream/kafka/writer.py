@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -109,7 +110,11 @@ class Writer:
 
 async def _stop(producer: AIOKafkaProducer) -> None:
     """Stop a producer without delivering what waits in it, which `stop` alone would wait for, for ever if need be."""
-    producer._message_accumulator.fail_all(KafkaError("given up"))
+    waiting = producer._message_accumulator
+    batches = [*waiting._pending_batches, *chain.from_iterable(waiting._batches.values())]
+    waiting.fail_all(KafkaError("given up"))
+    for batch in batches:
+        batch.future.exception()  # who waited for it has been told already, or has gone
     sender = producer._sender.sender_task
     while sender is not None and not sender.done():
         sender.cancel()
