@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from dsp.store.database import session_factory
+from dsp.store.keys import Role, create_key
 from tests.api.conftest import Api, errors
 from tests.servers.postgres import PASSWORD, Postgres
 
@@ -46,6 +48,18 @@ async def test_a_value_that_a_database_cannot_hold_is_not_found_or_refused(api: 
         await api.anonymous.get("/v1/advertisers", headers={"authorization": b"Bearer \xff\xfe"}),
     ]
     assert [one.status_code for one in answers if one.status_code not in (200, 401, 404, 422)] == []
+
+
+async def test_an_api_key_rotates_without_a_refusal(api: Api) -> None:
+    """A second key is made, callers go over to it, and the first is revoked: at once worthless, in every process."""
+    with session_factory(api.services.engine).begin() as session:
+        key = create_key(session, "ci-2", Role.VIEWER, 1)
+    renewed = {"authorization": f"Bearer {key}"}
+    for headers in ({}, renewed):
+        assert (await api.viewer.get("/v1/campaigns", headers=headers)).status_code == 200
+    assert (await api.owner.post("/v1/keys/viewer/revoke")).status_code == 204
+    assert (await api.viewer.get("/v1/campaigns")).status_code == 401
+    assert (await api.viewer.get("/v1/campaigns", headers=renewed)).status_code == 200
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)

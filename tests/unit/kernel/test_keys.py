@@ -1,12 +1,14 @@
 """The signing key is made once, is private, and every process ends up with the same one."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from dsp.kernel.config import Platform
-from dsp.kernel.errors import ConfigError
+from dsp.kernel.errors import ConfigError, TokenError
+from dsp.kernel.ids import TokenSigner
 from dsp.kernel.keys import signing_keys
 
 
@@ -30,3 +32,25 @@ def test_configured_keys_win_and_are_checked() -> None:
     for wrong in ("", "xyz", "abcd"):
         with pytest.raises(ConfigError, match=r"signing_keys\[0\]"):
             signing_keys(Platform(signing_keys=[wrong]))
+
+
+#: How docs/operations.md has keys rotate: processes are restarted one by one between two of these lists.
+OLD, NEW = "ab" * 16, "cd" * 16
+STEPS = ([OLD], [OLD, NEW], [NEW, OLD], [NEW])
+
+
+def _read(writer: list[str], reader: list[str]) -> bytes:
+    """Return what a process with one list of keys reads of a token that one with another list has signed."""
+    signer, verifier = (TokenSigner(signing_keys(Platform(signing_keys=keys)), ["click"]) for keys in (writer, reader))
+    return verifier.verify("click", signer.tokens(["click"], b"facts")[0])
+
+
+@pytest.mark.parametrize(("before", "after"), list(pairwise(STEPS)))
+def test_while_keys_rotate_every_process_reads_every_others_tokens(before: list[str], after: list[str]) -> None:
+    assert [_read(one, other) for one in (before, after) for other in (before, after)] == [b"facts"] * 4
+
+
+@pytest.mark.parametrize(("writer", "reader"), [(STEPS[2], STEPS[0]), (STEPS[1], STEPS[3]), (STEPS[3], STEPS[0])])
+def test_a_step_left_out_would_lose_notices(writer: list[str], reader: list[str]) -> None:
+    with pytest.raises(TokenError):
+        _read(writer, reader)
