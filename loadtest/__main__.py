@@ -42,6 +42,18 @@ def _parser() -> argparse.ArgumentParser:
     day.add_argument("--json", action="store_true", help="print the figures on one line")
     day.add_argument("--picture", type=Path, metavar="PNG", help="draw spend and plan into this file")
     day.set_defaults(run=_day)
+    cluster = commands.add_parser("cluster", help="two bidders and two ledgers on Kafka, Valkey and PostgreSQL")
+    cluster.add_argument("--seconds", type=_seconds, default=60.0, help="of load (%(default)s)")
+    cluster.add_argument("--rate", type=_rate, default=100.0, help="requests per second (%(default)s)")
+    cluster.add_argument("--seed", type=int, default=1, help="seed of the traffic (%(default)s)")
+    cluster.add_argument("--json", action="store_true", help="print the figures on one line")
+    cluster.set_defaults(run=_cluster)
+    drill = commands.add_parser("drill", help="break one part of that after the other, and say what it costs")
+    drill.add_argument("faults", nargs="*", metavar="NAME", help="those whose names hold one of these; else all")
+    drill.add_argument("--rate", type=_rate, default=30.0, help="requests per second (%(default)s)")
+    drill.add_argument("--seed", type=int, default=1, help="seed of the traffic (%(default)s)")
+    drill.add_argument("--json", action="store_true", help="print the figures on one line")
+    drill.set_defaults(run=_drill)
     learning = commands.add_parser("learning", help="measure what a day of learning is worth in the simulated market")
     learning.add_argument("--requests", type=_requests, default=100_000, help="of the day learned from (%(default)s)")
     learning.add_argument("--bought", type=_requests, default=20_000, help="requests of the next day (%(default)s)")
@@ -67,6 +79,24 @@ def _day(options: argparse.Namespace) -> int:
 
     try:
         return main(options.seed, options.requests, options.json, options.picture)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _cluster(options: argparse.Namespace) -> int:
+    from loadtest.cluster.run import main
+
+    try:
+        return main(options.seconds, options.rate, options.seed, options.json)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _drill(options: argparse.Namespace) -> int:
+    from loadtest.cluster.drill import main
+
+    try:
+        return main(options.faults, options.rate, options.seed, options.json)
     except KeyboardInterrupt:
         return 130
 

@@ -129,7 +129,7 @@ class Demo:
         platform.run("dsp", "migrate")
         planned = sum(step.seconds for step in self._view.steps[1:6])
         platform.run("dsp", "load", str(CATALOGUE), "--flight-seconds", str(int(planned) + FLIGHT_MARGIN_SECONDS))
-        return Ledger(platform.data_dir)
+        return Ledger(platform.settings)
 
     async def _loop(self, platform: Platform, ledger: Ledger) -> None:
         """Drive traffic while the script of the demo goes on beside it."""

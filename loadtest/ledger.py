@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import defaultdict
-from pathlib import Path
 
 from sqlalchemy import func, select
 
@@ -11,13 +10,14 @@ from dsp.catalog.terms import Budget, PacingMode
 from dsp.events.schema import Notice, decode
 from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
+from dsp.kernel.config import Platform
 from dsp.kernel.money import Micros
 from dsp.pacing.plan import plan
 from dsp.store.book import BookRepository, DayResult
 from dsp.store.book_tables import BookPostingRow, BookTransactionRow
 from dsp.store.catalog import load_catalogue
-from dsp.store.database import create_engine, session_factory
-from dsp.stream.local import LocalEventLog
+from dsp.store.database import create_engine, session_factory, url
+from dsp.stream.connect import event_log
 from dsp.stream.port import Position
 from loadtest.console import Progress
 from loadtest.reconcile import Budgeted, Charge
@@ -27,11 +27,11 @@ _BATCH = 5_000
 
 
 class Ledger:
-    """A read-only view of one data directory; may be used from any thread, by one at a time."""
+    """A read-only view of one platform; may be used from any thread, by one at a time."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-        self._engine = create_engine(f"sqlite:///{data_dir / 'dsp.db'}")
+    def __init__(self, settings: Platform) -> None:
+        self._settings = settings
+        self._engine = create_engine(url(settings))
         self._sessions = session_factory(self._engine, read_only=True)
         with self._sessions() as session:
             self.catalogue: Catalogue = load_catalogue(session)[1]
@@ -84,6 +84,11 @@ class Ledger:
                 for one in session.execute(query)
             ]
 
+    def transactions(self) -> int:
+        """Return how many transactions the book has."""
+        with self._sessions() as session:
+            return session.scalar(select(func.count()).select_from(BookTransactionRow)) or 0
+
     def imbalance(self) -> Micros:
         """Return what the book fails to sum to zero by."""
         with self._sessions() as session:
@@ -104,7 +109,7 @@ class Ledger:
         return asyncio.run(self._events())
 
     async def _events(self) -> list[NoticeKey]:
-        log = LocalEventLog(self._data_dir / "log", SystemClock())
+        log = event_log(self._settings, SystemClock())
         await log.open()
         keys: list[NoticeKey] = []
         try:

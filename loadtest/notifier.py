@@ -1,6 +1,7 @@
 """Sends notices as exchanges and browsers do: delayed, sometimes twice, retried until acknowledged, sometimes never."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,7 @@ class Notifier:
             status, location = await self._get(url)
             if status in _ACCEPTED:
                 sent.acknowledged += 1
+                sent.acknowledged_at = sent.acknowledged_at or time.perf_counter()
                 return location
             if status is not None and 400 <= status < 500:
                 sent.refused += 1  # saying it again will not help

@@ -15,6 +15,7 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from dsp.kernel import config
 from dsp.kernel.lifecycle import PARENT_PIPE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,6 +118,12 @@ class Platform:
         return NOTICE_BASE_URL, f"http://127.0.0.1:{self.ports.notice}"
 
     @property
+    def settings(self) -> config.Platform:
+        """Return what all processes share."""
+        found: config.Platform = config.load({"platform": config.Platform}, None, self._env)["platform"]
+        return found
+
+    @property
     def env(self) -> dict[str, str]:
         """Return the environment that the platform's commands run in."""
         return dict(self._env)
@@ -183,6 +190,11 @@ class Platform:
                 raise PlatformError(f"the bidder was not ready after {START_SECONDS:.0f} s\n{self.tail('dsp-up.log')}")
             on_wait()
             time.sleep(_POLL_SECONDS)
+
+    def restart(self) -> None:
+        """Ask `dsp up` to replace its processes one after the other."""
+        if self._up is not None:
+            self._up.send_signal(signal.SIGHUP)
 
     def check(self) -> None:
         """Raise PlatformError if `dsp up` has died."""

@@ -26,6 +26,7 @@ class Sent:
     attempts: int = 0
     acknowledged: int = 0
     refused: int = 0
+    acknowledged_at: float = 0.0  # for the first time, seconds, monotonic
 
 
 class Answer(NamedTuple):

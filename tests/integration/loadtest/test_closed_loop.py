@@ -154,7 +154,7 @@ def test_no_kill_loses_or_doubles_a_notice_or_overspends(platform: Platform) -> 
     # on a busy machine, to refuse anything itself.
     assert found_none + refused(platform) > 0
     assert spent_out(platform) >= 5
-    ledger = Ledger(platform.data_dir)
+    ledger = Ledger(platform.settings)
     try:
         assert settled(ledger, len(truth.acknowledged(billing=True)))
         charges = ledger.charges()

@@ -1,0 +1,206 @@
+"""What may break under the platform, how it is broken, and how it is mended. Each is one drill."""
+
+import asyncio
+import os
+import resource
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+
+from dsp.events.topics import Topic
+from dsp.kernel.clock import SystemClock
+from dsp.stream.connect import event_log
+from dsp.stream.port import Entry, EventLog, Position
+from loadtest.cluster.drive import Drive, processes
+from loadtest.cluster.servers import Servers
+from loadtest.platform import PlatformError
+
+#: How long a part stays broken where nothing is said.
+HOLD_SECONDS = 5.0
+SLOW_MS = 50
+RESTART_SECONDS = 180.0
+_COPIED = 2_000
+_READ = 5_000
+_POISON = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a drill acts upon."""
+
+    drive: Drive
+    servers: Servers
+
+    def pids(self, prefix: str) -> list[int]:
+        """Return the ids of the processes whose names begin so, those that are ready."""
+        found = sorted(processes(self.drive.platform).items())
+        return [pid for name, pid in found if name.startswith(prefix) and pid]
+
+    @asynccontextmanager
+    async def log(self) -> AsyncIterator[EventLog]:
+        """Open the platform's event log."""
+        found = event_log(self.drive.platform.settings, SystemClock())
+        await found.open()
+        try:
+            yield found
+        finally:
+            await found.close()
+
+
+Act = Callable[[Scene], Awaitable[None]]
+
+
+async def _nothing(_: Scene) -> None:
+    """What mends itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One drill: broken, held for a while, mended."""
+
+    name: str
+    act: Act
+    mend: Act = _nothing
+    hold_seconds: float = HOLD_SECONDS
+
+
+def _kill(prefix: str) -> Act:
+    async def act(scene: Scene) -> None:
+        os.kill(scene.pids(prefix)[0], signal.SIGKILL)
+
+    return act
+
+
+async def _kill_one_broker(scene: Scene) -> None:
+    scene.servers.kafka.end(0, signal.SIGKILL)
+
+
+async def _start_one_broker(scene: Scene) -> None:
+    await asyncio.to_thread(scene.servers.kafka.launch, 0)
+    await asyncio.to_thread(scene.servers.kafka.wait, 0)
+
+
+async def _kill_all_brokers(scene: Scene) -> None:
+    for node in range(len(scene.servers.kafka.ports)):
+        scene.servers.kafka.end(node, signal.SIGKILL)
+
+
+async def _start_all_brokers(scene: Scene) -> None:
+    await asyncio.to_thread(scene.servers.kafka.start)
+
+
+async def _kill_valkey(scene: Scene) -> None:
+    scene.servers.valkey.kill()
+
+
+async def _start_valkey(scene: Scene) -> None:
+    await asyncio.to_thread(scene.servers.valkey.start)
+
+
+async def _lose_valkey(scene: Scene) -> None:
+    scene.servers.valkey.kill()
+    scene.servers.valkey.lose()
+
+
+async def _slow_valkey(scene: Scene) -> None:
+    scene.servers.proxy.delay(SLOW_MS // 2)  # each way
+
+
+async def _fast_valkey(scene: Scene) -> None:
+    scene.servers.proxy.delay(0)
+
+
+async def _hang_valkey(scene: Scene) -> None:
+    os.kill(scene.servers.valkey.pid, signal.SIGSTOP)
+
+
+async def _wake_valkey(scene: Scene) -> None:
+    os.kill(scene.servers.valkey.pid, signal.SIGCONT)
+
+
+async def _kill_postgres(scene: Scene) -> None:
+    await asyncio.to_thread(scene.servers.postgres.kill)
+
+
+async def _start_postgres(scene: Scene) -> None:
+    await asyncio.to_thread(scene.servers.postgres.start)
+
+
+def _limit_files(scene: Scene, size: int) -> None:
+    for pid in scene.pids("bidder"):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+async def _fill_disk(scene: Scene) -> None:
+    """Take Kafka away, so that the bidders write to disk, and let none of their files grow."""
+    _limit_files(scene, 0)
+    await _kill_all_brokers(scene)
+
+
+async def _free_disk(scene: Scene) -> None:
+    _limit_files(scene, resource.RLIM_INFINITY)
+    await _start_all_brokers(scene)
+
+
+async def _copy_records(scene: Scene) -> None:
+    """Append the latest notices once more, in another order."""
+    async with scene.log() as log:
+        position: Position = {}
+        entries: list[Entry] = []
+        while True:
+            batch = await log.read(Topic.NOTICES, position, _READ)
+            entries += [Entry(record.key, record.value) for record in batch.records]
+            position = batch.position
+            if batch.end:
+                break
+        copied = entries[-_COPIED:]
+        Random(1).shuffle(copied)  # noqa: S311 - no secret
+        await log.append(Topic.NOTICES, copied)
+
+
+async def _poison(scene: Scene) -> None:
+    async with scene.log() as log:
+        await log.append(Topic.NOTICES, [Entry(str(number), b"\xff no event") for number in range(_POISON)])
+
+
+async def _rebalance(scene: Scene) -> None:
+    """Let shares of the notices change hands in the middle of batches: a third ledger worker comes, and dies."""
+    for _ in range(2):
+        third = scene.drive.platform.start("dsp", "worker", "ledger")
+        await asyncio.sleep(HOLD_SECONDS)
+        third.kill()
+        await asyncio.to_thread(third.wait)
+
+
+async def _restart(scene: Scene) -> None:
+    """Replace all processes, one after the other, as for a new version."""
+    before = processes(scene.drive.platform)
+    scene.drive.platform.restart()
+    give_up_at = time.monotonic() + RESTART_SECONDS
+    while time.monotonic() < give_up_at:
+        now = processes(scene.drive.platform)
+        if len(now) == len(before) and all(now.values()) and not set(now.values()) & set(before.values()):
+            return
+        await asyncio.sleep(0.2)
+    raise PlatformError("the rolling restart did not end in time")
+
+
+FAULTS = (
+    Fault("a bidder killed", _kill("bidder")),
+    Fault("a ledger worker killed", _kill("ledger")),
+    Fault("rolling restart of all processes", _restart),
+    Fault("ledger workers come and go in mid-batch", _rebalance),
+    Fault("notices duplicated and reordered in Kafka", _copy_records),
+    Fault("records that are no events", _poison),
+    Fault("one Kafka broker of three killed", _kill_one_broker, _start_one_broker),
+    Fault("all Kafka brokers killed for a minute", _kill_all_brokers, _start_all_brokers, 60.0),
+    Fault("the same, and the bidders' disk full", _fill_disk, _free_disk),
+    Fault("Valkey 50 ms slow", _slow_valkey, _fast_valkey),
+    Fault("Valkey hung", _hang_valkey, _wake_valkey),
+    Fault("Valkey killed", _kill_valkey, _start_valkey),
+    Fault("Valkey killed, its data gone", _lose_valkey, _start_valkey),
+    Fault("PostgreSQL killed", _kill_postgres, _start_postgres),
+)

@@ -1,0 +1,65 @@
+"""The servers that the platform runs on, started for one run on loopback ports and ended by their ids."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.dev import free_port, postgres, valkey
+from deploy.dev.kafka import broker
+from loadtest.cluster.proxy import Proxy
+from loadtest.platform import PlatformError
+
+BIDDERS = LEDGERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Kafka, Valkey behind a proxy that can be slow, and PostgreSQL."""
+
+    kafka: broker.Cluster
+    valkey: valkey.Valkey
+    proxy: Proxy
+    postgres: postgres.Postgres
+    database_url: str
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Return what the platform's processes are told, two bidders and two ledger workers among them."""
+        return {
+            "DSP_PLATFORM_STREAM_URL": f"kafka://{self.kafka.servers}",
+            "DSP_PLATFORM_STREAM_REPLICAS": str(len(self.kafka.ports)),
+            "DSP_PLATFORM_STREAM_PARTITIONS": "4",
+            "DSP_PLATFORM_CACHE_URL": f"redis://127.0.0.1:{self.proxy.port}/0",
+            "DSP_PLATFORM_DATABASE_URL": self.database_url,
+            "DSP_UP_BIDDERS": str(BIDDERS),
+            "DSP_UP_WORKERS": f'{{"ledger": {LEDGERS}}}',
+        }
+
+
+@contextmanager
+def servers(folder: Path, brokers: int = 1) -> Iterator[Servers]:
+    """Start all; whatever happens, end them.
+
+    Raises:
+        PlatformError: one is not to be had here, or does not start.
+    """
+    why = broker.missing()
+    if why is not None:
+        raise PlatformError(f"no Kafka: {why}")
+    with ExitStack() as stack:
+        try:
+            ports = broker.free_ports(2 * brokers)
+            kafka = broker.Cluster(folder / "kafka", ports[:brokers], ports[brokers:])
+            stack.callback(kafka.stop)
+            kafka.start()
+            (folder / "valkey").mkdir(parents=True)
+            cache = valkey.Valkey(valkey.program(), folder / "valkey")
+            stack.callback(cache.stop)
+            cache.start()
+            proxy = Proxy(free_port(), cache.port)
+            stack.callback(proxy.stop)
+            database = stack.enter_context(postgres.running(postgres.Postgres))
+            yield Servers(kafka, cache, proxy, database, database.create_database("dsp"))
+        except (LookupError, RuntimeError) as fault:
+            raise PlatformError(str(fault)) from fault
