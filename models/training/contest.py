@@ -94,7 +94,7 @@ def hold(root: Path, data: Dataset, walked: Walk, config: TrainingConfig) -> Fin
 
 
 def bid_with(live: NDArray[np.float64], rows: Rows) -> NDArray[np.float64]:
-    """Return the click rates that rows were bid with, (n,): what the prior said then; the constants where none is known.
+    """Return the click rates that rows were bid with, (n,), as the prior had them then; constants where none is known.
 
     Without a champion that is what a first model replaces.
     """

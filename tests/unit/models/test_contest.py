@@ -3,11 +3,14 @@
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from models.evaluation.gates import Difference, Slice
+from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.training.config import TrainingConfig
-from models.training.contest import Findings, Live, decide
+from models.training.contest import Findings, Live, bid_with, decide
+from models.training.rows import Rows
 
 DAY_MS = 86_400_000
 CHALLENGER = "20250615T000000-0123456789abcdef"
@@ -69,3 +72,12 @@ def test_objections_and_slices_refuse_what_is_better() -> None:
 def test_findings_survive_the_runs_folder() -> None:
     found = Findings(None, {}, BETTER, [Slice("campaign 1", 500, 2.0, 2.1)], ["no"], Live(CHALLENGER, FEW, []))
     assert msgspec.convert(msgspec.json.decode(msgspec.json.encode(found)), Findings) == found
+
+
+def test_a_first_model_is_compared_with_what_was_bid_with() -> None:
+    """That is what the prior had learned by then; constants where the log does not tell."""
+    ads = np.zeros((4, len(AD_COLUMNS)), dtype=np.int64)
+    ads[:, AD_COLUMNS.index("format")] = 1
+    requests = np.zeros((4, len(REQUEST_COLUMNS)), dtype=np.int64)
+    rows = Rows(np.arange(4), requests, ads, np.zeros(4, dtype=np.bool_), np.ones(4))
+    assert bid_with(np.array([0.2, np.nan, 0.0, 0.03]), rows) == pytest.approx([0.2, 0.01, 0.01, 0.03])
