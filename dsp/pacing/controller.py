@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros
 from dsp.pacing.dual import descend
+from dsp.pacing.plan import Pace
 
 #: The blob under which the pacing worker publishes `Controls` and the bidders follow it.
 CONTROLS_BLOB = "controls"
@@ -38,7 +39,8 @@ class Control(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     multiplier: float = 1.0
     left_micros: Micros | None = None  # None: no budget
-    level: float = 0.0  # log of the multiplier for the budget alone, whatever target or campaign allow
+    level: float = 0.0  # log of the multiplier that spends as the plan does, as far as the market has been learned
+    urgency: float = 1.0  # the money left over what the plan has left: what chance spent is put right by as much more
     level_answered: float = 0.0  # the level that spend was last seen at
     mu_target: float | None = None  # the target's dual; None: no target, or nothing known of what was bought
     value_ratio: float = 1.0  # realised over expected value
@@ -46,8 +48,15 @@ class Control(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     rate_micros_second: float = 0.0  # of spend, smoothed
     at_ms: int = 0
     spent_micros: Micros = 0
+    impressions: int = 0
+    cost_micros: float = 0.0  # of an average impression, lately
     value_micros: Micros = 0  # expected, of what was bought
     planned_micros: Micros | None = None  # None: no budget, no plan
+
+    @property
+    def level_now(self) -> float:
+        """Return the log of the multiplier for the budget alone, whatever target or campaign allow."""
+        return self.level + log(self.urgency)
 
 
 class Controls(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,8 +119,20 @@ class Law:
     time_seconds_max: float = 600.0
     #: ... and at least so many control steps: spend shows in the book late, and a loop faster than that would swing.
     time_steps_min: float = 6.0
+    #: However fast, so many average impressions are misspent before the level moves by 1: the noise of so many is a
+    #: tenth. Until as many were bought, as many as were, so that a cold start finds its level in a few.
+    memory_impressions: float = 100.0
+    memory_impressions_start: float = 2.0
+    #: The cost of an average impression is the mean over about so many.
+    cost_impressions: float = 50.0
     #: Over how many time constants a gap between spend and plan, or cost and value, is to be closed.
     catch_up: float = 4.0
+    #: A gap of less than this share of what was planned today so far, or of so many impressions, is noise: it is spread
+    #: over the rest of the day, where it costs least.
+    slack_share: float = 0.01
+    slack_impressions: float = 3.0
+    #: The least and the most of the plan's rate that the money left makes of it.
+    urgency_min: float = 0.25
     #: The most that the plan's rate may be exceeded to catch up, as a multiple of it.
     rate_ratio_max: float = 2.0
     fall_max: float = 0.5  # the most that the level falls in one step
@@ -130,65 +151,89 @@ class Law:
 def step(
     before: Control | None,
     spent_micros: Micros,
-    planned_micros: Micros | None,
-    rate_micros_second: float,
-    day_seconds: float,
+    impressions: int,
+    pace: Pace,
     now_ms: int,
     law: Law,
     bought: Bought | None = None,
 ) -> Control:
     """Return the next control: mirror descent in log space on the duals of the budget and of the target.
 
-    What the budget wants is the plan's own rate and what it takes to close the gap to the plan; the target wants cost
-    to be at most the value bought, now and since the flight began.
+    What the budget wants is the plan's own rate, as much more of it as there is more money left than planned, and what
+    it takes to close the gap to the plan; the target wants cost to be at most the value bought, now and since the
+    flight began.
 
     Args:
         before: the control so far; None begins cold, and so does one of which nothing was planned yet.
         spent_micros: since the flight began, as the book has it.
-        planned_micros: the same, as the plan has it for now; None without a budget.
-        rate_micros_second: of the plan, now; 0 outside dayparts, infinite where all may be spent at once.
-        day_seconds: length of today's part of the flight.
+        impressions: that were billed since the flight began.
+        pace: what the plan has for now.
+        now_ms: wall time.
+        law: how briskly to act.
         bought: what the spend bought; None where there is no target, or no way to tell: bids then stay within value.
     """
     # A flight that is known before it begins has taught nothing yet, and had no day to tell how far open to begin.
     if before is None or (before.planned_micros == 0 and not before.spent_micros):
-        level = _level_start(day_seconds, law)
+        level = _level_start(pace.day_seconds, law)
         value = bought.expected_micros if bought else 0
         before = Control(
-            level=level, level_answered=level, cold=True, at_ms=now_ms, spent_micros=spent_micros, value_micros=value
-        )
+            level=level, level_answered=level, cold=True, at_ms=now_ms, spent_micros=spent_micros,
+            impressions=impressions, value_micros=value,
+        )  # fmt: skip
     seconds = max(now_ms - before.at_ms, 0) / 1_000
-    time = max(min(law.time_share * day_seconds, law.time_seconds_max), law.time_steps_min * seconds)
+    time = max(min(law.time_share * pace.day_seconds, law.time_seconds_max), law.time_steps_min * seconds)
     after = msgspec.structs.replace(
-        before, at_ms=now_ms, spent_micros=spent_micros, planned_micros=planned_micros, mu_target=None, value_ratio=1.0
+        before,
+        at_ms=now_ms,
+        spent_micros=spent_micros,
+        impressions=impressions,
+        cost_micros=_cost(before, spent_micros, impressions, law),
+        planned_micros=pace.planned_micros,
+        mu_target=None,
+        value_ratio=1.0,
     )
-    if rate_micros_second > 0.0 and seconds > 0.0:
+    if pace.rate_micros_second > 0.0 and seconds > 0.0:
         spent = max(spent_micros - before.spent_micros, 0)
         rate = before.rate_micros_second + (spent / seconds - before.rate_micros_second) * seconds / time
         after = msgspec.structs.replace(after, rate_micros_second=rate)
-        if rate_micros_second == inf:
-            after = msgspec.structs.replace(after, level=log(law.multiplier_max), cold=False)
+        if pace.rate_micros_second == inf:
+            after = msgspec.structs.replace(after, level=log(law.multiplier_max), urgency=1.0, cold=False)
         else:
-            after = _budget(after, before, rate_micros_second, seconds, time, law)
+            after = _budget(after, before, pace, seconds, time, law)
     if bought is not None:
         after = _target(after, before, bought, seconds, time, law)
     return hold(after, inf, law)
 
 
-def _budget(after: Control, before: Control, plan_rate: float, seconds: float, time: float, law: Law) -> Control:
-    spent = max(after.spent_micros - before.spent_micros, 0)
-    behind = ((after.planned_micros or 0) - after.spent_micros) / (law.catch_up * time * plan_rate)
-    wanted = min(max(1.0 + behind, 0.0), law.rate_ratio_max) * plan_rate * seconds
+def _cost(before: Control, spent_micros: Micros, impressions: int, law: Law) -> float:
+    more = impressions - before.impressions
+    if more <= 0:
+        return before.cost_micros
+    each = max(spent_micros - before.spent_micros, 0) / more
+    return before.cost_micros + (each - before.cost_micros) * min(more / min(impressions, law.cost_impressions), 1.0)
+
+
+def _budget(after: Control, before: Control, pace: Pace, seconds: float, time: float, law: Law) -> Control:
+    spent, plan_rate = max(after.spent_micros - before.spent_micros, 0), pace.rate_micros_second
+    gap = (after.planned_micros or 0) - after.spent_micros
+    urgency = min(max(1.0 + gap / max(pace.rest_micros, 1.0), law.urgency_min), law.rate_ratio_max)
+    slack = max(law.slack_share * pace.today_micros, law.slack_impressions * after.cost_micros)
+    behind = (gap - min(max(gap, -slack), slack)) / (law.catch_up * time * plan_rate)
+    wanted = min(max(urgency + behind, 0.0), law.rate_ratio_max) * plan_rate * seconds
     cold = before.cold and after.rate_micros_second < 0.5 * plan_rate
-    memory = plan_rate * time / (law.cold_gain if cold and wanted > spent else 1.0)
+    noise = min(after.impressions + law.memory_impressions_start, law.memory_impressions) * after.cost_micros
+    memory = max(plan_rate * time, noise) / (law.cold_gain if cold and wanted > spent else 1.0)
     level = descend(before.level, spent, wanted, memory, law.fall_max, inf)
     answered = before.level_answered + law.unanswered_rise_hour * seconds / 3_600
     if spent:
-        answered = before.level
+        answered = before.level_now
     elif not cold:
-        level = min(level, max(answered + law.unanswered_rise, before.level))
+        highest = max(answered + law.unanswered_rise, before.level_now)
+        level = min(level, max(highest, before.level))
+        if level + log(urgency) > highest:
+            urgency = max(exp(highest - level), law.urgency_min)
     level = min(max(level, log(law.multiplier_min)), log(law.multiplier_max))
-    return msgspec.structs.replace(after, level=level, level_answered=answered, cold=cold)
+    return msgspec.structs.replace(after, level=level, urgency=urgency, level_answered=answered, cold=cold)
 
 
 def _target(after: Control, before: Control, bought: Bought, seconds: float, time: float, law: Law) -> Control:
@@ -222,9 +267,9 @@ def hold(control: Control, campaign_level: float, law: Law) -> Control:
 
     With duals mu_budget and mu_target an impression is worth (1 + mu_target) / (mu_budget + mu_target) times its value
     (Feng, Padmanabhan, Wang 2022; Balseiro et al. 2023), and value_ratio of that where value proves to be less or more.
-    The level is the log of that quotient as the budget wants it, and mu_budget follows from it; as that cannot be
+    `level_now` is the log of that quotient as the budget wants it, and mu_budget follows from it; as that cannot be
     negative, the target has the quotient be at most 1 + 1 / mu_target.
     """
     highest = 1.0 if control.mu_target is None else 1.0 + 1.0 / control.mu_target
-    worth = control.value_ratio * min(exp(min(control.level, campaign_level)), highest)
+    worth = control.value_ratio * min(exp(min(control.level_now, campaign_level)), highest)
     return msgspec.structs.replace(control, multiplier=min(max(worth, law.multiplier_min), law.multiplier_max))

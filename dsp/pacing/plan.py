@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from math import inf
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
@@ -51,6 +52,16 @@ class Day:
         return (self.weights[at] - self.weights[at - 1]) / (self.edges_ms[at] - self.edges_ms[at - 1]) * 1_000
 
 
+class Pace(NamedTuple):
+    """What a plan has for an instant; amounts in micros."""
+
+    planned_micros: Micros | None  # from the flight's begin until now; None without a plan
+    rate_micros_second: float  # now: 0 outside dayparts, infinite where all may be spent at once
+    today_micros: float  # of today, until now
+    rest_micros: float  # of today, from now on
+    day_seconds: float  # length of today's part of the flight
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Today's plan for one budget: the tighter of what the day and what the flight allow. Amounts in micros."""
@@ -61,18 +72,16 @@ class Plan:
     today_max: Micros | None  # the daily budget
     flight_left: Micros | None  # the total budget less what was spent before today
 
-    @property
-    def day_seconds(self) -> float:
-        """Return the length of today's part of the flight."""
-        return (self.day.edges_ms[-1] - self.day.edges_ms[0]) / 1_000
-
     def planned_micros(self, now_ms: int) -> Micros:
         """Return what should be spent between the flight's begin and an instant of today."""
         return self.before_today + round(self._tightest(now_ms)[0])
 
-    def rate_micros_second(self, now_ms: int) -> float:
-        """Return how fast money should flow at an instant; infinite where all may be spent at once."""
-        return self._tightest(now_ms)[1]
+    def pace(self, now_ms: int) -> Pace:
+        """Return all that a controller follows of the plan at an instant of today."""
+        by_now, rate = self._tightest(now_ms)
+        rest = max(self._tightest(self.day.edges_ms[-1])[0] - by_now, 0.0)
+        seconds = (self.day.edges_ms[-1] - self.day.edges_ms[0]) / 1_000
+        return Pace(self.before_today + round(by_now), rate, by_now, rest, seconds)
 
     def _tightest(self, now_ms: int) -> tuple[float, float]:
         """Return (micros by now, micros per second) of the budget that allows less."""

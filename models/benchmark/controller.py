@@ -35,7 +35,7 @@ def replay(
     """
     law = law or Law()
     control: Control | None = None
-    won, total, spends = 0.0, 0, []
+    won, wins, total, spends = 0.0, 0, 0, []
     for day, (episode, budget) in enumerate(zip(auctions.episodes(length), budgets_micros_cpm, strict=True)):
         start_ms, spent = day * _DAY_MS, 0
         today = plan(Budget(daily_micros=budget), _FLIGHT, (), "UTC", PacingMode.EVEN, (), total, start_ms)
@@ -50,14 +50,14 @@ def replay(
                 stepped_ms = now_ms
                 worth = int(won * unit_micros_cpm)
                 bought = Bought(worth, float(worth), unit_micros_cpm) if worth else None
-                planned, rate = today.planned_micros(now_ms), today.rate_micros_second(now_ms)
-                control = step(control, total + spent, planned, rate, today.day_seconds, now_ms, law, bought)
+                control = step(control, total + spent, wins, today.pace(now_ms), now_ms, law, bought)
             left = budget - spent
             multiplier = _paced(value * unit_micros_cpm, control.multiplier, left, now_ms)
             bid = second_price_bid(value * unit_micros_cpm, multiplier, left)
             if market_price <= bid:
                 spent += market_price
                 won += value
+                wins += 1
         total += spent
         spends.append(spent)
     return won, spends

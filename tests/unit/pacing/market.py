@@ -86,26 +86,27 @@ def run(
     With `unit_micros`, what a unit of the goal may cost, the controller learns what was bought as well.
     """
     trace, control = Trace(), None
-    spent, value, left = 0, 0, budget
-    billed: deque[tuple[int, int, int]] = deque()
+    spent, value, wins, left = 0, 0, 0, budget
+    billed: deque[tuple[int, int, int, int]] = deque()
     for now_ms in range(start_ms, end_ms, step_ms):
         while billed and billed[0][0] <= now_ms and not market.stuck(now_ms):
-            _, cost, worth = billed.popleft()
-            spent, value = spent + cost, value + worth
+            _, cost, worth, count = billed.popleft()
+            spent, value, wins = spent + cost, value + worth, wins + count
         plan = plan_at(now_ms, spent)
-        planned = plan.planned_micros(now_ms)
-        rate = plan.rate_micros_second(now_ms)
+        pace = plan.pace(now_ms)
         bought = Bought(value, value * market.realised, unit_micros) if unit_micros and value else None
-        control = step(control, spent, planned, rate, plan.day_seconds, now_ms, law or Law(), bought)
+        control = step(control, spent, wins, pace, now_ms, law or Law(), bought)
         control = restart(now_ms, control)
-        costs, values = market.wins(now_ms, step_ms / 1_000, control) if rate else (np.zeros(0), np.zeros(0))
+        costs, values = (
+            market.wins(now_ms, step_ms / 1_000, control) if pace.rate_micros_second else (np.zeros(0), np.zeros(0))
+        )
         paid = np.cumsum(costs) <= left
         won = int(costs[paid].sum())
         left -= won
-        billed.append((now_ms + step_ms // 2 + market.billing_delay_ms, won, int(values[paid].sum())))
+        billed.append((now_ms + step_ms // 2 + market.billing_delay_ms, won, int(values[paid].sum()), int(paid.sum())))
         trace.at_ms.append(now_ms)
         trace.spent.append(spent)
-        trace.planned.append(planned)
+        trace.planned.append(pace.planned_micros or 0)
         trace.controls.append(control)
         trace.value.append(value)
     return trace

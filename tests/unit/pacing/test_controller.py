@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
 from dsp.pacing.controller import Control, Controls, Law, align, decode, encode, hold, step
-from dsp.pacing.plan import MS_PER_HOUR, Plan, plan
+from dsp.pacing.plan import MS_PER_HOUR, Pace, Plan, plan
 from tests.unit.pacing.market import Market, run
 
 MIDNIGHT = 1_748_822_400_000  # a Monday, UTC
@@ -137,8 +137,8 @@ def test_a_cold_start_opens_up_without_a_burst() -> None:
 
 
 def test_a_long_day_begins_wide_open() -> None:
-    assert step(None, 0, 0, 10.0, 86_400, MIDNIGHT, Law()).multiplier == 1.0
-    assert step(None, 0, 0, 10.0, 120, MIDNIGHT, Law()).multiplier == pytest.approx(0.1)
+    assert step(None, 0, 0, Pace(0, 10.0, 0.0, 1e9, 86_400.0), MIDNIGHT, Law()).multiplier == 1.0
+    assert step(None, 0, 0, Pace(0, 10.0, 0.0, 1e9, 120.0), MIDNIGHT, Law()).multiplier == pytest.approx(0.1)
     market = Market(lambda _: 200.0)
     budget = int(supply(market, 3_600) * 24 / 50)
     end = MIDNIGHT + 24 * HOUR
@@ -153,9 +153,7 @@ def test_a_flight_known_the_day_before_begins_as_open_as_one_that_was_not(hours:
     held: Control | None = None
     begin = MIDNIGHT + hours[0] * HOUR
     for now_ms in range(MIDNIGHT - HOUR, begin + 10_000, 5_000):
-        found = plan_at(now_ms, 0)
-        rate = found.rate_micros_second(now_ms)
-        held = step(held, 0, found.planned_micros(now_ms), rate, found.day_seconds, now_ms, Law())
+        held = step(held, 0, 0, plan_at(now_ms, 0).pace(now_ms), now_ms, Law())
     assert held is not None
     assert held.multiplier == pytest.approx(1.0, abs=0.05)
 
@@ -177,13 +175,13 @@ def test_outside_dayparts_the_level_waits() -> None:
     plan_at = planner(10_000_000, MIDNIGHT + 24 * HOUR, dayparts=hour)
     before = Control(level=-1.0, at_ms=MIDNIGHT + HOUR, spent_micros=5_000_000)
     pause = MIDNIGHT + 2 * HOUR
-    assert plan_at(pause, 0).rate_micros_second(pause) == 0.0
-    after = step(before, 5_000_000, 5_000_000, 0.0, 7_200, pause, Law())
+    assert plan_at(pause, 0).pace(pause).rate_micros_second == 0.0
+    after = step(before, 5_000_000, 9, plan_at(pause, 0).pace(pause), pause, Law())
     assert (after.level, after.at_ms) == (-1.0, pause)
 
 
 def test_what_may_be_spent_at_once_is_not_held() -> None:
-    after = step(Control(level=-2.0), 0, 1_000, inf, 86_400, MIDNIGHT, Law())
+    after = step(Control(level=-2.0), 0, 0, Pace(1_000, inf, 1e3, 0.0, 86_400.0), MIDNIGHT, Law())
     assert after.multiplier == 1.0
 
 
@@ -220,11 +218,24 @@ def test_rubbish_is_no_controls(blob: bytes) -> None:
     rate=st.one_of(st.just(0.0), st.just(inf), st.floats(1e-9, 1e12)),
     day_seconds=st.floats(0, 1e6),
     elapsed_ms=st.integers(-(10**6), 10**9),
+    today=st.floats(0, 1e15),
+    rest=st.floats(0, 1e15),
+    impressions=st.integers(0, 10**9),
 )
 def test_whatever_comes_the_control_is_within_its_bounds(
-    level: float, spent: int, before_spent: int, planned: int, rate: float, day_seconds: float, elapsed_ms: int
+    level: float,
+    spent: int,
+    before_spent: int,
+    planned: int,
+    rate: float,
+    day_seconds: float,
+    elapsed_ms: int,
+    today: float,
+    rest: float,
+    impressions: int,
 ) -> None:
     before = Control(level=level, at_ms=MIDNIGHT, spent_micros=before_spent, cold=True)
     law = Law()
-    after = step(before, spent, planned, rate, day_seconds, MIDNIGHT + elapsed_ms, law)
+    pace = Pace(planned, rate, today, rest, day_seconds)
+    after = step(before, spent, impressions, pace, MIDNIGHT + elapsed_ms, law)
     assert law.multiplier_min <= after.multiplier <= 1.0

@@ -8,7 +8,7 @@ import pytest
 
 from dsp.catalog.terms import Budget, Flight, PacingMode
 from dsp.pacing.controller import Bought, Control, Law, step
-from dsp.pacing.plan import MS_PER_HOUR, Plan, plan
+from dsp.pacing.plan import MS_PER_HOUR, Pace, Plan, plan
 from tests.unit.pacing.market import Market, Trace, run
 
 MIDNIGHT = 1_748_822_400_000  # a Monday, UTC
@@ -90,7 +90,9 @@ def test_the_average_cost_stays_within_the_target(first_price: bool, realised: f
 def test_a_few_conversions_prove_little_and_many_prove_much() -> None:
     def ratio(units: int, expected_units: int) -> float:
         bought = Bought(expected_units * UNIT, float(units * UNIT), UNIT)
-        return step(Control(), 0, 10**9, 1_000.0, 86_400, MIDNIGHT + 1_000, Law(), bought).value_ratio
+        return step(
+            Control(), 0, 0, Pace(10**9, 1_000.0, 0.0, 1e9, 86_400.0), MIDNIGHT + 1_000, Law(), bought
+        ).value_ratio
 
     assert ratio(0, 1) == pytest.approx(1.0, abs=0.05)
     assert ratio(3, 1) == pytest.approx(1.0, abs=0.1)

@@ -62,8 +62,8 @@ def test_an_even_flight_of_two_minutes_is_a_straight_line() -> None:
         1_200_000,
         1_200_000,
     ]
-    assert _plan(MONDAY + HOUR, **terms).rate_micros_second(MONDAY + HOUR + 9_000) == pytest.approx(10_000)
-    assert _plan(MONDAY + HOUR, **terms).rate_micros_second(MONDAY + HOUR + 120_000) == 0.0
+    assert _plan(MONDAY + HOUR, **terms).pace(MONDAY + HOUR + 9_000).rate_micros_second == pytest.approx(10_000)
+    assert _plan(MONDAY + HOUR, **terms).pace(MONDAY + HOUR + 120_000).rate_micros_second == 0.0
 
 
 def test_a_short_flight_across_midnight_goes_on_where_it_was() -> None:
@@ -98,7 +98,7 @@ def test_dayparts_and_weekends_get_their_share() -> None:
     friday = MONDAY + 4 * DAY
     assert _planned(friday + 13 * HOUR, total=500, dayparts=office, before=400) == 450
     saturday = friday + DAY
-    assert _plan(saturday, total=500, dayparts=office, before=480).rate_micros_second(saturday + HOUR) == 0.0
+    assert _plan(saturday, total=500, dayparts=office, before=480).pace(saturday + HOUR).rate_micros_second == 0.0
     assert _planned(saturday + 20 * HOUR, total=500, dayparts=office, before=480) == 480
     never = (Daypart(weekday=6, start_hour=3, end_hour=4),)
     assert _planned(MONDAY + HOUR, total=500, daily=50, end=MONDAY + DAY, dayparts=never) == 0
@@ -139,8 +139,8 @@ def test_ahead_is_ahead_and_arrives() -> None:
     terms = {"total": 1_000_000, "start": MONDAY, "end": MONDAY + 100_000, "mode": AHEAD}
     assert _planned(MONDAY + 50_000, **terms) == 625_000
     assert _planned(MONDAY + 100_000, **terms) == 1_000_000
-    assert _plan(MONDAY, **terms).rate_micros_second(MONDAY) == pytest.approx(15_000)
-    assert _plan(MONDAY, **terms).rate_micros_second(MONDAY + 99_999) == pytest.approx(5_000, rel=0.01)
+    assert _plan(MONDAY, **terms).pace(MONDAY).rate_micros_second == pytest.approx(15_000)
+    assert _plan(MONDAY, **terms).pace(MONDAY + 99_999).rate_micros_second == pytest.approx(5_000, rel=0.01)
 
 
 def test_asap_allows_all_of_it_within_the_flight_and_the_day() -> None:
@@ -203,7 +203,7 @@ def test_the_plan_rises_within_its_bounds(
     assert amounts[0] == before
     room = min(limit for limit in (daily, None if total is None else total - before) if limit is not None)
     assert amounts[-1] <= before + room
-    assert all(today.rate_micros_second(instant) >= 0.0 for instant in instants)
+    assert all(today.pace(instant).rate_micros_second >= 0.0 for instant in instants)
 
 
 def test_what_is_left_of_today_is_the_smaller_of_what_is_left_of_the_day_and_of_the_whole() -> None:
