@@ -17,8 +17,6 @@ from dsp.store.database import create_engine
 
 #: Of an SQLite file's beginning; anything else is taken for an archive of pg_dump's.
 _SQLITE_MAGIC = b"SQLite format 3\0"
-#: What SQLAlchemy's names of a connection's parts are to libpq.
-_LIBPQ = {"username": "user", "database": "dbname"}
 
 
 def backup(url: str, file: Path) -> None:
@@ -100,10 +98,10 @@ def _run(program: str, parsed: URL, *arguments: str) -> None:
     found = shutil.which(program)
     if found is None:
         raise UnavailableError(f"{program} is not on PATH: it comes with PostgreSQL, and must be as new as the server")
-    given = parsed.translate_connect_args() | dict(parsed.query)
+    given = parsed.get_dialect()().create_connect_args(parsed)[1]  # as libpq has them
     password = given.pop("password", None)
     environment = os.environ | ({} if password is None else {"PGPASSWORD": str(password)})
-    database = " ".join(f"{_LIBPQ.get(name, name)}={_quoted(str(value))}" for name, value in given.items())
+    database = " ".join(f"{name}={_quoted(str(value))}" for name, value in given.items())
     command = [found, f"--dbname={database}", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode != 0:

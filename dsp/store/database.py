@@ -107,7 +107,7 @@ def _sqlite(parsed: URL) -> Engine:
 def _postgresql(parsed: URL) -> Engine:
     return sqlalchemy_engine(
         parsed,
-        connect_args={**_POSTGRESQL, **parsed.query},
+        connect_args={name: value for name, value in _POSTGRESQL.items() if name not in parsed.query},
         pool_size=POOL_CONNECTIONS,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=BUSY_TIMEOUT_SECONDS,

@@ -30,6 +30,8 @@ from dsp.workers.lease_keeper import LeaseKeeper
 GROUP = "ledger"
 #: How often the whole book is summed up, which takes longer as it grows.
 AUDIT_INTERVAL_MS = 60_000
+#: An audit that takes long is followed by a pause so many times as long.
+AUDIT_PAUSES = 20
 #: How a database or our own code refuses a value, however often it is tried; not what two workers do to each other.
 _UNUSABLE = (ValueError, TypeError, ArithmeticError, DataError)
 
@@ -190,9 +192,12 @@ class LedgerJob:
         elapsed_ms = self._clock.elapsed_ns() // NS_PER_MS
         if elapsed_ms < self._audit_at_ms:
             return
-        with self._views() as session:
-            metrics.LEDGER_IMBALANCE.set(BookRepository(session).imbalance())
-        self._audit_at_ms = elapsed_ms + AUDIT_INTERVAL_MS
+        try:
+            with self._views() as session:
+                metrics.LEDGER_IMBALANCE.set(BookRepository(session).imbalance())
+        finally:  # also of an audit that took too long for the database: the ledger must get on
+            took_ms = self._clock.elapsed_ns() // NS_PER_MS - elapsed_ms
+            self._audit_at_ms = elapsed_ms + max(AUDIT_INTERVAL_MS, AUDIT_PAUSES * took_ms)
 
 
 def _preset(currency: str) -> None:

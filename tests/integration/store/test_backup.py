@@ -181,6 +181,18 @@ def test_refusals(database: str, other: str, programs: Path, tmp_path: Path) -> 
         assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_one_of_several_servers_is_copied(database: str, programs: Path, tmp_path: Path) -> None:
+    """And what may be in a password cannot be taken for anything else."""
+    user, _, place = database.rpartition("@")
+    host, _, name = place.partition("/")
+    several = (
+        f"{user.replace(PASSWORD, 'it%27s%5C%20')}@/{name}?host=127.0.0.1:1&host={host}&application_name=it%27s%5C"
+    )
+    _dsp(several, "backup", str(tmp_path / "b"), path=programs)
+    assert (tmp_path / "b").stat().st_size > 0
+
+
 def test_a_book_that_was_tampered_with_fails_the_audit(database: str) -> None:
     engine = create_engine(database)
     with session_factory(engine).begin() as session:

@@ -122,6 +122,16 @@ def test_time_outs_are_set_where_the_url_sets_none(engine: Engine) -> None:
     assert shown == ["5s", "30s", "30s"]
 
 
+def test_of_several_servers_the_one_that_can_be_written_is_used(postgres: Postgres, address: str) -> None:
+    name = address.rpartition("/")[2]
+    hosts = f"host=127.0.0.1:{free_port()}&host=127.0.0.1:{postgres.port}"
+    engine = create_engine(f"postgresql://dsp:{PASSWORD}@/{name}?{hosts}&target_session_attrs=read-write")
+    with session_factory(engine)() as session:
+        assert revision(session) == 0
+        assert session.execute(text("SHOW lock_timeout")).scalar() == "5s"
+    engine.dispose()
+
+
 def test_of_two_who_wait_for_each_other_one_is_told_to_try_again(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(
