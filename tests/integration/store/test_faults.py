@@ -113,6 +113,20 @@ def test_a_statement_that_takes_too_long_is_unavailable(address: str) -> None:
     engine.dispose()
 
 
+def test_who_is_paused_in_a_transaction_keeps_nobody_waiting_for_long(address: str) -> None:
+    engine = create_engine(f"{address}?options=-c%20idle_in_transaction_session_timeout%3D200")
+    sessions = session_factory(engine)
+    with sessions() as paused:
+        CatalogRepository(paused, "t", 1).create(Kind.ADVERTISER, _ADVERTISER)
+        with sessions.begin() as session:  # waits for the other's lock until it is cut off
+            CatalogRepository(session, "t", 1).create(Kind.ADVERTISER, _ADVERTISER)
+        with pytest.raises(UnavailableError):
+            paused.commit()
+        paused.rollback()
+        assert revision(paused) == 1
+    engine.dispose()
+
+
 def test_time_outs_are_set_where_the_url_sets_none(engine: Engine) -> None:
     with engine.connect() as connection:
         shown = [
