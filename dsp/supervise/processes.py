@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 
 from dsp.supervise.supervisor import Child
-from dsp.workers.config import WORKERS
+from dsp.workers.config import METERED, WORKERS
 
+_METRICS_PORT_BASE = "DSP_WORKERS_METRICS_PORT_BASE"
 BIDDER_STOP_SECONDS = 15.0  # it drains, and empties its outbox
 
 
@@ -16,9 +17,10 @@ class UpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What `dsp up` runs on this host."""
 
     #: Processes that answer bids and take notices on the same ports, about one for each core. Of several the n-th (from
-    #: 0) has the admin port `bidder.admin_port` + 2n, or + 2n + 1 after each second rolling restart.
+    #: 0) has the bidder's `admin_port` + 2n, or + 2n + 1 after each second rolling restart.
     bidders: int = 1
     #: Processes of each worker, where more than one: `{ ledger = 2 }`. Partitions of the event log bound how many help.
+    #: Each further one has its metrics port above those of all workers before it.
     workers: dict[str, int] = {}
 
     def __post_init__(self) -> None:
@@ -47,8 +49,20 @@ def platform(up: UpConfig, path: str | None, env: Mapping[str, str]) -> list[Chi
         port = int(setting("port", default_port))
         return (setting("host", "127.0.0.1"), port) if port else None  # port 0 is chosen by the process itself
 
+    metrics_base = int(env.get(_METRICS_PORT_BASE, tables.get("workers", {}).get("metrics_port_base", 0)))
+
+    def metrics_port(number: int) -> dict[str, str]:
+        """Two processes cannot listen on one port: from the second on a worker is told another base."""
+        if number == 1 or not metrics_base:
+            return {}
+        return {_METRICS_PORT_BASE: str(metrics_base + (number - 1) * len(METERED))}
+
     workers = [
-        Child(name if count == 1 else f"{name}-{number}", ("-m", "dsp", "worker", name))
+        Child(
+            name if count == 1 else f"{name}-{number}",
+            ("-m", "dsp", "worker", name),
+            environment=metrics_port(number),
+        )
         for name, count in ((name, up.workers.get(name, 1)) for name in WORKERS)
         for number in range(1, count + 1)
     ]

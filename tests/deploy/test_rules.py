@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dsp.kernel.metrics import LATENCY_BUCKETS
-from dsp.workers.config import WORKERS
+from dsp.workers.config import METERED, WORKERS
 from tests.deploy import files
 from tests.servers.prometheus import program
 
@@ -32,6 +32,7 @@ def test_the_configuration_is_sound() -> None:
     promtool("check", "config", files.PROMETHEUS / "prometheus.yml")
 
 
+@pytest.mark.timeout(300)  # hours of evaluations, a core for some seconds each
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_alerts_fire_when_they_should_and_not_otherwise(path: Path) -> None:
     promtool("test", "rules", path)
@@ -105,6 +106,8 @@ def test_service_levels_sit_on_bucket_edges() -> None:
 def test_every_worker_is_missed_when_it_is_away() -> None:
     (rule,) = [rule for rule in files.rules("alerts") if rule["alert"] == "DspWorkerAway"]
     assert re.findall(r'worker="(\w+)"', rule["expr"]) == list(WORKERS)
+    (online,) = [rule for rule in files.rules("alerts") if rule["alert"] == "DspOnlineLearnerAway"]
+    assert {*WORKERS, *re.findall(r'worker="(\w+)"', online["expr"])} == set(METERED)
 
 
 @pytest.mark.parametrize("path", files.DASHBOARDS, ids=lambda path: path.stem)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from dsp.openrtb.profile import load_profiles
-from dsp.workers.config import WORKERS
+from dsp.workers.config import METERED
 from loadtest.client import Client
 from loadtest.exchange import Exchange, Rules
 from loadtest.notifier import Notifier
@@ -57,7 +57,7 @@ def consecutive_ports(count: int) -> int:
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Platform, int]]:
     program("prometheus")  # skip before anything is started
-    base = consecutive_ports(len(WORKERS))
+    base = consecutive_ports(len(METERED))
     platform = Platform(tmp_path_factory.mktemp("dsp"), settings={"DSP_WORKERS_METRICS_PORT_BASE": str(base)})
     platform.run("dsp", "migrate")
     platform.run("dsp", "load", str(CATALOGUE))
@@ -78,7 +78,7 @@ def prometheus(platform: tuple[Platform, int], tmp_path_factory: pytest.TempPath
     ports = {
         "dsp-bidder": [running.ports.admin],
         "dsp-api": [running.ports.api],
-        "dsp-worker": [base + number for number in range(len(WORKERS))],
+        "dsp-worker": [base + number for number in range(len(METERED))],
     }
     for job in config["scrape_configs"]:
         job["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in ports.pop(job["job_name"])]}]
@@ -132,7 +132,7 @@ def is_quiet(query: str) -> bool:
 
 
 def test_every_process_is_scraped(prometheus: Prometheus) -> None:
-    missing = {"targets": f"sum(up) == {2 + len(WORKERS)}"}
+    missing = {"targets": f"sum(up) == {2 + len(METERED)}"}
     assert not without_data(prometheus, missing), prometheus.get("targets")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dsp.supervise import UpConfig, platform
-from dsp.workers.config import WORKERS
+from dsp.workers.config import METERED, WORKERS
 
 DEADLINE_SECONDS = 20.0
 
@@ -296,6 +296,22 @@ def test_several_bidders_share_ports_and_have_names_and_admin_ports_of_their_own
     assert {each.ready for each in everyone} == {("127.0.0.1", port) for port in (9300, 9301, 9302, 9303)}
     assert all(each.environment["DSP_BIDDER_REUSE_PORT"] == "true" for each in everyone)
     assert {"ledger-1", "ledger-2", "pacing"} <= {each.name for each in children}
+
+
+def test_several_workers_of_a_kind_have_metrics_ports_of_their_own(tmp_path: Path) -> None:
+    settings = tmp_path / "dsp.toml"
+    settings.write_text("[workers]\nmetrics_port_base = 9_100\n")
+    up = UpConfig(workers={"ledger": 3, "traffic": 2})
+    for path, env, base in ((str(settings), {}, 9_100), (None, {"DSP_WORKERS_METRICS_PORT_BASE": "9400"}, 9_400)):
+        listening = []
+        for each in platform(up, path, env):
+            if each.arguments[:3] == ("-m", "dsp", "worker"):
+                told = int(each.environment.get("DSP_WORKERS_METRICS_PORT_BASE", base))
+                listening.append(told + METERED.index(each.arguments[3]))
+        assert len(listening) == len(WORKERS) + 3
+        assert len(set(listening)) == len(listening)
+        assert base + METERED.index("online") not in listening
+    assert not any(each.environment for each in platform(up, None, {}) if each.name.startswith("ledger"))
 
 
 def test_settings_of_up_are_checked() -> None:
