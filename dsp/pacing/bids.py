@@ -18,7 +18,7 @@ STEEPNESS = 4
 #: By how much a lifted bid clears the floor, so that no rounding on its way takes it below.
 _CLEAR = 1.01
 #: A bid is cut down where it is more than this share of what is left: below, that would take less than 1% off it.
-_SIZEABLE = 1 / 64
+_SIZEABLE = np.array(1 / 64)
 #: What is left of the day is forgotten when it was told so long ago: with no word from the pacing worker bids go on
 #: within their leases, and yesterday's end is not today's.
 LEFT_AGE_MS_MAX = 60_000
@@ -50,10 +50,11 @@ def pace(
     if rates is not None:
         multiplier *= passes(auction_id, line_item_ids.take(rows), rates)
     if now_ms - controls.at_ms < LEFT_AGE_MS_MAX:
-        left = controls.left_micros_cpm.take(rows)
         paced = value * multiplier
-        sizeable = (paced > left * _SIZEABLE) & (paced < np.inf)
+        left = controls.left_micros_cpm.take(rows)
+        sizeable = paced > left * _SIZEABLE
         if np.count_nonzero(sizeable):
+            sizeable &= paced < np.inf
             multiplier[sizeable] = concave_bids(paced[sizeable], left[sizeable]) / value[sizeable]
     return multiplier
 

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _KEY = b"dsp.pacing.throttle"
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11))
-_UNIT = 2.0**-53  # one step of a float64 in [0, 1) made of 53 random bits
+# Constants are arrays without dimensions: with few line items, half the time of a scalar operand is its conversion.
+_GOLDEN = np.array(0x9E3779B97F4A7C15, dtype=np.uint64)
+_MIX = tuple(np.array(one, dtype=np.uint64) for one in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_SHIFTS = tuple(np.array(one, dtype=np.uint64) for one in (30, 27, 31, 11))
+_UNIT = np.array(2.0**-53)  # one step of a float64 in [0, 1) made of 53 random bits
+_ALWAYS = np.array(1.0)
 
 
 def passes(
@@ -23,14 +25,17 @@ def passes(
     The draw depends on nothing but the auction, the line item and the key: equal for every impression of a request and
     for every replay, independent between line items. A rate of 1 always passes, a rate of 0 never does.
     """
-    if bool((pass_rates >= 1.0).all()):
+    if not np.count_nonzero(pass_rates < _ALWAYS):
         return np.ones(len(line_item_ids), dtype=np.bool_)
     digest = blake2b(auction_id.encode("utf-8", "surrogatepass"), digest_size=8, key=key[:64]).digest()
-    auction = np.uint64(int.from_bytes(digest, "little"))
+    auction = np.array(int.from_bytes(digest, "little"), dtype=np.uint64)
     # SplitMix64 (Steele, Lea, Flood 2014): every bit of the line item's id reaches every bit of the draw.
-    mixed = line_item_ids.astype(np.uint64) * _GOLDEN + auction
-    mixed = (mixed ^ (mixed >> _SHIFTS[0])) * _MIX[0]
-    mixed = (mixed ^ (mixed >> _SHIFTS[1])) * _MIX[1]
+    mixed = line_item_ids.view(np.uint64) * _GOLDEN
+    mixed += auction
+    mixed ^= mixed >> _SHIFTS[0]
+    mixed *= _MIX[0]
+    mixed ^= mixed >> _SHIFTS[1]
+    mixed *= _MIX[1]
     mixed ^= mixed >> _SHIFTS[2]
     draws = (mixed >> _SHIFTS[3]).astype(np.float64) * _UNIT
     passed: NDArray[np.bool_] = draws < pass_rates

@@ -13,6 +13,7 @@ import msgspec
 from dsp.events.schema import SampledRequest, encode
 from dsp.events.topics import Topic
 from dsp.kernel.clock import MS_PER_SECOND, ManualClock
+from dsp.kernel.config import Platform as PlatformConfig
 from dsp.kernel.money import Micros
 from dsp.pacing.controller import CONTROLS_BLOB, Control, Controls, decode
 from dsp.pacing.traffic import TRAFFIC_BLOB
@@ -92,7 +93,7 @@ class Simulation:
         memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
         with TemporaryDirectory(prefix="dsp-day-", dir=memory) as directory:
             run(self._live(Path(directory)), self._clock)
-            ledger = Ledger(Path(directory))
+            ledger = Ledger(PlatformConfig(data_dir=directory))
             try:
                 return self._outcome(ledger)
             finally:
@@ -108,7 +109,7 @@ class Simulation:
         notifier = Notifier(platform.client, self._truth, self._seed, _MANNERS)
         seconds = asyncio.get_running_loop().time
         exchange = Exchange(platform.client, "", self._traffic, rules, self._truth, notifier, seconds)
-        watch = asyncio.create_task(self._watch(platform, Ledger(directory)))
+        watch = asyncio.create_task(self._watch(platform, Ledger(PlatformConfig(data_dir=str(directory)))))
         for at_ms in arrivals(self._seed, self._begin_ms, self._end_ms, self._requests_per_day):
             await self._until(at_ms)
             await exchange.serve(self._traffic.request(self._requests))

@@ -1,4 +1,4 @@
-"""What a price costs: the curve of an impression, the prices of 32 candidates by it, and the reservation of the best.
+"""What a price costs: an impression's curve, pacing and prices of 32 candidates, and the reservation of the best.
 
 Run it by hand: python tests/bench/bench_pricing.py. It prints one JSON document: microseconds of this machine, the best
 and the median of many rounds, and how many times a numpy addition of candidates x prices takes.
@@ -7,6 +7,7 @@ and the median of many rounds, and how many times a numpy addition of candidates
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,8 @@ from bidder.offer import Candidates
 from dsp.funnel import Selection
 from dsp.ledger.lease import LeaseBook
 from dsp.ledger.terms import LeaseReport, LeaseState, lease_id
+from dsp.pacing.bids import pace
+from dsp.pacing.controller import ControlColumns
 from dsp.pricing.bid import price
 from dsp.pricing.landscape import NOTHING, Fields, Landscape, WinCurve
 from dsp.pricing.shade import shade
@@ -75,6 +78,14 @@ def main() -> None:
     rows = np.arange(CANDIDATES)
     selection = Selection(rows, rows, floors, first_price, fixed, deals)
 
+    # Where nothing is below its floor or near the end of its money; where some are; and where all are near the end.
+    left = {"pace": 1e15, "pace_near_the_end": 1e7}
+    controls = {name: ControlColumns(ones, np.full(CANDIDATES, amount), NOW_MS) for name, amount in left.items()}
+    controls["pace_below_floors"] = ControlColumns(ones * 0.05, np.full(CANDIDATES, np.inf), NOW_MS)
+
+    def paced(name: str) -> NDArray[np.float64]:
+        return pace(value, rows, controls[name], rows, floors, bid_min, "an auction", NOW_MS)
+
     def priced(shading: WinCurve) -> NDArray[np.int64]:
         return price(value, ones, floors, first_price, shading, bid_min, bid_max, fixed)
 
@@ -88,6 +99,7 @@ def main() -> None:
             "numpy_same_shape": lambda: np.add(same_shape, same_shape, out=same_shape),
             "curve": lambda: landscape.curve(context, 200_000),
             "shade": lambda: shade(value, nothing, curve),
+            **{name: partial(paced, name) for name in controls},
             "price": lambda: priced(curve),
             "rank_and_reserve": lambda: reserved(prices),
             "price_and_reserve": lambda: reserved(priced(curve)),

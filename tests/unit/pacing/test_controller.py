@@ -185,6 +185,34 @@ def test_what_may_be_spent_at_once_is_not_held() -> None:
     assert after.multiplier == 1.0
 
 
+@pytest.mark.parametrize(
+    ("spent", "rest", "urgency"),
+    [
+        (50_000, 50_000.0, 1.0),
+        (40_000, 50_000.0, 1.2),
+        (60_000, 50_000.0, 0.8),
+        (0, 10_000.0, 2.0),
+        (99_000, 0.0, 0.25),
+    ],
+)
+def test_what_chance_spent_is_put_right_by_what_is_left(spent: int, rest: float, urgency: float) -> None:
+    before = Control(level=-1.0, spent_micros=spent, at_ms=MIDNIGHT, level_answered=-0.5)
+    after = step(before, spent, 9, Pace(50_000, 1.0, 50_000.0, rest, 86_400.0), MIDNIGHT + 1_000, Law())
+    assert after.urgency == pytest.approx(urgency)
+    assert after.multiplier == pytest.approx(np.exp(after.level) * urgency, rel=1e-9)
+
+
+def test_one_impression_hardly_moves_a_budget_of_a_few_dozen() -> None:
+    """The plan's money of ten minutes is a hundredth of an impression's cost here."""
+    before = Control(level=-1.0, spent_micros=50_000, impressions=50, cost_micros=1_000.0, at_ms=MIDNIGHT)
+    pace = Pace(50_500, 0.02, 50_500.0, 1_000.0, 86_400.0)
+    after = step(before, 51_000, 51, pace, MIDNIGHT + 1_000, Law())
+    assert -1.02 < after.level < -1.0 - 1 / 60
+    assert after.cost_micros == pytest.approx(1_000.0)
+    dearer = step(before, 53_000, 51, pace, MIDNIGHT + 1_000, Law())
+    assert dearer.cost_micros == pytest.approx(1_040.0)
+
+
 def test_the_tighter_of_line_item_and_campaign_is_obeyed() -> None:
     own = Control(level=-0.5)
     assert hold(own, 0.0, Law()).multiplier == pytest.approx(np.exp(-0.5))
