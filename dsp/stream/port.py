@@ -82,7 +82,7 @@ class EventLog(Protocol):
 
         Of the `partitions` given, or of all. One that `position` lacks starts at its oldest record kept. A position
         that this log never reached (the log was lost or replaced) is refused: skipping silently to new records would
-        lose what they stand for. With `fresh` the watermarks of quiet partitions are kept within about a second of
+        lose what they stand for. With `fresh` the watermarks of quiet partitions are kept within a second or two of
         the log's clock, which costs a write; without, they are those of the records read.
         """
         ...

@@ -28,11 +28,13 @@ from dsp.privacy.policy import permissions
 from dsp.snapshot.build import Snapshot, build
 from dsp.store.catalog import load_catalogue, revision
 from dsp.store.database import create_engine, session_factory, url
+from dsp.store.leader import Leadership
 from dsp.stream.connect import event_log
 from dsp.stream.port import EventLog
 from dsp.workers import runner
 from dsp.workers.config import WorkersConfig
 from dsp.workers.dead_letters import park, sift
+from dsp.workers.single import Single
 
 GROUP = "traffic"
 #: How often the log is looked at: nothing is in a hurry to know at which hours traffic comes.
@@ -160,9 +162,9 @@ class TrafficJob:
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     """Run the traffic worker on the stores that the settings ask for."""
     platform, workers = runner.sections(settings)
-    clock = SystemClock()
+    clock, engine = SystemClock(), create_engine(url(platform))
     job = TrafficJob(
-        session_factory(create_engine(url(platform)), read_only=True),
+        session_factory(engine, read_only=True),
         event_log(platform, clock),
         blob_store(platform),
         clock,
@@ -170,4 +172,4 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
         platform,
         load_profiles(platform.exchanges_dir),
     )
-    await runner.run("traffic", settings, job, STEP_MS)
+    await runner.run("traffic", settings, Single(job, Leadership(engine, "traffic")), STEP_MS)

@@ -22,7 +22,7 @@ from dsp.stream.port import Batch, Position, Record
 #: How well the brokers' clocks are taken to agree, and how far watermarks therefore trail the latest stamp.
 CLOCKS_MS = 500
 #: A partition that was quiet for so long gets a marker, where fresh watermarks are asked for.
-QUIET_SECONDS = 0.4
+QUIET_SECONDS = 0.8
 #: The header by which a record is known for a marker: it belongs to the log, and no reader is shown it.
 MARKER = ("dsp-marker", b"")
 #: How long a broker holds a request for records that are not there yet. Nothing else that is sent on the connection is

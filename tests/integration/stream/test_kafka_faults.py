@@ -178,7 +178,7 @@ async def test_of_three_brokers_one_may_die(brokers: Callable[[int], Cluster], m
     position = before.position
     end = False
     while not end:
-        batch = await in_the_end(lambda at=position: reader.read(TOPIC, at, 10_000))  # type: ignore[misc]
+        batch = await in_the_end(lambda at=position: reader.read(TOPIC, at, 10_000))
         records += batch.records
         position, end = batch.position, batch.end
     check(records, appender.acknowledged)
