@@ -8,7 +8,9 @@ import msgspec
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from dsp.cache.connect import blob_store
 from dsp.cache.local import LocalBlobStore
+from dsp.cache.port import BlobStore
 from dsp.events.schema import SampledRequest, decode
 from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
@@ -36,6 +38,8 @@ _USER_KEY = b"models.evaluation.known"
 def load(platform: Platform) -> Names:
     """Return the names that can be told. A source that is not there, or not readable, is left out."""
     names = catalogued(platform.data_path)
+    if platform.cache_url:
+        asyncio.run(_published(names, blob_store(platform)))
     try:
         profiles = load_profiles(platform.exchanges_dir)
     except ConfigError:  # reports are made from a copy of the data as well, where no exchange is configured
@@ -56,13 +60,20 @@ def catalogued(data_dir: Path) -> Names:
         except (OSError, KeyError, pa.ArrowException):  # the nightly reports it
             continue
     if (data_dir / "blobs").is_dir():
-        found = asyncio.run(LocalBlobStore(data_dir / "blobs").get(_SNAPSHOT_BLOB))
-        try:
-            if found is not None:
-                names.learn_snapshot(codec.decode(found[1]))
-        except msgspec.DecodeError:  # of another version of the software
-            return names
+        asyncio.run(_published(names, LocalBlobStore(data_dir / "blobs")))
     return names
+
+
+async def _published(names: Names, blobs: BlobStore) -> None:
+    await blobs.open()
+    try:
+        found = await blobs.get(_SNAPSHOT_BLOB)
+        if found is not None:
+            names.learn_snapshot(codec.decode(found[1]))
+    except (UnavailableError, msgspec.DecodeError):  # it is away, or of another version of the software
+        return
+    finally:
+        await blobs.close()
 
 
 async def _sampled(names: Names, platform: Platform, profiles: Mapping[str, Profile]) -> None:

@@ -1,10 +1,11 @@
-"""The snapshot worker against the embedded stores."""
+"""The snapshot worker against the embedded stores, and a server that may lose what it was given."""
 
 from collections.abc import Sequence
 
 import pytest
 
 from dsp.cache.port import LeaseWant, Limit
+from dsp.cache.redis import RedisBlobStore, RedisLeaseStore
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
@@ -14,6 +15,7 @@ from dsp.snapshot.codec import decode
 from dsp.store.catalog import load_catalogue
 from dsp.workers.snapshot import SNAPSHOT_BLOB, SnapshotJob, limits
 from tests.integration.workers.conftest import TODAY, World
+from tests.servers.valkey import Valkey
 
 
 async def published(world: World) -> Snapshot | None:
@@ -150,4 +152,26 @@ async def test_what_another_has_published_since_is_replaced(world: World) -> Non
     world.clock.advance(5)
     await job.step()
     assert await world.blobs.get(SNAPSHOT_BLOB) == before  # and then it is left alone
+    await job.close()
+
+
+async def test_what_a_server_has_lost_is_published_again(world: World, own_valkey: Valkey) -> None:
+    url = own_valkey.url
+    leases, blobs = RedisLeaseStore(url), RedisBlobStore(url)
+    job = SnapshotJob(world.views, leases, blobs, world.clock, leases)
+    await job.open()
+    line_item = world.line_item(world.campaign(world.advertiser()))
+    limit = "dsp:{dsp-0}:leases", f"limit:{line_item}"
+    with own_valkey.client(url) as client:
+        await job.step()
+        before = await blobs.get(SNAPSHOT_BLOB)
+        assert client.hexists(*limit)
+        await job.step()
+        assert await blobs.get(SNAPSHOT_BLOB) == before
+        client.delete("dsp:{dsp-0}:leases")
+        await job.step()
+        assert client.hexists(*limit)
+        client.delete("dsp:{dsp-0}:blob:snapshot")
+        await job.step()
+        assert await blobs.get(SNAPSHOT_BLOB) is not None
     await job.close()
