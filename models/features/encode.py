@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +37,7 @@ _NO_CLICKS = (0, -1, *(0,) * (4 * CLICK_SLOTS))
 _NO_CONVERSIONS = (0, -1, *(0,) * (2 * CONVERSION_SLOTS))
 _NO_RESPONSES = (*_NO_CLICKS, *_NO_CONVERSIONS)
 _NOBODY = (*_NO_HISTORY, *_NO_RESPONSES)
+_CLICKED, _CONVERTED = attrgetter("clicked_ms"), attrgetter("converted_ms")
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday
 
 
@@ -159,19 +161,23 @@ def _responses(responses: Sequence[Response], now_ms: int) -> Sequence[int]:
     """Return clicks, then conversions: how many, the latest's age, and what the latest were of."""
     if not responses:
         return _NO_RESPONSES
-    clicked = sorted((one for one in responses if one.clicked_ms), key=lambda one: -one.clicked_ms)
-    converted = sorted((one for one in responses if one.converted_ms), key=lambda one: -one.converted_ms)
-    found: list[int] = [*_NO_RESPONSES]
+    clicked, found = [one for one in responses if one.clicked_ms], [*_NO_RESPONSES]
     if clicked:
+        clicked.sort(key=_CLICKED, reverse=True)
         found[:2] = len(clicked), max(0, now_ms - clicked[0].clicked_ms) // 1_000
         for slot, one in enumerate(clicked[:CLICK_SLOTS], 2):
-            ids = one.advertiser_id, one.campaign_id, one.creative_id, text_hash(one.category)
-            found[slot : len(_NO_CLICKS) : CLICK_SLOTS] = ids
+            found[slot] = one.advertiser_id
+            found[slot + CLICK_SLOTS] = one.campaign_id
+            found[slot + 2 * CLICK_SLOTS] = one.creative_id
+            found[slot + 3 * CLICK_SLOTS] = text_hash(one.category)
+    converted = [one for one in responses if one.converted_ms]
     if converted:
+        converted.sort(key=_CONVERTED, reverse=True)
         first = len(_NO_CLICKS)
         found[first : first + 2] = len(converted), max(0, now_ms - converted[0].converted_ms) // 1_000
         for slot, one in enumerate(converted[:CONVERSION_SLOTS], first + 2):
-            found[slot::CONVERSION_SLOTS] = one.advertiser_id, text_hash(one.category)
+            found[slot] = one.advertiser_id
+            found[slot + CONVERSION_SLOTS] = text_hash(one.category)
     return found
 
 
