@@ -22,7 +22,7 @@ from models.serving.statistics import sigmoid
 from models.training import blend, families, gbdt
 from models.training.blend import Blend
 from models.training.config import FAMILIES, TrainingConfig
-from models.training.families import Learned, Task, Trial
+from models.training.families import Learned, Seen, Task, Trial
 from models.training.rows import Rows
 
 Floats = NDArray[np.float64]
@@ -94,13 +94,13 @@ class Ensemble:
         return blended({each: self.models[each].logits(requests, ads) for each in blended.weights}, requests, ads)
 
 
-def walk(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig) -> Walk:
-    """Let every kind of model there is predict later blocks, and choose.
+def walk(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig, seen: Seen | None = None) -> Walk:
+    """Let every kind of model there is predict later blocks, and choose. `seen`: the rows are clicks of these.
 
     Raises:
         ValueError: rows do not spread over three time blocks.
     """
-    task, later = _task(rows, spec, base_rate, config)
+    task, later = _task(rows, spec, base_rate, config, seen)
     logits: dict[str, Floats] = {}
     honest: dict[str, Floats] = {}
     settings: dict[str, dict[str, Any]] = {}
@@ -129,10 +129,16 @@ def walk(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig
 
 
 def fit(
-    rows: Rows, spec: FeatureSpec, base_rate: float, walked: Walk, names: Sequence[str], config: TrainingConfig
+    rows: Rows,
+    spec: FeatureSpec,
+    base_rate: float,
+    walked: Walk,
+    names: Sequence[str],
+    config: TrainingConfig,
+    seen: Seen | None = None,
 ) -> Ensemble:
     """Fit to all rows what the named ones are made of, and put them together as the walk asks for."""
-    task, later = _task(rows, spec, base_rate, config)
+    task, later = _task(rows, spec, base_rate, config, seen)
     blends = {}
     for name in names:
         parts = {part: walked.logits[part] for part in walked.parts(name)}
@@ -191,7 +197,9 @@ class _Later:
         return np.searchsorted(self.edges, np.arange(len(self.rows)), side="right").astype(np.int64)
 
 
-def _task(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig) -> tuple[Task, _Later]:
+def _task(
+    rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig, seen: Seen | None
+) -> tuple[Task, _Later]:
     edges = gbdt.block_edges(rows.at_ms, config.blocks)
     if len(edges) < gbdt.BLOCKS_MIN + 1:
         raise ValueError("the rows do not spread over three time blocks")
@@ -200,7 +208,7 @@ def _task(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfi
     half_lives = tuple(blocks * block_days for blocks in _HALF_LIVES) if block_days else (0.0,)
     start = int(edges[2])
     later = _Later(start, rows[slice(start, None)], edges[2:] - start, _CALIBRATION_HALF_LIFE * block_days)
-    return Task(rows, spec, base_rate, edges, half_lives, config), later
+    return Task(rows, spec, base_rate, edges, half_lives, config, seen), later
 
 
 def _choose(tried: Sequence[Trial], later: _Later) -> tuple[Trial, Floats]:

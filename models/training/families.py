@@ -25,7 +25,7 @@ from models.training.weights import sampling
 Floats = NDArray[np.float64]
 NONE = np.empty((0, 0), dtype=np.float32)
 #: Learning rates and epochs of the regression that are tried, the most careful first.
-_PACES = ((0.02, 2), (0.05, 5), (0.1, 10), (0.2, 20))
+_PACES = ((0.01, 2), (0.02, 2), (0.05, 2), (0.02, 5), (0.05, 5), (0.1, 10), (0.2, 20))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,18 @@ class Task:
     edges: NDArray[np.intp]
     half_lives: tuple[float, ...]
     config: TrainingConfig
+    seen: "Seen | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The impressions whose clicks a task's rows are, and which of them were clicked and led to a conversion, (n,).
+
+    A network learns of conversions over all impressions, so that it is not fitted to the selection of the clicked.
+    """
+
+    impressions: Rows
+    converted: NDArray[np.bool_]
 
 
 class Trial(NamedTuple):
@@ -83,11 +95,19 @@ def learn(family: Family, settings: dict[str, Any], features: NDArray[np.float32
         return gbdt.fit(rows, *told, features, task.config)
     if family == "ftrl":
         return ftrl.fit(rows, task.spec, msgspec.convert(settings, ftrl.FtrlConfig)).model()
+    return _network(rows, msgspec.convert(settings, NetworkConfig), task)
+
+
+def _network(rows: Rows, config: NetworkConfig, task: Task) -> NetworkHead:
     from models.training import network
 
-    sampled = sampling(rows)
-    found = network.fit(sampled.undo(rows), task.spec, msgspec.convert(settings, NetworkConfig))
-    return NetworkHead(found.shifted(sampled.offset))
+    if task.seen is None:
+        sampled = sampling(rows)
+        return NetworkHead(network.fit(sampled.undo(rows), task.spec, config).shifted(sampled.offset))
+    known = task.seen.impressions.at_ms <= rows.at_ms[-1]
+    impressions = task.seen.impressions[known]
+    found = network.fit(sampling(impressions).undo(impressions), task.spec, config, task.seen.converted[known])
+    return NetworkHead(found, head=1)  # of clicks given: how often impressions were sampled does not matter
 
 
 def _settings(family: Family, task: Task) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from dsp import registry
@@ -29,6 +30,7 @@ from models.serving.prior import CVR
 from models.training import aliases, contest, dataset, ensemble, gbdt, landscapes, notice, package, reporting, runs
 from models.training.config import TrainingConfig
 from models.training.dataset import Dataset
+from models.training.families import Seen
 from models.training.rows import Rows
 
 MS_PER_DAY = 86_400_000
@@ -73,6 +75,14 @@ class Night:
         with (self.run.folder / "dataset.parquet").open("rb") as file:
             return dataset.labelled(pq.ParquetFile(file).read(), account, self.config)
 
+    @property
+    def seen(self) -> Seen:
+        """Return the impressions, and which of them were converted: what the clicks are a selection of."""
+        impressions = self.data.impressions
+        converted = np.zeros(len(impressions), dtype=np.bool_)
+        converted[impressions.labels] = self.data.clicks.labels
+        return Seen(impressions, converted)
+
     def walked(self, name: str) -> ensemble.Walk:
         """Return what the step `train` predicted out of time for a rate, and what it chose."""
         choice = msgspec.convert(self.found["train"][name], ensemble.Choice)
@@ -111,8 +121,9 @@ def _train(night: Night) -> dict[str, Any]:
     """Let all kinds of models predict each block of time by what was before it, and choose the one to serve."""
     clicks, positives = night.data.clicks, int(night.data.clicks.labels.sum())
     enough = night.config.conversions_min <= positives < len(clicks) and _spread(clicks, night.config)
-    rows = {"ctr": (night.data.impressions, _BASE_CTR), **({"cvr": (clicks, CVR)} if enough else {})}
-    walked = {name: ensemble.walk(part, PLATFORM, rate, night.config) for name, (part, rate) in rows.items()}
+    walked = {"ctr": ensemble.walk(night.data.impressions, PLATFORM, _BASE_CTR, night.config)}
+    if enough:
+        walked["cvr"] = ensemble.walk(clicks, PLATFORM, CVR, night.config, night.seen)
     for name, made in walked.items():
         night.run.write_arrays(f"walk_{name}.npz", ensemble.arrays(made))
     return {name: msgspec.to_builtins(made.choice) for name, made in walked.items()}
@@ -122,7 +133,7 @@ def _calibrate(night: Night) -> dict[str, Any]:
     """Fit what was chosen to all rows, weigh and scale it as its predictions out of time ask for, and pack it."""
     data = night.data
     cvr, about_cvr = _conversions(night)
-    ctr = _fitted(night, "ctr", data.impressions, _BASE_CTR)
+    ctr = _fitted(night, "ctr", data.impressions, _BASE_CTR, None)
     fitted = package.Fitted(
         ctr=ctr,
         cvr=cvr,
@@ -135,11 +146,11 @@ def _calibrate(night: Night) -> dict[str, Any]:
     return {"files": sorted(files), "ctr": _described(ctr), "cvr": about_cvr}
 
 
-def _fitted(night: Night, name: str, rows: Rows, base_rate: float) -> package.Rate:
+def _fitted(night: Night, name: str, rows: Rows, base_rate: float, seen: Seen | None) -> package.Rate:
     """Fit to all rows what the step `train` has chosen for a rate."""
     walked = night.walked(name)
     winner = walked.choice.winner
-    made = ensemble.fit(rows, PLATFORM, base_rate, walked, [winner], night.config)
+    made = ensemble.fit(rows, PLATFORM, base_rate, walked, [winner], night.config, seen)
     return package.Rate(made.models, made.blends[winner])
 
 
@@ -173,7 +184,7 @@ def _conversions(night: Night) -> tuple[package.Rate | None, dict[str, Any]]:
     if refused:
         little = f"of {about} a model learned too little ({'; '.join(refused)})"
         return None, {**kept, "scores": scores, "note": f"Rates smoothed along the hierarchy of ads: {little}."}
-    model = _fitted(night, "cvr", clicks, CVR)
+    model = _fitted(night, "cvr", clicks, CVR, night.seen)
     told = {"kind": "model", "scores": scores, "note": f"Learned likewise, from {about}."}
     return model, {**told, "choice": night.found["train"]["cvr"], **_described(model)}
 

@@ -151,7 +151,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, write_log: Writer) -> Path
     """A data directory with a log of 8,000 impressions and a champion trained on it. Change only copies of it."""
     data_dir = tmp_path_factory.mktemp("data")
     write_log(data_dir / "training", 8_000)
-    config = TrainingConfig(maturity_seconds=0.0, rounds_max=40)
+    config = TrainingConfig(maturity_seconds=0.0, rounds_max=40, families=("ftrl", "gbdt"))  # with or without PyTorch
     outcome = nightly.run(data_dir, START_MS + 82_000, config, lambda step, found: None)
     assert outcome.result == "published", outcome.reasons
     return data_dir

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ from models.training import aliases, contest, dataset, ensemble, nightly
 from models.training.config import TrainingConfig
 
 START_MS = 1_750_000_000_000
-CONFIG = TrainingConfig(maturity_seconds=0.0, rounds_max=40)
+CONFIG = TrainingConfig(maturity_seconds=0.0, rounds_max=40, families=("ftrl", "gbdt"))
 ROWS = 8_000  # in the log that `trained` writes
 END_MS = START_MS + 10 * ROWS
 
@@ -165,7 +166,7 @@ def test_rows_of_other_features_are_left_out(tmp_path: Path, write_log: Any) -> 
 
 def test_a_conversion_model_is_trained_where_data_suffice(tmp_path: Path, write_log: Any) -> None:
     write_log(tmp_path / "training", ROWS)
-    config = TrainingConfig(maturity_seconds=0.0, conversions_min=50, log_loss_tolerance=0.5)
+    config = msgspec.structs.replace(CONFIG, conversions_min=50, log_loss_tolerance=0.5)
     outcome = run(tmp_path, END_MS + 2_000, config)
     assert outcome.manifest is not None
     assert outcome.manifest["cvr"]["kind"] == "model"

@@ -31,7 +31,7 @@ SPEC = FeatureSpec(
 CONFIG = TrainingConfig(rounds_max=20, families=("ftrl", "gbdt"), gate_resamples=200)
 
 
-def made(count: int = 6_000, days: int = 5, seed: int = 1) -> Rows:
+def made(count: int = 3_000, days: int = 5, seed: int = 1) -> Rows:
     """Return clicks that fall to some pairs of site and campaign, and to a few hours."""
     rng = np.random.default_rng(seed)
     requests = np.column_stack([rng.integers(1, 9, count), rng.integers(0, 24, count)])
@@ -69,7 +69,7 @@ def test_what_is_fitted_is_every_part_there_is_and_their_blend() -> None:
     later = made(seed=2)
     for name in walked.predicted:
         predicted = fitted.predict(name, later.requests, later.ads)
-        assert predicted.mean() == pytest.approx(later.labels.mean(), rel=0.15)
+        assert predicted.mean() == pytest.approx(later.labels.mean(), rel=0.2)
     assert set(ensemble.fit(rows, SPEC, 0.1, walked, ["ftrl"], CONFIG).models) == {"ftrl"}  # no more than is asked for
 
 
