@@ -124,7 +124,7 @@ def test_objects_are_what_kubernetes_takes(objects: list[dict[str, Any]]) -> Non
 def test_what_is_no_value_is_refused(helm: Any) -> None:
     wrong: list[dict[str, Any]] = [
         {"bidders": {"replicas": 3}},
-        {"workers": {"pacing": {"replicas": 2}}},
+        {"workers": {"training_log": {"replicas": 2}}},
         {"settings": {"bidder": {"notice_base_url": "notices.example"}}},
         {"secrets": {"database": {"name": ""}}},
     ]
@@ -294,7 +294,7 @@ def test_migrations_run_before_anything_is_changed(objects: list[dict[str, Any]]
 
 def test_one_at_a_time_where_there_is_to_be_one(objects: list[dict[str, Any]]) -> None:
     for name, deployment in of_kind(objects, "Deployment").items():
-        single = name.startswith("dsp-worker-") and name != "dsp-worker-ledger"
+        single = name in ("dsp-worker-training-log", "dsp-worker-online")
         assert (deployment["spec"]["strategy"]["type"] if "strategy" in deployment["spec"] else "") == (
             "Recreate" if single else "RollingUpdate" if name != "dsp-api" else ""
         )
