@@ -20,7 +20,7 @@ from dsp.ledger.book import Release, Response, Transaction
 from dsp.store.book import Applied, BookRepository
 from dsp.store.database import create_engine, session_factory, url
 from dsp.stream.connect import event_log
-from dsp.stream.port import Batch, EventLog, Position, Record
+from dsp.stream.port import Assignment, Batch, EventLog, Position, Record
 from dsp.workers import runner
 from dsp.workers.config import WorkersConfig
 from dsp.workers.dead_letters import Poison, park, sift
@@ -32,8 +32,8 @@ GROUP = "ledger"
 AUDIT_INTERVAL_MS = 60_000
 #: An audit that takes long is followed by a pause so many times as long.
 AUDIT_PAUSES = 20
-#: How a database or our own code refuses a value, however often it is tried; not what two workers do to each other.
-_UNUSABLE = (ValueError, TypeError, ArithmeticError, DataError)
+#: How a database refuses a value, however often it is tried. A fault of our own code is none: it would park everything.
+_UNUSABLE = (OverflowError, DataError)
 
 
 class LedgerJob:
@@ -89,7 +89,7 @@ class LedgerJob:
         """Enter one batch; return whether more is waiting."""
         share = await self._log.assignment(Topic.NOTICES, GROUP)
         if share.partitions != self._share:
-            self._take(share.partitions)
+            self._take(share)
         limit, wait_ms = self._workers.batch_records, self._workers.wait_ms
         batch = await self._log.read(Topic.NOTICES, self._position, limit, wait_ms, self._share, fresh=True)
         if not self._share:
@@ -107,17 +107,18 @@ class LedgerJob:
         self._audit()
         return not batch.end
 
-    def _take(self, partitions: frozenset[int]) -> None:
+    def _take(self, share: Assignment) -> None:
         """Go on where the book says, and tell the leases again what the book has: who had them may not have."""
         with self._views() as session:
             book = BookRepository(session)
             positions, watermarks = (found(Topic.NOTICES, GROUP) for found in (book.position, book.watermarks))
             # After the positions: it must hold everything up to them.
             self._unsettled = book.spent_by_lease()
-        self._position = {one: positions[one] for one in partitions & positions.keys()}
-        self._watermarks = {one: watermarks[one] for one in partitions & watermarks.keys()}
-        self._share = partitions
-        logging.get(__name__).info("share taken", partitions=sorted(partitions))
+        self._position = {one: positions[one] for one in share.partitions & positions.keys()}
+        self._watermarks = {one: watermarks[one] for one in share.partitions & watermarks.keys()}
+        self._share = share.partitions
+        if len(share.partitions) < share.total:
+            logging.get(__name__).info("share taken", partitions=sorted(share.partitions))
 
     async def _enter(self, batch: Batch) -> None:
         found, poison = sift(batch.records, Notice)

@@ -71,13 +71,10 @@ def _reservations_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def _idempotency_forgotten(patch: pytest.MonkeyPatch) -> None:
-    def wrong(self: BookRepository, entries: Any, _released: Any) -> Any:
-        found = [one for one in entries if isinstance(one, Transaction)]
+    def wrong(self: BookRepository, _entries: Any, found: Any, _released: Any) -> Any:
         start = self.transactions()
         names = (f"{one.bid_id}/{start + number}" for number, one in enumerate(found))
-        return [
-            msgspec.structs.replace(one, bid_id=name, imp_id=name) for one, name in zip(found, names, strict=True)
-        ], 0
+        return [msgspec.structs.replace(one, bid_id=name, imp_id=name) for one, name in zip(found, names, strict=True)]
 
     patch.setattr(BookRepository, "_select_new", wrong)
 
