@@ -45,6 +45,7 @@ class ExposureReplay:
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._heard: Position | None = None
+        self._away = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -88,7 +89,11 @@ class ExposureReplay:
         try:
             await self.catch_up()
         except UnavailableError as fault:
-            logging.get(__name__).warning("exposures not replayed", fault=str(fault))
+            if not self._away:
+                logging.get(__name__).warning("exposures not replayed", fault=str(fault))
+            self._away = True
+        else:
+            self._away = False
 
 
 def _notice(record: Record) -> Notice | None:

@@ -202,11 +202,11 @@ class _Lane:
         began_ns = self._clock.elapsed_ns()
         try:
             await self._write(batch)
-        except asyncio.CancelledError:
-            self._keep(batch, UnavailableError("the bidder is stopping"))
-            raise
-        except Exception as fault:
+        except (Exception, asyncio.CancelledError) as fault:
             # Whatever went wrong, nothing is durable: tell those who wait, and keep the rest for another try.
+            if _cancelled():
+                self._keep(batch, UnavailableError("the bidder is stopping"))
+                raise
             self._report_fault("append failed", fault)
             self._failed = True
             self._keep(batch, UnavailableError("the event log is away"))
@@ -227,8 +227,8 @@ class _Lane:
             try:
                 async with asyncio.timeout(self._append_seconds):
                     stamp = await self._log.append(self._topic, entries)
-            except Exception as fault:
-                if spill is None:
+            except (Exception, asyncio.CancelledError) as fault:
+                if spill is None or _cancelled():
                     raise
                 self._report_fault("append failed, records go to disk", fault)
             else:
@@ -245,13 +245,15 @@ class _Lane:
             while spill.depth:
                 try:
                     await spill.drain(self._log, self._batch_max)
-                except Exception as fault:
+                except (Exception, asyncio.CancelledError) as fault:
+                    if _cancelled():
+                        raise
                     self._report_fault("draining failed", fault)
                     await asyncio.sleep(RETRY_SECONDS)
                 else:
                     self._complained = False
 
-    def _report_fault(self, message: str, fault: Exception) -> None:
+    def _report_fault(self, message: str, fault: BaseException) -> None:
         """Log the first fault of a row of them."""
         if not self._complained:
             logging.get(__name__).error(message, topic=self._topic.value, fault=repr(fault))
@@ -264,6 +266,12 @@ class _Lane:
                 self._items.appendleft(item)
             else:
                 _fail(item, fault)
+
+
+def _cancelled() -> bool:
+    """Tell whether somebody wants this task to end; a wait may be cancelled for reasons of its own as well."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _fail(item: _Item, fault: UnavailableError) -> None:

@@ -26,6 +26,7 @@ class LeaseSync:
         self._interval_seconds = interval_ms / MS_PER_SECOND
         self._clock = clock
         self._registered = False
+        self._result = ""
         self._task: asyncio.Task[None] | None = None
         for result in ("synced", "fenced", "unavailable", "failed"):
             metrics.LEASE_SYNCS.labels(result)
@@ -52,13 +53,15 @@ class LeaseSync:
             self._registered = False
             result = "fenced"
         except UnavailableError as fault:
-            logging.get(__name__).warning("lease store away", fault=str(fault))
+            if self._result != "unavailable":  # the metric counts the others
+                logging.get(__name__).warning("lease store away", fault=str(fault))
             result = "unavailable"
         except Exception as fault:
             logging.get(__name__).error("lease sync failed", fault=repr(fault))
             result = "failed"
         else:
             result = "synced"
+        self._result = result
         metrics.LEASE_SYNCS.labels(result).inc()
         self.report()
         return result == "synced"

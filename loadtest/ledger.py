@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 
+import msgspec
 from sqlalchemy import func, select
 
 from dsp.catalog.entities import Advertiser, Campaign, Catalogue, LineItem
@@ -18,7 +19,7 @@ from dsp.store.book_tables import BookPostingRow, BookTransactionRow
 from dsp.store.catalog import load_catalogue
 from dsp.store.database import create_engine, session_factory, url
 from dsp.stream.connect import event_log
-from dsp.stream.port import Position
+from dsp.stream.port import Position, Record
 from loadtest.console import Progress
 from loadtest.reconcile import Budgeted, Charge
 from loadtest.truth import NoticeKey
@@ -116,11 +117,7 @@ class Ledger:
             position: Position = {}
             while True:
                 batch = await log.read(Topic.NOTICES, position, _BATCH)
-                for record in batch.records:
-                    event = decode(record.value)
-                    if isinstance(event, Notice):
-                        facts = event.facts
-                        keys.append(NoticeKey(facts.exchange, facts.auction_id, facts.imp_id, event.kind.value))
+                keys += filter(None, map(_key, batch.records))
                 position = batch.position
                 if batch.end:
                     return keys
@@ -147,3 +144,15 @@ class Ledger:
 def _tightest(budget: Budget) -> Micros | None:
     bounds = [bound for bound in (budget.daily_micros, budget.total_micros) if bound is not None]
     return min(bounds, default=None)
+
+
+def _key(record: Record) -> NoticeKey | None:
+    """Return a record's key, None where it is no notice: a drill puts in what cannot be read."""
+    try:
+        event = decode(record.value)
+    except msgspec.DecodeError:
+        return None
+    if not isinstance(event, Notice):
+        return None
+    facts = event.facts
+    return NoticeKey(facts.exchange, facts.auction_id, facts.imp_id, event.kind.value)

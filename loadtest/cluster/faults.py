@@ -21,6 +21,7 @@ from loadtest.platform import PlatformError
 #: How long a part stays broken where nothing is said.
 HOLD_SECONDS = 5.0
 SLOW_MS = 50
+RECOVERY_SECONDS_MAX = 120.0
 RESTART_SECONDS = 180.0
 _COPIED = 2_000
 _READ = 5_000
@@ -65,6 +66,8 @@ class Fault:
     act: Act
     mend: Act = _nothing
     hold_seconds: float = HOLD_SECONDS
+    recovery_seconds_max: float = RECOVERY_SECONDS_MAX
+    run_dry: bool = False  # bidding is to stop before it can recover
 
 
 def _kill(prefix: str) -> Act:
@@ -201,6 +204,7 @@ FAULTS = (
     Fault("Valkey 50 ms slow", _slow_valkey, _fast_valkey),
     Fault("Valkey hung", _hang_valkey, _wake_valkey),
     Fault("Valkey killed", _kill_valkey, _start_valkey),
-    Fault("Valkey killed, its data gone", _lose_valkey, _start_valkey),
+    # Bidders live on their leases for a while; then nobody gets money until all that may be outstanding has expired.
+    Fault("Valkey killed, its data gone", _lose_valkey, _start_valkey, recovery_seconds_max=300.0, run_dry=True),
     Fault("PostgreSQL killed", _kill_postgres, _start_postgres),
 )

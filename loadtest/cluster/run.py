@@ -47,7 +47,8 @@ class Report(msgspec.Struct, kw_only=True):
     @property
     def ok(self) -> bool:
         """Return whether no money and no notice was lost."""
-        return not (self.lost or self.overspend_micros or self.book_difference_micros or self.ledger_imbalance_micros)
+        wrong = self.lost or self.overspend_micros or self.book_difference_micros or self.ledger_imbalance_micros
+        return self.wins > 0 and not wrong
 
 
 async def measure(folder: Path, settings: Mapping[str, str], seconds: float, rate: float, seed: int) -> Report:

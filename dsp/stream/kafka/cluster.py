@@ -72,10 +72,14 @@ async def reaching(
         if abandon is not None:
             abandon()
         raise UnavailableError(f"Kafka: {purpose}: {fault!r}") from fault
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as fault:
         if abandon is not None:
             abandon()
-        raise
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us, but what we waited for: another call has given the same client up.
+        raise UnavailableError(f"Kafka: {purpose}: given up") from fault
 
 
 class Closer:

@@ -116,6 +116,8 @@ async def _stop(producer: AIOKafkaProducer) -> None:
     for batch in batches:
         batch.future.exception()  # who waited for it has been told already, or has gone
     sender = producer._sender.sender_task
+    if sender is not None:  # it takes being cancelled for a fault of a transaction, of which there is none
+        sender.remove_done_callback(producer._sender._fail_all)
     while sender is not None and not sender.done():
         sender.cancel()
         await asyncio.wait({sender}, timeout=0.2)

@@ -1,14 +1,14 @@
 """Stand-ins that a test passes in: an event log whose answers the test decides, and a user store in memory."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.kernel.errors import UnavailableError
-from dsp.stream.port import Batch, Entry, Position
+from dsp.stream.port import Assignment, Batch, Entry, Position
 
 
 @dataclass
@@ -18,7 +18,7 @@ class FakeLog:
     appended: dict[str, list[Entry]] = field(default_factory=dict)
     batches: int = 0
     away: bool = False
-    fault: Exception | None = None
+    fault: BaseException | None = None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -38,8 +38,19 @@ class FakeLog:
         self.appended.setdefault(topic, []).extend(entries)
         return self.batches
 
-    async def read(self, topic: str, position: Position, limit: int, wait_ms: int = 0) -> Batch:
-        return Batch([], position, True, 0)
+    async def read(
+        self,
+        topic: str,
+        position: Position,
+        limit: int,
+        wait_ms: int = 0,
+        partitions: Collection[int] | None = None,
+        fresh: bool = False,
+    ) -> Batch:
+        return Batch([], position, True, {})
+
+    async def assignment(self, topic: str, group: str) -> Assignment:
+        return Assignment(frozenset({0}), 1)
 
     async def committed(self, topic: str, group: str) -> Position:
         return {}
@@ -49,7 +60,7 @@ class FakeLog:
     async def lag(self, topic: str, position: Position) -> int:
         return 0
 
-    async def trim(self, topic: str, before_ms: int, position: Position) -> int:
+    async def trim(self, topic: str, before_ms: int, position: Position | None = None) -> int:
         return 0
 
 

@@ -143,3 +143,16 @@ async def test_a_full_disk_refuses_and_recovers(log: FakeLog, tmp_path: Path) ->
     await until(lambda: values(log) == [0, 1] and values(log, Topic.DECISIONS) == [0])
     assert await box.stop(1.0) == 0
     await disk.close()
+
+
+async def test_a_wait_that_another_cancels_ends_no_lane(log: FakeLog, store: LocalEventLog) -> None:
+    for box in (boxed(log, store), Outbox(log, TUNING, batch_max=3, clock=SystemClock())):
+        await box.start()
+        log.fault = asyncio.CancelledError()  # what a client that is closed does to those who wait for it
+        box.offer(Topic.DECISIONS, "k", bytes([7]))
+        await asyncio.sleep(0.1)
+        log.fault = None
+        await until(lambda: values(log, Topic.DECISIONS) == [7])
+        await asyncio.wait_for(box.append(Topic.NOTICES, "k", bytes([8])), 5.0)
+        assert await box.stop(1.0) == 0
+        log.appended.clear()
