@@ -20,6 +20,8 @@ from dsp.stream.port import Entry, EventLog
 
 RETRY_SECONDS = 0.2
 _POLL_SECONDS = 0.01
+#: What an append raises while it may succeed later; anything else says that a record is unusable.
+AWAY = (UnavailableError, OSError, asyncio.CancelledError)
 
 
 class _Item(NamedTuple):
@@ -202,8 +204,8 @@ class _Lane:
         began_ns = self._clock.elapsed_ns()
         try:
             await self._write(batch)
-        except (Exception, asyncio.CancelledError) as fault:
-            # Whatever went wrong, nothing is durable: tell those who wait, and keep the rest for another try.
+        except AWAY as fault:
+            # Nothing is durable: tell those who wait, and keep the rest for another try.
             if _cancelled():
                 self._keep(batch, UnavailableError("the bidder is stopping"))
                 raise
@@ -211,12 +213,13 @@ class _Lane:
             self._failed = True
             self._keep(batch, UnavailableError("the event log is away"))
             await asyncio.sleep(RETRY_SECONDS)
+        except Exception as fault:
+            await self._sift(batch, fault)
         else:
             self._failed = False
             self._writing = 0
             for item in batch:
-                if item.done is not None and not item.done.done():
-                    item.done.set_result(None)
+                _done(item)
         metrics.OUTBOX_FLUSH_DURATION.observe((self._clock.elapsed_ns() - began_ns) / NS_PER_MS / MS_PER_SECOND)
 
     async def _write(self, batch: list[_Item]) -> None:
@@ -227,7 +230,7 @@ class _Lane:
             try:
                 async with asyncio.timeout(self._append_seconds):
                     stamp = await self._log.append(self._topic, entries)
-            except (Exception, asyncio.CancelledError) as fault:
+            except AWAY as fault:
                 if spill is None or _cancelled():
                     raise
                 self._report_fault("append failed, records go to disk", fault)
@@ -237,6 +240,26 @@ class _Lane:
                 return
         await spill.put(entries, [item.stamped for item in batch])
         self._spilled.set()
+
+    async def _sift(self, batch: list[_Item], fault: Exception) -> None:
+        """Write one by one what was refused together, and drop what cannot be written: it never will be."""
+        for item in batch if len(batch) > 1 else []:
+            try:
+                await self._write([item])
+            except AWAY:
+                self._keep([item], UnavailableError("the event log is away"))
+            except Exception as unusable:
+                self._drop(item, unusable)
+            else:
+                _done(item)
+        if len(batch) == 1:
+            self._drop(batch[0], fault)
+        self._writing = 0
+
+    def _drop(self, item: _Item, fault: Exception) -> None:
+        logging.get(__name__).error("record refused and dropped", topic=self._topic.value, fault=repr(fault))
+        self._dropped.inc()
+        _fail(item, UnavailableError("the record cannot be written"))
 
     async def _drain(self, spill: Spill) -> None:
         while True:
@@ -266,6 +289,11 @@ class _Lane:
                 self._items.appendleft(item)
             else:
                 _fail(item, fault)
+
+
+def _done(item: _Item) -> None:
+    if item.done is not None and not item.done.done():
+        item.done.set_result(None)
 
 
 def _cancelled() -> bool:

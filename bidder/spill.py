@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from dsp.events.topics import Topic
+from dsp.kernel import logging, metrics
 from dsp.kernel.errors import UnavailableError
 from dsp.stream.port import Entry, EventLog, Position
 
@@ -64,17 +65,32 @@ class Spill:
     async def drain(self, log: EventLog, limit: int) -> None:
         """Hand the oldest records, at most `limit`, to the event log, and forget them.
 
+        One that the event log refuses by itself is forgotten as well, counted and logged.
+
         Raises:
             UnavailableError: the event log is away, or this disk; they stay here then.
         """
         batch = await self._store.read(self._topic, self._position, limit)
         if not batch.records:
             return
-        stamp = await log.append(self._topic, [Entry(record.key, record.value) for record in batch.records])
+        stamp: int | None = None
+        try:
+            stamp = await log.append(self._topic, [Entry(record.key, record.value) for record in batch.records])
+        except (UnavailableError, OSError):
+            raise
+        except Exception as fault:
+            if len(batch.records) > 1:
+                for _ in batch.records:
+                    await self.drain(log, 1)
+                return
+            logging.get(__name__).error("record refused and dropped", topic=self._topic.value, fault=repr(fault))
+            metrics.OUTBOX_DROPPED.labels(self._topic.value).inc()
         await self._store.commit(self._topic, _GROUP, batch.position)
         self._position = batch.position
         self.depth -= len(batch.records)
-        tell([self._told.popleft() for _ in batch.records], stamp)
+        told = [self._told.popleft() for _ in batch.records]
+        if stamp is not None:
+            tell(told, stamp)
         await self._store.trim(self._topic, sys.maxsize, batch.position)
 
 

@@ -156,3 +156,27 @@ async def test_a_wait_that_another_cancels_ends_no_lane(log: FakeLog, store: Loc
         await asyncio.wait_for(box.append(Topic.NOTICES, "k", bytes([8])), 5.0)
         assert await box.stop(1.0) == 0
         log.appended.clear()
+
+
+class Picky(FakeLog):
+    """Refuses a record that is unusable, and with it all that come together with it."""
+
+    async def append(self, topic: str, entries: Sequence[Entry]) -> int:
+        if not self.away and any(entry.value == b"unusable" for entry in entries):
+            raise ValueError("too large")
+        return await super().append(topic, entries)
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["at once", "from the disk"])
+async def test_an_unusable_record_is_dropped_and_holds_up_no_other(store: LocalEventLog, away: bool) -> None:
+    log = Picky(away=away)
+    box = boxed(log, store)
+    await box.start()
+    writes = [box.append(Topic.NOTICES, "k", value) for value in (bytes([0]), b"unusable", bytes([1]))]
+    found = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(one) for one in found] == [type(None), type(None) if away else UnavailableError, type(None)]
+    log.away = False
+    await until(lambda: values(log) == [0, 1])
+    await box.append(Topic.NOTICES, "k", bytes([2]))
+    await until(lambda: values(log) == [0, 1, 2])
+    assert await box.stop(1.0) == 0
