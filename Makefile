@@ -5,13 +5,17 @@ BIN := .venv/bin
 INSTALL = PIP_CONSTRAINT=requirements.lock $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs serve clean
+.PHONY: help demo drill test check format docs serve clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.demo ## Run the whole platform for about two minutes and report
 	$(BIN)/python -m loadtest demo
+
+drill: .venv/.test ## Break one part after the other of the platform on Kafka, Valkey and PostgreSQL, and report
+	deploy/dev/unpack libfaketime
+	$(BIN)/python -m loadtest drill
 
 serve: .venv/.demo ## Run the platform (bidder, API, workers) until Ctrl-C, with config/dsp.toml
 	$(BIN)/python -m dsp --config config/dsp.toml up

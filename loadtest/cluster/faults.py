@@ -21,6 +21,7 @@ from loadtest.platform import PlatformError
 #: How long a part stays broken where nothing is said.
 HOLD_SECONDS = 5.0
 SLOW_MS = 50
+CLOCK_SECONDS = 300
 RECOVERY_SECONDS_MAX = 120.0
 RESTART_SECONDS = 180.0
 _COPIED = 2_000
@@ -132,6 +133,16 @@ async def _start_postgres(scene: Scene) -> None:
     await asyncio.to_thread(scene.servers.postgres.start)
 
 
+async def _set_clocks(scene: Scene) -> None:
+    if scene.servers.clock.missing:
+        raise PlatformError(scene.servers.clock.missing)
+    scene.servers.clock.ahead(CLOCK_SECONDS)
+
+
+async def _set_clocks_back(scene: Scene) -> None:
+    scene.servers.clock.ahead(0)
+
+
 def _limit_files(scene: Scene, size: int) -> None:
     for pid in scene.pids("bidder"):
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -207,4 +218,6 @@ FAULTS = (
     # Bidders live on their leases for a while; then nobody gets money until all that may be outstanding has expired.
     Fault("Valkey killed, its data gone", _lose_valkey, _start_valkey, recovery_seconds_max=300.0, run_dry=True),
     Fault("PostgreSQL killed", _kill_postgres, _start_postgres),
+    # Those of the platform's processes; Kafka's, which stamps what happens, is right.
+    Fault("clocks five minutes ahead, then back", _set_clocks, _set_clocks_back, 20.0),
 )

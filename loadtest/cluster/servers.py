@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploy.dev import free_port, postgres, valkey
 from deploy.dev.kafka import broker
+from loadtest.cluster.clock import Clock
 from loadtest.cluster.proxy import Proxy
 from loadtest.platform import PlatformError
 
@@ -15,13 +16,14 @@ BIDDERS = LEDGERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Kafka, Valkey behind a proxy that can be slow, and PostgreSQL."""
+    """Kafka, Valkey behind a proxy that can be slow, PostgreSQL, and the clock that the platform lives by."""
 
     kafka: broker.Cluster
     valkey: valkey.Valkey
     proxy: Proxy
     postgres: postgres.Postgres
     database_url: str
+    clock: Clock
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -34,6 +36,7 @@ class Servers:
             "DSP_PLATFORM_DATABASE_URL": self.database_url,
             "DSP_UP_BIDDERS": str(BIDDERS),
             "DSP_UP_WORKERS": f'{{"ledger": {LEDGERS}}}',
+            **self.clock.settings,
         }
 
 
@@ -60,6 +63,6 @@ def servers(folder: Path, brokers: int = 1) -> Iterator[Servers]:
             proxy = Proxy(free_port(), cache.port)
             stack.callback(proxy.stop)
             database = stack.enter_context(postgres.running(postgres.Postgres))
-            yield Servers(kafka, cache, proxy, database, database.create_database("dsp"))
+            yield Servers(kafka, cache, proxy, database, database.create_database("dsp"), Clock(folder))
         except (LookupError, RuntimeError) as fault:
             raise PlatformError(str(fault)) from fault
