@@ -95,6 +95,12 @@ def _show(found: dict[str, Any]) -> None:
         f"recovered {found['recovered']:.1%} (standard deviation {found['recovered_sd']:.1%}) of the gain over the "
         f"prior, {found['recovered_over_smoothed']:.1%} of the gain over smoothed rates"
     )
+    known = found["recovered_by"].get(WIRE)
+    if known:
+        console.print(
+            f"{found['recovered'] / known:.1%} of the most that can be known: with the true response model and of "
+            f"people what the wire says recovers {known:.1%}"
+        )
     for one in found["seeds"]:
         if one["nightly"] != "published":
             console.print(f"seed {one['seed']}: the nightly published nothing: {one['nightly']}")

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.features.spec import Group
 from models.serving.statistics import TABLE_DTYPE, Description, Statistics, restore, sigmoid
-from models.training import calibrate, shrinkage
+from models.training import shrinkage
 from models.training.rows import Rows
 
 DEVICE = Group(name="device", request=("device",))
@@ -135,15 +135,6 @@ def test_calibration_mends_the_scale_and_leaves_little_data_alone() -> None:
     assert calibrate.fit(np.empty(0), np.empty(0, dtype=np.bool_), np.empty(0)) == (1.0, 0.0)
 
 
-def test_the_shift_makes_sums_agree() -> None:
-    rng = np.random.default_rng(4)
-    logits = rng.normal(-3.0, 1.0, 50_000)
-    labels = rng.random(50_000) < sigmoid(logits)
-    for slope in (0.5, 1.0, 1.5):
-        shifted = sigmoid(logits * slope + calibrate.shift(logits, labels, np.ones(len(labels)), slope))
-        assert shifted.sum() == pytest.approx(labels.sum(), rel=0.02)
-
-
 def test_a_row_counts_as_often_as_it_weighs() -> None:
     requests, ads, rng = rows(2_000)
     labels, weights = rng.random(2_000) < 0.1, rng.integers(0, 4, 2_000)
@@ -153,7 +144,3 @@ def test_a_row_counts_as_often_as_it_weighs() -> None:
     copies = np.repeat(np.arange(2_000), weights)
     expected, _ = fit(groups, requests[copies], ads[copies], labels[copies])
     assert np.allclose(found.logits(requests, ads), expected.logits(requests, ads), atol=1e-5)
-    logits = rng.normal(-2.0, 1.0, 2_000)
-    ones = np.ones(len(copies))
-    shifted = calibrate.shift(logits, labels, weighed.weights, 1.1)
-    assert shifted == pytest.approx(calibrate.shift(logits[copies], labels[copies], ones, 1.1), abs=1e-6)
