@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.features.spec import Group
 from models.serving.statistics import TABLE_DTYPE, Description, Statistics, restore, sigmoid
-from models.training import shrinkage
+from models.training import calibrate, shrinkage
 from models.training.rows import Rows
 
 DEVICE = Group(name="device", request=("device",))
