@@ -3,17 +3,21 @@
 import json
 import logging
 import math
+import re
+import shutil
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from dsp.events.topics import Topic
 from dsp.openrtb.profile import load_profiles
 from dsp.workers.config import METERED
 from tests.deploy import processes
-from tests.deploy.files import DASHBOARDS, ROOT, rules
+from tests.deploy.files import DASHBOARDS, ROOT, RUNBOOKS, rules
 from tests.deploy.test_containers import image_environment
 from tests.servers import absent
 
@@ -76,7 +80,7 @@ def objects(request: pytest.FixtureRequest, rendered: dict[str, list[dict[str, A
 def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name of each workload, and its pod's template."""
     for one in objects:
-        if one["kind"] in ("Deployment", "Job"):
+        if one["kind"] in ("Deployment", "StatefulSet", "Job"):
             yield one["metadata"]["name"], one["spec"]["template"]
         elif one["kind"] == "CronJob":
             yield one["metadata"]["name"], one["spec"]["jobTemplate"]["spec"]["template"]
@@ -157,8 +161,7 @@ def test_commands_settings_and_ports_exist(objects: list[dict[str, Any]]) -> Non
 
 def test_settings_arrive_as_they_were_written(rendered: dict[str, list[dict[str, Any]]]) -> None:
     """Among them large numbers, which Helm reads as floats."""
-    deployment = of_kind(rendered["full"], "Deployment")["dsp-bidder"]
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (container,) = dict(pods(rendered["full"]))["dsp-bidder"]["spec"]["containers"]
     tables: dict[str, Any] = processes.settings(environment(rendered["full"], container))
     for table, wanted in FULL["settings"].items():
         assert {name: getattr(tables[table], name) for name in wanted} == {
@@ -169,13 +172,17 @@ def test_settings_arrive_as_they_were_written(rendered: dict[str, list[dict[str,
     assert tables["platform"].signing_keys
 
 
-def test_exchanges_are_profiles(rendered: dict[str, list[dict[str, Any]]], tmp_path: Any) -> None:
+def test_exchanges_are_profiles(rendered: dict[str, list[dict[str, Any]]], tmp_path: Path) -> None:
     for name, text in of_kind(rendered["full"], "ConfigMap")["dsp-exchanges"]["data"].items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     assert load_profiles(tmp_path)["one"].tmax_default_ms == 120
 
 
 def test_pods_are_locked_down(objects: list[dict[str, Any]]) -> None:
+    claimed = {
+        name: [claim["metadata"]["name"] for claim in one["spec"]["volumeClaimTemplates"]]
+        for name, one in of_kind(objects, "StatefulSet").items()
+    }
     for name, pod in pods(objects):
         spec, (container,) = pod["spec"], pod["spec"]["containers"]
         assert spec["securityContext"]["runAsNonRoot"], name
@@ -190,7 +197,8 @@ def test_pods_are_locked_down(objects: list[dict[str, Any]]) -> None:
         assert container["resources"]["limits"]["memory"], name
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
         assert {"/tmp", "/var/lib/dsp"} <= mounts, name
-        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
+        volumes = [*(volume["name"] for volume in spec["volumes"]), *claimed.get(name, ())]
+        assert sorted({mount["name"] for mount in container["volumeMounts"]}) == sorted(volumes), name
 
 
 def test_processes_get_the_secrets_that_they_use_and_no_others(objects: list[dict[str, Any]]) -> None:
@@ -212,7 +220,7 @@ def test_processes_get_the_secrets_that_they_use_and_no_others(objects: list[dic
 
 
 def test_a_bidder_has_time_to_drain(objects: list[dict[str, Any]]) -> None:
-    spec = of_kind(objects, "Deployment")["dsp-bidder"]["spec"]["template"]["spec"]
+    spec = dict(pods(objects))["dsp-bidder"]["spec"]
     (container,) = spec["containers"]
     bidder: Any = processes.settings(environment(objects, container))["bidder"]
     pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -229,9 +237,81 @@ def test_bidders_scale_by_requests_in_flight_and_processor(rendered: dict[str, l
     in_flight, processor = scaler["metrics"]
     assert in_flight["pods"]["metric"]["name"] in {"dsp_inflight_requests"} & set(_metric_names())
     assert processor["resource"]["name"] == "cpu"
-    assert "replicas" not in of_kind(rendered["default"], "Deployment")["dsp-bidder"]["spec"]
-    assert of_kind(rendered["full"], "Deployment")["dsp-bidder"]["spec"]["replicas"] == 3
+    target = scaler["scaleTargetRef"]
+    assert target["apiVersion"] == "apps/v1"
+    assert "replicas" not in of_kind(rendered["default"], target["kind"])[target["name"]]["spec"]
+    assert of_kind(rendered["full"], "StatefulSet")["dsp-bidder"]["spec"]["replicas"] == 4
     assert not of_kind(rendered["full"], "HorizontalPodAutoscaler")
+
+
+def test_an_update_takes_one_bidder_at_a_time_and_the_others_carry_the_traffic(
+    rendered: dict[str, list[dict[str, Any]]],
+) -> None:
+    bidders = of_kind(rendered["default"], "StatefulSet")["dsp-bidder"]["spec"]
+    assert bidders["podManagementPolicy"] == "Parallel"
+    assert bidders["updateStrategy"] == {"type": "RollingUpdate"}  # one at a time; none is held back by a partition
+    assert bidders["minReadySeconds"] >= 5
+    scaler = of_kind(rendered["default"], "HorizontalPodAutoscaler")["dsp-bidder"]["spec"]
+    least, percent = scaler["minReplicas"], scaler["metrics"][1]["resource"]["target"]["averageUtilization"]
+    assert percent * least / (least - 1) <= 80
+
+
+def test_what_a_bidder_acknowledged_outlives_its_pod(objects: list[dict[str, Any]]) -> None:
+    bidders = of_kind(objects, "StatefulSet")["dsp-bidder"]["spec"]
+    assert bidders["persistentVolumeClaimRetentionPolicy"] == {"whenScaled": "Retain", "whenDeleted": "Retain"}
+    (container,) = bidders["template"]["spec"]["containers"]
+    tables: dict[str, Any] = processes.settings(environment(objects, container))
+    (mount,) = [one for one in container["volumeMounts"] if one["mountPath"] == tables["platform"].data_dir]
+    assert [one["metadata"]["name"] for one in bidders["volumeClaimTemplates"]] == [mount["name"]]
+    assert not mount.get("readOnly")
+    # The place on the volume is named after the holder: another name would not find what the last pod left.
+    (holder,) = [one for one in container["env"] if one["name"] == "DSP_BIDDER_HOLDER"]
+    assert holder["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    (claim,) = bidders["volumeClaimTemplates"]
+    gibibytes = re.fullmatch(r"(\d+)Gi", claim["spec"]["resources"]["requests"]["storage"])
+    assert gibibytes
+    topics = set(Topic) - {Topic.DEAD_LETTERS}
+    assert int(gibibytes[1]) * 2**30 >= 1.5 * len(topics) * tables["bidder"].outbox_spill_records_max * 1_000
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+def test_bidders_have_the_service_that_names_them(objects: list[dict[str, Any]]) -> None:
+    bidders = of_kind(objects, "StatefulSet")["dsp-bidder"]["spec"]
+    services = of_kind(objects, "Service")
+    assert services[bidders["serviceName"]]["spec"]["clusterIP"] == "None"
+    assert "clusterIP" not in services["dsp-bidder"]["spec"]
+    listening = {port["name"] for port in bidders["template"]["spec"]["containers"][0]["ports"]}
+    for name in (bidders["serviceName"], "dsp-bidder"):
+        assert {port["targetPort"] for port in services[name]["spec"]["ports"]} == listening - {"admin"}
+
+
+def test_an_upgrade_leaves_alone_what_kubernetes_lets_nobody_change(
+    helm: Any, rendered: dict[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    shutil.copytree(CHART, tmp_path / "dsp")
+    described = tmp_path / "dsp" / "Chart.yaml"
+    described.write_text(described.read_text(encoding="utf-8").replace("0.1.0", "0.2.0"), encoding="utf-8")
+    with helm.Chart.load(str(tmp_path / "dsp")) as chart:
+        texts = chart.render(FULL | {"image": {"tag": "other"}}, name="dsp", namespace="dsp").values()
+    later = [one for text in texts for one in yaml.safe_load_all(text) if one]
+    before, after = (of_kind(one, "StatefulSet")["dsp-bidder"] for one in (rendered["default"], later))
+    assert before["metadata"]["labels"] != after["metadata"]["labels"]
+    changeable = {"replicas", "template", "updateStrategy", "minReadySeconds", "persistentVolumeClaimRetentionPolicy"}
+    fixed = [{key: one["spec"][key] for key in one["spec"].keys() - changeable} for one in (before, after)]
+    assert fixed[0] == fixed[1]
+    assert fixed[0].keys() == {"podManagementPolicy", "selector", "serviceName", "volumeClaimTemplates"}
+
+
+def test_commands_of_the_documentation_name_what_is_there(rendered: dict[str, list[dict[str, Any]]]) -> None:
+    kinds = {"deployment": "Deployment", "statefulset": "StatefulSet", "hpa": "HorizontalPodAutoscaler"}
+    pages = [ROOT / "docs" / "deploy.md", *RUNBOOKS.glob("*.md")]
+    named = {
+        found
+        for page in pages
+        for found in re.findall(rf"\b({'|'.join(kinds)})[/ ](dsp-[a-z-]+)", page.read_text("utf-8"))
+    }
+    assert {kind for kind, _ in named} == set(kinds)
+    assert not [one for one in named if one[1] not in of_kind(rendered["default"], kinds[one[0]])]
 
 
 def _metric_names() -> set[str]:
@@ -242,24 +322,25 @@ def _metric_names() -> set[str]:
 
 def test_several_pods_spread_and_are_not_evicted_at_once(objects: list[dict[str, Any]]) -> None:
     for name in ("dsp-bidder", "dsp-api", "dsp-worker-ledger"):
-        template = of_kind(objects, "Deployment")[name]["spec"]["template"]
+        template = dict(pods(objects))[name]
         constraints = template["spec"]["topologySpreadConstraints"]
         assert {one["topologyKey"] for one in constraints} == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
         labels = template["metadata"]["labels"].items()
         assert all(one["labelSelector"]["matchLabels"].items() <= labels for one in constraints)
     for name, budget in of_kind(objects, "PodDisruptionBudget").items():
-        selector = of_kind(objects, "Deployment")[name]["spec"]["selector"]
+        selector = (of_kind(objects, "Deployment") | of_kind(objects, "StatefulSet"))[name]["spec"]["selector"]
         assert budget["spec"]["selector"] == selector
     assert set(of_kind(objects, "PodDisruptionBudget")) == {"dsp-bidder", "dsp-api"}
 
 
 def test_selectors_find_their_pods_and_no_others(objects: list[dict[str, Any]]) -> None:
     labels = {name: pod["metadata"]["labels"] for name, pod in pods(objects)}
-    for kind in ("Deployment", "Service"):
+    for kind in ("Deployment", "StatefulSet", "Service"):
         for name, one in of_kind(objects, kind).items():
             selector = one["spec"]["selector"]
             wanted = selector.get("matchLabels", selector)
-            assert [pod for pod, own in labels.items() if wanted.items() <= own.items()] == [name]
+            found = [pod for pod, own in labels.items() if wanted.items() <= own.items()]
+            assert found == [name.removesuffix("-headless")]
 
 
 def test_every_pod_is_behind_a_network_policy(objects: list[dict[str, Any]]) -> None:

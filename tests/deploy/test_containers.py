@@ -203,3 +203,16 @@ def test_volumes_share_models_and_training_data(compose: dict[str, Any]) -> None
     assert {key for key, read_only in shared.items() if read_only == {True}} == {
         ("models", "bidder-1"), ("models", "bidder-2"), ("training", "nightly"),
     }  # fmt: skip
+
+
+def test_each_bidder_keeps_what_it_acknowledged_on_a_named_volume(compose: dict[str, Any]) -> None:
+    """One without a name would be a new one, and empty, whenever the container is made anew."""
+    found = []
+    for name in ("bidder-1", "bidder-2"):
+        platform: Any = processes.settings(dsp_variables(ours(compose)[name]))["platform"]
+        (volume,) = [one for one in ours(compose)[name]["volumes"] if one["target"] == platform.data_dir]
+        assert volume["type"] == "volume", name
+        assert not volume.get("read_only"), name
+        found.append(volume["source"])
+    assert len(set(found)) == 2
+    assert set(found) <= set(compose["volumes"])

@@ -69,7 +69,7 @@ readOnlyRootFilesystem: true
 capabilities: { drop: [ALL] }
 {{- end }}
 
-{{/* What every pod mounts; a process adds parts of the shared volume to it. */}}
+{{/* What every pod mounts; where `data` is, each workload says itself. A process adds parts of the shared volume to it. */}}
 {{- define "dsp.mounts" -}}
 - { name: data, mountPath: /var/lib/dsp }
 - { name: tmp, mountPath: /tmp }
