@@ -2,9 +2,11 @@
 
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
+
+from dsp.kernel import metrics
 
 
 def configure(component: str, level: str = "info") -> None:
@@ -18,7 +20,7 @@ def configure(component: str, level: str = "info") -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Lenient(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(component=component)
@@ -26,6 +28,27 @@ def configure(component: str, level: str = "info") -> None:
     logging.basicConfig(
         level=logging.WARNING, format='{"level":"%(levelname)s","logger":"%(name)s","event":"%(message)s"}'
     )
+
+
+class _Lenient:
+    """A stream that counts lines which cannot be written: what happens to the log must happen to nobody else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write a line, or lose it."""
+        try:
+            self._stream.write(text)
+        except OSError:
+            metrics.LOG_LINES_LOST.inc()
+
+    def flush(self) -> None:
+        """Write what is buffered, or lose it."""
+        try:
+            self._stream.flush()
+        except OSError:
+            metrics.LOG_LINES_LOST.inc()
 
 
 def get(name: str) -> Any:

@@ -113,6 +113,9 @@ EXPOSURES_FORGOTTEN = Counter(
     "dsp_exposures_forgotten_total", "Impressions forgotten early because a bound was reached, by bound.", ["bound"]
 )
 
+# The log
+LOG_LINES_LOST = Counter("dsp_log_lines_lost_total", "Log lines that could not be written, as on a full disk.")
+
 # The outbox
 OUTBOX_DEPTH = Gauge("dsp_outbox_depth", "Records waiting to be written to the event log.", ["topic"])
 OUTBOX_SPILLED = Gauge("dsp_outbox_spilled", "Records on disk that the event log has not taken yet.", ["topic"])
