@@ -21,7 +21,7 @@ serve: .venv/.demo ## Run the platform (bidder, API, workers) until Ctrl-C, with
 	$(BIN)/python -m dsp --config config/dsp.toml up
 
 test: .venv/.test ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: .venv/.test ## Run ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check .
