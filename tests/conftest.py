@@ -11,9 +11,17 @@ from tests.servers.postgres import postgres
 from tests.servers.valkey import own_valkey, valkey, valkey_cluster
 
 __all__ = [
-    "bare_database", "brokers", "database", "kafka", "kafka_server", "migrated_file", "own_valkey", "postgres", "valkey",
+    "bare_database",
+    "brokers",
+    "database",
+    "kafka",
+    "kafka_server",
+    "migrated_file",
+    "own_valkey",
+    "postgres",
+    "valkey",
     "valkey_cluster",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,14 @@ def test_other_encodings_are_named_as_the_reason(encoding: str) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [BODY, b"", gzip.compress(BODY, mtime=0)[:-5], gzip.compress(BODY, mtime=0) + b"x", gzip.compress(BODY, mtime=0)[:12], b"\x1f\x8b"],
+    [
+        BODY,
+        b"",
+        gzip.compress(BODY, mtime=0)[:-5],
+        gzip.compress(BODY, mtime=0) + b"x",
+        gzip.compress(BODY, mtime=0)[:12],
+        b"\x1f\x8b",
+    ],
     ids=["not gzip", "empty", "cut short", "followed by something", "cut very short", "only the magic"],
 )
 def test_broken_compression_is_a_reason(body: bytes) -> None:
