@@ -203,6 +203,7 @@ TOKEN = "01m807m562x0jsmrxvp59q3cph.CGgLUAGfIiCo"
         (f"<p>{mark(0)}", "", '<img src="http://x">', "secure"),
         (f"<p>{mark(0)}", "", "${AUCTION_PRIZE}", "macro"),
     ],
+    ids=range(6),  # marks differ from process to process
 )
 def test_a_template_is_judged_once_and_nothing_else_passes_for_it(adm: str, nurl: str, change: str, want: str) -> None:
     markup, win, none = Template(adm), Template(nurl), Template("")
