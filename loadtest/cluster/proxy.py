@@ -33,7 +33,7 @@ class Proxy:
     def stop(self) -> None:
         """End the process."""
         self._process.terminate()
-        self._process.wait(10.0)
+        self._process.communicate(timeout=10.0)  # which closes its standard input, too
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_ms: Callable[[], int]) -> None:
