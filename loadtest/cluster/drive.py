@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy.exc import DBAPIError
-
+from dsp.kernel.errors import UnavailableError
 from dsp.openrtb.profile import load_profiles
 from dsp.supervise import STATUS_FILE
 from loadtest.client import Client
@@ -44,26 +43,30 @@ class Drive:
         self.counts: list[Count] = []
         self._notifier = notifier
         self._stopped = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._traffic: asyncio.Task[None] | None = None
+        self._counting: asyncio.Task[None] | None = None
 
     def start(self, exchange: Exchange, rate: float) -> None:
         """Begin to send requests, so many a second, and to count the book."""
         traffic = exchange.drive(rate, lambda _: self._stopped, RAMP_SECONDS)
-        self._tasks = [asyncio.create_task(traffic), asyncio.create_task(self._count())]
+        self._traffic = asyncio.create_task(traffic)
+        self._counting = asyncio.create_task(self._count())
 
     async def settle(self, timeout_seconds: float) -> None:
         """Send no more requests; wait for the notices of those that were sent, and for the book to have them."""
         self._stopped = True
-        await self._tasks[0]
+        if self._traffic is not None:
+            await self._traffic
         await self._notifier.settle(timeout_seconds)
         await self.caught_up(timeout_seconds)
 
     async def close(self) -> None:
         """End everything that is under way."""
         self._stopped = True
-        for task in self._tasks:
+        tasks = [task for task in (self._traffic, self._counting) if task is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._notifier.close()
 
     def acknowledged_at(self) -> list[float]:
@@ -86,6 +89,8 @@ class Drive:
         """Wait until the book has as many transactions as notices are acknowledged now; False if it has not in time."""
         wanted, give_up_at = len(self.acknowledged_at()), time.monotonic() + timeout_seconds
         while time.monotonic() < give_up_at:
+            if self._counting is not None and self._counting.done():
+                self._counting.result()  # what ended it: without a count nothing is ever caught up with
             if self.counts and self.counts[-1].transactions >= wanted:
                 return True
             await asyncio.sleep(COUNT_SECONDS)
@@ -94,7 +99,7 @@ class Drive:
     async def _count(self) -> None:
         """Count the book's transactions; while its database is away there is nothing to count."""
         while True:
-            with suppress(DBAPIError):
+            with suppress(UnavailableError):
                 transactions = await asyncio.to_thread(self.ledger.transactions)
                 self.counts.append(Count(time.perf_counter(), transactions))
             await asyncio.sleep(COUNT_SECONDS)
