@@ -62,7 +62,35 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--same-people", action="store_true", help="the next day's people are those of the first")
     learning.add_argument("--json", action="store_true", help="print the figures on one line")
     learning.set_defaults(run=_learning)
+    bids = commands.add_parser("bids", help="what one bidder process answers, beside HTTP that decides nothing")
+    _served(bids)
+    bids.add_argument("--connections", type=_count, default=32, help="each waits for its answer (%(default)s)")
+    bids.add_argument("--seconds", type=_seconds, default=10.0, help="of load on each of the two (%(default)s)")
+    bids.set_defaults(run=_bids)
     return parser
+
+
+def _served(command: argparse.ArgumentParser) -> None:
+    """Add what the commands have in common that start one bidder with a generated catalogue."""
+    command.add_argument("--requests", type=Path, metavar="FILE", help="JSON lines, .gz or not; default: simulated")
+    command.add_argument("--line-items", type=_line_items, default=10_000, help="of the catalogue (%(default)s)")
+    command.add_argument("--mix", choices=("bid", "no-bid"), default="bid", help="what becomes of them (%(default)s)")
+    command.add_argument("--no-model", action="store_true", help="the prior scores")
+    command.add_argument("--json", action="store_true", help="print the report on one line")
+
+
+def _bids(options: argparse.Namespace) -> int:
+    from loadtest.bids.catalogue import Mix
+    from loadtest.bids.run import Options, main
+
+    mix, model = Mix(options.mix), not options.no_model
+    try:
+        return main(
+            Options(options.requests, options.line_items, options.connections, options.seconds, mix, model),
+            options.json,
+        )
+    except KeyboardInterrupt:
+        return 130
 
 
 def _faults(options: argparse.Namespace) -> int:
@@ -158,6 +186,10 @@ def _seconds(text: str) -> float:
 
 def _count(text: str) -> int:
     return int(_number(text, 1, 512))
+
+
+def _line_items(text: str) -> int:
+    return int(_number(text, 1, 200_000))
 
 
 def _number(text: str, low: float, high: float) -> float:

@@ -1,0 +1,225 @@
+"""Measures a bidder and the reference in turns, and reports what one core answers."""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from dsp.kernel.metrics import Stage
+from loadtest.bids import serve, supply
+from loadtest.bids.catalogue import Mix, catalogue
+from loadtest.bids.drive import Closed, Round, quantile
+from loadtest.bids.serve import Bench, cpu_seconds, memory_mb
+from loadtest.platform import Metrics, PlatformError
+
+_US = 1e6
+_ROUND_SECONDS = 2.0
+_WARM_UP_SECONDS = 1.0
+_WARM_UP_ROUNDS = 4  # leases are asked for about once a second
+#: Of the generator's processor; beyond it the rate is the generator's, not the server's.
+LOAD_SHARE_MAX = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is measured. `requests` is a file of JSON lines; None: simulated traffic."""
+
+    requests: Path | None
+    line_items: int
+    connections: int
+    seconds: float
+    mix: Mix = Mix.BID
+    model: bool = True
+
+
+class Measured:
+    """A server under load: all its rounds, and the processor time that they took it."""
+
+    def __init__(self, pid: int, load: Closed) -> None:
+        self._pid = pid
+        self._load = load
+        self._cpu_seconds = 0.0
+        self.rounds: list[Round] = []
+
+    def round(self, seconds: float) -> None:
+        """Measure one more round."""
+        busy_from = cpu_seconds(self._pid)
+        self.rounds.append(self._load.round(seconds))
+        self._cpu_seconds += cpu_seconds(self._pid) - busy_from
+
+    @property
+    def rps(self) -> float:
+        """Return the median round's requests per second."""
+        return statistics.median(one.requests / one.seconds for one in self.rounds)
+
+    @property
+    def requests(self) -> int:
+        """Return how many were answered."""
+        return sum(one.requests for one in self.rounds)
+
+    @property
+    def cpu_us(self) -> float:
+        """Return the processor time of a request, microseconds: all threads, and what the kernel does for them."""
+        return self._cpu_seconds / self.requests * _US
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A bidder that is ready to be measured."""
+
+    bench: Bench
+    pid: int
+    core: int | None
+    supply: supply.Supply
+    model: str
+
+
+@contextmanager
+def ready(requests: Path | None, line_items: int, mix: Mix, model: bool) -> Iterator[Setting]:
+    """Start a bidder with a generated catalogue made for the requests, and stop it in the end.
+
+    Raises:
+        OSError: the file cannot be read.
+        PlatformError: the file holds no requests, or the bidder did not start, or died.
+    """
+    bodies = supply.read(requests)
+    core, others = serve.cores()
+    with TemporaryDirectory(prefix="dsp-bids-") as directory:
+        bench = Bench(Path(directory))
+        offered = supply.offered(bodies, bench.profile, int(time.time() * 1_000))
+        made = catalogue(offered, line_items, mix)
+        bench.publish(made)
+        if model and offered:
+            from loadtest.bids.model import publish
+
+            publish(bench.models, offered, made)
+        with bench.bidder(core) as pid:
+            before = os.sched_getaffinity(0) if core is not None else set()
+            if core is not None:
+                os.sched_setaffinity(0, set(others))
+            try:
+                version = bench.platform.metrics().label("dsp_model_info", "version")
+                yield Setting(bench, pid, core, supply.prepare(bodies, bench.profile), version)
+            finally:
+                if core is not None:
+                    os.sched_setaffinity(0, before)
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Return the report; raises as `ready`."""
+    with (
+        ready(options.requests, options.line_items, options.mix, options.model) as setting,
+        setting.bench.reference(setting.core) as (reference_pid, reference_port),
+        closing(Closed(setting.bench.platform.ports.bid, options.connections, setting.supply)) as bid,
+        closing(Closed(reference_port, options.connections, setting.supply)) as plain,
+    ):
+        for _ in range(_WARM_UP_ROUNDS):
+            bid.round(_WARM_UP_SECONDS)
+        plain.round(_WARM_UP_SECONDS)
+        scrape = setting.bench.platform.metrics
+        before, count = scrape(), max(1, round(options.seconds / _ROUND_SECONDS))
+        bidder, reference = Measured(setting.pid, bid), Measured(reference_pid, plain)
+        for _ in range(count):
+            reference.round(options.seconds / count)
+            bidder.round(options.seconds / count)
+        return _report(options, setting, bidder, reference, (before, scrape()))
+
+
+def _report(
+    options: Options, setting: Setting, bidder: Measured, reference: Measured, scrapes: tuple[Metrics, Metrics]
+) -> dict[str, Any]:
+    latencies = sorted(latency for one in bidder.rounds for latency in one.latencies_ms)
+    # Round against round beside it: what else the machine did then is in both.
+    ratios = [
+        (one.requests / one.seconds) / (other.requests / other.seconds)
+        for one, other in zip(bidder.rounds, reference.rounds, strict=True)
+    ]
+    return {
+        "rps": round(bidder.rps, 1),
+        "bid_rate": round(sum(one.bids for one in bidder.rounds) / bidder.requests, 4),
+        "latency_ms": {
+            name: round(quantile(latencies, share), 3) for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
+        },
+        "late": sum(one.late for one in bidder.rounds),
+        "cpu_us_per_request": round(bidder.cpu_us, 1),
+        "rss_mb": round(memory_mb(setting.pid), 1),
+        "stages_us": _stages_us(*scrapes),
+        "reference_rps": round(reference.rps, 1),
+        "ratio": round(statistics.median(ratios), 4),
+        "reference_cpu_us_per_request": round(reference.cpu_us, 1),
+        "cpu_ratio": round(reference.cpu_us / bidder.cpu_us, 4),
+        "refused": sum(one.refused for one in bidder.rounds),
+        "no_bid_reasons": reasons(*scrapes),
+        "requests": bidder.requests,
+        "line_items": options.line_items,
+        "connections": options.connections,
+        "mix": options.mix.value,
+        "model": setting.model,
+        "pinned": setting.core is not None,
+        "load_share": {
+            "bidder": round(max(one.load_share for one in bidder.rounds), 3),
+            "reference": round(max(one.load_share for one in reference.rounds), 3),
+        },
+    }
+
+
+def _stages_us(before: Metrics, after: Metrics) -> dict[str, float]:
+    """Return the mean time of each stage a request whose stages were observed, microseconds of the clock."""
+    name = "dsp_bid_stage_duration_seconds"
+
+    def grown(part: str, stage: Stage) -> float:
+        return after.total(f"{name}_{part}", stage=stage.value) - before.total(f"{name}_{part}", stage=stage.value)
+
+    observed = max(1.0, grown("count", Stage.DECODE))
+    return {stage.value: round(grown("sum", stage) / observed * _US, 2) for stage in Stage}
+
+
+def reasons(before: Metrics, after: Metrics) -> dict[str, int]:
+    """Return how often each reason was counted between two scrapes, the most frequent first."""
+    earlier, later = (one.by("dsp_no_bids_total", "reason") for one in (before, after))
+    counts = {reason: int(count - earlier.get(reason, 0.0)) for reason, count in later.items()}
+    return {reason: count for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]) if count}
+
+
+def main(options: Options, as_json: bool) -> int:
+    """Measure, print, and return the exit status."""
+    try:
+        report = measure(options)
+    except (OSError, PlatformError) as fault:
+        print(f"loadtest: {fault}", file=sys.stderr)
+        return 1
+    print(json.dumps(report) if as_json else table(report))
+    for name, share in report["load_share"].items():
+        if share > LOAD_SHARE_MAX:
+            print(
+                f"loadtest: the load took {share:.0%} of its processor: the {name}'s rate is its own", file=sys.stderr
+            )
+    return 0
+
+
+def table(report: dict[str, Any]) -> str:
+    """Return the report for people."""
+    latency, stages = report["latency_ms"], report["stages_us"]
+    reference_us, cpu_ratio = report["reference_cpu_us_per_request"], report["cpu_ratio"]
+    rows = [
+        ("bidder", f"{report['rps']:,.0f} requests/s, {report['bid_rate']:.1%} bid"),
+        ("reference", f"{report['reference_rps']:,.0f} requests/s, of which the bidder has {report['ratio']:.3f}"),
+        ("latency", f"p50 {latency['p50']:.2f} ms, p99 {latency['p99']:.2f} ms, p999 {latency['p999']:.2f} ms"),
+        ("late", f"{report['late']} of {report['requests']:,}"),
+        (
+            "processor",
+            f"{report['cpu_us_per_request']:.0f} us a request, reference {reference_us:.0f}: {cpu_ratio:.3f}",
+        ),
+        ("memory", f"{report['rss_mb']:.0f} MB"),
+        ("stages, us", ", ".join(f"{name} {spent:.1f}" for name, spent in stages.items())),
+        ("no bid", ", ".join(f"{reason} {count:,}" for reason, count in report["no_bid_reasons"].items()) or "-"),
+        ("with", f"{report['line_items']:,} line items, mix {report['mix']}, model {report['model'] or 'none'}"),
+    ]
+    return "\n".join(f"{name:<12} {text}" for name, text in rows)

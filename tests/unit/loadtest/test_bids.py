@@ -1,0 +1,158 @@
+"""The pieces of `python -m loadtest bids`: requests made ready, the catalogue, the load and its arithmetic."""
+
+import gzip
+import json
+import socket
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dsp.catalog.reasons import Exclusion
+from dsp.catalog.rules import Dimension
+from dsp.funnel import select
+from dsp.openrtb.codec import decode_request
+from dsp.openrtb.profile import Profile
+from dsp.pacing.controller import align
+from dsp.snapshot.build import build
+from loadtest.bids import supply
+from loadtest.bids.catalogue import BROAD, Mix, catalogue
+from loadtest.bids.drive import Closed, quantile
+from loadtest.platform import PlatformError
+from loadtest.traffic import Source, Traffic
+
+NOW_MS = 1_800_000_000_000
+PROFILE = Profile(name=supply.EXCHANGE, seat="dsp", tmax_default_ms=120)
+
+
+def bodies(count: int) -> list[bytes]:
+    traffic = Traffic(1, (Source(supply.EXCHANGE, "2.6", True, 200, 1.0),))
+    return [msgspec.json.encode(traffic.request(index).payload) for index in range(count)]
+
+
+def body_of(request: bytes) -> bytes:
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}".encode() in head
+    return body
+
+
+def test_each_sending_has_an_id_and_a_user_of_its_own_and_is_otherwise_the_request() -> None:
+    given = {"id": "x", "imp": [{"id": "1"}], "user": {"buyeruid": "u"}, "device": {"ifa": "0-0"}, "tmax": 90}
+    made = supply.prepare([json.dumps(given).encode()], PROFILE)
+    first, second = (decode_request(body_of(made.made(0, number))) for number in (1, 2))
+    assert first.id != second.id
+    assert first.user is not None
+    assert second.user is not None
+    assert first.user.buyeruid != second.user.buyeruid
+    assert first.device is not None
+    assert first.device.ifa == "0-0"  # says that there is none
+    assert (first.tmax, made.tmax_ms) == (90, [90])
+    assert first.imp == second.imp
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"id":5}', b'{"id":""}', b"[" * 5_000, b"\xff"])
+def test_what_is_no_request_is_sent_as_it_is(body: bytes) -> None:
+    made = supply.prepare([body], PROFILE)
+    assert body_of(made.made(0, 7)) == body
+    assert made.tmax_ms == [120]
+
+
+def test_files_may_be_compressed_and_must_hold_requests(tmp_path: Path) -> None:
+    packed, empty = tmp_path / "some.jsonl.gz", tmp_path / "none.jsonl"
+    packed.write_bytes(gzip.compress(b'{"id":"1"}\n\n{"id":"2"}\n'))
+    empty.write_bytes(b"\n\n")
+    assert len(supply.read(packed)) == 2
+    with pytest.raises(PlatformError):
+        supply.read(empty)
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(PlatformError):
+        supply.read(packed)
+
+
+@pytest.mark.parametrize("size", [60, 600])
+def test_the_catalogue_bids_or_loses_half_in_recall_whatever_its_size(size: int) -> None:
+    offered = supply.offered(bodies(200), PROFILE, NOW_MS)
+    assert catalogue(offered, size, Mix.BID) == catalogue(offered, size, Mix.BID)
+    found = {}
+    for mix in Mix:
+        snapshot = build(catalogue(offered, size, mix), "v", NOW_MS)
+        assert len(snapshot.line_items) == size
+        controls = align(None, snapshot.line_item_ids)
+        found[mix] = [select(snapshot, one, None, controls, NOW_MS, 32, "dsp") for one in offered]
+    candidates = [len(one.line_items) for one in found[Mix.BID] if not isinstance(one, Exclusion)]
+    assert len(candidates) > 0.9 * len(offered)
+    assert sum(candidates) / len(candidates) > 25
+    lost = [one for one in found[Mix.NO_BID] if isinstance(one, Exclusion)]
+    assert len(lost) == len(offered)
+    recall = sum(one not in (Exclusion.API_UNSUPPORTED, Exclusion.SIZE) for one in lost) / len(lost)
+    assert 0.4 < recall < 0.6
+
+
+def test_line_items_target_over_twelve_dimensions() -> None:
+    made = catalogue(supply.offered(bodies(50), PROFILE, NOW_MS), 400, Mix.BID)
+    used = {name for item in made.line_items[BROAD:] for name in item.targeting.clauses}
+    assert len(used) == 12
+    assert Dimension.SEGMENT in used
+
+
+def test_a_catalogue_can_be_made_for_requests_that_nobody_understands() -> None:
+    for mix in Mix:
+        assert len(catalogue([], 5, mix).line_items) == 5
+
+
+class Server:
+    """Answers requests in pieces, one connection after the other's bytes."""
+
+    def __init__(self, answer: list[bytes]) -> None:
+        self._answer = answer
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with self._socket, self._socket.accept()[0] as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while client.recv(65_536):
+                for piece in self._answer:
+                    client.sendall(piece)
+                    threading.Event().wait(0.002)
+
+
+@pytest.mark.parametrize(
+    ("answer", "bid"),
+    [
+        ([b"HTTP/1.1 204 No Content\r\n\r\n"], False),
+        ([b"HTTP/1.1 200 OK\r\nContent-Le", b"ngth: 4\r\n\r\nab", b"cd"], True),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"], True),
+    ],
+)
+def test_the_load_waits_for_whole_answers(answer: list[bytes], bid: bool) -> None:
+    load = Closed(Server(answer).port, 1, supply.prepare(bodies(3), PROFILE))
+    found = load.round(0.1)
+    load.close()
+    assert found.requests > 3
+    assert found.bids == (found.requests if bid else 0)
+    assert (found.refused, found.late) == (0, 0)
+    assert min(found.latencies_ms) >= 2.0 * (len(answer) - 1)
+
+
+def test_refusals_are_counted_and_a_closed_connection_is_a_fault() -> None:
+    load = Closed(Server([b"HTTP/1.1 400 Bad Request\r\n\r\n"]).port, 1, supply.prepare(bodies(1), PROFILE))
+    found = load.round(0.05)
+    load.close()
+    assert found.refused == found.requests > 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        load = Closed(server.getsockname()[1], 1, supply.prepare(bodies(1), PROFILE))
+        client, _ = server.accept()
+        client.shutdown(socket.SHUT_WR)
+        with pytest.raises(PlatformError):
+            load.round(0.05)
+        client.close()
+        load.close()
+
+
+def test_quantiles() -> None:
+    assert quantile([], 0.5) == 0.0
+    assert quantile([1.0], 0.999) == 1.0
+    assert quantile([float(value) for value in range(100)], 0.99) == 99.0
