@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL = PIP_CONSTRAINT=requirements.lock $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo drill test check format docs serve clean
+.PHONY: help demo drill soak bench test check format docs serve clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ demo: .venv/.demo ## Run the whole platform for about two minutes and report
 drill: .venv/.test ## Break one part after the other of the platform on Kafka, Valkey and PostgreSQL, and report
 	deploy/dev/unpack libfaketime
 	$(BIN)/python -m loadtest drill
+
+soak: .venv/.test ## Hold one bidder under steady load for ten minutes; fails if its memory grows
+	$(BIN)/python -m loadtest soak --seconds 600
 
 serve: .venv/.demo ## Run the platform (bidder, API, workers) until Ctrl-C, with config/dsp.toml
 	$(BIN)/python -m dsp --config config/dsp.toml up

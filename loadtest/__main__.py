@@ -67,6 +67,17 @@ def _parser() -> argparse.ArgumentParser:
     bids.add_argument("--connections", type=_count, default=32, help="each waits for its answer (%(default)s)")
     bids.add_argument("--seconds", type=_seconds, default=10.0, help="of load on each of the two (%(default)s)")
     bids.set_defaults(run=_bids)
+    capacity = commands.add_parser("capacity", help="the highest rate at which one bidder keeps its service level")
+    _served(capacity)
+    capacity.add_argument("--slo-p99-ms", type=_latency, default=20.0, help="of all answers (%(default)s)")
+    capacity.add_argument("--step-seconds", type=_seconds, default=4.0, help="of load at each rate (%(default)s)")
+    capacity.add_argument("--picture", type=Path, metavar="PNG", help="draw latency against rate into this file")
+    capacity.set_defaults(run=_capacity)
+    soak = commands.add_parser("soak", help="whether one bidder's memory stays flat under steady load")
+    _served(soak)
+    soak.add_argument("--seconds", type=_seconds, default=600.0, help="of load (%(default)s)")
+    soak.add_argument("--rate", type=_rate, default=300.0, help="requests per second (%(default)s)")
+    soak.set_defaults(run=_soak)
     return parser
 
 
@@ -186,6 +197,34 @@ def _seconds(text: str) -> float:
 
 def _count(text: str) -> int:
     return int(_number(text, 1, 512))
+
+
+def _capacity(options: argparse.Namespace) -> int:
+    from loadtest.bids.catalogue import Mix
+    from loadtest.capacity.run import Options, main
+
+    slo, seconds, mix, model = options.slo_p99_ms, options.step_seconds, Mix(options.mix), not options.no_model
+    try:
+        return main(
+            Options(slo, options.requests, options.line_items, seconds, mix, model, options.picture), options.json
+        )
+    except KeyboardInterrupt:
+        return 130
+
+
+def _soak(options: argparse.Namespace) -> int:
+    from loadtest.bids.catalogue import Mix
+    from loadtest.soak import Options, main
+
+    seconds, rate, mix, model = options.seconds, options.rate, Mix(options.mix), not options.no_model
+    try:
+        return main(Options(seconds, rate, options.requests, options.line_items, mix, model), options.json)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _latency(text: str) -> float:
+    return _number(text, 0.1, 10_000.0)
 
 
 def _line_items(text: str) -> int:

@@ -48,8 +48,7 @@ class Closed:
         self._sockets: dict[int, socket.socket] = {}
         self._poll = select.epoll()
         for _ in range(connections):
-            one = socket.create_connection(("127.0.0.1", port), _STALL_SECONDS)
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            one = connected(port)
             self._sockets[one.fileno()] = one
             self._poll.register(one.fileno(), select.EPOLLIN)
 
@@ -91,7 +90,7 @@ class Closed:
                     raise PlatformError(f"port {self._port} closed a connection")
                 if number in partial:
                     data = partial.pop(number) + data
-                if not _whole(data):
+                if not is_whole(data):
                     partial[number] = data
                     continue
                 now = clock()
@@ -116,7 +115,14 @@ class Closed:
         return began, place
 
 
-def _whole(data: bytes) -> bool:
+def connected(port: int) -> socket.socket:
+    """Return a connection to a server of this machine, on which small things are not kept waiting for more."""
+    one = socket.create_connection(("127.0.0.1", port), _STALL_SECONDS)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return one
+
+
+def is_whole(data: bytes) -> bool:
     """Tell whether an answer of our own server is all there; it states a length wherever there is a body."""
     end = data.find(_HEAD_END)
     if end < 0:

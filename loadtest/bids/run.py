@@ -78,12 +78,14 @@ class Setting:
     pid: int
     core: int | None
     supply: supply.Supply
-    model: str
+    models: list[str]  # versions in the registry, the last the champion
 
 
 @contextmanager
-def ready(requests: Path | None, line_items: int, mix: Mix, model: bool) -> Iterator[Setting]:
+def ready(requests: Path | None, line_items: int, mix: Mix, models: int) -> Iterator[Setting]:
     """Start a bidder with a generated catalogue made for the requests, and stop it in the end.
+
+    `models` are published, the last of them as the champion; 0: the prior scores.
 
     Raises:
         OSError: the file cannot be read.
@@ -96,17 +98,17 @@ def ready(requests: Path | None, line_items: int, mix: Mix, model: bool) -> Iter
         offered = supply.offered(bodies, bench.profile, int(time.time() * 1_000))
         made = catalogue(offered, line_items, mix)
         bench.publish(made)
-        if model and offered:
+        versions = []
+        if models and offered:
             from loadtest.bids.model import publish
 
-            publish(bench.models, offered, made)
+            versions = [publish(bench.models, offered, made, seed) for seed in range(models)]
         with bench.bidder(core) as pid:
             before = os.sched_getaffinity(0) if core is not None else set()
             if core is not None:
                 os.sched_setaffinity(0, set(others))
             try:
-                version = bench.platform.metrics().label("dsp_model_info", "version")
-                yield Setting(bench, pid, core, supply.prepare(bodies, bench.profile), version)
+                yield Setting(bench, pid, core, supply.prepare(bodies, bench.profile), versions)
             finally:
                 if core is not None:
                     os.sched_setaffinity(0, before)
@@ -115,7 +117,7 @@ def ready(requests: Path | None, line_items: int, mix: Mix, model: bool) -> Iter
 def measure(options: Options) -> dict[str, Any]:
     """Return the report; raises as `ready`."""
     with (
-        ready(options.requests, options.line_items, options.mix, options.model) as setting,
+        ready(options.requests, options.line_items, options.mix, int(options.model)) as setting,
         setting.bench.reference(setting.core) as (reference_pid, reference_port),
         closing(Closed(setting.bench.platform.ports.bid, options.connections, setting.supply)) as bid,
         closing(Closed(reference_port, options.connections, setting.supply)) as plain,
@@ -161,7 +163,7 @@ def _report(
         "line_items": options.line_items,
         "connections": options.connections,
         "mix": options.mix.value,
-        "model": setting.model,
+        "model": scrapes[1].label("dsp_model_info", "version"),
         "pinned": setting.core is not None,
         "load_share": {
             "bidder": round(max(one.load_share for one in bidder.rounds), 3),

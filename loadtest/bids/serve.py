@@ -24,8 +24,16 @@ from loadtest.platform import START_SECONDS, Platform, PlatformError
 SNAPSHOT_BLOB = "snapshot"
 CANDIDATES_MAX = 32
 STOP_SECONDS = 15.0
-#: Nothing but the specification, and no bound on the rate: how many it can answer is what is asked.
-_PROFILE = 'seat = "dsp"\nbilling = "bill"\ntmax_default_ms = 200\nnetwork_margin_ms = 10\nqps_max = 1_000_000\n'
+#: Nothing but the specification, and no bound on the rate: how many it can answer is what is asked. Bids expire soon,
+#: so that money reserved comes back within a run.
+_PROFILE = """
+seat = "dsp"
+billing = "bill"
+tmax_default_ms = 200
+network_margin_ms = 10
+qps_max = 1_000_000
+notice_ttl_seconds = 60
+"""
 _LEDGER_SECONDS = 0.25
 _POLL_SECONDS = 0.05
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -42,10 +50,16 @@ class Bench:
         settings = {"DSP_BIDDER_CANDIDATES_MAX": str(CANDIDATES_MAX)}
         self.platform = Platform(directory, settings=settings, exchanges=profiles)
         self.models = self.platform.data_dir / "models"
+        self._catalogue = Catalogue()
         self._blobs = LocalBlobStore(self.platform.data_dir / "blobs")
+
+    def encoded(self, version: str) -> bytes:
+        """Return the snapshot's blob under another version."""
+        return codec.encode(self._catalogue, version, int(time.time() * 1_000))
 
     def publish(self, catalogue: Catalogue) -> None:
         """Publish what the catalogue and pacing workers would: snapshot, controls, and budgets without end."""
+        self._catalogue = catalogue
         now_ms = int(time.time() * 1_000)
         controls = Controls(
             at_ms=now_ms,
@@ -54,7 +68,7 @@ class Bench:
         limits = [Limit(item.id, item.campaign_id, None, None, None, None) for item in catalogue.line_items]
 
         async def put() -> None:
-            await self._blobs.put(SNAPSHOT_BLOB, codec.encode(catalogue, f"bench-{now_ms}", now_ms))
+            await self._blobs.put(SNAPSHOT_BLOB, self.encoded(f"bench-{now_ms}"))
             await self._blobs.put(CONTROLS_BLOB, controller.encode(controls))
             leases = self._leases()
             await leases.open()

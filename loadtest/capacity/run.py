@@ -1,0 +1,152 @@
+"""Searches the highest rate that keeps the service level, then looks beyond it and at what happens below it."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest.bids.catalogue import Mix
+from loadtest.bids.drive import Closed
+from loadtest.bids.run import Setting, ready, reasons
+from loadtest.capacity.events import Events
+from loadtest.capacity.open import Open, Step
+from loadtest.platform import PlatformError
+
+#: So many connections wait for their answers at once; beyond that requests wait for a connection.
+CONNECTIONS = 256
+_CLOSED_CONNECTIONS = 32
+_WARM_UP_SECONDS = 1.0
+_WARM_UP_ROUNDS = 4
+#: Each step halves what the capacity may be: after seven it is known to 1%.
+STEPS = 7
+_HIGHEST = 1.1  # of what a closed loop reached: more is not to be had
+LATE_SHARE_MAX = 0.001
+SHARE = 0.7  # of capacity, where one would run
+OVERLOAD = 2.0
+#: A step in which the generator sent its requests so much later than they were due says little of the server.
+LAG_MS_MAX = 2.0
+#: Reasons of a fast no: what was not decided because there was too much to do.
+_SHED = ("overload", "time_short", "rate_limited")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is measured. `requests` is a file of JSON lines; None: simulated traffic."""
+
+    slo_p99_ms: float
+    requests: Path | None
+    line_items: int
+    step_seconds: float
+    mix: Mix = Mix.BID
+    model: bool = True
+    picture: Path | None = None
+
+
+def keeps(step: Step, slo_p99_ms: float) -> bool:
+    """Tell whether a step kept the service level: the p99, and at most one answer in a thousand late."""
+    figures = step.report()
+    return figures["p99"] <= slo_p99_ms and step.late <= LATE_SHARE_MAX * len(step.latencies_ms)
+
+
+def search(offer: Callable[[float], Step], highest: float, slo_p99_ms: float) -> tuple[float, list[Step]]:
+    """Return the highest rate that kept the service level, 0 where none did, and every step of the bisection."""
+    low, high, steps = 0.0, highest, list[Step]()
+    for _ in range(STEPS):
+        steps.append(offer((low + high) / 2))
+        if keeps(steps[-1], slo_p99_ms):
+            low = steps[-1].rate
+        else:
+            high = steps[-1].rate
+    return low, steps
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Return the report.
+
+    Raises:
+        OSError: the file cannot be read.
+        PlatformError: the file holds no requests, or the bidder did not start, or died.
+    """
+    with ready(options.requests, options.line_items, options.mix, 2 if options.model else 0) as setting:
+        port = setting.bench.platform.ports.bid
+        with closing(Closed(port, _CLOSED_CONNECTIONS, setting.supply)) as closed:
+            for _ in range(_WARM_UP_ROUNDS):
+                closed.round(_WARM_UP_SECONDS)
+            full = closed.round(options.step_seconds)
+        with closing(Open(port, CONNECTIONS, setting.supply)) as load:
+            return _report(options, setting, load, full.requests / full.seconds)
+
+
+def _report(options: Options, setting: Setting, load: Open, closed_rps: float) -> dict[str, Any]:
+    seconds = options.step_seconds
+    capacity, steps = search(lambda rate: load.step(rate, seconds), closed_rps * _HIGHEST, options.slo_p99_ms)
+    report: dict[str, Any] = {
+        "capacity_rps": round(capacity, 1),
+        "slo_p99_ms": options.slo_p99_ms,
+        "closed_loop_rps": round(closed_rps, 1),
+        "line_items": options.line_items,
+        "mix": options.mix.value,
+        "pinned": setting.core is not None,
+        "steps": [step.report() for step in sorted(steps, key=lambda step: step.rate)],
+    }
+    if capacity:
+        report["overload"] = _overload(setting, load, capacity, seconds)
+        report["at_70_percent"] = _below(setting, load, capacity * SHARE, seconds)
+    if options.picture is not None:
+        from loadtest.capacity.picture import draw
+
+        draw(report, options.picture)
+    return report
+
+
+def _overload(setting: Setting, load: Open, capacity: float, seconds: float) -> dict[str, Any]:
+    """Offer twice the capacity. Goodput is what was decided in time: answered before tmax, and not shed."""
+    scrape = setting.bench.platform.metrics
+    before = scrape()
+    step = load.step(capacity * OVERLOAD, seconds)
+    shed = sum(count for reason, count in reasons(before, scrape()).items() if reason in _SHED)
+    good = max(0, len(step.latencies_ms) - shed - step.late) / step.seconds
+    return {**step.report(), "shed": shed, "goodput_rps": round(good, 1), "goodput_share": round(good / capacity, 4)}
+
+
+def _below(setting: Setting, load: Open, rate: float, seconds: float) -> dict[str, Any]:
+    """Offer less than the capacity, in peace and while things happen."""
+    events = Events(setting.bench, setting.models)
+    found = {"nothing": load.step(rate, seconds).report()}
+    for name in events.known:
+        with events.during(name):
+            found[name] = load.step(rate, seconds).report()
+    return found
+
+
+def main(options: Options, as_json: bool) -> int:
+    """Measure, print, and return the exit status: 1 where no rate keeps the service level."""
+    try:
+        report = measure(options)
+    except (OSError, PlatformError) as fault:
+        print(f"loadtest: {fault}", file=sys.stderr)
+        return 1
+    print(json.dumps(report) if as_json else table(report))
+    worst = max(step["lag_p99"] for step in report["steps"])
+    if worst > LAG_MS_MAX:
+        print(f"loadtest: the load was up to {worst:.1f} ms behind (p99): its delay is in the figures", file=sys.stderr)
+    return int(not report["capacity_rps"])
+
+
+def table(report: dict[str, Any]) -> str:
+    """Return the report for people."""
+    rows = [("", step) for step in report["steps"]]
+    rows += [(f"70%, {name}", step) for name, step in report.get("at_70_percent", {}).items()]
+    rows += [("overload", report["overload"])] if "overload" in report else []
+    columns = ("rate", "answered", "p50", "p90", "p99", "p999", "late")
+    lines = [f"{'':<14}" + "".join(f"{name:>10}" for name in columns)]
+    lines += [f"{name:<14}" + "".join(f"{step[column]:>10,.1f}" for column in columns) for name, step in rows]
+    rate, slo = report["capacity_rps"], report["slo_p99_ms"]
+    lines.append(f"capacity {rate:,.0f} requests/s with p99 within {slo:g} ms; {report['line_items']:,} line items")
+    if "overload" in report:
+        good = report["overload"]
+        lines.append(f"at twice that {good['goodput_share']:.0%} of it are decided in time, {good['shed']:,} are shed")
+    return "\n".join(lines)
