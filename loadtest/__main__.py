@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 RATE_MAX = 5_000.0
+LINE_ITEMS_MAX = 200_000
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--same-people", action="store_true", help="the next day's people are those of the first")
     learning.add_argument("--json", action="store_true", help="print the figures on one line")
     learning.set_defaults(run=_learning)
+    _add_measurements(commands)
+    return parser
+
+
+def _add_measurements(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands that measure one bidder process with a generated catalogue."""
     bids = commands.add_parser("bids", help="what one bidder process answers, beside HTTP that decides nothing")
     _served(bids)
     bids.add_argument("--connections", type=_count, default=32, help="each waits for its answer (%(default)s)")
@@ -78,11 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     soak.add_argument("--seconds", type=_seconds, default=600.0, help="of load (%(default)s)")
     soak.add_argument("--rate", type=_rate, default=300.0, help="requests per second (%(default)s)")
     soak.set_defaults(run=_soak)
-    return parser
 
 
 def _served(command: argparse.ArgumentParser) -> None:
-    """Add what the commands have in common that start one bidder with a generated catalogue."""
+    """Add what those commands have in common."""
     command.add_argument("--requests", type=Path, metavar="FILE", help="JSON lines, .gz or not; default: simulated")
     command.add_argument("--line-items", type=_line_items, default=10_000, help="of the catalogue (%(default)s)")
     command.add_argument("--mix", choices=("bid", "no-bid"), default="bid", help="what becomes of them (%(default)s)")
@@ -228,7 +234,7 @@ def _latency(text: str) -> float:
 
 
 def _line_items(text: str) -> int:
-    return int(_number(text, 1, 200_000))
+    return int(_number(text, 1, LINE_ITEMS_MAX))
 
 
 def _number(text: str, low: float, high: float) -> float:

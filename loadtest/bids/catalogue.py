@@ -19,7 +19,6 @@ from dsp.catalog.status import Status
 from dsp.catalog.terms import Flight, FrequencyCap, Goal, GoalKind
 from dsp.openrtb.opportunity import DeviceKind, Opportunity
 
-LINE_ITEMS_MAX = 200_000
 #: Line items that every request passes; more than are scored, so that ranking has something to rank.
 BROAD = 48
 _LINE_ITEMS_A_CAMPAIGN = 10
