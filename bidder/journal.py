@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from functools import partial
 
 from bidder.outbox import Outbox
 from bidder.run import Run
@@ -41,12 +42,12 @@ class Journal:
         )
         challenger = run.state.challenger
         if challenger is None or zlib.crc32(b"shadow " + auction_id.encode()) >= self._shadowed_below:
-            self._outbox.offer(Topic.DECISIONS, auction_id, encode(decision))
+            self._outbox.offer(Topic.DECISIONS, auction_id, partial(encode, decision))
         else:  # on the loop's next turn the answer has left
             asyncio.get_running_loop().call_soon(self._shadow, decision, challenger)
 
     def _shadow(self, decision: Decision, challenger: BatchPredictor) -> None:
-        self._outbox.offer(Topic.DECISIONS, decision.auction_id, encode(scored(decision, challenger)))
+        self._outbox.offer(Topic.DECISIONS, decision.auction_id, partial(encode, scored(decision, challenger)))
 
     def sample(self, run: Run, auction_id: str) -> None:
         """Keep the raw request if its auction id's hash falls into the sample."""
@@ -61,7 +62,7 @@ class Journal:
             outcome=outcome,
             snapshot_version=run.state.served.snapshot.version,
         )
-        self._outbox.offer(Topic.REQUESTS, auction_id, encode(request))
+        self._outbox.offer(Topic.REQUESTS, auction_id, partial(encode, request))
 
 
 def _plain(body: bytes, encoding: str) -> bytes:

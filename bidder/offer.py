@@ -1,6 +1,6 @@
 """One impression's candidates once priced, and the offer made of the best: its facts for notices and for the log."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -34,14 +34,21 @@ class Candidates(msgspec.Struct, frozen=True, gc=False):
     request_features: NDArray[np.int64]  # (R,)
     jitter: Jitter = UNMOVED  # of the first prices among them
 
-    def preferred(self) -> list[int]:
-        """Return the candidates that may bid, best first: those in a deal (OpenRTB 2.6, 7.3), then by price."""
-        prices: list[int] = self.price_micros_cpm.tolist()
+    def preferred(self) -> Iterator[int]:
+        """Yield the candidates that may bid, best first: those in a deal (OpenRTB 2.6, 7.3), then by price."""
         deals = self.selection.deals
+        no_deals = deals.count(None) == len(deals)
+        if no_deals:  # the best, which seldom lacks money, is found without sorting the others
+            best = int(self.price_micros_cpm.argmax())
+            if self.price_micros_cpm[best]:
+                yield best
+        prices: list[int] = self.price_micros_cpm.tolist()
         ranked = sorted(range(len(prices)), key=prices.__getitem__, reverse=True)
-        if deals.count(None) < len(deals):
+        if no_deals:
+            del ranked[0]
+        else:
             ranked.sort(key=lambda number: deals[number] is None)
-        return [number for number in ranked if prices[number]] if 0 in prices else ranked
+        yield from (number for number in ranked if prices[number])
 
     def place(self, take: Callable[["Candidates", int, bool], Micros | None]) -> bool:
         """Bid with the one that can pay most; return whether any can pay at all.

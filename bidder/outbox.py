@@ -7,7 +7,7 @@ later waits behind it, so that the order is kept.
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -20,16 +20,34 @@ from dsp.stream.port import Entry, EventLog
 
 RETRY_SECONDS = 0.2
 _POLL_SECONDS = 0.01
+#: More records are not encoded in a row: bids wait for so long.
+_ENCODED_AT_ONCE = 100
 #: What an append raises while it may succeed later; anything else says that a record is unusable.
 AWAY = (UnavailableError, OSError, asyncio.CancelledError)
 
 
-class _Item(NamedTuple):
+class _Item:
     """A record; for one that is awaited, what is done once it is durable, and who hears its stamp."""
 
-    entry: Entry
-    done: asyncio.Future[None] | None = None
-    stamped: Stamped | None = None
+    __slots__ = ("_key", "_value", "done", "stamped")
+
+    def __init__(
+        self,
+        key: str,
+        value: bytes | Callable[[], bytes],
+        done: asyncio.Future[None] | None = None,
+        stamped: Stamped | None = None,
+    ) -> None:
+        self._key = key
+        self._value = value
+        self.done = done
+        self.stamped = stamped
+
+    def entry(self) -> Entry:
+        """Return the record, which is encoded the first time."""
+        if not isinstance(self._value, bytes):
+            self._value = self._value()
+        return Entry(self._key, self._value)
 
 
 class LaneTuning(NamedTuple):
@@ -79,9 +97,12 @@ class Outbox:
         """
         return sum(await asyncio.gather(*(lane.stop(timeout_s) for lane in self._lanes.values())))
 
-    def offer(self, topic: Topic, key: str, value: bytes) -> bool:
-        """Queue a record without waiting; False when the lane is full, and then it is counted and dropped."""
-        return self._lanes[topic].offer(_Item(Entry(key, value)))
+    def offer(self, topic: Topic, key: str, encode: Callable[[], bytes]) -> bool:
+        """Queue a record without waiting; False when the lane is full, and then it is counted and dropped.
+
+        It is encoded with those it is written with, so that whoever offers it need not wait for that either.
+        """
+        return self._lanes[topic].offer(_Item(key, encode))
 
     def append(self, topic: Topic, key: str, value: bytes, stamped: Stamped | None = None) -> asyncio.Future[None]:
         """Queue a record and return a future that is done once the record is durable.
@@ -93,7 +114,7 @@ class Outbox:
             UnavailableError: the lane is full. The future raises it when nothing takes the record.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if not self._lanes[topic].offer(_Item(Entry(key, value), done, stamped)):
+        if not self._lanes[topic].offer(_Item(key, value, done, stamped)):
             raise UnavailableError("the outbox is full")
         return done
 
@@ -161,7 +182,7 @@ class _Lane:
             self._spilled.set()
 
     def offer(self, item: _Item) -> bool:
-        if self._closed or self.depth >= self._bound:
+        if self._closed or len(self._items) + self._writing >= self._bound:
             if item.done is None:
                 self._dropped.inc()
             return False
@@ -203,6 +224,7 @@ class _Lane:
         self._writing = len(batch)
         began_ns = self._clock.elapsed_ns()
         try:
+            await _encode(batch)
             await self._write(batch)
         except AWAY as fault:
             # Nothing is durable: tell those who wait, and keep the rest for another try.
@@ -224,7 +246,7 @@ class _Lane:
 
     async def _write(self, batch: list[_Item]) -> None:
         """Make records durable: in the event log, or on disk behind those that wait there."""
-        entries = [item.entry for item in batch]
+        entries = [item.entry() for item in batch]
         spill = self._spill
         if spill is None or not spill.depth:
             try:
@@ -289,6 +311,14 @@ class _Lane:
                 self._items.appendleft(item)
             else:
                 _fail(item, fault)
+
+
+async def _encode(batch: list[_Item]) -> None:
+    """Encode what is about to be written, and let others have their turn between."""
+    for number, item in enumerate(batch, 1):
+        item.entry()
+        if not number % _ENCODED_AT_ONCE:
+            await asyncio.sleep(0)
 
 
 def _done(item: _Item) -> None:

@@ -15,7 +15,7 @@ from dsp.openrtb.names import codes, domain, domains
 from dsp.openrtb.request import Banner, BidRequest, Deal, Imp, Native, Video
 from dsp.openrtb.response import Bid, BidResponse, MarkupType
 from dsp.openrtb.slot import banner_sizes
-from dsp.openrtb.template import Template, insecure
+from dsp.openrtb.template import insecure
 
 #: Every label that `check` may return, for metrics to preset.
 CHECKS = (
@@ -53,23 +53,18 @@ _JSON_OR_XML = {_BANNER: "", _VIDEO: "<", _AUDIO: "<", _NATIVE: "{"}
 _Medium = Banner | Video | Native
 
 
-class Origin(NamedTuple):
-    """The templates that a bid's texts were filled from, whose judgement then need not be repeated for each bid.
+class Judgement(NamedTuple):
+    """What the check holds of a bid's texts, whatever ids and tokens stand in them.
 
-    They were filled with ids and tokens of `dsp.kernel.ids` alone, which complete no macro and no address.
+    Those are of `dsp.kernel.ids` alone, which complete no macro and no address.
     """
 
-    markup: Template
-    urls: tuple[Template, Template, Template]  # nurl, burl and lurl
-    texts: tuple[str, str, str, str]  # adm, nurl, burl and lurl as they were filled
-
-    def made(self, bid: Bid) -> bool:
-        """Return whether the bid says these very texts."""
-        adm, nurl, burl, lurl = self.texts
-        return bid.adm is adm and bid.nurl is nurl and bid.burl is burl and bid.lurl is lurl
+    kind: bool  # there is markup, and it is of the bid's kind
+    unknown_macro: bool
+    insecure: bool
 
 
-_NO_ORIGINS: Mapping[str, Origin] = {}
+_NO_JUDGEMENTS: Mapping[str, Judgement] = {}
 _NO_RATES: Mapping[str, float] = {}
 
 
@@ -79,7 +74,7 @@ def check(
     *,
     rates: Mapping[str, float] | None = None,
     bids_max: int = 64,
-    origins: Mapping[str, Origin] = _NO_ORIGINS,
+    judged: Mapping[str, Judgement] = _NO_JUDGEMENTS,
 ) -> tuple[BidResponse | None, list[str]]:
     """Drop what would break a rule of the request.
 
@@ -88,7 +83,7 @@ def check(
         request: what it answers.
         rates: units of the book's currency per unit of each currency, to compare a price with a floor in another.
         bids_max: how many bids the exchange takes in one response.
-        origins: by bid id, what a bid's texts were written from; they are judged afresh where that is not so.
+        judged: by bid id, what `judge` said of the texts that the bid leaves with; others are judged here.
 
     Returns:
         The response without the bids dropped (None if none is left), and a label of `CHECKS` for each thing dropped.
@@ -103,9 +98,9 @@ def check(
     seen: set[str] = set()
     seats = []
     for seat in response.seatbid:
-        kept = []
+        of_seat, kept = _seat(seat.seat, request), []
         for bid in seat.bid:
-            label = _seat(seat.seat, request) or _broken(bid, request, impressions, terms, origins.get(bid.id))
+            label = of_seat or _broken(bid, request, impressions, terms, judged.get(bid.id))
             if not label and ambiguous and [imp.id for imp in request.imp].count(bid.impid) > 1:
                 label = "impression"
             if not label and (not bid.id or bid.id in seen):
@@ -122,6 +117,15 @@ def check(
             seats.append(seat)
     response.seatbid = seats
     return (response if seats else None), labels
+
+
+def judge(bid: Bid) -> Judgement:
+    """Judge a bid's texts, which may be templates' as well as those it leaves with."""
+    return Judgement(
+        kind=bool(bid.adm) and bid.adm.lstrip().startswith(_JSON_OR_XML[bid.mtype]),
+        unknown_macro=any(macros.unknown(text) for text in (bid.adm, bid.nurl, bid.burl, bid.lurl)),
+        insecure=insecure(bid.adm),
+    )
 
 
 def _whole(response: BidResponse, request: BidRequest) -> str:
@@ -144,7 +148,7 @@ def _broken(
     request: BidRequest,
     impressions: Mapping[str, Imp],
     terms: tuple[str, Mapping[str, float]],
-    origin: Origin | None,
+    judgement: Judgement | None,
 ) -> str:
     """Return the label of the first rule that the bid breaks, or ""."""
     imp = impressions.get(bid.impid)
@@ -159,7 +163,7 @@ def _broken(
     return (
         _terms(bid, imp, medium, *terms)
         or _fit(bid, imp, medium, request)
-        or _markup(bid, imp, origin)
+        or _markup(bid, imp, judgement)
         or _blocks(bid, imp, medium, request)
     )
 
@@ -189,12 +193,15 @@ def _terms(bid: Bid, imp: Imp, medium: _Medium, currency: str, rates: Mapping[st
         return "private_auction"
     elif isinstance(medium, Video):
         floor = _floor_by_duration(bid, medium, floor)
-    rate, floor_rate = rates.get(currency), rates.get(floor_currency.upper() or "USD")
-    if floor_currency.upper() == currency:
-        rate = floor_rate = 1.0
     if floor == 0:
         return ""
-    if rate is None or floor_rate is None or not isfinite(floor):
+    if not isfinite(floor):
+        return "floor"
+    floor_currency = floor_currency.upper()
+    if floor_currency == currency:
+        return "" if bid.price >= floor - _PRICE_TOLERANCE else "floor"
+    rate, floor_rate = rates.get(currency), rates.get(floor_currency or "USD")
+    if rate is None or floor_rate is None:
         return "floor"
     return "" if bid.price * rate >= floor * floor_rate - _PRICE_TOLERANCE * max(1.0, rate) else "floor"
 
@@ -227,30 +234,30 @@ def _fit(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
     return "protocol" if protocols and bid.protocol and bid.protocol not in protocols else ""
 
 
-def _markup(bid: Bid, imp: Imp, origin: Origin | None) -> str:
+def _markup(bid: Bid, imp: Imp, judgement: Judgement | None) -> str:
     """Check that there is markup of its kind, and nothing insecure in it where the slot must be secure."""
-    if not bid.adm or not bid.adm.lstrip().startswith(_JSON_OR_XML[bid.mtype]):
+    kind, unknown_macro, insecure_markup = judgement or judge(bid)
+    if not kind:
         return "markup"
-    if origin is not None and origin.made(bid):
-        win, bill, loss = origin.urls
-        if origin.markup.unknown_macro or win.unknown_macro or bill.unknown_macro or loss.unknown_macro:
-            return "macro"
-        return "secure" if imp.secure == 1 and origin.markup.insecure else ""
-    if any(macros.unknown(text) for text in (bid.adm, bid.nurl, bid.burl, bid.lurl)):
+    if unknown_macro:
         return "macro"
-    return "secure" if imp.secure == 1 and insecure(bid.adm) else ""
+    return "secure" if imp.secure == 1 and insecure_markup else ""
 
 
 def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
     """Check advertiser, categories, attributes and language."""
     if not bid.adomain:
         return "advertiser"
-    blocked = domains(request.badv)
-    if blocked and any(_within(_own_domain(name), blocked) for name in bid.adomain):
-        return "advertiser"
-    barred, allowed = codes(request.bcat + imp.bcat), codes(request.acat)
-    if (barred or allowed) and any(_category_refused(code.upper(), barred, allowed) for code in bid.cat):
-        return "category"
+    if request.badv:
+        blocked = domains(request.badv)
+        for name in bid.adomain:
+            if _within(_own_domain(name), blocked):
+                return "advertiser"
+    if request.bcat or imp.bcat or request.acat:
+        barred, allowed = codes(request.bcat + imp.bcat), codes(request.acat)
+        for code in bid.cat:
+            if _category_refused(code.upper(), barred, allowed):
+                return "category"
     if bid.attr and medium.battr and set(bid.attr) & set(medium.battr):
         return "attribute"
     spoken = request.wlang or request.wlangb

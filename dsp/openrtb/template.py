@@ -1,10 +1,8 @@
-"""Text that differs between bids only in ids and tokens, such as a creative's markup: written once, judged once."""
+"""Text that differs between bids in a few places only, such as a creative's markup: written once, filled in often."""
 
 import re
 import secrets
 from collections.abc import Sequence
-
-from dsp.openrtb import macros
 
 #: Browsers hold loopback addresses to be secure (W3C Mixed Content, 4), which lets one machine try everything out.
 _LOOPBACK = r"(?!//(?:127\.0\.0\.1|localhost|\[::1\])[:/])"
@@ -32,16 +30,14 @@ def insecure(text: str) -> bool:
 
 
 class Template:
-    """A text with open places, and what the self-check holds of it whatever ids and tokens it is given."""
+    """A text with open places."""
 
-    __slots__ = ("_open", "_pieces", "chars", "insecure", "unknown_macro")
+    __slots__ = ("_open", "_pieces", "chars")
 
     def __init__(self, text: str) -> None:
         self._pieces: list[str] = _OPEN.split(text)
         self._open = [(at, int(self._pieces[at])) for at in range(1, len(self._pieces), 2)]
         self.chars = len(text)
-        self.unknown_macro = bool(macros.unknown(text))
-        self.insecure = insecure(text)
 
     def fill(self, values: Sequence[str]) -> str:
         """Return the text with values[n] where mark n stood."""

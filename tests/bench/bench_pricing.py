@@ -90,7 +90,7 @@ def main() -> None:
         return price(value, ones, floors, first_price, shading, bid_min, bid_max, fixed)
 
     def reserved(prices: NDArray[np.int64]) -> object:
-        best = Candidates(selection, nothing, nothing, value, ones, prices, context).preferred()[0]
+        best = next(Candidates(selection, nothing, nothing, value, ones, prices, context).preferred())
         return reserve(prices.item(best) // 1_000)
 
     prices = priced(curve)

@@ -21,7 +21,7 @@ def test_deals_go_first_then_the_dearest_then_the_first_and_what_must_not_bid_is
     selection = Selection(places, places, prices, flags, flags, deals)
     found = Candidates(selection, none, none, none, none, prices, places).preferred()
     expected = sorted((not deal, -price, number) for number, (price, deal) in enumerate(given) if price)
-    assert found == [number for _, _, number in expected]
+    assert list(found) == [number for _, _, number in expected]
 
 
 def play(prices: list[int], money: list[int], deals: list[bool], floor: int = 0) -> tuple[list[tuple[int, int]], bool]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import pytest
 
@@ -72,7 +73,7 @@ async def test_a_fault_nobody_foresaw_is_no_acknowledgement(outbox: Outbox, log:
 
 async def test_decisions_survive_a_log_that_comes_back(outbox: Outbox, log: FakeLog) -> None:
     log.away = True
-    assert all(outbox.offer(Topic.DECISIONS, "k", bytes([number])) for number in range(4))
+    assert all(outbox.offer(Topic.DECISIONS, "k", partial(bytes, [number])) for number in range(4))
     await until(lambda: not outbox.healthy())
     log.away = False
     await until(lambda: outbox.depth(Topic.DECISIONS) == 0)
@@ -81,7 +82,7 @@ async def test_decisions_survive_a_log_that_comes_back(outbox: Outbox, log: Fake
 
 async def test_the_bound_drops_decisions_and_refuses_notices(outbox: Outbox, log: FakeLog) -> None:
     log.gate.clear()
-    assert [outbox.offer(Topic.DECISIONS, "k", b"v") for _ in range(7)] == [True] * 5 + [False] * 2
+    assert [outbox.offer(Topic.DECISIONS, "k", lambda: b"v") for _ in range(7)] == [True] * 5 + [False] * 2
     kept = [outbox.append(Topic.NOTICES, "k", b"v") for _ in range(5)]
     with pytest.raises(UnavailableError):
         outbox.append(Topic.NOTICES, "k", b"v")
@@ -93,10 +94,10 @@ async def test_stop_writes_what_is_left(log: FakeLog) -> None:
     box = Outbox(log, {Topic.DECISIONS: LaneTuning(100, 1)}, batch_max=3, clock=SystemClock())
     await box.start()
     for number in range(50):
-        box.offer(Topic.DECISIONS, "k", bytes([number]))
+        box.offer(Topic.DECISIONS, "k", partial(bytes, [number]))
     assert await box.stop(5.0) == 0
     assert len(log.appended["decisions"]) == 50
-    assert not box.offer(Topic.DECISIONS, "k", b"after")
+    assert not box.offer(Topic.DECISIONS, "k", lambda: b"after")
 
 
 async def test_stop_gives_up_in_time_and_says_how_much_is_lost(log: FakeLog) -> None:
@@ -105,7 +106,7 @@ async def test_stop_gives_up_in_time_and_says_how_much_is_lost(log: FakeLog) -> 
     )
     await box.start()
     log.gate.clear()
-    box.offer(Topic.DECISIONS, "k", b"v")
+    box.offer(Topic.DECISIONS, "k", lambda: b"v")
     write = box.append(Topic.NOTICES, "k", b"v")
     assert await box.stop(0.05) == 1  # the decision; the notice was refused, so it is not lost
     with pytest.raises(UnavailableError):

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ class Kept:
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
 
-    def offer(self, topic: Topic, key: str, value: bytes) -> bool:
-        event = decode(value)
+    def offer(self, topic: Topic, key: str, encode: Callable[[], bytes]) -> bool:
+        event = decode(encode())
         if isinstance(event, Decision):
             assert key == event.auction_id
             self.decisions.append(event)

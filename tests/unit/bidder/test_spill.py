@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,7 @@ async def test_a_full_disk_refuses_and_recovers(log: FakeLog, tmp_path: Path) ->
     disk.full = True
     with pytest.raises(UnavailableError):
         await box.append(Topic.NOTICES, "k", b"refused")
-    box.offer(Topic.DECISIONS, "k", bytes([0]))  # waits in memory, within its bound
+    box.offer(Topic.DECISIONS, "k", partial(bytes, [0]))  # waits in memory, within its bound
     disk.full = False
     await box.append(Topic.NOTICES, "k", bytes([1]))
     log.away = False
@@ -149,7 +150,7 @@ async def test_a_wait_that_another_cancels_ends_no_lane(log: FakeLog, store: Loc
     for box in (boxed(log, store), Outbox(log, TUNING, batch_max=3, clock=SystemClock())):
         await box.start()
         log.fault = asyncio.CancelledError()  # what a client that is closed does to those who wait for it
-        box.offer(Topic.DECISIONS, "k", bytes([7]))
+        box.offer(Topic.DECISIONS, "k", partial(bytes, [7]))
         await asyncio.sleep(0.1)
         log.fault = None
         await until(lambda: values(log, Topic.DECISIONS) == [7])

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dsp.openrtb.check import CHECKS, Origin, check
+from dsp.openrtb.check import CHECKS, check, judge
 from dsp.openrtb.request import BidRequest
 from dsp.openrtb.response import Bid, BidResponse, SeatBid
 from dsp.openrtb.template import Template, mark
@@ -193,23 +193,21 @@ TOKEN = "01m807m562x0jsmrxvp59q3cph.CGgLUAGfIiCo"
 
 
 @pytest.mark.parametrize(
-    ("adm", "nurl", "change", "want"),
+    ("adm", "nurl", "want"),
     [
-        (f'<img src="https://x?{mark(0)}">', "", "", ""),
-        (f'<img src="http://x?{mark(0)}">', "", "", "secure"),
-        (f'<p id="{mark(0)}">${{AUCTION_PRIZE}}', "", "", "macro"),
-        ("<p>", f"https://x?{mark(0)}=${{AUCTION_PRIZE}}", "", "macro"),
-        # What is not what was filled is judged for itself.
-        (f"<p>{mark(0)}", "", '<img src="http://x">', "secure"),
-        (f"<p>{mark(0)}", "", "${AUCTION_PRIZE}", "macro"),
+        (f'<img src="https://x?{mark(0)}">', "", ""),
+        (f'<img src="http://x?{mark(0)}">', "", "secure"),
+        (f'<p id="{mark(0)}">${{AUCTION_PRIZE}}', "", "macro"),
+        ("<p>", f"https://x?{mark(0)}=${{AUCTION_PRIZE}}", "macro"),
+        ("", "", "markup"),
     ],
-    ids=range(6),  # marks differ from process to process
+    ids=range(5),  # marks differ from process to process
 )
-def test_a_template_is_judged_once_and_nothing_else_passes_for_it(adm: str, nurl: str, change: str, want: str) -> None:
-    markup, win, none = Template(adm), Template(nurl), Template("")
-    texts = markup.fill([TOKEN]), win.fill([TOKEN]), "", ""
-    bid = _bid(adm=texts[0] + change, nurl=texts[1])
-    response = BidResponse(id="a", cur="USD", seatbid=[SeatBid(bid=[bid])])
-    origins = {"b": Origin(markup, (win, none, none), texts)}
-    _, labels = check(response, _request({"secure": 1}), rates=RATES, origins=origins)
-    assert labels == ([want] if want else [])
+def test_what_is_judged_of_a_template_holds_of_every_bid_that_is_filled_from_it(adm: str, nurl: str, want: str) -> None:
+    written = _bid(adm=adm, nurl=nurl)
+    filled = _bid(adm=Template(adm).fill([TOKEN]), nurl=Template(nurl).fill([TOKEN]))
+    assert judge(written) == judge(filled)
+    for bid, judged in ((filled, {}), (_bid(adm=""), {"b": judge(written)})):
+        response = BidResponse(id="a", cur="USD", seatbid=[SeatBid(bid=[bid])])
+        _, labels = check(response, _request({"secure": 1}), rates=RATES, judged=judged)
+        assert labels == ([want] if want else [])

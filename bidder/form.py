@@ -1,0 +1,173 @@
+"""Bids as forms: what one creative's bids have in common is written and judged once, each bid fills in the rest."""
+
+from typing import Any, NamedTuple, cast
+
+import msgspec
+
+from bidder.markup import markup, notice_urls, video_protocol
+from bidder.offer import Offer
+from dsp.catalog.entities import Advertiser, Creative, LineItem, MediaFormat
+from dsp.events.schema import BidFacts, NoticeKind, encode_facts
+from dsp.kernel.ids import TokenSigner
+from dsp.openrtb.check import Judgement, judge
+from dsp.openrtb.opportunity import Opportunity
+from dsp.openrtb.price import quote
+from dsp.openrtb.profile import Profile
+from dsp.openrtb.response import Bid, MarkupType
+from dsp.openrtb.template import Template, mark
+
+#: Bounds on the forms that are kept, in characters: of one with its native request, and of all.
+FORM_CHARS_MAX = 131_072
+KEPT_CHARS_MAX = 16_777_216
+_ENTRY_CHARS = 1_024
+#: The marks of what each bid says itself; those of tokens follow.
+_ID, _IMP_ID, _PRICE, _DEAL_ID = map(mark, range(4))
+_TOKENS_FROM = 4
+
+_MARKUP_TYPES = {
+    MediaFormat.BANNER: MarkupType.BANNER,
+    MediaFormat.VIDEO: MarkupType.VIDEO,
+    MediaFormat.AUDIO: MarkupType.AUDIO,
+    MediaFormat.NATIVE: MarkupType.NATIVE,
+}
+_encoder = msgspec.json.Encoder()
+
+#: The native request, the protocol of the slot's player, and whether the ad may be skipped.
+_Slot = tuple[str, int, bool]
+_NO_SLOT: _Slot = "", 0, False
+_Key = tuple[int, bool, _Slot]
+
+
+class Form(NamedTuple):
+    """The bids of one creative for one kind of slot, with open places."""
+
+    creative: Creative
+    line_item: LineItem
+    advertiser: Advertiser
+    bid: Bid  # what the self-check reads of it; each bid's own copy says which it is, for what, and for how much
+    judgement: Judgement
+    json: Template
+
+    def is_of(self, offer: Offer) -> bool:
+        """Return whether the form is of these very entities: an identity may be another's later."""
+        return (
+            self.creative is offer.creative
+            and self.line_item is offer.line_item
+            and self.advertiser is offer.advertiser
+        )
+
+    def bid_of(self, offer: Offer) -> Bid:
+        """Return the bid that an offer makes of it, without its texts."""
+        opportunity, deal = offer.opportunity, offer.deal
+        return msgspec.structs.replace(
+            self.bid,
+            id=offer.facts.bid_id,
+            impid=opportunity.imp_id,
+            price=quote(offer.price_micros_cpm, opportunity.currency_rate),
+            dealid=deal.id if deal is not None else "",
+        )
+
+
+class Forms:
+    """The forms for exchanges of one kind, which agree on notices and on when a bid expires."""
+
+    def __init__(self, base_url: str, signer: TokenSigner, profile: Profile) -> None:
+        self._signer = signer
+        self._expires_seconds = profile.notice_ttl_seconds
+        wanted = {
+            NoticeKind.IMPRESSION: True,
+            NoticeKind.CLICK: True,
+            NoticeKind.WIN: profile.win_notice,
+            NoticeKind.BILL: profile.billing == "bill",
+            NoticeKind.LOSS: profile.loss_notice,
+        }
+        #: The kinds that are signed, in the order of their marks.
+        self._kinds = [kind.value for kind, sent in wanted.items() if sent]
+        tokens = {NoticeKind(kind): mark(number) for number, kind in enumerate(self._kinds, _TOKENS_FROM)}
+        self._urls = notice_urls(base_url, tokens, profile.billing == "imp")
+        #: By creative, whether it is in a deal, and slot. Oldest first.
+        self._kept: dict[_Key, Form] = {}
+        self._chars = 0
+
+    def find(self, offer: Offer) -> Form:
+        """Return the form of an offer's bid.
+
+        Raises:
+            InputError: a slot asks for what the creative lacks, or a native creative cannot be read.
+        """
+        key = (id(offer.creative), offer.deal is not None, _slot(offer.creative, offer.opportunity))
+        known = self._kept.get(key)
+        if known is not None and known.is_of(offer):
+            return known
+        form = self._make(offer)
+        if form.json.chars + len(offer.opportunity.native_request) <= FORM_CHARS_MAX:
+            self._keep(key, form)
+        return form
+
+    def fill(self, form: Form, bid: Bid, facts: BidFacts) -> str:
+        """Return the JSON of a form's bid, with the tokens that carry its facts."""
+        tokens = self._signer.tokens(self._kinds, encode_facts(facts))
+        return form.json.fill([bid.id, _json(bid.impid), _json(bid.price), _json(bid.dealid), *tokens])
+
+    def _make(self, offer: Offer) -> Form:
+        creative, advertiser, opportunity = offer.creative, offer.advertiser, offer.opportunity
+        creative_id = str(creative.id)
+        bid = Bid(
+            id=_ID,
+            impid="",
+            price=0.0,
+            nurl=self._urls.win,
+            burl=self._urls.bill,
+            lurl=self._urls.loss,
+            adm=markup(creative, opportunity, self._urls, _ID),
+            adid=creative_id,
+            adomain=[advertiser.domain],
+            cid=str(offer.line_item.campaign_id),
+            crid=creative_id,
+            cat=list(creative.categories or advertiser.categories),
+            attr=list(creative.attributes),
+            apis=list(creative.apis),
+            language=creative.language or "",
+            w=creative.width or 0,
+            h=creative.height or 0,
+            exp=self._expires_seconds,
+            dur=creative.duration_seconds or 0,
+            protocol=video_protocol(creative, opportunity) if creative.duration_seconds else 0,
+            mtype=_MARKUP_TYPES[creative.format],
+        )
+        judgement = judge(bid)
+        # The encoder takes Raw for any value, and leaves its bytes as they are.
+        opened = msgspec.structs.replace(
+            bid,
+            impid=cast(Any, msgspec.Raw(_IMP_ID)),
+            price=cast(Any, msgspec.Raw(_PRICE)),
+            dealid=cast(Any, msgspec.Raw(_DEAL_ID)) if offer.deal is not None else "",
+        )
+        json = Template(_encoder.encode(opened).decode())
+        bid.nurl = bid.burl = bid.lurl = bid.adm = ""
+        return Form(creative, offer.line_item, advertiser, bid, judgement, json)
+
+    def _keep(self, key: _Key, form: Form) -> None:
+        replaced = self._kept.pop(key, None)
+        self._chars += _size(key, form) - (_size(key, replaced) if replaced is not None else 0)
+        self._kept[key] = form
+        while self._chars > KEPT_CHARS_MAX:
+            oldest = next(iter(self._kept))
+            self._chars -= _size(oldest, self._kept.pop(oldest))
+
+
+def _json(value: str | float) -> str:
+    return _encoder.encode(value).decode()
+
+
+def _slot(creative: Creative, opportunity: Opportunity) -> _Slot:
+    """Return all that a bid's form takes from the opportunity."""
+    if creative.format is MediaFormat.BANNER and not creative.duration_seconds:
+        return _NO_SLOT
+    request = opportunity.native_request if creative.format is MediaFormat.NATIVE else ""
+    video = opportunity.video
+    return request, video_protocol(creative, opportunity), video is not None and video.skippable
+
+
+def _size(key: _Key, form: Form) -> int:
+    return form.json.chars + _ENTRY_CHARS + len(key[2][0])

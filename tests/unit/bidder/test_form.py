@@ -1,0 +1,148 @@
+"""What a bid says: forms filled in give what the bid's own texts give, follow the catalogue, and stay bounded."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from bidder import form as forms
+from bidder.form import Forms
+from bidder.markup import CACHE_BUSTER, CLICK_URL, CLICK_URL_ENCODED, NoticeUrls, markup
+from bidder.offer import Offer
+from dsp.catalog.entities import Advertiser, Creative, LineItem, MediaFormat
+from dsp.events.schema import BidFacts, NoticeKind, decode_facts, encode_facts
+from dsp.kernel.errors import InputError
+from dsp.kernel.ids import TokenSigner
+from dsp.openrtb.check import judge
+from dsp.openrtb.opportunity import DealOffer, Opportunity
+from dsp.openrtb.profile import Profile
+from dsp.openrtb.response import Bid
+from tests.notices import FACTS
+
+SIGNER = TokenSigner([b"k" * 16], NoticeKind)
+BASE = "https://n.example/a&b"
+ASSETS = '{"title":"T","image":{"url":"https://c/i.jpg"}}'
+NATIVE_REQUEST = '{"ver":"1.2","assets":[{"id":1,"title":{"len":9}}]}'
+CREATIVES: dict[str, dict[str, Any]] = {
+    "plain banner": {"format": MediaFormat.BANNER, "markup": "<b>100 %</b> \\ é \u2028", "width": 300, "height": 250},
+    "banner": {
+        "format": MediaFormat.BANNER,
+        "markup": f'<a href="{CLICK_URL}">{CACHE_BUSTER}</a><i data-u="{CLICK_URL_ENCODED}">',
+        "categories": ("IAB1",),
+        "attributes": (1, 2),
+        "apis": (3,),
+        "language": "de",
+    },
+    "video": {
+        "format": MediaFormat.VIDEO,
+        "markup": f"https://c/v.mp4?n={CACHE_BUSTER}",
+        "duration_seconds": 15,
+    },
+    "native": {"format": MediaFormat.NATIVE, "markup": ASSETS},
+    "native that lasts": {"format": MediaFormat.NATIVE, "markup": ASSETS, "duration_seconds": 15},
+}
+DEAL = DealOffer(id='a "deal"', floor_micros_cpm=0, auction=1)
+ADVERTISER = cast(Advertiser, SimpleNamespace(domain="a.example", categories=("IAB2",)))
+LINE_ITEM = cast(LineItem, SimpleNamespace(campaign_id=5))
+
+
+def _creative(**fields: Any) -> Creative:
+    return Creative(id=7, name="c & c", line_item_id=3, landing_url="https://l.example", **fields)
+
+
+def _opportunity(skippable: bool = True, native_request: str = NATIVE_REQUEST, protocol: int = 3) -> Opportunity:
+    video = SimpleNamespace(skippable=skippable, protocols=frozenset({protocol}))
+    return cast(
+        Opportunity,
+        SimpleNamespace(video=video, native_request=native_request, imp_id='1 "\\é\x07', currency_rate=1.16),
+    )
+
+
+def _offer(creative: Creative, opportunity: Opportunity, bid_id: str = "b", deal: DealOffer | None = None) -> Offer:
+    facts = msgspec.structs.replace(FACTS, bid_id=bid_id)
+    return Offer(opportunity, ADVERTISER, LINE_ITEM, creative, deal, facts, 1_234_567, cast(Any, None))
+
+
+def _filled(made: Forms, offer: Offer) -> bytes:
+    form = made.find(offer)
+    return made.fill(form, form.bid_of(offer), offer.facts).encode()
+
+
+def _urls(facts: BidFacts, profile: Profile) -> NoticeUrls:
+    """Return where one bid's notices go, written by themselves."""
+
+    def url(kind: str, rest: str) -> str:
+        return f"{BASE}/{kind}?t={SIGNER.tokens([kind], encode_facts(facts))[0]}{rest}"
+
+    price, least = "&p=${AUCTION_PRICE}", "&m=${AUCTION_MIN_TO_WIN}"
+    return NoticeUrls(
+        win=url("win", price + least) if profile.win_notice else "",
+        bill=url("bill", price + least) if profile.billing == "bill" else "",
+        loss=url("loss", f"&r=${{AUCTION_LOSS}}{least}{price}") if profile.loss_notice else "",
+        impression=url("imp", price if profile.billing == "imp" else ""),
+        click=url("click", ""),
+    )
+
+
+@pytest.mark.parametrize("deal", [None, DEAL], ids=["open", "deal"])
+@pytest.mark.parametrize("name", CREATIVES)
+@pytest.mark.parametrize("billing", ["bill", "imp"])
+def test_filled_in_is_the_same_as_encoded_afresh(name: str, billing: str, deal: DealOffer | None) -> None:
+    profile, creative = Profile(name="x", billing=billing, win_notice=billing == "imp"), _creative(**CREATIVES[name])
+    made = Forms(BASE, SIGNER, profile)
+    for bid_id in ("01m807m562x0jsmrxvp59q3cph", "01m807m562z9z5qhqgctvgsafy"):
+        for opportunity in (_opportunity(), _opportunity(False, NATIVE_REQUEST.replace("9", "8"), 7)):
+            offer = _offer(creative, opportunity, bid_id, deal)
+            form = made.find(offer)
+            urls = _urls(offer.facts, profile)
+            whole = msgspec.structs.replace(
+                form.bid_of(offer),
+                nurl=urls.win,
+                burl=urls.bill,
+                lurl=urls.loss,
+                adm=markup(creative, opportunity, urls, bid_id),
+            )
+            assert _filled(made, offer) == msgspec.json.encode(whole)
+            assert form.judgement == judge(whole)
+            assert (whole.id, whole.impid, whole.price) == (bid_id, opportunity.imp_id, 1.064282)
+            assert (whole.dealid, whole.adomain, whole.cid) == (deal.id if deal else "", ["a.example"], "5")
+            assert whole.cat == list(creative.categories or ("IAB2",))
+            assert whole.protocol == (min(opportunity.video.protocols) if creative.duration_seconds else 0)  # type: ignore[union-attr]
+
+
+def test_only_the_notices_an_exchange_sends_are_signed() -> None:
+    offer = _offer(_creative(**CREATIVES["banner"]), _opportunity())
+    quiet = Profile(name="x", billing="imp", win_notice=False, loss_notice=False)
+    bid = msgspec.json.decode(_filled(Forms(BASE, SIGNER, quiet), offer), type=Bid)
+    assert (bid.nurl, bid.burl, bid.lurl) == ("", "", "")
+    bid = msgspec.json.decode(_filled(Forms(BASE, SIGNER, Profile(name="x")), offer), type=Bid)
+    for url, kind in ((bid.nurl, "win"), (bid.burl, "bill"), (bid.lurl, "loss")):
+        path, _, rest = url.partition("?t=")
+        assert path == f"{BASE}/{kind}"
+        assert decode_facts(SIGNER.verify(kind, rest.partition("&")[0])) == offer.facts
+
+
+def test_what_changed_is_written_anew_and_forms_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "KEPT_CHARS_MAX", 40_000)
+    made = Forms(BASE, SIGNER, Profile(name="x"))
+    for number in range(200):  # an identity is used again once its creative is gone
+        creative = _creative(format=MediaFormat.BANNER, markup=f"<b>{number}</b>")
+        for _ in range(2):
+            assert f"<b>{number}</b>".encode() in _filled(made, _offer(creative, _opportunity()))
+    assert 0 < len(made._kept) < 40
+
+
+def test_a_kept_creative_under_another_advertiser_is_written_anew() -> None:
+    made, creative = Forms(BASE, SIGNER, Profile(name="x")), _creative(**CREATIVES["banner"])
+    offer = _offer(creative, _opportunity())
+    assert b'"a.example"' in _filled(made, offer)
+    moved = cast(Advertiser, SimpleNamespace(domain="b.example", categories=()))
+    assert b'"b.example"' in _filled(made, msgspec.structs.replace(offer, advertiser=moved))
+
+
+def test_a_creative_that_lacks_what_the_slot_asks_for_is_refused_each_time() -> None:
+    made, creative = Forms(BASE, SIGNER, Profile(name="x")), _creative(**CREATIVES["native"])
+    for _ in range(2):
+        with pytest.raises(InputError):
+            made.find(_offer(creative, _opportunity(native_request="{}")))
