@@ -1,5 +1,6 @@
 """Impressions that may be about to happen: bids without an outcome yet, counted for frequency for a while."""
 
+from dsp.catalog.exposures import followed
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.events.schema import Notice, NoticeKind
 from dsp.frequency.evidence import exposure_at, exposure_of
@@ -57,13 +58,11 @@ class PendingExposures:
         if not of_user:
             return user
         known = user or _NOBODY
-        counted = {exposure.bid_id for exposure in known.exposures}
-        fresh = [
-            exposure for exposure, until_ms in of_user.values() if until_ms > now_ms and exposure.bid_id not in counted
-        ]
-        if not fresh:
+        alive = (exposure for exposure, until_ms in of_user.values() if until_ms > now_ms)
+        exposures = followed(known.exposures, alive)
+        if exposures is known.exposures:
             return user
-        return UserRecord((*known.exposures, *fresh), known.segments, known.complete, known.responses)
+        return UserRecord(exposures, known.segments, known.complete, known.responses)
 
     def _enter(
         self, bids: dict[str, tuple[str, int]], user_key: str, exposure: Exposure, until_ms: int, now_ms: int

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy.orm import Session, sessionmaker
 
+from dsp.catalog.exposures import pack
 from dsp.catalog.reasons import BY_LABEL
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.funnel import Explanation, explain
@@ -149,7 +150,7 @@ def _user(snapshot: Snapshot, seen: Sequence[Seen]) -> UserRecord | None:
         row = snapshot.row_of[line_item_id]
         parents = snapshot.advertisers[row].id, snapshot.campaigns[row].id
         exposures.append(Exposure(str(number), at_ms, *parents, line_item_id))
-    return UserRecord(tuple(exposures)) if exposures else None
+    return UserRecord(pack(exposures)) if exposures else None
 
 
 def _report(imp_id: str, explanation: Explanation, names: dict[int, str]) -> ImpressionReport:

@@ -18,6 +18,8 @@ from pathlib import Path
 import msgspec
 
 from dsp.cache.port import Replay
+from dsp.cache.user_codec import decode, encode
+from dsp.catalog.exposures import ROW_BYTES, after, counted, latest_ms
 from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.events.schema import Notice
 from dsp.frequency.evidence import exposure_of, response_of
@@ -38,9 +40,6 @@ KEPT_MS_MIN = 86_400_000
 RESPONSES_MAX = 16
 _NEVER_MS = -(2**62)
 _NOBODY = UserRecord()
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(UserRecord)
 
 
 class LocalUserStore:
@@ -104,13 +103,10 @@ class LocalUserStore:
     def expose(self, user_key: str, exposure: Exposure) -> None:
         """Count one impression, once per bid id and at the earliest time given for it."""
         record = self._users.get(user_key, _NOBODY)
-        known = next((one for one in record.exposures if one.bid_id == exposure.bid_id), None)
-        if known is not None and known.at_ms <= exposure.at_ms:
-            return
-        exposures = [one for one in record.exposures if one is not known]
-        insort(exposures, exposure, key=lambda one: one.at_ms)  # it may be late
-        kept = msgspec.structs.replace(record, exposures=self._kept(exposures))
-        self._replace(user_key, record, kept, exposures[-1].at_ms)
+        rows = counted(record.exposures, exposure)
+        if rows is not record.exposures:
+            kept = msgspec.structs.replace(record, exposures=self._kept(rows))
+            self._replace(user_key, record, kept, latest_ms(rows))
 
     def respond(self, user_key: str, response: Response) -> None:
         """Remember a click or conversion, once per bid id and each at the earliest time given for it."""
@@ -149,7 +145,7 @@ class LocalUserStore:
         changed, self._changed = self._changed, set()
         dropped, self._dropped = self._dropped, set()
         self._used += 1
-        rows = [(key, self._used, _encoder.encode(self._users[key])) for key in changed if key in self._users]
+        rows = [(key, self._used, encode(self._users[key])) for key in changed if key in self._users]
         position = list(self.position.items())
         try:
             await self._file.write(lambda sql: _save(sql, rows, [(key,) for key in dropped], position))
@@ -167,15 +163,14 @@ class LocalUserStore:
         self._dropped.discard(user_key)
         self._make_room(now_ms)
 
-    def _kept(self, exposures: list[Exposure]) -> tuple[Exposure, ...]:
-        """Return those, oldest first, that a cap can reach and that the bound has room for."""
-        since_ms = self._since_ms(exposures[-1].at_ms)
-        kept = [one for one in exposures if one.at_ms > since_ms] if exposures[0].at_ms <= since_ms else exposures
-        beyond = len(kept) - self._user_exposures_max
+    def _kept(self, rows: bytes) -> bytes:
+        """Return those that a cap can reach and that the bound has room for."""
+        kept = after(rows, self._since_ms(latest_ms(rows)))
+        beyond = len(kept) // ROW_BYTES - self._user_exposures_max
         if beyond > 0:
             self._forgotten["user"].inc(beyond)
-            kept = kept[beyond:]
-        return tuple(kept)
+            kept = kept[beyond * ROW_BYTES :]
+        return kept
 
     def _since_ms(self, now_ms: int) -> int:
         """Return up to when impressions are too old for every cap. A day is kept in any case, for caps to come."""
@@ -190,7 +185,7 @@ class LocalUserStore:
             if fresh and self._held <= self._exposures_max:
                 return
             if fresh:
-                self._forgotten["store"].inc(len(record.exposures))
+                self._forgotten["store"].inc(len(record.exposures) // ROW_BYTES)
             del self._users[oldest]
             self._held -= _size(record)
             self._changed.discard(oldest)
@@ -207,24 +202,26 @@ class LocalUserStore:
 
 
 def _size(record: UserRecord) -> int:
-    return len(record.exposures) + len(record.responses)
+    return len(record.exposures) // ROW_BYTES + len(record.responses)
 
 
 def _latest_ms(record: UserRecord) -> int:
-    ends: tuple[Exposure | Response, ...] = (*record.exposures[-1:], *record.responses[-1:])
-    return max(one.at_ms for one in ends)
+    ends = [latest_ms(record.exposures)] if record.exposures else []
+    return max([*ends, *(one.at_ms for one in record.responses[-1:])])
 
 
 def _load(sql: sqlite3.Connection, exposures_max: int) -> tuple[list[tuple[str, UserRecord]], dict[int, int], int]:
     """Return the users most recently exposed, the latest last, as many as have room, the position, the last save."""
     users, left = [], exposures_max
     for user_key, encoded in sql.execute("SELECT user_key, record FROM users ORDER BY used DESC"):
-        record = _decoder.decode(encoded)
+        record = decode(encoded)
         left -= _size(record)
         if left < 0:
             break
         users.append((user_key, record))
     (used,) = sql.execute("SELECT coalesce(max(used), 0) FROM users").fetchone()
+    if not all(record.complete for _, record in users):
+        return [], {}, used  # a later release has written it, and the log tells it all again
     return users[::-1], dict(sql.execute("SELECT * FROM positions").fetchall()), used
 
 

@@ -20,6 +20,8 @@ from dsp.cache.batching import Gathering
 from dsp.cache.local_users import KEPT_MS_MIN, RESPONSES_MAX
 from dsp.cache.port import Replay
 from dsp.cache.redis_nodes import Nodes, tag
+from dsp.cache.user_codec import decode
+from dsp.catalog.exposures import pack
 from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.catalog.validate import WINDOW_SECONDS_MAX
 from dsp.events.schema import Notice
@@ -39,7 +41,6 @@ REPLAYER_SECONDS = 10
 _SCRIPT = (files("dsp.cache") / "users.lua").read_bytes()
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(UserRecord).decode
 _decode_position = msgspec.msgpack.Decoder(dict[int, int]).decode
 _UNTOLD = UserRecord(complete=False)
 
@@ -151,7 +152,7 @@ class RedisUserStore:
         whole, *values = _checked(reply)
         if whole is None:
             return [_UNTOLD] * len(user_keys)
-        records = {key: value if value is None else _decode(value) for key, value in zip(wanted, values, strict=True)}
+        records = {key: value if value is None else decode(value) for key, value in zip(wanted, values, strict=True)}
         return [records[key] for key in user_keys]
 
     async def _write(self, shard: int, users: Sequence[_Told]) -> Sequence[None]:
@@ -165,7 +166,8 @@ class RedisUserStore:
                 _SCRIPT,
                 1,
                 _user_key(shard, one.user_key),
-                _encode((one.exposures, one.responses, *bounds, life_ms)),
+                pack(one.exposures),
+                _encode((one.responses, *bounds, life_ms)),
             )
             for one in users
         ]

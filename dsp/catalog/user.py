@@ -4,7 +4,7 @@ import msgspec
 
 
 class Exposure(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One counted impression of a user; `bid_id` makes counting it twice harmless."""
+    """One impression of a user, to be counted; `bid_id` makes counting it twice harmless."""
 
     bid_id: str
     at_ms: int
@@ -38,10 +38,10 @@ class Response(msgspec.Struct, frozen=True, array_like=True, gc=False):
         )
 
 
-class UserRecord(msgspec.Struct, frozen=True, array_like=True):
+class UserRecord(msgspec.Struct, frozen=True, gc=False):
     """Exposures and responses oldest first, bounded by the store; segments as targeting names them."""
 
-    exposures: tuple[Exposure, ...] = ()
+    exposures: bytes = b""  # rows of dsp.catalog.exposures
     segments: tuple[str, ...] = ()
     #: False where nobody can tell whether these are all exposures, so that what has caps must not be shown.
     complete: bool = True

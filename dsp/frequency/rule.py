@@ -1,11 +1,11 @@
 """Frequency caps: which line items, campaigns and advertisers a user has seen often enough."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from dsp.catalog.exposures import seen
 from dsp.catalog.terms import FrequencyCap
-from dsp.catalog.user import Exposure
 
 _MS_PER_SECOND = 1_000
 
@@ -40,21 +40,20 @@ class Capped(NamedTuple):
     advertisers: Sequence[int] = ()
 
 
-def reached(seen_ms: Iterable[int], caps: Sequence[FrequencyCap], now_ms: int) -> bool:
+def reached(seen_ms: Sequence[int], caps: Sequence[FrequencyCap], now_ms: int) -> bool:
     """Return whether impressions at `seen_ms` have used up one of the caps: the last so many are all in its window.
 
     An impression leaves a window `window_seconds` after it was seen; one dated in the future is inside.
     """
-    latest_ms = sorted(seen_ms, reverse=True)
     for cap in caps:
         allowed = cap.impressions
-        if len(latest_ms) >= allowed and now_ms - latest_ms[allowed - 1] < cap.window_seconds * _MS_PER_SECOND:
+        if len(seen_ms) >= allowed and now_ms - sorted(seen_ms)[-allowed] < cap.window_seconds * _MS_PER_SECOND:
             return True
     return False
 
 
-def capped(exposures: Sequence[Exposure], book: CapBook, now_ms: int) -> Capped:
-    """Return what the user has seen often enough; an impression counts once however often it is listed.
+def capped(exposures: bytes, book: CapBook, now_ms: int) -> Capped:
+    """Return what the user has seen often enough, by rows of dsp.catalog.exposures in any order, each bid once.
 
     Only what the user has seen can be capped, so the cost follows the exposures, not the catalogue. A cap of no
     impressions at all therefore is none; dsp.catalog.validate refuses it.
@@ -62,14 +61,13 @@ def capped(exposures: Sequence[Exposure], book: CapBook, now_ms: int) -> Capped:
     line_items: dict[int, list[int]] = {}
     campaigns: dict[int, list[int]] = {}
     advertisers: dict[int, list[int]] = {}
-    for one in {exposure.bid_id: exposure for exposure in exposures}.values():
-        at_ms = one.at_ms
-        if one.line_item_id in book.line_items:
-            line_items.setdefault(one.line_item_id, []).append(at_ms)
-        if one.campaign_id in book.campaigns:
-            campaigns.setdefault(one.campaign_id, []).append(at_ms)
-        if one.advertiser_id in book.advertisers:
-            advertisers.setdefault(one.advertiser_id, []).append(at_ms)
+    for at_ms, advertiser_id, campaign_id, line_item_id in seen(exposures):
+        if line_item_id in book.line_items:
+            line_items.setdefault(line_item_id, []).append(at_ms)
+        if campaign_id in book.campaigns:
+            campaigns.setdefault(campaign_id, []).append(at_ms)
+        if advertiser_id in book.advertisers:
+            advertisers.setdefault(advertiser_id, []).append(at_ms)
     return Capped(
         [key for key, seen_ms in line_items.items() if reached(seen_ms, book.line_items[key], now_ms)],
         [key for key, seen_ms in campaigns.items() if reached(seen_ms, book.campaigns[key], now_ms)],

@@ -36,7 +36,7 @@ class Stages:
         self._opportunity = opportunity
         self._controls = controls
         self._now_ms = now_ms
-        self._exposures = counted.exposures if counted is not None else ()
+        self._exposures = counted.exposures if counted is not None else b""
         self._complete = user is None or user.complete
         self._segments = opportunity.segments if opportunity.may_personalise else _NO_SEGMENTS
         if known is not None and known.segments:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.catalog.entities import Advertiser, Creative
-from dsp.catalog.user import Exposure, Response, UserRecord
+from dsp.catalog.exposures import ROW_BYTES, seen
+from dsp.catalog.user import Response, UserRecord
 from dsp.openrtb.opportunity import Opportunity
 from models.features.columns import (
     AD_CATEGORY_SLOTS,
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from dsp.snapshot.build import Snapshot
 
 _INT64_MAX = 2**63 - 1
+_HASHES_MAX = 131_072
+#: Sets of no more categories are remembered; who names more means nothing by it.
+_CATEGORIES_MAX = 16
 _MINUTES_PER_DAY = 1_440
 _MS_PER_MINUTE = 60_000
 _ABSENT, _AGELESS = (0,) * HISTORY_SLOTS, (-1,) * HISTORY_SLOTS
@@ -41,12 +45,23 @@ _CLICKED, _CONVERTED = attrgetter("clicked_ms"), attrgetter("converted_ms")
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday
 
 
-@lru_cache(maxsize=131_072)
+class _Hashes(dict[str, int]):
+    """The hashes of strings seen. A hit is half of lru_cache's time, which moves what was hit to the front."""
+
+    def __missing__(self, text: str) -> int:
+        if len(self) >= _HASHES_MAX:
+            self.clear()
+        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        found = self[text] = int.from_bytes(digest, "big") >> 1 if text else 0
+        return found
+
+
+_HASHES = _Hashes()
+
+
 def text_hash(text: str) -> int:
     """Return a stable non-negative 63-bit hash of a string; 0 for the empty string, which means absent."""
-    if not text:
-        return 0
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
+    return _HASHES[text]
 
 
 @lru_cache(maxsize=16_384)
@@ -67,33 +82,34 @@ def request_row(opportunity: Opportunity, user: UserRecord | None) -> NDArray[np
     segments: Collection[str] = opportunity.segments if opportunity.may_personalise else ()
     if personal is not None and personal.segments:
         segments = {*segments, *personal.segments}
+    hashes = _HASHES
     values = [
-        text_hash(opportunity.exchange),
+        hashes[opportunity.exchange],
         opportunity.first_price,
         opportunity.position,
         opportunity.interstitial,
         opportunity.rewarded,
         opportunity.floor_micros_cpm,
-        text_hash(opportunity.placement),
+        hashes[opportunity.placement],
         width,
         height,
         (video.placement or 0) if video is not None else 0,
         video.skippable if video is not None else 0,
-        text_hash(opportunity.inventory),
-        text_hash(opportunity.domain or opportunity.bundle),
-        text_hash(opportunity.publisher),
-        text_hash(opportunity.content_language),
-        *_slots({tier_one(category) for category in opportunity.categories}, CONTENT_CATEGORY_SLOTS),
+        hashes[opportunity.inventory],
+        hashes[opportunity.domain or opportunity.bundle],
+        hashes[opportunity.publisher],
+        hashes[opportunity.content_language],
+        *_content(opportunity.categories),
         DEVICE_CODES[opportunity.device],
-        text_hash(opportunity.os),
-        text_hash(opportunity.browser),
-        text_hash(opportunity.make),
-        text_hash(opportunity.model),
-        text_hash(opportunity.language),
+        hashes[opportunity.os],
+        hashes[opportunity.browser],
+        hashes[opportunity.make],
+        hashes[opportunity.model],
+        hashes[opportunity.language],
         opportunity.connection,
-        text_hash(opportunity.country),
-        text_hash(opportunity.region),
-        text_hash(opportunity.city),
+        hashes[opportunity.country],
+        hashes[opportunity.region],
+        hashes[opportunity.city],
         local_minutes % _MINUTES_PER_DAY // 60,
         (local_minutes // _MINUTES_PER_DAY + _EPOCH_WEEKDAY) % 7,
         bool(opportunity.user_key),
@@ -146,15 +162,15 @@ def user_values(user: UserRecord | None, now_ms: int) -> Sequence[int]:
     return [*_history(user.exposures, now_ms), *_responses(user.responses, now_ms)]
 
 
-def _history(exposures: Sequence[Exposure], now_ms: int) -> Sequence[int]:
+def _history(exposures: bytes, now_ms: int) -> Sequence[int]:
     """Return how many exposures there are, the campaigns of the latest, then their ages."""
     if not exposures:
         return _NO_HISTORY
-    latest = exposures[: -HISTORY_SLOTS - 1 : -1]
-    ages = [max(0, now_ms - exposure.at_ms) // 1_000 for exposure in latest]
+    latest = [*seen(exposures[-HISTORY_SLOTS * ROW_BYTES :])][::-1]
+    ages = [max(0, now_ms - at_ms) // 1_000 for at_ms, _, _, _ in latest]
     missing = HISTORY_SLOTS - len(latest)
-    campaigns = [seen.campaign_id for seen in latest]
-    return [len(exposures), *campaigns, *_ABSENT[:missing], *ages, *_AGELESS[:missing]]
+    campaigns = [campaign_id for _, _, campaign_id, _ in latest]
+    return [len(exposures) // ROW_BYTES, *campaigns, *_ABSENT[:missing], *ages, *_AGELESS[:missing]]
 
 
 def _responses(responses: Sequence[Response], now_ms: int) -> Sequence[int]:
@@ -179,6 +195,18 @@ def _responses(responses: Sequence[Response], now_ms: int) -> Sequence[int]:
             found[slot] = one.advertiser_id
             found[slot + CONVERSION_SLOTS] = text_hash(one.category)
     return found
+
+
+def _content(categories: frozenset[str]) -> Sequence[int]:
+    """Return the slots of what a site or app is about, of which there are few kinds."""
+    return _known_content(categories) if len(categories) <= _CATEGORIES_MAX else _content_slots(categories)
+
+
+def _content_slots(categories: frozenset[str]) -> Sequence[int]:
+    return _slots({tier_one(category) for category in categories}, CONTENT_CATEGORY_SLOTS)
+
+
+_known_content = lru_cache(maxsize=4_096)(_content_slots)
 
 
 def _slots(values: Collection[str], slots: int) -> list[int]:

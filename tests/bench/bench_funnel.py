@@ -13,6 +13,7 @@ from time import perf_counter
 import numpy as np
 
 from dsp.catalog.entities import Advertiser, Campaign, Catalogue, Creative, LineItem, MediaFormat
+from dsp.catalog.exposures import pack
 from dsp.catalog.reasons import Exclusion
 from dsp.catalog.rules import Clause, Dimension, Targeting
 from dsp.catalog.status import Status
@@ -120,7 +121,7 @@ def measure(size: int) -> dict[str, float]:
     built_ms = (perf_counter() - began) * 1e3
     controls = ControlColumns(np.ones(size), np.full(size, np.inf), 0)
     one, nowhere = impression(), impression("nowhere")
-    user = UserRecord(exposures=tuple(Exposure(str(n), NOW_MS - n, 1, 1, n) for n in range(10)))
+    user = UserRecord(pack(Exposure(str(n), NOW_MS - n, 1, 1, n) for n in range(10)))
     index, ways = snapshot.index, snapshot.index.deals.ways(one, "")
 
     def recall(opportunity: Opportunity) -> bitmap.Words:

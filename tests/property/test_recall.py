@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsp.catalog.entities import Advertiser, Campaign, Catalogue, Creative, Deal, LineItem, MediaFormat
+from dsp.catalog.exposures import pack, seen
 from dsp.catalog.reasons import Exclusion
 from dsp.catalog.rules import Clause, Dimension, Targeting
 from dsp.catalog.status import Status
@@ -178,7 +179,7 @@ def person(random: Random, size: int) -> UserRecord | None:
                  7 * random.randint(1, size))
         for n in range(random.randint(0, 6))
     )  # fmt: skip
-    return UserRecord(exposures, some(random, SEGMENTS, 2), complete=random.random() < 0.9)
+    return UserRecord(pack(exposures), some(random, SEGMENTS, 2), complete=random.random() < 0.9)
 
 
 class Naive:
@@ -190,7 +191,7 @@ class Naive:
         self.campaigns = {campaign.id: campaign for campaign in whole.campaigns}
         self.advertisers = {advertiser.id: advertiser for advertiser in whole.advertisers}
         known = user if opportunity.may_personalise else None
-        self.exposures = user.exposures if user and opportunity.may_store else ()
+        self.exposures = [*seen(user.exposures)] if user and opportunity.may_store else []
         self.complete = user is None or user.complete
         requested = opportunity.segments if opportunity.may_personalise else frozenset()
         self.segments = {*requested, *(known.segments if known else ())}
@@ -289,11 +290,11 @@ class Naive:
     def capped(self, item: LineItem) -> bool:
         campaign = self.campaigns[item.campaign_id]
         advertiser = self.advertisers[campaign.advertiser_id]
-        for entity, field in ((item, "line_item_id"), (campaign, "campaign_id"), (advertiser, "advertiser_id")):
+        for entity, field in ((item, 3), (campaign, 2), (advertiser, 1)):
             for cap in entity.frequency_caps:
                 since_ms = NOW_MS - cap.window_seconds * 1_000
-                seen = [one for one in self.exposures if getattr(one, field) == entity.id and one.at_ms > since_ms]
-                if len(seen) >= cap.impressions or not self.complete:
+                found = [one for one in self.exposures if one[field] == entity.id and one[0] > since_ms]
+                if len(found) >= cap.impressions or not self.complete:
                     return True
         return False
 

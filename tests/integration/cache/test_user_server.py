@@ -3,14 +3,17 @@
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 from dsp.cache import redis_users
 from dsp.cache.redis import RedisUserStore
+from dsp.catalog.exposures import pack
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.kernel.errors import UnavailableError
 from tests.integration.bidder.world import until
 from tests.notices import notice
+from tests.people import has_bids
 from tests.servers.proxy import proxy
 from tests.servers.valkey import Valkey
 
@@ -38,7 +41,7 @@ async def test_what_requests_ask_at_once_is_one_call(own_valkey: Valkey) -> None
     before = calls(own_valkey, "mget")
     found = await asyncio.gather(*(store.get(f"u{number % 50}") for number in range(100)))
     assert calls(own_valkey, "mget") == before + 1
-    assert [one for one in found if one is not None] == [UserRecord((exposure(1),))] * 2
+    assert [one for one in found if one is not None] == [UserRecord(pack([exposure(1)]))] * 2
     await store.close()
 
 
@@ -83,7 +86,7 @@ async def test_a_hung_server_is_left_alone_until_it_answers_again(own_valkey: Va
             with pytest.raises(UnavailableError, match="away"):
                 store.expose("u1", exposure(2))
         hung.open.set()
-        assert await back(store) == UserRecord((exposure(1),))
+        assert await back(store) == UserRecord(pack([exposure(1)]))
         await store.close()
 
 
@@ -94,7 +97,7 @@ async def test_a_killed_server_comes_back_with_what_it_had(own_valkey: Valkey) -
     with pytest.raises(UnavailableError):
         await store.get("u1")
     own_valkey.start()
-    assert await back(store) == UserRecord((exposure(1),))
+    assert await back(store) == UserRecord(pack([exposure(1)]))
     await store.close()
 
 
@@ -116,7 +119,51 @@ async def test_of_a_server_that_lost_its_data_nothing_is_known_for_certain_until
     await store.end_replay({0: 5})
     record = await back(store)
     assert record.complete
-    assert {one.bid_id for one in record.exposures} == {"bid-1", "bid-9"}
+    assert has_bids(record, "bid-9", "bid-1")
+    await store.close()
+
+
+@pytest.mark.parametrize("count", [1, 20])
+async def test_what_processes_of_before_wrote_is_read_and_counted_on(own_valkey: Valkey, count: int) -> None:
+    """While a fleet is replaced both forms are written: see dsp.cache.user_codec."""
+    url = own_valkey.url
+    store, shown = RedisUserStore(url), [exposure(number) for number in range(count)]
+    await store.open()
+    await store.end_replay({0: 1})
+    with own_valkey.client(url) as client:
+        key = "dsp:{dsp-0}:user:u1"
+        client.set(key, msgspec.msgpack.encode([shown, ["s"], True, []]))
+        assert await back(store) == UserRecord(pack(shown), ("s",))
+        for told in (exposure(0), exposure(count), exposure(count)):  # one of them is known
+            await store.expose("u1", told)
+        whole = UserRecord(pack([*shown, exposure(count)]), ("s",))
+        assert await back(store) == whole
+        # What the script of before does: to what it finds in the array's first place it adds, and keeps the rest.
+        add = "local r = cmsgpack.unpack(redis.call('GET', KEYS[1])); r[1] = {cmsgpack.unpack(ARGV[1])}; "
+        add += "redis.call('SET', KEYS[1], cmsgpack.pack(r))"
+        client.eval(add, 1, key, msgspec.msgpack.encode(exposure(count + 1)))
+        whole = UserRecord(pack([*shown, exposure(count), exposure(count + 1)]), ("s",))
+        assert await back(store) == whole
+        for told in (exposure(count), exposure(count + 1)):
+            await store.expose("u1", told)
+        assert await back(store) == whole
+        await store.expose("u1", exposure(count + 2))
+        assert msgspec.msgpack.decode(client.get(key), type=list[msgspec.Raw])[0] == msgspec.Raw(b"\x90")
+        assert has_bids(await back(store), *(f"bid-{number}" for number in range(count + 3)))
+    await store.close()
+
+
+async def test_a_record_of_a_later_form_is_left_alone_and_not_relied_upon(own_valkey: Valkey) -> None:
+    url, later = own_valkey.url, msgspec.msgpack.encode([[], [], False, [], None, "packed otherwise"])
+    store = RedisUserStore(url)
+    await store.open()
+    await store.end_replay({0: 1})
+    with own_valkey.client(url) as client:
+        client.set("dsp:{dsp-0}:user:u1", later)
+        assert await back(store) == UserRecord(complete=False)
+        with pytest.raises(UnavailableError, match="later form"):
+            await store.expose("u1", exposure(1))
+        assert client.get("dsp:{dsp-0}:user:u1") == later
     await store.close()
 
 

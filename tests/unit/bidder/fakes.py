@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from dsp.catalog.exposures import counted
 from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.kernel.errors import UnavailableError
 from dsp.stream.port import Assignment, Batch, Entry, Position
@@ -88,8 +89,7 @@ class FakeUsers:
         if self.silent:
             return asyncio.sleep(self.silent)
         record = self.records.get(user_key, UserRecord())
-        if all(known.bid_id != exposure.bid_id for known in record.exposures):
-            self.records[user_key] = msgspec.structs.replace(record, exposures=(*record.exposures, exposure))
+        self.records[user_key] = msgspec.structs.replace(record, exposures=counted(record.exposures, exposure))
         return None
 
     def respond(self, user_key: str, response: Response) -> Awaitable[None] | None:

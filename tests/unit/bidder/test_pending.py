@@ -3,6 +3,7 @@
 from prometheus_client import REGISTRY
 
 from bidder.pending import PendingExposures
+from dsp.catalog.exposures import pack
 from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.events.schema import Notice, NoticeKind
 from tests.notices import notice
@@ -16,10 +17,10 @@ def test_merges_with_what_is_known() -> None:
     pending = PendingExposures(ttl_ms=1_000, count_max=10)
     pending.add("u", exposure("b2", 500))
     told = (Response("b1", 1, 2, 4, "", 5),)
-    known = UserRecord((exposure("b1"),), ("s",), responses=told)
-    seen = (exposure("b1"), exposure("b2", 500))
+    known = UserRecord(pack([exposure("b1")]), ("s",), responses=told)
+    seen = pack([exposure("b1"), exposure("b2", 500)])
     assert pending.merged("u", known, 600) == UserRecord(seen, ("s",), responses=told)
-    assert pending.merged("u", None, 600) == UserRecord((exposure("b2", 500),))
+    assert pending.merged("u", None, 600) == UserRecord(pack([exposure("b2", 500)]))
     assert pending.merged("other", known, 600) is known
 
 
@@ -44,16 +45,16 @@ def test_discard_is_harmless_twice() -> None:
 def test_what_is_counted_is_not_pending_as_well() -> None:
     pending = PendingExposures(ttl_ms=1_000, count_max=10)
     pending.add("u", exposure("b1", 500))
-    known = UserRecord((exposure("b1", 700),))
+    known = UserRecord(pack([exposure("b1", 700)]))
     assert pending.merged("u", known, 800) is known
     pending.add("u", exposure("b2", 600))
-    assert pending.merged("u", known, 800) == UserRecord((exposure("b1", 700), exposure("b2", 600)))
+    assert pending.merged("u", known, 800) == UserRecord(known.exposures + pack([exposure("b2", 600)]))
 
 
 def test_a_record_that_may_lack_exposures_stays_one() -> None:
     pending = PendingExposures(ttl_ms=1_000, count_max=10)
     pending.add("u", exposure("b"))
-    assert pending.merged("u", UserRecord(complete=False), 1) == UserRecord((exposure("b"),), complete=False)
+    assert pending.merged("u", UserRecord(complete=False), 1) == UserRecord(pack([exposure("b")]), complete=False)
 
 
 def test_a_bid_that_won_stays_until_it_expires_or_is_counted() -> None:
@@ -64,7 +65,7 @@ def test_a_bid_that_won_stays_until_it_expires_or_is_counted() -> None:
     pending.hear(heard(3, NoticeKind.WIN, user_key=""), 2_000)
     pending.hear(heard(4, NoticeKind.WIN, expires_at_ms=2_000), 2_000)
     pending.hear(heard(5, NoticeKind.WIN, cost_micros=9), 2_000)  # proves the impression
-    expected = UserRecord(tuple(Exposure(f"bid-{number}", 1_000, 1, 2, 3) for number in (1, 2)))
+    expected = UserRecord(pack(Exposure(f"bid-{number}", 1_000, 1, 2, 3) for number in (1, 2)))
     assert pending.merged("user", None, 60_999) == expected
     assert pending.merged("user", None, 61_000) is None
     pending.hear(heard(1, NoticeKind.BILL, cost_micros=9), 3_000)

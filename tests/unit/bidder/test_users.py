@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from bidder.enrich import Enricher, UserPolicy
 from bidder.patience import at_most
 from dsp.catalog.entities import Catalogue
+from dsp.catalog.exposures import pack
 from dsp.catalog.terms import FrequencyCap
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.openrtb.normalise import user_key
@@ -62,7 +63,7 @@ def count(name: str, **labels: str) -> float:
 async def test_what_was_seen_is_not_bid_for_again(capped: str) -> None:
     made = market()
     assert await bids(made) == 1
-    made.users.records[USER] = UserRecord((Exposure("b", made.clock.now_ms() - 3_599_999, 1, 2, 10),))
+    made.users.records[USER] = UserRecord(pack([Exposure("b", made.clock.now_ms() - 3_599_999, 1, 2, 10)]))
     made.pending.discard(next(iter(made.pending._bids)))
     assert await bids(made) == 0
     made.clock.advance(1)
@@ -123,7 +124,7 @@ async def test_a_little_slowness_is_waited_for(capped: str) -> None:
     made.users.silent = 0.01
     assert await bids(made) == 1
     made.pending.discard(next(iter(made.pending._bids)))
-    made.users.records[USER] = UserRecord((Exposure("b", made.clock.now_ms(), 1, 2, 10),))
+    made.users.records[USER] = UserRecord(pack([Exposure("b", made.clock.now_ms(), 1, 2, 10)]))
     assert await bids(made) == 0
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dsp.catalog.exposures import pack
 from dsp.catalog.terms import FrequencyCap
 from dsp.catalog.user import Exposure
 from dsp.frequency.rule import CapBook, Capped, capped, reached
@@ -32,8 +33,8 @@ def test_levels_are_counted_apart() -> None:
         for number, line_item in enumerate((1, 2, 3))
     ]
     # No line item was seen twice, their campaign and advertiser were.
-    assert capped(seen, book, NOW_MS) == Capped([], [10], [100])
-    assert capped(seen, CapBook(), NOW_MS) == Capped([], [], [])
+    assert capped(pack(seen), book, NOW_MS) == Capped([], [10], [100])
+    assert capped(pack(seen), CapBook(), NOW_MS) == Capped([], [], [])
 
 
 def test_a_book_knows_its_longest_window_and_who_has_caps() -> None:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from dsp.catalog.entities import Catalogue
+from dsp.catalog.exposures import pack
 from dsp.catalog.reasons import Exclusion
-from dsp.catalog.user import UserRecord
+from dsp.catalog.user import Exposure, UserRecord
 from dsp.funnel import Selection, explain, select
 from dsp.openrtb.opportunity import Opportunity
 from dsp.pacing.controller import Control, ControlColumns, Controls, align
@@ -117,8 +118,8 @@ def test_there_are_cases() -> None:
 def test_case(case: dict[str, Any], step: dict[str, Any]) -> None:
     snapshot = build(catalogue(case["catalogue"]), "v1", 0)
     now_ms = ms(step.get("now", NOW))
-    record = [step.get("seen", []), step.get("known", []), step.get("complete", True)]
-    user = msgspec.convert(record, UserRecord) if "seen" in step else None
+    shown = pack(msgspec.convert(step.get("seen", []), list[Exposure]))
+    user = UserRecord(shown, tuple(step.get("known", [])), step.get("complete", True)) if "seen" in step else None
     opportunity = impression(step.get("impression", {}))
     columns = controls(step.get("controls", {}), snapshot)
     limit, seat = step.get("limit", 1_000), step.get("seat", "seat")

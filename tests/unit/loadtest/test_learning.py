@@ -29,6 +29,7 @@ from models.serving.predictor import Predictions
 from models.serving.prior import PriorPredictor
 from models.training import dataset
 from models.training.config import TrainingConfig
+from tests.people import exposure_count
 
 REQUESTS = 1_500
 SEED = 3
@@ -190,7 +191,7 @@ def test_memory_hears_of_things_in_their_time_and_once(day: Supply, played: Play
     memory.hear(told[-1].at_ms + 1)
     record = memory.get(user_key)
     assert record is not None
-    assert len(record.exposures) == len(record.responses) == 1
+    assert exposure_count(record) == len(record.responses) == 1
     assert memory.get("") is None
 
 

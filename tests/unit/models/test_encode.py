@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from dsp.catalog.exposures import pack
 from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.openrtb.opportunity import DeviceKind, Opportunity, Video
 from models.features.columns import (
@@ -47,7 +48,7 @@ RESPONSES = (
     Response("b4", 4, 14, 24, "IAB1", converted_ms=AT_MS - 10_000),
     Response("b5", 2, 15, 25, "IAB9", clicked_ms=AT_MS - 1_999),
 )
-USER = UserRecord((Exposure("b1", AT_MS - 90_500, 1, 2, 3),), ("c",), responses=RESPONSES)
+USER = UserRecord(pack([Exposure("b1", AT_MS - 90_500, 1, 2, 3)]), ("c",), responses=RESPONSES)
 
 
 def features(user: UserRecord | None = None, **changes: Any) -> dict[str, int]:
@@ -70,11 +71,11 @@ def test_every_column_has_its_value() -> None:
 
 def test_the_latest_exposures_come_first_and_no_more_than_there_is_room_for() -> None:
     seen = tuple(Exposure(f"b{number}", AT_MS - 1_000 * (9 - number), 1, 10 + number, 3) for number in range(9))
-    found = features(UserRecord(exposures=seen))
+    found = features(UserRecord(pack(seen)))
     assert found["exposures"] == 9
     assert [found[name] for name in HISTORY_CAMPAIGN_COLUMNS] == [18, 17, 16, 15, 14, 13]
     assert [found[name] for name in HISTORY_AGE_COLUMNS] == [1, 2, 3, 4, 5, 6]
-    short = features(UserRecord(exposures=seen[:2]))
+    short = features(UserRecord(pack(seen[:2])))
     assert [short[name] for name in HISTORY_CAMPAIGN_COLUMNS] == [11, 10, 0, 0, 0, 0]
     assert [short[name] for name in HISTORY_AGE_COLUMNS] == [8, 9, -1, -1, -1, -1]
 
