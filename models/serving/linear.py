@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.spec import FeatureSpec, Group, Match
+from models.serving.keys import Finder, PreparedKeys, Shared
 from models.serving.statistics import Columns, Slots, UInt64s, mix, salt
 
 Int64s = NDArray[np.int64]
@@ -20,8 +21,7 @@ _KEY_BITS = 64
 _BITS_MAX = 24
 #: Magnitudes of int64 numbers: their sign, and how often they double.
 _LEVEL_MAX = 64
-#: Held by no row: the encoder bounds numbers above it.
-_NO_VALUE = np.iinfo(np.int64).min
+_ABSENT = np.array(0, dtype=np.int64)  # without dimensions: a scalar operand would be converted at each call
 #: Rows of different impressions are scored so many at a time, which bounds memory.
 _CHUNK_ROWS = 8_192
 
@@ -91,9 +91,13 @@ class LinearModel:
             logits[part] += (self.weights[places] * filled).sum(axis=0, dtype=np.float64)
         return logits
 
-    def prepare(self, ads: Int64s, offsets: NDArray[np.float64] | None = None) -> "PreparedLinear":
-        """Return what gives the log-odds of ads of this table, (C, A), plus their `offsets`, (C,)."""
-        return PreparedLinear(self, ads, offsets, PreparedCoordinates(self.coordinates, ads))
+    def prepare(
+        self, ads: Int64s, shared: Shared | None = None, offsets: NDArray[np.float64] | None = None
+    ) -> "PreparedLinear":
+        """Return what gives the log-odds of ads of this table, (C, A), plus their `offsets`, (C,); `shared` with other
+        models of the table.
+        """
+        return PreparedLinear(self, ads, offsets, PreparedCoordinates.of(self.coordinates, ads, shared or Shared()))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return all that `restore` needs beside the spec: the weights that are not 0, and where they are."""
@@ -139,55 +143,63 @@ class Found(NamedTuple):
     of_pairs: Int64s
 
 
-class PreparedCoordinates:
+class PreparedCoordinates(Finder[Found]):
     """Finds the places of one request's coordinates and of ads of a fixed table, once for all models that share them.
 
-    One thread at a time: memory for K rows is kept and used again. It takes 8 bytes an ad, and slot of pairs or column
-    that is matched.
+    Memory for K rows is kept and used again. It takes 8 bytes an ad and slot of pairs.
     """
 
-    def __init__(self, coordinates: Coordinates, ads: Int64s) -> None:
+    def __init__(self, coordinates: Coordinates, ads: Int64s, shared: Shared) -> None:
         spec, bits = coordinates.spec, coordinates.bits
         columns = Columns(spec.request_columns, spec.ad_columns)
         of_request = [group for group in spec.groups if not group.ad]
         of_both = [group for group in spec.groups if group.ad and group.request]
+        self._keys = PreparedKeys.of(spec.groups, spec.matches, columns, ads, shared)
+        self._shift = np.array(_KEY_BITS - bits, dtype=np.uint64)
         # A half of something absent has a bit above all places, on each side another, so that two do not cancel out.
-        beyond, absent = np.int64(1 << bits), np.int64(2 << bits)
-        self._slots = Slots([*of_request, *of_both], columns)
-        self._pairs = sum(_width(group) for group in of_both)
+        self._beyond = np.array(1 << bits, dtype=np.int64)
         pairs = [(name, ad, group.is_set) for group in of_both for name in group.request for ad in group.ad]
         asked = [*((name, is_set) for name, _, is_set in pairs), *_members(of_request)]
+        self._pairs = len(pairs)
         self._asked = np.array([columns.request.index(name) for name, _ in asked], dtype=np.intp)
-        self._sets = np.array([absent if is_set else 0 for _, is_set in asked], dtype=np.int64)
-        self._shift = np.array(_KEY_BITS - bits, dtype=np.uint64)
-        self._halves = np.empty(len(asked), dtype=np.uint64)
-        self._ad_halves = coordinates.places(self._slots.ad_keys(ads))
+        self._sets = np.array([is_set for _, is_set in asked], dtype=np.int64) * (2 * self._beyond)
+        self._ad_halves = coordinates.places(self._keys.ad_keys)
         for slot, (_, ad, is_set) in enumerate(pairs):
             if is_set:
-                self._ad_halves[ads[:, columns.ad.index(ad)] == 0, slot] |= beyond
+                self._ad_halves[ads[:, columns.ad.index(ad)] == 0, slot] |= self._beyond
         numbers = _Numbers(spec.request_numbers, columns.request)
         self._numbers = numbers.columns
         self._levels = coordinates.places(numbers.all_keys()).ravel()
         self._level_starts = np.arange(len(numbers.columns)) * (2 * _LEVEL_MAX + 1) + _LEVEL_MAX
-        self._matches = _PreparedMatches([_Match(match, columns) for match in spec.matches], coordinates, ads)
-        self._bound: dict[int, tuple[Int64s, Int64s]] = {}
+        matches = [_Match(match, columns) for match in spec.matches]
+        counts = [coordinates.places(match.keys(np.arange(len(match.held) + 1))) for match in matches]
+        for places in counts:
+            places[0] = self._beyond  # no match is nothing to be told
+        self._counts = np.concatenate([np.empty(0, dtype=np.int64), *counts])
+        self._count_starts = np.cumsum([0, *map(len, counts)], dtype=np.intp)[:-1]
+        self._bound: dict[int, tuple[Int64s, Int64s, Int64s]] = {}
+        super().__init__(self._places)
 
-    def find(self, request: Int64s, chosen: Int64s) -> Found:
-        """Return the places of a request row (R,) and K rows of the table."""
-        halves, width = self._halves, self._pairs
-        self._slots.request_keys(request, halves)
-        places = (halves >> self._shift).view(np.int64)
-        places |= (request.take(self._asked) == 0) * self._sets
+    @classmethod
+    def of(cls, coordinates: Coordinates, ads: Int64s, shared: Shared) -> "PreparedCoordinates":
+        """Return the coordinates for ads of this table, (C, A)."""
+        return shared.once((cls, coordinates.spec, coordinates.bits), lambda: cls(coordinates, ads, shared))
+
+    def _places(self, request: Int64s, chosen: Int64s) -> Found:
+        keys, width = self._keys.find(request, chosen), self._pairs
+        places = (keys.halves >> self._shift).view(np.int64)
+        places |= (request.take(self._asked) == _ABSENT) * self._sets
         levels = _levels(request.take(self._numbers))
         levels += self._level_starts
-        whole, pairs = self._bound.get(len(chosen)) or self._bind(len(chosen))
+        whole, pairs, matches = self._bound.get(len(chosen)) or self._bind(len(chosen))
         np.bitwise_xor(self._ad_halves.take(chosen, 0), places[:width], pairs)
-        self._matches.find(request, chosen, whole[:, width:])
+        counts = keys.counts
+        matches[...] = self._beyond if counts is None else self._counts.take(counts + self._count_starts)
         return Found(np.concatenate((places[width:], self._levels.take(levels))), whole)
 
-    def _bind(self, rows: int) -> tuple[Int64s, Int64s]:
-        whole = np.empty((rows, self._pairs + self._matches.count), dtype=np.int64)
-        self._bound[rows] = whole, whole[:, : self._pairs]
+    def _bind(self, rows: int) -> tuple[Int64s, Int64s, Int64s]:
+        whole = np.empty((rows, self._pairs + len(self._count_starts)), dtype=np.int64)
+        self._bound[rows] = whole, whole[:, : self._pairs], whole[:, self._pairs :]
         return self._bound[rows]
 
 
@@ -207,10 +219,7 @@ class PreparedLinear:
 
     def logits(self, request: Int64s, chosen: Int64s) -> NDArray[np.float64]:
         """Return log-odds, float64 (K,), of a request row (R,) and K rows of the table."""
-        return self.add(self._coordinates.find(request, chosen), chosen)
-
-    def add(self, found: Found, chosen: Int64s) -> NDArray[np.float64]:
-        """Return the log-odds of coordinates that were found already."""
+        found = self._coordinates.find(request, chosen)
         logits = self._ads.take(chosen)
         logits += np.add.reduce(self._table.take(found.of_pairs, None, None, "clip"), 1)
         logits += self._table.take(found.of_request, None, None, "clip").sum()
@@ -251,34 +260,6 @@ class _Match:
     def keys(self, counts: Int64s) -> UInt64s:
         """Return the keys of counts, (n,)."""
         return mix(counts.view(np.uint64) + self._salt)
-
-
-class _PreparedMatches:
-    """The places of the counts of all matches, for ads of a fixed table."""
-
-    def __init__(self, matches: Sequence[_Match], coordinates: Coordinates, ads: Int64s) -> None:
-        self.count = len(matches)
-        self._beyond = 1 << coordinates.bits
-        held = [match.held for match in matches]
-        self._held = np.concatenate([np.empty(0, dtype=np.intp), *held])
-        self._starts = np.cumsum([0, *map(len, held)])[:-1]
-        sought = np.stack([ads[:, match.column] for match in matches for _ in match.held] or [ads[:, 0]], axis=1)
-        self._sought = np.where(sought != 0, sought, _NO_VALUE)
-        tables = [coordinates.places(match.keys(np.arange(len(match.held) + 1))) for match in matches]
-        for table in tables:
-            table[0] = self._beyond  # no match is nothing to be told
-        self._places = np.concatenate([np.empty(0, dtype=np.int64), *tables])
-        self._place_starts = np.cumsum([0, *map(len, tables)])[:-1]
-
-    def find(self, request: Int64s, chosen: Int64s, out: Int64s) -> None:
-        """Write the places of a request row (R,) and K rows of the table, (K, matches)."""
-        seen = request.take(self._held)
-        if not seen.any():
-            out[...] = self._beyond
-            return
-        matching = self._sought.take(chosen, 0) == seen
-        counts = np.add.reduceat(matching.view(np.int8), self._starts, 1)
-        out[...] = self._places.take(counts + self._place_starts)
 
 
 def _levels(numbers: Int64s) -> Int64s:

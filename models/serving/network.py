@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.serving.embedding import Floats, Inputs, Int64s, Layout, Tables
+from models.serving.keys import Shared
 from models.serving.session import CPU, Device, Memory, Session
 from models.serving.stack import Stack
 
@@ -176,8 +177,8 @@ class NetworkHead:
         """Return log-odds, float64 (n,), of request rows (n or 1, R) and ad rows (n, A)."""
         return self.network.logits(requests, ads)[:, self.head]
 
-    def prepare(self, ads: Int64s) -> "PreparedHead":
-        """Return what gives the log-odds of ads of this table, (C, A)."""
+    def prepare(self, ads: Int64s, shared: Shared | None = None) -> "PreparedHead":
+        """Return what gives the log-odds of ads of this table, (C, A). A network has nothing in common with others."""
         prepared = self.network.prepare(ads)
         if self.network.stack is None:
             return PreparedHead(prepared, self.head)

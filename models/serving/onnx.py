@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from models.serving.keys import Shared
 from models.serving.session import CPU, Device, Memory, Session
 from models.serving.stack import Stack
 from models.serving.transform import PreparedTransform, Sheet, Transform
@@ -37,9 +38,9 @@ class OnnxModel:
         logits: NDArray[np.float64] = output[:, 0].astype(np.float64)
         return logits
 
-    def prepare(self, ads: NDArray[np.int64]) -> "PreparedModel":
-        """Return what gives the log-odds of ads of this table, (C, A)."""
-        transform = PreparedTransform(self._transform, ads)
+    def prepare(self, ads: NDArray[np.int64], shared: Shared | None = None) -> "PreparedModel":
+        """Return what gives the log-odds of ads of this table, (C, A); `shared` with other models of the table."""
+        transform = PreparedTransform(self._transform, ads, shared or Shared())
         if self._stack is None:
             return PreparedModel(self._session, transform)
         return BatchedModel(self._session, transform, self._stack)

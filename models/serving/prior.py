@@ -4,7 +4,6 @@ They serve until the first model is published, and whenever too little time is l
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 
 from dsp.catalog.entities import MediaFormat
 from models.features.columns import AD_COLUMNS, FORMAT_CODES
-from models.serving.linear import LinearModel, PreparedCoordinates, PreparedLinear
+from models.serving.keys import Shared
+from models.serving.linear import LinearModel, PreparedLinear
 from models.serving.predictor import BatchPredictor, Predictions, RateTable, Scorer
 from models.serving.statistics import Statistics, sigmoid
 
@@ -101,20 +101,6 @@ class LinearScore:
         return sigmoid(self.prepared.logits(request, chosen))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinearScorer(Scorer):
-    """Scores with both regressions, and finds what is said only once for both."""
-
-    ctr: PreparedLinear
-    cvr: PreparedLinear
-    coordinates: PreparedCoordinates
-
-    def predict(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Predictions:
-        """Score K candidates, as Scorer.predict."""
-        found = self.coordinates.find(request, chosen)
-        return Predictions(sigmoid(self.ctr.add(found, chosen)), sigmoid(self.cvr.add(found, chosen)))
-
-
 class OnlinePredictor:
     """Regressions, of the same coordinates, learned while impressions come; where one has not learned enough,
     `before` answers.
@@ -128,20 +114,11 @@ class OnlinePredictor:
 
     def prepare(self, ads: NDArray[np.int64]) -> Scorer:
         """Return a scorer for a table of ads, shape (C, A)."""
-        starts, known = offsets(ads), self._ctr or self._cvr
-        if known is None:
-            return replace(self._before.prepare(ads), version=self.version)
-        found = PreparedCoordinates(known.coordinates, ads)
-        ctr = PreparedLinear(self._ctr, ads, starts.ctr, found) if self._ctr is not None else None
-        cvr = PreparedLinear(self._cvr, ads, starts.cvr, found) if self._cvr is not None else None
-        if ctr is not None and cvr is not None:
-            scores = LinearScore(ctr), LinearScore(cvr)
-            return LinearScorer(self.version, *scores, ctr=ctr, cvr=cvr, coordinates=found)
-        before = self._before.prepare(ads)
+        starts, shared, before = offsets(ads), Shared(), self._before.prepare(ads)
         return Scorer(
             self.version,
-            LinearScore(ctr) if ctr is not None else before.pctr,
-            LinearScore(cvr) if cvr is not None else before.pcvr,
+            before.pctr if self._ctr is None else LinearScore(self._ctr.prepare(ads, shared, starts.ctr)),
+            before.pcvr if self._cvr is None else LinearScore(self._cvr.prepare(ads, shared, starts.cvr)),
         )
 
     def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.serving.calibration import HierarchicalCalibration, PreparedCalibration
+from models.serving.keys import Shared
 from models.serving.predictor import BatchScore, BatchScorer, Predictions, Score, Scorer
 from models.serving.session import Provider
 from models.serving.statistics import Statistics
@@ -49,8 +50,11 @@ class Model(Protocol):
         """Return log-odds, float64 (n,), of request rows (n or 1, R) and ad rows (n, A)."""
         ...
 
-    def prepare(self, ads: Int64s) -> Prepared:
-        """Return what gives the log-odds of ads of this table, (C, A)."""
+    def prepare(self, ads: Int64s, shared: Shared | None = None) -> Prepared:
+        """Return what gives the log-odds of ads of this table, (C, A).
+
+        `shared` is given to all models that are asked about the same impressions in turn.
+        """
         ...
 
 
@@ -86,9 +90,10 @@ class Rate:
         """Return calibrated probabilities, float64 (n,), as `logits` does."""
         return self.calibration(self.logits(requests, ads), requests, ads)
 
-    def prepare(self, ads: Int64s) -> Score:
-        """Return what gives the calibrated probabilities of ads of this table, (C, A)."""
-        prepared = [part.model.prepare(ads) for part in self.parts]
+    def prepare(self, ads: Int64s, shared: Shared | None = None) -> Score:
+        """Return what gives the calibrated probabilities of ads of this table, (C, A); `shared` as Model.prepare."""
+        shared = shared or Shared()
+        prepared = [part.model.prepare(ads, shared) for part in self.parts]
         batched = any(isinstance(part, BatchPrepared) for part in prepared)
         kind = BatchedRate if batched else PreparedRate
         return kind(prepared, self._weights, self.calibration.prepare(ads))
@@ -163,7 +168,9 @@ class ModelPredictor:
 
     def prepare(self, ads: Int64s) -> Scorer:
         """Return a scorer for a table of ads, shape (C, A)."""
-        ctr, cvr = self.ctr.prepare(ads), self.cvr.prepare(ads)
+        shared = Shared()
+        ctr = self.ctr.prepare(ads, shared)
+        cvr = self.cvr.prepare(ads, shared) if isinstance(self.cvr, Rate) else self.cvr.prepare(ads)
         kind = BatchScorer if isinstance(ctr, BatchScore) or isinstance(cvr, BatchScore) else Scorer
         return kind(self.version, ctr, cvr, self.ctr.provider)
 

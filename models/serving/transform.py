@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.spec import Match
-from models.serving.statistics import Statistics, UInt64s
+from models.serving.keys import PreparedKeys, Shared
+from models.serving.statistics import Statistics
 
 
 class Transform:
@@ -55,77 +56,54 @@ class Transform:
 
 
 class Sheet(NamedTuple):
-    """Memory for the input of K rows, used again by every call with K candidates.
-
-    All but `features` and `keys` are views into these two. `keys` holds the request's half of all keys, the shared
-    slots' last, then a row of pairs a candidate: the shared slots' are whole, so what is looked up lies together.
-    """
+    """Memory for the input of K rows, used again by every call with K candidates; parts of it by what they tell."""
 
     features: NDArray[np.float32]  # (K, F): the groups of the request alone, the other groups, the numbers
     shared: NDArray[np.float32]
-    paired: NDArray[np.float32]
     numbers: NDArray[np.float32]
-    keys: UInt64s
-    halves: UInt64s  # of all slots
-    paired_halves: UInt64s
-    pairs: UInt64s  # (K, slots not shared)
-    sought: UInt64s  # the shared slots' keys, then the pairs
+    matches: NDArray[np.float32]
 
 
 class PreparedTransform:
     """A transform for one request at a time and ads of a fixed table (C, A). It gives what the transform gives.
 
-    The ads' half of every key and the numbers of the ads are made once; all keys of a call are looked up together.
+    What depends on the ads alone is made once; all keys of a call are looked up together.
     """
 
-    def __init__(self, transform: Transform, ads: NDArray[np.int64]) -> None:
-        slots = transform.statistics.slots
-        self._width = len(transform.names)
-        self._statistics = transform.statistics
+    def __init__(self, transform: Transform, ads: NDArray[np.int64], shared: Shared) -> None:
+        statistics = transform.statistics
+        groups, columns = statistics.groups, statistics.columns
+        self._keys = PreparedKeys.of(groups, transform.matches, columns, ads, shared)
+        self._statistics = statistics
         self._request = transform.request_columns
-        self._groups = len(transform.statistics.groups)
-        self._shared_groups = slots.shared_groups
-        self._shared = slots.shared
-        self._shared_starts = slots.starts[: slots.shared_groups]
-        self._paired_starts = slots.starts[slots.shared_groups :] - slots.shared
-        self._ad_keys = slots.ad_keys(ads)
-        self._template = np.zeros((len(ads), self._width), dtype=np.float32)
-        numbers = self._groups + len(self._request)
-        first = self._matches = numbers + len(transform.ad_columns)
-        self._template[:, numbers:first] = ads[:, transform.ad_columns]
-        self._matched = [(held, ads[:, column].copy()) for held, column in transform.matched]
+        self._shared_starts, self._paired_starts = self._keys.starts
+        self._shared_groups = len(self._shared_starts)
+        self._paired = np.flatnonzero([bool(group.ad and group.request) for group in groups])
+        nothing = np.zeros((1, len(columns.request)), dtype=np.int64)
+        of_ads = [not group.request for group in groups]
+        self._template = np.zeros((len(ads), len(transform.names)), dtype=np.float32)
+        self._template[:, : len(groups)] = np.where(of_ads, statistics.deltas(nothing, ads), np.float32(0))
+        self._numbers = slice(len(groups), len(groups) + len(self._request))
+        self._matches = self._numbers.stop + len(transform.ad_columns)
+        self._template[:, self._numbers.stop : self._matches] = ads[:, transform.ad_columns]
 
     def sheet(self, rows: int) -> Sheet:
         """Return memory for calls with so many candidates."""
-        shared, pairs = self._shared, self._ad_keys.shape[1]
-        features = np.zeros((rows, self._width), dtype=np.float32)
-        keys = np.zeros(pairs + shared + rows * pairs, dtype=np.uint64)
-        return Sheet(
-            features,
-            features[:, : self._shared_groups],
-            features[:, self._shared_groups : self._groups],
-            features[:, self._groups : self._groups + len(self._request)],
-            keys,
-            keys[: pairs + shared],
-            keys[:pairs],
-            keys[pairs + shared :].reshape(rows, pairs),
-            keys[pairs:],
-        )
+        features = np.zeros((rows, self._template.shape[1]), dtype=np.float32)
+        parts = slice(0, self._shared_groups), self._numbers, slice(self._matches, None)
+        return Sheet(features, *(features[:, part] for part in parts))
 
     def __call__(self, request: NDArray[np.int64], chosen: NDArray[np.int64], sheet: Sheet) -> None:
         """Write the input into the sheet's `features`, (K, F), of a request row (R,) and K rows of the table."""
+        keys = self._keys.find(request, chosen)
         self._template.take(chosen, 0, sheet.features, "clip")  # with any other mode numpy copies once more
         sheet.numbers[...] = request.take(self._request)
-        for place, (held, values) in enumerate(self._matched, self._matches):
-            seen = request.take(held)
-            if seen.any():  # absent values (0) are no match
-                sheet.features[:, place] = ((seen == values.take(chosen)[:, None]) & (seen != 0)).sum(axis=1)
-        self._statistics.slots.request_keys(request, sheet.halves)
-        pairs = sheet.pairs
-        self._ad_keys.take(chosen, 0, pairs, "clip")
-        pairs ^= sheet.paired_halves
-        found = self._statistics.look_up(sheet.sought)
+        if keys.counts is not None:
+            sheet.matches[...] = keys.counts
+        found = self._statistics.look_up(self._keys.whole(keys, chosen))
+        shared = len(found) - keys.pairs.size
         if self._shared_groups:
-            sheet.shared[...] = np.add.reduceat(found[: self._shared], self._shared_starts)
-        if self._shared_groups < self._groups:
-            np.add.reduceat(found[self._shared :].reshape(pairs.shape), self._paired_starts, 1, None, sheet.paired)
+            sheet.shared[...] = np.add.reduceat(found[:shared], self._shared_starts)
+        if len(self._paired):
+            of_pairs = found[shared:].reshape(keys.pairs.shape)
+            sheet.features[:, self._paired] = np.add.reduceat(of_pairs, self._paired_starts, 1)
