@@ -5,30 +5,14 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.targeting import bitmap
-from dsp.targeting.bitmap import Positions, Words
+from dsp.targeting.bitmap import Positions
 
 _KEY = b"dsp.funnel.creative"
 _ODD = np.uint64(0xD1342543DE82EF95)
-#: Up to so many creatives, looking at every one costs less than finding those of the line items recalled.
-_SCAN_MAX = 8_192
-
-
-def fitting(line_items: Words, creatives: Words, owners: Positions, start: Positions) -> Positions:
-    """Return the creatives in the bitmap `creatives` whose line item is in the bitmap `line_items`, ascending.
-
-    `owners` (C,) are the creatives' line items, ascending, and those of line item i begin at `start[i]`, (N + 1,).
-    """
-    fit = bitmap.mask(creatives)
-    if owners.shape[0] <= _SCAN_MAX:
-        found: Positions = (bitmap.mask(line_items).take(owners) & fit[: owners.shape[0]]).nonzero()[0]
-        return found
-    several = spans(bitmap.positions(line_items), start)
-    return several[fit.take(several)]
 
 
 def spans(rows: Positions, start: Positions) -> Positions:
-    """Return the creatives of `rows`, row by row; `start` as above."""
+    """Return the creatives of `rows`, row by row; those of line item i begin at `start[i]`, (N + 1,)."""
     first = start.take(rows)
     return _ranges(first, start.take(rows + 1) - first)
 

@@ -101,7 +101,7 @@ def _recall(snapshot: Snapshot, stages: Stages, losses: _Losses) -> Positions:
 def _match(snapshot: Snapshot, stages: Stages, losses: _Losses, rows: Positions) -> Positions:
     creatives = candidates.spans(rows, snapshot.creative_start)
     for reason, words in stages.match().in_order():
-        creatives = creatives[bitmap.mask(words).take(creatives)]
+        creatives = creatives[bitmap.held(words, creatives)]
         matched = np.isin(rows, snapshot.creative_line_items[creatives])
         losses.lose(Stage.MATCH, reason, rows[~matched])
         rows = rows[matched]

@@ -15,13 +15,17 @@ from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.pacing.controller import ControlColumns
 from dsp.snapshot.build import Snapshot
 from dsp.targeting import bitmap
-from dsp.targeting.bitmap import Positions
+from dsp.targeting.bitmap import Positions, Words
 from dsp.targeting.deals import FIRST_PRICE, FIXED_PRICE, Way
 from dsp.targeting.memo import Fit
 from dsp.targeting.rows import Conditions
 
 #: Combinations of floor and number of candidates whose terms are kept.
 _TERMS_MAX = 4_096
+#: For each line item that may be kept so many recalled are looked at first; blocks and caps take some of them.
+_LOOKED_AT = 4
+#: Where they leave too few, eight times as many are looked at, and so on down to all.
+_TIERS_DOWN = 3
 
 
 class Selection(NamedTuple):
@@ -52,18 +56,55 @@ def select(
 
     The reason is that of the stage, and within recall and match of the dimension, that lost the last line item. Match
     sees every line item recalled, and caps come before ranking: the best `limit` are the best of those that can bid,
-    so no block starves the auction. The work is a row of words for each dimension and block, unless an
-    impression like it came before, and a few array operations on what is left; none of it is done line item by line
-    item.
+    so no block starves the auction. The work is a row of words for each group of conditions and a few array operations
+    on the best tier of what is left, and on the next where that is not enough; none of it is done line item by line
+    item, and none where the same rows led to something before.
 
     `controls` are aligned to the snapshot; `seat` is ours on the exchange, since a deal may be for some seats only.
     """
     stages = Stages(snapshot, opportunity, user, controls, now_ms, seat)
-    key, live = stages.key(), snapshot.index.live(now_ms)
-    fit = snapshot.index.memo.get(key, live)
-    if fit is None:
-        fit = _find(snapshot, stages)
-        snapshot.index.memo.put(key, live, fit)
+    live, (recall, match), memo = stages.live(), stages.rows(), snapshot.index.memo
+    rows = (*recall, *match)
+    fit = memo.get(rows, live)
+    if fit is not None:
+        return _choose(snapshot, stages, fit, limit, opportunity.auction_id)
+    recalled = bitmap.intersection((live, *recall))
+    matched, tiers = match[0] & match[1], stages.ranked.tiers
+    tier = stages.ranked.tier_of(recalled, _LOOKED_AT * limit)
+    while tier:
+        some = _fit(snapshot, recalled & tiers[tier], matched)
+        chosen = _choose(snapshot, stages, some, limit, opportunity.auction_id) if some is not None else None
+        if isinstance(chosen, Selection) and chosen.line_items.shape[0] == limit:
+            return chosen
+        tier = max(0, tier - _TIERS_DOWN)
+    fit = _fit(snapshot, recalled, matched) or _why_none(snapshot, stages, recalled)
+    memo.put(rows, live, fit)
+    return _choose(snapshot, stages, fit, limit, opportunity.auction_id)
+
+
+def _fit(snapshot: Snapshot, recalled: Words, matched: Words) -> Fit | None:
+    """Return the creatives of the line items recalled that match; None where there are none."""
+    creatives = candidates.spans(bitmap.positions(recalled), snapshot.creative_start)
+    creatives = creatives[bitmap.held(matched, creatives)]
+    if not creatives.shape[0]:
+        return None
+    owners = snapshot.creative_line_items.take(creatives)
+    ends = candidates.ends_of(owners)
+    return Fit(creatives, owners, ends, owners.take(ends))
+
+
+def _why_none(snapshot: Snapshot, stages: Stages, recalled: Words) -> Exclusion:
+    """Return the reason that no creative of any line item fits."""
+    if not recalled.any():
+        return stages.recall_lost() if snapshot.line_items else Exclusion.NO_CANDIDATE
+    creatives = candidates.spans(bitmap.positions(recalled), snapshot.creative_start)
+    return _last_creative_lost(stages.match(), creatives)
+
+
+def _choose(
+    snapshot: Snapshot, stages: Stages, fit: Fit | Exclusion, limit: int, auction_id: str
+) -> Selection | Exclusion:
+    """Caps and rank on what fits, and a creative and a way in for each that is left."""
     if isinstance(fit, Exclusion):
         return fit
     rows = fit.line_items
@@ -79,39 +120,13 @@ def select(
             return Exclusion.FREQUENCY_UNKNOWN
     if rows.shape[0] > limit:
         rows = rows[stages.best(rows, limit)]
-    creatives = candidates.draw(
-        fit.creatives, fit.owners, fit.ends, rows, snapshot.creative_lots, opportunity.auction_id
-    )
+    creatives = candidates.draw(fit.creatives, fit.owners, fit.ends, rows, snapshot.creative_lots, auction_id)
     return _enter(rows, creatives, stages.ways)
-
-
-def _find(snapshot: Snapshot, stages: Stages) -> Fit | Exclusion:
-    """Recall and match: the creatives that fit, or the reason there are none."""
-    recall = stages.recall()
-    recalled = recall.intersection()
-    if not np.count_nonzero(recalled):
-        return _last_lost(recall) if snapshot.line_items else Exclusion.NO_CANDIDATE
-    match = stages.match()
-    fit = candidates.fitting(recalled, match.intersection(), snapshot.creative_line_items, snapshot.creative_start)
-    if not fit.shape[0]:
-        return _last_creative_lost(match, candidates.spans(bitmap.positions(recalled), snapshot.creative_start))
-    owners = snapshot.creative_line_items.take(fit)
-    ends = candidates.ends_of(owners)
-    return Fit(fit, owners, ends, owners.take(ends))
-
-
-def _last_lost(recall: Conditions) -> Exclusion:
-    left = None
-    for reason, words in recall.in_order():
-        left = words if left is None else left & words
-        if not np.count_nonzero(left):
-            return reason
-    raise AssertionError("line items are left after the conditions that left none")
 
 
 def _last_creative_lost(match: Conditions, creatives: Positions) -> Exclusion:
     for reason, words in match.in_order():
-        creatives = creatives[bitmap.mask(words).take(creatives)]
+        creatives = creatives[bitmap.held(words, creatives)]
         if not creatives.shape[0]:
             return reason
     raise AssertionError("creatives are left after the conditions that left none")

@@ -1,16 +1,16 @@
 """The stages of the funnel over one impression; what becomes of the lost is selection.py's and explanation.py's."""
 
-from collections.abc import Hashable
-
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import UserRecord
 from dsp.frequency.rule import capped
 from dsp.openrtb.opportunity import Opportunity
 from dsp.pacing.controller import ControlColumns
 from dsp.snapshot.build import Snapshot
-from dsp.targeting.bitmap import Positions
+from dsp.targeting.bitmap import Positions, Words
+from dsp.targeting.groups import Asked
 from dsp.targeting.rows import Conditions
 
 _NO_SEGMENTS: frozenset[str] = frozenset()
@@ -19,7 +19,7 @@ _NO_SEGMENTS: frozenset[str] = frozenset()
 class Stages:
     """What every stage reads. `ways` are the ways into the impression: deals, then the open auction."""
 
-    __slots__ = ("_complete", "_controls", "_exposures", "_now_ms", "_opportunity", "_segments", "_snapshot", "ways")
+    __slots__ = ("_asked", "_complete", "_exposures", "_now_ms", "_snapshot", "ranked", "ways")
 
     def __init__(
         self,
@@ -33,28 +33,39 @@ class Stages:
         # Caps need leave to keep exposures, as limiting how often an ad is shown does, not leave to use a profile.
         counted, known = user if opportunity.may_store else None, user if opportunity.may_personalise else None
         self._snapshot = snapshot
-        self._opportunity = opportunity
-        self._controls = controls
         self._now_ms = now_ms
         self._exposures = counted.exposures if counted is not None else b""
         self._complete = user is None or user.complete
-        self._segments = opportunity.segments if opportunity.may_personalise else _NO_SEGMENTS
+        segments = opportunity.segments if opportunity.may_personalise else _NO_SEGMENTS
         if known is not None and known.segments:
-            self._segments = self._segments.union(known.segments)
+            segments = segments.union(known.segments)
         self.ways = snapshot.index.deals.ways(opportunity, seat)
+        self.ranked = snapshot.ranking.by(controls.multiplier)
+        self._asked = Asked(opportunity, segments, self.ways)
 
-    def key(self) -> Hashable:
-        """Return a key that is equal only for impressions with equal conditions, while the same line items live."""
-        index, opportunity = self._snapshot.index, self._opportunity
-        return index.key(opportunity, self._segments, self.ways), index.matcher.key(opportunity)
+    def rows(self) -> tuple[list[Words], tuple[Words, Words]]:
+        """Return rows over line items, whose AND recall leaves of the living, and over creatives, whose AND match does.
+
+        They are the same arrays for every impression of which the same is true.
+        """
+        index, asked = self._snapshot.index, self._asked
+        return index.rows(asked), index.matcher.rows(asked.opportunity)
+
+    def live(self) -> Words:
+        """Return the line items that are active, in flight and in a daypart."""
+        return self._snapshot.index.live(self._now_ms)
+
+    def recall_lost(self) -> Exclusion:
+        """Return the reason that lost the last line item, where recall leaves none."""
+        return self._snapshot.index.lost(self._asked, self._now_ms)
 
     def recall(self) -> Conditions:
-        """Return the conditions on line items."""
-        return self._snapshot.index.conditions(self._opportunity, self._segments, self.ways, self._now_ms)
+        """Return the conditions on line items that `rows` folds together."""
+        return self._snapshot.index.conditions(self._asked, self._now_ms)
 
     def match(self) -> Conditions:
-        """Return the conditions on creatives."""
-        return self._snapshot.index.matcher.conditions(self._opportunity)
+        """Return the conditions on creatives that `rows` folds together."""
+        return self._snapshot.index.matcher.conditions(self._asked.opportunity)
 
     def uncapped(self, rows: Positions) -> NDArray[np.bool_] | None:
         """Return which of `rows` the user may see again; None when all.
@@ -85,6 +96,5 @@ class Stages:
 
     def best(self, rows: Positions, limit: int) -> Positions:
         """Return the indexes into `rows` of the `limit` best, ascending: by value at prior rates times multiplier."""
-        score = self._snapshot.prior_value_micros_cpm.take(rows) * self._controls.multiplier.take(rows)
-        best: Positions = np.sort(np.argpartition(-score, limit)[:limit])
+        best: Positions = np.sort(np.argpartition(-self.ranked.score.take(rows), limit)[:limit])
         return best

@@ -13,6 +13,7 @@ from dsp.frequency.rule import CapBook
 from dsp.kernel.money import PRICE_MICROS_CPM_MAX
 from dsp.pricing.value import GOAL_CODES, conversion_worths, unit_micros, value_micros_cpm
 from dsp.targeting.index import Entities, Index
+from dsp.targeting.tiers import Ranking
 
 #: What is assumed of response rates to rank line items before they are scored; only their order matters.
 PRIOR_CTR = 0.002
@@ -57,6 +58,7 @@ class Snapshot:
     creative_start: NDArray[np.int64]
     creative_lots: NDArray[np.uint64]  # what a creative draws lots with when several fit
     index: Index
+    ranking: Ranking  # by the value above times the multipliers of the moment
     caps: CapBook
 
     def days(self, now_ms: int) -> NDArray[np.int64]:
@@ -88,6 +90,7 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
     bid_max = _column([min(_or(item.bid_max_micros_cpm, PRICE_MICROS_CPM_MAX), PRICE_MICROS_CPM_MAX) for item in items])
     caps = CapBook(_caps(items), _caps(campaigns), _caps(advertisers))
     has_caps = [caps.any(item.id, campaign.id, advertiser.id) for item, campaign, advertiser in chains]
+    prior_value = _prior_value(goal_kind, target, bid_min, bid_max)
     entities = Entities(items, campaigns, advertisers, creatives, creative_rows, catalogue.deals)
     return Snapshot(
         version=version,
@@ -109,12 +112,13 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
         flight_start_ms=_column(starts),
         flight_end_ms=_column(ends),
         has_caps=np.array(has_caps, dtype=np.bool_),
-        prior_value_micros_cpm=_prior_value(goal_kind, target, bid_min, bid_max),
+        prior_value_micros_cpm=prior_value,
         creative_ids=creative_ids,
         creative_line_items=_column(creative_rows),
         creative_start=np.searchsorted(_column(creative_rows), np.arange(len(items) + 1)).astype(np.int64),
         creative_lots=_lots(creative_ids),
         index=Index(entities, _column(starts), _column(ends)),
+        ranking=Ranking(prior_value),
         caps=caps,
     )
 

@@ -17,6 +17,8 @@ if sys.byteorder != "little":
     raise ImportError("bitmaps are packed byte by byte, lowest byte first: a little-endian machine is needed")
 
 _WORD_BITS = 64
+#: Of so many words all are looked at, as fast as finding out which are zero.
+_FEW_WORDS = 32
 
 
 def zeros(size: int) -> Words:
@@ -46,6 +48,9 @@ def from_positions(members: Iterable[int], size: int) -> Words:
 
 def positions(words: Words) -> Positions:
     """Return the members in ascending order, int64. Work follows the nonzero words, not the size."""
+    if words.shape[0] <= _FEW_WORDS:
+        few: Positions = mask(words).nonzero()[0]
+        return few
     filled = words.nonzero()[0]
     bits = mask(words[filled]).nonzero()[0]
     members: Positions = (filled[bits >> 6] << 6) + (bits & 63)
@@ -57,19 +62,15 @@ def mask(words: Words) -> NDArray[np.bool_]:
     return np.unpackbits(words.view(np.uint8), bitorder="little").view(np.bool_)
 
 
+def held(words: Words, places: Positions) -> NDArray[np.bool_]:
+    """Return which of `places`, any positions, are members; same shape. Work follows the places, not the size."""
+    octets = words.view(np.uint8).take(places >> 3)
+    return ((octets >> (places & 7).astype(np.uint8)) & 1).view(np.bool_)
+
+
 def intersection(rows: Sequence[Words]) -> Words:
-    """Return the AND of one or more bitmaps as a new array."""
-    out = rows[0].copy()
-    for row in rows[1:]:
-        np.bitwise_and(out, row, out)
-    return out
-
-
-def union(rows: Sequence[Words]) -> Words:
-    """Return the OR of one or more bitmaps; a single one is returned as it is."""
-    if len(rows) == 1:
-        return rows[0]
-    out = rows[0] | rows[1]
+    """Return the AND of two or more bitmaps as a new array."""
+    out: Words = rows[0] & rows[1]
     for row in rows[2:]:
-        np.bitwise_or(out, row, out)
+        np.bitwise_and(out, row, out)
     return out

@@ -53,6 +53,8 @@ class ValueTable:
             value: compress((default | included) & ~excluded, default)
             for value, (included, excluded) in holders(size, includes(clauses), excludes(clauses))
         }
+        #: Values by a number from 1 up; 0 stands for every other value.
+        self.numbers = {value: number for number, value in enumerate(self.rows, start=1)}
 
 
 class OfferTable(ValueTable):

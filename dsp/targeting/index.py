@@ -1,11 +1,10 @@
 """The targeting index of a snapshot: every rule compiled to bitmaps over line items, and recall as their AND.
 
-What it costs follows the number of dimensions and words, not of line items that pass. Creatives are match.py's.
+What it costs follows the number of groups and words, not of line items that pass. Creatives are match.py's.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,23 +13,21 @@ from dsp.catalog.entities import Advertiser, Campaign, Creative, Deal, LineItem,
 from dsp.catalog.reasons import Exclusion
 from dsp.catalog.rules import Clause, Dimension
 from dsp.catalog.status import Status, effective
-from dsp.openrtb.opportunity import Opportunity
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Words
 from dsp.targeting.calendar import Calendar
 from dsp.targeting.clauses import Clauses, OfferTable, TraitTable, ValueTable
-from dsp.targeting.deals import AdvertiserDomains, DealTable, Way, domain_and_parents
-from dsp.targeting.match import Matcher, category_and_parents, slot_of, slots_of
+from dsp.targeting.deals import AdvertiserDomains, DealTable
+from dsp.targeting.groups import Advertisers, Asked, Audience, Inventory, Supply, Values, Ways
+from dsp.targeting.joint import Group
+from dsp.targeting.match import Matcher, slot_of
 from dsp.targeting.memo import Memo
-from dsp.targeting.rows import Conditions, Parts, compress, expand, holders, known, union
+from dsp.targeting.rows import Conditions, compress, holders
 
-_VALUES = (
-    Dimension.EXCHANGE, Dimension.COUNTRY, Dimension.REGION, Dimension.CITY, Dimension.POSTCODE, Dimension.DEVICE,
-    Dimension.OS, Dimension.BROWSER, Dimension.INVENTORY, Dimension.BUNDLE, Dimension.PLACEMENT, Dimension.PUBLISHER,
-    Dimension.LANGUAGE,
-)  # fmt: skip
-_LIFE = (Exclusion.INACTIVE, Exclusion.OUT_OF_FLIGHT, Exclusion.DAYPART)
-_REASONS = {reason.value: reason for reason in Exclusion}
+_PLACE = (Dimension.EXCHANGE, Dimension.COUNTRY, Dimension.REGION, Dimension.CITY, Dimension.POSTCODE)
+_DEVICE = (Dimension.DEVICE, Dimension.OS, Dimension.BROWSER)
+_INVENTORY = (Dimension.INVENTORY, Dimension.BUNDLE, Dimension.PLACEMENT, Dimension.PUBLISHER)
+_LANGUAGE = (Dimension.LANGUAGE,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +43,13 @@ class Entities:
 
 
 class Index:
-    """Compiled targeting. Immutable but for what is remembered of the present minute; `memo` is the funnel's."""
+    """Compiled targeting. Immutable but for what is remembered: the present minute, rows of groups, and in
+    `memo`, the funnel's, what fits impressions."""
 
     def __init__(
         self, entities: Entities, flight_start_ms: NDArray[np.int64], flight_end_ms: NDArray[np.int64]
     ) -> None:
         items = entities.line_items
-        self._nobody = bitmap.zeros(len(items))
         self.calendar = Calendar(
             flight_start_ms,
             flight_end_ms,
@@ -60,9 +57,8 @@ class Index:
             [advertiser.timezone for advertiser in entities.advertisers],
         )
         self._active = bitmap.from_mask(_active(entities))
-        self._domains = AdvertiserDomains([advertiser.domain for advertiser in entities.advertisers])
-        self._advertisers_named = frozenset(self._domains.unblocked)
-        self.deals = DealTable(_clauses(items, Dimension.DEAL), entities.deals, self._domains, len(items))
+        domains = AdvertiserDomains([advertiser.domain for advertiser in entities.advertisers])
+        self.deals = DealTable(_clauses(items, Dimension.DEAL), entities.deals, domains, len(items))
         servable = [
             _servable(items[row], one)
             for one, row in zip(entities.creatives, entities.creative_line_items, strict=True)
@@ -72,130 +68,91 @@ class Index:
             for one, row in zip(entities.creatives, entities.creative_line_items, strict=True)
         ]
         self.matcher = Matcher(entities.creatives, categories, servable)
-        self._compile(entities, servable)
+        self._rules = _rules(entities, domains, servable)
+        self._everyone = bitmap.ones(len(items))
         self.memo = Memo()
-        parts = tuple((reason, self._active) for reason in _LIFE)
-        self._live_memo: tuple[Parts, Words] = (parts, self._active)
+        self._live_memo = (self._active, self._active, self._active)
 
-    def conditions(
-        self, opportunity: Opportunity, segments: frozenset[str], ways: Sequence[Way], now_ms: int
-    ) -> Conditions:
-        """Return the conditions on line items that can bind.
+    def rows(self, asked: Asked) -> list[Words]:
+        """Return rows that have in common the line items for which every condition but on the time holds."""
+        return [rule.row(asked) for rule in self._rules]
 
-        `segments` are all that is known of the user, `ways` come from `deals.ways`.
-        """
+    def conditions(self, asked: Asked, now_ms: int) -> Conditions:
+        """Return one by one the conditions that recall folds together."""
         out = Conditions()
         self._require_live(now_ms, out)
-        out.reasons += self._value_reasons
-        out.rows += [expand(row_of(value_of(opportunity), default)) for value_of, row_of, default in self._values]
-        self._supply(opportunity, out)
-        if self._domain_rules is not None:
-            self._domain_rules.require(Exclusion.DOMAIN, domain_and_parents(opportunity.domain), out)
-        if self._category_rules is not None:
-            self._category_rules.require(Exclusion.CATEGORY, _with_parents(opportunity.categories), out)
-        for table in self._segment_rules:
-            table.require(Exclusion.SEGMENT, segments, out)
-        self._require_way(ways, out)
-        for name in opportunity.blocked_advertisers & self._domains.unblocked.keys():
-            out.require(Exclusion.ADVERTISER_BLOCKED, expand(self._domains.unblocked[name]))
+        for rule in self._rules:
+            rule.require(asked, out)
         return out
 
-    def key(self, opportunity: Opportunity, segments: frozenset[str], ways: Sequence[Way]) -> Hashable:
-        """Return a key that is equal only for impressions with equal conditions, but for the time; arguments as above.
-
-        Values that no clause names are like none, so a key is made of rows and of names that the catalogue knows:
-        there are few, and they are short.
-        """
-        sizes = self._sizes_named.intersection(opportunity.sizes)
-        return (
-            # A row lives as long as the index: its id names it.
-            *[id(row_of(value_of(opportunity), default)) for value_of, row_of, default in self._values],
-            opportunity.formats,
-            sizes,
-            self._sizes_named.issuperset(opportunity.sizes),
-            self._domain_rules and self._domain_rules.named & domain_and_parents(opportunity.domain),
-            self._category_rules and self._category_rules.named & _with_parents(opportunity.categories),
-            *[table.named & segments for table in self._segment_rules],
-            *[
-                way.offer and (way.offer.id, known(way.offer.advertiser_domains, self._advertisers_named))
-                for way in ways
-            ],
-            opportunity.blocked_advertisers & self._advertisers_named,
-        )
+    def lost(self, asked: Asked, now_ms: int) -> Exclusion:
+        """Return the reason, in the order of the funnel, that loses the last line item; recall must leave none."""
+        before, left, out = self._everyone, self.live(now_ms), Conditions()
+        if not left.any():
+            self._require_live(now_ms, out)
+            return out.last_lost(before)
+        for rule in self._rules:  # in the funnel's order, so the first that leaves nothing holds the reason
+            before, left = left, left & rule.row(asked)
+            if not left.any():
+                rule.require(asked, out)
+                return out.last_lost(before)
+        raise AssertionError("line items are left where recall left none")
 
     def live(self, now_ms: int) -> Words:
         """Return the line items that are active, in flight and in a daypart: one object while nothing changes."""
-        return self._lives(now_ms)[1]
+        flight, daypart = self.calendar.in_flight(now_ms), self.calendar.in_daypart(now_ms)
+        memo = self._live_memo
+        if memo[0] is not flight or memo[1] is not daypart:
+            memo = self._live_memo = (flight, daypart, self._active & flight & daypart)
+        return memo[2]
 
     def _require_live(self, now_ms: int, out: Conditions) -> None:
-        out.parts, live = self._lives(now_ms)
-        out.require(Exclusion.INACTIVE, live)
-
-    def _lives(self, now_ms: int) -> tuple[Parts, Words]:
-        """Three conditions and the row they fold into, which is remembered as long as they are."""
-        flight, daypart = self.calendar.in_flight(now_ms), self.calendar.in_daypart(now_ms)
-        parts, live = self._live_memo
-        if parts[1][1] is not flight or parts[2][1] is not daypart:
-            parts = tuple(zip(_LIFE, (self._active, flight, daypart), strict=True))
-            live = self._active & flight & daypart
-            self._live_memo = (parts, live)
-        return parts, live
-
-    def _supply(self, opportunity: Opportunity, out: Conditions) -> None:
-        """A creative of a format that the impression offers, and one of a size."""
-        formats, slots = self._formats, self._slots
-        rows = [formats[kind] for kind in opportunity.formats if kind in formats]
-        out.require(Exclusion.FORMAT, union(rows) if rows else self._nobody)
-        rows = [slots[slot] for slot in slots_of(opportunity, self._banner_slots) if slot in slots]
-        out.require(Exclusion.SIZE, union(rows) if rows else self._nobody)
-        if self._size_rules is not None:
-            sizes = [f"{width}x{height}" for width, height in opportunity.sizes]
-            out.require(Exclusion.SIZE, self._size_rules.admitting(sizes))
-
-    def _require_way(self, ways: Sequence[Way], out: Conditions) -> None:
-        out.require(Exclusion.DEAL, union([way.line_items for way in ways]) if ways else self._nobody)
-
-    def _compile(self, entities: Entities, servable: Sequence[bool]) -> None:
-        """Compile what conditions looks up; dimensions that no clause names are left out."""
-        items = entities.line_items
-        size = len(items)
-
-        def traits(dimension: Dimension) -> TraitTable | None:
-            clauses = _clauses(items, dimension)
-            return TraitTable(clauses, size) if clauses else None
-
-        tables = {
-            dimension: ValueTable(clauses, size) for dimension in _VALUES if (clauses := _clauses(items, dimension))
-        }
-        self._value_reasons = [_REASONS[dimension.value] for dimension in tables]
-        self._values = [
-            (attrgetter(dimension.value), table.rows.get, table.default) for dimension, table in tables.items()
-        ]
-        size_clauses = _clauses(items, Dimension.SIZE)
-        self._size_rules = OfferTable(size_clauses, size) if size_clauses else None
-        self._domain_rules, self._category_rules = traits(Dimension.DOMAIN), traits(Dimension.CATEGORY)
-        self._segment_rules = _segment_rules(items, traits(Dimension.SEGMENT), size)
-        shown = [
-            (one, row)
-            for one, row, good in zip(entities.creatives, entities.creative_line_items, servable, strict=True)
-            if good
-        ]
-        self._formats = {
-            kind: compress(rows, self._nobody)
-            for kind, (rows,) in holders(size, ((one.format.value, row) for one, row in shown))
-        }
-        self._slots = {
-            slot: compress(rows, self._nobody)
-            for slot, (rows,) in holders(size, ((slot_of(one), row) for one, row in shown))
-        }
-        self._banner_slots = [slot for slot in self._slots if slot[0] == MediaFormat.BANNER]
-        ruled = [_sides(size) for clause in size_clauses.values() for size in clause.include + clause.exclude]
-        self._sizes_named = frozenset([*ruled, *[slot[1:] for slot in self._banner_slots]])
+        out.require(Exclusion.INACTIVE, self._active)
+        out.require(Exclusion.OUT_OF_FLIGHT, self.calendar.in_flight(now_ms))
+        out.require(Exclusion.DAYPART, self.calendar.in_daypart(now_ms))
 
 
-def _sides(size: str) -> tuple[int, int]:
-    width, _, height = size.partition("x")
-    return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else (0, 0)
+def _rules(entities: Entities, domains: AdvertiserDomains, servable: Sequence[bool]) -> list[Group[Asked]]:
+    """Compile the groups in the order of the funnel. Dimensions that no clause names are left out."""
+    items = entities.line_items
+    size = len(items)
+
+    def values(dimensions: Sequence[Dimension]) -> dict[Dimension, ValueTable]:
+        found = {dimension: _clauses(items, dimension) for dimension in dimensions}
+        return {dimension: ValueTable(clauses, size) for dimension, clauses in found.items() if clauses}
+
+    def traits(dimension: Dimension) -> TraitTable | None:
+        clauses = _clauses(items, dimension)
+        return TraitTable(clauses, size) if clauses else None
+
+    nobody = bitmap.zeros(size)
+    shown = [
+        (one, row)
+        for one, row, good in zip(entities.creatives, entities.creative_line_items, servable, strict=True)
+        if good
+    ]
+    formats = holders(size, ((one.format.value, row) for one, row in shown))
+    slots = holders(size, ((slot_of(one), row) for one, row in shown))
+    sizes = _clauses(items, Dimension.SIZE)
+    place, device, site, language = values(_PLACE), values(_DEVICE), values(_INVENTORY), values(_LANGUAGE)
+    domain, category = traits(Dimension.DOMAIN), traits(Dimension.CATEGORY)
+    audience = _audience(items, traits(Dimension.SEGMENT), size)
+    rules: list[Group[Asked] | None] = [
+        Values(place, size) if place else None,
+        Values(device, size) if device else None,
+        Supply(
+            {kind: compress(rows, nobody) for kind, (rows,) in formats},
+            {slot: compress(rows, nobody) for slot, (rows,) in slots},
+            OfferTable(sizes, size) if sizes else None,
+            size,
+        ),
+        Inventory(site, domain, category, size) if site or domain or category else None,
+        Audience(audience, size) if audience else None,
+        Values(language, size) if language else None,
+        Ways(domains, size),
+        Advertisers(domains, size),
+    ]
+    return [rule for rule in rules if rule is not None]
 
 
 def _clauses(items: Sequence[LineItem], dimension: Dimension) -> Clauses:
@@ -206,7 +163,7 @@ def _clauses(items: Sequence[LineItem], dimension: Dimension) -> Clauses:
     }
 
 
-def _segment_rules(items: Sequence[LineItem], clauses: TraitTable | None, size: int) -> list[TraitTable]:
+def _audience(items: Sequence[LineItem], clauses: TraitTable | None, size: int) -> list[TraitTable]:
     """The clauses on segments, then one table for the first, second, ... group of every audience."""
     tables = [clauses] if clauses is not None else []
     places = max((len(item.targeting.audience) for item in items), default=0)
@@ -241,7 +198,3 @@ def _servable(item: LineItem, creative: Creative) -> bool:
 
 def _admits(clause: Clause | None, value: str) -> bool:
     return clause is None or ((not clause.include or value in clause.include) and value not in clause.exclude)
-
-
-def _with_parents(categories: frozenset[str]) -> frozenset[str]:
-    return frozenset([name for category in categories for name in category_and_parents(category)])

@@ -4,8 +4,9 @@ A block is one row a value, so matching costs by the blocks of the request, neve
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +15,13 @@ from dsp.catalog.reasons import Exclusion
 from dsp.openrtb.opportunity import Opportunity, Video
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Words
+from dsp.targeting.joint import Group
 from dsp.targeting.rows import Conditions, Row, Value, compress, expand, holders, known, union
 
 #: A creative's place: its format, and for banners its size; what an impression must offer.
 Slot = tuple[str, int, int]
 _BANNER = MediaFormat.BANNER.value
+_SLOT = attrgetter("formats", "sizes", "blocked_attributes", "secure", "mimes", "apis", "video")
 
 
 def category_and_parents(category: str) -> tuple[str, ...]:
@@ -43,14 +46,12 @@ def slots_of(opportunity: Opportunity, banner_slots: Iterable[Slot]) -> list[Slo
 
 
 class _Named(NamedTuple):
-    """What creatives say of themselves; no other value makes a difference."""
+    """What creatives say of themselves to a slot; no other value makes a difference."""
 
-    categories: frozenset[str]
     attributes: frozenset[int]
     apis: frozenset[int]
     mimes: frozenset[str | None]
     protocols: frozenset[int | None]
-    languages: frozenset[str | None]
     durations: frozenset[int | None]
 
 
@@ -63,118 +64,99 @@ class Matcher:
     def __init__(
         self, creatives: Sequence[Creative], categories: Sequence[frozenset[str]], servable: Sequence[bool]
     ) -> None:
-        self._everything, self._nothing = bitmap.ones(len(creatives)), bitmap.zeros(len(creatives))
-        self._size = len(creatives)
-        self._slots = self._rows(((slot_of(one), n) for n, one in enumerate(creatives) if servable[n]))
+        self._slot, self._publisher = _Slots(creatives, servable), _Publishers(creatives, categories)
+
+    def rows(self, opportunity: Opportunity) -> tuple[Words, Words]:
+        """Return two rows that have in common the creatives that an impression can show."""
+        return self._slot.row(opportunity), self._publisher.row(opportunity)
+
+    def conditions(self, opportunity: Opportunity) -> Conditions:
+        """Return one by one the conditions that `row` folds together."""
+        out = Conditions()
+        self._slot.require(opportunity, out)
+        self._publisher.require(opportunity, out)
+        return out
+
+
+class _Slots(Group[Opportunity]):
+    """What the slot takes: a place, and what it says of MIME types, frameworks, attributes and players."""
+
+    def __init__(self, creatives: Sequence[Creative], servable: Sequence[bool]) -> None:
+        super().__init__(len(creatives))
+        size = len(creatives)
+        self._nothing = bitmap.zeros(size)
+        self._slots = _holding(size, ((slot_of(one), n) for n, one in enumerate(creatives) if servable[n]))
         self._banner_slots = [slot for slot in self._slots if slot[0] == _BANNER]
+        self._sizes = frozenset([slot[1:] for slot in self._banner_slots])
         # What is blocked value by value: the row of a value is what a block on it leaves.
-        self._categories = self._rows(
-            (
-                (name, n)
-                for n, values in enumerate(categories)
-                for value in values
-                for name in category_and_parents(value)
-            ),
-            without=True,
-        )
-        self._attributes = self._rows(_pairs(creatives, lambda one: one.attributes), without=True)
-        self._apis = self._rows(_pairs(creatives, lambda one: one.apis), without=True)
-        self._insecure = self._rows(_pairs(creatives, lambda one: () if one.secure else (True,)), without=True)
+        self._attributes = _lacking(size, _pairs(creatives, lambda one: one.attributes))
+        self._apis = _lacking(size, _pairs(creatives, lambda one: one.apis))
+        self._insecure = _lacking(size, _pairs(creatives, lambda one: () if one.secure else (True,)))
         # What is accepted value by value: a creative that names no value is indifferent.
-        self._mimes = self._accepting(creatives, lambda one: (one.mime.lower(),) if one.mime else ())
-        self._protocols = self._accepting(creatives, lambda one: one.protocols if _timed(one) else ())
-        self._languages = self._accepting(creatives, lambda one: (one.language.lower(),) if one.language else ())
-        self._exact = self._accepting(creatives, _duration)
+        self._mimes = _accepting(creatives, lambda one: (one.mime.lower(),) if one.mime else ())
+        self._protocols = _accepting(creatives, lambda one: one.protocols if _timed(one) else ())
+        self._exact = _accepting(creatives, _duration)
         self._durations, self._up_to = self._compile_durations()
         self._named = _Named(
-            frozenset(self._categories),
             frozenset(self._attributes),
             frozenset(self._apis),
             frozenset(self._mimes),
             frozenset(self._protocols),
-            frozenset(self._languages),
             frozenset(self._exact),
         )
 
-    def conditions(self, opportunity: Opportunity) -> Conditions:
-        """Return the conditions on creatives that can bind."""
-        out = Conditions()
-        self._fit(opportunity, out)
-        for value in opportunity.blocked_categories & self._categories.keys():
-            out.require(Exclusion.CATEGORY_BLOCKED, expand(self._categories[value]))
+    def spelling(self, opportunity: Opportunity) -> Hashable:
+        """Return all that the group looks at, as the impression has it."""
+        looked_at: tuple[Any, ...] = _SLOT(opportunity)
+        return looked_at
+
+    def key(self, opportunity: Opportunity) -> Hashable:
+        """Return what of the slot makes a difference to some creative."""
+        video, named, sizes = opportunity.video, self._named, opportunity.sizes
+        return (
+            opportunity.formats,
+            self._sizes.intersection(sizes),
+            not sizes,
+            opportunity.blocked_attributes & named.attributes,
+            opportunity.secure,
+            known(opportunity.mimes, named.mimes),
+            opportunity.apis & named.apis,
+            video
+            and (
+                known(video.protocols, named.protocols),
+                known(video.durations_required, named.durations),
+                bisect_left(self._durations, video.duration_seconds_min),
+                bisect_right(self._durations, video.duration_seconds_max),
+            ),
+        )
+
+    def require(self, opportunity: Opportunity, out: Conditions) -> None:
+        """Add the conditions that can bind."""
+        rows = [self._slots[slot] for slot in slots_of(opportunity, self._banner_slots) if slot in self._slots]
+        out.require(Exclusion.SIZE, union(rows) if rows else self._nothing)
         for attribute in opportunity.blocked_attributes & self._attributes.keys():
             out.require(Exclusion.ATTRIBUTE_BLOCKED, expand(self._attributes[attribute]))
         if opportunity.secure and self._insecure:
             out.require(Exclusion.CREATIVE_INSECURE, expand(self._insecure[True]))
         if opportunity.mimes:
-            self._accept(Exclusion.MIME_UNSUPPORTED, self._mimes, opportunity.mimes, out)
+            _accept(Exclusion.MIME_UNSUPPORTED, self._mimes, opportunity.mimes, out)
         # OpenRTB 2.6, 3.2.6 `api`: a framework that is not listed is not supported.
         for api in self._apis.keys() - opportunity.apis:
             out.require(Exclusion.API_UNSUPPORTED, expand(self._apis[api]))
         if opportunity.video is not None:
-            self._match_video(opportunity.video, out)
-        if opportunity.languages_allowed:
-            self._accept(Exclusion.CREATIVE_LANGUAGE, self._languages, opportunity.languages_allowed, out)
-        return out
+            self._require_player(opportunity.video, out)
 
-    def key(self, opportunity: Opportunity) -> Hashable:
-        """Return a key that, with the formats and sizes, is equal only for impressions with equal conditions."""
-        video = opportunity.video
-        named = self._named
-        return (
-            opportunity.blocked_categories & named.categories,
-            opportunity.blocked_attributes & named.attributes,
-            opportunity.secure,
-            known(opportunity.mimes, named.mimes),
-            opportunity.apis & named.apis,
-            known(opportunity.languages_allowed, named.languages),
-            video
-            and (
-                known(video.protocols, named.protocols),
-                known(video.durations_required, named.durations),
-                video.duration_seconds_min,
-                video.duration_seconds_max,
-            ),
-        )
-
-    def _fit(self, opportunity: Opportunity, out: Conditions) -> None:
-        rows = [self._slots[slot] for slot in slots_of(opportunity, self._banner_slots) if slot in self._slots]
-        out.require(Exclusion.SIZE, union(rows) if rows else self._nothing)
-
-    def _match_video(self, video: Video, out: Conditions) -> None:
+    def _require_player(self, video: Video, out: Conditions) -> None:
         if video.protocols:
-            self._accept(Exclusion.PROTOCOL_UNSUPPORTED, self._protocols, video.protocols, out)
+            _accept(Exclusion.PROTOCOL_UNSUPPORTED, self._protocols, video.protocols, out)
         if video.durations_required:
-            self._accept(Exclusion.DURATION, self._exact, video.durations_required, out)
+            _accept(Exclusion.DURATION, self._exact, video.durations_required, out)
         elif self._durations:
             # _up_to[i] are the creatives that last as long as one of the i shortest durations.
             too_short = self._up_to[bisect_left(self._durations, video.duration_seconds_min)]
             not_too_long = self._up_to[bisect_right(self._durations, video.duration_seconds_max)]
             too_long = self._up_to[-1] & ~not_too_long
-            out.require(Exclusion.DURATION, self._everything & ~(too_short | too_long))
-
-    def _accept(
-        self, reason: Exclusion, rows: dict[Value | None, Row], values: frozenset[Value], out: Conditions
-    ) -> None:
-        if rows:
-            named = [rows[value] for value in values & rows.keys()]
-            out.require(reason, union([rows[None], *named]))
-
-    def _rows(self, pairs: Iterable[tuple[Value, int]], *, without: bool = False) -> dict[Value, Row]:
-        return {
-            value: compress(self._everything & ~words, self._everything) if without else compress(words, self._nothing)
-            for value, (words,) in holders(self._size, pairs)
-        }
-
-    def _accepting(
-        self, creatives: Sequence[Creative], values: Callable[[Creative], Sequence[Value]]
-    ) -> dict[Value | None, Row]:
-        """The rows of every value and, under None, of the creatives without one; empty when no creative has any."""
-        rows: dict[Value | None, Row] = {**self._rows(_pairs(creatives, values))}
-        if rows:
-            indifferent = np.array([not values(one) for one in creatives], dtype=np.bool_)
-            rows[None] = bitmap.from_mask(indifferent)
-        return rows
+            out.require(Exclusion.DURATION, self._everyone & ~(too_short | too_long))
 
     def _compile_durations(self) -> tuple[list[int], list[Words]]:
         rows = {duration: expand(row) for duration, row in self._exact.items() if duration is not None}
@@ -183,6 +165,62 @@ class Matcher:
         for duration in durations:
             up_to.append(up_to[-1] | rows[duration])
         return durations, up_to
+
+
+class _Publishers(Group[Opportunity]):
+    """What the publisher wants: blocks on categories, and languages."""
+
+    def __init__(self, creatives: Sequence[Creative], categories: Sequence[frozenset[str]]) -> None:
+        super().__init__(len(creatives))
+        pairs = (
+            (name, n) for n, values in enumerate(categories) for value in values for name in category_and_parents(value)
+        )
+        self._categories = _lacking(len(creatives), pairs)
+        self._languages = _accepting(creatives, lambda one: (one.language.lower(),) if one.language else ())
+        self._categories_named, self._languages_named = frozenset(self._categories), frozenset(self._languages)
+
+    def spelling(self, opportunity: Opportunity) -> Hashable:
+        """Return all that the group looks at, as the impression has it."""
+        return opportunity.blocked_categories, opportunity.languages_allowed
+
+    def key(self, opportunity: Opportunity) -> Hashable:
+        """Return the categories and languages that some creative has."""
+        return (
+            opportunity.blocked_categories & self._categories_named,
+            known(opportunity.languages_allowed, self._languages_named),
+        )
+
+    def require(self, opportunity: Opportunity, out: Conditions) -> None:
+        """Add the conditions that can bind."""
+        for value in opportunity.blocked_categories & self._categories.keys():
+            out.require(Exclusion.CATEGORY_BLOCKED, expand(self._categories[value]))
+        if opportunity.languages_allowed:
+            _accept(Exclusion.CREATIVE_LANGUAGE, self._languages, opportunity.languages_allowed, out)
+
+
+def _accept(reason: Exclusion, rows: Mapping[Value | None, Row], values: frozenset[Value], out: Conditions) -> None:
+    if rows:
+        named = [rows[value] for value in values & rows.keys()]
+        out.require(reason, union([rows[None], *named]))
+
+
+def _holding(size: int, pairs: Iterable[tuple[Value, int]]) -> dict[Value, Row]:
+    nothing = bitmap.zeros(size)
+    return {value: compress(words, nothing) for value, (words,) in holders(size, pairs)}
+
+
+def _lacking(size: int, pairs: Iterable[tuple[Value, int]]) -> dict[Value, Row]:
+    everything = bitmap.ones(size)
+    return {value: compress(everything & ~words, everything) for value, (words,) in holders(size, pairs)}
+
+
+def _accepting(creatives: Sequence[Creative], values: Callable[[Creative], Sequence[Value]]) -> dict[Value | None, Row]:
+    """The rows of every value and, under None, of the creatives without one; empty when no creative has any."""
+    rows: dict[Value | None, Row] = {**_holding(len(creatives), _pairs(creatives, values))}
+    if rows:
+        indifferent = np.array([not values(one) for one in creatives], dtype=np.bool_)
+        rows[None] = bitmap.from_mask(indifferent)
+    return rows
 
 
 def _timed(creative: Creative) -> bool:

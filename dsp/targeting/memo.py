@@ -1,6 +1,6 @@
 """What is remembered of impressions that were alike: the creatives that fit them. Bounded in memory."""
 
-from collections.abc import Hashable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dsp.catalog.reasons import Exclusion
@@ -22,23 +22,28 @@ class Fit(NamedTuple):
 
 
 class Memo:
-    """Fits, or why there are none, by key; all forgotten when they grow too many or the line items alive change."""
+    """Fits, or why there are none, by the rows that led to them: the very arrays, which are kept, not equal ones.
+
+    All are forgotten when they grow too many or the line items alive change.
+    """
 
     __slots__ = ("_found", "_live", "_numbers")
 
     def __init__(self) -> None:
         self._live: Words | None = None
         self._numbers = 0
-        self._found: dict[Hashable, Fit | Exclusion] = {}
+        self._found: dict[tuple[int, ...], tuple[Sequence[Words], Fit | Exclusion]] = {}
 
-    def get(self, key: Hashable, live: Words) -> Fit | Exclusion | None:
+    def get(self, rows: Sequence[Words], live: Words) -> Fit | Exclusion | None:
         """Return what was found while the very same bitmap of line items was alive."""
-        return self._found.get(key) if self._live is live else None
+        found = self._found.get(tuple(map(id, rows))) if self._live is live else None
+        return found[1] if found is not None else None
 
-    def put(self, key: Hashable, live: Words, found: Fit | Exclusion) -> None:
+    def put(self, rows: Sequence[Words], live: Words, found: Fit | Exclusion) -> None:
         """Remember what was found."""
-        numbers = _ENTRY_NUMBERS + (2 * (len(found.owners) + len(found.ends)) if isinstance(found, Fit) else 0)
+        numbers = _ENTRY_NUMBERS + sum([row.shape[0] for row in rows])  # nobody else may keep them any more
+        numbers += 2 * (len(found.owners) + len(found.ends)) if isinstance(found, Fit) else 0
         self._numbers += numbers
         if self._live is not live or self._numbers > _NUMBERS_MAX:
             self._found, self._live, self._numbers = {}, live, numbers
-        self._found[key] = found
+        self._found[tuple(map(id, rows))] = (rows, found)

@@ -4,7 +4,7 @@ A value that few line items name differs from "no rule at all" in few words, so 
 cost what they hold and not a full row each.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -24,9 +24,6 @@ _SPARSE_RATIO = 8
 _REDUCE_ROWS = 5
 #: Values whose rows are made at a time; bounds the memory that building takes.
 _CHUNK = 512
-
-#: Reasons with their rows.
-Parts = Sequence[tuple[Exclusion, Words]]
 
 _ORDER = {reason: number for number, reason in enumerate(Exclusion)}
 
@@ -82,13 +79,11 @@ def known(values: frozenset[Value], named: frozenset[Value]) -> frozenset[Value]
 class Conditions:
     """What must hold: rows, each with its reason."""
 
-    __slots__ = ("parts", "reasons", "rows")
+    __slots__ = ("reasons", "rows")
 
     def __init__(self) -> None:
         self.reasons: list[Exclusion] = []
         self.rows: list[Words] = []
-        #: The conditions that the first row folds together, if it does.
-        self.parts: Parts = ()
 
     def require(self, reason: Exclusion, row: Words) -> None:
         """Add a condition."""
@@ -102,9 +97,15 @@ class Conditions:
 
     def in_order(self) -> list[tuple[Exclusion, Words]]:
         """Return reasons with their rows in the order of the funnel."""
-        folded = 1 if self.parts else 0
-        rows = [*self.parts, *zip(self.reasons[folded:], self.rows[folded:], strict=True)]
-        return sorted(rows, key=lambda pair: _ORDER[pair[0]])
+        return sorted(zip(self.reasons, self.rows, strict=True), key=lambda pair: _ORDER[pair[0]])
+
+    def last_lost(self, members: Words) -> Exclusion:
+        """Return the reason that loses the last of `members`, in the order of the funnel; none may be left."""
+        for reason, words in self.in_order():
+            members = members & words
+            if not members.any():
+                return reason
+        raise AssertionError("members are left after conditions that leave none")
 
 
 def holders(size: int, *lists: Iterable[tuple[Value, int]]) -> Iterator[tuple[Value, NDArray[np.uint64]]]:

@@ -26,6 +26,7 @@ from dsp.pricing.bid import price
 from dsp.pricing.value import value_micros_cpm
 from dsp.snapshot.build import build
 from dsp.targeting import bitmap
+from dsp.targeting.groups import Asked
 
 NOW_MS = 1_750_068_000_000
 LIMIT = 16
@@ -125,7 +126,8 @@ def measure(size: int) -> dict[str, float]:
     index, ways = snapshot.index, snapshot.index.deals.ways(one, "")
 
     def recall(opportunity: Opportunity) -> bitmap.Words:
-        return index.conditions(opportunity, opportunity.segments, ways, NOW_MS).intersection()
+        asked = Asked(opportunity, opportunity.segments, ways)
+        return bitmap.intersection((index.live(NOW_MS), *index.rows(asked)))
 
     chosen = select(snapshot, one, None, controls, NOW_MS, LIMIT)
     if isinstance(chosen, Exclusion):

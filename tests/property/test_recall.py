@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,6 @@ from dsp.funnel import Stage, explain, select
 from dsp.openrtb.opportunity import DealOffer, DeviceKind, Opportunity, Video
 from dsp.pacing.controller import ControlColumns, align
 from dsp.snapshot.build import Snapshot, build
-from dsp.targeting.memo import Memo
 
 NOW_MS = 1_750_068_000_000
 SEAT = "ours"
@@ -392,13 +392,60 @@ def test_large_catalogue(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_remembered_serves_only_impressions_alike(seed: int) -> None:
+    """One snapshot answers many impressions from kept rows; explain works out every condition anew."""
     random = Random(seed)
-    snapshot = build(catalogue(random, random.choice((4, 30)), 0.05), "v1", 0)
-    controls = columns(random, snapshot)
-    kept = snapshot.index.memo
-    for _ in range(500):
-        one = impression(random)
-        snapshot.index.memo = kept
-        remembered = select(snapshot, one, None, controls, NOW_MS, 5, SEAT)
-        snapshot.index.memo = Memo()
-        assert str(remembered) == str(select(snapshot, one, None, controls, NOW_MS, 5, SEAT))
+    whole = catalogue(random, 30, 0.05)
+    snapshot = build(whole, "v1", 0)
+    assert sum(assert_agreement(random, whole, snapshot, 30) > 0 for _ in range(500)) > 50
+
+
+def test_the_best_are_found_in_tiers_whatever_blocks_and_caps_take() -> None:
+    """With multipliers far apart and every second line item of the best capped, the top tier is never enough."""
+    random = Random(5)
+    whole = catalogue(random, 4_000, 0.0)
+    snapshot = build(whole, "v1", 0)
+    multiplier = np.exp(np.random.default_rng(5).normal(0, 2, len(snapshot.line_items)))
+    controls = ControlColumns(multiplier, np.full(len(multiplier), np.inf), 0)
+    score = snapshot.prior_value_micros_cpm * multiplier
+    best = snapshot.line_item_ids[np.argsort(-score)].tolist()
+    seen = [item for item in best[: len(best) // 8] if snapshot.caps.line_items.get(item)]
+    assert len(seen) > 50
+    user = UserRecord(pack(Exposure(f"{item}|{n}", NOW_MS, 0, 0, item) for item in seen for n in range(2)))
+    found = 0
+    for _ in range(40):
+        one = msgspec.structs.replace(impression(random), may_store=True)
+        every, few = (select(snapshot, one, user, controls, NOW_MS, limit, SEAT) for limit in (10**9, 16))
+        if isinstance(every, Exclusion):
+            assert every == few
+        else:
+            assert not isinstance(few, Exclusion)
+            wanted = sorted(score[every.line_items])[-16:]
+            assert sorted(score[few.line_items]) == wanted
+            found += len(every.line_items) > 100
+    assert found > 10
+
+
+def test_a_tier_that_holds_nobody_recalled_is_passed_over() -> None:
+    """The best of the catalogue are for one exchange, the impression is on another."""
+    random = Random(6)
+    whole = catalogue(random, 4_000, 0.0)
+    elsewhere = Targeting(clauses={Dimension.EXCHANGE: Clause(include=("beta",))})
+    items = [
+        msgspec.structs.replace(item, goal=Goal(kind=GoalKind.CPM, target_micros=10**7), targeting=elsewhere)
+        if number % 3
+        else msgspec.structs.replace(item, goal=Goal(kind=GoalKind.CPM, target_micros=item.id))
+        for number, item in enumerate(whole.line_items)
+    ]
+    snapshot = build(msgspec.structs.replace(whole, line_items=tuple(items)), "v1", 0)
+    controls = align(None, snapshot.line_item_ids)
+    found = 0
+    for _ in range(40):
+        one = msgspec.structs.replace(impression(random), exchange="alpha")
+        every, few = (select(snapshot, one, None, controls, NOW_MS, limit, SEAT) for limit in (10**9, 2))
+        if isinstance(every, Exclusion):
+            assert every == few
+        else:
+            assert not isinstance(few, Exclusion)
+            assert few.line_items.tolist() == every.line_items[-2:].tolist()
+            found += len(every.line_items) > 100
+    assert found > 10

@@ -1,24 +1,10 @@
-"""From bitmaps to candidates, and the draw among a line item's creatives."""
+"""The draw among a line item's creatives."""
 
 from collections import Counter
 
 import numpy as np
-import pytest
 
 from dsp.funnel import candidates
-from dsp.targeting import bitmap
-
-
-@pytest.mark.parametrize("size", [50, 20_000])
-def test_fitting_creatives(size: int) -> None:
-    """Small catalogues are scanned, large ones looked up by row: both find the same."""
-    random = np.random.default_rng(size)
-    counts = random.integers(0, 4, size)
-    owners = np.arange(size).repeat(counts)
-    start = np.concatenate(([0], counts.cumsum()))
-    recalled, fit = random.random(size) < 0.2, random.random(len(owners)) < 0.5
-    found = candidates.fitting(bitmap.from_mask(recalled), bitmap.from_mask(fit), owners, start)
-    assert found.tolist() == (recalled[owners] & fit).nonzero()[0].tolist()
 
 
 def draw(owners: list[int], rows: list[int], auction_id: str) -> list[int]:

@@ -9,21 +9,32 @@ from dsp.targeting.memo import Fit, Memo
 
 def test_other_line_items_alive_forget_everything() -> None:
     memo, live, later = Memo(), bitmap.ones(3), bitmap.ones(3)
-    memo.put("a", live, Exclusion.DEAL)
-    assert memo.get("a", live) is Exclusion.DEAL
-    assert memo.get("b", live) is None
-    assert memo.get("a", later) is None
-    memo.put("b", later, Exclusion.SIZE)
-    assert memo.get("a", later) is None
-    assert memo.get("b", later) is Exclusion.SIZE
+    one, two = [bitmap.ones(3)], [bitmap.ones(3), bitmap.zeros(3)]
+    memo.put(one, live, Exclusion.DEAL)
+    assert memo.get(one, live) is Exclusion.DEAL
+    assert memo.get(two, live) is None
+    assert memo.get([bitmap.ones(3)], live) is None
+    assert memo.get(one, later) is None
+    memo.put(two, later, Exclusion.SIZE)
+    assert memo.get(one, later) is None
+    assert memo.get(two, later) is Exclusion.SIZE
 
 
-def test_large_fits_are_forgotten_before_they_fill_memory() -> None:
-    memo, live, many = Memo(), bitmap.ones(3), np.arange(100_000)
-    fit = Fit(many, many, many, many)
-    kept = 0
-    for number in range(40):
-        memo.put(number, live, fit)
-        kept = max(kept, sum(memo.get(key, live) is not None for key in range(number + 1)))
-    assert memo.get(39, live) is fit
-    assert 1 <= kept <= 10
+def test_rows_are_kept_so_that_no_other_takes_their_place() -> None:
+    """An array that is freed leaves its address, and so its id, to the next."""
+    memo, live = Memo(), bitmap.ones(3)
+    for _ in range(100):
+        rows = [bitmap.ones(3)]
+        assert memo.get(rows, live) is None
+        memo.put(rows, live, Exclusion.DEAL)
+
+
+def test_what_is_large_is_forgotten_before_it_fills_memory() -> None:
+    many = np.arange(100_000)
+    for rows, fit in (([bitmap.ones(3)], Fit(many, many, many, many)), ([bitmap.ones(10**7)], Exclusion.DEAL)):
+        memo, live, kept = Memo(), bitmap.ones(3), []
+        for _ in range(40):
+            kept.append([rows[0].copy()])
+            memo.put(kept[-1], live, fit)
+            assert 1 <= sum(memo.get(one, live) is not None for one in kept) <= 12
+        assert memo.get(kept[-1], live) is fit
