@@ -80,8 +80,9 @@ class Bidder:
         self._log = event_log(platform, clock)
         self.serving = Serving()
         self._users = user_store(
-            platform, users_file, settings.exposures_max, settings.user_exposures_max, self.serving.cap_window_ms
-        )
+            platform, users_file, settings.exposures_max, settings.user_exposures_max, self.serving.cap_window_ms,
+            settings.users_max,
+        )  # fmt: skip
         self._lease_store, leases = lease_store(platform), LeaseBook(0)
         self._blobs = blob_store(platform)
         deployment = Deployment(platform, profiles, signing_keys(platform))

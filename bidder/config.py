@@ -57,7 +57,9 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     #: Impressions remembered of one user; beyond it the oldest are forgotten. No cap can be higher.
     user_exposures_max: int = 1_000
     #: Impressions remembered of all users; beyond it those of the users least recently exposed are forgotten.
-    exposures_max: int = 1_000_000
+    exposures_max: int = 2_500_000
+    #: Users remembered; beyond it those least recently exposed are forgotten.
+    users_max: int = 250_000
     user_timeout_ms: float = 10.0  # waited for the user store, and never more than half of the time that is left
     #: What line items with frequency caps do when the user store does not answer: `bid`, or `no_bid_capped`.
     user_absent_policy: Literal["bid", "no_bid_capped"] = "no_bid_capped"
@@ -128,6 +130,7 @@ _POSITIVE = (
     "reload_interval_ms",
     "lease_sync_interval_ms",
     "pending_exposures_max",
+    "users_max",
     "user_timeout_ms",
     "late_age_max_seconds",
     "click_age_max_seconds",

@@ -42,14 +42,16 @@ def user_store(
     exposures_max: int,
     user_exposures_max: int,
     window_ms: Callable[[], int | None],
+    users_max: int,
 ) -> "LocalUserStore | RedisUserStore":
     """Return the users' records, not yet open: this process's own in `file_name`, or those that all processes share.
 
     Args:
-        exposures_max: as LocalUserStore; a server has bounds of its own.
+        exposures_max, users_max: as LocalUserStore; a server has bounds of its own.
     """
     if not platform.cache_url:
-        return LocalUserStore(platform.data_path / file_name, exposures_max, user_exposures_max, window_ms)
+        path = platform.data_path / file_name
+        return LocalUserStore(path, exposures_max, user_exposures_max, window_ms, users_max=users_max)
     _require_client()
     from dsp.cache.redis import RedisUserStore
 

@@ -2,9 +2,10 @@
 
 One process owns the file. A kill loses what was not saved yet; `absorb` counts it again from the event log.
 
-Three bounds hold the memory, and at each the oldest are forgotten: what no cap's window reaches any more, which
-changes nothing, then the impressions of one user and those of all, which loosens long caps and is counted. A user's
-responses live as long as the record: until nothing in it is young enough for a cap.
+Bounds hold the memory, and at each the oldest are forgotten: what no cap's window reaches any more, which changes
+nothing, then the impressions of one user, those of all, and the users least recently heard of, which loosens long caps
+and is counted. A user's responses live as long as the record: until nothing in it is young enough for a cap. A user
+takes some 300 bytes and each of his impressions 28 (docs/performance.md).
 """
 
 import asyncio
@@ -49,20 +50,23 @@ class LocalUserStore:
         exposures_max: of all users together, a response counting as one; beyond it the users least recently heard of
             are forgotten.
         user_exposures_max: of one user; beyond it the oldest are forgotten.
+        users_max: beyond it those least recently heard of are forgotten, too.
         window_ms: tells the longest window of any cap; None while that is not known, and then nothing is too old.
     """
 
     def __init__(
         self,
         path: Path,
-        exposures_max: int = 1_000_000,
+        exposures_max: int = 2_500_000,
         user_exposures_max: int = 1_000,
         window_ms: Callable[[], int | None] = lambda: None,
         save_interval_ms: int = 1_000,
+        users_max: int = 250_000,
     ) -> None:
         self._file = SqliteFile(path, _SCHEMA, "NORMAL")
         self._exposures_max = exposures_max
         self._user_exposures_max = user_exposures_max
+        self._users_max = users_max
         self._window_ms = window_ms
         self._save_seconds = save_interval_ms / MS_PER_SECOND
         self._held = 0  # exposures and responses
@@ -78,9 +82,11 @@ class LocalUserStore:
     async def open(self) -> None:
         """Load what was saved, and start saving."""
         await self._file.open()
-        users, self.position, self._used = await self._file.read(lambda sql: _load(sql, self._exposures_max))
+        users, self.position, self._used = await self._file.read(self._load)
         self._users = OrderedDict(users)
         self._held = sum(map(_size, self._users.values()))
+        metrics.USERS_CACHED_MAX.set(self._users_max)
+        metrics.USER_EVENTS_CACHED_MAX.set(self._exposures_max)
         self._saving = asyncio.create_task(self._save_regularly(), name="users-save")
 
     async def close(self) -> None:
@@ -182,7 +188,7 @@ class LocalUserStore:
         while self._users:
             oldest, record = next(iter(self._users.items()))
             fresh = _latest_ms(record) > since_ms
-            if fresh and self._held <= self._exposures_max:
+            if fresh and self._held <= self._exposures_max and len(self._users) <= self._users_max:
                 return
             if fresh:
                 self._forgotten["store"].inc(len(record.exposures) // ROW_BYTES)
@@ -191,8 +197,25 @@ class LocalUserStore:
             self._changed.discard(oldest)
             self._dropped.add(oldest)
 
+    def _load(self, sql: sqlite3.Connection) -> tuple[list[tuple[str, UserRecord]], dict[int, int], int]:
+        """Return the users most recently exposed that have room, the latest last, the position, the last save."""
+        users: list[tuple[str, UserRecord]] = []
+        left = self._exposures_max
+        for user_key, encoded in sql.execute("SELECT user_key, record FROM users ORDER BY used DESC"):
+            record = decode(encoded)
+            left -= _size(record)
+            if left < 0 or len(users) >= self._users_max:
+                break
+            users.append((user_key, record))
+        (used,) = sql.execute("SELECT coalesce(max(used), 0) FROM users").fetchone()
+        if not all(record.complete for _, record in users):
+            return [], {}, used  # a later release has written it, and the log tells it all again
+        return users[::-1], dict(sql.execute("SELECT * FROM positions").fetchall()), used
+
     async def _save_regularly(self) -> None:
         while True:
+            metrics.USERS_CACHED.set(len(self._users))
+            metrics.USER_EVENTS_CACHED.set(self._held)
             await asyncio.sleep(self._save_seconds)
             if self._changed or self._dropped:
                 try:
@@ -208,21 +231,6 @@ def _size(record: UserRecord) -> int:
 def _latest_ms(record: UserRecord) -> int:
     ends = [latest_ms(record.exposures)] if record.exposures else []
     return max([*ends, *(one.at_ms for one in record.responses[-1:])])
-
-
-def _load(sql: sqlite3.Connection, exposures_max: int) -> tuple[list[tuple[str, UserRecord]], dict[int, int], int]:
-    """Return the users most recently exposed, the latest last, as many as have room, the position, the last save."""
-    users, left = [], exposures_max
-    for user_key, encoded in sql.execute("SELECT user_key, record FROM users ORDER BY used DESC"):
-        record = decode(encoded)
-        left -= _size(record)
-        if left < 0:
-            break
-        users.append((user_key, record))
-    (used,) = sql.execute("SELECT coalesce(max(used), 0) FROM users").fetchone()
-    if not all(record.complete for _, record in users):
-        return [], {}, used  # a later release has written it, and the log tells it all again
-    return users[::-1], dict(sql.execute("SELECT * FROM positions").fetchall()), used
 
 
 def _save(

@@ -112,6 +112,10 @@ USER_FAULTS = Counter(
 EXPOSURES_FORGOTTEN = Counter(
     "dsp_exposures_forgotten_total", "Impressions forgotten early because a bound was reached, by bound.", ["bound"]
 )
+USERS_CACHED = Gauge("dsp_users_cached", "Users remembered in this process's memory.")
+USERS_CACHED_MAX = Gauge("dsp_users_cached_max", "The bound on users remembered in this process's memory.")
+USER_EVENTS_CACHED = Gauge("dsp_user_events_cached", "Their impressions, clicks and conversions remembered with them.")
+USER_EVENTS_CACHED_MAX = Gauge("dsp_user_events_cached_max", "The bound on those.")
 
 # The log
 LOG_LINES_LOST = Counter("dsp_log_lines_lost_total", "Log lines that could not be written, as on a full disk.")

@@ -267,6 +267,26 @@ async def test_bounds_hold_and_the_least_recent_go_first(tmp_path: Path) -> None
     await again.close()
 
 
+async def test_so_many_users_are_remembered_and_no_more(tmp_path: Path) -> None:
+    def make(users_max: int) -> LocalUserStore:
+        return LocalUserStore(tmp_path / "users.db", users_max=users_max)
+
+    store, forgotten = make(3), _forgotten("store")
+    await store.open()
+    for number in range(5):
+        await expose(store, f"u{number}", exposure(number))
+        await expose(store, "often", exposure(number))
+    known = [await get(store, user_key) is not None for user_key in ("u0", "u1", "u2", "u3", "u4", "often")]
+    assert known == [False, False, False, True, True, True]
+    assert _forgotten("store") - forgotten == 3
+    await store.close()
+    for users_max, kept in ((3, ["u3", "u4", "often"]), (2, ["u4", "often"])):
+        again = make(users_max)
+        await again.open()
+        assert len(again._users) == len(kept)
+        await again.close()
+
+
 async def test_what_no_cap_reaches_any_more_is_forgotten(tmp_path: Path) -> None:
     window_ms: list[int | None] = [None]
     store = LocalUserStore(tmp_path / "users.db", window_ms=lambda: window_ms[0])

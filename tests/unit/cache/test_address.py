@@ -43,10 +43,10 @@ def test_the_settings_choose_the_stores() -> None:
     embedded, shared = Platform(), Platform(cache_url=Secret("redis://cache"))
     assert isinstance(lease_store(embedded), LocalLeaseStore)
     assert isinstance(blob_store(embedded), LocalBlobStore)
-    assert isinstance(user_store(embedded, "users.db", 10, 10, lambda: None), LocalUserStore)
+    assert isinstance(user_store(embedded, "users.db", 10, 10, lambda: None, 5), LocalUserStore)
     assert isinstance(lease_store(shared), RedisLeaseStore)
     assert isinstance(blob_store(shared), RedisBlobStore)
-    assert isinstance(user_store(shared, "users.db", 10, 10, lambda: None), RedisUserStore)
+    assert isinstance(user_store(shared, "users.db", 10, 10, lambda: None, 5), RedisUserStore)
 
 
 async def test_a_password_is_shown_nowhere() -> None:
