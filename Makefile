@@ -14,7 +14,6 @@ demo: .venv/.demo ## Run the whole platform for about two minutes and report
 	$(BIN)/python -m loadtest demo
 
 drill: .venv/.test ## Break one part after the other of the platform on Kafka, Valkey and PostgreSQL, and report
-	deploy/dev/unpack libfaketime
 	$(BIN)/python -m loadtest drill
 
 soak: .venv/.test ## Hold one bidder under steady load for ten minutes; fails if its memory grows
