@@ -8,7 +8,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,7 +21,8 @@ from loadtest.cluster.drive import Drive, driving
 from loadtest.cluster.faults import FAULTS, Fault, Scene
 from loadtest.cluster.servers import Servers, servers
 from loadtest.platform import PlatformError
-from loadtest.reconcile import overspent, reconcile
+from loadtest.reconcile import Charge, Reconciliation, overspent, reconcile
+from loadtest.truth import NoticeKey, Sent
 
 BROKERS = 3
 #: Before each drill, to see how many bids are usual.
@@ -43,6 +44,7 @@ class Drill(msgspec.Struct, kw_only=True):
     requests: int
     late: int
     unanswered: int  # connections that broke; an exchange counts them as no bids
+    driver_lag_ms_max: float  # how late the driver itself sent a request; as long may answers have waited for it
     lost: int  # acknowledged, and not in the book
     duplicated: int
     overspent_micros: Micros
@@ -100,20 +102,33 @@ async def _drill(drive: Drive, running: Servers, fault: Fault) -> Drill:
     truth.begin("between")
     # What was acknowledged by now is to be in the book soon; what comes later is another drill's.
     acknowledged = truth.acknowledged(billing=True)
-    await drive.caught_up(SETTLE_SECONDS)
-    charges = await asyncio.to_thread(drive.ledger.charges)
-    found = reconcile(acknowledged, charges, acknowledged)
+    found, charges = await _settled(drive, acknowledged)
     return Drill(
         fault=fault.name,
         requests=tally.requests,
         late=tally.late,
         unanswered=tally.failed,
+        driver_lag_ms_max=round(tally.lag_ms_max, 1),
         lost=found.missing + found.wrong_cost,
         duplicated=found.duplicated,
         overspent_micros=sum(one.over_micros for one in overspent(drive.ledger.budgets(), charges)),
         seconds_to_recover=None if took is None else round(took, 1),
         examples=[each for each in found.examples if not each.startswith("unexplained")],
     )
+
+
+async def _settled(drive: Drive, acknowledged: Mapping[NoticeKey, Sent]) -> tuple[Reconciliation, list[Charge]]:
+    """Hold the book against these notices once it has them all, or will not have them any more.
+
+    Their number does not tell: the book also has notices whose acknowledgement a dead bidder never sent.
+    """
+    give_up_at = time.monotonic() + SETTLE_SECONDS
+    while True:
+        charges = await asyncio.to_thread(drive.ledger.charges)
+        found = reconcile(acknowledged, charges, acknowledged)
+        if not found.missing or time.monotonic() > give_up_at:
+            return found, charges
+        await asyncio.sleep(_WINDOW_SECONDS)
 
 
 async def _recovered(drive: Drive, usual: float, seconds_max: float) -> bool:
@@ -189,12 +204,21 @@ def main(names: Sequence[str], rate: float, seed: int, as_json: bool) -> int:
 def _show(console: Console, report: Report) -> None:
     table = Table()
     table.add_column("fault", no_wrap=True)
-    for title in ("requests", "late", "broken\noff", "lost", "dupli-\ncated", "over-\nspent", "seconds to\nrecover"):
+    for title in (
+        "requests", "late", "broken\noff", "driver\nbehind", "lost", "dupli-\ncated", "over-\nspent",
+        "seconds to\nrecover",
+    ):  # fmt: skip
         table.add_column(title, justify="right", no_wrap=True)
     for drill in report.drills:
         took = "never" if drill.seconds_to_recover is None else f"{drill.seconds_to_recover:.0f}"
-        counts = (drill.requests, drill.late, drill.unanswered, drill.lost, drill.duplicated, drill.overspent_micros)
-        table.add_row(drill.fault, *(f"{count:,}" for count in counts), took)
+        answers = (
+            f"{drill.requests:,}",
+            f"{drill.late:,}",
+            f"{drill.unanswered:,}",
+            f"{drill.driver_lag_ms_max:.0f} ms",
+        )
+        money = (f"{drill.lost:,}", f"{drill.duplicated:,}", f"{drill.overspent_micros:,}")
+        table.add_row(drill.fault, *answers, *money, took)
     console.print(table)
     console.print(
         f"In all {report.requests:,} requests and {report.billing_acknowledged:,} billing notices acknowledged: "

@@ -1,14 +1,20 @@
 """What the drills conclude from what they counted."""
 
+from types import SimpleNamespace
+
+import pytest
+
+from loadtest.cluster import drill
 from loadtest.cluster.drill import Drill
 from loadtest.cluster.drive import Count, Drive
+from loadtest.reconcile import Charge
 from loadtest.truth import NoticeKey, Sent, Truth
 
 
 def drilled(**counts: object) -> Drill:
     known: dict[str, object] = {
-        "fault": "f", "requests": 10, "late": 0, "unanswered": 0, "lost": 0, "duplicated": 0, "overspent_micros": 0,
-        "seconds_to_recover": 1.0, "examples": [],
+        "fault": "f", "requests": 10, "late": 0, "unanswered": 0, "driver_lag_ms_max": 0.0, "lost": 0, "duplicated": 0,
+        "overspent_micros": 0, "seconds_to_recover": 1.0, "examples": [],
     }  # fmt: skip
     return Drill(**{**known, **counts})  # type: ignore[arg-type]
 
@@ -30,3 +36,22 @@ def test_the_lag_is_from_the_nth_acknowledgement_to_the_nth_transaction() -> Non
     assert drive.lags_seconds() == [1.5, 0.5]  # the third is not in the book yet
     drive.counts.append(Count(14.0, 3))
     assert drive.lags_seconds() == [1.5, 0.5, 2.0]
+
+
+def charge(key: NoticeKey) -> Charge:
+    return Charge(key, cost_micros=5, line_item_id=1, campaign_id=1, day=1)
+
+
+async def test_a_notice_is_lost_only_where_the_book_does_not_get_it_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drill, "_WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(drill, "SETTLE_SECONDS", 0.2)
+    ours, unacknowledged = (NoticeKey("e", name, "1", "bill") for name in ("ours", "unacknowledged"))
+    acknowledged = {ours: Sent(5, attempts=1, acknowledged=1, acknowledged_at=1.0)}
+    # As many transactions as notices were acknowledged, but another's: its bidder died before it could answer.
+    looks = [[charge(unacknowledged)], [charge(unacknowledged)], [charge(unacknowledged), charge(ours)]]
+    drive = SimpleNamespace(ledger=SimpleNamespace(charges=lambda: looks.pop(0)))
+    found, charges = await drill._settled(drive, acknowledged)  # type: ignore[arg-type]
+    assert (found.missing, len(charges), looks) == (0, 2, [])
+    never = SimpleNamespace(ledger=SimpleNamespace(charges=lambda: [charge(unacknowledged)]))
+    found, _ = await drill._settled(never, acknowledged)  # type: ignore[arg-type]
+    assert found.missing == 1
