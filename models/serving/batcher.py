@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
+from math import inf
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
@@ -72,7 +74,7 @@ class _Item:
     rows: int
     since_ns: int
     answer: "asyncio.Future[Any]"
-    timer: asyncio.TimerHandle | None = None
+    expires_s: float  # on the loop's clock
 
 
 class Batcher:
@@ -89,9 +91,13 @@ class Batcher:
         self._worker = worker
         self._queue: deque[_Item] = deque()
         self._rows = 0  # in the queue
-        self._in_flight = 0
+        self._in_flight: list[list[_Item]] = []
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
+        # One timer for all items, at the time of the one that waits least: a timer of its own would cost each a third
+        # of what it costs in all.
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expires_s = inf
         self._run_s = 0.0  # how long the latest run took
         self._failing = False
         self._closed = False
@@ -116,14 +122,15 @@ class Batcher:
             patience_ms: how long the caller can wait.
         """
         loop = asyncio.get_running_loop()
-        item = _Item(run, staged, rows, self._clock.elapsed_ns(), loop.create_future())
+        patience_s = patience_ms / MS_PER_SECOND
+        item = _Item(run, staged, rows, self._clock.elapsed_ns(), loop.create_future(), loop.time() + patience_s)
         self._drop_answered()
         if self._closed:
             return self._give_up(item, Fallback.STOPPING)
         if self._rows + rows > self._queue_rows_max:
             return self._give_up(item, Fallback.QUEUE_FULL)
-        patience_s = patience_ms / MS_PER_SECOND
-        item.timer = loop.call_later(patience_s, self._give_up, item, Fallback.EXPIRED)
+        if item.expires_s < self._expires_s:
+            self._expire_at(item.expires_s)
         self._queue.append(item)
         self._rows += rows
         self._idle.clear()
@@ -154,6 +161,23 @@ class Batcher:
         """Set the gauge of what waits."""
         metrics.BATCH_QUEUE_ROWS.set(self._rows)
 
+    def _expire_at(self, expires_s: float) -> None:
+        """Look for expired items then, and not before."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expires_s = expires_s
+        self._expiry = asyncio.get_running_loop().call_at(expires_s, self._expire) if expires_s < inf else None
+
+    def _expire(self) -> None:
+        """Give up the items whose time is over, and look again when that of the next is."""
+        next_s, now_s = inf, max(asyncio.get_running_loop().time(), self._expires_s)
+        for item in chain(self._queue, *self._in_flight):
+            if item.expires_s <= now_s:
+                self._give_up(item, Fallback.EXPIRED)
+            elif not item.answer.done():
+                next_s = min(next_s, item.expires_s)
+        self._expire_at(next_s)
+
     def _on_time(self) -> None:
         self._timer = None
         self._due = True
@@ -161,7 +185,7 @@ class Batcher:
 
     def _send(self) -> None:
         """Send off what is due while there is room in flight."""
-        while self._due and self._in_flight < IN_FLIGHT_MAX:
+        while self._due and len(self._in_flight) < IN_FLIGHT_MAX:
             batch = self._take()
             if batch:
                 self._dispatch(batch)
@@ -200,7 +224,7 @@ class Batcher:
         for item in batch:
             metrics.BATCH_WAIT.observe((sent_ns - item.since_ns) / NS_PER_SECOND)
         metrics.BATCH_ROWS.observe(sum(item.rows for item in batch))
-        self._in_flight += 1
+        self._in_flight.append(batch)
 
         def work() -> None:
             began_ns = self._clock.elapsed_ns()
@@ -216,7 +240,7 @@ class Batcher:
         self._worker.put(work)
 
     def _finish(self, batch: list[_Item], results: Sequence[Any] | Exception, seconds: float) -> None:
-        self._in_flight -= 1
+        self._in_flight.remove(batch)
         self._run_s = seconds
         metrics.BATCH_DURATION.observe(seconds)
         if not isinstance(results, Exception) and len(results) != len(batch):
@@ -241,8 +265,6 @@ class Batcher:
 
 def _answer(item: _Item, result: Any) -> bool:
     """Answer an item unless it has been, or whoever asked has left; return whether it was now."""
-    if item.timer is not None:
-        item.timer.cancel()
     if item.answer.done():
         return False
     item.answer.set_result(result)

@@ -174,6 +174,26 @@ def test_an_item_whose_time_runs_out_is_given_up_while_others_wait_on(bench: Ben
     bench.run(work())
 
 
+def test_each_item_is_given_up_when_its_own_time_runs_out_whichever_came_first(bench: Bench) -> None:
+    async def work() -> None:
+        patience_ms = [40.0, 10.0, 70.0, 20.0, 10.0]
+        began_ms, expired = bench.clock.now_ms(), fallbacks(Fallback.EXPIRED)
+        waiting = [bench.submit(number, patience_ms=ms) for number, ms in enumerate(patience_ms)]
+        given_up_ms: dict[int, float] = {}
+        for number, answer in enumerate(waiting):
+            answer.add_done_callback(
+                lambda _, number=number: given_up_ms.setdefault(number, bench.clock.now_ms() - began_ms)
+            )
+        assert await asyncio.gather(*waiting) == [None] * 5  # they ran for ever
+        assert [given_up_ms[number] for number in range(5)] == patience_ms
+        assert fallbacks(Fallback.EXPIRED) == expired + 5
+        late = bench.submit("late", patience_ms=30.0)  # nothing waited when it came
+        assert await late is None
+        assert bench.clock.now_ms() - began_ms == 70 + 30
+
+    bench.run(work())
+
+
 def test_an_item_in_a_hurry_does_not_wait_for_company(bench: Bench) -> None:
     async def work() -> None:
         bench.submit("patient", patience_ms=5)
