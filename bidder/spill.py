@@ -16,6 +16,10 @@ from dsp.stream.port import Entry, EventLog, Position
 
 #: Hears the stamp that the event log has given a record.
 Stamped = Callable[[int], None]
+#: Handed to the event log at a time while it takes them: bids wait while records are copied and packed.
+DRAIN_RECORDS_MAX = 256
+#: Where it has just refused some: it is only asked whether it is back, so that being away costs next to nothing.
+PROBE_RECORDS = 8
 #: The name under which the store keeps how much has left.
 _GROUP = "drain"
 
@@ -35,6 +39,7 @@ class Spill:
         self._records_max = records_max
         self._position: Position = {}
         self._told: deque[Stamped | None] = deque()
+        self._limit = PROBE_RECORDS
         self.depth = 0
 
     async def open(self) -> None:
@@ -70,13 +75,14 @@ class Spill:
         Raises:
             UnavailableError: the event log is away, or this disk; they stay here then.
         """
-        batch = await self._store.read(self._topic, self._position, limit)
+        batch = await self._store.read(self._topic, self._position, min(limit, self._limit))
         if not batch.records:
             return
         stamp: int | None = None
         try:
             stamp = await log.append(self._topic, [Entry(record.key, record.value) for record in batch.records])
         except (UnavailableError, OSError):
+            self._limit = PROBE_RECORDS
             raise
         except Exception as fault:
             if len(batch.records) > 1:
@@ -85,6 +91,7 @@ class Spill:
                 return
             logging.get(__name__).error("record refused and dropped", topic=self._topic.value, fault=repr(fault))
             metrics.OUTBOX_DROPPED.labels(self._topic.value).inc()
+        self._limit = min(2 * self._limit, DRAIN_RECORDS_MAX)
         await self._store.commit(self._topic, _GROUP, batch.position)
         self._position = batch.position
         self.depth -= len(batch.records)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bidder.outbox import LaneTuning, Outbox
-from bidder.spill import Spill
+from bidder.spill import DRAIN_RECORDS_MAX, PROBE_RECORDS, Spill
 from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.errors import UnavailableError
@@ -66,6 +66,33 @@ async def test_notices_are_durable_while_the_log_is_away_and_leave_in_order(log:
     assert await store.lag(Topic.NOTICES, await store.committed(Topic.NOTICES, "drain")) == 0
 
 
+async def test_a_log_that_is_away_is_asked_with_little_and_then_given_no_more_than_a_bid_can_wait_for(
+    log: FakeLog, store: LocalEventLog
+) -> None:
+    spill, offered, append = Spill(store, Topic.NOTICES, 10_000), list[int](), log.append
+
+    async def counted(topic: str, entries: Sequence[Entry]) -> int:
+        offered.append(len(entries))
+        return await append(topic, entries)
+
+    log.append = counted  # type: ignore[method-assign]
+    await spill.open()
+    await spill.put([Entry("k", bytes([number % 251])) for number in range(1_000)], [None] * 1_000)
+    for _ in range(6):
+        await spill.drain(log, 2_000)
+    assert max(offered) > 100
+    log.away = True
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            await spill.drain(log, 2_000)
+    assert offered[-2:] == [PROBE_RECORDS] * 2
+    log.away = False
+    while spill.depth:
+        await spill.drain(log, 2_000)
+    assert values(log) == [number % 251 for number in range(1_000)]
+    assert max(offered) <= DRAIN_RECORDS_MAX
+
+
 async def test_a_log_that_hangs_holds_nobody_up_for_long(log: FakeLog, store: LocalEventLog) -> None:
     box = boxed(log, store)
     await box.start()
@@ -111,6 +138,7 @@ async def test_beyond_the_bound_notices_are_refused_and_nothing_acknowledged_is_
     log.away = False
     await until(lambda: len(values(log)) == 4)
     await box.append(Topic.NOTICES, "k", bytes([4]))
+    await until(lambda: len(values(log)) == 5)  # by way of the disk, if that still knows of those before
     assert values(log) == list(range(5))
     assert box.healthy()
     await box.stop(1.0)
