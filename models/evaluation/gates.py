@@ -120,6 +120,16 @@ def worse_than_prior(candidate: Metrics, prior: Metrics, limits: Limits) -> list
     return [f"log loss {candidate.log_loss:.5f} is worse than {prior.log_loss:.5f} of the prior"]
 
 
+def beaten(name: str, found: Difference, limits: Limits) -> list[str]:
+    """Return a sentence where the baseline, which `name` names, predicts better with confidence.
+
+    For a candidate that knows all that the baseline knows, and more: few responses tell the two apart by chance alone.
+    """
+    if found.high >= 0.0:
+        return []
+    return [f"log loss is worse than that of {name}: {_interval(found, limits)}"]
+
+
 def judge(name: str, found: Difference, parts: Iterable[Slice], objections: Iterable[str], limits: Limits) -> Verdict:
     """Weigh a candidate against what serves now, which `name` names.
 

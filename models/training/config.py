@@ -7,8 +7,9 @@ import msgspec
 from models.evaluation import gates
 
 Family = Literal["ftrl", "gbdt", "network"]
-#: In the order of preference: one serves instead of those before it only if it is better with confidence.
-FAMILIES: tuple[Family, ...] = ("ftrl", "gbdt", "network")
+#: In the order of preference, that which is most careful with few data first: one serves instead of those before it
+#: only if it is better with confidence.
+FAMILIES: tuple[Family, ...] = ("gbdt", "ftrl", "network")
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,9 +33,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     online_pending_max: int = 50_000
     #: Rows are cut into so many time blocks; each is scored by what was learned from the blocks before it.
     blocks: int = 6
-    #: Kinds of models that are trained, where what they need is installed: regression, trees, network. Of several there
-    #: is a blend as well; the simplest serves unless a richer one is better with the gate's confidence.
-    families: tuple[Family, ...] = ("ftrl", "gbdt", "network")
+    #: Kinds of models that are trained, where what they need is installed: trees, regression, network. Of several there
+    #: is a blend as well; the most careful, trees, serve unless another is better with the gate's confidence.
+    families: tuple[Family, ...] = ("gbdt", "ftrl", "network")
     rounds_max: int = 80  # trees at most; how many are best is found on later blocks
     leaves: int = 8  # of a tree
     learning_rate: float = 0.05  # of each tree

@@ -1,8 +1,8 @@
 """Trains the kinds of models on the same rows, blends them, and chooses: one alone, or the blend.
 
 Whatever is compared was predicted before it happened: each time block by models, settings, weights and a calibration
-that come from earlier blocks (`walk`). The simplest serves, unless a richer one is better with confidence. What is
-published is then fitted to all rows (`fit`).
+that come from earlier blocks (`walk`). The first in the order of preference serves, unless a later one is better with
+confidence. What is published is then fitted to all rows (`fit`).
 """
 
 import time
@@ -37,7 +37,7 @@ _CALIBRATION_HALF_LIFE = 1.0
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """One that could serve beside the simpler one that was to serve until then."""
+    """One that could serve beside the one before it that was to serve until then."""
 
     name: str
     beside: str

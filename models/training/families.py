@@ -45,7 +45,8 @@ class Task:
 class Seen:
     """The impressions whose clicks a task's rows are, and which of them were clicked and led to a conversion, (n,).
 
-    A network learns of conversions over all impressions, so that it is not fitted to the selection of the clicked.
+    A network learns of conversions over all impressions, so that it is not fitted to the selection of the clicked;
+    statistics of conversions start from what clicks tell.
     """
 
     impressions: Rows
@@ -92,7 +93,7 @@ def learn(family: Family, settings: dict[str, Any], features: NDArray[np.float32
     """Fit a kind of model to rows, the task's or the first of them; `features` are of trees' trial."""
     if family == "gbdt":
         told = task.spec, task.base_rate, settings["half_life_days"], settings["trees"]
-        return gbdt.fit(rows, *told, features, task.config)
+        return gbdt.fit(rows, *told, features, task.config, _impressions(task))
     if family == "ftrl":
         return ftrl.fit(rows, task.spec, msgspec.convert(settings, ftrl.FtrlConfig)).model()
     return _network(rows, msgspec.convert(settings, NetworkConfig), task)
@@ -127,9 +128,14 @@ def _tried(family: Family, settings: dict[str, Any], task: Task) -> Trial:
 def _trees(task: Task) -> list[Trial]:
     found = []
     for half_life in task.half_lives:
-        walked = gbdt.walk(task.rows, task.spec, task.base_rate, half_life, task.edges, task.config)
+        told = task.spec, task.base_rate, half_life, task.edges, task.config
+        walked = gbdt.walk(task.rows, *told, _impressions(task))
         found += [
             Trial({"half_life_days": half_life, "trees": stage}, logits, walked.features)
             for stage, logits in zip(walked.stages, walked.logits, strict=True)
         ]
     return found
+
+
+def _impressions(task: Task) -> Rows | None:
+    return None if task.seen is None else task.seen.impressions

@@ -67,10 +67,10 @@ def trees(booster: lightgbm.Booster, features: NDArray[np.float32], rounds: int 
 
 
 def fit_statistics(
-    selected: Sequence[Group], rows: Rows, spec: FeatureSpec, base_rate: float
+    selected: Sequence[Group], rows: Rows, spec: FeatureSpec, base_rate: float, seen: Rows | None = None
 ) -> tuple[Statistics, dict[str, float]]:
-    """Fit the statistics of these groups to all rows."""
-    return shrinkage.fit(selected, rows, base_rate, Columns(spec.request_columns, spec.ad_columns))
+    """Fit the statistics of these groups to all rows. `seen`: the impressions whose clicks they are."""
+    return shrinkage.fit(selected, rows, base_rate, Columns(spec.request_columns, spec.ad_columns), seen)
 
 
 def _transform(statistics: Statistics, spec: FeatureSpec) -> Transform:
@@ -84,8 +84,12 @@ def walk(
     half_life_days: float,
     edges: NDArray[np.intp],
     config: TrainingConfig,
+    seen: Rows | None = None,
 ) -> Walk:
-    """Predict each block from the earlier ones; `edges` are of three blocks at least, as `block_edges` cuts them."""
+    """Predict each block from the earlier ones; `edges` are of three blocks at least, as `block_edges` cuts them.
+
+    `seen`: the impressions whose clicks the rows are.
+    """
     features: list[NDArray[np.float32]] = []
     offsets: list[NDArray[np.float64]] = []
     logits: list[NDArray[np.float64]] = []
@@ -93,12 +97,13 @@ def walk(
     for begin, end in pairwise(edges[1:].tolist()):
         block = rows[slice(begin, end)]
         before = recent(rows[slice(0, begin)], half_life_days)
-        transform = _transform(fit_statistics(spec.groups, before, spec, base_rate)[0], spec)
+        known = _before(seen, before, half_life_days)
+        transform = _transform(fit_statistics(spec.groups, before, spec, base_rate, known)[0], spec)
         described = transform(block.requests, block.ads)
         offset = linear(transform, described)
         if features:
-            known = recent(rows[slice(edges[1], begin)], half_life_days)
-            booster = boost(np.concatenate(features), np.concatenate(offsets), known, config.rounds_max, config)
+            later = recent(rows[slice(edges[1], begin)], half_life_days)
+            booster = boost(np.concatenate(features), np.concatenate(offsets), later, config.rounds_max, config)
             logits.append(np.stack([offset + trees(booster, described, stage) for stage in stages]))
         features.append(described)
         offsets.append(offset)
@@ -113,14 +118,24 @@ def fit(
     rounds: int,
     features: NDArray[np.float32],
     config: TrainingConfig,
+    seen: Rows | None = None,
 ) -> Model:
-    """Fit what is published: statistics of all rows, and so many trees on out-of-time `features` of the latest."""
+    """Fit what is published: statistics of all rows, and so many trees on out-of-time `features` of the latest.
+
+    `seen`: the impressions whose clicks the rows are.
+    """
     rows = recent(rows, half_life_days)
-    statistics, strengths = fit_statistics(spec.groups, rows, spec, base_rate)
+    known = _before(seen, rows, half_life_days)
+    statistics, strengths = fit_statistics(spec.groups, rows, spec, base_rate, known)
     transform = _transform(statistics, spec)
     # The trees learn from features as the walk made them: those of the final statistics have seen the labels.
     later = rows[slice(len(rows) - len(features), None)]
     return Model(transform, boost(features, linear(transform, features), later, rounds, config), strengths)
+
+
+def _before(seen: Rows | None, rows: Rows, half_life_days: float) -> Rows | None:
+    """Return the impressions up to the last of these rows."""
+    return None if seen is None else recent(seen[seen.at_ms <= rows.at_ms[-1]], half_life_days)
 
 
 def boost(

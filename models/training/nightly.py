@@ -169,7 +169,10 @@ def _described(made: package.Rate) -> dict[str, Any]:
 
 
 def _conversions(night: Night) -> tuple[package.Rate | None, dict[str, Any]]:
-    """Fit a conversion model where data suffice and it beats the smoothed rates on later clicks."""
+    """Fit a conversion model where data suffice, unless the smoothed rates beat it on later clicks with confidence.
+
+    Some hundred clicks rank the two by chance, and of both the model is believed to be the better one.
+    """
     clicks, config = night.data.clicks, night.config
     about = f"{int(clicks.labels.sum()):,} conversions of {len(clicks):,} clicks"
     kept = {"kind": "smoothed_rates", "scores": {}}
@@ -180,7 +183,8 @@ def _conversions(night: Night) -> tuple[package.Rate | None, dict[str, Any]]:
     later, bounds = clicks[slice(walked.start, None)], config.limits()
     candidate, prior = (measure(each, later.labels, later.weights) for each in (walked.chosen, walked.prior))
     scores = {"candidate": candidate.as_json(), "prior": prior.as_json()}
-    refused = gates.uncalibrated(candidate, bounds) + gates.worse_than_prior(candidate, prior, bounds)
+    beside = gates.difference(gates.Pair(walked.chosen, walked.prior, later.labels, later.weights), bounds)
+    refused = gates.uncalibrated(candidate, bounds) + gates.beaten("the smoothed rates", beside, bounds)
     if refused:
         little = f"of {about} a model learned too little ({'; '.join(refused)})"
         return None, {**kept, "scores": scores, "note": f"Rates smoothed along the hierarchy of ads: {little}."}

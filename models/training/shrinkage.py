@@ -3,10 +3,14 @@
 Every key has a rate ratio against what all other groups expect, with a Gamma(a, a) prior; its posterior mean is
 (clicks + a) / (expected + a). `a` is chosen for each group by its marginal likelihood (empirical Bayes, gamma-Poisson),
 so a group that tells nothing shrinks to nothing. Groups are fitted in turns, a few rounds (backfitting).
+
+Conversions are few. What clicks tell of a value is where its conversions start from, by as much as clicks of its group
+tell of conversions: people who like a vertical click more and buy more, a slot above the fold is clicked more alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +22,16 @@ from models.training.rows import Rows
 
 ROUNDS = 12
 #: Strengths tried, in expected clicks. The last all but silences a group that tells nothing.
-STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 #: Smaller effects are not stored.
 _DELTA_MIN = 1e-3
 #: What is known of the overall rate beforehand, in impressions (or clicks, for conversions).
 _BASE_ROWS = 20.0
+#: Around none: what is believed beforehand of the share of a group's log-odds of clicks that its conversions have.
+_SHARE_SD = 0.3
+#: Likewise of the log-odds of conversions, so wide that it only keeps them finite where none or all came.
+_LEVEL_SD = 10.0
+_SHARE_STEPS = 25
 
 
 @dataclass(slots=True)
@@ -38,18 +47,42 @@ class _Coded:
     strength: float = STRENGTHS[-1]
 
 
+class _Table(NamedTuple):
+    """What is stored of one group."""
+
+    group: Group
+    keys: UInt64s
+    values: NDArray[np.float64]
+
+
 def fit(
-    groups: Sequence[Group], rows: Rows, base_rate: float, columns: Columns = PLATFORM_COLUMNS
+    groups: Sequence[Group],
+    rows: Rows,
+    base_rate: float,
+    columns: Columns = PLATFORM_COLUMNS,
+    seen: Rows | None = None,
 ) -> tuple[Statistics, dict[str, float]]:
-    """Fit the statistics of rows; a row counts as often as it weighs.
+    """Fit the statistics of rows; a row counts as often as it weighs. `seen`: the impressions whose clicks they are.
 
     Returns:
         the statistics, and for each group the strength chosen for its prior (large: the group tells little).
     """
+    carried = [] if seen is None else _carried(groups, rows, seen, columns)
+    known = _told(carried, rows, columns).sum(axis=1)
+    base, coded = _backfit(groups, rows, base_rate, known, columns)
+    keys, values = _united([*_tables(groups, coded), *carried])
+    statistics = Statistics(groups, base, keys, values.astype(np.float32), columns)
+    return statistics, {group.name: found.strength for group, found in zip(groups, coded, strict=True)}
+
+
+def _backfit(
+    groups: Sequence[Group], rows: Rows, base_rate: float, known: NDArray[np.float64], columns: Columns
+) -> tuple[float, list[_Coded]]:
+    """Fit groups in turns to what log-odds known beforehand, (n,), leave unexplained; return the base's as well."""
     coded = [_code(group, rows, columns) for group in groups]
     weights, positives = rows.weights, float(rows.weights @ rows.labels)
     base = _logit((positives + base_rate * _BASE_ROWS) / (weights.sum() + _BASE_ROWS))
-    logits = np.full(len(rows), base)
+    logits = base + known
     for _ in range(ROUNDS):
         for group in coded:
             logits += _refit(group, logits, weights)
@@ -57,12 +90,55 @@ def fit(
         shift = np.log((positives + base_rate * _BASE_ROWS) / (expected + base_rate * _BASE_ROWS))
         base += shift
         logits += shift
-    kept = [np.abs(group.deltas) >= _DELTA_MIN for group in coded]
-    found = [(group.keys[keep], group.deltas[keep]) for group, keep in zip(coded, kept, strict=True)]
-    keys = np.concatenate([np.empty(0, dtype=np.uint64), *(keys for keys, _ in found)])
-    values = np.concatenate([np.empty(0), *(deltas for _, deltas in found)])
-    statistics = Statistics(groups, float(base), keys, values.astype(np.float32), columns)
-    return statistics, {group.name: found.strength for group, found in zip(groups, coded, strict=True)}
+    return float(base), coded
+
+
+def _carried(groups: Sequence[Group], rows: Rows, seen: Rows, columns: Columns) -> list[_Table]:
+    """Return the part of each group's log-odds of clicks that tells of the conversions of these clicks.
+
+    The parts are shares, found by logistic regression of conversions on the groups' log-odds of clicks. That the rows
+    are among `seen` gives nothing away: all of them were clicked, whether they converted or not.
+    """
+    rate = float(np.average(seen.labels, weights=seen.weights))
+    tables = _tables(groups, _backfit(groups, seen, rate, np.zeros(len(seen)), columns)[1])
+    told = np.concatenate((_told(tables, rows, columns), np.ones((len(rows), 1))), axis=1)
+    precision = np.append(np.full(len(tables), _SHARE_SD**-2), _LEVEL_SD**-2)
+    shares = np.zeros(len(precision))
+    for _ in range(_SHARE_STEPS):
+        rates = sigmoid(told @ shares)
+        gradient = told.T @ (rows.weights * (rows.labels - rates)) - precision * shares
+        hessian = (told * (rows.weights * rates * (1.0 - rates))[:, np.newaxis]).T @ told + np.diag(precision)
+        step = np.linalg.solve(hessian, gradient)
+        shares += np.clip(step, -1.0, 1.0)
+        if np.abs(step).max() < 1e-9:
+            break
+    return [one._replace(values=one.values * share) for one, share in zip(tables, shares.tolist(), strict=False)]
+
+
+def _tables(groups: Sequence[Group], coded: Sequence[_Coded]) -> list[_Table]:
+    kept = [np.abs(found.deltas) >= _DELTA_MIN for found in coded]
+    return [
+        _Table(group, found.keys[keep], found.deltas[keep])
+        for group, found, keep in zip(groups, coded, kept, strict=True)
+    ]
+
+
+def _told(tables: Sequence[_Table], rows: Rows, columns: Columns) -> NDArray[np.float64]:
+    """Return what each table says of each row, (n, tables)."""
+    found = np.empty((len(rows), len(tables)))
+    for place, (group, keys, values) in enumerate(tables):
+        found[:, place] = Statistics([group], 0.0, keys, values.astype(np.float32), columns).deltas(
+            rows.requests, rows.ads
+        )[:, 0]
+    return found
+
+
+def _united(tables: Sequence[_Table]) -> tuple[UInt64s, NDArray[np.float64]]:
+    """Return all keys, each once, with the sums of their values."""
+    together = np.concatenate([np.empty(0, dtype=np.uint64), *(table.keys for table in tables)])
+    values = np.concatenate([np.empty(0), *(table.values for table in tables)])
+    keys, places = np.unique(together, return_inverse=True)
+    return keys, np.bincount(places, weights=values, minlength=len(keys)).astype(np.float64)
 
 
 def _code(group: Group, rows: Rows, columns: Columns) -> _Coded:

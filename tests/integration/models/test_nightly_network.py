@@ -65,7 +65,7 @@ def test_the_network_takes_part_and_what_is_served_is_chosen(tmp_path: Path, wri
     outcome = nightly.run(tmp_path, END_MS + 2_000, CONFIG, lambda step, found: None)
     assert outcome.manifest is not None, outcome.reasons
     choice = outcome.manifest["ctr"]["choice"]
-    assert list(choice["log_losses"]) == ["ftrl", "gbdt", "network", "blend"]
+    assert list(choice["log_losses"]) == ["gbdt", "ftrl", "network", "blend"]
     assert choice["absent"] == {}
     assert set(outcome.manifest["ctr"]["weights"]) <= {"ftrl", "gbdt", "network"}
 

@@ -61,7 +61,7 @@ def test_no_block_is_predicted_with_what_came_in_it_or_later(days: int) -> None:
 def test_what_is_fitted_is_every_part_there_is_and_their_blend() -> None:
     rows = made()
     walked = ensemble.walk(rows, SPEC, 0.1, CONFIG)
-    assert list(walked.predicted) == ["ftrl", "gbdt", "blend"]
+    assert list(walked.predicted) == ["gbdt", "ftrl", "blend"]
     fitted = ensemble.fit(rows, SPEC, 0.1, walked, list(walked.predicted), CONFIG)
     assert set(fitted.models) == {"ftrl", "gbdt"}
     assert sum(fitted.blends["blend"].weights.values()) == pytest.approx(1.0)
@@ -107,7 +107,7 @@ def noisy(rows: Rows, deviation: float, seed: int) -> NDArray[np.float64]:
     return sigmoid(truth + np.random.default_rng(seed).normal(0.0, deviation, len(rows)))
 
 
-def test_the_simple_one_serves_unless_a_richer_one_is_surely_better() -> None:
+def test_the_first_serves_unless_a_later_one_is_surely_better() -> None:
     rows = made(4_000)
     good, same, bad = noisy(rows, 0.2, 1), noisy(rows, 0.2, 2), noisy(rows, 1.5, 3)
     limits = CONFIG.limits()

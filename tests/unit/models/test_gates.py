@@ -131,3 +131,12 @@ def test_each_objection_is_a_sentence() -> None:
     assert "of the prior" in gates.worse_than_prior(none, good, FAIR)[0]
     assert not gates.worse_than_prior(none, good, FAIR._replace(log_loss_tolerance=0.5))
     assert "no rows" in gates.worse_than_prior(measure(np.empty(0), np.empty(0, dtype=bool)), good, FAIR)[0]
+
+
+def test_only_what_is_surely_worse_is_beaten() -> None:
+    assert not gates.beaten("the rates", Difference(1_000, 300, -0.002, -0.006, 0.002), FAIR)
+    assert not gates.beaten("the rates", Difference(0, 0, 0.0, 0.0, 0.0), FAIR)
+    assert (
+        "than that of the rates: by -0.004"
+        in gates.beaten("the rates", Difference(9, 3, -0.004, -0.006, -0.002), FAIR)[0]
+    )

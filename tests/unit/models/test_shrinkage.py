@@ -144,3 +144,59 @@ def test_a_row_counts_as_often_as_it_weighs() -> None:
     copies = np.repeat(np.arange(2_000), weights)
     expected, _ = fit(groups, requests[copies], ads[copies], labels[copies])
     assert np.allclose(found.logits(requests, ads), expected.logits(requests, ads), atol=1e-5)
+
+
+def seen_and_clicked(
+    count: int, clicked: float, converted: float, seed: int = 1
+) -> tuple[Rows, Rows, NDArray[np.float64]]:
+    """Return impressions, their clicks, and the impressions' true rates of conversion.
+
+    What segment and advertiser have in common counts `clicked` times for clicks, `converted` times for conversions.
+    """
+    requests, ads, rng = rows(count, seed)
+    liked = (requests[:, REQUEST_COLUMNS.index("segment_1")] == ads[:, AD_COLUMNS.index("advertiser_id")]) - 0.25
+    rates = sigmoid(-1.0 + converted * liked)
+    labels = rng.random(count) < sigmoid(-2.5 + clicked * liked)
+    impressions = Rows(np.arange(count), requests, ads, labels, np.ones(count))
+    clicks = Rows(np.flatnonzero(labels), requests[labels], ads[labels], rng.random(count)[labels] < rates[labels],
+                  np.ones(int(labels.sum())))  # fmt: skip
+    return impressions, clicks, rates
+
+
+def off(found: Statistics, impressions: Rows, rates: NDArray[np.float64]) -> float:
+    predicted = found.probabilities(impressions.requests, impressions.ads)
+    return float((rates * np.log(rates / predicted) + (1 - rates) * np.log((1 - rates) / (1 - predicted))).mean())
+
+
+def test_conversions_start_from_what_clicks_tell() -> None:
+    groups = [DEVICE, ADVERTISER, SEGMENT]
+    gains = []
+    for seed in range(5):
+        impressions, clicks, rates = seen_and_clicked(4_000, 2.0, 1.5, seed)
+        alone, _ = shrinkage.fit(groups, clicks, 0.05)
+        found, _ = shrinkage.fit(groups, clicks, 0.05, seen=impressions)
+        gains.append(off(alone, impressions, rates) - off(found, impressions, rates))
+    assert np.mean(gains) > 0.0005
+    assert found.probabilities(clicks.requests, clicks.ads).sum() == pytest.approx(clicks.labels.sum(), rel=0.05)
+
+
+@pytest.mark.parametrize("converted", [0.0, -1.5])
+def test_clicks_that_tell_nothing_of_conversions_or_the_contrary_do_no_harm(converted: float) -> None:
+    groups = [DEVICE, ADVERTISER, SEGMENT]
+    losses = []
+    for seed in range(5):
+        impressions, clicks, rates = seen_and_clicked(4_000, 2.0, converted, seed)
+        alone, _ = shrinkage.fit(groups, clicks, 0.05)
+        found, _ = shrinkage.fit(groups, clicks, 0.05, seen=impressions)
+        losses.append(off(found, impressions, rates) - off(alone, impressions, rates))
+    assert np.mean(losses) < 0.001
+
+
+@pytest.mark.parametrize("came", [False, True])
+def test_where_none_or_all_convert_rates_stay_inside(came: bool) -> None:
+    impressions, clicks, _ = seen_and_clicked(2_000, 2.0, 1.5)
+    clicks.labels[:] = came
+    found, _ = shrinkage.fit([DEVICE, ADVERTISER, SEGMENT], clicks, 0.05, seen=impressions)
+    predicted = found.probabilities(impressions.requests, impressions.ads)
+    assert 0.0 < predicted.min() <= predicted.max() < 1.0
+    assert (predicted.mean() > 0.5) == came
