@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     restore = add("restore", _restore, "Fill an empty database from a backup, and migrate and audit it.")
     restore.add_argument("file", metavar="FILE", type=Path)
     add("audit", _audit, "Sum up the book: status 0 only if it is in balance.")
+    letters = add("dead-letters", _dead_letters, "Look at records that no worker could use; bring them in again.")
+    letters.add_argument("action", choices=("list", "show", "replay", "drop"))
+    letters.add_argument("place", metavar="PLACE", nargs="?", help="of the one to show or replay, as listed; else all")
     add("api", _api, "Serve the REST API.")
     add("worker", _worker, "Run one worker.").add_argument("name", choices=WORKERS)
     add("up", _up, "Run the whole platform on this machine.")
@@ -150,6 +153,44 @@ def _audit(_options: argparse.Namespace) -> int:
         read = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(position.items()))
         print(f"{group} goes on in {topic} at {read} (partition: offset)")
     return 0 if imbalance == 0 else 1
+
+
+def _dead_letters(options: argparse.Namespace) -> int | None:
+    import asyncio
+    from datetime import UTC, datetime
+
+    from dsp.kernel.clock import MS_PER_SECOND
+    from dsp.stream.connect import event_log
+    from dsp.workers import redrive
+
+    action, place = options.action, options.place
+    if place is not None and action in ("list", "drop"):
+        return _fail(f"dead-letters {action} is for all that are open, and takes no PLACE")
+
+    async def run() -> int | None:
+        log = event_log(_settings()["platform"], SystemClock())
+        await log.open()
+        try:
+            found = await redrive.find(log)
+            if place is not None and place not in found.letters:
+                return _fail(f"no letter is open from {place}")
+            chosen = found.letters if place is None else {place: found.letters[place]}
+            if action == "replay":
+                await redrive.replay(log, list(chosen.values()))
+            if action == "drop" or (action == "replay" and place is None):
+                await redrive.leave(log, found)
+        finally:
+            await log.close()
+        for each, letter in chosen.items():
+            at = datetime.fromtimestamp(letter.appended_ms / MS_PER_SECOND, UTC).isoformat(timespec="seconds")
+            print(f"{each}  {at}  {letter.group}: {letter.fault}")
+            if action == "show":
+                print(f"  key {letter.key!r}\n  value {letter.value!r}")
+        done = {"replay": "brought in again", "drop": "dropped"}.get(action, "open")
+        print(f"{len(chosen)} {done}{'; there are more' if found.more else ''}")
+        return None
+
+    return asyncio.run(run())
 
 
 def _api(_options: argparse.Namespace) -> None:

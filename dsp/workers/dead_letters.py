@@ -13,7 +13,7 @@ from dsp.stream.port import Entry, EventLog, Record
 
 #: More of a record is not kept: a letter must fit where the record did.
 VALUE_BYTES_MAX = 500_000
-_KEY_CHARACTERS_MAX = 1_000
+KEY_CHARACTERS_MAX = 1_000
 _Event = TypeVar("_Event", bound=Event)
 
 
@@ -59,7 +59,7 @@ async def park(log: EventLog, topic: Topic, group: str, poison: Sequence[Poison]
             group=group,
             fault=fault,
             appended_ms=record.appended_ms,
-            key=record.key[:_KEY_CHARACTERS_MAX],
+            key=record.key[:KEY_CHARACTERS_MAX],
             value=record.value[:VALUE_BYTES_MAX],
             **place,
         )
