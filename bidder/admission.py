@@ -1,4 +1,4 @@
-"""Who may enter the auction: the in-flight bound, each exchange's agreed rate, and the time left.
+"""Who may enter the auction: the in-flight bound, how long requests wait, each exchange's agreed rate, the time left.
 
 Being refused is a value; towards the exchange it is a fast 204, never 429 or 503.
 """
@@ -10,6 +10,29 @@ from dsp.kernel import metrics
 from dsp.openrtb.profile import Profile
 
 NS_PER_SECOND = 1_000_000_000
+#: Under overload so much of each turn of the event loop is work, and who waits in it for longer is refused. First come,
+#: first served would answer all at the last moment, and then too late; and this way there is always some work.
+QUEUE_NS_MAX = 20_000_000
+#: Longer waits are overload once they have gone on for so long. Before that they are a stall, which passes.
+STANDING_NS = 100_000_000
+#: And overload is over when nothing has waited longer for so long.
+CALM_NS = 500_000_000
+
+
+class Queue:
+    """Tells overload from a stall, as CoDel does (RFC 8289): by whether waiting has gone on for a while."""
+
+    def __init__(self) -> None:
+        self._since_ns = self._latest_ns = -CALM_NS
+
+    def overdue(self, arrived_ns: int, now_ns: int) -> bool:
+        """Return whether a request has waited for too long, and is not the first to."""
+        if now_ns - arrived_ns <= QUEUE_NS_MAX:
+            return False
+        if now_ns - self._latest_ns > CALM_NS:
+            self._since_ns = now_ns
+        self._latest_ns = now_ns
+        return now_ns - self._since_ns > STANDING_NS
 
 
 class TokenBucket:
@@ -37,6 +60,7 @@ class Admission:
         self, profiles: Mapping[str, Profile], inflight_max: int, time_left_ms_min: float, now_ns: int
     ) -> None:
         self.inflight = 0
+        self._queue = Queue()
         self._inflight_max = inflight_max
         self._time_left_ms_min = time_left_ms_min
         self._buckets = {
@@ -44,10 +68,10 @@ class Admission:
         }
         metrics.INFLIGHT_MAX.set(inflight_max)
 
-    def enter(self, exchange: str, now_ns: int) -> Exclusion | None:
+    def enter(self, exchange: str, arrived_ns: int, now_ns: int) -> Exclusion | None:
         """Count a request in; a reason means that it must be answered at once. Pair every call with `leave`."""
         self.inflight += 1
-        if self.inflight > self._inflight_max:
+        if self.inflight > self._inflight_max or self._queue.overdue(arrived_ns, now_ns):
             return Exclusion.OVERLOAD
         bucket = self._buckets.get(exchange)
         if bucket is not None and not bucket.take(now_ns):

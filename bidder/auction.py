@@ -65,7 +65,7 @@ class Auctioneer:
     async def answer(self, arrival: Arrival) -> Answer:
         """Answer one request; never raises for anything a stranger sends."""
         run = Run(arrival, self.serving.current, self.clock)
-        refusal = self.admission.enter(arrival.profile.name, self.clock.elapsed_ns())
+        refusal = self.admission.enter(arrival.profile.name, arrival.arrived_ns, self.clock.elapsed_ns())
         try:
             return await self._auction(run) if refusal is None else self._no(run, None, refusal)
         except InputError as fault:

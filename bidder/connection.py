@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from http import HTTPStatus
-from time import perf_counter_ns, time
+from time import time
 from typing import NamedTuple, Protocol, cast
 from wsgiref.handlers import format_date_time
 
 import httptools
 
 from bidder import eager
+from bidder.arrivals import Arrivals
 from dsp.kernel import logging
 
 HEAD_BYTES_MAX = 32_768
@@ -37,7 +38,7 @@ class Request(NamedTuple):
     query: str
     headers: dict[bytes, bytes]
     body: bytes
-    arrived_ns: int  # monotonic, when its last bytes came: waiting for its turn counts against its deadline
+    arrived_ns: int  # monotonic, since when all of it was there: waiting for its turn counts against its deadline
     keep_alive: bool = True
     old: bool = False  # HTTP/1.0, where keeping alive must be said
     fault: str = ""
@@ -65,6 +66,7 @@ class Host(Protocol):
     keepalive_seconds: float
     request_seconds_max: float
     connections: "set[Connection]"
+    arrivals: Arrivals
 
     def gather(self, connection: "Connection", data: bytes) -> bool:
         """Take what came in, to be fed to the connection a little later; False where that is not this port's way."""
@@ -120,10 +122,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._arrived_ns = perf_counter_ns()
+        host = self._host
         self._heard_at = self._loop.time()
-        if not self._host.gather(self, data):
+        self._arrived_ns = host.arrivals.read()
+        if not host.gather(self, data):
             self.feed(data)
+            host.arrivals.done()
 
     def feed(self, data: bytes) -> None:
         """Parse what came in, and answer."""

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
+from bidder.arrivals import Arrivals
 from bidder.connection import Connection, Handler
 
 BACKLOG = 1_024
@@ -35,6 +36,7 @@ class Listener:
         self.keepalive_seconds = keepalive_seconds
         self.request_seconds_max = request_seconds_max
         self.connections: set[Connection] = set()
+        self.arrivals = Arrivals(asyncio.get_running_loop())
         self.port = 0
         self._gather_seconds = gather_seconds
         self._gathered: list[tuple[Connection, bytes]] = []

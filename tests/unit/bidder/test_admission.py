@@ -1,6 +1,6 @@
 """Admission: bursts of a second's worth pass, more do not, and the in-flight bound holds."""
 
-from bidder.admission import NS_PER_SECOND, Admission, TokenBucket
+from bidder.admission import CALM_NS, NS_PER_SECOND, QUEUE_NS_MAX, STANDING_NS, Admission, Queue, TokenBucket
 from dsp.catalog.reasons import Exclusion
 from dsp.openrtb.profile import Profile
 
@@ -16,20 +16,43 @@ def test_bucket_holds_one_second_and_refills() -> None:
 
 def test_rates_are_per_exchange() -> None:
     admission = Admission(PROFILES, 1_000, 3.0, 0)
-    refusals = [admission.enter("x", 0) for _ in range(12)]
+    refusals = [admission.enter("x", 0, 0) for _ in range(12)]
     assert refusals == [None] * 10 + [Exclusion.RATE_LIMITED] * 2
-    assert admission.enter("y", 0) is None
+    assert admission.enter("y", 0, 0) is None
 
 
 def test_in_flight_bound() -> None:
     admission = Admission(PROFILES, 2, 3.0, 0)
-    assert [admission.enter("y", 0) for _ in range(3)] == [None, None, Exclusion.OVERLOAD]
+    assert [admission.enter("y", 0, 0) for _ in range(3)] == [None, None, Exclusion.OVERLOAD]
     admission.leave()
     admission.leave()
-    assert admission.enter("y", 0) is None
+    assert admission.enter("y", 0, 0) is None
 
 
 def test_time_short() -> None:
     admission = Admission(PROFILES, 2, 3.0, 0)
     assert admission.time_short(2.9)
     assert not admission.time_short(3.0)
+
+
+MS = 1_000_000
+
+
+def test_a_stall_refuses_nobody() -> None:
+    queue, now_ns = Queue(), 10 * NS_PER_SECOND
+    for _ in range(3):  # half a second in which nothing was answered, and then what had come meanwhile
+        behind = [queue.overdue(now_ns - 500 * MS + number * MS, now_ns + number * MS) for number in range(90)]
+        assert not any(behind)
+        now_ns += STANDING_NS + CALM_NS + 500 * MS
+
+
+def test_a_standing_queue_is_cut_to_what_may_be_waited() -> None:
+    queue, now_ns = Queue(), 10 * NS_PER_SECOND
+    for number in range(20):
+        assert not queue.overdue(now_ns + (number - 50) * MS, now_ns + number * MS)
+    now_ns += STANDING_NS + 50 * MS
+    assert queue.overdue(now_ns - QUEUE_NS_MAX - 1, now_ns)
+    assert not queue.overdue(now_ns - QUEUE_NS_MAX, now_ns)
+    # It is remembered through turns in which nothing waited, and forgotten in the end.
+    assert queue.overdue(now_ns - 50 * MS, now_ns + CALM_NS // 2)
+    assert not queue.overdue(now_ns, now_ns + 3 * CALM_NS)
