@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ua_parser import BestAvailableResolver, Parser, load_builtins
 
+from dsp.kernel.remember import Remembered
 from dsp.openrtb.opportunity import DeviceKind
 from dsp.openrtb.request import Device, UserAgent
 
@@ -97,20 +98,28 @@ def describe(device: Device | None) -> Agent:
     """Return the device; client hints win over what the exchange states, and that over the user agent."""
     if device is None:
         return _UNKNOWN
-    agent = parse_user_agent(device.ua[:_UA_CHARS_MAX]) if device.ua else _UNKNOWN
-    os, os_version, browser, model = _os_name(device.os), device.osv.strip().lower(), "", device.model
-    if device.sua is not None:
-        os, os_version, browser, model = _from_hints(device.sua, os, os_version, model)
+    user_agent = device.ua[:_UA_CHARS_MAX]
+    return _described((user_agent, device.sua, device.devicetype, device.os, device.osv, device.make, device.model))
+
+
+def _describe(stated: tuple[str, UserAgent | None, int, str, str, str, str]) -> Agent:
+    user_agent, hints, devicetype, os, os_version, make, model = stated
+    agent = parse_user_agent(user_agent) if user_agent else _UNKNOWN
+    os, os_version, browser = _os_name(os), os_version.strip().lower(), ""
+    if hints is not None:
+        os, os_version, browser, model = _from_hints(hints, os, os_version, model)
     os = os or agent.os
-    kind = _KINDS.get(device.devicetype) or _kind_without_type(device, agent, os)
     return Agent(
-        kind,
+        _KINDS.get(devicetype) or _kind_without_type(devicetype, hints, agent, os),
         os,
         os_version or agent.os_version,
         browser or agent.browser,
-        device.make.strip().lower() or agent.make,
+        make.strip().lower() or agent.make,
         model.strip().lower() or agent.model,
     )
+
+
+_described = Remembered(_describe)
 
 
 @lru_cache(maxsize=_UA_CACHE)
@@ -138,9 +147,9 @@ def _kind_from_agent(user_agent: str, os: str, model: str) -> DeviceKind:
     return DeviceKind.DESKTOP if os in _DESKTOP_OS else DeviceKind.OTHER
 
 
-def _kind_without_type(device: Device, agent: Agent, os: str) -> DeviceKind:
+def _kind_without_type(devicetype: int, hints: UserAgent | None, agent: Agent, os: str) -> DeviceKind:
     """Return the kind of a device whose type is missing, unknown or only "mobile or tablet"."""
-    handheld = device.devicetype == 1 or (device.sua is not None and device.sua.mobile == 1)
+    handheld = devicetype == 1 or (hints is not None and hints.mobile == 1)
     if handheld:
         return DeviceKind.TABLET if agent.kind is DeviceKind.TABLET else DeviceKind.PHONE
     if agent.kind is not DeviceKind.OTHER:

@@ -1,5 +1,8 @@
 """Where: country codes in one form, and regions, cities and postcodes qualified by their country."""
 
+from typing import NamedTuple
+
+from dsp.kernel.remember import Remembered
 from dsp.openrtb.request import Geo
 
 # ISO 3166-1, alpha-2 and alpha-3. The specification asks for alpha-3; many exchanges send alpha-2.
@@ -27,30 +30,38 @@ _KNOWN = frozenset(_ALPHA3.values())
 _UTC_OFFSET_MINUTES_MAX = 14 * 60
 
 
-class Place:
+class Place(NamedTuple):
     """A place as targeting names it; "" where unknown."""
 
-    __slots__ = ("city", "country", "postcode", "region", "utc_offset_minutes")
+    country: str
+    region: str
+    city: str
+    postcode: str
+    utc_offset_minutes: int
 
-    def __init__(self, device_geo: Geo | None, user_geo: Geo | None, country_default: str) -> None:
-        geo = device_geo if device_geo is not None and (device_geo.country or user_geo is None) else user_geo
-        self.country = self.region = self.city = self.postcode = ""
-        self.utc_offset_minutes = 0
-        if geo is None:
-            self.country = country_default
-            return
-        self.country = country_alpha3(geo.country) or country_default
-        if geo.utcoffset is not None and abs(geo.utcoffset) <= _UTC_OFFSET_MINUTES_MAX:
-            self.utc_offset_minutes = geo.utcoffset
-        if not self.country:
-            return
-        if geo.region:
-            # ISO 3166-2 begins with the country; most exchanges send the rest alone.
-            self.region = f"{self.country}-{geo.region.strip().upper().rpartition('-')[2]}"
-        if geo.city:
-            self.city = f"{self.country}-{geo.city.strip().lower()}"
-        if geo.zip:
-            self.postcode = f"{self.country}-{geo.zip.strip().upper()}"
+
+def place(device_geo: Geo | None, user_geo: Geo | None, country_default: str) -> Place:
+    """Return where the device is, or else its user."""
+    geo = device_geo if device_geo is not None and (device_geo.country or user_geo is None) else user_geo
+    if geo is None:
+        return Place(country_default, "", "", "", 0)
+    return _places((geo.country, geo.region, geo.city, geo.zip, geo.utcoffset, country_default))
+
+
+def _place(stated: tuple[str, str, str, str, int | None, str]) -> Place:
+    code, region, city, postcode, offset, country_default = stated
+    country = country_alpha3(code) or country_default
+    return Place(
+        country,
+        # ISO 3166-2 begins with the country; most exchanges send the rest alone.
+        f"{country}-{region.strip().upper().rpartition('-')[2]}" if country and region else "",
+        f"{country}-{city.strip().lower()}" if country and city else "",
+        f"{country}-{postcode.strip().upper()}" if country and postcode else "",
+        offset if offset is not None and abs(offset) <= _UTC_OFFSET_MINUTES_MAX else 0,
+    )
+
+
+_places = Remembered(_place, entries_max=8_192)
 
 
 def country_alpha3(code: str) -> str:

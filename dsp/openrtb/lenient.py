@@ -49,7 +49,9 @@ def _reader(kind: inspect.Type) -> _Reader:
     if isinstance(kind, inspect.StructType):
         return _struct_reader(kind)
     if isinstance(kind, inspect.ListType):
-        return _list_reader(_reader(kind.item_type), objects=isinstance(kind.item_type, inspect.StructType))
+        return _list_reader(_reader(kind.item_type), list, objects=isinstance(kind.item_type, inspect.StructType))
+    if isinstance(kind, inspect.VarTupleType):
+        return _list_reader(_reader(kind.item_type), tuple, objects=isinstance(kind.item_type, inspect.StructType))
     if isinstance(kind, inspect.StrType):
         return _read_str if kind.max_length is None else _id_reader(kind.max_length)
     if isinstance(kind, inspect.IntType):
@@ -81,7 +83,7 @@ def _struct_reader(kind: inspect.StructType) -> _Reader:
     return read
 
 
-def _list_reader(read_item: _Reader, *, objects: bool) -> _Reader:
+def _list_reader(read_item: _Reader, make: Callable[[Any], Any], *, objects: bool) -> _Reader:
     def read(value: Any, path: str) -> Any:
         if value is None:
             return ABSENT
@@ -90,7 +92,7 @@ def _list_reader(read_item: _Reader, *, objects: bool) -> _Reader:
                 raise _refuse(path, "a list")
             value = [value]
         items = (read_item(item, f"{path}[]") for item in value)
-        return [item for item in items if item is not ABSENT]
+        return make(item for item in items if item is not ABSENT)
 
     return read
 

@@ -1,17 +1,12 @@
 """Names in one form: domains, languages, and the lists of them that exchanges repeat request after request."""
 
-from collections.abc import Callable
-
+from dsp.kernel.remember import Remembered
 from dsp.openrtb.request import Text
 
 NONE: frozenset[str] = frozenset()
-_Fold = Callable[[tuple[Text, ...]], frozenset[str]]
-_Cache = dict[tuple[Text, ...], frozenset[str]]
-# Bounds on what is kept, since strangers decide what is sent.
+# Bounds on the lists that are kept, since strangers decide what is sent.
 _LISTS_MAX = 2_048
 _LIST_CHARS_MAX = 8_192
-_codes: _Cache = {}
-_domains: _Cache = {}
 
 
 def domain(address: str) -> str:
@@ -31,33 +26,19 @@ def language(code: str) -> str:
     return code.strip().lower().replace("_", "-").partition("-")[0]
 
 
-def codes(values: list[Text]) -> frozenset[str]:
+def codes(values: tuple[Text, ...]) -> frozenset[str]:
     """Return category codes in upper case."""
-    return _folded(values, _fold_codes, _codes)
+    return _codes(values) if values else NONE
 
 
-def lower(values: list[Text]) -> frozenset[str]:
+def lower(values: tuple[Text, ...]) -> frozenset[str]:
     """Return the values as lower-case text."""
     return frozenset([str(code).lower() for code in values]) if values else NONE
 
 
-def domains(names: list[Text]) -> frozenset[str]:
+def domains(names: tuple[Text, ...]) -> frozenset[str]:
     """Return domains as `domain` gives them."""
-    return _folded(names, _fold_domains, _domains)
-
-
-def _folded(values: list[Text], fold: _Fold, cache: _Cache) -> frozenset[str]:
-    if not values:
-        return NONE
-    key = tuple(values)
-    found = cache.get(key)
-    if found is None:
-        found = fold(key)
-        if sum(map(len, found)) + len(key) <= _LIST_CHARS_MAX:
-            if len(cache) >= _LISTS_MAX:
-                cache.clear()
-            cache[key] = found
-    return found
+    return _domains(names) if names else NONE
 
 
 def _fold_codes(values: tuple[Text, ...]) -> frozenset[str]:
@@ -66,3 +47,7 @@ def _fold_codes(values: tuple[Text, ...]) -> frozenset[str]:
 
 def _fold_domains(names: tuple[Text, ...]) -> frozenset[str]:
     return frozenset([domain(str(name)) for name in names])
+
+
+_codes = Remembered(_fold_codes, entries_max=_LISTS_MAX, chars_max=_LIST_CHARS_MAX)
+_domains = Remembered(_fold_domains, entries_max=_LISTS_MAX, chars_max=_LIST_CHARS_MAX)

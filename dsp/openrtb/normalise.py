@@ -7,16 +7,17 @@ from collections import Counter
 from collections.abc import Mapping
 from hashlib import blake2b
 from math import ceil, isfinite
-from typing import Any
+from typing import NamedTuple
 
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX, Micros
+from dsp.kernel.remember import Remembered
 from dsp.openrtb import slot
-from dsp.openrtb.device import describe
-from dsp.openrtb.geo import Place
+from dsp.openrtb.device import Agent, describe
+from dsp.openrtb.geo import Place, place
 from dsp.openrtb.names import NONE, codes, domain, domains, language, lower
 from dsp.openrtb.opportunity import DealOffer, Opportunity, Permissions
 from dsp.openrtb.profile import Profile
-from dsp.openrtb.request import BidRequest, Deal, Device, Imp, Inventory, User
+from dsp.openrtb.request import BidRequest, Deal, Device, Imp, Inventory, Text, User
 
 TMAX_MS_MAX = 10_000
 _ANONYMOUS_IFA = frozenset({"", "00000000-0000-0000-0000-000000000000"})
@@ -50,9 +51,8 @@ def opportunities(
     label = _refusal(request, profile, permissions, currency)
     if label:
         return [], [(imp.id, label) for imp in request.imp]
-    shared = _shared(request, profile, permissions, key, now_ms)
-    shared["currency"] = currency
-    shared["currency_rate"] = rates[currency]
+    shared = _shared(request, profile, permissions, key)
+    auction = _Auction(profile, now_ms, _auction(request, profile), currency, rates)
     counts = Counter([imp.id for imp in request.imp]) if len(request.imp) > 1 else None
     found: list[Opportunity] = []
     refused: list[Refusal] = []
@@ -62,7 +62,7 @@ def opportunities(
         elif counts is not None and counts[imp.id] > 1:
             refused.append((imp.id, "impression_ambiguous"))
         else:
-            outcome = _opportunity(request, imp, profile, rates, shared)
+            outcome = _opportunity(request, imp, auction, shared)
             if isinstance(outcome, str):
                 refused.append((imp.id, outcome))
             else:
@@ -98,41 +98,50 @@ def _currency(request: BidRequest, profile: Profile, rates: Mapping[str, float])
     return ""
 
 
-def _shared(request: BidRequest, profile: Profile, permissions: Permissions, key: bytes, now_ms: int) -> dict[str, Any]:
-    """Return the fields of `Opportunity` that all impressions of the request share."""
+class _Shared(NamedTuple):
+    """Fields of `Opportunity` that all impressions of a request share, in its order and by group."""
+
+    inventory: "_Inventory"
+    agent: Agent
+    language: str
+    connection: int
+    place: Place
+    user_key: str
+    segments: frozenset[str]
+    may_store: bool
+    may_personalise: bool
+    blocked_advertisers: frozenset[str]
+    blocked_apps: frozenset[str]
+    languages_allowed: frozenset[str]
+
+
+class _Auction(NamedTuple):
+    """What an impression is read with beside the request."""
+
+    profile: Profile
+    now_ms: int
+    kind: int
+    currency: str
+    rates: Mapping[str, float]
+
+
+def _shared(request: BidRequest, profile: Profile, permissions: Permissions, key: bytes) -> _Shared:
     device, user, spoken = request.device, request.user, request.wlang or request.wlangb
-    agent = describe(device)
-    place = Place(device.geo if device else None, user.geo if user else None, profile.country_default)
     identified = permissions.may_store or permissions.may_personalise
-    return {
-        "auction_id": request.id,
-        "exchange": profile.name,
-        "at_ms": now_ms,
-        "test": request.test == 1,
-        "first_price": _auction(request, profile) != 2,
-        "tmax_ms": min(request.tmax, TMAX_MS_MAX) if request.tmax > 0 else profile.tmax_default_ms,
-        **_inventory(request),
-        "device": agent.kind,
-        "os": agent.os,
-        "os_version": agent.os_version,
-        "browser": agent.browser,
-        "make": agent.make,
-        "model": agent.model,
-        "language": language(device.language or device.langb) if device else "",
-        "connection": max(device.connectiontype, 0) if device else 0,
-        "country": place.country,
-        "region": place.region,
-        "city": place.city,
-        "postcode": place.postcode,
-        "utc_offset_minutes": place.utc_offset_minutes,
-        "user_key": user_key(user, device, profile.name, key) if identified else "",
-        "segments": _segments(user) if user and permissions.may_personalise else NONE,
-        "may_store": permissions.may_store,
-        "may_personalise": permissions.may_personalise,
-        "blocked_advertisers": domains(request.badv),
-        "blocked_apps": lower(request.bapp),
-        "languages_allowed": frozenset([language(str(code)) for code in spoken]) if spoken else NONE,
-    }
+    return _Shared(
+        _inventory(request),
+        describe(device),
+        language(device.language or device.langb) if device else "",
+        max(device.connectiontype, 0) if device else 0,
+        place(device.geo if device else None, user.geo if user else None, profile.country_default),
+        user_key(user, device, profile.name, key) if identified else "",
+        _segments(user) if user and permissions.may_personalise else NONE,
+        permissions.may_store,
+        permissions.may_personalise,
+        domains(request.badv),
+        lower(request.bapp),
+        frozenset([language(str(code)) for code in spoken]) if spoken else NONE,
+    )
 
 
 def _auction(request: BidRequest, profile: Profile) -> int:
@@ -140,31 +149,48 @@ def _auction(request: BidRequest, profile: Profile) -> int:
     return request.at if request.at is not None and request.at > 0 else profile.auction_default
 
 
-def _opportunity(
-    request: BidRequest, imp: Imp, profile: Profile, rates: Mapping[str, float], shared: dict[str, Any]
-) -> Opportunity | str:
+def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shared) -> Opportunity | str:
     """Return the opportunity, or the label of why the impression is none."""
+    profile, now_ms, kind, currency, rates = auction
     offer = slot.read(imp, request.device)
-    if not offer["formats"]:
+    if not offer.formats:
         return "format_unsupported"
     floor = _floor(imp.bidfloor, imp.bidfloorcur, rates)
     if isinstance(floor, str):
         return floor
-    blocked = request.bcat + imp.bcat if imp.bcat else request.bcat
     pmp = imp.pmp
     return Opportunity(
-        imp_id=imp.id,
-        interstitial=imp.instl == 1,
-        rewarded=imp.rwdd == 1,
-        secure=imp.secure == 1,
-        floor_micros_cpm=floor,
-        placement=imp.tagid.lower(),
-        deals=_deals(pmp.deals, _auction(request, profile), profile, rates) if pmp is not None else (),
-        private_auction=pmp is not None and pmp.private_auction == 1,
-        display_manager=imp.displaymanager.lower(),
-        blocked_categories=codes(blocked),
-        **offer,
-        **shared,
+        request.id,
+        imp.id,
+        profile.name,
+        now_ms,
+        request.test == 1,
+        kind != 2,
+        min(request.tmax, TMAX_MS_MAX) if request.tmax > 0 else profile.tmax_default_ms,
+        *offer,
+        imp.instl == 1,
+        imp.rwdd == 1,
+        imp.secure == 1,
+        floor,
+        imp.tagid.lower(),
+        _deals(pmp.deals, kind, profile, rates) if pmp is not None else (),
+        pmp is not None and pmp.private_auction == 1,
+        imp.displaymanager.lower(),
+        *shared.inventory,
+        *shared.agent,
+        shared.language,
+        shared.connection,
+        *shared.place,
+        shared.user_key,
+        shared.segments,
+        shared.may_store,
+        shared.may_personalise,
+        codes(request.bcat + imp.bcat if imp.bcat else request.bcat),
+        shared.blocked_advertisers,
+        shared.blocked_apps,
+        shared.languages_allowed,
+        currency,
+        rates[currency],
     )
 
 
@@ -202,25 +228,47 @@ def _deals(deals: list[Deal], auction: int, profile: Profile, rates: Mapping[str
     return tuple(offers)
 
 
-def _inventory(request: BidRequest) -> dict[str, Any]:
+class _Inventory(NamedTuple):
+    """The fields of `Opportunity` that describe the inventory, in its order."""
+
+    inventory: str
+    domain: str
+    bundle: str
+    inventory_id: str
+    publisher: str
+    categories: frozenset[str]
+    content_language: str
+
+
+def _inventory(request: BidRequest) -> _Inventory:
     if request.site is not None:
-        kind, place = "site", request.site
+        kind, inventory = "site", request.site
     elif request.app is not None:
-        kind, place = "app", request.app
+        kind, inventory = "app", request.app
     elif request.dooh is not None:
-        kind, place = "dooh", request.dooh
+        kind, inventory = "dooh", request.dooh
     else:
-        kind, place = "", Inventory()
-    content = place.content
-    return {
-        "inventory": kind,
-        "domain": domain(place.domain or place.page),
-        "bundle": _bundle(place) if kind == "app" else "",
-        "inventory_id": place.id.lower(),
-        "publisher": place.publisher.id.lower() if place.publisher else "",
-        "categories": codes(place.cat + place.sectioncat + place.pagecat + (content.cat if content else [])),
-        "content_language": language(content.language or content.langb) if content else "",
-    }
+        kind, inventory = "", Inventory()
+    publisher, content = inventory.publisher, inventory.content
+    return _inventories(
+        (
+            kind,
+            domain(inventory.domain or inventory.page),  # pages differ far more than sites do
+            _bundle(inventory) if kind == "app" else "",
+            inventory.id,
+            publisher.id if publisher is not None else "",
+            inventory.cat + inventory.sectioncat + inventory.pagecat + (content.cat if content is not None else ()),
+            (content.language or content.langb) if content is not None else "",
+        )
+    )
+
+
+def _named(stated: tuple[str, str, str, str, str, tuple[Text, ...], str]) -> _Inventory:
+    kind, host, bundle, inventory_id, publisher, categories, spoken = stated
+    return _Inventory(kind, host, bundle, inventory_id.lower(), publisher.lower(), codes(categories), language(spoken))
+
+
+_inventories = Remembered(_named)
 
 
 def _bundle(app: Inventory) -> str:

@@ -48,8 +48,8 @@ class Video(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     durations_required: frozenset[int] = frozenset()  # rqddurs: exactly one of these, where not empty
 
 
-class Opportunity(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """Built by `dsp.openrtb.normalise.opportunities`.
+class Opportunity(msgspec.Struct, frozen=True, gc=False):
+    """Built by `dsp.openrtb.normalise.opportunities`, group by group in the order of the fields.
 
     Strings are lower case unless said, but for identifiers that are echoed (auction, impression, deal); "" means
     absent; money is in the book's currency.

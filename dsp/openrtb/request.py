@@ -1,5 +1,6 @@
 """The bid request, OpenRTB 2.5 and 2.6: only the fields that something reads, each with its absence spelled out.
 
+Structs that repeat from request to request are frozen, so that what is made of them can be remembered by them.
 `ext` structs name the 2.5 places of fields that 2.6 promoted; `dsp.openrtb.codec` folds them into the promoted ones.
 """
 
@@ -16,27 +17,27 @@ Id = Annotated[str, Meta(max_length=512)]
 Text = str | int
 
 
-class Format(msgspec.Struct, gc=False):
+class Format(msgspec.Struct, frozen=True, gc=False):
     """A permitted banner size (3.2.10)."""
 
     w: Int = 0
     h: Int = 0
 
 
-class Banner(msgspec.Struct, gc=False):
+class Banner(msgspec.Struct, frozen=True, gc=False):
     """A banner slot (3.2.6)."""
 
-    format: list[Format] = []
+    format: tuple[Format, ...] = ()
     w: Int = 0
     h: Int = 0
-    btype: list[Int] = []
-    battr: list[Int] = []
+    btype: tuple[Int, ...] = ()
+    battr: tuple[Int, ...] = ()
     pos: Int = 0
-    mimes: list[Text] = []
-    api: list[Int] = []
+    mimes: tuple[Text, ...] = ()
+    api: tuple[Int, ...] = ()
 
 
-class DurFloor(msgspec.Struct, gc=False):
+class DurFloor(msgspec.Struct, frozen=True, gc=False):
     """A floor for creatives of a duration range (3.2.35)."""
 
     mindur: Int = 0
@@ -44,21 +45,21 @@ class DurFloor(msgspec.Struct, gc=False):
     bidfloor: float = 0.0
 
 
-class VideoExt(msgspec.Struct, gc=False):
+class VideoExt(msgspec.Struct, frozen=True, gc=False):
     """Where 2.5 put a rewarded placement."""
 
     rewarded: Int = 0
 
 
-class Video(msgspec.Struct, gc=False):
+class Video(msgspec.Struct, frozen=True, gc=False):
     """A video slot (3.2.7); an audio slot (3.2.8) reads the same."""
 
-    mimes: list[Text] = []
+    mimes: tuple[Text, ...] = ()
     minduration: Int = 0
     maxduration: Int = 0
-    rqddurs: list[Int] = []
-    protocols: list[Int] = []
-    protocol: list[Int] = []  # 2.0 to 2.2, deprecated since
+    rqddurs: tuple[Int, ...] = ()
+    protocols: tuple[Int, ...] = ()
+    protocol: tuple[Int, ...] = ()  # 2.0 to 2.2, deprecated since
     w: Int = 0
     h: Int = 0
     startdelay: Int | None = None
@@ -66,11 +67,11 @@ class Video(msgspec.Struct, gc=False):
     placement: Int | None = None
     plcmt: Int | None = None
     skip: Int = 0
-    battr: list[Int] = []
-    api: list[Int] = []
+    battr: tuple[Int, ...] = ()
+    api: tuple[Int, ...] = ()
     pos: Int = 0
     mincpmpersec: float = 0.0
-    durfloors: list[DurFloor] = []
+    durfloors: tuple[DurFloor, ...] = ()
     ext: VideoExt | None = None
 
 
@@ -79,8 +80,8 @@ class Native(msgspec.Struct, gc=False):
 
     request: msgspec.Raw = msgspec.Raw(b"")
     ver: str = ""
-    api: list[Int] = []
-    battr: list[Int] = []
+    api: tuple[Int, ...] = ()
+    battr: tuple[Int, ...] = ()
 
 
 class Deal(msgspec.Struct, gc=False):
@@ -90,8 +91,8 @@ class Deal(msgspec.Struct, gc=False):
     bidfloor: float = 0.0
     bidfloorcur: str = "USD"
     at: Int | None = None
-    wseat: list[Text] = []
-    wadomain: list[Text] = []
+    wseat: tuple[Text, ...] = ()
+    wadomain: tuple[Text, ...] = ()
 
 
 class Pmp(msgspec.Struct, gc=False):
@@ -125,7 +126,7 @@ class Imp(msgspec.Struct, gc=False):
     secure: Int = 0
     rwdd: Int = 0
     exp: Int = 0
-    bcat: list[Text] = []  # not in the specification; exchanges that block by slot put it here
+    bcat: tuple[Text, ...] = ()  # not in the specification; exchanges that block by slot put it here
     ext: ImpExt | None = None
 
 
@@ -139,7 +140,7 @@ class Publisher(msgspec.Struct, gc=False):
 class Content(msgspec.Struct, gc=False):
     """What the ad appears in (3.2.16)."""
 
-    cat: list[Text] = []
+    cat: tuple[Text, ...] = ()
     language: str = ""
     langb: str = ""
 
@@ -153,9 +154,9 @@ class Inventory(msgspec.Struct, gc=False):
     bundle: str = ""  # app
     storeurl: str = ""  # app
     url: str = ""  # app, before storeurl existed
-    cat: list[Text] = []
-    sectioncat: list[Text] = []
-    pagecat: list[Text] = []
+    cat: tuple[Text, ...] = ()
+    sectioncat: tuple[Text, ...] = ()
+    pagecat: tuple[Text, ...] = ()
     publisher: Publisher | None = None
     content: Content | None = None
 
@@ -170,17 +171,17 @@ class Geo(msgspec.Struct, gc=False):
     utcoffset: Int | None = None
 
 
-class BrandVersion(msgspec.Struct, gc=False):
+class BrandVersion(msgspec.Struct, frozen=True, gc=False):
     """A browser or a platform with its version (3.2.30)."""
 
     brand: str = ""
-    version: list[Text] = []
+    version: tuple[Text, ...] = ()
 
 
-class UserAgent(msgspec.Struct, gc=False):
+class UserAgent(msgspec.Struct, frozen=True, gc=False):
     """Client hints (3.2.29); more accurate than `ua` where both are sent."""
 
-    browsers: list[BrandVersion] = []
+    browsers: tuple[BrandVersion, ...] = ()
     platform: BrandVersion | None = None
     mobile: Int | None = None
     model: str = ""
@@ -264,7 +265,7 @@ class RegsExt(msgspec.Struct, gc=False):
     gdpr: Int | None = None
     us_privacy: str = ""
     gpp: str = ""
-    gpp_sid: list[Int] = []
+    gpp_sid: tuple[Int, ...] = ()
     coppa: Int = 0
 
 
@@ -275,7 +276,7 @@ class Regs(msgspec.Struct, gc=False):
     gdpr: Int | None = None
     us_privacy: str = ""
     gpp: str = ""
-    gpp_sid: list[Int] = []
+    gpp_sid: tuple[Int, ...] = ()
     ext: RegsExt | None = None
 
 
@@ -301,8 +302,8 @@ class Source(msgspec.Struct, gc=False):
 class RequestExt(msgspec.Struct, gc=False):
     """Where exchanges below 2.5 put what 2.5 promoted."""
 
-    wlang: list[Text] = []
-    bapp: list[Text] = []
+    wlang: tuple[Text, ...] = ()
+    bapp: tuple[Text, ...] = ()
     schain: SupplyChain | None = None
 
 
@@ -319,15 +320,15 @@ class BidRequest(msgspec.Struct, gc=False):
     test: Int = 0
     at: Int | None = None
     tmax: Int = 0
-    wseat: list[Text] = []
-    bseat: list[Text] = []
-    cur: list[Text] = []
-    wlang: list[Text] = []
-    wlangb: list[Text] = []
-    acat: list[Text] = []
-    bcat: list[Text] = []
-    badv: list[Text] = []
-    bapp: list[Text] = []
+    wseat: tuple[Text, ...] = ()
+    bseat: tuple[Text, ...] = ()
+    cur: tuple[Text, ...] = ()
+    wlang: tuple[Text, ...] = ()
+    wlangb: tuple[Text, ...] = ()
+    acat: tuple[Text, ...] = ()
+    bcat: tuple[Text, ...] = ()
+    badv: tuple[Text, ...] = ()
+    bapp: tuple[Text, ...] = ()
     source: Source | None = None
     regs: Regs | None = None
     ext: RequestExt | None = None

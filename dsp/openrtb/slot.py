@@ -1,10 +1,13 @@
 """The slot of one impression: formats, sizes, MIME types, frameworks and blocks over all media it offers."""
 
-from typing import Any
+from typing import NamedTuple
 
+from msgspec import Raw
+
+from dsp.kernel.remember import Remembered
 from dsp.openrtb import native
 from dsp.openrtb.opportunity import Video as VideoSlot
-from dsp.openrtb.request import Banner, Device, Imp, Native, Text, Video
+from dsp.openrtb.request import Banner, Device, Imp, Text, Video
 
 #: An ad is shorter than a day; where a slot names no maximum this is it.
 DURATION_SECONDS_MAX = 86_400
@@ -29,61 +32,99 @@ _AUDIO_MIMES = ("audio/mp4", "audio/mpeg", "audio/aac", "audio/ogg", "audio/wav"
 _NATIVE_MIMES = ("application/json", *_BANNER_MIMES)
 
 
-def read(imp: Imp, device: Device | None) -> dict[str, Any]:
-    """Return the fields of `Opportunity` that describe the slot; `formats` is empty where nothing can fill it.
+class Slot(NamedTuple):
+    """The fields of `Opportunity` that describe the slot, in its order."""
+
+    formats: frozenset[str]
+    sizes: tuple[tuple[int, int], ...]
+    video: VideoSlot | None
+    native_request: str
+    mimes: frozenset[str]
+    apis: frozenset[int]
+    blocked_attributes: frozenset[int]
+    position: int
+
+
+class _Offered(NamedTuple):
+    """All that a slot is made of. `native` is the request's JSON with the frameworks and attributes beside it."""
+
+    banner: Banner | None
+    video: Video | None
+    audio: Video | None
+    native: tuple[bytes, tuple[int, ...], tuple[int, ...]] | None
+    screen: tuple[int, int] | None  # of a device whose whole screen is offered
+
+
+def read(imp: Imp, device: Device | None) -> Slot:
+    """Return the slot of an impression; `formats` is empty where nothing can fill it.
 
     Blocks are the union over the media offered, which at worst is stricter than the slot. MIME types and frameworks
     are the union too; where a bid fits one medium's list only by way of another's, `dsp.openrtb.check` sees it.
     """
-    media: list[tuple[str, list[Text], tuple[str, ...]]] = []
+    native = imp.native
+    asked = (bytes(native.request), native.api, native.battr) if native is not None else None
+    return _slots(_Offered(imp.banner, imp.video, imp.audio, asked, _screen(imp, device)))
+
+
+def _read(offered: _Offered) -> Slot:
+    media: list[tuple[str, tuple[Text, ...], tuple[str, ...]]] = []
     apis: list[int] = []
     blocked: list[int] = []
     position = 0
     sizes: list[tuple[int, int]] = []
-    request = ""
     for name, medium, known in (
-        ("banner", imp.banner, _BANNER_MIMES),
-        ("video", imp.video, _VIDEO_MIMES),
-        ("audio", imp.audio, _AUDIO_MIMES),
-        ("native", imp.native, _NATIVE_MIMES),
+        ("banner", offered.banner, _BANNER_MIMES),
+        ("video", offered.video, _VIDEO_MIMES),
+        ("audio", offered.audio, _AUDIO_MIMES),
     ):
         if medium is None:
             continue
-        if isinstance(medium, Native):
-            request = native.request_text(medium.request)
-            if not request:
-                continue
-            media.append((name, [], known))
-        else:
-            media.append((name, medium.mimes, known))
-            if isinstance(medium, Banner):
-                sizes += banner_sizes(medium, imp, device)
-            elif imp.banner is None:  # a player scales what it plays, and no banner should take its size
-                sizes += _player_size(medium)
-            position = position or (medium.pos if medium.pos in _POSITIONS else 0)
+        media.append((name, medium.mimes, known))
+        if isinstance(medium, Banner):
+            sizes += _banner_sizes(medium, offered.screen)
+        elif offered.banner is None:  # a player scales what it plays, and no banner should take its size
+            sizes += _player_size(medium)
+        position = position or (medium.pos if medium.pos in _POSITIONS else 0)
         apis += medium.api
         blocked += medium.battr
-    player = imp.video if imp.video is not None else imp.audio
-    return {
-        "formats": frozenset([name for name, _, _ in media]),
-        "sizes": tuple(dict.fromkeys(sizes)),
-        "video": _video(player) if player is not None else None,
-        "native_request": request,
-        "mimes": _mimes(media),
-        "apis": frozenset(apis),
-        "blocked_attributes": frozenset(blocked),
-        "position": position,
-    }
+    request = ""
+    if offered.native is not None:
+        raw, native_apis, native_blocked = offered.native
+        request = native.request_text(Raw(raw))
+        if request:
+            media.append(("native", (), _NATIVE_MIMES))
+            apis += native_apis
+            blocked += native_blocked
+    player = offered.video if offered.video is not None else offered.audio
+    return Slot(
+        formats=frozenset([name for name, _, _ in media]),
+        sizes=tuple(dict.fromkeys(sizes)),
+        video=_video(player) if player is not None else None,
+        native_request=request,
+        mimes=_mimes(media),
+        apis=frozenset(apis),
+        blocked_attributes=frozenset(blocked),
+        position=position,
+    )
+
+
+_slots = Remembered(_read)
 
 
 def banner_sizes(banner: Banner, imp: Imp, device: Device | None) -> list[tuple[int, int]]:
     """Return the sizes a banner slot permits; a full-screen slot that names none permits the screen's."""
+    return _banner_sizes(banner, _screen(imp, device))
+
+
+def _banner_sizes(banner: Banner, screen: tuple[int, int] | None) -> list[tuple[int, int]]:
     sizes = [(size.w, size.h) for size in banner.format]
     sizes.append((banner.w, banner.h))
     sizes = [size for size in sizes if _real(*size)]
-    if not sizes and imp.instl == 1 and device is not None and _real(device.w, device.h):
-        sizes = [(device.w, device.h)]
-    return sizes
+    return [screen] if not sizes and screen is not None else sizes
+
+
+def _screen(imp: Imp, device: Device | None) -> tuple[int, int] | None:
+    return (device.w, device.h) if imp.instl == 1 and device is not None and _real(device.w, device.h) else None
 
 
 def _player_size(video: Video) -> list[tuple[int, int]]:
@@ -111,7 +152,7 @@ def _video(video: Video) -> VideoSlot:
     )
 
 
-def _mimes(media: list[tuple[str, list[Text], tuple[str, ...]]]) -> frozenset[str]:
+def _mimes(media: list[tuple[str, tuple[Text, ...], tuple[str, ...]]]) -> frozenset[str]:
     if not any(stated for _, stated, _ in media):
         return frozenset()
     return frozenset([str(mime).lower() for _, stated, known in media for mime in stated or known])

@@ -122,7 +122,7 @@ def test_newer_places_win_over_ext() -> None:
         0,
         "new",
         "1YNN",
-        [7],
+        (7,),
     )
     assert request.user.consent == "C"
     assert request.user.eids[0].uids[0].id == "u"
