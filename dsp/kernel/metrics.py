@@ -180,6 +180,11 @@ ONLINE_LOSS = Gauge("dsp_online_loss_ratio", "Log loss of what was foretold, ove
 EVENT_LOOP_LAG = Gauge("dsp_event_loop_lag_seconds", "How late a timer fired, worst of the last second.")
 CONSUMER_LAG = Gauge("dsp_consumer_lag_records", "Records not read yet.", ["topic", "group"])
 POISON_RECORDS = Counter("dsp_poison_records_total", "Records of the event log that are no event.", ["topic"])
+LOG_CLOCK_BACK = Counter(
+    "dsp_log_clock_back_records_total",
+    "Records stamped further behind those before them than is allowed for.",
+    ["topic"],
+)
 WORKER_STEP = Gauge("dsp_worker_last_step_timestamp_seconds", "When the worker's last step succeeded.", ["worker"])
 BATCHES_FAILED = Counter("dsp_worker_failures_total", "Worker batches that failed and will be tried again.", ["worker"])
 CONFIG = Info("dsp_config", "A hash of the settings in use.")

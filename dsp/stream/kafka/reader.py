@@ -13,7 +13,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from dsp.kernel import logging
+from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import UnavailableError
 from dsp.stream.kafka.cluster import CALL_SECONDS, Closer, Cluster, reaching
@@ -40,6 +40,7 @@ class Reader:
         self._topic = cluster.topic(topic)
         self._closer = closer
         self._mark = mark
+        self._clock_back = metrics.LOG_CLOCK_BACK.labels(topic)  # at nought from the start
         self._turn = asyncio.Lock()
         self._consumer: AIOKafkaConsumer | None = None
         self._asker: AIOKafkaConsumer | None = None
@@ -194,6 +195,7 @@ class Reader:
     def _stamped(self, place: TopicPartition, stamp: int) -> int:
         latest = self._latest_ms.get(place, stamp)
         if stamp < latest - CLOCKS_MS:
+            self._clock_back.inc()
             logging.get(__name__).error("the clock of a broker was set back", place=str(place), by_ms=latest - stamp)
         self._latest_ms[place] = max(stamp, latest)
         return self._latest_ms[place]

@@ -15,6 +15,7 @@ from deploy.dev.kafka.broker import Cluster
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError, UnavailableError
+from dsp.kernel.metrics import LOG_CLOCK_BACK
 from dsp.stream.connect import event_log
 from dsp.stream.kafka.cluster import CALL_SECONDS
 from dsp.stream.kafka.reader import CLOCKS_MS
@@ -186,7 +187,8 @@ async def test_of_three_brokers_one_may_die(brokers: Callable[[int], Cluster], m
 
 async def test_a_clock_set_back_moves_no_stamp_and_no_watermark_back(kafka: str, make_log: MakeLog) -> None:
     """A producer that stamps the records itself stands in for a broker whose clock steps back."""
-    log = await make_log(kafka, 1)
+    log, counter = await make_log(kafka, 1), LOG_CLOCK_BACK.labels(TOPIC)
+    counted = counter._value.get()
     first_ms = await log.append(TOPIC, [Entry("a", b"0")])
     before = await log.read(TOPIC, {}, 10)
     servers, prefix = kafka.removeprefix("kafka://").split("/")
@@ -209,6 +211,7 @@ async def test_a_clock_set_back_moves_no_stamp_and_no_watermark_back(kafka: str,
     assert stamps == [60_000, 60_000, 60_000, 61_000]
     assert batch.watermark_ms == first_ms + 61_000 - CLOCKS_MS
     assert [line["by_ms"] for line in logs if "clock" in line["event"]] == [60_000, 120_000]
+    assert counter._value.get() - counted == 2
 
 
 async def _stamp_by_producer(servers: str, topic: str) -> None:
