@@ -1,6 +1,6 @@
 """Impressions that may be about to happen: bids without an outcome yet, counted for frequency for a while."""
 
-from dsp.catalog.exposures import followed
+from dsp.catalog.exposures import followed, row_of
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.events.schema import Notice, NoticeKind
 from dsp.frequency.evidence import exposure_at, exposure_of
@@ -20,8 +20,8 @@ class PendingExposures:
         #: Bid id to its user and its end; insertion order is age, so that the oldest are forgotten first.
         self._bids: dict[str, tuple[str, int]] = {}
         self._wins: dict[str, tuple[str, int]] = {}
-        #: By user and bid id, with the end as well.
-        self._exposures: dict[str, dict[str, tuple[Exposure, int]]] = {}
+        #: Rows of dsp.catalog.exposures by user and bid id, with the end as well.
+        self._exposures: dict[str, dict[str, tuple[bytes, int]]] = {}
         self._forgotten = metrics.EXPOSURES_FORGOTTEN.labels("pending")
 
     def __len__(self) -> int:
@@ -58,8 +58,7 @@ class PendingExposures:
         if not of_user:
             return user
         known = user or _NOBODY
-        alive = (exposure for exposure, until_ms in of_user.values() if until_ms > now_ms)
-        exposures = followed(known.exposures, alive)
+        exposures = followed(known.exposures, [row for row, until_ms in of_user.values() if until_ms > now_ms])
         if exposures is known.exposures:
             return user
         return UserRecord(exposures, known.segments, known.complete, known.responses)
@@ -75,4 +74,4 @@ class PendingExposures:
                 self._forgotten.inc()
             self.discard(bid_id)
         bids[exposure.bid_id] = user_key, until_ms
-        self._exposures.setdefault(user_key, {})[exposure.bid_id] = exposure, until_ms
+        self._exposures.setdefault(user_key, {})[exposure.bid_id] = row_of(exposure), until_ms

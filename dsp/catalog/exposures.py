@@ -18,6 +18,8 @@ _BID_BYTES = 8
 _ROW = Struct("<8sq3I")
 _AT_MS = Struct("<8xq12x")
 
+#: Gives (time in milliseconds, campaign) of each row.
+shown: Callable[[bytes], Iterator[tuple[int, int]]] = Struct("<8xq4xI4x").iter_unpack
 #: Gives (time in milliseconds, advertiser, campaign, line item) of each row.
 seen: Callable[[bytes], Iterator[tuple[int, int, int, int]]] = Struct("<8xq3I").iter_unpack
 
@@ -25,6 +27,17 @@ seen: Callable[[bytes], Iterator[tuple[int, int, int, int]]] = Struct("<8xq3I").
 def digest(bid_id: str) -> bytes:
     """Return what a row keeps of a bid id."""
     return sha1(bid_id.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()[:_BID_BYTES]
+
+
+def row_of(exposure: Exposure) -> bytes:
+    """Return one impression's row; raises struct.error for an id beyond ID_MAX."""
+    return _ROW.pack(
+        digest(exposure.bid_id),
+        exposure.at_ms,
+        exposure.advertiser_id,
+        exposure.campaign_id,
+        exposure.line_item_id,
+    )
 
 
 def pack(exposures: Iterable[Exposure]) -> bytes:
@@ -37,7 +50,7 @@ def pack(exposures: Iterable[Exposure]) -> bytes:
 
 def counted(rows: bytes, exposure: Exposure) -> bytes:
     """Return rows with one impression among them, at the earliest time given for it; `rows` itself if it is so."""
-    row, at_ms = _row(exposure), exposure.at_ms
+    row, at_ms = row_of(exposure), exposure.at_ms
     known = _find(rows, row[:_BID_BYTES])
     if known >= 0:
         if _at_ms(rows, known) <= at_ms:
@@ -49,9 +62,9 @@ def counted(rows: bytes, exposure: Exposure) -> bytes:
     return rows[:place] + row + rows[place:]
 
 
-def followed(rows: bytes, exposures: Iterable[Exposure]) -> bytes:
-    """Return rows, then those impressions whose bids are not among them; `rows` itself if there are none."""
-    fresh = [row for row in map(_row, exposures) if _find(rows, row[:_BID_BYTES]) < 0]
+def followed(rows: bytes, others: Iterable[bytes]) -> bytes:
+    """Return rows, then those single rows whose bids are not among them; `rows` itself if there are none."""
+    fresh = [row for row in others if _find(rows, row[:_BID_BYTES]) < 0]
     return b"".join((rows, *fresh)) if fresh else rows
 
 
@@ -66,16 +79,6 @@ def after(rows: bytes, since_ms: int) -> bytes:
 def latest_ms(rows: bytes) -> int:
     """Return when the last of at least one impression was."""
     return _at_ms(rows, len(rows) - ROW_BYTES)
-
-
-def _row(exposure: Exposure) -> bytes:
-    return _ROW.pack(
-        digest(exposure.bid_id),
-        exposure.at_ms,
-        exposure.advertiser_id,
-        exposure.campaign_id,
-        exposure.line_item_id,
-    )
 
 
 def _find(rows: bytes, bid: bytes) -> int:

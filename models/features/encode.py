@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.catalog.entities import Advertiser, Creative
-from dsp.catalog.exposures import ROW_BYTES, seen
+from dsp.catalog.exposures import ROW_BYTES, shown
 from dsp.catalog.user import Response, UserRecord
 from dsp.openrtb.opportunity import Opportunity
 from models.features.columns import (
@@ -36,6 +36,7 @@ _CATEGORIES_MAX = 16
 _MINUTES_PER_DAY = 1_440
 _MS_PER_MINUTE = 60_000
 _ABSENT, _AGELESS = (0,) * HISTORY_SLOTS, (-1,) * HISTORY_SLOTS
+_HISTORY_BYTES = HISTORY_SLOTS * ROW_BYTES
 _NO_HISTORY = (0, *_ABSENT, *_AGELESS)
 _NO_CLICKS = (0, -1, *(0,) * (4 * CLICK_SLOTS))
 _NO_CONVERSIONS = (0, -1, *(0,) * (2 * CONVERSION_SLOTS))
@@ -166,10 +167,10 @@ def _history(exposures: bytes, now_ms: int) -> Sequence[int]:
     """Return how many exposures there are, the campaigns of the latest, then their ages."""
     if not exposures:
         return _NO_HISTORY
-    latest = [*seen(exposures[-HISTORY_SLOTS * ROW_BYTES :])][::-1]
-    ages = [max(0, now_ms - at_ms) // 1_000 for at_ms, _, _, _ in latest]
+    latest = [*shown(exposures[-_HISTORY_BYTES:])][::-1]
+    ages = [(now_ms - at_ms) // 1_000 if at_ms < now_ms else 0 for at_ms, _ in latest]
     missing = HISTORY_SLOTS - len(latest)
-    campaigns = [campaign_id for _, _, campaign_id, _ in latest]
+    campaigns = [campaign_id for _, campaign_id in latest]
     return [len(exposures) // ROW_BYTES, *campaigns, *_ABSENT[:missing], *ages, *_AGELESS[:missing]]
 
 

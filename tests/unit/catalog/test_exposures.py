@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsp.catalog.exposures import ID_MAX, ROW_BYTES, after, counted, digest, followed, latest_ms, pack, seen
+from dsp.catalog.exposures import (
+    ID_MAX,
+    ROW_BYTES,
+    after,
+    counted,
+    digest,
+    followed,
+    latest_ms,
+    pack,
+    row_of,
+    seen,
+    shown,
+)
 from dsp.catalog.user import Exposure
 
 ids = st.integers(0, ID_MAX)
@@ -35,6 +47,7 @@ def told(given: Sequence[Exposure]) -> list[tuple[int, int, int, int]]:
 def test_each_bid_once_at_its_earliest_oldest_first(given: list[Exposure], since_ms: int) -> None:
     rows, expected = pack(given), plain(given)
     assert [*seen(rows)] == told(expected)
+    assert [*shown(rows)] == [(at_ms, campaign_id) for at_ms, _, campaign_id, _ in told(expected)]
     assert [rows[place : place + 8] for place in range(0, len(rows), ROW_BYTES)] == [
         digest(one.bid_id) for one in expected
     ]
@@ -49,7 +62,7 @@ def test_each_bid_once_at_its_earliest_oldest_first(given: list[Exposure], since
 def test_what_follows_is_what_is_not_there(known: list[Exposure], others: list[Exposure]) -> None:
     rows, bids = pack(known), {one.bid_id for one in known}
     fresh = [one for one in others if one.bid_id not in bids]
-    found = followed(rows, others)
+    found = followed(rows, map(row_of, others))
     assert [*seen(found)] == [*seen(rows), *told(fresh)]
     assert fresh or found is rows
 
@@ -60,7 +73,11 @@ def test_a_bid_is_not_found_in_other_fields() -> None:
     (at_ms,) = struct.unpack("<q", bid)
     rows = pack([Exposure("a", at_ms, 1, 2, 3), Exposure("c", at_ms + 1, 1, 2, 3)])
     assert rows.count(bid) == 1
-    assert len(counted(rows, Exposure("b", at_ms, 1, 2, 3))) == len(followed(rows, [Exposure("b", 0, 1, 2, 3)])) == 84
+    assert (
+        len(counted(rows, Exposure("b", at_ms, 1, 2, 3)))
+        == len(followed(rows, [row_of(Exposure("b", 0, 1, 2, 3))]))
+        == 84
+    )
     half = pack([Exposure("a", 1, *struct.unpack("<II", bid), 3)])
     assert bid in half
     assert len(counted(half, Exposure("b", 5, 1, 2, 3))) == 2 * ROW_BYTES
