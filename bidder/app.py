@@ -41,8 +41,9 @@ from models.serving.session import Device, choose
 
 #: While draining, so long without a request means that the load balancers have understood.
 QUIET_MS = 500
-#: Requests leave next to no cycles behind, so the collector is asked rarely and looks at the old ones hardly ever.
-GC_THRESHOLDS = (20_000, 20, 100)
+#: Requests leave next to no cycles behind, but clients of servers do, most when these are away. So the collector is
+#: asked for little at a time, as every bid in flight waits for it, and looks at the old ones hardly ever.
+GC_THRESHOLDS = (2_000, 10, 2_000)
 SWITCH_INTERVAL_SECONDS = 0.000_5
 _LAG_PERIOD_SECONDS = 0.25
 _LAG_PERIODS = 4
