@@ -43,7 +43,7 @@ def row_of(exposure: Exposure) -> bytes:
 def pack(exposures: Iterable[Exposure]) -> bytes:
     """Return rows of impressions in any order, each bid at the earliest time given for it.
 
-    Raises struct.error for an id beyond ID_MAX, which dsp.snapshot.build refuses.
+    Raises struct.error for an id beyond ID_MAX, with which dsp.snapshot.build compiles no line item.
     """
     return reduce(counted, exposures, b"")
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.catalog.entities import Advertiser, Campaign, Catalogue, ConversionRule, Creative, LineItem
+from dsp.catalog.exposures import ID_MAX
 from dsp.catalog.terms import FrequencyCap
 from dsp.frequency.rule import CapBook
 from dsp.kernel.money import PRICE_MICROS_CPM_MAX
@@ -124,14 +125,14 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
 
 
 def _chains(catalogue: Catalogue) -> tuple[list[tuple[LineItem, Campaign, Advertiser]], tuple[int, ...]]:
-    """Each line item with its parents, by id; and the ids of those whose parents are gone."""
+    """Each line item with its parents, by id; and the ids of those whose parents are gone or that nobody can count."""
     campaigns = {campaign.id: campaign for campaign in catalogue.campaigns}
     advertisers = {advertiser.id: advertiser for advertiser in catalogue.advertisers if _has_days(advertiser)}
     chains, orphan_ids = [], []
     for item in sorted(catalogue.line_items, key=lambda one: one.id):
         campaign = campaigns.get(item.campaign_id)
         advertiser = advertisers.get(campaign.advertiser_id) if campaign is not None else None
-        if campaign is None or advertiser is None:
+        if campaign is None or advertiser is None or max(item.id, campaign.id, advertiser.id) > ID_MAX:
             orphan_ids.append(item.id)
         else:
             chains.append((item, campaign, advertiser))

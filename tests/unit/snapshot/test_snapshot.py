@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dsp.catalog.entities import Advertiser, Campaign, Catalogue, ConversionRule, Creative, LineItem, MediaFormat
+from dsp.catalog.exposures import ID_MAX
 from dsp.catalog.status import Status
 from dsp.catalog.terms import Flight, FrequencyCap, Goal, GoalKind
 from dsp.kernel.money import PRICE_MICROS_CPM_MAX
@@ -87,6 +88,12 @@ def test_a_target_on_the_return_is_one_on_the_cost_of_a_conversion() -> None:
 def test_line_items_without_parents_are_orphans() -> None:
     """A line item whose campaign is archived, or whose time zone nobody knows, must not stop the others."""
     assert build(CATALOGUE, "v1", 0).orphan_ids == (6, 8)
+
+
+def test_line_items_whose_impressions_nobody_can_count_are_orphans() -> None:
+    items = (line_item(ID_MAX, 10), line_item(ID_MAX + 1, 10))
+    snapshot = build(msgspec.structs.replace(CATALOGUE, line_items=items), "v1", 0)
+    assert ([item.id for item in snapshot.line_items], snapshot.orphan_ids) == ([ID_MAX], (ID_MAX + 1,))
 
 
 def test_days_are_the_advertiser_s() -> None:
