@@ -19,6 +19,10 @@ drill: .venv/.test ## Break one part after the other of the platform on Kafka, V
 soak: .venv/.test ## Hold one bidder under steady load for ten minutes; fails if its memory grows
 	$(BIN)/python -m loadtest soak --seconds 600
 
+bench: .venv/.test ## Measure whole units of the bid path, in a catalogue of 100, 10,000 and 50,000 line items
+	$(BIN)/python -m pytest -o addopts=--import-mode=importlib tests/bench/bench_units.py --timeout 0 \
+		--benchmark-columns=min,median,stddev,rounds --benchmark-sort=name
+
 serve: .venv/.demo ## Run the platform (bidder, API, workers) until Ctrl-C, with config/dsp.toml
 	$(BIN)/python -m dsp --config config/dsp.toml up
 
