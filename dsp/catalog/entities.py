@@ -22,7 +22,7 @@ class MediaFormat(StrEnum):
     NATIVE = "native"
 
 
-class _Entity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _Entity(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, kw_only=True):
     id: int
     name: str
     external_id: str | None = None
@@ -120,7 +120,7 @@ class ConversionRule(_Entity, frozen=True, kw_only=True):
     value_micros: Micros | None = None
 
 
-class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Catalogue(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, kw_only=True):
     """All entities at one instant; what a snapshot is built from."""
 
     advertisers: tuple[Advertiser, ...] = ()

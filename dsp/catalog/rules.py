@@ -29,7 +29,7 @@ class Dimension(StrEnum):
     DEAL = "deal"  # deal id
 
 
-class Clause(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Clause(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, kw_only=True):
     """Values of one dimension. Empty `include` admits everything; `exclude` wins over `include`.
 
     An opportunity without a value for the dimension fails a non-empty `include` and passes `exclude`. Formats, sizes
@@ -41,7 +41,7 @@ class Clause(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     exclude: tuple[str, ...] = ()
 
 
-class Targeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Targeting(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, kw_only=True):
     """Every clause must hold. `audience` is an AND of ORs: one segment of each group must be present."""
 
     clauses: dict[Dimension, Clause] = {}

@@ -16,7 +16,7 @@ class GoalKind(StrEnum):
     ROAS = "roas"
 
 
-class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Goal(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, kw_only=True):
     """A constraint on the average: as much as possible is bought as long as a unit costs at most its target.
 
     `target_micros` is the cost of a thousand impressions (CPM), a click (CPC) or a conversion (CPA); for ROAS it is the
@@ -27,21 +27,21 @@ class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     target_micros: Micros
 
 
-class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Budget(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, kw_only=True):
     """Hard bounds on spend in micros of the book's currency; None means no bound of that kind."""
 
     daily_micros: Micros | None = None
     total_micros: Micros | None = None
 
 
-class Flight(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Flight(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, kw_only=True):
     """When it runs: milliseconds since the epoch, UTC; end exclusive; None means open."""
 
     start_ms: int
     end_ms: int | None = None
 
 
-class Daypart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Daypart(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, kw_only=True):
     """Hours of a weekday (Monday is 0) in the advertiser's time zone; `end_hour` is exclusive, 1 to 24."""
 
     weekday: int
@@ -61,7 +61,7 @@ class PacingMode(StrEnum):
 CAP_IMPRESSIONS_MAX = 1_000
 
 
-class FrequencyCap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FrequencyCap(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, kw_only=True):
     """At most `impressions` per user within any `window_seconds`."""
 
     impressions: int
