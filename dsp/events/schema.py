@@ -21,7 +21,7 @@ class NoticeKind(StrEnum):
     CONVERSION = "conv"
 
 
-class BidFacts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class BidFacts(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """What a notice needs to know of its bid; travels inside the signed token, so no look-up is needed.
 
     `price_micros_cpm` is our bid in the book's currency, `cost_micros_max` what was reserved for it;
@@ -50,7 +50,7 @@ class BidFacts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     personal: bool = False  # privacy signals allow a profile, and ads chosen by it
 
 
-class Bid(msgspec.Struct, frozen=True, kw_only=True):
+class Bid(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One bid of a decision, with everything a replay or a training run needs."""
 
     facts: BidFacts
@@ -68,7 +68,7 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True):
     challenger_pctr: float | None = None  # what a model in shadow predicted, where one was asked
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision.1"):
+class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="decision.1"):
     """One answered auction that carried at least one bid."""
 
     auction_id: str
@@ -81,7 +81,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision.1"):
     challenger_version: str = ""  # of the model in shadow; empty where none was asked
 
 
-class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice.1"):
+class Notice(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="notice.1"):
     """One accepted notice. `cost_micros` is what it bills: 0 unless this kind is the exchange's billing event.
 
     `late` marks a billing notice whose reservation had ended as far as its receiver knew; the ledger judges by the
@@ -100,7 +100,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice.1"):
     value_micros: Micros | None = None
 
 
-class SampledRequest(msgspec.Struct, frozen=True, kw_only=True, tag="request.1"):
+class SampledRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="request.1"):
     """One raw bid request kept for `explain` and for the parity tests, with what was answered."""
 
     auction_id: str

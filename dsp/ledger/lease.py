@@ -24,6 +24,8 @@ process whose own clock is behind does not make bids that are late from the star
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from dsp.kernel.money import Micros
 from dsp.ledger.terms import SILENCE_MS_MAX, LeaseReport, LeaseWant, closes_ms, lease_id
 
@@ -77,8 +79,12 @@ class _Lease:
         self.recalled = False  # a budget was lowered: what is free goes back
 
 
-#: Lease, cost and bucket; a plain tuple because one is made for every bid.
-_Reservation = tuple[_Lease, Micros, int]
+class _Reservation(msgspec.Struct, frozen=True, gc=False):
+    """What a bid without an outcome holds. There are many, which the garbage collector need not look at."""
+
+    lease: _Lease
+    cost_micros: Micros
+    bucket: int
 
 
 class LeaseBook:
@@ -152,7 +158,7 @@ class LeaseBook:
         if bucket is None:
             bucket = self._buckets[key] = set()
         bucket.add(bid_id)
-        reservations[bid_id] = (lease, cost_micros, key)
+        reservations[bid_id] = _Reservation(lease, cost_micros, key)
         lease.reserved += cost_micros
         lease.free -= cost_micros
         return lease.id
@@ -303,9 +309,9 @@ class LeaseBook:
         reservation = self._reservations.pop(bid_id, None)
         if reservation is None:
             return
-        lease, cost_micros, key = reservation
-        lease.reserved -= cost_micros
-        lease.free += cost_micros
+        lease, key = reservation.lease, reservation.bucket
+        lease.reserved -= reservation.cost_micros
+        lease.free += reservation.cost_micros
         self._noticed.pop(bid_id, None)
         bucket = self._buckets[key]
         bucket.discard(bid_id)
