@@ -182,7 +182,7 @@ class LeaseBook:
         The reservation stands at its full cost until then; how much of it was charged is what the ledger says.
         """
         reservation = self._reservations.get(bid_id)
-        if reservation is not None and cost_micros > reservation[1]:
+        if reservation is not None and cost_micros > reservation.cost_micros:
             raise ValueError("a notice may not bill more than was reserved")
         self._notice(bid_id, appended_ms)
 
