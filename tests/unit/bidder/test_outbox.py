@@ -1,6 +1,7 @@
 """The outbox: durable before acknowledged, bounded, and nothing lost while the log is away for a moment."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
@@ -10,6 +11,7 @@ from bidder.outbox import LaneTuning, Outbox
 from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.errors import UnavailableError
+from tests.notices import FACTS, notice
 from tests.unit.bidder.fakes import FakeLog
 
 
@@ -111,3 +113,19 @@ async def test_stop_gives_up_in_time_and_says_how_much_is_lost(log: FakeLog) -> 
     assert await box.stop(0.05) == 1  # the decision; the notice was refused, so it is not lost
     with pytest.raises(UnavailableError):
         await write
+
+
+async def test_a_record_that_cannot_be_encoded_is_dropped_alone(outbox: Outbox, log: FakeLog) -> None:
+    def refuse() -> bytes:
+        raise OverflowError("no number of the format's")
+
+    for encode in (lambda: b"before", refuse, lambda: b"after"):
+        assert outbox.offer(Topic.DECISIONS, "k", encode)
+    await until(lambda: len(log.appended.get("decisions", [])) == 2)
+    assert [entry.value for entry in log.appended["decisions"]] == [b"before", b"after"]
+    await until(lambda: not outbox.depth(Topic.DECISIONS))
+    assert outbox.healthy()
+
+
+def test_what_records_are_made_of_is_out_of_the_garbage_collectors_sight() -> None:
+    assert not any(gc.is_tracked(one) for one in (FACTS, notice()))
