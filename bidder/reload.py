@@ -135,7 +135,7 @@ class Reloader:
         model = await self._published(CHALLENGER, self._load_model)
         if model is not None:
             self._challenger = model.predictor
-        elif before is not None and (version := self._named(CHALLENGER)) != before.version:
+        elif before is not None and (version := await self._named(CHALLENGER)) != before.version:
             self._challenger = None
             self._seen[CHALLENGER] = version or ""
         return self._challenger is not before
@@ -163,15 +163,16 @@ class Reloader:
         return await self._build(name, lambda: build(data))
 
     async def _published(self, alias: str, load: Callable[[Path, str], _Part]) -> _Part | None:
-        version = self._named(alias)
+        version = await self._named(alias)
         if version is None or version == self._seen[alias]:
             return None
         self._seen[alias] = version
         return await self._build(alias, lambda: load(self._root, version))
 
-    def _named(self, alias: str) -> str | None:
+    async def _named(self, alias: str) -> str | None:
+        """Read an alias in a thread: it is a line in a file, but the file may be on a volume that does not answer."""
         try:
-            return registry.resolve(self._root, alias)  # a line in a file: too quick to be worth a thread
+            return await asyncio.to_thread(registry.resolve, self._root, alias)
         except Exception as fault:
             self._complain(fault)
             return None

@@ -1,6 +1,8 @@
 """The reloader on a blob store and a registry: another predictor is served together with what pacing makes of it."""
 
 import asyncio
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,3 +92,23 @@ def test_a_model_that_cannot_be_compared_is_served_all_the_same(
 ) -> None:
     found = asyncio.run(multipliers(tmp_path, monkeypatch, [RATE, 10 * RATE], ValueError("no rate")))
     assert found == [0.2, 0.2]
+
+
+async def test_a_registry_on_a_slow_volume_holds_up_no_bid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = threading.Event()
+
+    def resolve(_: Path, __: str) -> str | None:
+        asked.set()
+        time.sleep(0.2)
+        return None
+
+    monkeypatch.setattr(reload.registry, "resolve", resolve)
+    blobs = LocalBlobStore(tmp_path / "blobs")
+    await blobs.open()
+    polling = asyncio.create_task(Reloader(Serving(), blobs, tmp_path / "models", 100).poll())
+    turns = 0
+    while not polling.done():
+        await asyncio.sleep(0.01)
+        turns += asked.is_set()
+    assert turns > 10  # on the loop there would be one or two for each alias
+    await blobs.close()
