@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bidder import reload
-from bidder.reload import Reloader
+from bidder import rescale
+from bidder.reload import SNAPSHOT_BLOB, Reloader
 from bidder.state import Scored, Serving
 from dsp.cache.local import LocalBlobStore
 from dsp.catalog.terms import Goal, GoalKind
@@ -60,9 +60,9 @@ async def multipliers(
     def load(_: Path, version: str, __: object) -> SimpleNamespace:
         return SimpleNamespace(predictor=Constant(float(version)), prior=PriorPredictor())
 
-    monkeypatch.setattr(reload.registry, "resolve", resolve)
-    monkeypatch.setattr(reload.bundle, "load", load)
-    await blobs.put(reload.SNAPSHOT_BLOB, clicks())
+    monkeypatch.setattr("dsp.registry.resolve", resolve)
+    monkeypatch.setattr("models.serving.bundle.load", load)
+    await blobs.put(SNAPSHOT_BLOB, clicks())
     await blobs.put(CONTROLS_BLOB, encode(Controls(at_ms=NOW_MS, line_items={10: Control(multiplier=0.2)})))
     reloader = Reloader(serving, blobs, tmp_path / "models", 1_000)
     found = []
@@ -75,7 +75,7 @@ async def multipliers(
         served, rows = serving.current.served, np.array([0])
         serving.recent.extend(Scored(served, np.zeros(2, np.int64), rows, rows) for _ in range(100))
         if fault is not None:
-            monkeypatch.setattr(reload.Comparison, "add", lambda *_: (_ for _ in ()).throw(fault))
+            monkeypatch.setattr(rescale.Comparison, "add", lambda *_: (_ for _ in ()).throw(fault))
     await blobs.close()
     return found
 
@@ -102,7 +102,7 @@ async def test_a_registry_on_a_slow_volume_holds_up_no_bid(tmp_path: Path, monke
         time.sleep(0.2)
         return None
 
-    monkeypatch.setattr(reload.registry, "resolve", resolve)
+    monkeypatch.setattr("dsp.registry.resolve", resolve)
     blobs = LocalBlobStore(tmp_path / "blobs")
     await blobs.open()
     polling = asyncio.create_task(Reloader(Serving(), blobs, tmp_path / "models", 100).poll())
