@@ -12,7 +12,7 @@ from dsp.openrtb.profile import Profile
 NS_PER_SECOND = 1_000_000_000
 #: Under overload so much of each turn of the event loop is work, and who waits in it for longer is refused. First come,
 #: first served would answer all at the last moment, and then too late; and this way there is always some work.
-QUEUE_NS_MAX = 20_000_000
+QUEUE_NS_MAX = 40_000_000
 #: Longer waits are overload once they have gone on for so long. Before that they are a stall, which passes.
 STANDING_NS = 100_000_000
 #: And overload is over when nothing has waited longer for so long.

@@ -49,10 +49,10 @@ def test_a_stall_refuses_nobody() -> None:
 def test_a_standing_queue_is_cut_to_what_may_be_waited() -> None:
     queue, now_ns = Queue(), 10 * NS_PER_SECOND
     for number in range(20):
-        assert not queue.overdue(now_ns + (number - 50) * MS, now_ns + number * MS)
+        assert not queue.overdue(now_ns + (number - 90) * MS, now_ns + number * MS)
     now_ns += STANDING_NS + 50 * MS
     assert queue.overdue(now_ns - QUEUE_NS_MAX - 1, now_ns)
     assert not queue.overdue(now_ns - QUEUE_NS_MAX, now_ns)
     # It is remembered through turns in which nothing waited, and forgotten in the end.
-    assert queue.overdue(now_ns - 50 * MS, now_ns + CALM_NS // 2)
+    assert queue.overdue(now_ns - 90 * MS, now_ns + CALM_NS // 2)
     assert not queue.overdue(now_ns, now_ns + 3 * CALM_NS)
