@@ -12,7 +12,7 @@ from dsp.cache.port import LeaseStore
 from dsp.events.schema import Notice
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import NS_PER_MS, Clock, SystemClock
+from dsp.kernel.clock import SystemClock
 from dsp.kernel.errors import ConflictError
 from dsp.kernel.money import Micros
 from dsp.ledger.apply import entry
@@ -22,16 +22,13 @@ from dsp.store.database import create_engine, session_factory, url
 from dsp.stream.connect import event_log
 from dsp.stream.port import Assignment, Batch, EventLog, Position, Record
 from dsp.workers import runner
+from dsp.workers.audit import Audit
 from dsp.workers.config import WorkersConfig
 from dsp.workers.dead_letters import Poison, park, sift
 from dsp.workers.lease_keeper import LeaseKeeper
 
 #: The name under which the ledger's position is kept in the book.
 GROUP = "ledger"
-#: How often the whole book is summed up, which takes longer as it grows.
-AUDIT_INTERVAL_MS = 60_000
-#: An audit that takes long is followed by a pause so many times as long.
-AUDIT_PAUSES = 20
 #: How a database refuses a value, however often it is tried. A fault of our own code is none: it would park everything.
 _UNUSABLE = (OverflowError, DataError)
 
@@ -55,33 +52,36 @@ class LedgerJob:
         log: EventLog,
         leases: LeaseStore,
         workers: WorkersConfig,
-        clock: Clock,
         currency: str = "USD",
         keeper: LeaseKeeper | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._sessions = session_factory(engine)
         self._views = session_factory(engine, read_only=True)
         self._log = log
         self._leases = leases
         self._workers = workers
-        self._clock = clock
         self._currency = currency
         self._keeper = keeper
+        self._audit = audit
         self._share: frozenset[int] = frozenset()
         self._position: dict[int, int] = {}
         self._watermarks: dict[int, int] = {}  # of our share; no stamp is taken to be before them
         self._watermark_ms = 0
         self._unsettled: dict[str, Micros] = {}
-        self._audit_at_ms = 0
 
     async def open(self) -> None:
         """Connect."""
         await self._log.open()
         await self._leases.open()
         _preset(self._currency)
+        if self._audit is not None:
+            self._audit.start()
 
     async def close(self) -> None:
         """Release connections, and with them the share."""
+        if self._audit is not None:
+            await self._audit.stop()
         await self._log.close()
         await self._leases.close()
 
@@ -104,7 +104,6 @@ class LedgerJob:
         await self._tell(batch, share.total)
         lag = 0 if batch.end else await self._log.lag(Topic.NOTICES, self._position)
         metrics.CONSUMER_LAG.labels(Topic.NOTICES.value, GROUP).set(lag)
-        self._audit()
         return not batch.end
 
     def _take(self, share: Assignment) -> None:
@@ -189,17 +188,6 @@ class LedgerJob:
         metrics.SPEND.labels(self._currency).inc(applied.charged_micros)
         metrics.LATE_WINS.inc(applied.late_micros)
 
-    def _audit(self) -> None:
-        elapsed_ms = self._clock.elapsed_ns() // NS_PER_MS
-        if elapsed_ms < self._audit_at_ms:
-            return
-        try:
-            with self._views() as session:
-                metrics.LEDGER_IMBALANCE.set(BookRepository(session).imbalance())
-        finally:  # also of an audit that took too long for the database: the ledger must get on
-            took_ms = self._clock.elapsed_ns() // NS_PER_MS - elapsed_ms
-            self._audit_at_ms = elapsed_ms + max(AUDIT_INTERVAL_MS, AUDIT_PAUSES * took_ms)
-
 
 def _preset(currency: str) -> None:
     for result in ("charged", "late", "duplicate", "response", "not_billing"):
@@ -217,8 +205,8 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
         event_log(platform, clock),
         leases,
         workers,
-        clock,
         platform.currency,
         None if isinstance(leases, LocalLeaseStore) else LeaseKeeper(session_factory(engine), leases),
+        Audit(session_factory(engine, read_only=True), clock),
     )
     await runner.run("ledger", settings, job, workers.ledger_step_ms)

@@ -64,7 +64,7 @@ class Platform:
         self._directory = directory
         sessions = session_factory(self._engine, read_only=True)
         self._snapshot = SnapshotJob(sessions, self._lease_store(), self.blobs, clock)
-        self._ledger = LedgerJob(self._engine, self.log, self._lease_store(), WORKERS, clock, config.currency)
+        self._ledger = LedgerJob(self._engine, self.log, self._lease_store(), WORKERS, config.currency)
         self._pacing = PacingJob(sessions, self._lease_store(), self.blobs, clock, WORKERS)
         self.traffic = TrafficJob(sessions, self.log, self.blobs, clock, WORKERS, config, self.profiles)
         self._make_bidder(config)

@@ -50,7 +50,6 @@ async def main():
         event_log(Platform(stream_url=sys.argv[3], stream_partitions=4), clock),
         LocalLeaseStore(Path(sys.argv[1]) / "leases.db"),
         WorkersConfig(batch_records=25, wait_ms=20),
-        clock,
     )
     await job.open()
     print("open", flush=True)

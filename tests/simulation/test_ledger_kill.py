@@ -44,7 +44,6 @@ async def main():
         LocalEventLog(data / "log", clock),
         LocalLeaseStore(data / "leases.db"),
         WorkersConfig(batch_records=40, wait_ms=1),
-        clock,
     )
     await job.open()
     print("open", flush=True)

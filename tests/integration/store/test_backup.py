@@ -91,7 +91,7 @@ class _Ledger:
         clock = SystemClock()
         self._engine = create_engine(address)
         log, leases = LocalEventLog(data / "log", clock), LocalLeaseStore(data / "leases.db")
-        self._job = LedgerJob(self._engine, log, leases, WorkersConfig(batch_records=20, wait_ms=1), clock)
+        self._job = LedgerJob(self._engine, log, leases, WorkersConfig(batch_records=20, wait_ms=1))
 
     async def __aenter__(self) -> LedgerJob:
         await self._job.open()

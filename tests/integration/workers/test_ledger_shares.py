@@ -11,7 +11,6 @@ from dsp.cache.port import Limit
 from dsp.events.dead_letter import decode as decode_letter
 from dsp.events.schema import NoticeKind, encode
 from dsp.events.topics import Topic
-from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.metrics import POISON_RECORDS
 from dsp.store.book import BookRepository
@@ -101,7 +100,7 @@ class World:
 
     async def worker(self, *share: int) -> tuple[LedgerJob, SharedLog, Leases]:
         log, leases = SharedLog(self.partitions, set(share)), Leases(self.path / "leases.db", "NORMAL")
-        job = LedgerJob(self.engine, log, leases, WorkersConfig(), ManualClock())
+        job = LedgerJob(self.engine, log, leases, WorkersConfig())
         await job.open()
         return job, log, leases
 
