@@ -1,17 +1,22 @@
-"""From the REST API to the last bid: a campaign that a manager pauses stops bidding within two seconds."""
+"""What is decided elsewhere reaches every bidder within two seconds, in one process and on real servers.
+
+A campaign that a manager pauses over REST stops bidding, and pacing controls are taken up as they are published.
+"""
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 
 import httpx
 import pytest
 
-from loadtest.platform import CATALOGUE, Platform
+from loadtest.cluster.servers import BIDDERS, servers
+from loadtest.platform import CATALOGUE, Platform, PlatformError, parse_metrics
 from loadtest.traffic import Traffic
+from tests.servers import absent
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(240)]
 
 SECONDS_MAX = 2.0
 
@@ -28,24 +33,31 @@ def wait_for_api(platform: Platform) -> None:
         time.sleep(0.1)
 
 
-@pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    platform = Platform(tmp_path)
-    platform.run("dsp", "migrate")
-    platform.run("dsp", "load", str(CATALOGUE))
-    try:
+@pytest.fixture(scope="module", params=["embedded", "servers"])
+def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """The platform with one bidder on files, or with two on Kafka, Valkey and PostgreSQL."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with ExitStack() as stack:
+        settings: Mapping[str, str] = {}
+        if request.param == "servers":
+            try:
+                settings = stack.enter_context(servers(folder / "servers")).settings
+            except PlatformError as fault:
+                absent(str(fault))
+        platform = Platform(folder / "platform", settings=settings)
+        stack.callback(platform.down)
+        platform.run("dsp", "migrate")
+        platform.run("dsp", "load", str(CATALOGUE))
         platform.up()
         wait_for_api(platform)
         yield platform
-    finally:
-        platform.down()
 
 
 def campaigns_bid(client: httpx.Client, platform: Platform, traffic: Traffic, index: int) -> list[int]:
-    """Send one request and return the campaigns that bid."""
+    """Send one request on a connection of its own, whichever bidder takes it; return the campaigns that bid."""
     request = traffic.request(index)
     url = f"{platform.bid_url}/openrtb2/{request.source.exchange}"
-    answer = client.post(url, content=request.body, headers=request.headers)
+    answer = client.post(url, content=request.body, headers={**request.headers, "Connection": "close"})
     assert answer.status_code in (200, 204)
     seats = answer.json().get("seatbid", []) if answer.status_code == 200 else []
     return [int(bid["cid"]) for seat in seats for bid in seat["bid"]]
@@ -78,3 +90,19 @@ def test_a_paused_campaign_stops_bidding_within_two_seconds(platform: Platform) 
             others += now > paused_at + SECONDS_MAX and bool(found)
     assert last_bid_at - paused_at < SECONDS_MAX
     assert others > 0  # it was this campaign that stopped, not the bidder
+
+
+def test_pacing_controls_reach_every_bidder_within_two_seconds(platform: Platform) -> None:
+    """Controls are made once a second: none that a bidder uses is ever older than that and the two seconds."""
+    bidders = BIDDERS if platform.settings.cache_url else 1
+    admins = [platform.ports.admin + 2 * number for number in range(bidders)]
+    ages: dict[int, list[float]] = {port: [] for port in admins}
+    until = time.monotonic() + 5.0
+    while time.monotonic() < until:
+        for port in admins:
+            text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+            ages[port].append(parse_metrics(text).total("dsp_controls_age_seconds"))
+        time.sleep(0.1)
+    for port, found in ages.items():
+        assert 0.0 < max(found) < 1.0 + SECONDS_MAX, port
+        assert min(found) < max(found), port  # others came meanwhile
