@@ -21,8 +21,11 @@ from models.serving.statistics import PLATFORM_COLUMNS, Columns, Slots, Statisti
 from models.training.rows import Rows
 
 ROUNDS = 12
-#: Strengths tried, in expected clicks. The last all but silences a group that tells nothing.
-STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+#: Strengths tried, in expected clicks. One chosen by a few days' likelihood may silence what tells something on the
+#: next day, so it is bounded (docs/benchmarks.md, Learning).
+STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+#: Of what conversions have beside what clicks tell of them, which is often nothing: the last all but silences it.
+STRENGTHS_BESIDE = (*STRENGTHS, 128.0, 256.0, 512.0, 1024.0)
 #: Smaller effects are not stored.
 _DELTA_MIN = 1e-3
 #: What is known of the overall rate beforehand, in impressions (or clicks, for conversions).
@@ -44,6 +47,7 @@ class _Coded:
     positives: NDArray[np.float64]
     deltas: NDArray[np.float64]
     damping: float
+    strengths: tuple[float, ...]  # from which its own is chosen
     strength: float = STRENGTHS[-1]
 
 
@@ -69,17 +73,16 @@ def fit(
     """
     carried = [] if seen is None else _carried(groups, rows, seen, columns)
     known = _told(carried, rows, columns).sum(axis=1)
-    base, coded = _backfit(groups, rows, base_rate, known, columns)
+    strengths = STRENGTHS if seen is None else STRENGTHS_BESIDE
+    coded = [_code(one, rows, columns, strengths) for one in groups]
+    base = _backfit(coded, rows, base_rate, known)
     keys, values = _united([*_tables(groups, coded), *carried])
     statistics = Statistics(groups, base, keys, values.astype(np.float32), columns)
     return statistics, {group.name: found.strength for group, found in zip(groups, coded, strict=True)}
 
 
-def _backfit(
-    groups: Sequence[Group], rows: Rows, base_rate: float, known: NDArray[np.float64], columns: Columns
-) -> tuple[float, list[_Coded]]:
-    """Fit groups in turns to what log-odds known beforehand, (n,), leave unexplained; return the base's as well."""
-    coded = [_code(group, rows, columns) for group in groups]
+def _backfit(coded: Sequence[_Coded], rows: Rows, base_rate: float, known: NDArray[np.float64]) -> float:
+    """Fit groups in turns to what log-odds known beforehand, (n,), leave unexplained; return the base's."""
     weights, positives = rows.weights, float(rows.weights @ rows.labels)
     base = _logit((positives + base_rate * _BASE_ROWS) / (weights.sum() + _BASE_ROWS))
     logits = base + known
@@ -90,7 +93,7 @@ def _backfit(
         shift = np.log((positives + base_rate * _BASE_ROWS) / (expected + base_rate * _BASE_ROWS))
         base += shift
         logits += shift
-    return float(base), coded
+    return float(base)
 
 
 def _carried(groups: Sequence[Group], rows: Rows, seen: Rows, columns: Columns) -> list[_Table]:
@@ -100,7 +103,9 @@ def _carried(groups: Sequence[Group], rows: Rows, seen: Rows, columns: Columns) 
     are among `seen` gives nothing away: all of them were clicked, whether they converted or not.
     """
     rate = float(np.average(seen.labels, weights=seen.weights))
-    tables = _tables(groups, _backfit(groups, seen, rate, np.zeros(len(seen)), columns)[1])
+    coded = [_code(one, seen, columns, STRENGTHS) for one in groups]
+    _backfit(coded, seen, rate, np.zeros(len(seen)))
+    tables = _tables(groups, coded)
     told = np.concatenate((_told(tables, rows, columns), np.ones((len(rows), 1))), axis=1)
     precision = np.append(np.full(len(tables), _SHARE_SD**-2), _LEVEL_SD**-2)
     shares = np.zeros(len(precision))
@@ -141,7 +146,7 @@ def _united(tables: Sequence[_Table]) -> tuple[UInt64s, NDArray[np.float64]]:
     return keys, np.bincount(places, weights=values, minlength=len(keys)).astype(np.float64)
 
 
-def _code(group: Group, rows: Rows, columns: Columns) -> _Coded:
+def _code(group: Group, rows: Rows, columns: Columns, strengths: tuple[float, ...]) -> _Coded:
     slots = Slots([group], columns)
     keys = np.concatenate(slots.keys(rows.requests, rows.ads))
     all_filled = np.ones(keys.shape, dtype=np.bool_)
@@ -153,7 +158,7 @@ def _code(group: Group, rows: Rows, columns: Columns) -> _Coded:
     )
     # The members of a set act on one row together; each moves by its share, so that they do not overshoot.
     damping = 1.0 / max(1.0, len(members) / max(1, len(np.unique(members))))
-    return _Coded(unique, members, codes, positives, np.zeros(len(unique)), damping)
+    return _Coded(unique, members, codes, positives, np.zeros(len(unique)), damping, strengths)
 
 
 def _refit(group: _Coded, logits: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -162,7 +167,7 @@ def _refit(group: _Coded, logits: NDArray[np.float64], weights: NDArray[np.float
         return np.zeros(len(logits))
     rates = sigmoid(logits)
     expected = _by_key(group, weights * rates)
-    group.strength = _strength(group.positives, expected * np.exp(-group.deltas))
+    group.strength = _strength(group.positives, expected * np.exp(-group.deltas), group.strengths)
     prior = group.strength * np.exp(group.deltas)
     missing = group.positives + group.strength - expected - prior
     # Where rates are small both are the whole step, log of (positives + strength) over (expected + prior). Where they
@@ -178,12 +183,12 @@ def _by_key(group: _Coded, values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.bincount(group.codes, weights=values[group.rows], minlength=len(group.keys)).astype(np.float64)
 
 
-def _strength(positives: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
+def _strength(positives: NDArray[np.float64], expected: NDArray[np.float64], strengths: tuple[float, ...]) -> float:
     def likelihood(strength: float) -> float:
         terms = gammaln(positives + strength) - gammaln(strength) + strength * np.log(strength)
         return float((terms - (positives + strength) * np.log(expected + strength)).sum())
 
-    return max(STRENGTHS, key=likelihood)
+    return max(strengths, key=likelihood)
 
 
 def _logit(rate: float) -> float:

@@ -28,7 +28,8 @@ from models.training.network_model import Network
 from models.training.rows import Rows
 
 CONFIG = TrainingConfig(rounds_max=20, families=("ftrl", "gbdt"), gate_resamples=50)
-SEGMENT, CATEGORY = REQUEST_COLUMNS.index("segment_1"), AD_COLUMNS.index("ad_category_1")
+SEGMENTS = [place for place, name in enumerate(REQUEST_COLUMNS) if name.startswith("segment_")]
+CATEGORIES = [place for place, name in enumerate(AD_COLUMNS) if name.startswith("ad_category_")]
 KINDS = (("ftrl",), ("gbdt",), ("network",), ("ftrl", "gbdt"), ("ftrl", "gbdt", "network"))
 
 
@@ -36,7 +37,8 @@ def made(count: int, seed: int) -> Rows:
     rng = np.random.default_rng(seed)
     requests = rng.integers(0, 6, (count, len(REQUEST_COLUMNS)))
     ads = rng.integers(1, 6, (count, len(AD_COLUMNS)))
-    logits = -2.5 + 1.5 * (requests[:, SEGMENT] == ads[:, CATEGORY])
+    matches = (requests[:, SEGMENTS, None] == ads[:, None, CATEGORIES]).sum(axis=(1, 2))
+    logits = -3.5 + 0.8 * matches
     return Rows(np.arange(count) * 10, requests, ads, rng.random(count) < sigmoid(logits), np.ones(count))
 
 
