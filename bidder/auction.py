@@ -15,7 +15,7 @@ from bidder.pending import PendingExposures
 from bidder.respond import Responder
 from bidder.run import Arrival, Run
 from bidder.scoring import predict
-from bidder.state import Scored, Serving, ServingState
+from bidder.state import Serving, ServingState
 from bidder.tally import Tally
 from dsp.catalog.reasons import BY_LABEL, Exclusion
 from dsp.catalog.user import UserRecord
@@ -132,7 +132,6 @@ class Auctioneer:
                 return await self._choose(run, state, opportunity, known)
         pctr, pcvr = found
         run.predicted(len(rows))
-        self.serving.recent.append(Scored(state.served, features, rows, chosen.creatives))
         jitter, shading = UNMOVED, None
         if opportunity.first_price:
             jitter = draw(opportunity.auction_id, opportunity.imp_id, self.config.first_price_explore_share)

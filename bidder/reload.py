@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from bidder.predictors import Predictors
-from bidder.rescale import Comparison, Rescaler
 from bidder.state import Served, Serving, ServingState, serve
 from dsp import registry
 from dsp.cache.port import BlobStore
@@ -22,7 +21,7 @@ from models.serving import bundle, landscape, online
 from models.serving.bundle import CHALLENGER, CHAMPION, Bundle
 from models.serving.landscape import LANDSCAPE, NO_LANDSCAPES, Landscapes
 from models.serving.online import PRIOR_BLOB
-from models.serving.predictor import BatchPredictor, BatchScorer, Scorer
+from models.serving.predictor import BatchPredictor
 from models.serving.session import CPU, Device
 
 #: The blob under which the snapshot is published.
@@ -51,7 +50,6 @@ class Reloader:
         self._served: Served | None = None
         self._controls: Controls | None = None
         self._predictors = Predictors()
-        self._rescaler = Rescaler()
         self._challenger: BatchPredictor | None = None
         self._landscapes: Landscapes = NO_LANDSCAPES
         #: What was looked at last, good or bad, so that a broken artefact is tried and reported once.
@@ -96,14 +94,10 @@ class Reloader:
         if self._served is None:
             return False
         scorers = await asyncio.to_thread(self._predictors.prepared, self._served.ad_rows)
-        try:
-            await self._measure(scorers.predictor)
-        except Exception as fault:  # pacing finds out by itself, later
-            self._complain(fault)
         self._serving.swap(
             ServingState(
                 served=self._served,
-                controls=self._rescaler.scaled(self._controls, self._served.snapshot.line_item_ids),
+                controls=controller.align(self._controls, self._served.snapshot.line_item_ids),
                 controls_at_ms=self._controls.at_ms if self._controls is not None else 0,
                 predictor=scorers.predictor,
                 prior=scorers.prior,
@@ -113,21 +107,6 @@ class Reloader:
             )
         )
         return True
-
-    async def _measure(self, predictor: Scorer) -> None:
-        """Tell pacing what another predictor does to values; with another snapshot there is nothing to compare."""
-        current, served, controls = self._serving.current, self._served, self._controls
-        if current is None or served is None or controls is None:
-            return
-        if current.served is not served or current.predictor.version == predictor.version:
-            return
-        if isinstance(current.predictor, BatchScorer) or isinstance(predictor, BatchScorer):
-            return  # that one runs in the batcher's thread, one call at a time
-        comparison = Comparison(served, current.predictor, predictor)
-        for scored in list(self._serving.recent):
-            comparison.add(scored)
-            await asyncio.sleep(0)  # a scorer is for the auctions' thread: they take turns
-        self._rescaler.learn(comparison.ratios(), controls.at_ms)
 
     async def _follow_challenger(self) -> bool:
         """Follow the model in shadow, which may end as well; one that cannot be loaded is none. Return news of it."""

@@ -1,9 +1,7 @@
 """What is being served: one immutable value, swapped whole, so that an auction never sees two versions at once."""
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +21,6 @@ from models.serving.predictor import BatchPredictor, Scorer
 
 #: Landing pages remembered of creatives that have left the catalogue; ads in browsers outlive them.
 LANDINGS_MAX = 100_000
-#: Impressions remembered to tell what another predictor would have made of them. Each costs a scoring at a swap.
-RECENT_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +31,6 @@ class Served:
     ad_rows: NDArray[np.int64]  # (C, A), models.features.columns.AD_COLUMNS
     landing_urls: Mapping[int, str] = field(default_factory=dict)  # by creative id
     conversion_rules: Mapping[int, Mapping[int, ConversionRule]] = field(default_factory=dict)  # by advertiser, by id
-
-
-class Scored(NamedTuple):
-    """One impression's candidates as they were scored; rows of the snapshot."""
-
-    served: Served
-    features: NDArray[np.int64]  # (R,)
-    rows: NDArray[np.intp]  # of line items, (K,)
-    creatives: NDArray[np.int64]  # (K,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +64,9 @@ class Serving:
 
     def __init__(self) -> None:
         self.current: ServingState | None = None
-        self.recent: deque[Scored] = deque(maxlen=RECENT_MAX)
 
     def swap(self, state: ServingState) -> None:
         """Serve another state from the next auction on."""
-        if self.current is not None and self.current.served is not state.served:
-            self.recent.clear()
         self.current = state
         metrics.SNAPSHOT_LINE_ITEMS.set(len(state.served.snapshot.line_items))
         # The online prior's version changes a few times a minute; as a label it would be a new series each time.

@@ -58,11 +58,6 @@ class Control(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         """Return the log of the multiplier for the budget alone, whatever target or campaign allow."""
         return self.level + log(self.urgency)
 
-    @property
-    def ceiling(self) -> float:
-        """Return the multiplier that the target allows: without a budget, bids are this."""
-        return self.value_ratio * (1.0 if self.mu_target is None else 1.0 + 1.0 / self.mu_target)
-
 
 class Controls(msgspec.Struct, frozen=True, kw_only=True):
     """The controls of all line items at one instant. Those of campaigns are folded into their line items' already."""
@@ -275,5 +270,6 @@ def hold(control: Control, campaign_level: float, law: Law) -> Control:
     `level_now` is the log of that quotient as the budget wants it, and mu_budget follows from it; as that cannot be
     negative, the target has the quotient be at most 1 + 1 / mu_target.
     """
-    worth = min(control.value_ratio * exp(min(control.level_now, campaign_level)), control.ceiling)
+    highest = 1.0 if control.mu_target is None else 1.0 + 1.0 / control.mu_target
+    worth = control.value_ratio * min(exp(min(control.level_now, campaign_level)), highest)
     return msgspec.structs.replace(control, multiplier=min(max(worth, law.multiplier_min), law.multiplier_max))
