@@ -12,8 +12,8 @@ from dsp.cache.port import LeaseStore
 from dsp.events.schema import Notice
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import SystemClock
-from dsp.kernel.errors import ConflictError
+from dsp.kernel.clock import NS_PER_MS, Clock, SystemClock
+from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.money import Micros
 from dsp.ledger.apply import entry
 from dsp.ledger.book import Release, Response, Transaction
@@ -29,6 +29,9 @@ from dsp.workers.lease_keeper import LeaseKeeper
 
 #: The name under which the ledger's position is kept in the book.
 GROUP = "ledger"
+#: So long after the event log was away watermarks stand still, while bidders hand over what they have acknowledged and
+#: kept on their disks meanwhile; an abandoned place is looked for every ten seconds (bidder.salvage).
+HANDOVER_MS = 30_000
 #: How a database refuses a value, however often it is tried. A fault of our own code is none: it would park everything.
 _UNUSABLE = (OverflowError, DataError)
 
@@ -44,6 +47,10 @@ class LedgerJob:
     from where it was read, in the batch's transaction, so only one of them enters it. The lease store's watermark is
     the least of all partitions': its own as read, the others' as their workers say in the book, once they have told
     the lease store what it stands for (docs/adr/0002).
+
+    While the event log is away its clock stands still, as far as money is concerned, and for a while after: what was
+    acknowledged meanwhile was in time, though it is appended later. That costs no budget more than its limit, since no
+    reservation ends before a watermark passes it.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class LedgerJob:
         currency: str = "USD",
         keeper: LeaseKeeper | None = None,
         audit: Audit | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._sessions = session_factory(engine)
         self._views = session_factory(engine, read_only=True)
@@ -64,6 +72,8 @@ class LedgerJob:
         self._currency = currency
         self._keeper = keeper
         self._audit = audit
+        self._clock = clock or SystemClock()
+        self._held_until_ms = 0  # monotonic: no watermark rises before
         self._share: frozenset[int] = frozenset()
         self._position: dict[int, int] = {}
         self._watermarks: dict[int, int] = {}  # of our share; no stamp is taken to be before them
@@ -87,11 +97,11 @@ class LedgerJob:
 
     async def step(self) -> bool:
         """Enter one batch; return whether more is waiting."""
-        share = await self._log.assignment(Topic.NOTICES, GROUP)
-        if share.partitions != self._share:
-            self._take(share)
-        limit, wait_ms = self._workers.batch_records, self._workers.wait_ms
-        batch = await self._log.read(Topic.NOTICES, self._position, limit, wait_ms, self._share, fresh=True)
+        try:
+            batch, total = await self._read()
+        except UnavailableError:
+            self._held_until_ms = self._elapsed_ms() + HANDOVER_MS
+            raise
         if not self._share:
             return False
         if batch.position != self._position:
@@ -101,10 +111,19 @@ class LedgerJob:
                 logging.get(__name__).info("share lost", fault=str(fault))
                 self._share = frozenset()  # and taken again from where the book is now, if it is still ours
                 return True
-        await self._tell(batch, share.total)
+        await self._tell(batch, total)
         lag = 0 if batch.end else await self._log.lag(Topic.NOTICES, self._position)
         metrics.CONSUMER_LAG.labels(Topic.NOTICES.value, GROUP).set(lag)
         return not batch.end
+
+    async def _read(self) -> tuple[Batch, int]:
+        """Return what is new in our share, and how many partitions there are."""
+        share = await self._log.assignment(Topic.NOTICES, GROUP)
+        if share.partitions != self._share:
+            self._take(share)
+        limit, wait_ms = self._workers.batch_records, self._workers.wait_ms
+        batch = await self._log.read(Topic.NOTICES, self._position, limit, wait_ms, self._share, fresh=True)
+        return batch, share.total
 
     def _take(self, share: Assignment) -> None:
         """Go on where the book says, and tell the leases again what the book has: who had them may not have."""
@@ -144,7 +163,8 @@ class LedgerJob:
         """Enter notices and the position after them in one transaction."""
         entries: list[Transaction | Release | Response] = []
         for record, notice in found:
-            stamp = max(record.appended_ms, self._watermarks.get(record.partition, 0))
+            before_ms = self._watermarks.get(record.partition, record.appended_ms)
+            stamp = before_ms if self._held else max(record.appended_ms, before_ms)
             if (made := entry(notice, stamp)) is not None:
                 entries.append(made)
         moved = {one: offset for one, offset in position.items() if offset != self._position.get(one)}
@@ -159,7 +179,8 @@ class LedgerJob:
     async def _tell(self, batch: Batch, total: int) -> None:
         """Tell the lease store what was entered and how far all workers have got, and the other workers how far we."""
         for partition, watermark_ms in batch.watermarks.items():
-            self._watermarks[partition] = max(watermark_ms, self._watermarks.get(partition, 0))
+            if not self._held:
+                self._watermarks[partition] = max(watermark_ms, self._watermarks.get(partition, 0))
         others: dict[int, int] = {}
         if len(self._share) < total:
             with self._views() as session:
@@ -174,6 +195,13 @@ class LedgerJob:
         if len(self._share) < total:
             with self._sessions.begin() as session:
                 BookRepository(session).tell(self._watermarks, Topic.NOTICES, GROUP)
+
+    @property
+    def _held(self) -> bool:
+        return self._elapsed_ms() < self._held_until_ms
+
+    def _elapsed_ms(self) -> int:
+        return self._clock.elapsed_ns() // NS_PER_MS
 
     def _count(self, applied: Applied, records: int) -> None:
         entered = applied.charged + applied.late

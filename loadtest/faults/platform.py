@@ -217,7 +217,7 @@ class Platform:
     def restart_ledger(self) -> None:
         """Start the ledger's job anew: it knows what the book knows."""
         workers = WorkersConfig(batch_records=self._batch_records, wait_ms=1)
-        self._job = LedgerJob(self.engine, self.log, self.store, workers)
+        self._job = LedgerJob(self.engine, self.log, self.store, workers, clock=self.ledger_clock)
         finish(self._job.open())
 
     def reclaim(self) -> int:

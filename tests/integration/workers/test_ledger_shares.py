@@ -11,13 +11,14 @@ from dsp.cache.port import Limit
 from dsp.events.dead_letter import decode as decode_letter
 from dsp.events.schema import NoticeKind, encode
 from dsp.events.topics import Topic
+from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.metrics import POISON_RECORDS
 from dsp.store.book import BookRepository
 from dsp.store.database import create_engine, session_factory
 from dsp.stream.port import Assignment, Batch, Position, Record
 from dsp.workers.config import WorkersConfig
-from dsp.workers.ledger import GROUP, LedgerJob
+from dsp.workers.ledger import GROUP, HANDOVER_MS, LedgerJob
 from tests.notices import FACTS, notice
 from tests.unit.bidder.fakes import FakeLog
 
@@ -44,6 +45,7 @@ class SharedLog(FakeLog):
         self.partitions = partitions
         self.share = share
         self.limit = 1_000
+        self.lost = False
         self.between: list[LedgerJob] = []
 
     async def assignment(self, topic: str, group: str) -> Assignment:
@@ -58,6 +60,8 @@ class SharedLog(FakeLog):
         partitions: Collection[int] | None = None,
         fresh: bool = False,
     ) -> Batch:
+        if self.lost:
+            raise UnavailableError("the log is away")
         records: list[Record] = []
         after: Position = {}
         watermarks = {}
@@ -96,11 +100,12 @@ class World:
         self.engine = engine
         self.path = path
         self.partitions = Partitions(partitions)
+        self.clock = ManualClock()
         self.views = session_factory(engine, read_only=True)
 
     async def worker(self, *share: int) -> tuple[LedgerJob, SharedLog, Leases]:
         log, leases = SharedLog(self.partitions, set(share)), Leases(self.path / "leases.db", "NORMAL")
-        job = LedgerJob(self.engine, log, leases, WorkersConfig())
+        job = LedgerJob(self.engine, log, leases, WorkersConfig(), clock=self.clock)
         await job.open()
         return job, log, leases
 
@@ -211,10 +216,43 @@ async def test_a_stamp_behind_a_watermark_counts_as_late_as_the_watermark(engine
     world.partitions.now_ms = 5_000
     world.partitions.add(0, encode(notice(1)))
     await one.step()
+    assert _money(world) == (0, 80)
+    await one.close()
+
+
+async def test_the_clock_stands_still_while_the_log_is_away_and_what_was_acknowledged_is_handed_over(
+    engine: Engine, tmp_path: Path
+) -> None:
+    world = World(engine, tmp_path, 2)
+    one, log, _ = await world.worker(0)
+    two, _, _ = await world.worker(1)
+    await two.step()
+    await one.step()
+    assert await world.watermark_ms() == 5_000
+    log.lost = True  # the second never notices; the watermark is the least
+    with pytest.raises(UnavailableError):
+        await one.step()
+    log.lost = False
+    world.partitions.now_ms = FACTS.expires_at_ms + 10_000  # a minute later bidders hand over what they acknowledged
+    world.partitions.add(0, encode(notice(1)))
+    await two.step()
+    await one.step()
+    assert await world.watermark_ms() == 5_000  # so no reservation has ended that this is charged to
+    assert _money(world) == (80, 0)
+    world.clock.advance(HANDOVER_MS)
+    await one.step()
+    assert await world.watermark_ms() == world.partitions.now_ms
+    world.partitions.add(0, encode(notice(2)))
+    await one.step()
+    assert _money(world) == (80, 80)  # late: what it could have been charged to is somebody else's by now
+    await one.close()
+    await two.close()
+
+
+def _money(world: World) -> tuple[int, int]:
     with world.views() as session:
         (day,) = BookRepository(session).days()
-    assert (day.spend_micros, day.late_micros) == (0, 80)
-    await one.close()
+    return day.spend_micros, day.late_micros
 
 
 async def test_poison_is_parked_and_what_stands_beside_it_is_entered(engine: Engine, tmp_path: Path) -> None:
