@@ -11,8 +11,16 @@ LINE_ITEMS_MAX = 200_000
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status: 0 good, 1 failed, 2 misused, 130 interrupted."""
+    from loadtest.platform import PlatformError
+
     options = _parser().parse_args(arguments)
-    status: int = options.run(options)
+    try:
+        status: int = options.run(options)
+    except (OSError, PlatformError) as fault:
+        print(f"loadtest: {fault}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
     return status
 
 
@@ -101,58 +109,40 @@ def _bids(options: argparse.Namespace) -> int:
     from loadtest.bids.run import Options, main
 
     mix, model = Mix(options.mix), not options.no_model
-    try:
-        return main(
-            Options(options.requests, options.line_items, options.connections, options.seconds, mix, model),
-            options.json,
-        )
-    except KeyboardInterrupt:
-        return 130
+    return main(
+        Options(options.requests, options.line_items, options.connections, options.seconds, mix, model),
+        options.json,
+    )
 
 
 def _faults(options: argparse.Namespace) -> int:
     from loadtest.faults.report import main
 
-    try:
-        return main(options.seeds, options.json, options.trace, options.density)
-    except KeyboardInterrupt:
-        return 130
+    return main(options.seeds, options.json, options.trace, options.density)
 
 
 def _day(options: argparse.Namespace) -> int:
     from loadtest.day.report import main
 
-    try:
-        return main(options.seed, options.requests, options.json, options.picture)
-    except KeyboardInterrupt:
-        return 130
+    return main(options.seed, options.requests, options.json, options.picture)
 
 
 def _cluster(options: argparse.Namespace) -> int:
     from loadtest.cluster.run import main
 
-    try:
-        return main(options.seconds, options.rate, options.seed, options.json)
-    except KeyboardInterrupt:
-        return 130
+    return main(options.seconds, options.rate, options.seed, options.json)
 
 
 def _drill(options: argparse.Namespace) -> int:
     from loadtest.cluster.drill import main
 
-    try:
-        return main(options.faults, options.rate, options.seed, options.json)
-    except KeyboardInterrupt:
-        return 130
+    return main(options.faults, options.rate, options.seed, options.json)
 
 
 def _learning(options: argparse.Namespace) -> int:
     from loadtest.learning.report import main
 
-    try:
-        return main(options.requests, options.bought, options.seeds, options.limits, options.json, options.same_people)
-    except KeyboardInterrupt:
-        return 130
+    return main(options.requests, options.bought, options.seeds, options.limits, options.json, options.same_people)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -162,16 +152,9 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from loadtest.platform import PlatformError
     from loadtest.replay import replay
 
-    try:
-        report = replay(options.requests, options.exchange, options.connections)
-    except (OSError, PlatformError) as fault:
-        print(f"loadtest: {fault}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    report = replay(options.requests, options.exchange, options.connections)
     print(json.dumps(report, indent=None if options.json else 2))
     unexpected = {status for status in report["status"] if status.startswith("5")}
     return int(bool(report["exceptions"] or unexpected))
@@ -210,12 +193,7 @@ def _capacity(options: argparse.Namespace) -> int:
     from loadtest.capacity.run import Options, main
 
     slo, seconds, mix, model = options.slo_p99_ms, options.step_seconds, Mix(options.mix), not options.no_model
-    try:
-        return main(
-            Options(slo, options.requests, options.line_items, seconds, mix, model, options.picture), options.json
-        )
-    except KeyboardInterrupt:
-        return 130
+    return main(Options(slo, options.requests, options.line_items, seconds, mix, model, options.picture), options.json)
 
 
 def _soak(options: argparse.Namespace) -> int:
@@ -223,10 +201,7 @@ def _soak(options: argparse.Namespace) -> int:
     from loadtest.soak import Options, main
 
     seconds, rate, mix, model = options.seconds, options.rate, Mix(options.mix), not options.no_model
-    try:
-        return main(Options(seconds, rate, options.requests, options.line_items, mix, model), options.json)
-    except KeyboardInterrupt:
-        return 130
+    return main(Options(seconds, rate, options.requests, options.line_items, mix, model), options.json)
 
 
 def _latency(text: str) -> float:

@@ -5,19 +5,14 @@ generator would be what is measured. It tells how much of its own processor it t
 """
 
 import gc
-import select
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from loadtest.bids.supply import Supply
+from loadtest.bids.connections import STALL_SECONDS, Connections
 from loadtest.platform import PlatformError
 
-_HEAD_END = b"\r\n\r\n"
-_LENGTH = b"\r\nContent-Length: "
-_BYTES = 65_536
-_STALL_SECONDS = 10.0
 _MS = 1_000.0
 
 
@@ -38,25 +33,8 @@ class Round:
         return len(self.latencies_ms)
 
 
-class Closed:
+class Closed(Connections):
     """Connections that each send the next request as soon as the last one is answered; usable for several rounds."""
-
-    def __init__(self, port: int, connections: int, supply: Supply) -> None:
-        self._supply = supply
-        self._sent = 0  # goes on from round to round, so that no round repeats another's users
-        self._port = port
-        self._sockets: dict[int, socket.socket] = {}
-        self._poll = select.epoll()
-        for _ in range(connections):
-            one = connected(port)
-            self._sockets[one.fileno()] = one
-            self._poll.register(one.fileno(), select.EPOLLIN)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._poll.close()
-        for one in self._sockets.values():
-            one.close()
 
     def round(self, seconds: float) -> Round:
         """Send for so long, wait for what is under way, and return what came back.
@@ -76,22 +54,16 @@ class Closed:
         return found
 
     def _run(self, found: Round, until: float) -> None:
-        clock, poll, sockets, send = time.perf_counter, self._poll.poll, self._sockets, self._send
+        clock, wait, read, sockets, send = time.perf_counter, self.wait, self.read, self.sockets, self._send
         flying: dict[int, tuple[float, int]] = {number: send(one) for number, one in sockets.items()}
-        partial: dict[int, bytes] = {}
-        latencies, tmax_ms = found.latencies_ms, self._supply.tmax_ms
+        latencies, tmax_ms = found.latencies_ms, self.supply.tmax_ms
         while flying:
-            ready = poll(_STALL_SECONDS)
+            ready = wait(STALL_SECONDS)
             if not ready:
-                raise PlatformError(f"no answer from port {self._port} for {_STALL_SECONDS:.0f} s")
+                raise PlatformError(self.silent)
             for number, _ in ready:
-                data = sockets[number].recv(_BYTES)
+                data = read(number)
                 if not data:
-                    raise PlatformError(f"port {self._port} closed a connection")
-                if number in partial:
-                    data = partial.pop(number) + data
-                if not is_whole(data):
-                    partial[number] = data
                     continue
                 now = clock()
                 began, place = flying.pop(number)
@@ -107,31 +79,10 @@ class Closed:
                     flying[number] = send(sockets[number])
 
     def _send(self, one: socket.socket) -> tuple[float, int]:
-        place = self._sent % len(self._supply.parts)
-        data = self._supply.made(place, self._sent)
-        self._sent += 1
+        data, place = self.following()
         began = time.perf_counter()
         one.sendall(data)
         return began, place
-
-
-def connected(port: int) -> socket.socket:
-    """Return a connection to a server of this machine, on which small things are not kept waiting for more."""
-    one = socket.create_connection(("127.0.0.1", port), _STALL_SECONDS)
-    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return one
-
-
-def is_whole(data: bytes) -> bool:
-    """Tell whether an answer of our own server is all there; it states a length wherever there is a body."""
-    end = data.find(_HEAD_END)
-    if end < 0:
-        return False
-    at = data.find(_LENGTH, 0, end)
-    if at < 0:
-        return True
-    length = data[at + len(_LENGTH) : data.find(b"\r", at + 2)] if end > at else b"0"
-    return len(data) - end - len(_HEAD_END) >= int(length)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

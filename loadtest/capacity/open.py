@@ -5,20 +5,17 @@ its clients ask less, and what they wait for a connection is waiting as well (no
 """
 
 import gc
-import select
-import socket
 import time
 from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from loadtest.bids.drive import connected, is_whole, quantile
+from loadtest.bids.connections import STALL_SECONDS, Connections
+from loadtest.bids.drive import quantile
 from loadtest.bids.supply import Supply
 from loadtest.platform import PlatformError
 
-_BYTES = 65_536
-_STALL_SECONDS = 10.0
 _MS = 1_000.0
 #: epoll sleeps whole milliseconds; what is due sooner is waited for awake.
 _NAP_SECONDS = 0.002
@@ -50,26 +47,12 @@ class Step:
         }
 
 
-class Open:
+class Open(Connections):
     """Kept connections over which requests are sent at their time; usable for several steps."""
 
     def __init__(self, port: int, connections: int, supply: Supply, seed: int = 1) -> None:
-        self._supply = supply
+        super().__init__(port, connections, supply)
         self._random = np.random.default_rng(seed)
-        self._sent = 0
-        self._port = port
-        self._sockets: dict[int, socket.socket] = {}
-        self._poll = select.epoll()
-        for _ in range(connections):
-            one = connected(port)
-            self._sockets[one.fileno()] = one
-            self._poll.register(one.fileno(), select.EPOLLIN)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._poll.close()
-        for one in self._sockets.values():
-            one.close()
 
     def step(self, rate: float, seconds: float) -> Step:
         """Offer Poisson arrivals at a rate for so long, wait for all answers, and return what came back.
@@ -90,34 +73,29 @@ class Open:
         return found
 
     def _run(self, found: Step, due: list[float]) -> None:
-        clock, poll, sockets = time.perf_counter, self._poll.poll, self._sockets
-        supply, tmax_ms, places = self._supply, self._supply.tmax_ms, len(self._supply.parts)
+        clock, wait, sockets, tmax_ms = time.perf_counter, self.wait, self.sockets, self.supply.tmax_ms
         latencies, lags = found.latencies_ms, found.lags_ms
-        idle, flying, partial = deque(sockets), dict[int, tuple[float, int]](), dict[int, bytes]()
+        idle, flying = deque(sockets), dict[int, tuple[float, int]]()
         following, count, freed, heard = 0, len(due), 0.0, clock()
         while following < count or flying:
             now = clock()
             while following < count and idle and due[following] <= now:
-                number, place, at = idle.popleft(), self._sent % places, due[following]
-                sockets[number].sendall(supply.made(place, self._sent))
+                number, at = idle.popleft(), due[following]
+                data, place = self.following()
+                sockets[number].sendall(data)
                 flying[number] = (at, place)
                 lags.append((now - max(at, freed)) * _MS)
-                self._sent += 1
                 following += 1
                 now = clock()
-            waits = due[following] - now if following < count and idle else _STALL_SECONDS
-            ready = poll(0 if waits < _NAP_SECONDS else waits - _NAP_SECONDS / 2)
+            waits = due[following] - now if following < count and idle else STALL_SECONDS
+            ready = wait(0 if waits < _NAP_SECONDS else waits - _NAP_SECONDS / 2)
             now = clock()
-            if not ready and flying and now - heard > _STALL_SECONDS:
-                raise PlatformError(f"no answer from port {self._port} for {_STALL_SECONDS:.0f} s")
+            if not ready and flying and now - heard > STALL_SECONDS:
+                raise PlatformError(self.silent)
             heard = now if ready or not flying else heard
             for number, _ in ready:
-                data = sockets[number].recv(_BYTES)
+                data = self.read(number)
                 if not data:
-                    raise PlatformError(f"port {self._port} closed a connection")
-                data = partial.pop(number, b"") + data
-                if not is_whole(data):
-                    partial[number] = data
                     continue
                 freed = clock() if not idle else freed
                 at, place = flying.pop(number)

@@ -13,7 +13,6 @@ from loadtest.bids.drive import Closed
 from loadtest.bids.run import Setting, ready, reasons
 from loadtest.capacity.events import Events
 from loadtest.capacity.open import Open, Step
-from loadtest.platform import PlatformError
 
 #: So many connections wait for their answers at once; beyond that requests wait for a connection.
 CONNECTIONS = 256
@@ -124,11 +123,7 @@ def _below(setting: Setting, load: Open, rate: float, seconds: float) -> dict[st
 
 def main(options: Options, as_json: bool) -> int:
     """Measure, print, and return the exit status: 1 where no rate keeps the service level."""
-    try:
-        report = measure(options)
-    except (OSError, PlatformError) as fault:
-        print(f"loadtest: {fault}", file=sys.stderr)
-        return 1
+    report = measure(options)
     print(json.dumps(report) if as_json else table(report))
     worst = max(step["lag_p99"] for step in report["steps"])
     if worst > LAG_MS_MAX:
