@@ -64,6 +64,8 @@ class NetworkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
 
 PartSpec = TreesSpec | LinearSpec | NetworkSpec
+#: Networks of a bundle by the prefix of their files.
+Networks = dict[str, network.NetworkModel]
 
 
 class RateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,10 +138,11 @@ def predictor(version: str, files: Mapping[str, bytes], device: Device = CPU) ->
         spec = msgspec.json.decode(files["feature_spec.json"], type=BundleSpec)
         calibrations = msgspec.json.decode(files["calibration.json"], type=dict[str, CalibrationSpec])
         _check_features(version, spec)
-        ctr = _rate(spec.ctr, files, calibrations["ctr"], device)
+        known: Networks = {}
+        ctr = _rate(spec.ctr, files, calibrations["ctr"], device, known)
         if spec.cvr is None:
             return ModelPredictor(version, ctr, statistics(spec.prior_cvr, files))
-        return ModelPredictor(version, ctr, _rate(spec.cvr, files, calibrations["cvr"], device))
+        return ModelPredictor(version, ctr, _rate(spec.cvr, files, calibrations["cvr"], device, known))
     except (KeyError, ValueError, msgspec.DecodeError) as fault:
         raise BundleError(f"{version}: {type(fault).__name__}: {fault}") from fault
 
@@ -160,15 +163,19 @@ def transform(spec: TreesSpec, files: Mapping[str, bytes]) -> Transform:
     return Transform(statistics(spec.statistics, files), spec.request_numbers, spec.ad_numbers, spec.matches)
 
 
-def _rate(spec: RateSpec, files: Mapping[str, bytes], calibration: CalibrationSpec, device: Device) -> Rate:
+def _rate(
+    spec: RateSpec, files: Mapping[str, bytes], calibration: CalibrationSpec, device: Device, known: Networks
+) -> Rate:
     if spec.weights.keys() != spec.parts.keys():
         raise ValueError("weights are of other parts")
-    parts = [part(told, files, device)._replace(weight=spec.weights[name]) for name, told in spec.parts.items()]
+    parts = [part(told, files, device, known)._replace(weight=spec.weights[name]) for name, told in spec.parts.items()]
     return Rate(parts, restore_calibration(calibration))
 
 
-def part(spec: PartSpec, files: Mapping[str, bytes], device: Device = CPU) -> Part:
+def part(spec: PartSpec, files: Mapping[str, bytes], device: Device = CPU, known: Networks | None = None) -> Part:
     """Return one part of a rate, with a weight of 1.
+
+    `known` are the networks read so far, by prefix, and gets those that are read now: both heads of one run it once.
 
     Raises:
         BundleError: ONNX Runtime refuses the graph, or it was made for other features.
@@ -178,7 +185,9 @@ def part(spec: PartSpec, files: Mapping[str, bytes], device: Device = CPU) -> Pa
     if isinstance(spec, LinearSpec):
         with np.load(io.BytesIO(files[spec.arrays]), allow_pickle=False) as arrays:
             return Part(linear.restore(spec.features, arrays))
-    return _network(spec, files, device) if isinstance(spec, NetworkSpec) else _trees(spec, files, device)
+    if isinstance(spec, NetworkSpec):
+        return _network(spec, files, device, {} if known is None else known)
+    return _trees(spec, files, device)
 
 
 def _trees(spec: TreesSpec, files: Mapping[str, bytes], device: Device) -> Part:
@@ -192,12 +201,13 @@ def _trees(spec: TreesSpec, files: Mapping[str, bytes], device: Device) -> Part:
     return Part(model)
 
 
-def _network(spec: NetworkSpec, files: Mapping[str, bytes], device: Device) -> Part:
+def _network(spec: NetworkSpec, files: Mapping[str, bytes], device: Device, known: Networks) -> Part:
     own = {name: files[spec.prefix + name] for name in network.FILES}
     try:
-        model = network.restore(own, device)
+        model = known.get(spec.prefix) or network.restore(own, device)
     except Exception as fault:  # as above
         raise BundleError(f"{spec.prefix}{network.GRAPH}: {fault}") from fault
+    known[spec.prefix] = model
     layout = model.inputs.layout
     if (layout.request.columns, layout.ad.columns) != (REQUEST_COLUMNS, AD_COLUMNS) or spec.head >= network.HEADS:
         raise BundleError(f"{spec.prefix}{network.GRAPH}: made for other columns, or has no head {spec.head}")

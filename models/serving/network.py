@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.serving.embedding import Floats, Inputs, Int64s, Layout, Tables
-from models.serving.keys import Shared
+from models.serving.keys import Finder, Shared
 from models.serving.session import CPU, Device, Memory, Session
 from models.serving.stack import Stack
 
@@ -167,7 +167,7 @@ class PreparedNetwork:
 
 
 class NetworkHead:
-    """One head's log-odds, at the price of both."""
+    """One head's log-odds, at the price of both; the other head of the same network then costs nothing."""
 
     def __init__(self, network: NetworkModel, head: int) -> None:
         self.network = network
@@ -178,38 +178,69 @@ class NetworkHead:
         return self.network.logits(requests, ads)[:, self.head]
 
     def prepare(self, ads: Int64s, shared: Shared | None = None) -> "PreparedHead":
-        """Return what gives the log-odds of ads of this table, (C, A). A network has nothing in common with others."""
-        prepared = self.network.prepare(ads)
-        if self.network.stack is None:
-            return PreparedHead(prepared, self.head)
-        return BatchedHead(prepared, self.head, self.network.stack)
+        """Return what gives the log-odds of ads of this table, (C, A)."""
+        shared, stack = shared or Shared(), self.network.stack
+        both = shared.once((PreparedNetwork, id(self.network)), lambda: Both(self.network.prepare(ads)))
+        if stack is None:
+            return PreparedHead(both, self.head)
+        staged = shared.once((Stack, id(self.network)), lambda: Staging(both.network, stack))
+        return BatchedHead(both, self.head, staged)
+
+
+class Both(Finder[Floats]):
+    """Finds both heads' log-odds, (K, 2)."""
+
+    def __init__(self, network: PreparedNetwork) -> None:
+        super().__init__(network.logits)
+        self.network = network
+
+
+class Staging(Finder[Floats]):
+    """Finds the graph's input for an impression, and runs it for several; one thread each at a time."""
+
+    def __init__(self, network: PreparedNetwork, stack: Stack) -> None:
+        super().__init__(self._stage)
+        self._network = network
+        self._stack = stack
+        self._latest_run: tuple[list[Floats], list[Floats]] = [], []
+
+    def run(self, staged: Sequence[Floats]) -> list[Floats]:
+        """Return both heads' log-odds, (K, 2), of each that was staged."""
+        states, found = self._latest_run
+        if len(states) != len(staged) or any(one is not other for one, other in zip(states, staged, strict=True)):
+            found = self._stack([{INPUT: state} for state in staged], OUTPUT)
+            self._latest_run = list(staged), found
+        return found
+
+    def _stage(self, request: Int64s, chosen: Int64s) -> Floats:
+        state = self._network.blank(len(chosen))  # it outlives the next impression's
+        self._network.state(request, chosen, state)
+        return state
 
 
 class PreparedHead:
     """One head's log-odds of ads of a fixed table. One thread at a time."""
 
-    def __init__(self, network: PreparedNetwork, head: int) -> None:
-        self._network = network
+    def __init__(self, both: Both, head: int) -> None:
+        self._both = both
         self._head = head
 
     def logits(self, request: Int64s, chosen: Int64s) -> Floats:
         """Return log-odds, float32 (K,), as PreparedNetwork.logits does."""
-        return self._network.logits(request, chosen)[:, self._head]
+        return self._both.find(request, chosen)[:, self._head]
 
 
 class BatchedHead(PreparedHead):
     """A head that can also be asked of several impressions at once: `stage` here, `run` in another thread."""
 
-    def __init__(self, network: PreparedNetwork, head: int, stack: Stack) -> None:
-        super().__init__(network, head)
-        self._stack = stack
+    def __init__(self, both: Both, head: int, staging: Staging) -> None:
+        super().__init__(both, head)
+        self._staging = staging
 
     def stage(self, request: Int64s, chosen: Int64s) -> Floats:
         """Return the graph's input for a request row (R,) and K rows of the table."""
-        state = self._network.blank(len(chosen))
-        self._network.state(request, chosen, state)
-        return state
+        return self._staging.find(request, chosen)
 
     def run(self, staged: Sequence[Floats]) -> list[Floats]:
         """Return the log-odds, float32 (K,), of each impression that was staged."""
-        return [found[:, self._head] for found in self._stack([{INPUT: state} for state in staged], OUTPUT)]
+        return [found[:, self._head] for found in self._staging.run(staged)]

@@ -23,11 +23,13 @@ from models.serving.bundle import (
     TreesSpec,
 )
 from models.serving.linear import LinearModel
+from models.serving.network import GRAPH
 from models.serving.predictor import predict
 from models.serving.statistics import Description, Statistics
 from models.training.blend import Blend
 from models.training.export import to_onnx
 from models.training.families import Learned, NetworkHead
+from models.training.network_model import Network
 from models.training.rows import Rows
 
 #: What is served and what was trained may differ by so much in log-odds: ONNX computes in single precision.
@@ -97,13 +99,22 @@ def _add_model(files: dict[str, bytes], name: str, model: Learned) -> PartSpec:
         files[f"{name}.npz"] = _npz(model.arrays())
         return LinearSpec(f"{name}.npz", model.coordinates.spec)
     if isinstance(model, NetworkHead):
-        prefix = f"{name}_"
-        files.update({prefix + file: data for file, data in model.network.files().items()})
-        return NetworkSpec(prefix, model.head)
+        return NetworkSpec(_add_network(files, name, model.network), model.head)
     files[f"{name}.onnx"] = to_onnx(model, name)
     inputs = model.transform
     statistics = _add_statistics(files, name, inputs.statistics)
     return TreesSpec(f"{name}.onnx", statistics, inputs.request_numbers, inputs.ad_numbers, inputs.matches)
+
+
+def _add_network(files: dict[str, bytes], name: str, network: Network) -> str:
+    """Add a network's files, unless they are there for its other head; return what their names begin with."""
+    own = network.files()
+    there = [file.removesuffix(GRAPH) for file, data in files.items() if data == own[GRAPH]]
+    for prefix in there:
+        if all(files.get(prefix + file) == data for file, data in own.items()):
+            return prefix
+    files.update({f"{name}_{file}": data for file, data in own.items()})
+    return f"{name}_"
 
 
 def _add_statistics(files: dict[str, bytes], name: str, statistics: Statistics) -> StatisticsSpec:

@@ -15,8 +15,10 @@ from models.features.platform import PLATFORM
 from models.serving import bundle
 from models.serving.embedding import AGE_CLASSES, Inputs, Tables
 from models.serving.linear import LinearModel
+from models.serving.network import GRAPH
+from models.serving.network import NetworkHead as ServedHead
 from models.serving.predictor import predict
-from models.serving.rate import ModelPredictor
+from models.serving.rate import ModelPredictor, Rate
 from models.serving.statistics import sigmoid
 from models.training import calibrate, ensemble, gbdt, package
 from models.training.blend import Blend
@@ -103,6 +105,17 @@ def test_what_is_served_is_what_was_trained(learned: dict[str, Learned], kinds: 
         alone = predict(served, later.requests[number], later.ads[:7]).pctr
         together = served.predict_rows(later.requests[number : number + 1], later.ads[:7]).pctr
         assert np.abs(log_odds(alone) - log_odds(together)).max() < 1e-5
+
+
+def test_a_network_that_gives_both_rates_is_packed_and_loaded_once(learned: dict[str, Learned], rows: Rows) -> None:
+    files, _ = packed(learned, ("network",), rows)
+    assert [name for name in files if name.endswith(GRAPH)] == [f"ctr_network_{GRAPH}"]
+    served = bundle.predictor("v", files)
+    assert isinstance(served.cvr, Rate)
+    one, other = (rate.parts[0].model for rate in (served.ctr, served.cvr))
+    assert isinstance(one, ServedHead)
+    assert isinstance(other, ServedHead)
+    assert one.network is other.network
 
 
 def test_files_that_do_not_fit_are_refused(learned: dict[str, Learned], rows: Rows) -> None:

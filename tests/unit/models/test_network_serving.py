@@ -6,10 +6,11 @@ import pytest
 from models.features.spec import FeatureSpec
 from models.serving.calibration import platt
 from models.serving.embedding import Inputs, Layout, Tables
-from models.serving.network import NetworkHead, NetworkModel, Shares
+from models.serving.network import NetworkHead, NetworkModel, PreparedNetwork, Shares
 from models.serving.predictor import BatchScorer, predict
 from models.serving.rate import ModelPredictor, Part, Rate
 from models.serving.session import Device
+from models.serving.stack import Stack
 from models.serving.statistics import Columns
 from models.training.network_export import Form, logits, to_onnx
 from models.training.network_layout import NetworkConfig, lay_out
@@ -65,6 +66,41 @@ def test_prepared_equals_definition(inputs: Inputs, form: Form, request_values: 
         expected = logits(weights, inputs(request[np.newaxis], TABLE[chosen]))
         np.testing.assert_allclose(prepared.logits(request, chosen), expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(model.logits(request[np.newaxis], TABLE[chosen]), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_both_heads_run_the_network_once(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, weights = random_model(inputs)
+    runs: list[int] = []
+    run = PreparedNetwork.logits
+    monkeypatch.setattr(PreparedNetwork, "logits", lambda self, *asked: runs.append(len(asked[1])) or run(self, *asked))
+    scorer, memory = predictor_of(model).prepare(TABLE), np.arange(8)
+    for number, request in enumerate((request_with(seen_1=3), request_with(seen_1=5)), 1):
+        expected = logits(weights, inputs(request[np.newaxis], TABLE[memory]))
+        found = np.stack(scorer.predict(request, memory), axis=1)
+        np.testing.assert_allclose(found, 1 / (1 + np.exp(-expected)), rtol=1e-4)
+        assert len(runs) == number
+    memory += 8  # the same array with other candidates
+    scorer.predict(request, memory)
+    assert len(runs) == 3
+
+
+def test_both_heads_run_a_batch_once(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    run = Stack.__call__
+    monkeypatch.setattr(
+        Stack, "__call__", lambda self, items, output: runs.append(len(items)) or run(self, items, output)
+    )
+    scorer = predictor_of(random_model(inputs, device=Device("cpu", "always", 64))[0]).prepare(TABLE)
+    assert isinstance(scorer, BatchScorer)
+    requests = [request_with(seen_1=seen) for seen in (3, 5, 7)]
+    chosen = np.arange(8)
+    staged = [scorer.stage(request, chosen) for request in requests]
+    for some in (staged, staged[1:]):
+        found = scorer.run(some)
+        for request, one in zip(requests[-len(some) :], found, strict=True):
+            np.testing.assert_allclose(one.pctr, scorer.predict(request, chosen).pctr, rtol=1e-5)
+            np.testing.assert_allclose(one.pcvr, scorer.predict(request, chosen).pcvr, rtol=1e-5)
+    assert runs == [3, 2]
 
 
 def test_a_call_leaves_nothing_behind_for_the_next(inputs: Inputs) -> None:
