@@ -67,6 +67,7 @@ class Report(msgspec.Struct, kw_only=True):
     lost: int
     duplicated: int
     overspent_micros: Micros
+    late_micros: Micros  # of what was acknowledged, what the book charges to no budget
     book_difference_micros: Micros
     ledger_imbalance_micros: Micros
     examples: list[str]
@@ -170,6 +171,7 @@ def _conclude(drive: Drive, drills: list[Drill]) -> Report:
         lost=found.lost - found.duplicated,
         duplicated=found.duplicated,
         overspent_micros=over,
+        late_micros=sum(day.late_micros for day in ledger.results()),
         book_difference_micros=difference,
         ledger_imbalance_micros=imbalance,
         examples=found.examples,
@@ -223,6 +225,7 @@ def _show(console: Console, report: Report) -> None:
     console.print(
         f"In all {report.requests:,} requests and {report.billing_acknowledged:,} billing notices acknowledged: "
         f"{report.lost} lost, {report.duplicated} duplicated, {report.overspent_micros} micros overspent, "
+        f"{report.late_micros} micros late and charged to no budget; "
         f"the book differs from the exchange's account by {report.book_difference_micros} micros.",
         *report.examples,
         sep="\n",

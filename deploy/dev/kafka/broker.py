@@ -32,14 +32,18 @@ _STOP_SECONDS = 20
 class Cluster:
     """Nodes that are broker and controller at once, each in its own folder and process.
 
-    Broker `n` (from 0) listens on `ports[n]`, its part of the controller on `controller_ports[n]`.
+    Broker `n` (from 0) listens on `ports[n]`, its part of the controller on `controller_ports[n]`. `nice` is how far
+    they yield the processor to others.
     """
 
-    def __init__(self, data: Path, ports: list[int], controller_ports: list[int], heap_mb: int = 256) -> None:
+    def __init__(
+        self, data: Path, ports: list[int], controller_ports: list[int], heap_mb: int = 256, nice: int = 0
+    ) -> None:
         self._data = data
         self.ports = ports
         self._controller_ports = controller_ports
         self._heap_mb = heap_mb
+        self._nice = nice
         self._processes: dict[int, subprocess.Popen[bytes]] = {}  # those that this object started
 
     @property
@@ -134,7 +138,7 @@ class Cluster:
     def _java(self) -> list[str]:
         options = [f"-Xmx{self._heap_mb}m", f"-Xms{min(self._heap_mb, 128)}m", "-XX:+UseSerialGC"]
         options += ["-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-        return ["java", *options, "-cp", f"{JARS}/*"]
+        return ["nice", "-n", str(self._nice), "java", *options, "-cp", f"{JARS}/*"]
 
     def _format(self, properties: Path) -> None:
         command = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(properties)]
