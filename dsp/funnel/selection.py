@@ -89,8 +89,9 @@ def _fit(snapshot: Snapshot, recalled: Words, matched: Words) -> Fit | None:
     if not creatives.shape[0]:
         return None
     owners = snapshot.creative_line_items.take(creatives)
-    ends = candidates.ends_of(owners)
-    return Fit(creatives, owners, ends, owners.take(ends))
+    bounds = candidates.bounds_of(owners)
+    first = bounds[:-1]
+    return Fit(creatives, owners.take(first), first, bounds[1:] - first)
 
 
 def _why_none(snapshot: Snapshot, stages: Stages, recalled: Words) -> Exclusion:
@@ -120,7 +121,11 @@ def _choose(
             return Exclusion.FREQUENCY_UNKNOWN
     if rows.shape[0] > limit:
         rows = rows[stages.best(rows, limit)]
-    creatives = candidates.draw(fit.creatives, fit.owners, fit.ends, rows, snapshot.creative_lots, auction_id)
+    first, counts = fit.first, fit.counts
+    if rows.shape[0] < first.shape[0]:
+        places = fit.line_items.searchsorted(rows)
+        first, counts = first.take(places), counts.take(places)
+    creatives = candidates.draw(fit.creatives, first, counts, snapshot.creative_lots, auction_id)
     return _enter(rows, creatives, stages.ways)
 
 

@@ -16,9 +16,9 @@ class Fit(NamedTuple):
     """The creatives that fit an impression, at least one, and whose they are. Shared: never write to its arrays."""
 
     creatives: Positions  # ascending, (F,)
-    owners: Positions  # their line items, ascending, (F,)
-    ends: Positions  # where each run of equal owners ends, (K,)
-    line_items: Positions  # the owners without repetition, (K,)
+    line_items: Positions  # whose they are, ascending, (K,)
+    first: Positions  # where the creatives of each begin, (K,)
+    counts: Positions  # how many there are of each, (K,)
 
 
 class Memo:
@@ -42,7 +42,7 @@ class Memo:
     def put(self, rows: Sequence[Words], live: Words, found: Fit | Exclusion) -> None:
         """Remember what was found."""
         numbers = _ENTRY_NUMBERS + sum([row.shape[0] for row in rows])  # nobody else may keep them any more
-        numbers += 2 * (len(found.owners) + len(found.ends)) if isinstance(found, Fit) else 0
+        numbers += len(found.creatives) + 3 * len(found.line_items) if isinstance(found, Fit) else 0
         self._numbers += numbers
         if self._live is not live or self._numbers > _NUMBERS_MAX:
             self._found, self._live, self._numbers = {}, live, numbers

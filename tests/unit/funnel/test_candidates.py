@@ -10,10 +10,12 @@ from dsp.funnel import candidates
 def draw(owners: list[int], rows: list[int], auction_id: str) -> list[int]:
     known = np.array(owners)
     lots = np.random.default_rng(7).integers(0, 2**63, len(owners)).astype(np.uint64)
-    ends = candidates.ends_of(known)
+    bounds = candidates.bounds_of(known)
+    places = [known[bounds[:-1]].tolist().index(row) for row in rows]
+    first, counts = bounds[:-1][places], np.diff(bounds)[places]
     numbers = np.arange(len(owners)) + 100
     lots = np.concatenate((np.zeros(100, np.uint64), lots))
-    drawn: list[int] = candidates.draw(numbers, known, ends, np.array(rows), lots, auction_id).tolist()
+    drawn: list[int] = candidates.draw(numbers, first, counts, lots, auction_id).tolist()
     return drawn
 
 
