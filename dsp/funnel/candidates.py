@@ -23,7 +23,8 @@ def bounds_of(owners: Positions) -> Positions:
     size = owners.shape[0]
     bound = np.ones(size + 1, dtype=np.bool_)
     np.not_equal(owners[1:], owners[:-1], out=bound[1:size])
-    return bound.nonzero()[0]
+    bounds: Positions = bound.nonzero()[0]
+    return bounds
 
 
 def draw(
