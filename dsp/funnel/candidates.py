@@ -39,7 +39,8 @@ def draw(
     creatives = creatives.take(_ranges(first, counts, begins))
     digest = blake2b(auction_id.encode("utf-8", "surrogatepass"), digest_size=8, key=_KEY).digest()
     drawn = (lots.take(creatives) ^ np.uint64(int.from_bytes(digest, "little"))) * _ODD
-    return creatives[drawn == np.maximum.reduceat(drawn, begins).repeat(counts)]
+    best: Positions = creatives[drawn == np.maximum.reduceat(drawn, begins).repeat(counts)]
+    return best
 
 
 def _ranges(first: Positions, counts: Positions, begins: Positions) -> Positions:
