@@ -17,6 +17,7 @@ from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.money import Micros
 from dsp.ledger.apply import entry
 from dsp.ledger.book import Release, Response, Transaction
+from dsp.ledger.terms import NOTICE_GRACE_MS
 from dsp.store.book import Applied, BookRepository
 from dsp.store.database import create_engine, session_factory, url
 from dsp.stream.connect import event_log
@@ -73,7 +74,8 @@ class LedgerJob:
         self._keeper = keeper
         self._audit = audit
         self._clock = clock or SystemClock()
-        self._held_until_ms = 0  # monotonic: no watermark rises before
+        self._read_at_ms = self._elapsed_ms()  # when the log last answered
+        self._held_until_ms = 0  # no watermark rises before
         self._share: frozenset[int] = frozenset()
         self._position: dict[int, int] = {}
         self._watermarks: dict[int, int] = {}  # of our share; no stamp is taken to be before them
@@ -100,8 +102,11 @@ class LedgerJob:
         try:
             batch, total = await self._read()
         except UnavailableError:
-            self._held_until_ms = self._elapsed_ms() + HANDOVER_MS
+            now_ms = self._elapsed_ms()
+            if now_ms - self._read_at_ms > NOTICE_GRACE_MS:  # shorter, and what waited on disks is not late
+                self._held_until_ms = now_ms + HANDOVER_MS
             raise
+        self._read_at_ms = self._elapsed_ms()
         if not self._share:
             return False
         if batch.position != self._position:

@@ -14,6 +14,7 @@ from dsp.events.topics import Topic
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.metrics import POISON_RECORDS
+from dsp.ledger.terms import NOTICE_GRACE_MS
 from dsp.store.book import BookRepository
 from dsp.store.database import create_engine, session_factory
 from dsp.stream.port import Assignment, Batch, Position, Record
@@ -230,6 +231,7 @@ async def test_the_clock_stands_still_while_the_log_is_away_and_what_was_acknowl
     await one.step()
     assert await world.watermark_ms() == 5_000
     log.lost = True  # the second never notices; the watermark is the least
+    world.clock.advance(NOTICE_GRACE_MS + 1)
     with pytest.raises(UnavailableError):
         await one.step()
     log.lost = False
@@ -247,6 +249,22 @@ async def test_the_clock_stands_still_while_the_log_is_away_and_what_was_acknowl
     assert _money(world) == (80, 80)  # late: what it could have been charged to is somebody else's by now
     await one.close()
     await two.close()
+
+
+async def test_a_read_that_fails_once_holds_nothing(engine: Engine, tmp_path: Path) -> None:
+    world = World(engine, tmp_path, 1)
+    one, log, _ = await world.worker(0)
+    await one.step()
+    for now_ms in (6_000, 7_000, 8_000):  # a log that fails every second time must not stop the ledger's clock
+        world.clock.advance(NOTICE_GRACE_MS)
+        log.lost = True
+        with pytest.raises(UnavailableError):
+            await one.step()
+        log.lost = False
+        world.partitions.now_ms = now_ms
+        await one.step()
+        assert await world.watermark_ms() == now_ms
+    await one.close()
 
 
 def _money(world: World) -> tuple[int, int]:
