@@ -11,6 +11,8 @@ from dsp.workers.config import METERED, WORKERS
 
 _METRICS_PORT_BASE = "DSP_WORKERS_METRICS_PORT_BASE"
 BIDDER_STOP_SECONDS = 15.0  # it drains, and empties its outbox
+#: Where all share a host's processors, an exchange waits for the bidder, and nobody for a worker.
+WORKER_NICE = 5
 
 
 class UpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,11 +64,12 @@ def platform(up: UpConfig, path: str | None, env: Mapping[str, str]) -> list[Chi
             name if count == 1 else f"{name}-{number}",
             ("-m", "dsp", "worker", name),
             environment=metrics_port(number),
+            nice=WORKER_NICE,
         )
         for name, count in ((name, up.workers.get(name, 1)) for name in WORKERS)
         for number in range(1, count + 1)
     ]
-    workers.append(Child("online", ("-m", "models", "online")))
+    workers.append(Child("online", ("-m", "models", "online"), nice=WORKER_NICE))
     api = Child("api", ("-m", "dsp", "api"), address("api", "", 8000))
     admin = address("bidder", "admin_", 9090)
     return [*workers, api, *(_bidder(number, up.bidders, admin) for number in range(up.bidders))]

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -42,6 +43,7 @@ class Child(NamedTuple):
     stop_seconds: float = 10.0  # to end after SIGTERM, before SIGKILL
     environment: Mapping[str, str] = MappingProxyType({})  # beyond the supervisor's own
     relief: "Child | None" = None  # takes over in a rolling restart, this one from it in the next
+    nice: int = 0  # how far it yields the processor to the others
 
 
 class Patience(NamedTuple):
@@ -246,7 +248,7 @@ class _Supervisor:
         return min(self._patience.wait_seconds_min * 2.0 ** (deaths - 1), self._patience.wait_seconds_max)
 
     async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             *child.arguments,
             stdin=asyncio.subprocess.DEVNULL,
@@ -254,6 +256,9 @@ class _Supervisor:
             pass_fds=(self._pipe_read, self._lock),
             start_new_session=True,  # Ctrl-C in a terminal reaches the supervisor alone, which stops in order
         )
+        with suppress(ProcessLookupError):  # it has ended already
+            os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + child.nice)
+        return process
 
     async def _probe(self, running: _Running, process: asyncio.subprocess.Process) -> None:
         """Watch for the child to become ready, announce the platform once all are, and kill a child that hangs."""

@@ -66,8 +66,9 @@ from dsp.kernel import logging
 from dsp.kernel.errors import DspError
 from dsp.supervise import Child, Patience, run
 logging.configure("supervisor")
-def child(name, arguments, seconds, ready, relief=None):
-    return Child(name, tuple(arguments), tuple(ready) if ready else None, seconds, relief=relief and child(*relief))
+def child(name, arguments, seconds, ready, relief=None, nice=0):
+    ready = tuple(ready) if ready else None
+    return Child(name, tuple(arguments), ready, seconds, relief=relief and child(*relief), nice=nice)
 
 children = [child(*each) for each in json.loads(sys.argv[1])]
 patience = Patience(wait_seconds_min=0.02, deaths_max=4, ask_seconds=0.1, silences_max=2)
@@ -250,6 +251,15 @@ def test_a_relief_that_cannot_live_leaves_the_old_child_where_it_is(up: Up, tmp_
     assert len(set(up.begun("a"))) == 1
     process.terminate()
     assert process.wait(DEADLINE_SECONDS) == 0
+
+
+def test_a_child_that_nobody_waits_for_yields_the_processor(up: Up) -> None:
+    up.start((*child("a"), None, 5), child("b"))
+    eventually(lambda: up.begun("a") and up.begun("b"))
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    found = [os.getpriority(os.PRIO_PROCESS, *up.begun(name)) for name in ("a", "b")]
+    assert found == [min(ours + 5, 19), ours]
+    assert {each.name for each in platform(UpConfig(), None, {}) if not each.nice} == {"api", "bidder"}
 
 
 def test_a_second_supervisor_on_the_directory_is_refused(up: Up) -> None:
