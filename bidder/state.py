@@ -50,7 +50,8 @@ class ServingState:
 def serve(snapshot: Snapshot, previous: Served | None) -> Served:
     """Compute once what auctions and notices look up in a snapshot."""
     landing_urls = dict(previous.landing_urls) if previous is not None else {}
-    landing_urls.update({creative.id: creative.landing_url for creative in snapshot.creatives})
+    for creative in snapshot.creatives:
+        landing_urls[creative.id] = creative.landing_url
     while len(landing_urls) > max(LANDINGS_MAX, len(snapshot.creatives)):
         del landing_urls[next(iter(landing_urls))]
     rules: dict[int, dict[int, ConversionRule]] = {}

@@ -1,6 +1,6 @@
 """Compiles a catalogue to the one immutable artefact that every decision reads. Pure; encoding is codec.py's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -74,21 +74,18 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
     campaigns = tuple(campaign for _, campaign, _ in chains)
     advertisers = tuple(advertiser for _, _, advertiser in chains)
     row_of = {item.id: row for row, item in enumerate(items)}
-    creatives = tuple(
-        sorted(
-            (one for one in catalogue.creatives if one.line_item_id in row_of),
-            key=lambda one: (row_of[one.line_item_id], one.id),
-        )
-    )
+    owned = [one for one in catalogue.creatives if one.line_item_id in row_of]
+    order = np.lexsort((_column(one.id for one in owned), _column(row_of[one.line_item_id] for one in owned)))
+    creatives = tuple([owned[number] for number in order.tolist()])
     creative_rows = [row_of[one.line_item_id] for one in creatives]
-    creative_ids = _column([one.id for one in creatives])
-    starts = [max(item.flight.start_ms, campaign.flight.start_ms) for item, campaign, _ in chains]
-    ends = [min(_end_ms(item), _end_ms(campaign)) for item, campaign, _ in chains]
-    goal_kind = np.array([GOAL_CODES[item.goal.kind] for item in items], dtype=np.int8)
+    creative_ids, creative_line_items = _column(one.id for one in creatives), _column(creative_rows)
+    starts = _column(max(item.flight.start_ms, campaign.flight.start_ms) for item, campaign, _ in chains)
+    ends = _column(min(_end_ms(item), _end_ms(campaign)) for item, campaign, _ in chains)
+    goal_kind = _column(GOAL_CODES[item.goal.kind] for item in items).astype(np.int8)
     worths = conversion_worths(catalogue.conversion_rules)
-    target = _column([unit_micros(item.goal, worths.get(one.id, 0)) for item, _, one in chains])
-    bid_min = _column([item.bid_min_micros_cpm or 0 for item in items])
-    bid_max = _column([min(_or(item.bid_max_micros_cpm, PRICE_MICROS_CPM_MAX), PRICE_MICROS_CPM_MAX) for item in items])
+    target = _column(unit_micros(item.goal, worths.get(one.id, 0)) for item, _, one in chains)
+    bid_min = _column(item.bid_min_micros_cpm or 0 for item in items)
+    bid_max = _column(min(_or(item.bid_max_micros_cpm, PRICE_MICROS_CPM_MAX), PRICE_MICROS_CPM_MAX) for item in items)
     caps = CapBook(_caps(items), _caps(campaigns), _caps(advertisers))
     has_caps = [caps.any(item.id, campaign.id, advertiser.id) for item, campaign, advertiser in chains]
     prior_value = _prior_value(goal_kind, target, bid_min, bid_max)
@@ -103,22 +100,22 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
         orphan_ids=orphan_ids,
         conversion_rules=catalogue.conversion_rules,
         row_of=row_of,
-        line_item_ids=_column([item.id for item in items]),
-        campaign_id=_column([campaign.id for campaign in campaigns]),
-        advertiser_id=_column([advertiser.id for advertiser in advertisers]),
+        line_item_ids=_column(item.id for item in items),
+        campaign_id=_column(campaign.id for campaign in campaigns),
+        advertiser_id=_column(advertiser.id for advertiser in advertisers),
         goal_kind=goal_kind,
         target_micros=target,
         bid_min_micros_cpm=bid_min,
         bid_max_micros_cpm=bid_max,
-        flight_start_ms=_column(starts),
-        flight_end_ms=_column(ends),
+        flight_start_ms=starts,
+        flight_end_ms=ends,
         has_caps=np.array(has_caps, dtype=np.bool_),
         prior_value_micros_cpm=prior_value,
         creative_ids=creative_ids,
-        creative_line_items=_column(creative_rows),
-        creative_start=np.searchsorted(_column(creative_rows), np.arange(len(items) + 1)).astype(np.int64),
+        creative_line_items=creative_line_items,
+        creative_start=np.searchsorted(creative_line_items, np.arange(len(items) + 1)).astype(np.int64),
         creative_lots=_lots(creative_ids),
-        index=Index(entities, _column(starts), _column(ends)),
+        index=Index(entities, starts, ends),
         ranking=Ranking(prior_value),
         caps=caps,
     )
@@ -160,8 +157,9 @@ def _or(value: int | None, default: int) -> int:
     return default if value is None else value
 
 
-def _column(values: list[int]) -> NDArray[np.int64]:
-    return np.array(values, dtype=np.int64)
+def _column(values: Iterable[int]) -> NDArray[np.int64]:
+    """Read the values one by one: an array made of a list in one call keeps other threads waiting."""
+    return np.fromiter(values, dtype=np.int64)
 
 
 def _prior_value(

@@ -35,7 +35,7 @@ def unrestricted(clauses: Clauses, size: int) -> Words:
 
 def _all_but(rows: Iterable[int], size: int) -> Words:
     mask = np.ones(size, dtype=np.bool_)
-    mask[list(rows)] = False
+    mask[np.fromiter(rows, dtype=np.int64)] = False
     return bitmap.from_mask(mask)
 
 

@@ -111,15 +111,17 @@ class Conditions:
 def holders(size: int, *lists: Iterable[tuple[Value, int]]) -> Iterator[tuple[Value, NDArray[np.uint64]]]:
     """Yield each value of any list with the bitmaps of the members that hold it, one a list, shape (lists, words)."""
     numbers: dict[Value, int] = {}
-    # One row a pair: number of the value, list, member.
-    pairs = [
-        (numbers.setdefault(value, len(numbers)), which, member)
+    # One row a pair: number of the value, list, member. Read one by one: other threads would wait for a call that made
+    # them of a list.
+    pairs = (
+        number
         for which, pairs_of_list in enumerate(lists)
         for value, member in pairs_of_list
-    ]
-    if not pairs:
+        for number in (numbers.setdefault(value, len(numbers)), which, member)
+    )
+    table = np.fromiter(pairs, dtype=np.int64).reshape(-1, 3)
+    if not numbers:
         return
-    table = np.array(pairs, dtype=np.int64)
     table = table[np.argsort(table[:, 0], kind="stable")]
     values = list(numbers)
     width = bitmap.zeros(size).shape[0]

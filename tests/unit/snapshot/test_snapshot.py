@@ -125,6 +125,31 @@ def test_published_form_round_trips() -> None:
     assert encode(CATALOGUE, "v9", 77) == encode(CATALOGUE, "v9", 77)
 
 
+def test_published_form_is_in_chunks() -> None:
+    """Nothing that is decoded at once is long: bids wait for it."""
+    items = tuple(line_item(number, 10) for number in range(1, 1_001))
+    catalogue = msgspec.structs.replace(CATALOGUE, line_items=items)
+    data = encode(catalogue, "v1", 0)
+    chunks = [msgspec.msgpack.decode(chunk) for chunk in msgspec.msgpack.decode(data)["chunks"]]
+    assert max(len(entities) for chunk in chunks for entities in chunk.values()) < 300
+    assert sum(len(chunk["line_items"]) for chunk in chunks) == 1_000
+    assert decode(data).line_items == items
+
+
+def test_an_earlier_version_s_form_is_read() -> None:
+    """A bidder may find what a snapshot worker of the version before has left."""
+    blob = {"type": "snapshot.1", "version": "v1", "built_at_ms": 5, "catalogue": CATALOGUE}
+    snapshot = decode(msgspec.msgpack.encode(blob))
+    assert (snapshot.version, snapshot.built_at_ms) == ("v1", 5)
+    assert snapshot.creatives == build(CATALOGUE, "v1", 5).creatives
+
+
+def test_a_chunk_that_holds_no_entities_is_refused() -> None:
+    blob = {"type": "snapshot.2", "version": "v1", "built_at_ms": 5, "chunks": [b"\xc1"]}
+    with pytest.raises(msgspec.DecodeError):
+        decode(msgspec.msgpack.encode(blob))
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"\xc1", b"{}", encode(CATALOGUE, "v", 1)[:-9], msgspec.msgpack.encode({"type": "x"})]
 )
