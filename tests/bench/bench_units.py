@@ -7,17 +7,20 @@ run can be compared with each other; figures of different machines, or of a busy
 """
 
 import asyncio
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 
-from bidder.auction import Auctioneer
+from bidder.auction import Answer, Auctioneer
 from bidder.config import BidderConfig
+from bidder.offer import Offer
+from bidder.respond import Responder, Response
 from bidder.run import Arrival
 from bidder.state import Serving, ServingState, serve
 from bidder.wiring import Deployment, wire
@@ -32,6 +35,7 @@ from dsp.ledger.terms import lease_id
 from dsp.openrtb.codec import decode_request, validate
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.profile import Profile
+from dsp.openrtb.request import BidRequest
 from dsp.pacing.controller import ControlColumns, align
 from dsp.pricing.bid import price
 from dsp.pricing.value import value_micros_cpm
@@ -151,6 +155,37 @@ def test_price(benchmark: Any) -> None:
     in_turn(benchmark, priced, ((chosen,) for _, chosen in found.chosen() if len(chosen.line_items) == LIMIT))
 
 
+class Taker(Responder):
+    """Takes what a response was to be made of, and makes none: the auction then gives back what it had reserved."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[BidRequest, Profile, Sequence[Offer], int]] = []
+
+    def respond(self, request: BidRequest, profile: Profile, offers: Sequence[Offer], now_ms: int) -> Response:
+        if offers:
+            self.taken.append((request, profile, offers, now_ms))
+        return Response(b"", [])
+
+
+def test_respond(benchmark: Any, network: bundle.Bundle) -> None:
+    """From the offers whose money is reserved to the answer's JSON: markup, notice URLs, self-check."""
+    auctioneer, taker, bids = _auctioneer(made(10_000, Mix.BID), network), Taker(), []
+    auction = dataclasses.replace(auctioneer, responder=taker)
+
+    def offered() -> Iterator[tuple[BidRequest, Profile, Sequence[Offer], int]]:
+        for body in itertools.cycle(bodies()):
+            run(auction, body)
+            while taker.taken:
+                yield taker.taken.pop()
+
+    def respond(request: BidRequest, profile: Profile, offers: Sequence[Offer], now_ms: int) -> None:
+        body, sent = auctioneer.responder.respond(request, profile, offers, now_ms)
+        bids.append(len(sent) if body else 0)
+
+    in_turn(benchmark, respond, offered())
+    assert min(bids) > 0
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mix", list(Mix))
 def test_auction(benchmark: Any, network: bundle.Bundle, size: int, mix: Mix) -> None:
@@ -159,14 +194,20 @@ def test_auction(benchmark: Any, network: bundle.Bundle, size: int, mix: Mix) ->
     statuses = []
 
     def answer(body: bytes) -> None:
-        try:
-            auctioneer.answer(Arrival(PROFILE, body, "", time.perf_counter_ns())).send(None)
-        except StopIteration as found:
-            statuses.append(found.value.status)
+        statuses.append(run(auctioneer, body).status)
 
     in_turn(benchmark, answer, ((body,) for body in itertools.cycle(bodies())))
     bids = statuses.count(200) / len(statuses)
     assert bids > 0.8 if mix is Mix.BID else bids == 0.0
+
+
+def run(auctioneer: Auctioneer, body: bytes) -> Answer:
+    """Return the answer to a request; nothing in it has to be waited for."""
+    try:
+        auctioneer.answer(Arrival(PROFILE, body, "", time.perf_counter_ns())).send(None)
+    except StopIteration as found:
+        return cast(Answer, found.value)
+    raise AssertionError("the auction waits")
 
 
 def _auctioneer(found: Made, network: bundle.Bundle) -> Auctioneer:
