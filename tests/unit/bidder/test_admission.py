@@ -1,6 +1,15 @@
 """Admission: bursts of a second's worth pass, more do not, and the in-flight bound holds."""
 
-from bidder.admission import CALM_NS, NS_PER_SECOND, QUEUE_NS_MAX, STANDING_NS, Admission, Queue, TokenBucket
+from bidder.admission import (
+    CALM_NS,
+    NS_PER_SECOND,
+    QUEUE_NS_MAX,
+    STANDING_NS,
+    WORK_NS_MAX,
+    Admission,
+    Queue,
+    TokenBucket,
+)
 from dsp.catalog.reasons import Exclusion
 from dsp.openrtb.profile import Profile
 
@@ -51,8 +60,11 @@ def test_a_standing_queue_is_cut_to_what_may_be_waited() -> None:
     for number in range(20):
         assert not queue.overdue(now_ns + (number - 90) * MS, now_ns + number * MS)
     now_ns += STANDING_NS + 50 * MS
-    assert queue.overdue(now_ns - QUEUE_NS_MAX - 1, now_ns)
     assert not queue.overdue(now_ns - QUEUE_NS_MAX, now_ns)
+    assert queue.overdue(now_ns - QUEUE_NS_MAX - 1, now_ns)
+    # From then on turns are short.
+    assert queue.overdue(now_ns - WORK_NS_MAX - 1, now_ns)
+    assert not queue.overdue(now_ns - WORK_NS_MAX, now_ns)
     # It is remembered through turns in which nothing waited, and forgotten in the end.
     assert queue.overdue(now_ns - 90 * MS, now_ns + CALM_NS // 2)
-    assert not queue.overdue(now_ns, now_ns + 3 * CALM_NS)
+    assert not queue.overdue(now_ns - QUEUE_NS_MAX, now_ns + 2 * CALM_NS)
