@@ -266,7 +266,7 @@ class Matches:
     """How many of a request's columns hold an ad's value, log(1 + count), one input a match."""
 
     def __init__(self, layout: Layout) -> None:
-        self.columns = [
+        self._columns = [
             (
                 np.array([layout.request.columns.index(name) for name in match.request], dtype=np.intp),
                 layout.ad.columns.index(match.ad),
@@ -276,8 +276,8 @@ class Matches:
 
     def __call__(self, requests: Int64s, ads: Int64s) -> Floats:
         """Return the matches of rows (n or 1, R) and (n, A), float32 (n, M)."""
-        found = np.zeros((len(ads), len(self.columns)), dtype=np.float32)
-        for place, (held, column) in enumerate(self.columns):
+        found = np.zeros((len(ads), len(self._columns)), dtype=np.float32)
+        for place, (held, column) in enumerate(self._columns):
             sought = ads[:, column, np.newaxis]
             found[:, place] = ((requests[:, held] == sought) & (sought != 0)).sum(axis=1)
         return np.log1p(found, out=found)

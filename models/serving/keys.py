@@ -64,6 +64,29 @@ class Shared:
         return cast(F, self._made[what])
 
 
+class MatchCounts:
+    """Counts how many of one request's columns hold an ad's value, for ads of a fixed table (C, A).
+
+    It takes 8 bytes an ad and column that is compared.
+    """
+
+    def __init__(self, matches: Sequence[Match], columns: Columns, ads: Int64s) -> None:
+        held = [[columns.request.index(name) for name in match.request] for match in matches]
+        self._held = np.array([column for each in held for column in each], dtype=np.intp)
+        self._starts = np.cumsum([0, *map(len, held)], dtype=np.intp)[:-1]
+        sought = ads[:, [columns.ad.index(match.ad) for match in matches for _ in match.request]]
+        # Rows lie together: numpy indexes columns into the other order, of which `take` copies the whole table.
+        self._sought = np.ascontiguousarray(np.where(sought != 0, sought, _NO_VALUE))
+
+    def __call__(self, request: Int64s, chosen: Int64s) -> Int64s | None:
+        """Return the counts (K, M) of a request row (R,) and K rows of the table; None where it holds nothing."""
+        seen = request.take(self._held)
+        if not np.count_nonzero(seen):  # absent values (0) are no match
+            return None
+        matching = self._sought.take(chosen, 0) == seen
+        return np.add.reduceat(matching.view(np.int8), self._starts, 1, np.int64)
+
+
 class Found(NamedTuple):
     """One impression's half of all keys, and matches of its K candidates. The next impression overwrites the halves.
 
@@ -89,11 +112,7 @@ class PreparedKeys(Finder[Found]):
     ) -> None:  # fmt: skip
         self._slots = Slots([*of_request, *of_both], columns)
         self.ad_keys = self._slots.ad_keys(ads)  # (C, P), the ads' half of the pairs' keys
-        held = [[columns.request.index(name) for name in match.request] for match in matches]
-        self._held = np.array([column for each in held for column in each], dtype=np.intp)
-        self._match_starts = np.cumsum([0, *map(len, held)], dtype=np.intp)[:-1]
-        sought = [columns.ad.index(match.ad) for match in matches for _ in match.request]
-        self._sought = np.where(ads[:, sought] != 0, ads[:, sought], _NO_VALUE)
+        self._counts = MatchCounts(matches, columns, ads)
         self._bound: dict[int, Found] = {}
         super().__init__(self._halves)
 
@@ -123,11 +142,8 @@ class PreparedKeys(Finder[Found]):
     def _halves(self, request: Int64s, chosen: Int64s) -> Found:
         found = self._bound.get(len(chosen)) or self._bind(len(chosen))
         self._slots.request_keys(request, found.halves)
-        seen = request.take(self._held)
-        if not np.count_nonzero(seen):  # absent values (0) are no match
-            return found
-        matching = self._sought.take(chosen, 0) == seen
-        return found._replace(counts=np.add.reduceat(matching.view(np.int8), self._match_starts, 1, np.int64))
+        counts = self._counts(request, chosen)
+        return found if counts is None else found._replace(counts=counts)
 
     def _bind(self, rows: int) -> Found:
         pairs, shared = self.ad_keys.shape[1], self._slots.shared

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.serving.embedding import Floats, Inputs, Int64s, Layout, Tables
-from models.serving.keys import Finder, Shared
+from models.serving.keys import Finder, MatchCounts, Shared
 from models.serving.session import CPU, Device, Memory, Session
 from models.serving.stack import Stack
+from models.serving.statistics import Columns
 
 INPUT = "inputs"
 OUTPUT = "logits"
@@ -106,7 +107,11 @@ class PreparedNetwork:
         self._states[:, layout.width :] = ad_inputs @ matrix[of_ad] + bias
         self._request_shares = np.ascontiguousarray(matrix[self._of_request])
         self._both_shares = np.ascontiguousarray(matrix[self._of_both])
-        self._matched = [(held.tolist(), ads[:, column].copy()) for held, column in inputs.matches.columns]
+        columns = Columns(layout.request.columns, layout.ad.columns)
+        self._counts = MatchCounts(layout.matches, columns, ads)
+        self._matches = len(layout.matches)
+        most = max((len(match.request) for match in layout.matches), default=0)
+        self._logs = np.log1p(np.arange(most + 1)).astype(np.float32)  # of every count there can be
         self._history = inputs.history
         self._queries = inputs.history.queries(ad_inputs) if inputs.history else None
         self._row = np.zeros(self._states.shape[1], dtype=np.float32)  # the request's
@@ -137,23 +142,17 @@ class PreparedNetwork:
 
     def _both(self, request: Int64s, values: Sequence[int], chosen: Int64s) -> Floats | None:
         """Return the inputs that look at request and ad, (K, matches + history); None where all are 0."""
-        both = None
-        for place, (held, sought) in enumerate(self._matched):
-            seen = [values[column] for column in held if values[column]]  # 0 means absent
-            if seen:
-                both = self._blank_both(len(chosen)) if both is None else both
-                matching = sought.take(chosen)[:, np.newaxis] == np.array(seen)
-                np.log1p(matching.sum(axis=1), out=both[:, place])
-        if self._history is not None and self._queries is not None:
-            vectors = self._history.one(request, values)
-            if vectors is not None:
-                both = self._blank_both(len(chosen)) if both is None else both
-                products = self._queries.take(chosen, 0) @ vectors.T
-                both[:, len(self._matched) :] = self._history.weights(products, np.True_) @ vectors
+        counts = self._counts(request, chosen)
+        vectors = None if self._history is None else self._history.one(request, values)
+        if counts is None and vectors is None:
+            return None
+        both = np.zeros((len(chosen), len(self._both_shares)), dtype=np.float32)
+        if counts is not None:
+            both[:, : self._matches] = self._logs.take(counts)
+        if vectors is not None and self._history is not None and self._queries is not None:
+            products = self._queries.take(chosen, 0) @ vectors.T
+            both[:, self._matches :] = self._history.weights(products, np.True_) @ vectors
         return both
-
-    def _blank_both(self, rows: int) -> Floats:
-        return np.zeros((rows, len(self._both_shares)), dtype=np.float32)
 
     def _bind(self, rows: int) -> tuple[Memory, Floats, Floats]:
         states = np.zeros((rows, self._states.shape[1]), dtype=np.float32)
