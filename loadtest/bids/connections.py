@@ -1,5 +1,6 @@
 """Kept connections to one server of this machine, straight on epoll, and the requests that go over them."""
 
+import os
 import select
 import socket
 
@@ -8,8 +9,10 @@ from loadtest.platform import PlatformError
 
 #: Without any answer for so long the server is taken for dead.
 STALL_SECONDS = 10.0
-_HEAD_END = b"\r\n\r\n"
+_CRLF = b"\r\n"
+_HEAD_END = _CRLF + _CRLF
 _LENGTH = b"\r\nContent-Length: "
+_CLOSE = b"\r\nConnection: close\r\n"
 _BYTES = 65_536
 
 
@@ -21,6 +24,7 @@ class Connections:
         self.sockets: dict[int, socket.socket] = {}
         self.silent = f"no answer from port {port} for {STALL_SECONDS:.0f} s"
         self._closed = f"port {port} closed a connection"
+        self._port = port
         self._sent = 0
         self._partial: dict[int, bytes] = {}
         self._poll = select.epoll()
@@ -45,18 +49,33 @@ class Connections:
     def read(self, number: int) -> bytes:
         """Return the answer that has come in on a connection, b"" where it is not all there yet.
 
+        After an answer that says so the server closes, and the number is that of another connection (RFC 9112, 9.6).
+
         Raises:
-            PlatformError: the server closed the connection.
+            OSError: the server could not be reached again.
+            PlatformError: it closed the connection without a word.
         """
-        data = self.sockets[number].recv(_BYTES)
+        try:
+            data = self.sockets[number].recv(_BYTES)
+        except ConnectionResetError as fault:
+            raise PlatformError(self._closed) from fault
         if not data:
             raise PlatformError(self._closed)
         if number in self._partial:
             data = self._partial.pop(number) + data
-        if _is_whole(data):
-            return data
-        self._partial[number] = data
-        return b""
+        end = _whole(data)
+        if not end:
+            self._partial[number] = data
+            return b""
+        if data.find(_CLOSE, 0, end) >= 0:
+            self._renew(number)
+        return data
+
+    def _renew(self, number: int) -> None:
+        """Connect anew under the same number: nothing is under way on the old connection, which this closes."""
+        with _connected(self._port) as one:
+            os.dup2(one.fileno(), number, inheritable=False)
+        self._poll.register(number, select.EPOLLIN)
 
 
 def _connected(port: int) -> socket.socket:
@@ -66,13 +85,14 @@ def _connected(port: int) -> socket.socket:
     return one
 
 
-def _is_whole(data: bytes) -> bool:
-    """Tell whether an answer of our own server is all there; it states a length wherever there is a body."""
-    end = data.find(_HEAD_END)
-    if end < 0:
-        return False
+def _whole(data: bytes) -> int:
+    """Return where the head of a whole answer of our own server ends, 0 where it is not all there yet.
+
+    Such a server states a length wherever there is a body.
+    """
+    end = data.find(_HEAD_END) + len(_CRLF)
+    if end < len(_HEAD_END):
+        return 0
     at = data.find(_LENGTH, 0, end)
-    if at < 0:
-        return True
-    length = data[at + len(_LENGTH) : data.find(b"\r", at + 2)] if end > at else b"0"
-    return len(data) - end - len(_HEAD_END) >= int(length)
+    length = int(data[at + len(_LENGTH) : data.find(_CRLF, at + len(_LENGTH))]) if at >= 0 else 0
+    return end if len(data) - end - len(_CRLF) >= length else 0

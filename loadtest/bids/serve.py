@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from dsp.cache.local import LocalBlobStore, LocalLeaseStore
@@ -19,7 +20,7 @@ from dsp.pacing import controller
 from dsp.pacing.controller import CONTROLS_BLOB, Control, Controls
 from dsp.snapshot import codec
 from loadtest.bids.supply import EXCHANGE
-from loadtest.platform import START_SECONDS, Platform, PlatformError
+from loadtest.platform import START_SECONDS, Platform, PlatformError, free_ports
 
 SNAPSHOT_BLOB = "snapshot"
 CANDIDATES_MAX = 32
@@ -34,6 +35,7 @@ network_margin_ms = 10
 qps_max = 1_000_000
 notice_ttl_seconds = 60
 """
+_SETTINGS = {"DSP_BIDDER_CANDIDATES_MAX": str(CANDIDATES_MAX)}
 _LEDGER_SECONDS = 0.25
 _POLL_SECONDS = 0.05
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -47,8 +49,8 @@ class Bench:
         profiles.mkdir(parents=True)
         (profiles / f"{EXCHANGE}.toml").write_text(_PROFILE, encoding="utf-8")
         self.profile: Profile = load_profiles(profiles)[EXCHANGE]
-        settings = {"DSP_BIDDER_CANDIDATES_MAX": str(CANDIDATES_MAX)}
-        self.platform = Platform(directory, settings=settings, exchanges=profiles)
+        self._profiles = profiles
+        self.platform = Platform(directory, settings=_SETTINGS, exchanges=profiles)
         self.models = self.platform.data_dir / "models"
         self._catalogue = Catalogue()
         self._blobs = LocalBlobStore(self.platform.data_dir / "blobs")
@@ -84,20 +86,35 @@ class Bench:
         Raises:
             PlatformError: it died, or was not ready in time.
         """
-        process = self.platform.start("bidder")
         stop = threading.Event()
         ledger = threading.Thread(target=lambda: asyncio.run(self._keep_books(stop)), name="ledger")
+        with self.process(self.platform, core) as process:
+            ledger.start()
+            try:
+                yield process.pid
+                if process.poll() is not None:
+                    raise PlatformError(f"the bidder died\n{self.platform.tail('bidder.log')}")
+            finally:
+                stop.set()
+                ledger.join()
+
+    def sharing(self, port: int, holder: str) -> Platform:
+        """Return the platform of one more bidder in this directory: of all that share a bid port."""
+        settings = _SETTINGS | {"DSP_BIDDER_REUSE_PORT": "true", "DSP_BIDDER_HOLDER": holder}
+        found = Platform(self.platform.data_dir, replace(free_ports(), bid=port), settings, self._profiles)
+        found.logs = self.platform.logs / holder
+        found.logs.mkdir(exist_ok=True)
+        return found
+
+    @contextmanager
+    def process(self, platform: Platform, core: int | None) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run a platform's bidder and yield its process when it is ready; raises PlatformError where it is not."""
+        process = platform.start("bidder")
         try:
             _pin(process.pid, core)
-            self._wait(process, self.platform.ready)
-            ledger.start()
-            yield process.pid
-            if process.poll() is not None:
-                raise PlatformError(f"the bidder died\n{self.platform.tail('bidder.log')}")
+            _wait(process, platform, platform.ready)
+            yield process
         finally:
-            stop.set()
-            if ledger.ident is not None:
-                ledger.join()
             end(process)
 
     @contextmanager
@@ -109,17 +126,10 @@ class Bench:
         process = self.platform.start("loadtest.bids.reference", str(port))
         try:
             _pin(process.pid, core)
-            self._wait(process, lambda: _listens(port))
+            _wait(process, self.platform, lambda: _listens(port))
             yield process.pid, port
         finally:
             end(process)
-
-    def _wait(self, process: "subprocess.Popen[bytes]", ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise PlatformError(f"a server did not start\n{self.platform.tail('bidder.log')}")
-            time.sleep(_POLL_SECONDS)
 
     def _leases(self) -> LocalLeaseStore:
         return LocalLeaseStore(self.platform.data_dir / "leases.db")
@@ -165,6 +175,14 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _wait(process: "subprocess.Popen[bytes]", platform: Platform, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise PlatformError(f"a server did not start\n{platform.tail('bidder.log')}")
+        time.sleep(_POLL_SECONDS)
 
 
 def _pin(pid: int, core: int | None) -> None:

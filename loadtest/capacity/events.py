@@ -1,4 +1,5 @@
 """What happens to a bidder while it serves: another snapshot, another champion, a scrape; several times a step.
+Its end, a drain, is in loadtest.capacity.drain.
 
 All is prepared beforehand and then moved into place, since whatever takes processor time here delays the requests that
 this process is to send.

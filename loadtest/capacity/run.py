@@ -11,6 +11,7 @@ from typing import Any
 from loadtest.bids.catalogue import Mix
 from loadtest.bids.drive import Closed
 from loadtest.bids.run import Setting, ready, reasons
+from loadtest.capacity import drain
 from loadtest.capacity.events import Events
 from loadtest.capacity.open import Open, Step
 
@@ -67,7 +68,7 @@ def measure(options: Options) -> dict[str, Any]:
 
     Raises:
         OSError: the file cannot be read.
-        PlatformError: the file holds no requests, or the bidder did not start, or died.
+        PlatformError: the file holds no requests, or the bidder did not start, or died, or lost a request.
     """
     with ready(options.requests, options.line_items, options.mix, 2 if options.model else 0) as setting:
         port = setting.bench.platform.ports.bid
@@ -112,12 +113,13 @@ def _overload(setting: Setting, load: Open, capacity: float, seconds: float) -> 
 
 
 def _below(setting: Setting, load: Open, rate: float, seconds: float) -> dict[str, Any]:
-    """Offer less than the capacity, in peace and while things happen."""
+    """Offer less than the capacity, in peace and while things happen; raises PlatformError if a drain loses any."""
     events = Events(setting.bench, setting.models)
     found = {"nothing": load.step(rate, seconds).report()}
     for name in events.known:
         with events.during(name):
             found[name] = load.step(rate, seconds).report()
+    found["drain"] = drain.step(setting, rate, seconds).report()
     return found
 
 

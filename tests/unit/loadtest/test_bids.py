@@ -4,6 +4,7 @@ import gzip
 import json
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -102,21 +103,32 @@ def test_a_catalogue_can_be_made_for_requests_that_nobody_understands() -> None:
 
 
 class Server:
-    """Answers requests in pieces, one connection after the other's bytes."""
+    """Answers requests in pieces, on one connection after the other; on each so many times, or without end."""
 
-    def __init__(self, answer: list[bytes]) -> None:
+    def __init__(self, answer: list[bytes], each: int = -1) -> None:
+        self.connections = 0
         self._answer = answer
+        self._each = each
         self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.settimeout(5.0)
         self.port = self._socket.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
-        with self._socket, self._socket.accept()[0] as client:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            while client.recv(65_536):
-                for piece in self._answer:
-                    client.sendall(piece)
-                    threading.Event().wait(0.002)
+        with self._socket, suppress(TimeoutError):
+            while True:
+                with self._socket.accept()[0] as client:
+                    self.connections += 1
+                    self._answer_all(client)
+
+    def _answer_all(self, client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        left = self._each
+        while left and client.recv(65_536):
+            left -= 1
+            for piece in self._answer:
+                client.sendall(piece)
+                threading.Event().wait(0.002)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +162,27 @@ def test_refusals_are_counted_and_a_closed_connection_is_a_fault() -> None:
             load.round(0.05)
         client.close()
         load.close()
+
+
+@pytest.mark.parametrize("body", [b"", b"Connection: close\r\n"])
+def test_a_connection_is_renewed_after_an_answer_that_closes_it(body: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    server = Server([head[:30], head[30:] + body], each=1)
+    load = Closed(server.port, 1, supply.prepare(bodies(3), PROFILE))
+    found = load.round(0.1)
+    load.close()
+    assert found.bids == found.requests > 3
+    assert server.connections >= found.requests
+
+
+def test_what_only_looks_like_a_close_is_none() -> None:
+    body = b"\r\nConnection: close\r\n"
+    server = Server([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body], each=2)
+    load = Closed(server.port, 1, supply.prepare(bodies(3), PROFILE))
+    with pytest.raises(PlatformError):  # it closes without a word
+        load.round(5.0)
+    load.close()
+    assert server.connections == 1
 
 
 def test_quantiles() -> None:
