@@ -2,12 +2,13 @@
 with whoever holds it: an advisory lock of a PostgreSQL session, or the lock of a file beside an SQLite database.
 """
 
-import fcntl
 import os
 import zlib
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
+
+from dsp.kernel.locks import lock
 
 #: The first half of the key of every lock of ours; the second half is the name's.
 _SPACE = 0x647370
@@ -50,15 +51,8 @@ class Leadership:
 
     def _hold_file(self) -> bool:
         if self._file is None:
-            path = Path(f"{self._engine.url.database}.{self._name}.lock")
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                return False
-            self._file = descriptor
-        return True
+            self._file = lock(Path(f"{self._engine.url.database}.{self._name}.lock"))
+        return self._file is not None
 
     def _hold_session(self) -> bool:
         try:

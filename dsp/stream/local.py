@@ -11,7 +11,6 @@ is set back, stamps go on from the floor at the pace of the monotonic clock (dsp
 """
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 from collections.abc import Collection, Sequence
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 from dsp.kernel.clock import MS_PER_SECOND, Clock
 from dsp.kernel.errors import UnavailableError
+from dsp.kernel.locks import lock
 from dsp.kernel.sqlite import SqliteFile
 from dsp.stream.port import Assignment, Batch, Entry, Position, Record
 from dsp.stream.stamp import Stamp
@@ -99,7 +99,10 @@ class LocalEventLog:
         """Return the partition as this process's while it holds the group's lock on it; the first that asks gets it."""
         await self._topic(topic)
         if (topic, group) not in self._shares:
-            descriptor = _lock(self._directory / f"{topic}.{group}.lock")
+            try:
+                descriptor = lock(self._directory / f"{topic}.{group}.lock")
+            except OSError as fault:
+                raise UnavailableError(f"event log: {fault}") from fault
             if descriptor is None:
                 return Assignment(frozenset(), 1)
             self._shares[topic, group] = descriptor
@@ -153,20 +156,6 @@ class LocalEventLog:
                 await topic.open()
                 self._topics[name] = topic
             return self._topics[name]
-
-
-def _lock(path: Path) -> int | None:
-    """Return the descriptor of a file that this process has locked until it is closed, None while another has."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as fault:
-        raise UnavailableError(f"event log: {fault}") from fault
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 class _Waiting(NamedTuple):

@@ -69,7 +69,7 @@ def platform(up: UpConfig, path: str | None, env: Mapping[str, str]) -> list[Chi
         for name, count in ((name, up.workers.get(name, 1)) for name in WORKERS)
         for number in range(1, count + 1)
     ]
-    workers.append(Child("online", ("-m", "models", "online"), nice=WORKER_NICE))
+    workers.append(Child("online", ("-m", "models", "online")))
     api = Child("api", ("-m", "dsp", "api"), address("api", "", 8000))
     admin = address("bidder", "admin_", 9090)
     return [*workers, api, *(_bidder(number, up.bidders, admin) for number in range(up.bidders))]

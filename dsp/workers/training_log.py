@@ -5,7 +5,6 @@ are removed and written anew, so a record is never in two. What the files hold i
 """
 
 import asyncio
-import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
 from dsp.kernel.errors import UnavailableError
+from dsp.kernel.locks import lock_folder
 from dsp.store.book import BookRepository
 from dsp.store.database import create_engine, session_factory, url
 from dsp.stream.connect import event_log
@@ -105,7 +105,9 @@ class TrainingLogJob:
 
     async def open(self) -> None:
         if self._lock is None:
-            self._lock = _lock(self._root)
+            self._lock = lock_folder(self._root)  # a predecessor may be paused and not dead
+            if self._lock is None:
+                raise UnavailableError(f"{self._root} is being written by another process")
         await self._log.open()
 
     async def close(self) -> None:
@@ -164,18 +166,6 @@ class TrainingLogJob:
         dropped = await retention.trim(self._log, now_ms - int(self._workers.retention_hours * _HOUR_MS), self._readers)
         if any(dropped.values()):
             logging.get(__name__).info("event log trimmed", records=dropped)
-
-
-def _lock(root: Path) -> int:
-    """Keep a second writer of the same files out, such as a predecessor that is paused and not dead."""
-    root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as fault:
-        os.close(descriptor)
-        raise UnavailableError(f"{root} is being written by another process") from fault
-    return descriptor
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:

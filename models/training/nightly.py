@@ -4,7 +4,6 @@ Each step leaves what it made in the run's folder (models.training.runs); a run 
 step that was done. A step that is run again does no harm.
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from dsp import registry
 from dsp.kernel.errors import ConflictError
+from dsp.kernel.locks import lock
 from models.evaluation import compare, gates, report
 from models.evaluation.metrics import measure
 from models.features.columns import FEATURE_HASH
@@ -337,12 +337,10 @@ def _spread(rows: Rows, config: TrainingConfig) -> bool:
 def _alone(root: Path) -> Iterator[None]:
     """Hold the registry's training lock; it goes with the process, however that ends."""
     root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / ".nightly.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = lock(root / ".nightly.lock")
+    if descriptor is None:
+        raise ConflictError("another nightly run is going on")
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
-            raise ConflictError("another nightly run is going on") from fault
         yield
     finally:
         os.close(descriptor)

@@ -5,7 +5,6 @@ from its last state, and learns what came since then again, no more and no less.
 """
 
 import asyncio
-import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
 from dsp.kernel.errors import BundleError, UnavailableError
+from dsp.kernel.locks import lock_folder
 from dsp.stream.connect import event_log
 from dsp.stream.port import EventLog, Position
 from dsp.workers import runner
@@ -71,7 +71,9 @@ class OnlineJob:
     async def open(self) -> None:
         """Go on from the saved state; one that cannot be read is reported, and what the log still has learned anew."""
         if self._lock is None:
-            self._lock = await asyncio.to_thread(_lock, self._root)
+            self._lock = await asyncio.to_thread(lock_folder, self._root)
+            if self._lock is None:
+                raise UnavailableError(f"another process learns in {self._root}")
         await self._log.open()
         await self._blobs.open()
         found = await asyncio.to_thread(self._saved)
@@ -180,18 +182,6 @@ def _replace(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-
-
-def _lock(root: Path) -> int:
-    """Keep a second learner of the same state out."""
-    root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as fault:
-        os.close(descriptor)
-        raise UnavailableError(f"another process learns in {root}") from fault
-    return descriptor
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:

@@ -259,7 +259,7 @@ def test_a_child_that_nobody_waits_for_yields_the_processor(up: Up) -> None:
     ours = os.getpriority(os.PRIO_PROCESS, 0)
     found = [os.getpriority(os.PRIO_PROCESS, *up.begun(name)) for name in ("a", "b")]
     assert found == [min(ours + 5, 19), ours]
-    assert {each.name for each in platform(UpConfig(), None, {}) if not each.nice} == {"api", "bidder"}
+    assert {each.name for each in platform(UpConfig(), None, {}) if not each.nice} == {"api", "bidder", "online"}
 
 
 def test_a_second_supervisor_on_the_directory_is_refused(up: Up) -> None:
