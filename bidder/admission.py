@@ -13,12 +13,14 @@ NS_PER_SECOND = 1_000_000_000
 #: Longer waits are overload once they have gone on for so long. Before that they are a stall, which passes.
 QUEUE_NS_MAX = 40_000_000
 STANDING_NS = 100_000_000
+#: And overload is over when nothing has waited that long for so long.
+CALM_NS = 500_000_000
 #: Under overload so much of each turn of the event loop is work, and who waits in it for longer is refused. First come,
 #: first served would answer all at the last moment, and then too late; and this way there is always some work. A turn's
 #: answers leave at its end, and what is sent next has waited for it: short turns cost no goodput, and save that time.
-WORK_NS_MAX = 20_000_000
-#: And overload is over when nothing has waited longer than that for so long.
-CALM_NS = 500_000_000
+WORK_NS_MAX = 10_000_000
+#: Short turns do not show whether there is still too much to do. So long after a wait that did they may be long again.
+SHORT_NS = 250_000_000
 
 
 class Queue:
@@ -32,11 +34,10 @@ class Queue:
         waited_ns = now_ns - arrived_ns
         if waited_ns <= WORK_NS_MAX:
             return False
-        calm = now_ns - self._latest_ns > CALM_NS
-        overload = not calm and self._latest_ns - self._since_ns > STANDING_NS
-        if waited_ns <= QUEUE_NS_MAX and not overload:
-            return False
-        if calm:
+        calm_ns = now_ns - self._latest_ns
+        if waited_ns <= QUEUE_NS_MAX:
+            return calm_ns <= SHORT_NS and self._latest_ns - self._since_ns > STANDING_NS
+        if calm_ns > CALM_NS:
             self._since_ns = now_ns
         self._latest_ns = now_ns
         return now_ns - self._since_ns > STANDING_NS

@@ -4,6 +4,7 @@ from bidder.admission import (
     CALM_NS,
     NS_PER_SECOND,
     QUEUE_NS_MAX,
+    SHORT_NS,
     STANDING_NS,
     WORK_NS_MAX,
     Admission,
@@ -65,6 +66,11 @@ def test_a_standing_queue_is_cut_to_what_may_be_waited() -> None:
     # From then on turns are short.
     assert queue.overdue(now_ns - WORK_NS_MAX - 1, now_ns)
     assert not queue.overdue(now_ns - WORK_NS_MAX, now_ns)
+    # After a while they may be longer again; if that shows that it is still so, at once no more.
+    now_ns += SHORT_NS + 50 * MS
+    assert not queue.overdue(now_ns - QUEUE_NS_MAX, now_ns)
+    assert queue.overdue(now_ns - QUEUE_NS_MAX - 1, now_ns)
+    assert queue.overdue(now_ns - WORK_NS_MAX - 1, now_ns)
     # It is remembered through turns in which nothing waited, and forgotten in the end.
-    assert queue.overdue(now_ns - 90 * MS, now_ns + CALM_NS // 2)
-    assert not queue.overdue(now_ns - QUEUE_NS_MAX, now_ns + 2 * CALM_NS)
+    assert queue.overdue(now_ns - 90 * MS, now_ns + CALM_NS)
+    assert not queue.overdue(now_ns - 90 * MS, now_ns + 3 * CALM_NS)
