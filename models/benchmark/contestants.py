@@ -111,8 +111,7 @@ def _networks(provider: Provider) -> Iterator[Graph]:
     of_ads = np.arange(shape.inputs) < shape.inputs // 3
     drawn = 0.5 * rng.standard_normal((_ADS + _SAMPLE_ROWS, shape.inputs)).astype(np.float32)
     ads, request = np.where(of_ads, drawn[:_ADS], np.float32(0)), np.where(of_ads, np.float32(0), drawn[0])
-    states = np.concatenate([ads, ads @ matrix], axis=1)
-    state = np.concatenate([request, request @ matrix + bias]).astype(np.float32)
+    states, state = ads @ matrix, (request @ matrix + bias).astype(np.float32)
     precisions: tuple[Precision, ...] = ("fp32", "fp16") if provider == "cuda" else ("fp32", "int8")
     for precision in precisions:
         sample = drawn[_ADS:] if precision == "int8" else None

@@ -253,11 +253,15 @@ class HistoryInputs:
         return found
 
     @staticmethod
-    def weights(products: Floats, present: NDArray[np.bool_] | np.bool_) -> Floats:
-        """Return the weights of impressions (n, T), of the products of what ads look for with their vectors."""
+    def weights(products: Floats, present: NDArray[np.bool_] | None = None) -> Floats:
+        """Return the weights of impressions (n, T), of the products of what ads look for with their vectors.
+
+        Without `present`, (n, T), there are all of them.
+        """
         odds: Floats = np.minimum(products, _PRODUCT_MAX)
         np.exp(odds, odds)
-        odds *= present
+        if present is not None:
+            odds *= present
         odds /= np.add.reduce(odds, 1, keepdims=True) + _ONE
         return odds
 

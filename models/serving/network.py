@@ -1,8 +1,8 @@
 """The network at serving: raw rows to log-odds, the first layers' work done once a request and once an ad.
 
-What a graph takes is a row of state: the inputs x0 and their shares (x0 times a matrix, plus a bias), which the graph
-"split" goes on from; the graph "full" has no shares. State is a sum: the ad's row, made once for each ad of a snapshot,
-the request's, made once a request, and what the few inputs add that look at both.
+What a graph takes is a row of state: the shares of the inputs x0 (x0 times a matrix, plus a bias), which the graph
+"split" goes on from, or x0 itself, in the graph "full". State is a sum: the ad's row, made once for each ad of a
+snapshot, the request's, made once a request, and what the few inputs add that look at both.
 """
 
 import io
@@ -49,8 +49,10 @@ class NetworkModel:
             raise ValueError(f"shares of {shares.matrix.shape} do not fit {inputs.layout.width} inputs")
         self.session = Session(model, device.provider)
         taken = self.session.blank(1)[INPUT].shape[1]
-        if taken != inputs.layout.width + len(shares.bias):
-            raise ValueError(f"the graph takes {taken} columns, not {inputs.layout.width} and {len(shares.bias)}")
+        if taken == inputs.layout.width + len(shares.bias):
+            shares = _with_inputs(shares)
+        if taken != len(shares.bias):
+            raise ValueError(f"the graph takes {taken} columns, not {len(shares.bias)}")
         self.inputs = inputs
         self.shares = shares
         self.stack = Stack(self.session, device.rows_max) if device.batches(self.session.provider) else None
@@ -63,13 +65,19 @@ class NetworkModel:
         for start in range(0, len(ads), _CHUNK_ROWS):
             part = slice(start, start + _CHUNK_ROWS)
             inputs = self.inputs(requests[part] if len(requests) > 1 else requests, ads[part])
-            state = np.concatenate([inputs, inputs @ self.shares.matrix + self.shares.bias], axis=1)
-            found[part] = self.session.run(OUTPUT, {INPUT: state})
+            found[part] = self.session.run(OUTPUT, {INPUT: inputs @ self.shares.matrix + self.shares.bias})
         return found
 
     def prepare(self, ads: Int64s) -> "PreparedNetwork":
         """Return what scores ads of this table, (C, A)."""
         return PreparedNetwork(self, ads)
+
+
+def _with_inputs(shares: Shares) -> Shares:
+    """Return the shares of a graph that takes the inputs themselves as well, before the others."""
+    width = len(shares.matrix)
+    matrix = np.concatenate([np.eye(width, dtype=np.float32), shares.matrix], axis=1)
+    return Shares(matrix, np.concatenate([np.zeros(width, dtype=np.float32), shares.bias]))
 
 
 def restore(files: Mapping[str, bytes], device: Device = CPU) -> NetworkModel:
@@ -89,7 +97,7 @@ def restore(files: Mapping[str, bytes], device: Device = CPU) -> NetworkModel:
 class PreparedNetwork:
     """The logits of ads of a fixed table. One thread at a time: memory for K rows is kept and used again.
 
-    The table of states takes 4 (D + S) bytes an ad.
+    The table of states takes 4 S bytes an ad.
     """
 
     def __init__(self, model: NetworkModel, ads: Int64s) -> None:
@@ -97,16 +105,12 @@ class PreparedNetwork:
         layout = inputs.layout
         self._inputs = inputs
         self._session = model.session
-        self._width = layout.width
-        self._of_request = slice(0, layout.request.width)
-        of_ad = slice(layout.request.width, layout.request.width + layout.ad.width)
-        self._of_both = slice(of_ad.stop, layout.width)
+        of_request = slice(0, layout.request.width)
+        of_ad = slice(of_request.stop, of_request.stop + layout.ad.width)
         ad_inputs = inputs.ad(ads)
-        self._states = np.zeros((len(ads), layout.width + len(bias)), dtype=np.float32)
-        self._states[:, of_ad] = ad_inputs
-        self._states[:, layout.width :] = ad_inputs @ matrix[of_ad] + bias
-        self._request_shares = np.ascontiguousarray(matrix[self._of_request])
-        self._both_shares = np.ascontiguousarray(matrix[self._of_both])
+        self._states = ad_inputs @ matrix[of_ad] + bias
+        self._request_shares = np.ascontiguousarray(matrix[of_request])
+        self._both_shares = np.ascontiguousarray(matrix[of_ad.stop :])
         columns = Columns(layout.request.columns, layout.ad.columns)
         self._counts = MatchCounts(layout.matches, columns, ads)
         self._matches = len(layout.matches)
@@ -114,7 +118,8 @@ class PreparedNetwork:
         self._logs = np.log1p(np.arange(most + 1)).astype(np.float32)  # of every count there can be
         self._history = inputs.history
         self._queries = inputs.history.queries(ad_inputs) if inputs.history else None
-        self._row = np.zeros(self._states.shape[1], dtype=np.float32)  # the request's
+        self._of_request = np.zeros(layout.request.width, dtype=np.float32)
+        self._row = np.zeros(len(bias), dtype=np.float32)  # the request's shares
         self._bound: dict[int, tuple[Memory, Floats, Floats]] = {}
 
     def logits(self, request: Int64s, chosen: Int64s) -> Floats:
@@ -128,17 +133,14 @@ class PreparedNetwork:
         return logits
 
     def state(self, request: Int64s, chosen: Int64s, out: Floats) -> None:
-        """Write the graph's input, float32 (K, D + S), of a request row (R,) and K rows of the table."""
+        """Write the graph's input, float32 (K, S), of a request row (R,) and K rows of the table."""
         self._states.take(chosen, 0, out, "clip")  # with any other mode numpy copies once more
-        values, row, width = request.tolist(), self._row, self._width
-        of_request = row[self._of_request]
-        self._inputs.request.one(request, values, of_request)
-        np.dot(of_request, self._request_shares, row[width:])
-        out += row
+        values = request.tolist()
+        self._inputs.request.one(request, values, self._of_request)
+        out += np.dot(self._of_request, self._request_shares, self._row)
         both = self._both(request, values, chosen)
         if both is not None:
-            out[:, self._of_both] = both
-            out[:, width:] += both @ self._both_shares
+            out += both @ self._both_shares
 
     def _both(self, request: Int64s, values: Sequence[int], chosen: Int64s) -> Floats | None:
         """Return the inputs that look at request and ad, (K, matches + history); None where all are 0."""
@@ -151,7 +153,7 @@ class PreparedNetwork:
             both[:, : self._matches] = self._logs.take(counts)
         if vectors is not None and self._history is not None and self._queries is not None:
             products = self._queries.take(chosen, 0) @ vectors.T
-            both[:, self._matches :] = self._history.weights(products, np.True_) @ vectors
+            both[:, self._matches :] = self._history.weights(products) @ vectors
         return both
 
     def _bind(self, rows: int) -> tuple[Memory, Floats, Floats]:

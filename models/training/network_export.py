@@ -1,11 +1,15 @@
 """The dense part of the network, as numpy arrays and as ONNX graphs: inputs -> two logits, dynamic batch axis.
 
 The network is DCN-v2 (Wang et al., 2021) with low-rank cross layers beside an MLP, and a linear head for each of click
-and conversion given click. Two graphs compute the same. "full" takes the inputs x0. "split" takes x0 and its `shares`:
+and conversion given click. Two graphs compute the same. "full" takes the inputs x0. "split" takes their `shares` alone:
 all that is linear in x0, which is therefore a request's share plus an ad's share, each made once (`share_weights`).
-Besides the first layers' products that is most of the last cross layer, since the head weighs x0 * (z U):
 
-    w . (x0 * (z U)) = z . ((x0 * w) U'),  of which (x0 * w) U' does not depend on z.
+A cross layer's output is x0 * f, f = 1 + the sum of b + z U over the layers so far, z being their products (r numbers
+each). So the next product (x0 * f) V is its own share x0 * (1 + sum of b) V, plus z times a matrix that is a share too,
+
+    (x0 * (z U)) V = z T,  T[s, j] = sum over i of x0[i] U[s, i] V[i, j],
+
+and the head's sum w . (x0 * f) likewise: z . ((x0 * w) U'). With a small r all of it is smaller than x0.
 """
 
 from collections.abc import Mapping
@@ -65,9 +69,9 @@ class NetworkShape:
     """The sizes of a network: D inputs, cross layers of a rank, and the widths of the hidden layers."""
 
     inputs: int
-    cross_layers: int = 3
-    cross_rank: int = 64
-    hidden: tuple[int, ...] = (256, 128, 64)
+    cross_layers: int = 1
+    cross_rank: int = 32
+    hidden: tuple[int, ...] = (128, 64)
 
 
 def random_weights(shape: NetworkShape, seed: int) -> NetworkWeights:
@@ -88,20 +92,41 @@ def random_weights(shape: NetworkShape, seed: int) -> NetworkWeights:
 
 
 def share_weights(weights: NetworkWeights) -> tuple[Floats, Floats]:
-    """Return matrix (D, S) and bias (S,): inputs @ matrix + bias are the shares that the split graph takes after x0.
+    """Return matrix (D, S) and bias (S,): inputs @ matrix + bias are the shares that the split graph takes.
 
-    The shares are, in this order, the first cross layer's product, the first hidden layer before its rectifier, the
-    last cross layer's product with each head, and each head's own sum.
+    The shares are, in this order: for each cross layer what its product z would be if there were no products before it,
+    and, from the second layer on, the matrix that takes those before to what they add; the first hidden layer before
+    its rectifier; what takes all products to each head; each head's own sum.
     """
-    last = weights.cross[-1]
-    heads = [weights.cross_heads[:, head, np.newaxis] * last.up.T for head in range(HEADS)]
-    own = weights.cross_heads * last.bias[:, np.newaxis]
-    matrix = np.concatenate([weights.cross[0].down, weights.hidden[0].weight, *heads, own], axis=1)
+    layers, heads = weights.cross, weights.cross_heads
+    factor = np.ones(len(heads), dtype=np.float32)
+    parts = []
+    for number, layer in enumerate(layers):
+        parts.append(layer.down * factor[:, np.newaxis])
+        parts += [_pairs(before.up, layer.down) for before in layers[:number]]
+        factor = factor + layer.bias
+    parts.append(weights.hidden[0].weight)
+    parts += [layer.up.T * heads[:, head, np.newaxis] for head in range(HEADS) for layer in layers]
+    parts.append(heads * factor[:, np.newaxis])
+    matrix = np.concatenate(parts, axis=1)
     bias = np.zeros(matrix.shape[1], dtype=np.float32)
-    rank = last.up.shape[0]
-    bias[rank : rank + len(weights.hidden[0].bias)] = weights.hidden[0].bias
+    first = sum(_widths(weights)[:-3])
+    bias[first : first + len(weights.hidden[0].bias)] = weights.hidden[0].bias
     bias[-HEADS:] = weights.bias
     return np.ascontiguousarray(matrix, dtype=np.float32), bias
+
+
+def _pairs(up: Floats, down: Floats) -> Floats:
+    """Return what makes the matrix (r, r), row by row, that takes a layer's product to a later one: (D, r r)."""
+    found: Floats = (up.T[:, :, np.newaxis] * down[:, np.newaxis, :]).reshape(len(down), -1)
+    return found
+
+
+def _widths(weights: NetworkWeights) -> list[int]:
+    """Return how many columns each of the shares' parts has."""
+    rank, layers = weights.cross[0].up.shape[0], len(weights.cross)
+    of_cross = [width for number in range(layers) for width in (rank, number * rank * rank) if width]
+    return [*of_cross, len(weights.hidden[0].bias), HEADS * layers * rank, HEADS]
 
 
 def logits(weights: NetworkWeights, inputs: NDArray[Any]) -> NDArray[np.float64]:
@@ -117,7 +142,7 @@ def to_onnx(
     sample: NDArray[Any] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Return the serialised, checked ONNX model. Input float32 (rows, D) or (rows, D + S), output float32 (rows, 2).
+    """Return the serialised, checked ONNX model. Input float32 (rows, D) or (rows, S), output float32 (rows, 2).
 
     "fp16" computes in half precision, for GPUs. "int8" multiplies bytes where matrices are large, for CPUs; the ranges
     of what it multiplies are fixed from `sample`, inputs (n, D), so a row's logits do not depend on its batch.
@@ -130,7 +155,7 @@ def to_onnx(
         reference.run(weights)
         ranges = reference.ranges
     inputs = len(weights.cross_heads)
-    columns = inputs if form == "full" else inputs + share_weights(weights)[0].shape[1]
+    columns = inputs if form == "full" else sum(_widths(weights))
     graph = _Graph(precision, ranges)
     graph.full(weights) if form == "full" else graph.split(weights)
     made = helper.make_model(
@@ -197,29 +222,23 @@ class _Graph:
         self._exit(self._heads(crossed, weights.cross_heads, "cross_heads", logits))
 
     def split(self, weights: NetworkWeights) -> None:
-        """Add what is left to do once the shares are there. A cross layer's output is x0 times a factor."""
-        rank = weights.cross[-1].up.shape[0]
-        widths = [len(weights.cross_heads), rank, len(weights.hidden[0].bias), HEADS * rank, HEADS]
-        inputs, product, first, head_products, own = parts = "x0", "product", "first", "head_products", "own"
+        """Add what is left to do once the shares are there."""
+        rank, widths = weights.cross[0].up.shape[0], _widths(weights)
+        parts = [f"share_{number}" for number in range(len(widths))]
         lengths = self._constant("widths", np.array(widths))
-        self.nodes.append(helper.make_node("Split", [self._entry(), lengths], list(parts), axis=1))
-        crossed, factor = inputs, None
-        for number, layer in enumerate(weights.cross[:-1]):
-            if number:
-                product = self._product(crossed, layer.down, f"down_{number}")
-            bias = self._constant(f"bias_{number}", layer.bias if factor else 1.0 + layer.bias)
-            added = self._product(product, layer.up, f"up_{number}", bias)
-            factor = self._node("Add", factor, added) if factor else added
-            crossed = self._node("Mul", inputs, factor)
-        if len(weights.cross) > 1:
-            product = self._product(crossed, weights.cross[-1].down, f"down_{len(weights.cross) - 1}")
+        self.nodes.append(helper.make_node("Split", [self._entry(), lengths], parts, axis=1))
+        *of_cross, first, of_heads, own = parts
         hidden = self._node("Relu", first)
         for number, dense in enumerate(weights.hidden[1:], 1):
             hidden = self._dense(hidden, dense, number)
         logits = self._heads(hidden, weights.hidden_heads, "hidden_heads", own)
-        logits = self._heads(crossed, weights.cross_heads, "cross_heads", logits)
-        weighed = self._node("Mul", head_products, self._node("Concat", *[product] * HEADS, axis=1))
-        sums = np.kron(np.eye(HEADS), np.ones((rank, 1)))
+        products = of_cross[0]
+        for number, (alone, pairs) in enumerate(zip(of_cross[1::2], of_cross[2::2], strict=True), 1):
+            before = self._shaped(products, 1, number * rank)
+            added = self._node("MatMul", before, self._shaped(pairs, number * rank, rank))
+            products = self._node("Concat", products, self._node("Add", alone, self._shaped(added, rank)), axis=1)
+        weighed = self._node("Mul", of_heads, self._node("Concat", *[products] * HEADS, axis=1))
+        sums = np.kron(np.eye(HEADS), np.ones((len(weights.cross) * rank, 1)))
         self._exit(self._heads(weighed, sums, "sums", logits))
 
     def _entry(self) -> str:
@@ -253,6 +272,10 @@ class _Graph:
         scaled = self._constant(f"{name}_scale", scales)
         operands = quantised, held, given[0], scaled, given[1], zeros, *more
         return self._node("MatMulIntegerToFloat", *operands, domain=_RUNTIME_DOMAIN)
+
+    def _shaped(self, values: str, *shape: int) -> str:
+        """Give each row another shape."""
+        return self._node("Reshape", values, self._constant(f"shape_{len(self.nodes)}", np.array([-1, *shape])))
 
     def _node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"{kind}_{len(self.nodes)}"

@@ -19,9 +19,9 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     count_min: int = 4  # a value of fewer rows is unknown: what is learned of those stands for what is new
     vocabulary_max: int = 20_000  # a request's field of more values is hashed; an ad's never
     hash_bits: int = 15
-    cross_layers: int = 3
-    cross_rank: int = 64
-    hidden: tuple[int, ...] = (256, 128, 64)
+    cross_layers: int = 1
+    cross_rank: int = 32  # with more layers a row of the split graph's state grows by its square: 16 at most then
+    hidden: tuple[int, ...] = (128, 64)
     learning_rate: float = 0.02  # of Adagrad
     batch_rows: int = 256
     epochs_max: int = 4

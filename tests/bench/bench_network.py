@@ -1,5 +1,7 @@
 """What the network costs an impression of 32 candidates: from its raw row to calibrated rates, whole and split.
 
+Cross layers of the shipped shape, and of others, beside the shipped MLP.
+
 Run it by hand: python tests/bench/bench_network.py. It prints one JSON document: microseconds of this machine, the best
 and the first quartile of many rounds taken in turns, so that no form has the caches to itself. `reference` is a plain
 DCN-v2 of 24 fields x 16 on 64 rows, session.run alone: what other machines can be compared by.
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, so that it needs no test runner
 
-from models.features.columns import AD_COLUMNS, HISTORY_CAMPAIGN_COLUMNS, REQUEST_COLUMNS
+from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.features.platform import PLATFORM
 from models.serving.calibration import platt
 from models.serving.embedding import AGE_CLASSES, Inputs, Tables
@@ -60,12 +62,13 @@ def measured(rows: Rows, inputs: Inputs) -> Iterator[tuple[str, Callable[[], obj
     """Yield what is run, by name."""
     request, chosen = rows.requests[7], np.random.default_rng(3).integers(0, ADS, CANDIDATES)
     stranger = request.copy()
-    stranger[[REQUEST_COLUMNS.index(name) for name in HISTORY_CAMPAIGN_COLUMNS]] = 0
-    reference = Session(to_onnx(random_weights(NetworkShape(384), 1), form="full"))
+    stranger[[REQUEST_COLUMNS.index(name) for match in PLATFORM.matches for name in match.request]] = 0
+    reference = Session(to_onnx(random_weights(NetworkShape(384, 3, 64, (256, 128, 64)), 1), form="full"))
     yield "reference", reference.bind({INPUT: np.zeros((64, 384), dtype=np.float32)})
     sample = inputs(rows.requests[:2_000], rows.ads[:2_000])
-    for rank in (64, 32):
-        weights = random_weights(NetworkShape(inputs.layout.width, cross_rank=rank), 1)
+    config = NetworkConfig()
+    for layers, rank in dict.fromkeys(((config.cross_layers, config.cross_rank), (1, 16), (2, 16), (3, 16))):
+        weights = random_weights(NetworkShape(inputs.layout.width, layers, rank, config.hidden), 1)
         for form in ("full", "split"):
             shares = Shares(*share_weights(weights))
             if form == "full":
@@ -75,7 +78,7 @@ def measured(rows: Rows, inputs: Inputs) -> Iterator[tuple[str, Callable[[], obj
                 graph = to_onnx(weights, form=form, precision=precision, sample=given)
                 model = NetworkHead(NetworkModel(graph, inputs, shares), 0)
                 predict = Rate([Part(model)], platt()).prepare(rows.ads[:ADS])
-                name = f"rank {rank}, {form}, {precision}"
+                name = f"{layers} of rank {rank}, {form}, {precision}"
                 yield name, lambda predict=predict: predict(stranger, chosen)
                 yield f"{name}, with history", lambda predict=predict: predict(request, chosen)
 

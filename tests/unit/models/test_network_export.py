@@ -18,6 +18,7 @@ from models.training.network_export import (
 )
 
 SHAPES = [
+    NetworkShape(96, cross_layers=3, cross_rank=16, hidden=(128, 64)),
     NetworkShape(96),
     NetworkShape(40, cross_layers=1, cross_rank=8, hidden=(16,)),
     NetworkShape(40, cross_layers=2, cross_rank=8, hidden=(32, 16)),
@@ -34,7 +35,7 @@ def fed(weights: NetworkWeights, inputs: NDArray[np.float32], form: Form) -> NDA
     if form == "full":
         return inputs
     matrix, bias = share_weights(weights)
-    return np.concatenate([inputs, inputs @ matrix + bias], axis=1)
+    return inputs @ matrix + bias
 
 
 def drawn(rows: int, width: int, seed: int = 3) -> NDArray[np.float32]:
