@@ -1,22 +1,25 @@
-"""Follows what others publish: the snapshot, the pacing controls, the champion model, the prior, the landscapes of
-prices. Swaps whole, keeps the old on any fault. Building happens in a thread, so that auctions go on meanwhile.
+"""Follows what others publish: the snapshot and who of it is active, the pacing controls, the champion model, the
+prior, the landscapes of prices. Swaps whole, keeps the old on any fault. Building happens in a thread, so that auctions
+go on meanwhile.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from bidder.predictors import Predictors
-from bidder.state import Served, Serving, ServingState, serve
+from bidder.state import Served, Serving, ServingState, activate, serve
 from dsp import registry
 from dsp.cache.port import BlobStore
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.pacing import controller
 from dsp.pacing.controller import CONTROLS_BLOB, Controls
-from dsp.snapshot import codec
+from dsp.snapshot import active, codec
+from dsp.snapshot.active import ACTIVE_BLOB, Active
 from models.serving import bundle, landscape, online
 from models.serving.bundle import CHALLENGER, CHAMPION, Bundle
 from models.serving.landscape import LANDSCAPE, NO_LANDSCAPES, Landscapes
@@ -48,29 +51,45 @@ class Reloader:
         self._device = device
         self._interval_seconds = interval_ms / MS_PER_SECOND
         self._served: Served | None = None
+        self._active: Active | None = None
         self._controls: Controls | None = None
         self._predictors = Predictors()
         self._challenger: BatchPredictor | None = None
         self._landscapes: Landscapes = NO_LANDSCAPES
         #: What was looked at last, good or bad, so that a broken artefact is tried and reported once.
-        self._seen = dict.fromkeys((SNAPSHOT_BLOB, CONTROLS_BLOB, PRIOR_BLOB, CHAMPION, CHALLENGER, LANDSCAPE), "")
+        names = (SNAPSHOT_BLOB, ACTIVE_BLOB, CONTROLS_BLOB, PRIOR_BLOB, CHAMPION, CHALLENGER, LANDSCAPE)
+        self._seen = dict.fromkeys(names, "")
         for swaps in _SWAPS.values():  # so that the first fault is an increase
             for result in ("loaded", "failed"):
                 swaps.labels(result)
         self._complaint = ""
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Load what is there already, then follow changes."""
-        await self.poll()
-        self._task = asyncio.create_task(self._run(), name="reload")
+        looks = (self.poll_active, self.poll)
+        for look in looks:
+            await look()
+        self._tasks = [asyncio.create_task(self._run(look), name="reload") for look in looks]
 
     async def stop(self) -> None:
         """Follow no more; the state stays."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._task
+                await task
+
+    async def poll_active(self) -> bool:
+        """Look once for news of who is active; return whether there are any. Goes on while a snapshot is compiled."""
+        found = await self._blob(ACTIVE_BLOB, active.decode)
+        if found is None or (self._active is not None and found.older_than(self._active)):
+            return False
+        self._active = found
+        if self._served is not None:
+            self._served = activate(self._served, found)
+        if (state := self._serving.current) is not None:  # while models are prepared, still of the snapshot before
+            self._serving.swap(replace(state, served=activate(state.served, found)))
+        return True
 
     async def poll(self) -> bool:
         """Look once for something new; return whether the state was swapped."""
@@ -82,7 +101,7 @@ class Reloader:
         shadowed = await self._follow_challenger()
         if not shadowed and all(part is None for part in (served, controls, model, prior, landscapes)):
             return False
-        self._served = served or self._served
+        self._served = activate(served, self._active) if served is not None else self._served
         self._controls = controls or self._controls
         self._landscapes = landscapes or self._landscapes
         if model is not None:
@@ -122,11 +141,11 @@ class Reloader:
     def _load_model(self, root: Path, version: str) -> Bundle:
         return bundle.load(root, version, self._device)
 
-    async def _run(self) -> None:
+    async def _run(self, look: Callable[[], Awaitable[bool]]) -> None:
         while True:
             await asyncio.sleep(self._interval_seconds)
             try:
-                await self.poll()
+                await look()
             except Exception as fault:
                 self._complain(fault)
 

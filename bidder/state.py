@@ -1,7 +1,7 @@
 """What is being served: one immutable value, swapped whole, so that an auction never sees two versions at once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from dsp.kernel import metrics
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import BundleError
 from dsp.pacing.controller import ControlColumns
+from dsp.snapshot.active import Active
 from dsp.snapshot.build import Snapshot
 from models.features.encode import ad_rows
 from models.serving.bundle import CHALLENGER, CHAMPION
@@ -58,6 +59,11 @@ def serve(snapshot: Snapshot, previous: Served | None) -> Served:
     for rule in sorted(snapshot.conversion_rules, key=lambda rule: rule.id):
         rules.setdefault(rule.advertiser_id, {})[rule.id] = rule
     return Served(snapshot, ad_rows(snapshot), landing_urls, rules)
+
+
+def activate(served: Served, active: Active | None) -> Served:
+    """Return what is served with the line items active that are; None where nobody has told."""
+    return replace(served, snapshot=active.on(served.snapshot)) if active is not None else served
 
 
 class Serving:

@@ -1,7 +1,7 @@
 """Compiles a catalogue to the one immutable artefact that every decision reads. Pure; encoding is codec.py's."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -65,6 +65,10 @@ class Snapshot:
     def days(self, now_ms: int) -> NDArray[np.int64]:
         """Return each line item's day in its advertiser's time zone, as days since 1970-01-01; int64 (N,)."""
         return self.index.calendar.days(now_ms)
+
+    def with_active(self, active: NDArray[np.bool_]) -> "Snapshot":
+        """Return the snapshot with other line items active, bool (N,); what its entities say of it stays as it was."""
+        return replace(self, index=self.index.with_active(active))
 
 
 def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:

@@ -1,6 +1,7 @@
 """The catalogue's repository: the only code that writes entities. Every write is validated, versioned and audited."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -254,17 +255,25 @@ def merge(base: Any, patch: Any) -> Any:
 
 def load_catalogue(session: Session) -> tuple[int, Catalogue]:
     """Return the catalogue's revision and every entity that is not archived, nor under an archived ancestor."""
-    number = revision(session)
-    kept: dict[Kind, list[Entity]] = {}
+    return revision(session), rooted({kind: load_entities(session, kind) for kind in Kind})
+
+
+def load_entities(session: Session, kind: Kind) -> Sequence[Entity]:
+    """Return the entities of a kind that are not archived themselves, by id."""
+    table = ROWS[kind].__table__
+    query = select(table).where(table.c.status != Status.ARCHIVED.value).order_by(table.c.id)
+    return [to_entity(kind, row) for row in session.execute(query).mappings()]
+
+
+def rooted(entities: Mapping[Kind, Collection[Entity]]) -> Catalogue:
+    """Return the catalogue of those that have all their ancestors among the given, in the order given."""
+    kept: dict[Kind, Collection[Entity]] = {}
     for kind in Kind:
-        table = ROWS[kind].__table__
-        query = select(table).where(table.c.status != Status.ARCHIVED.value).order_by(table.c.id)
-        entities = [to_entity(kind, row) for row in session.execute(query).mappings()]
-        if kind.parent is not None:
-            parents = {parent.id for parent in kept[kind.parent]}
-            entities = [entity for entity in entities if getattr(entity, f"{kind.parent}_id") in parents]
-        kept[kind] = entities
-    return number, Catalogue(**{kind.plural: tuple(kept[kind]) for kind in Kind})  # type: ignore[arg-type]
+        kept[kind] = entities[kind]
+        if kind.parent is not None and kind.parent_field is not None:
+            parents, owner = {parent.id for parent in kept[kind.parent]}, attrgetter(kind.parent_field)
+            kept[kind] = [entity for entity in entities[kind] if owner(entity) in parents]
+    return Catalogue(**{kind.plural: tuple(kept[kind]) for kind in Kind})  # type: ignore[arg-type]
 
 
 def revision(session: Session) -> int:

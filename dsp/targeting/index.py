@@ -4,6 +4,7 @@ What it costs follows the number of groups and words, not of line items that pas
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,7 @@ class Index:
             [item.dayparts for item in items],
             [advertiser.timezone for advertiser in entities.advertisers],
         )
-        self._active = bitmap.from_mask(_active(entities))
+        self.active = bitmap.from_mask(_active(entities))
         domains = AdvertiserDomains([advertiser.domain for advertiser in entities.advertisers])
         self.deals = DealTable(_clauses(items, Dimension.DEAL), entities.deals, domains, len(items))
         servable = [
@@ -71,7 +72,15 @@ class Index:
         self._rules = _rules(entities, domains, servable)
         self._everyone = bitmap.ones(len(items))
         self.memo = Memo()
-        self._live_memo = (self._active, self._active, self._active)
+        self._live_memo = (self.active, self.active, self.active)
+
+    def with_active(self, active: NDArray[np.bool_]) -> "Index":
+        """Return the index with other line items active, bool (N,); rules and what is remembered of them are shared."""
+        other = copy(self)
+        other.active = bitmap.from_mask(active)
+        other.memo = Memo()
+        other._live_memo = (other.active, other.active, other.active)
+        return other
 
     def rows(self, asked: Asked) -> list[Words]:
         """Return rows that have in common the line items for which every condition but on the time holds."""
@@ -103,11 +112,11 @@ class Index:
         flight, daypart = self.calendar.in_flight(now_ms), self.calendar.in_daypart(now_ms)
         memo = self._live_memo
         if memo[0] is not flight or memo[1] is not daypart:
-            memo = self._live_memo = (flight, daypart, self._active & flight & daypart)
+            memo = self._live_memo = (flight, daypart, self.active & flight & daypart)
         return memo[2]
 
     def _require_live(self, now_ms: int, out: Conditions) -> None:
-        out.require(Exclusion.INACTIVE, self._active)
+        out.require(Exclusion.INACTIVE, self.active)
         out.require(Exclusion.OUT_OF_FLIGHT, self.calendar.in_flight(now_ms))
         out.require(Exclusion.DAYPART, self.calendar.in_daypart(now_ms))
 

@@ -1,4 +1,6 @@
-"""Publishes the catalogue when it changes: its budgets to the lease store, then the snapshot to the bidders."""
+"""Publishes the catalogue when it changes: its budgets to the lease store, then to the bidders who is active, and the
+snapshot where that is not all that has changed.
+"""
 
 from collections.abc import Mapping
 
@@ -9,18 +11,26 @@ from dsp.cache.connect import blob_store, lease_store
 from dsp.cache.local import LocalLeaseStore
 from dsp.cache.port import BlobStore, KeptLeaseStore, LeaseStore, Limit
 from dsp.catalog.entities import Catalogue
+from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status, effective
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
+from dsp.snapshot import active
+from dsp.snapshot.active import ACTIVE_BLOB
 from dsp.snapshot.codec import encode
-from dsp.store.catalog import load_catalogue, revision
 from dsp.store.database import create_engine, session_factory, url
 from dsp.store.leader import Leadership
+from dsp.store.replica import Replica, Write
 from dsp.workers import runner
 from dsp.workers.single import Single
 
 #: The blob under which the snapshot is published.
 SNAPSHOT_BLOB = "snapshot"
+#: Statuses that are published beside the snapshot are in it so much later, at the latest.
+_FOLD_MS = 600_000
+_STATUS_KINDS = (Kind.ADVERTISER, Kind.CAMPAIGN, Kind.LINE_ITEM)
+#: Fields that bidders do not read in a snapshot.
+_BESIDE = frozenset({"status", "budget", "version"})
 
 
 def limits(catalogue: Catalogue) -> list[Limit]:
@@ -49,11 +59,56 @@ def limits(catalogue: Catalogue) -> list[Limit]:
     ]
 
 
-class SnapshotJob:
-    """Compares the catalogue's revision with what was published last; a fresh start publishes once in any case.
+def active_ids(catalogue: Catalogue) -> list[int]:
+    """Return the line items that may bid as far as their own status and their parents' go."""
+    advertisers = {advertiser.id: advertiser.status for advertiser in catalogue.advertisers}
+    campaigns = {one.id: effective(one.status, advertisers[one.advertiser_id]) for one in catalogue.campaigns}
+    return [
+        one.id for one in catalogue.line_items if effective(one.status, campaigns[one.campaign_id]) is Status.ACTIVE
+    ]
 
-    So does a store that has lost what it was given: `kept` is the lease store where that may happen. And so does what
-    another has published since: a process that was paused after it had looked may do so when it leads no more.
+
+def _keeps_rules(write: Write) -> bool:
+    """Whether a write touches nothing that bidders compile: budgets are the lease store's, statuses go beside."""
+    if write.kind not in _STATUS_KINDS or write.before is None:
+        return False
+    fields = write.before.keys() | write.after.keys()
+    return {name for name in fields if write.before.get(name) != write.after.get(name)} <= _BESIDE
+
+
+class _Blob:
+    """A blob as this process has published it last."""
+
+    def __init__(self, blobs: BlobStore, name: str) -> None:
+        self._blobs = blobs
+        self._name = name
+        self._data = b""
+        self._version = ""
+
+    async def put(self, data: bytes) -> None:
+        self._data = data
+        await self._blobs.put(self._name, data)
+
+    async def is_ours(self) -> bool:
+        """Return whether what is published is what we have published."""
+        if not await self._blobs.has(self._name):
+            return False
+        found = await self._blobs.get(self._name, self._version)
+        if found is None:
+            return True
+        version, data = found
+        if data != self._data:
+            return False
+        self._version = version
+        return True
+
+
+class SnapshotJob:
+    """Follows the catalogue's writes: what is paused or resumed is told by itself, and any other change is a snapshot.
+
+    A fresh start publishes once in any case. So does a store that has lost what it was given: `kept` is the lease store
+    where that may happen. And so does what another has published since: a process that was paused after it had looked
+    may do so when it leads no more.
     """
 
     def __init__(
@@ -69,12 +124,19 @@ class SnapshotJob:
         self._blobs = blobs
         self._clock = clock
         self._kept = kept
-        self._published: int | None = None
-        self._data = b""
-        self._version = ""
+        self._replica = Replica()
+        self._snapshot = _Blob(blobs, SNAPSHOT_BLOB)
+        self._active = _Blob(blobs, ACTIVE_BLOB)
         self._generations: list[str] = []
+        self._limits: set[Limit] = set()  # as the lease store was surely told them
+        self._version = ""
+        self._published_ms = 0
+        self._unfolded = False  # whether the snapshot's own statuses are behind
+        #: What is to be published; it stays to be until it is.
+        self._active_due = self._snapshot_due = True
 
     async def open(self) -> None:
+        self._limits, self._snapshot_due = set(), True  # another may have led meanwhile
         await self._leases.open()
         await self._blobs.open()
 
@@ -85,35 +147,43 @@ class SnapshotJob:
     async def step(self) -> bool:
         """Publish if there is something new, or if what was published is lost."""
         generations = [one.generation for one in await self._kept.standing()] if self._kept is not None else []
-        whole = generations == self._generations and await self._is_ours()
+        whole = generations == self._generations and await self._snapshot.is_ours() and await self._active.is_ours()
         with self._sessions() as session:
-            if whole and revision(session) == self._published:
-                return False
-            found, catalogue = load_catalogue(session)
-        # Budgets first: a bidder that knows a line item before the lease store does would only be refused money, but
-        # one that knew a lowered budget before the store does could still be granted the old one.
-        await self._leases.set_limits(limits(catalogue))
+            writes = self._replica.follow(session)
         now_ms = self._clock.now_ms()
-        version = f"r{found}-{now_ms}"
-        self._data = encode(catalogue, version, now_ms)
-        await self._blobs.put(SNAPSHOT_BLOB, self._data)
-        self._published, self._generations = found, generations
-        metrics.SNAPSHOT_PUBLISHED.set(now_ms / MS_PER_SECOND)
-        logging.get(__name__).info("snapshot published", version=version, line_items=len(catalogue.line_items))
+        if not whole or writes is None:
+            self._limits = set()
+            self._snapshot_due = True
+        elif self._unfolded and now_ms >= self._published_ms + _FOLD_MS:
+            self._snapshot_due = True
+        elif writes:
+            self._active_due = True
+            self._snapshot_due |= not all(map(_keeps_rules, writes))
+        if self._active_due or self._snapshot_due:
+            await self._publish(now_ms)
+            self._generations = generations
         return False
 
-    async def _is_ours(self) -> bool:
-        """Return whether what is published is what we have published."""
-        if not await self._blobs.has(SNAPSHOT_BLOB):
-            return False
-        found = await self._blobs.get(SNAPSHOT_BLOB, self._version)
-        if found is None:
-            return True
-        version, data = found
-        if data != self._data:
-            return False
-        self._version = version
-        return True
+    async def _publish(self, now_ms: int) -> None:
+        catalogue = self._replica.catalogue()
+        # Budgets first: a bidder that knows a line item before the lease store does would only be refused money, but
+        # one that knew a lowered budget before the store does could still be granted the old one.
+        found = limits(catalogue)
+        told, self._limits = self._limits, set()  # a call that fails may have had its effect, or half of it
+        await self._leases.set_limits([limit for limit in found if limit not in told])
+        self._limits = set(found)
+        version = f"r{self._replica.revision}-{now_ms}" if self._snapshot_due else self._version
+        # Who is active before the snapshot: bidders take it while they compile, and who is paused stops at once.
+        await self._active.put(active.encode(active_ids(catalogue), version, self._replica.revision, now_ms))
+        self._active_due, self._unfolded = False, True
+        if not self._snapshot_due:
+            logging.get(__name__).info("statuses published", version=version, revision=self._replica.revision)
+            return
+        await self._snapshot.put(encode(catalogue, version, now_ms))
+        self._version, self._published_ms = version, now_ms
+        self._snapshot_due = self._unfolded = False
+        metrics.SNAPSHOT_PUBLISHED.set(now_ms / MS_PER_SECOND)
+        logging.get(__name__).info("snapshot published", version=version, line_items=len(catalogue.line_items))
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:

@@ -53,6 +53,16 @@ def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield platform
 
 
+def admin_ports(platform: Platform) -> list[int]:
+    return [platform.ports.admin + 2 * number for number in range(BIDDERS if platform.settings.cache_url else 1)]
+
+
+def snapshots_loaded(platform: Platform) -> list[float]:
+    """Return how many snapshots each bidder has loaded."""
+    pages = [httpx.get(f"http://127.0.0.1:{port}/metrics").text for port in admin_ports(platform)]
+    return [parse_metrics(text).total("dsp_snapshot_swaps_total") for text in pages]
+
+
 def campaigns_bid(client: httpx.Client, platform: Platform, traffic: Traffic, index: int) -> list[int]:
     """Send one request on a connection of its own, whichever bidder takes it; return the campaigns that bid."""
     request = traffic.request(index)
@@ -63,7 +73,8 @@ def campaigns_bid(client: httpx.Client, platform: Platform, traffic: Traffic, in
     return [int(bid["cid"]) for seat in seats for bid in seat["bid"]]
 
 
-def test_a_paused_campaign_stops_bidding_within_two_seconds(platform: Platform) -> None:
+def test_a_paused_campaign_stops_bidding_within_two_seconds_and_bids_when_resumed(platform: Platform) -> None:
+    """Neither takes a snapshot: large catalogues are compiled for seconds."""
     key = platform.run("dsp", "key", "create", "manager", "--role", "member").split()[-1]
     traffic = Traffic(5)
     with httpx.Client() as client:
@@ -74,6 +85,7 @@ def test_a_paused_campaign_stops_bidding_within_two_seconds(platform: Platform) 
             index += 1
         paused, bids = seen.most_common(1)[0]
         assert bids >= 20
+        loaded = snapshots_loaded(platform)
         api = f"http://127.0.0.1:{platform.ports.api}/v1/campaigns/{paused}"
         authorised = {"Authorization": f"Bearer {key}"}
         etag = client.get(api, headers=authorised).headers["ETag"]
@@ -88,18 +100,24 @@ def test_a_paused_campaign_stops_bidding_within_two_seconds(platform: Platform) 
             if paused in found:
                 last_bid_at = now
             others += now > paused_at + SECONDS_MAX and bool(found)
-    assert last_bid_at - paused_at < SECONDS_MAX
-    assert others > 0  # it was this campaign that stopped, not the bidder
+        assert last_bid_at - paused_at < SECONDS_MAX
+        assert others > 0  # it was this campaign that stopped, not the bidder
+        etag = answer.headers["ETag"]
+        answer = client.post(f"{api}/activate", headers={**authorised, "If-Match": etag})
+        assert answer.status_code == 200, answer.text
+        resumed_at = time.monotonic()
+        while paused not in campaigns_bid(client, platform, traffic, index):
+            index += 1
+            assert time.monotonic() < resumed_at + 5 * SECONDS_MAX  # its money was recalled and is to be granted again
+    assert snapshots_loaded(platform) == loaded
 
 
 def test_pacing_controls_reach_every_bidder_within_two_seconds(platform: Platform) -> None:
     """Controls are made once a second: none that a bidder uses is ever older than that and the two seconds."""
-    bidders = BIDDERS if platform.settings.cache_url else 1
-    admins = [platform.ports.admin + 2 * number for number in range(bidders)]
-    ages: dict[int, list[float]] = {port: [] for port in admins}
+    ages: dict[int, list[float]] = {port: [] for port in admin_ports(platform)}
     until = time.monotonic() + 5.0
     while time.monotonic() < until:
-        for port in admins:
+        for port in ages:
             text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
             ages[port].append(parse_metrics(text).total("dsp_controls_age_seconds"))
         time.sleep(0.1)

@@ -10,9 +10,12 @@ from dsp.catalog.entities import Catalogue
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
 from dsp.kernel.errors import UnavailableError
+from dsp.snapshot import active
+from dsp.snapshot.active import ACTIVE_BLOB, Active
 from dsp.snapshot.build import Snapshot
 from dsp.snapshot.codec import decode
 from dsp.store.catalog import load_catalogue
+from dsp.targeting import bitmap
 from dsp.workers.snapshot import SNAPSHOT_BLOB, SnapshotJob, limits
 from tests.integration.workers.conftest import TODAY, World
 from tests.servers.valkey import Valkey
@@ -21,6 +24,20 @@ from tests.servers.valkey import Valkey
 async def published(world: World) -> Snapshot | None:
     found = await world.blobs.get(SNAPSHOT_BLOB)
     return None if found is None else decode(found[1])
+
+
+async def told(world: World) -> Active:
+    found = await world.blobs.get(ACTIVE_BLOB)
+    assert found is not None
+    return active.decode(found[1])
+
+
+async def bidding(world: World) -> list[int]:
+    """Return the line items that a bidder takes for active that begins now."""
+    snapshot = await published(world)
+    assert snapshot is not None
+    snapshot = (await told(world)).on(snapshot)
+    return snapshot.line_item_ids[bitmap.positions(snapshot.index.active)].tolist()  # type: ignore[no-any-return]
 
 
 def catalogue(world: World) -> Catalogue:
@@ -52,14 +69,95 @@ async def test_a_change_reaches_bidders_and_budgets(world: World) -> None:
     assert unchanged.version == first.version
 
     world.clock.advance(5)
+    world.update(Kind.LINE_ITEM, line_item, bid_max_micros_cpm=7)
+    await job.step()
+    changed = await published(world)
+    assert changed is not None
+    assert changed.version != first.version
+    assert changed.bid_max_micros_cpm.tolist() == [7]
+    assert (await told(world)).snapshot == changed.version
+    await job.close()
+
+
+async def test_statuses_and_budgets_need_no_snapshot(world: World) -> None:
+    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
+    await job.open()
+    advertiser = world.advertiser()
+    campaign, other = world.campaign(advertiser), world.campaign(advertiser)
+    line_item = world.line_item(campaign, budget={"daily_micros": 500_000})
+    second, third = world.line_item(campaign), world.line_item(other)
+    await job.step()
+    before = await world.blobs.get(SNAPSHOT_BLOB)
+    assert await bidding(world) == [line_item, second, third]
+    assert 0 < await granted(world, line_item, 10_000_000) <= 500_000
+
     world.set_status(Kind.CAMPAIGN, campaign, Status.PAUSED)
     await job.step()
-    paused = await published(world)
-    assert paused is not None
-    assert paused.version != first.version
-    assert [each.status for each in paused.campaigns] == [Status.PAUSED]
-    assert limits(catalogue(world)) == [Limit(line_item, campaign, 500_000, 0, 900_000, None)]  # leases are recalled
-    assert await granted(world, line_item, 10_000_000) == 0
+    assert await bidding(world) == [third]
+    assert await granted(world, line_item, 10_000_000) == 0  # leases are recalled
+    world.set_status(Kind.CAMPAIGN, campaign, Status.ACTIVE)
+    world.set_status(Kind.LINE_ITEM, second, Status.ARCHIVED)
+    world.update(Kind.LINE_ITEM, line_item, budget={"daily_micros": 900_000})
+    await job.step()
+    assert await bidding(world) == [line_item, third]
+    assert 0 < await granted(world, line_item, 10_000_000) <= 900_000  # beside what was granted before
+    world.set_status(Kind.CAMPAIGN, other, Status.ARCHIVED)
+    await job.step()
+    assert await bidding(world) == [line_item]
+    world.set_status(Kind.ADVERTISER, advertiser, Status.PAUSED)
+    await job.step()
+    assert await bidding(world) == []
+    assert await world.blobs.get(SNAPSHOT_BLOB) == before
+    await job.close()
+
+
+async def test_statuses_are_in_a_snapshot_after_a_while(world: World) -> None:
+    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
+    await job.open()
+    line_item = world.line_item(world.campaign(world.advertiser()))
+    await job.step()
+    world.set_status(Kind.LINE_ITEM, line_item, Status.PAUSED)
+    await job.step()
+    world.clock.advance(600_000)
+    await job.step()
+    snapshot = await published(world)
+    assert snapshot is not None
+    assert [one.status for one in snapshot.line_items] == [Status.PAUSED]
+    before = await world.blobs.get(SNAPSHOT_BLOB)
+    world.clock.advance(600_000)
+    await job.step()
+    assert await world.blobs.get(SNAPSHOT_BLOB) == before  # and that is all there was
+    await job.close()
+
+
+async def test_who_is_paused_is_told_before_a_snapshot_can_be_published(world: World) -> None:
+    class Full(type(world.blobs)):  # type: ignore[misc]
+        full = False
+
+        async def put(self, name: str, data: bytes) -> None:
+            if self.full and name == SNAPSHOT_BLOB:
+                raise UnavailableError("full")
+            await super().put(name, data)
+
+    blobs = Full(world.path / "blobs")
+    job = SnapshotJob(world.views, world.leases, blobs, world.clock)
+    await job.open()
+    campaign = world.campaign(world.advertiser())
+    first, second = world.line_item(campaign), world.line_item(campaign)
+    world.set_status(Kind.LINE_ITEM, second, Status.PAUSED)
+    await job.step()
+    blobs.full = True
+    world.clock.advance(1)
+    world.set_status(Kind.LINE_ITEM, first, Status.PAUSED)
+    world.update(Kind.LINE_ITEM, second, bid_max_micros_cpm=7)
+    world.set_status(Kind.LINE_ITEM, second, Status.ACTIVE)
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            await job.step()
+        assert await bidding(world) == []  # who is resumed waits for his bound
+    blobs.full = False
+    await job.step()
+    assert await bidding(world) == [second]
     await job.close()
 
 
@@ -112,6 +210,44 @@ async def test_without_budgets_in_place_nothing_is_published(world: World) -> No
     await job.close()
 
 
+async def test_a_budget_that_was_told_without_an_answer_is_told_again(world: World) -> None:
+    class Mute(type(world.leases)):  # type: ignore[misc]
+        mute = False
+
+        async def set_limits(self, limits: Sequence[Limit]) -> None:
+            await super().set_limits(limits)
+            if self.mute:
+                raise UnavailableError("no answer")
+
+    leases = world.leases = Mute(world.path / "leases.db", world.clock)
+    job = SnapshotJob(world.views, leases, world.blobs, world.clock)
+    await job.open()
+    line_item = world.line_item(world.campaign(world.advertiser()), budget={"daily_micros": 500_000})
+    await job.step()
+    leases.mute = True
+    world.update(Kind.LINE_ITEM, line_item, budget={"daily_micros": 1})
+    with pytest.raises(UnavailableError):
+        await job.step()
+    leases.mute = False
+    world.update(Kind.LINE_ITEM, line_item, budget={"daily_micros": 500_000})
+    await job.step()
+    assert await granted(world, line_item, 10_000_000) > 1
+    await job.close()
+
+
+async def test_whoever_leads_again_tells_everything(world: World) -> None:
+    """The one that led meanwhile may have told budgets, and no more."""
+    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
+    await job.open()
+    line_item = world.line_item(world.campaign(world.advertiser()), budget={"daily_micros": 500_000})
+    await job.step()
+    await world.leases.set_limits([Limit(line_item, 1, 0, None, None, None)])
+    await job.open()
+    await job.step()
+    assert await granted(world, line_item, 10_000_000) > 0
+    await job.close()
+
+
 async def test_a_restart_publishes_again(world: World) -> None:
     versions = []
     for _ in range(2):
@@ -134,6 +270,8 @@ async def test_what_another_has_published_since_is_replaced(world: World) -> Non
     await old.step()
     stale = await world.blobs.get(SNAPSHOT_BLOB)
     assert stale is not None
+    active_before = await world.blobs.get(ACTIVE_BLOB)
+    assert active_before is not None
     world.clock.advance(5)
     world.update(Kind.LINE_ITEM, line_item, budget={"daily_micros": 100_000})
     job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
@@ -147,11 +285,17 @@ async def test_what_another_has_published_since_is_replaced(world: World) -> Non
     snapshot = await published(world)
     assert snapshot is not None
     assert snapshot.line_items[0].budget.daily_micros == 100_000
+    assert await bidding(world) == [line_item]
     assert 0 < await granted(world, line_item, 10_000_000) <= 100_000
     before = await world.blobs.get(SNAPSHOT_BLOB)
     world.clock.advance(5)
     await job.step()
     assert await world.blobs.get(SNAPSHOT_BLOB) == before  # and then it is left alone
+    world.set_status(Kind.LINE_ITEM, line_item, Status.PAUSED)
+    await job.step()
+    await world.blobs.put(ACTIVE_BLOB, active_before[1])
+    await job.step()
+    assert await bidding(world) == []
     await job.close()
 
 
@@ -171,7 +315,8 @@ async def test_what_a_server_has_lost_is_published_again(world: World, own_valke
         client.delete("dsp:{dsp-0}:leases")
         await job.step()
         assert client.hexists(*limit)
-        client.delete("dsp:{dsp-0}:blob:snapshot")
-        await job.step()
-        assert await blobs.get(SNAPSHOT_BLOB) is not None
+        for name in (SNAPSHOT_BLOB, ACTIVE_BLOB):
+            client.delete(f"dsp:{{dsp-0}}:blob:{name}")
+            await job.step()
+            assert await blobs.get(name) is not None
     await job.close()

@@ -1,0 +1,80 @@
+"""The catalogue in memory, kept up to date by the log of its writes: reading it all takes seconds where it is large."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dsp.catalog.entities import Catalogue
+from dsp.catalog.kinds import Entity, Kind
+from dsp.catalog.status import Status
+from dsp.store.catalog import load_entities, revision, rooted
+from dsp.store.tables import ChangeRow
+
+#: So many writes at once cost no less than reading the catalogue anew.
+_WRITES_MAX = 10_000
+_TABLE = ChangeRow.__table__.c
+
+
+class Write(NamedTuple):
+    """One write: the entity's fields before, None for a creation, and after."""
+
+    number: int
+    kind: Kind
+    before: dict[str, Any] | None
+    after: dict[str, Any]
+
+
+class Replica:
+    """The catalogue at `revision`, as dsp.store.catalog.load_catalogue reads it; -1 before it is followed."""
+
+    def __init__(self) -> None:
+        self.revision = -1
+        self._last = 0  # number of the latest write that is in it
+        self._entities: dict[Kind, dict[int, Entity]] = {}
+
+    def follow(self, session: Session) -> Sequence[Write] | None:
+        """Catch up; return what was written since, oldest first, or None where the catalogue was read anew.
+
+        Writers take turns, so that the log's numbers are in the order of commits. A log that does not hold one write
+        for each revision is another database's, or was cut; one with fields unknown here is a newer version's.
+        """
+        found = revision(session)
+        if found == self.revision:
+            return []
+        behind = found - self.revision
+        writes = self._since(session) if self.revision >= 0 and 0 < behind <= _WRITES_MAX else []
+        if len(writes) == behind and self._enter(writes):
+            self._last, self.revision = writes[-1].number, found
+            return writes
+        self._entities = {kind: {one.id: one for one in load_entities(session, kind)} for kind in Kind}
+        self._last = session.execute(select(func.max(_TABLE.id))).scalar_one() or 0
+        self.revision = found
+        return None
+
+    def catalogue(self) -> Catalogue:
+        """Return what is not archived, nor under an archived ancestor."""
+        return rooted({kind: entities.values() for kind, entities in self._entities.items()})
+
+    def _since(self, session: Session) -> list[Write]:
+        query = (
+            select(_TABLE.id, _TABLE.kind, _TABLE.before, _TABLE.after)
+            .where(_TABLE.id > self._last)
+            .order_by(_TABLE.id)
+            .limit(_WRITES_MAX)
+        )
+        return [Write(number, Kind(kind), before, after) for number, kind, before, after in session.execute(query)]
+
+    def _enter(self, writes: Sequence[Write]) -> bool:
+        for write in writes:
+            try:
+                entity = msgspec.convert(write.after, write.kind.entity)
+            except msgspec.ValidationError:
+                return False
+            if entity.status is Status.ARCHIVED:
+                self._entities[write.kind].pop(entity.id, None)
+            else:
+                self._entities[write.kind][entity.id] = entity
+        return True
