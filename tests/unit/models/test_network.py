@@ -181,7 +181,7 @@ def test_a_bundle_lacking_a_file_or_of_another_network_is_refused(network: Netwo
     with pytest.raises(KeyError):
         restore({name: data for name, data in files.items() if name != ARRAYS})
     spec = FeatureSpec(request_columns=REQUEST_COLUMNS, ad_columns=AD_COLUMNS, groups=SPEC.groups, hierarchy=())
-    other = fit(rows, spec, msgspec.structs.replace(SMALL, epochs_max=1)).files()
+    other = fit(rows, spec, msgspec.structs.replace(SMALL, hidden=(16,), epochs_max=1)).files()
     with pytest.raises(ValueError, match=r"form|fit|takes|outside"):
         restore({**files, LAYOUT: other[LAYOUT]})
     with pytest.raises(ValueError, match="takes"):
