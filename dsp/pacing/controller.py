@@ -39,7 +39,8 @@ class Control(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     multiplier: float = 1.0
     left_micros: Micros | None = None  # None: no budget
-    level: float = 0.0  # log of the multiplier that spends as the plan does, as far as the market has been learned
+    level: float = 0.0  # log of the multiplier that spends as the plan does, and comes back to it
+    recovery: float = 1.0  # what of the level is to come back to plan; the rest is what was learned of the market
     urgency: float = 1.0  # the money left over what the plan has left: what chance spent is put right by as much more
     level_answered: float = 0.0  # the level that spend was last seen at
     mu_target: float | None = None  # the target's dual; None: no target, or nothing known of what was bought
@@ -120,27 +121,43 @@ class Law:
     #: ... and at least so many control steps: spend shows in the book late, and a loop faster than that would swing.
     time_steps_min: float = 6.0
     #: However fast, so many average impressions are misspent before the level moves by 1: the noise of so many is a
-    #: tenth. Until as many were bought, as many as were, so that a cold start finds its level in a few.
-    memory_impressions: float = 100.0
+    #: tenth. Or this share of today's part of the flight, if that is more: urgency and recovery keep to the plan, and
+    #: a level that stays buys most. A share of today off plan says that they do not: that halves it, and twice as much
+    #: off makes it a fifth, down to one time constant. Until so many impressions were bought, as many as were, so that
+    #: a cold start finds its level in a few.
+    memory_impressions: float = 150.0
     memory_impressions_start: float = 2.0
+    memory_share: float = 0.2
+    memory_off_plan: float = 0.01
     #: The cost of an average impression is the mean over about so many.
     cost_impressions: float = 50.0
-    #: Over how many time constants a gap between spend and plan, or cost and value, is to be closed.
+    #: Over how many time constants a gap between spend and plan, or cost and value, is to be closed, and over the
+    #: spend of how many average impressions at least.
     catch_up: float = 4.0
+    catch_up_impressions: float = 120.0
     #: A gap of less than this share of what was planned today so far, or of so many impressions, is noise: it is spread
     #: over the rest of the day, where it costs least.
-    slack_share: float = 0.01
+    slack_share: float = 0.005
     slack_impressions: float = 3.0
     #: The least and the most of the plan's rate that the money left makes of it.
     urgency_min: float = 0.25
-    #: The most that the plan's rate may be exceeded to catch up, as a multiple of it.
-    rate_ratio_max: float = 2.0
+    urgency_max: float = 2.0
+    #: The least and the most that bids are scaled to come back to plan. Spend answers more than in proportion: where a
+    #: sixth of the traffic is enough, 1.2 buys half as much again.
+    recovery_min: float = 0.67
+    recovery_max: float = 1.2
+    #: Where the plan has less left than so many average impressions there is no mean to keep to: the money left goes
+    #: for what comes, and nothing is learned from that. It is to be gone when the plan has this part of one left, as
+    #: only whole impressions can be bought.
+    end_impressions: float = 3.0
+    end_whole: float = 0.3
+    end_urgency_max: float = 1_000.0
     fall_max: float = 0.5  # the most that the level falls in one step
-    cold_gain: float = 2.0  # how much faster a cold controller opens
+    cold_gain: float = 1.5  # how much faster a cold controller opens
     #: While bids go unanswered the level rises by so much, then by so much an hour: an exchange that is stuck owes the
     #: bills of bids that may have won, and who has been outbid finds the price all the same.
     unanswered_rise: float = 0.2
-    unanswered_rise_hour: float = 0.25
+    unanswered_rise_hour: float = 0.15
     #: The target's dual begins where it hardly lets a bid exceed value, and ends where it does not at all.
     mu_target_start: float = 10.0
     mu_target_max: float = 100.0
@@ -159,9 +176,8 @@ def step(
 ) -> Control:
     """Return the next control: mirror descent in log space on the duals of the budget and of the target.
 
-    What the budget wants is the plan's own rate, as much more of it as there is more money left than planned, and what
-    it takes to close the gap to the plan; the target wants cost to be at most the value bought, now and since the
-    flight began.
+    What the budget wants is the plan's own rate, as much more of it as there is more money left than planned, and as
+    brings spend back to the plan; the target wants cost to be at most the value bought, now and since the flight began.
 
     Args:
         before: the control so far; None begins cold, and so does one of which nothing was planned yet.
@@ -197,7 +213,8 @@ def step(
         rate = before.rate_micros_second + (spent / seconds - before.rate_micros_second) * seconds / time
         after = msgspec.structs.replace(after, rate_micros_second=rate)
         if pace.rate_micros_second == inf:
-            after = msgspec.structs.replace(after, level=log(law.multiplier_max), urgency=1.0, cold=False)
+            level = log(law.multiplier_max)
+            after = msgspec.structs.replace(after, level=level, recovery=1.0, urgency=1.0, cold=False)
         else:
             after = _budget(after, before, pace, seconds, time, law)
     if bought is not None:
@@ -215,25 +232,55 @@ def _cost(before: Control, spent_micros: Micros, impressions: int, law: Law) -> 
 
 def _budget(after: Control, before: Control, pace: Pace, seconds: float, time: float, law: Law) -> Control:
     spent, plan_rate = max(after.spent_micros - before.spent_micros, 0), pace.rate_micros_second
-    gap = (after.planned_micros or 0) - after.spent_micros
-    urgency = min(max(1.0 + gap / max(pace.rest_micros, 1.0), law.urgency_min), law.rate_ratio_max)
-    slack = max(law.slack_share * pace.today_micros, law.slack_impressions * after.cost_micros)
-    behind = (gap - min(max(gap, -slack), slack)) / (law.catch_up * time * plan_rate)
-    wanted = min(max(urgency + behind, 0.0), law.rate_ratio_max) * plan_rate * seconds
     cold = before.cold and after.rate_micros_second < 0.5 * plan_rate
-    noise = min(after.impressions + law.memory_impressions_start, law.memory_impressions) * after.cost_micros
-    memory = max(plan_rate * time, noise) / (law.cold_gain if cold and wanted > spent else 1.0)
-    level = descend(before.level, spent, wanted, memory, law.fall_max, inf)
+    ending = pace.rest_micros < law.end_impressions * after.cost_micros
+    urgency, recovery = _urgency(after, pace, ending, law), _recovery(after, pace, time, law)
+    learned = learned_before = before.level - log(before.recovery)
+    if not ending or max(urgency, before.urgency) <= law.urgency_max:
+        wanted = urgency * recovery * plan_rate * seconds
+        memory = _memory(after, pace, seconds, time, law) / (law.cold_gain if cold and wanted > spent else 1.0)
+        learned = descend(learned, spent, wanted, memory, law.fall_max, inf)
     answered = before.level_answered + law.unanswered_rise_hour * seconds / 3_600
     if spent:
         answered = before.level_now
-    elif not cold:
+    elif not cold and not ending:
         highest = max(answered + law.unanswered_rise, before.level_now)
-        level = min(level, max(highest, before.level))
-        if level + log(urgency) > highest:
-            urgency = max(exp(highest - level), law.urgency_min)
-    level = min(max(level, log(law.multiplier_min)), log(law.multiplier_max))
-    return msgspec.structs.replace(after, level=level, urgency=urgency, level_answered=answered, cold=cold)
+        learned = min(learned, max(highest - log(recovery * urgency), learned_before))
+        if learned + log(recovery * urgency) > highest:
+            recovery = min(recovery, 1.0)
+            urgency = min(urgency, max(exp(highest - learned) / recovery, law.urgency_min))
+    level = min(max(learned, log(law.multiplier_min)), log(law.multiplier_max)) + log(recovery)
+    return msgspec.structs.replace(
+        after, level=level, recovery=recovery, urgency=urgency, level_answered=answered, cold=cold
+    )
+
+
+def _urgency(after: Control, pace: Pace, ending: bool, law: Law) -> float:
+    """Return the money left over what the plan has left."""
+    left = (after.planned_micros or 0) - after.spent_micros + pace.rest_micros
+    rest = max(pace.rest_micros - law.end_whole * after.cost_micros, 1.0)
+    return min(max(left / rest, law.urgency_min), law.end_urgency_max if ending else law.urgency_max)
+
+
+def _recovery(after: Control, pace: Pace, time: float, law: Law) -> float:
+    """Return the multiple of the rate that brings spend back to plan, as far as it is off by more than noise."""
+    gap = (after.planned_micros or 0) - after.spent_micros
+    slack = max(law.slack_share * pace.today_micros, law.slack_impressions * after.cost_micros)
+    horizon = max(law.catch_up * time * pace.rate_micros_second, law.catch_up_impressions * after.cost_micros)
+    behind = (gap - min(max(gap, -slack), slack)) / horizon
+    return min(max(1.0 + behind, law.recovery_min), law.recovery_max)
+
+
+def _memory(after: Control, pace: Pace, seconds: float, time: float, law: Law) -> float:
+    """Return how much money misspent moves the level by 1."""
+    rate, cost = pace.rate_micros_second, after.cost_micros
+    if cost <= 0.0:
+        return time * rate
+    gap = (after.planned_micros or 0) - after.spent_micros
+    off_plan = gap / max(law.memory_off_plan * (pace.today_micros + pace.rest_micros), 1.0)
+    settled = max(law.memory_share * pace.day_seconds / (1.0 + off_plan * off_plan), time)
+    known = (after.impressions + law.memory_impressions_start) * cost
+    return max(min(known, max(law.memory_impressions * cost, settled * rate)), law.time_steps_min * seconds * rate)
 
 
 def _target(after: Control, before: Control, bought: Bought, seconds: float, time: float, law: Law) -> Control:

@@ -202,6 +202,46 @@ def test_what_chance_spent_is_put_right_by_what_is_left(spent: int, rest: float,
     assert after.multiplier == pytest.approx(np.exp(after.level) * urgency, rel=1e-9)
 
 
+def test_coming_back_to_plan_scales_bids_at_once_and_is_not_learned() -> None:
+    law = Law()
+    before = Control(level=-1.0, spent_micros=50_000, impressions=500, cost_micros=100.0, at_ms=MIDNIGHT)
+    behind = step(before, 50_000, 500, Pace(60_000, 1.0, 60_000.0, 26_400.0, 86_400.0), MIDNIGHT + 1_000, law)
+    assert behind.recovery == law.recovery_max
+    assert behind.level == pytest.approx(-1.0 + np.log(law.recovery_max), abs=0.01)
+    on_plan = step(behind, 60_001, 600, Pace(60_001, 1.0, 60_001.0, 26_399.0, 86_400.0), MIDNIGHT + 10**7, law)
+    assert on_plan.recovery == 1.0
+    ahead = step(before, 50_000, 500, Pace(40_000, 1.0, 40_000.0, 46_400.0, 86_400.0), MIDNIGHT + 1_000, law)
+    assert ahead.recovery == law.recovery_min
+    assert ahead.level == pytest.approx(-1.0 + np.log(law.recovery_min), abs=0.01)
+    within = step(before, 50_000, 500, Pace(50_240, 1.0, 50_240.0, 36_160.0, 86_400.0), MIDNIGHT + 1_000, law)
+    assert within.recovery == 1.0  # chance: the rest of the day puts it right
+    hurried = step(behind, 50_000, 500, Pace(86_400, inf, 8.6e4, 0.0, 86_400.0), MIDNIGHT + 2_000, law)
+    assert hurried.recovery == hurried.urgency == 1.0
+
+
+def test_while_nothing_is_bought_what_presses_now_goes_before_what_is_learned() -> None:
+    """Or the level would have to unlearn after every outage what nobody had answered."""
+    law = Law()
+    before = Control(level=-1.0, level_answered=-1.0, spent_micros=50_000, impressions=500, cost_micros=100.0)
+    for second in range(1, 3_600):
+        now_ms = second * 1_000
+        before = step(before, 50_000, 500, Pace(51_000 + second, 1.0, 51_000.0, 33_000.0, 86_400.0), now_ms, law)
+        assert before.level_now <= -1.0 + law.unanswered_rise + law.unanswered_rise_hour
+    assert before.urgency > 1.1
+    assert before.level - np.log(before.recovery) < -1.0 + law.unanswered_rise / 2
+
+
+def test_the_last_money_goes_for_what_comes_and_teaches_nothing() -> None:
+    law = Law()
+    before = Control(level=-3.0, spent_micros=99_500, impressions=100, cost_micros=1_000.0, at_ms=MIDNIGHT)
+    early = step(before, 99_500, 100, Pace(97_000, 0.01, 97_000.0, 3_000.0, 86_400.0), MIDNIGHT + 1_000, law)
+    assert early.urgency < 1.0
+    last = step(before, 99_500, 100, Pace(99_690, 0.01, 99_690.0, 310.0, 86_400.0), MIDNIGHT + 1_000, law)
+    assert last.urgency == pytest.approx(50.0)
+    assert last.level == -3.0
+    assert last.multiplier == 1.0  # and yet nothing is bought above its worth
+
+
 def test_one_impression_hardly_moves_a_budget_of_a_few_dozen() -> None:
     """The plan's money of ten minutes is a hundredth of an impression's cost here."""
     before = Control(level=-1.0, spent_micros=50_000, impressions=50, cost_micros=1_000.0, at_ms=MIDNIGHT)
