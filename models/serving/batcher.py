@@ -22,6 +22,8 @@ from dsp.kernel.metrics import Fallback
 
 #: While one batch runs the next is made ready, so that the device does not wait for the event loop.
 IN_FLIGHT_MAX = 2
+#: Ends that lie closer together are one: they are sums of floats, and a timer of a loop may take a millisecond.
+_SAME_S = 1e-6
 
 #: Makes the results of a batch's items, in their order, in a thread, one batch at a time. Items of one run go together.
 Run = Callable[[Sequence[Any]], Sequence[Any]]
@@ -172,7 +174,7 @@ class Batcher:
         """Give up the items whose time is over, and look again when that of the next is."""
         next_s, now_s = inf, max(asyncio.get_running_loop().time(), self._expires_s)
         for item in chain(self._queue, *self._in_flight):
-            if item.expires_s <= now_s:
+            if item.expires_s <= now_s + _SAME_S:
                 self._give_up(item, Fallback.EXPIRED)
             elif not item.answer.done():
                 next_s = min(next_s, item.expires_s)

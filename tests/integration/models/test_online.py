@@ -215,7 +215,7 @@ async def test_a_bidder_follows_a_learner_that_is_killed(tmp_path: Path) -> None
         learner = start()
         try:
             await places.until(lambda: bidder.metric("dsp_prior_swaps_total", result="loaded"), 40.0)
-            assert await bidder.metric("dsp_model_info", version="online") == 1
+            await places.until(lambda: bidder.metric("dsp_model_info", version="online"))
             learner.send_signal(signal.SIGKILL)
             learner.wait()
             await bidder.offer("after")

@@ -318,6 +318,18 @@ REQUESTS = st.tuples(
 )
 
 
+def test_ends_that_differ_by_rounding_are_one(bench: Bench) -> None:
+    async def work() -> None:
+        await asyncio.sleep(0.011)
+        bench.submit("a", patience_ms=11.0)
+        await asyncio.sleep(0.010)
+        began = bench.clock.now_ms()
+        assert await bench.submit("b", patience_ms=1.0) is None  # 0.021 + 0.001 is more than 0.011 + 0.011
+        assert bench.clock.now_ms() - began == 1
+
+    bench.run(work())
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     requests=st.lists(REQUESTS, min_size=1, max_size=40), run_ms=st.integers(1, 12), broken=st.sampled_from(["", "a"])
