@@ -67,23 +67,27 @@ class Shared:
 class MatchCounts:
     """Counts how many of one request's columns hold an ad's value, for ads of a fixed table (C, A).
 
-    It takes 8 bytes an ad and column that is compared.
+    It takes 8 bytes an ad and column of the ads' that is compared.
     """
 
     def __init__(self, matches: Sequence[Match], columns: Columns, ads: Int64s) -> None:
         held = [[columns.request.index(name) for name in match.request] for match in matches]
         self._held = np.array([column for each in held for column in each], dtype=np.intp)
         self._starts = np.cumsum([0, *map(len, held)], dtype=np.intp)[:-1]
-        sought = ads[:, [columns.ad.index(match.ad) for match in matches for _ in match.request]]
+        compared = [columns.ad.index(match.ad) for match in matches for _ in match.request]
+        used = sorted(set(compared))  # many of the request's are compared with one of the ad's
+        self._places = np.array([used.index(column) for column in compared], dtype=np.intp)
         # Rows lie together: numpy indexes columns into the other order, of which `take` copies the whole table.
-        self._sought = np.ascontiguousarray(np.where(sought != 0, sought, _NO_VALUE))
+        sought = ads.take(used, 1)
+        sought[sought == 0] = _NO_VALUE
+        self._sought = sought
 
     def __call__(self, request: Int64s, chosen: Int64s) -> Int64s | None:
         """Return the counts (K, M) of a request row (R,) and K rows of the table; None where it holds nothing."""
         seen = request.take(self._held)
         if not np.count_nonzero(seen):  # absent values (0) are no match
             return None
-        matching = self._sought.take(chosen, 0) == seen
+        matching = self._sought.take(chosen, 0).take(self._places, 1) == seen
         return np.add.reduceat(matching.view(np.int8), self._starts, 1, np.int64)
 
 

@@ -97,7 +97,8 @@ def restore(files: Mapping[str, bytes], device: Device = CPU) -> NetworkModel:
 class PreparedNetwork:
     """The logits of ads of a fixed table. One thread at a time: memory for K rows is kept and used again.
 
-    The table of states takes 4 S bytes an ad.
+    What an ad says alone is worked out when it is first asked for: preparing costs next to nothing, so bids need not
+    wait for it, and of a large catalogue only what comes up takes memory, 4 S bytes an ad.
     """
 
     def __init__(self, model: NetworkModel, ads: Int64s) -> None:
@@ -107,8 +108,10 @@ class PreparedNetwork:
         self._session = model.session
         of_request = slice(0, layout.request.width)
         of_ad = slice(of_request.stop, of_request.stop + layout.ad.width)
-        ad_inputs = inputs.ad(ads)
-        self._states = ad_inputs @ matrix[of_ad] + bias
+        self._ads = ads
+        self._ad_shares, self._bias = matrix[of_ad], bias
+        self._made = np.zeros(len(ads), dtype=np.bool_)  # which rows of the following tables are there
+        self._states = np.zeros((len(ads), len(bias)), dtype=np.float32)
         self._request_shares = np.ascontiguousarray(matrix[of_request])
         self._both_shares = np.ascontiguousarray(matrix[of_ad.stop :])
         columns = Columns(layout.request.columns, layout.ad.columns)
@@ -117,7 +120,7 @@ class PreparedNetwork:
         most = max((len(match.request) for match in layout.matches), default=0)
         self._logs = np.log1p(np.arange(most + 1)).astype(np.float32)  # of every count there can be
         self._history = inputs.history
-        self._queries = inputs.history.queries(ad_inputs) if inputs.history else None
+        self._queries = np.zeros((len(ads), layout.history_width), dtype=np.float32) if inputs.history else None
         self._of_request = np.zeros(layout.request.width, dtype=np.float32)
         self._row = np.zeros(len(bias), dtype=np.float32)  # the request's shares
         self._bound: dict[int, tuple[Memory, Floats, Floats]] = {}
@@ -134,6 +137,8 @@ class PreparedNetwork:
 
     def state(self, request: Int64s, chosen: Int64s, out: Floats) -> None:
         """Write the graph's input, float32 (K, S), of a request row (R,) and K rows of the table."""
+        if np.count_nonzero(self._made.take(chosen)) < len(chosen):
+            self._make(chosen)
         self._states.take(chosen, 0, out, "clip")  # with any other mode numpy copies once more
         values = request.tolist()
         self._inputs.request.one(request, values, self._of_request)
@@ -141,6 +146,15 @@ class PreparedNetwork:
         both = self._both(request, values, chosen)
         if both is not None:
             out += both @ self._both_shares
+
+    def _make(self, chosen: Int64s) -> None:
+        """Work out what is not there yet of the rows chosen."""
+        rows = np.unique(chosen[~self._made[chosen]])
+        inputs = self._inputs.ad(self._ads[rows])
+        self._states[rows] = inputs @ self._ad_shares + self._bias
+        if self._history is not None and self._queries is not None:
+            self._queries[rows] = self._history.queries(inputs)
+        self._made[rows] = True
 
     def _both(self, request: Int64s, values: Sequence[int], chosen: Int64s) -> Floats | None:
         """Return the inputs that look at request and ad, (K, matches + history); None where all are 0."""
