@@ -1,12 +1,12 @@
 """The admin port, for operators and never for strangers: /metrics, /healthz, /readyz."""
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from bidder.connection import Reply, Request
 from bidder.readiness import Readiness
+from dsp.kernel.metrics_text import MetricsText
 
 _TEXT = b"Content-Type: text/plain; charset=utf-8\r\n"
 _METRICS = f"Content-Type: {CONTENT_TYPE_LATEST}\r\n".encode("ascii")
@@ -15,9 +15,10 @@ _METRICS = f"Content-Type: {CONTENT_TYPE_LATEST}\r\n".encode("ascii")
 class AdminHandler:
     """Answers the admin port. `refresh` sets the gauges that are only computed when somebody looks."""
 
-    def __init__(self, readiness: Readiness, refresh: Callable[[], None]) -> None:
+    def __init__(self, readiness: Readiness, refresh: Callable[[], Awaitable[None]]) -> None:
         self._readiness = readiness
         self._refresh = refresh
+        self._text = MetricsText()
 
     async def __call__(self, request: Request) -> Reply:
         """Answer one request."""
@@ -29,8 +30,8 @@ class AdminHandler:
             status = 200 if self._readiness.ready() else 503
             return Reply(status, _TEXT, f"{self._readiness.word()}\n".encode("ascii"))
         if request.path == "/metrics":
-            self._refresh()
-            return Reply(200, _METRICS, await asyncio.to_thread(generate_latest))
+            await self._refresh()
+            return Reply(200, _METRICS, await self._text.render())
         return Reply(404)
 
     def broken(self) -> None:

@@ -56,7 +56,7 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     logging.configure("bidder", platform.log_level)
     metrics.CONFIG.info({"hash": config.digest(settings)})
     metrics.BUILD.info({"version": version("dsp")})
-    # Threads write to disk, load models and render metrics; none of them may keep a bid waiting for 5 ms.
+    # Threads write to disk and load models; none of them may keep a bid waiting for 5 ms.
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     lifecycle = Lifecycle()
     bidder = Bidder(platform, cast(BidderConfig, settings["bidder"]))
@@ -102,7 +102,8 @@ class Bidder:
         self._exposures = ExposureReplay(self._log, self._users, auctioneer.pending, clock, replay_seconds)
         self.readiness = Readiness(self.serving, self.outbox)
         self._sync = LeaseSync(self._lease_store, leases, settings.holder, settings.lease_sync_interval_ms, clock)
-        self._reloader = Reloader(self.serving, self._blobs, data / "models", settings.reload_interval_ms, device)
+        self._registry = data / "models"
+        self._reloader = Reloader(self.serving, self._blobs, self._registry, settings.reload_interval_ms, device)
         self._admission, tally = auctioneer.admission, auctioneer.tally
         self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
         notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
@@ -111,7 +112,6 @@ class Bidder:
         self.admin_port = _listener(admin, settings, _NOTICE_BODY_BYTES_MAX)
         self._lag: asyncio.Task[None] | None = None
         _report_bounds(settings)
-        _report_runs(data / "models")
 
     async def start(self, lifecycle: Lifecycle) -> None:
         """Start every part. Ports open at once; until a snapshot is loaded bid requests get 204, reason `not_ready`."""
@@ -178,13 +178,16 @@ class Bidder:
             with suppress(asyncio.CancelledError):
                 await self._lag
 
-    def _refresh(self) -> None:
+    async def _refresh(self) -> None:
         self.serving.report_ages(self._clock.now_ms())
         self._sync.report()
         self.outbox.report()
         metrics.INFLIGHT.set(self._admission.inflight)
         if self._batcher is not None:
             self._batcher.report()
+        ends = await asyncio.to_thread(registry.last_ends, self._registry)  # it may be on a slow network's disk
+        metrics.NIGHTLY_SUCCESS.set(ends.well)
+        metrics.NIGHTLY_FAILURE.set(ends.badly)
 
 
 def _listener(
@@ -214,12 +217,6 @@ def _report_bounds(settings: BidderConfig) -> None:
     decisions, notices = settings.outbox_decisions_max, settings.outbox_notices_max
     for topic, bound in ((Topic.DECISIONS, decisions), (Topic.NOTICES, notices), (Topic.REQUESTS, decisions)):
         metrics.OUTBOX_DEPTH_MAX.labels(topic.value).set(bound)
-
-
-def _report_runs(registry_root: Path) -> None:
-    """Let scrapes look how the nightly runs fared: in a thread, as the registry may be on a slow network's disk."""
-    metrics.NIGHTLY_SUCCESS.set_function(lambda: registry.last_ends(registry_root).well)
-    metrics.NIGHTLY_FAILURE.set_function(lambda: registry.last_ends(registry_root).badly)
 
 
 async def _watch_lag() -> None:
