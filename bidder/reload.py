@@ -16,8 +16,8 @@ from dsp import registry
 from dsp.cache.port import BlobStore
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND
-from dsp.pacing import controller
-from dsp.pacing.controller import CONTROLS_BLOB, Controls
+from dsp.pacing import columns
+from dsp.pacing.columns import PACED_BLOB, Paced
 from dsp.snapshot import active, codec
 from dsp.snapshot.active import ACTIVE_BLOB, Active
 from models.serving import bundle, landscape, online
@@ -52,12 +52,12 @@ class Reloader:
         self._interval_seconds = interval_ms / MS_PER_SECOND
         self._served: Served | None = None
         self._active: Active | None = None
-        self._controls: Controls | None = None
+        self._controls: Paced | None = None
         self._predictors = Predictors()
         self._challenger: BatchPredictor | None = None
         self._landscapes: Landscapes = NO_LANDSCAPES
         #: What was looked at last, good or bad, so that a broken artefact is tried and reported once.
-        names = (SNAPSHOT_BLOB, ACTIVE_BLOB, CONTROLS_BLOB, PRIOR_BLOB, CHAMPION, CHALLENGER, LANDSCAPE)
+        names = (SNAPSHOT_BLOB, ACTIVE_BLOB, PACED_BLOB, PRIOR_BLOB, CHAMPION, CHALLENGER, LANDSCAPE)
         self._seen = dict.fromkeys(names, "")
         for swaps in _SWAPS.values():  # so that the first fault is an increase
             for result in ("loaded", "failed"):
@@ -94,7 +94,7 @@ class Reloader:
     async def poll(self) -> bool:
         """Look once for something new; return whether the state was swapped."""
         served = await self._blob(SNAPSHOT_BLOB, lambda data: serve(codec.decode(data), self._served))
-        controls = await self._blob(CONTROLS_BLOB, controller.decode)
+        controls = await self._blob(PACED_BLOB, columns.decode)
         model = await self._published(CHAMPION, self._load_model)
         prior = await self._blob(PRIOR_BLOB, online.load)
         landscapes = await self._published(LANDSCAPE, landscape.load)
@@ -116,7 +116,7 @@ class Reloader:
         self._serving.swap(
             ServingState(
                 served=self._served,
-                controls=controller.align(self._controls, self._served.snapshot.line_item_ids),
+                controls=columns.align(self._controls, self._served.snapshot.line_item_ids),
                 controls_at_ms=self._controls.at_ms if self._controls is not None else 0,
                 predictor=scorers.predictor,
                 prior=scorers.prior,

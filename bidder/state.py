@@ -11,7 +11,7 @@ from dsp.catalog.entities import ConversionRule
 from dsp.kernel import metrics
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import BundleError
-from dsp.pacing.controller import ControlColumns
+from dsp.pacing.columns import ControlColumns
 from dsp.snapshot.active import Active
 from dsp.snapshot.build import Snapshot
 from models.features.encode import ad_rows

@@ -21,7 +21,7 @@ from dsp.kernel.errors import ConfigError, Fault, InputError, UnavailableError, 
 from dsp.openrtb.codec import decode_request, validate
 from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.profile import Profile, load_profiles
-from dsp.pacing import controller
+from dsp.pacing.columns import Paced, align
 from dsp.privacy.policy import permissions
 from dsp.snapshot.build import Snapshot, build
 from dsp.store.catalog import load_catalogue, revision
@@ -88,7 +88,7 @@ class Explainer:
         exchange: str,
         body: bytes,
         at_ms: int,
-        controls: controller.Controls | None,
+        controls: Paced | None,
         seen: Sequence[Seen] = (),
     ) -> RequestReport:
         """Return the report on a raw bid request that came from `exchange` at `at_ms`, of a user who has `seen`.
@@ -109,7 +109,7 @@ class Explainer:
         allowed = permissions(request, self._platform.privacy_vendor_id)
         rates = self._platform.currency_rates
         found, lost = opportunities(request, profile, allowed, rates, _USER_KEY, at_ms)
-        columns = controller.align(controls, snapshot.line_item_ids)
+        columns = align(controls, snapshot.line_item_ids)
         names = {line_item.id: line_item.name for line_item in snapshot.line_items}
         impressions = [ImpressionReport(imp_id=imp_id, refused=_reason(label)) for imp_id, label in lost]
         for opportunity in found:

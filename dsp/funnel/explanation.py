@@ -11,7 +11,7 @@ from dsp.catalog.user import UserRecord
 from dsp.funnel import candidates
 from dsp.funnel.stages import Stages
 from dsp.openrtb.opportunity import Opportunity
-from dsp.pacing.controller import ControlColumns
+from dsp.pacing.columns import ControlColumns
 from dsp.snapshot.build import Snapshot
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Positions

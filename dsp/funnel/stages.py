@@ -7,7 +7,7 @@ from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import UserRecord
 from dsp.frequency.rule import capped
 from dsp.openrtb.opportunity import Opportunity
-from dsp.pacing.controller import ControlColumns
+from dsp.pacing.columns import ControlColumns
 from dsp.snapshot.build import Snapshot
 from dsp.targeting.bitmap import Positions, Words
 from dsp.targeting.groups import Asked

@@ -7,7 +7,7 @@ would fall below a floor they win nothing at all, and there, and only there, auc
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.pacing.controller import ControlColumns
+from dsp.pacing.columns import ControlColumns
 from dsp.pacing.dual import concave_bids
 from dsp.pacing.throttle import passes
 

@@ -1,19 +1,16 @@
-"""How bids are scaled and auctions thinned so that spend follows its plan: the controls bidders read, and their law."""
+"""How bids are scaled and auctions thinned so that spend follows its plan: the controls, and their law."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, inf, log
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros
+from dsp.kernel.money import Micros
 from dsp.pacing.dual import descend
 from dsp.pacing.plan import Pace
 
-#: The blob under which the pacing worker publishes `Controls` and the bidders follow it.
+#: The blob under which the pacing worker keeps `Controls`, for itself and for people; bidders follow columns.py's.
 CONTROLS_BLOB = "controls"
 
 
@@ -68,14 +65,6 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
     campaigns: dict[int, Control] = {}
 
 
-class ControlColumns(msgspec.Struct, frozen=True):
-    """Controls as float64 columns of shape (N,), row for row beside a snapshot's line items."""
-
-    multiplier: NDArray[np.float64]
-    left_micros_cpm: NDArray[np.float64]  # the price per thousand at which one impression takes it all; or infinite
-    at_ms: int  # when all this was so
-
-
 def encode(controls: Controls) -> bytes:
     """Return the blob's bytes (MessagePack)."""
     return msgspec.msgpack.encode(controls)
@@ -84,22 +73,6 @@ def encode(controls: Controls) -> bytes:
 def decode(data: bytes) -> Controls:
     """Return the controls; raises msgspec.DecodeError for bytes that are none."""
     return msgspec.msgpack.decode(data, type=Controls)
-
-
-def align(controls: Controls | None, line_item_ids: NDArray[np.int64]) -> ControlColumns:
-    """Return the controls in the order of `line_item_ids` (N,).
-
-    A line item without a control is not held back: its hard budget is guarded by leases, not by pacing.
-    """
-    known: Mapping[int, Control] = controls.line_items if controls is not None else {}
-    uncontrolled = Control()
-    rows = [known.get(line_item_id, uncontrolled) for line_item_id in line_item_ids.tolist()]
-    left = [inf if row.left_micros is None else row.left_micros * IMPRESSIONS_PER_MILLE for row in rows]
-    return ControlColumns(
-        multiplier=np.array([row.multiplier for row in rows], dtype=np.float64),
-        left_micros_cpm=np.array(left, dtype=np.float64),
-        at_ms=controls.at_ms if controls is not None else 0,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from dsp.catalog.terms import Budget, Daypart, Flight, Goal, GoalKind, PacingMod
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import Clock, SystemClock
 from dsp.kernel.money import MICROS_PER_UNIT, Micros
+from dsp.pacing import columns
+from dsp.pacing.columns import PACED_BLOB
 from dsp.pacing.controller import CONTROLS_BLOB, Bought, Control, Controls, Law, decode, encode, hold, step
 from dsp.pacing.plan import Pace, day_number, left_micros, plan
 from dsp.pacing.traffic import TRAFFIC_BLOB, Curves
@@ -202,6 +204,7 @@ class PacingJob:
         metrics.OVERSPENT.set(overspent_micros(self._catalogue, days, now_ms))
         await self._follow_traffic()
         self._controls = next_controls(self._catalogue, days, self._controls, self._curves, self._law, now_ms)
+        await self._blobs.put(PACED_BLOB, columns.encode(columns.paced(self._controls)))
         await self._blobs.put(CONTROLS_BLOB, encode(self._controls))
         if now_ms >= self._reclaim_at_ms:
             self._reclaim_at_ms = now_ms + RECLAIM_INTERVAL_MS

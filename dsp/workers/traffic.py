@@ -22,7 +22,7 @@ from dsp.kernel.errors import InputError
 from dsp.openrtb.codec import decode_request, validate
 from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.profile import Profile, load_profiles
-from dsp.pacing.controller import align
+from dsp.pacing.columns import align
 from dsp.pacing.traffic import TRAFFIC_BLOB, Traffic, decode, encode
 from dsp.privacy.policy import permissions
 from dsp.snapshot.build import Snapshot, build

@@ -16,8 +16,9 @@ from dsp.cache.port import Limit
 from dsp.catalog.entities import Catalogue
 from dsp.kernel.errors import UnavailableError
 from dsp.openrtb.profile import Profile, load_profiles
-from dsp.pacing import controller
-from dsp.pacing.controller import CONTROLS_BLOB, Control, Controls
+from dsp.pacing import columns
+from dsp.pacing.columns import PACED_BLOB
+from dsp.pacing.controller import Control, Controls
 from dsp.snapshot import codec
 from loadtest.bids.supply import EXCHANGE
 from loadtest.platform import START_SECONDS, Platform, PlatformError, free_ports
@@ -71,7 +72,7 @@ class Bench:
 
         async def put() -> None:
             await self._blobs.put(SNAPSHOT_BLOB, self.encoded(f"bench-{now_ms}"))
-            await self._blobs.put(CONTROLS_BLOB, controller.encode(controls))
+            await self._blobs.put(PACED_BLOB, columns.encode(columns.paced(controls)))
             leases = self._leases()
             await leases.open()
             await leases.set_limits(limits)

@@ -12,7 +12,8 @@ from dsp.funnel import Selection
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.money import Micros
 from dsp.pacing.bids import pace
-from dsp.pacing.controller import Controls, align
+from dsp.pacing.columns import align, paced
+from dsp.pacing.controller import Controls
 from dsp.pricing.bid import price
 from loadtest.faults.market import START_MS, Auction
 from loadtest.faults.plan import BALANCER_MS, PROCESSES, REPLACED_AFTER_MS, Chances, Span
@@ -172,7 +173,8 @@ class Bidders:
         value, floors = np.array(auction.values_micros_cpm), np.full(count, auction.floor_micros_cpm)
         first_price, none, rows = np.full(count, auction.first_price), np.zeros(count, dtype=np.int64), np.arange(count)
         now_ms = process.clock.now_ms()
-        multiplier = pace(value, rows, align(self.controls, numbers), numbers, floors, none, auction.id, now_ms)
+        controls = align(paced(self.controls), numbers)
+        multiplier = pace(value, rows, controls, numbers, floors, none, auction.id, now_ms)
         multiplier[np.isin(numbers, list(self.paused_line_items))] = 0.0
         most = np.full(count, BID_MAX_MICROS_CPM)
         prices = price(value, multiplier, floors, first_price, SHADE, none, most)

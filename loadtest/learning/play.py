@@ -14,7 +14,8 @@ from dsp.catalog.terms import Budget
 from dsp.events.schema import Notice
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros, cost_micros
 from dsp.pacing.bids import thin
-from dsp.pacing.controller import ControlColumns, Controls, Law, align
+from dsp.pacing.columns import ControlColumns, align, paced
+from dsp.pacing.controller import Controls, Law
 from dsp.pacing.throttle import passes
 from dsp.pacing.traffic import Curves
 from dsp.pricing.bid import price
@@ -125,7 +126,7 @@ class _Day:
             now_ms = int(at_ms[begin]) // STEP_MS * STEP_MS
             end = int(at_ms.searchsorted(now_ms + STEP_MS))
             controls = next_controls(self._catalogue, self._results(), controls, curves, law, now_ms)
-            yield from self._step(begin, end, align(controls, self._snapshot.line_item_ids), now_ms)
+            yield from self._step(begin, end, align(paced(controls), self._snapshot.line_item_ids), now_ms)
             begin = end
 
     def _step(self, begin: int, end: int, controls: ControlColumns, now_ms: int) -> Iterator[Placed]:

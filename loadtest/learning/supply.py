@@ -13,7 +13,7 @@ from dsp.funnel import Selection, select
 from dsp.openrtb.codec import decode_request
 from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.profile import Profile, load_profiles
-from dsp.pacing.controller import ControlColumns, align
+from dsp.pacing.columns import ControlColumns, align
 from dsp.privacy.policy import permissions
 from dsp.snapshot.build import Snapshot
 from loadtest import market

@@ -10,7 +10,8 @@ import numpy as np
 
 from dsp.catalog.terms import Budget, Flight, PacingMode
 from dsp.pacing.bids import pace
-from dsp.pacing.controller import Bought, Control, ControlColumns, Law, step
+from dsp.pacing.columns import ControlColumns
+from dsp.pacing.controller import Bought, Control, Law, step
 from dsp.pacing.plan import plan
 from models.benchmark.auctions import Auctions, second_price_bid
 

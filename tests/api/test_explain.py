@@ -156,5 +156,5 @@ async def test_caps_of_every_level_and_window_count_what_was_seen(api: Api, path
 
 async def test_a_broken_blob_of_controls_does_no_harm(api: Api) -> None:
     await _active_tree(api)
-    await api.services.blobs.put("controls", b"rubbish")
+    await api.services.blobs.put("paced", b"rubbish")
     assert (await _verdict(api, REQUEST))["excluded"] == {}

@@ -23,7 +23,7 @@ from dsp.funnel import Selection
 from dsp.ledger.lease import LeaseBook
 from dsp.ledger.terms import LeaseReport, LeaseState, lease_id
 from dsp.pacing.bids import pace
-from dsp.pacing.controller import ControlColumns
+from dsp.pacing.columns import ControlColumns
 from dsp.pricing.bid import price
 from dsp.pricing.landscape import NOTHING, Fields, Landscape, WinCurve
 from dsp.pricing.shade import shade

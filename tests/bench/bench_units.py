@@ -36,7 +36,7 @@ from dsp.openrtb.codec import decode_request, validate
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.profile import Profile
 from dsp.openrtb.request import BidRequest
-from dsp.pacing.controller import ControlColumns, align
+from dsp.pacing.columns import ControlColumns, align
 from dsp.pricing.bid import price
 from dsp.pricing.value import value_micros_cpm
 from dsp.snapshot.build import Snapshot, build

@@ -21,7 +21,7 @@ from dsp.catalog.terms import Daypart, Flight, FrequencyCap, Goal, GoalKind
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.funnel import Stage, explain, select
 from dsp.openrtb.opportunity import DealOffer, DeviceKind, Opportunity, Video
-from dsp.pacing.controller import ControlColumns, align
+from dsp.pacing.columns import ControlColumns, align
 from dsp.snapshot.build import Snapshot, build
 
 NOW_MS = 1_750_068_000_000

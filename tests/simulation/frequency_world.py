@@ -35,7 +35,7 @@ from dsp.kernel.clock import ManualClock
 from dsp.kernel.config import Platform
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
-from dsp.pacing.controller import align
+from dsp.pacing.columns import align
 from dsp.snapshot.build import Snapshot, build
 from dsp.stream.port import Batch, Entry, Position, Record
 from models.serving.prior import PriorPredictor

@@ -14,8 +14,8 @@ from dsp.catalog.validate import TIME_MS_MAX
 from dsp.events.schema import SampledRequest, decode
 from dsp.events.topics import Topic
 from dsp.kernel.errors import Fault, NotFoundError, ValidationError
-from dsp.pacing.controller import CONTROLS_BLOB, Controls
-from dsp.pacing.controller import decode as decode_controls
+from dsp.pacing import columns
+from dsp.pacing.columns import PACED_BLOB, Paced
 
 router = APIRouter(prefix="/v1/explain", tags=["explain"])
 _BATCH_RECORDS = 2_000
@@ -93,10 +93,10 @@ async def _explain(
     return await run_in_threadpool(served.explainer.explain, exchange, request, at_ms, controls, seen)
 
 
-async def _controls(served: Services) -> Controls | None:
-    found = await served.blobs.get(CONTROLS_BLOB)
+async def _controls(served: Services) -> Paced | None:
+    found = await served.blobs.get(PACED_BLOB)
     try:
-        return None if found is None else decode_controls(found[1])
+        return None if found is None else columns.decode(found[1])
     except msgspec.DecodeError:  # of another version of the software; the funnel then holds nobody back
         return None
 

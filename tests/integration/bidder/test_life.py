@@ -15,7 +15,7 @@ from dsp.cache.local import LocalBlobStore, LocalLeaseStore
 from dsp.catalog.status import Status
 from dsp.catalog.terms import FrequencyCap
 from dsp.events.schema import Decision, NoticeKind
-from dsp.pacing import controller
+from dsp.pacing import columns
 from dsp.pacing.controller import Control, Controls
 from tests.integration.bidder.world import (
     CLOCK,
@@ -74,7 +74,7 @@ async def _refuses(bidder: World, reason: str) -> bool:
 async def test_a_broken_snapshot_leaves_the_old_one(bidder: World) -> None:
     await begin(bidder)
     await LocalBlobStore(bidder.data / "blobs").put("snapshot", b"\x00rubbish")
-    await LocalBlobStore(bidder.data / "blobs").put("controls", b"\xffmore")
+    await LocalBlobStore(bidder.data / "blobs").put("paced", b"\xffmore")
     await until(lambda: bidder.metric("dsp_snapshot_swaps_total", result="failed"))
     await bidder.offer("still")
 
@@ -84,14 +84,14 @@ async def test_controls_scale_and_throttle(bidder: World) -> None:
     full = (await bidder.offer("full"))["price"]
     blobs = LocalBlobStore(bidder.data / "blobs")
     half = Controls(at_ms=CLOCK.now_ms(), line_items={10: Control(multiplier=0.5)})
-    await blobs.put("controls", controller.encode(half))
+    await blobs.put("paced", columns.encode(columns.paced(half)))
 
     async def halved() -> bool:
         return bool((await bidder.offer("half"))["price"] == pytest.approx(full / 2, rel=0.01))
 
     await until(halved, 5.0)
     shut = Controls(at_ms=CLOCK.now_ms(), line_items={10: Control(multiplier=0.0)})
-    await blobs.put("controls", controller.encode(shut))
+    await blobs.put("paced", columns.encode(columns.paced(shut)))
     await until(lambda: _refuses(bidder, "throttled"), 5.0)
 
 

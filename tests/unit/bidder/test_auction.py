@@ -27,7 +27,8 @@ from dsp.kernel.config import Platform
 from dsp.kernel.ids import TokenSigner
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
-from dsp.pacing.controller import Control, Controls, align
+from dsp.pacing.columns import align, paced
+from dsp.pacing.controller import Control, Controls
 from dsp.pacing.dual import concave_bid
 from dsp.pricing.explore import FACTORS
 from dsp.pricing.landscape import WinCurve
@@ -203,7 +204,7 @@ async def test_a_bid_is_cut_to_what_is_left_of_the_day() -> None:
     market = Market()
     now_ms = market.clock.now_ms()
     left = Controls(at_ms=now_ms, line_items={number: Control(left_micros=2_000) for number in (10, 11, 12)})
-    controls = align(left, market.state.served.snapshot.line_item_ids)
+    controls = align(paced(left), market.state.served.snapshot.line_item_ids)
     market.serving.swap(dataclasses.replace(market.state, controls=controls))
     _, (bid,) = await market.ask(bid_request("a"))
     assert bid["price"] == pytest.approx(0.85 * concave_bid(5.0, 1.0, 2.0), abs=0.01)
@@ -211,8 +212,8 @@ async def test_a_bid_is_cut_to_what_is_left_of_the_day() -> None:
 
 async def test_below_the_floor_pacing_throws_a_lot() -> None:
     market = Market()
-    paced = Controls(at_ms=0, line_items={number: Control(multiplier=0.5) for number in (10, 11, 12)})
-    controls = align(paced, market.state.served.snapshot.line_item_ids)
+    half = Controls(at_ms=0, line_items={number: Control(multiplier=0.5) for number in (10, 11, 12)})
+    controls = align(paced(half), market.state.served.snapshot.line_item_ids)
     market.serving.swap(dataclasses.replace(market.state, controls=controls))
     request = bid_request("a")
     request["imp"][0]["bidfloor"] = 3.0  # worth 5.00, of which pacing leaves 2.50

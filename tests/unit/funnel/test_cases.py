@@ -19,7 +19,8 @@ from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.funnel import Selection, explain, select
 from dsp.openrtb.opportunity import Opportunity
-from dsp.pacing.controller import Control, ControlColumns, Controls, align
+from dsp.pacing.columns import ControlColumns, align, paced
+from dsp.pacing.controller import Control, Controls
 from dsp.snapshot.build import Snapshot, build
 
 CASES = Path(__file__).parents[2] / "cases" / "funnel"
@@ -87,7 +88,7 @@ def impression(given: dict[str, Any]) -> Opportunity:
 
 def controls(given: dict[str, dict[str, float]], snapshot: Snapshot) -> ControlColumns:
     known = {int(key): Control(**value) for key, value in given.items()}
-    return align(Controls(at_ms=0, line_items=known), snapshot.line_item_ids)
+    return align(paced(Controls(at_ms=0, line_items=known)), snapshot.line_item_ids)
 
 
 def assert_well_behaved(selection: Selection, snapshot: Snapshot) -> None:

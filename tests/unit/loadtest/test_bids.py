@@ -15,7 +15,7 @@ from dsp.catalog.rules import Dimension
 from dsp.funnel import select
 from dsp.openrtb.codec import decode_request
 from dsp.openrtb.profile import Profile
-from dsp.pacing.controller import align
+from dsp.pacing.columns import align
 from dsp.snapshot.build import build
 from loadtest.bids import supply
 from loadtest.bids.catalogue import BROAD, Mix, catalogue

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dsp.pacing.bids import LEFT_AGE_MS_MAX, STEEPNESS, pace, thin
-from dsp.pacing.controller import ControlColumns
+from dsp.pacing.columns import ControlColumns
 from dsp.pacing.dual import concave_bid
 
 NOW_MS = 1_750_000_000_000

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
-from dsp.pacing.controller import Control, Controls, Law, align, decode, encode, hold, step
+from dsp.pacing.controller import Control, Controls, Law, decode, encode, hold, step
 from dsp.pacing.plan import MS_PER_HOUR, Pace, Plan, plan
 from tests.unit.pacing.market import Market, run
 
@@ -260,16 +260,6 @@ def test_the_tighter_of_line_item_and_campaign_is_obeyed() -> None:
     deep = hold(own, -3.0, Law())
     assert deep.multiplier == pytest.approx(np.exp(-3.0))
     assert deep.level == -0.5  # its own state is not the campaign's
-
-
-def test_columns_stand_beside_the_snapshot() -> None:
-    ids = np.array([7, 3, 9], dtype=np.int64)
-    controls = Controls(at_ms=1, line_items={3: Control(multiplier=0.5), 9: Control(multiplier=0.2, left_micros=70)})
-    columns = align(controls, ids)
-    assert columns.multiplier.tolist() == [1.0, 0.5, 0.2]
-    assert columns.left_micros_cpm.tolist() == [inf, inf, 70_000.0]
-    assert align(None, ids).multiplier.tolist() == [1.0, 1.0, 1.0]
-    assert align(controls, ids[:0]).left_micros_cpm.shape == (0,)
 
 
 @pytest.mark.parametrize("blob", [b"", b"\x93", b"\x81\xa5at_ms\xa1x", b"{}"])

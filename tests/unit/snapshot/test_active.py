@@ -9,7 +9,7 @@ import pytest
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.status import Status
 from dsp.funnel import explain, select
-from dsp.pacing.controller import align
+from dsp.pacing.columns import align
 from dsp.snapshot import active
 from dsp.snapshot.active import Active
 from dsp.snapshot.build import Snapshot, build
