@@ -24,7 +24,7 @@ from dsp.openrtb.profile import Profile, load_profiles
 from dsp.pacing.columns import Paced, align
 from dsp.privacy.policy import permissions
 from dsp.snapshot.build import Snapshot, build
-from dsp.store.catalog import load_catalogue, revision
+from dsp.store.replica import Replica
 
 #: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
 _USER_KEY = b"dsp.api.explain"
@@ -81,6 +81,7 @@ class Explainer:
         self._platform = platform
         self._lock = Lock()
         self._profiles: dict[str, Profile] | None = None
+        self._replica = Replica()
         self._compiled: tuple[int, Snapshot] | None = None
 
     def explain(
@@ -131,9 +132,10 @@ class Explainer:
 
     def _snapshot(self, now_ms: int) -> tuple[int, Snapshot]:
         with self._lock, self._reads() as session:
-            if self._compiled is None or self._compiled[0] != revision(session):
-                number, catalogue = load_catalogue(session)
-                self._compiled = number, build(catalogue, f"r{number}", now_ms)
+            self._replica.follow(session)
+            number = self._replica.revision
+            if self._compiled is None or self._compiled[0] != number:
+                self._compiled = number, build(self._replica.catalogue(), f"r{number}", now_ms)
             return self._compiled
 
 

@@ -74,29 +74,28 @@ class Plan:
 
     def planned_micros(self, now_ms: int) -> Micros:
         """Return what should be spent between the flight's begin and an instant of today."""
-        return self.before_today + round(self._tightest(now_ms)[0])
+        return self.before_today + round(self._tightest(self.day.weight(now_ms), self.day.density(now_ms))[0])
 
     def pace(self, now_ms: int) -> Pace:
         """Return all that a controller follows of the plan at an instant of today."""
-        by_now, rate = self._tightest(now_ms)
-        rest = max(self._tightest(self.day.edges_ms[-1])[0] - by_now, 0.0)
+        by_now, rate = self._tightest(self.day.weight(now_ms), self.day.density(now_ms))
+        rest = max(self._tightest(self.day.weights[-1], 0.0)[0] - by_now, 0.0)
         seconds = (self.day.edges_ms[-1] - self.day.edges_ms[0]) / 1_000
         return Pace(self.before_today + round(by_now), rate, by_now, rest, seconds)
 
-    def _tightest(self, now_ms: int) -> tuple[float, float]:
-        """Return (micros by now, micros per second) of the budget that allows less."""
+    def _tightest(self, done: float, density: float) -> tuple[float, float]:
+        """Return (micros by now, micros per second) of the budget that allows less, with `done` of the day's weight."""
         today = self.day.weights[-1]
         bounds = [(self.today_max, today), (self.flight_left, None if self.day.rest is None else today + self.day.rest)]
-        return min(self._amount(budget, whole, now_ms) for budget, whole in bounds if budget is not None)
+        return min(self._amount(budget, whole, done, density) for budget, whole in bounds if budget is not None)
 
-    def _amount(self, budget: Micros, whole: float | None, now_ms: int) -> tuple[float, float]:
+    def _amount(self, budget: Micros, whole: float | None, done: float, density: float) -> tuple[float, float]:
         """Return (micros by now, micros per second) of one budget that must last for the weight `whole`."""
-        done = self.day.weight(now_ms)
-        if done <= 0.0 and self.day.density(now_ms) <= 0.0:
+        if done <= 0.0 and density <= 0.0:
             return 0.0, 0.0
         if self.mode is PacingMode.ASAP or not whole:  # nothing to last to: no end
             return float(budget), inf
-        share, density = min(done / whole, 1.0), self.day.density(now_ms) / whole
+        share, density = min(done / whole, 1.0), density / whole
         if self.mode is PacingMode.EVEN:
             return budget * share, budget * density
         return budget * share * (1.0 + _AHEAD * (1.0 - share)), budget * density * (1.0 + _AHEAD * (1.0 - 2.0 * share))
@@ -146,7 +145,11 @@ def day_number(now_ms: int, timezone: str) -> int:
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
-@lru_cache(maxsize=16_384)
+#: More than there are line items: with traffic learned by line item hardly two have a day in common.
+_DAYS_KEPT = 65_536
+
+
+@lru_cache(maxsize=_DAYS_KEPT)
 def _day(
     flight: Flight, dayparts: tuple[Daypart, ...], timezone: str, traffic_curve: tuple[float, ...], today: date
 ) -> Day:

@@ -172,6 +172,10 @@ class BookRepository:
             query = query.where(day.day <= day_max)
         return [DayResult(*row) for row in self._session.execute(query)]
 
+    def results_before(self, day: int) -> list[DayResult]:
+        """Return what line items spent and got on all days before one, as if that had been on the day before it."""
+        return [DayResult(*row) for row in self._session.execute(statements.RESULTS_BEFORE, {"day": day})]
+
     def spent_by_lease(self) -> dict[str, Micros]:
         """Return what was charged to every lease there ever was."""
         rows = self._session.execute(select(BookLeaseRow.lease_id, BookLeaseRow.micros))

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     ColumnElement,
+    Integer,
     Table,
     TextClause,
     bindparam,
@@ -22,6 +24,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy import cast as sql_cast
 
 from dsp.store.book_tables import (
     BookDayRow,
@@ -90,6 +93,13 @@ SUMS = (
 )
 DAY_RESULTS = select(DAYS.c.advertiser_id, DAYS.c.campaign_id, DAYS.c.line_item_id, DAYS.c.day, *SUMS).order_by(
     DAYS.c.line_item_id, DAYS.c.day
+)
+_OWNERS = (DAYS.c.advertiser_id, DAYS.c.campaign_id, DAYS.c.line_item_id)
+#: One row a line item for all days before one, which stand under the day before it.
+RESULTS_BEFORE = (
+    select(*_OWNERS, bindparam("day", type_=Integer) - 1, *(sql_cast(func.sum(one), BigInteger) for one in SUMS))
+    .where(DAYS.c.day < bindparam("day", type_=Integer))
+    .group_by(*_OWNERS)
 )
 #: The sum of all postings, of those to accounts of spend, and of those to accounts of late wins: one scan.
 POSTED = select(_total(POSTINGS.c.micros), _posted("spend:"), _posted("late:"))

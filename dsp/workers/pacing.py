@@ -1,4 +1,8 @@
-"""Compares spend with plan every second and publishes the controls; returns to the budgets what dead bidders held."""
+"""Compares spend with plan every second and publishes the controls; returns to the budgets what dead bidders held.
+
+Where there are more line items than a second is enough for, each has its turn every few seconds: a controller whose
+flight runs all day looks back over ten minutes.
+"""
 
 from collections.abc import Collection, Iterable, Mapping
 from math import inf
@@ -22,18 +26,37 @@ from dsp.pacing.plan import Pace, day_number, left_micros, plan
 from dsp.pacing.traffic import TRAFFIC_BLOB, Curves
 from dsp.pacing.traffic import decode as decode_traffic
 from dsp.pricing.value import conversion_worths, unit_micros
-from dsp.store.book import BookRepository, DayResult
-from dsp.store.catalog import load_catalogue, revision
+from dsp.store.book import DayResult
 from dsp.store.database import create_engine, session_factory, url
 from dsp.store.leader import Leadership
+from dsp.store.replica import Replica
 from dsp.workers import runner
 from dsp.workers.config import WorkersConfig
 from dsp.workers.overspend import overspent_micros
+from dsp.workers.results import Results
 from dsp.workers.single import Single
 
 RECLAIM_INTERVAL_MS = 5_000
+#: About so many line items are stepped at once: a quarter of a second.
+STEP_LINE_ITEMS = 5_000
 #: Where no budget bounds it, what is paced may spend all at once; where it may not bid, nothing.
 _UNPLANNED, _RESTING = (Pace(None, rate, 0.0, 0.0, 86_400.0) for rate in (inf, 0.0))
+
+
+class Turn(NamedTuple):
+    """Which campaigns, with their line items, are stepped: every `of`-th, from the `number`-th on."""
+
+    number: int = 0
+    of: int = 1
+
+    def has(self, campaign_id: int) -> bool:
+        """Tell whether it is a campaign's turn."""
+        return campaign_id % self.of == self.number
+
+    def after(self, line_items: int) -> "Turn":
+        """Return the turn that follows, in a catalogue of so many line items."""
+        of = max(1, -(-line_items // STEP_LINE_ITEMS))
+        return Turn((self.number + 1) % of, of)
 
 
 class _Terms(NamedTuple):
@@ -48,9 +71,18 @@ class _Terms(NamedTuple):
 
 
 def next_controls(
-    catalogue: Catalogue, days: Iterable[DayResult], before: Controls, curves: Curves, law: Law, now_ms: int
+    catalogue: Catalogue,
+    days: Iterable[DayResult],
+    before: Controls,
+    curves: Curves,
+    law: Law,
+    now_ms: int,
+    turn: Turn = Turn(),  # noqa: B008  a tuple
 ) -> Controls:
-    """Return the controls after one step: each campaign and line item by its own plan, the tighter one obeyed."""
+    """Return the controls after one step: each campaign and line item by its own plan, the tighter one obeyed.
+
+    Whose turn it is not keeps its control; who has none does not wait for one, as bidders hold back nobody without.
+    """
     advertisers = {advertiser.id: advertiser for advertiser in catalogue.advertisers}
     members: dict[int, list[LineItem]] = {campaign.id: [] for campaign in catalogue.campaigns}
     for line_item in catalogue.line_items:
@@ -63,6 +95,8 @@ def next_controls(
         of_campaigns.setdefault(day.campaign_id, []).append(day)
     after = Controls(at_ms=now_ms)
     for campaign in catalogue.campaigns:
+        if not turn.has(campaign.id) and _kept(campaign.id, members[campaign.id], before, after):
+            continue
         advertiser = advertisers[campaign.advertiser_id]
         above = (advertiser.status, campaign.status)
         terms = {each.id: _line_item_terms(each, campaign, advertiser.timezone, above) for each in members[campaign.id]}
@@ -86,6 +120,17 @@ def next_controls(
     return after
 
 
+def _kept(campaign_id: int, members: Iterable[LineItem], before: Controls, after: Controls) -> bool:
+    """Carry over the controls of a campaign and its line items, and return whether all of them have one."""
+    held = before.campaigns.get(campaign_id)
+    own = {line_item.id: before.line_items.get(line_item.id) for line_item in members}
+    if held is None or None in own.values():
+        return False
+    after.campaigns[campaign_id] = held
+    after.line_items.update({number: control for number, control in own.items() if control is not None})
+    return True
+
+
 def _next(
     terms: _Terms,
     days: Collection[DayResult],
@@ -96,10 +141,14 @@ def _next(
     now_ms: int,
 ) -> Control:
     today = day_number(now_ms, terms.timezone)
-    spent = sum(day.spend_micros for day in days)
-    impressions = sum(day.impressions for day in days)
-    spent_before_today = sum(day.spend_micros for day in days if day.day < today)
-    spent_today = sum(day.spend_micros for day in days if day.day == today)
+    spent = impressions = spent_before_today = spent_today = 0
+    for day in days:
+        spent += day.spend_micros
+        impressions += day.impressions
+        if day.day < today:
+            spent_before_today += day.spend_micros
+        elif day.day == today:
+            spent_today += day.spend_micros
     budget, flight, dayparts, timezone, mode, active = terms
     found = plan(budget, flight, dayparts, timezone, mode, traffic_curve, spent_before_today, now_ms)
     if found is None:
@@ -175,8 +224,10 @@ class PacingJob:
         self._clock = clock
         self._workers = workers
         self._law = law or Law()
+        self._replica, self._revision = Replica(), -1
         self._catalogue = Catalogue()
-        self._revision: int | None = None
+        self._results = Results()
+        self._turn = Turn()
         self._controls = Controls(at_ms=0)
         self._curves = Curves(configured=workers.traffic_curve)
         self._traffic_version = ""
@@ -193,6 +244,11 @@ class PacingJob:
         except msgspec.DecodeError as fault:
             logging.get(__name__).error("controls unreadable, pacing begins cold", fault=str(fault))
 
+    @property
+    def controls(self) -> Controls:
+        """Return the controls as they were published last."""
+        return self._controls
+
     async def close(self) -> None:
         await self._leases.close()
         await self._blobs.close()
@@ -201,11 +257,13 @@ class PacingJob:
         """Publish the next controls; now and then, take back dead bidders' leases."""
         days = self._read()
         now_ms = self._clock.now_ms()
-        metrics.OVERSPENT.set(overspent_micros(self._catalogue, days, now_ms))
         await self._follow_traffic()
-        self._controls = next_controls(self._catalogue, days, self._controls, self._curves, self._law, now_ms)
+        law, self._turn = self._law, self._turn.after(len(self._catalogue.line_items))
+        self._controls = next_controls(self._catalogue, days, self._controls, self._curves, law, now_ms, self._turn)
         await self._blobs.put(PACED_BLOB, columns.encode(columns.paced(self._controls)))
-        await self._blobs.put(CONTROLS_BLOB, encode(self._controls))
+        if self._turn.number == 0:  # all have had theirs
+            metrics.OVERSPENT.set(overspent_micros(self._catalogue, days, now_ms))
+            await self._blobs.put(CONTROLS_BLOB, encode(self._controls))
         if now_ms >= self._reclaim_at_ms:
             self._reclaim_at_ms = now_ms + RECLAIM_INTERVAL_MS
             timeout_ms = self._workers.lease_holder_timeout_ms
@@ -226,9 +284,10 @@ class PacingJob:
 
     def _read(self) -> list[DayResult]:
         with self._sessions() as session:
-            if revision(session) != self._revision:
-                self._revision, self._catalogue = load_catalogue(session)
-            return BookRepository(session).days()
+            self._replica.follow(session)
+            if self._replica.revision != self._revision:
+                self._catalogue, self._revision = self._replica.catalogue(), self._replica.revision
+            return self._results.read(session, self._clock.now_ms())
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:

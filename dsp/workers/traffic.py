@@ -26,9 +26,9 @@ from dsp.pacing.columns import align
 from dsp.pacing.traffic import TRAFFIC_BLOB, Traffic, decode, encode
 from dsp.privacy.policy import permissions
 from dsp.snapshot.build import Snapshot, build
-from dsp.store.catalog import load_catalogue, revision
 from dsp.store.database import create_engine, session_factory, url
 from dsp.store.leader import Leadership
+from dsp.store.replica import Replica
 from dsp.stream.connect import event_log
 from dsp.stream.port import EventLog
 from dsp.workers import runner
@@ -80,7 +80,7 @@ class TrafficJob:
         self._platform = platform
         self._profiles = profiles
         self._traffic = Traffic()
-        self._revision: int | None = None
+        self._replica, self._revision = Replica(), -1
         self._snapshot: Snapshot | None = None
         self._controls = align(None, np.empty(0, dtype=np.int64))
         self._publish_at_ms = 0
@@ -130,9 +130,10 @@ class TrafficJob:
     def _compile(self) -> Snapshot:
         """Return the catalogue, compiled anew when it has changed, and know its line items."""
         with self._sessions() as session:
-            if self._snapshot is None or revision(session) != self._revision:
-                number, catalogue = load_catalogue(session)
-                snapshot = build(unbound(catalogue), f"r{number}", self._clock.now_ms())
+            self._replica.follow(session)
+            number = self._replica.revision
+            if self._snapshot is None or number != self._revision:
+                snapshot = build(unbound(self._replica.catalogue()), f"r{number}", self._clock.now_ms())
                 self._traffic.know(snapshot.line_item_ids.tolist())
                 self._revision, self._snapshot = number, snapshot
                 self._controls = align(None, snapshot.line_item_ids)

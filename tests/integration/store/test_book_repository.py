@@ -88,6 +88,19 @@ def test_days_are_selected_by_line_item_campaign_and_bounds(session: Session) ->
     assert items(book.days(line_item_ids=[])) == []
 
 
+def test_days_before_one_are_summed_by_line_item(session: Session) -> None:
+    of_three = [notice(number, day=20_000 + number) for number in range(1, 4)]
+    apply(session, *of_three, notice(4, line_item_id=9, day=20_001), notice(5, cost_micros=30, day=20_001, late=True))
+    book = BookRepository(session)
+    by_line_item = sorted(book.results_before(20_003), key=lambda one: one.line_item_id)
+    assert by_line_item == [
+        DayResult(1, 2, 3, 20_002, 160, 30, 3, 21, 0, 0, 0),
+        DayResult(1, 2, 9, 20_002, 80, 0, 1, 7, 0, 0, 0),
+    ]
+    assert {type(value) for one in by_line_item for value in one} == {int}
+    assert book.results_before(20_001) == []
+
+
 @pytest.mark.parametrize(
     "again",
     [

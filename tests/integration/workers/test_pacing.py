@@ -1,18 +1,23 @@
 """The pacing worker against the embedded stores: from the book to the controls that bidders read."""
 
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
 from dsp.cache.port import LeaseWant, Limit
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
+from dsp.pacing import columns
+from dsp.pacing.columns import PACED_BLOB
 from dsp.pacing.controller import CONTROLS_BLOB, Controls, decode
 from dsp.pacing.traffic import TRAFFIC_BLOB, Traffic
 from dsp.pacing.traffic import encode as encode_traffic
+from dsp.workers import pacing
 from dsp.workers.config import WorkersConfig
-from dsp.workers.pacing import PacingJob
+from dsp.workers.pacing import PacingJob, Turn
 from tests.integration.workers.conftest import NOON_MS, TODAY, World
 
 
@@ -236,4 +241,70 @@ async def test_what_is_charged_beyond_a_hard_budget_is_shown(world: World) -> No
     world.spend(campaign, daily, 500_003)  # today, and 500,003 more of the campaign's
     await job.step()
     assert overspent() == 3.0 + 500_073.0
+    await job.close()
+
+
+async def test_what_was_spent_before_today_counts_and_late_news_of_it_comes_to_be_known(world: World) -> None:
+    """A million, of which earlier days took what they took: the plan is for what that leaves."""
+    flight = {"start_ms": NOON_MS - 5 * 86_400_000, "end_ms": NOON_MS + 43_200_000}
+    campaign = world.campaign(world.advertiser(), flight=flight)
+    line_item = world.line_item(campaign, flight=flight, budget={"total_micros": 1_000_000})
+    for days_ago, micros in ((5, 300_000), (4, 200_000), (1, 100_000)):
+        world.spend(campaign, line_item, micros, TODAY - days_ago)
+    job = new_job(world)
+    await job.open()
+    found = (await steps(world, job, 1)).line_items[line_item]
+    assert (found.spent_micros, found.impressions, found.left_micros) == (600_000, 3, 400_000)
+    assert found.planned_micros == 600_000 + 200_005  # half of the day is over
+    world.spend(campaign, line_item, 50_000, TODAY - 4)
+    world.spend(campaign, line_item, 10_000)
+    assert (await steps(world, job, 1)).line_items[line_item].spent_micros == 610_000
+    world.clock.advance(300_000)
+    assert (await steps(world, job, 1)).line_items[line_item].spent_micros == 660_000
+    world.clock.advance(86_400_000)
+    assert (await steps(world, job, 1)).line_items[line_item].spent_micros == 660_000
+    await job.close()
+
+
+def test_everybody_has_a_turn_and_nobody_two() -> None:
+    turn, seen = Turn(), []
+    for _ in range(4):
+        turn = turn.after(15_001)
+        seen.append([campaign for campaign in range(1, 9) if turn.has(campaign)])
+    assert sorted(chain.from_iterable(seen)) == list(range(1, 9))
+    assert turn == Turn(0, 4)
+    assert Turn(3, 4).after(5_000) == Turn().after(0) == Turn(0, 1)
+
+
+async def test_a_large_catalogue_is_stepped_in_turns(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two campaigns of two line items where three are stepped at once: each campaign every other second."""
+    monkeypatch.setattr(pacing, "STEP_LINE_ITEMS", 3)
+    campaigns = [world.campaign(world.advertiser()) for _ in range(2)]
+    items = {one: [world.line_item(one, budget={"total_micros": 1_200_000}) for _ in range(2)] for one in campaigns}
+    job = new_job(world)
+    await job.open()
+
+    async def stepped_at() -> list[int]:
+        world.clock.advance(1_000)
+        await job.step()
+        found = await world.blobs.get(PACED_BLOB)
+        assert found is not None
+        sent = columns.decode(found[1])
+        assert np.frombuffer(sent.line_item_ids, "<i8").tolist() == sorted(chain.from_iterable(items.values()))
+        assert sent.at_ms == world.clock.now_ms()
+        return [(job.controls.line_items[items[one][0]].at_ms - NOON_MS) // 1_000 for one in campaigns]
+
+    first = await stepped_at()
+    assert first == [1, 1]  # nobody waits for the first control
+    later = [await stepped_at() for _ in range(4)]
+    assert all(max(ages) - min(ages) == 1 for ages in later)
+    assert [max(ages) for ages in later] == [2, 3, 4, 5]
+    for second in range(5, 40):
+        world.spend(campaigns[second % 2], items[campaigns[second % 2]][0], 60_000)
+        await stepped_at()
+    assert all(job.controls.line_items[items[one][0]].multiplier < 0.5 for one in campaigns)
+    new = world.line_item(campaigns[0], budget={"total_micros": 1_200_000})
+    items[campaigns[0]].append(new)
+    await stepped_at()
+    assert new in job.controls.line_items
     await job.close()
