@@ -156,7 +156,7 @@ FIELDS: dict[str, str] = {
     "rows": "One for each combination of the dimensions, in their order.",
     "date": "Day in the advertiser's time zone; null unless asked for.",
     "spend_micros": "Billed and charged to the budget.",
-    "late_micros": "Billed after the reservation had expired: owed, not charged to the budget.",
+    "late_micros": "Billed after the reservation had expired, and no budget had room for it: owed, not charged.",
     "clicks": "Once per bid, on the day of the bid.",
     "conversions": "Once per bid and conversion rule, on the day of the bid.",
     "conversion_value_micros": "What the conversions are worth by their rules.",

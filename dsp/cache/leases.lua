@@ -9,7 +9,7 @@
 --   asked, ceiling        the largest promise asked for; the largest that may be given (see dsp.workers.lease_keeper)
 --   holders               MessagePack: epoch (text) to {name, state, expires, syncs, syncs_seen, seen_ms}
 --   limit:ITEM            "CAMPAIGN DAILY TOTAL CAMPAIGN_DAILY CAMPAIGN_TOTAL" in micros, -1 where unbounded
---   lease:EPOCH-ITEM-DAY  "CAMPAIGN GRANTED SETTLED"
+--   lease:EPOCH-ITEM-DAY  "CAMPAIGN GRANTED SETTLED"; epoch 0 is the ledger's own, for late wins
 --   leases:EPOCH          MessagePack: {"ITEM-DAY", ...}, all leases of the epoch
 --   used:line_item:ITEM:DAY, used:campaign:CAMPAIGN:DAY    what leases were granted; DAY is `all` for the total
 --   pruned                the day on which what was used on days long over was last taken out
@@ -245,6 +245,35 @@ function operations.settle(settled, watermark_ms)
     return 'OK'
 end
 
+function operations.cover(claims)
+    local granted = {}
+    for _, claim in ipairs(claims) do
+        local item, day, charged, promise_ms, amounts = text(claim[1]), text(claim[2]), claim[3], claim[4], claim[5]
+        local left, campaign = left_of(item, day)
+        local remembered = claim[2] >= number('pruned') - USED_DAYS_KEPT
+        raise('asked', promise_ms)
+        -- What the book charges later than the ceiling allows would not be in what a next generation is told.
+        if campaign and remembered and is_whole() and promise_ms <= number('ceiling') then
+            -- A lease that is not known is of an earlier generation: this one was told what it had been charged.
+            local id = '0-' .. item .. '-' .. day
+            local lease = lease_of(id) or
+                {id = id, item = item, day = day, campaign = campaign, granted = charged, settled = charged}
+            local taken, needed = charged, 0
+            for _, amount in ipairs(amounts) do
+                local more = math.max(needed, taken + amount - lease.granted)
+                if more <= needed or more <= left then
+                    taken, needed = taken + amount, more
+                end
+            end
+            if needed > 0 then
+                add(lease, needed)
+            end
+            table.insert(granted, {claim[1], claim[2], lease.granted})
+        end
+    end
+    return cmsgpack.pack(granted)
+end
+
 -- Takes out what was used on days that are long over: nothing is granted on them any more.
 local function prune(now_ms)
     local today = math.floor(now_ms / DAY_MS)
@@ -253,7 +282,7 @@ local function prune(now_ms)
     end
     set('pruned', today)
     for _, field in ipairs(redis.call('HKEYS', hash)) do
-        local day = string.match(field, '^used:.*:(%d+)$')
+        local day = string.match(field, '^used:.*:(%d+)$') or string.match(field, '^lease:0%-%d+%-(%d+)$')
         if day and tonumber(day) < today - USED_DAYS_KEPT then
             redis.call('HDEL', hash, field)
         end

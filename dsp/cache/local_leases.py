@@ -8,6 +8,9 @@ A holder that is silent for too long, or replaced, gets no more (its epoch is fe
 bids it has sent may still win. They are closed at what was billed when nothing can be billed on them any more: with
 every sync a holder promises an instant after which none of its bids expires, and the watermark tells that the ledger
 has passed the last one promised. No clock of a holder's is compared with another's.
+
+Late wins come when their bids' leases may be closed. The ledger has leases of its own for them, one for each line item
+and day, which nobody closes: they are granted what is in no other lease, before the book charges it.
 """
 
 import sqlite3
@@ -19,7 +22,7 @@ from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit
 from dsp.kernel.errors import ConfigError, ConflictError, Fault
 from dsp.kernel.money import Micros
 from dsp.kernel.sqlite import SqliteFile
-from dsp.ledger.terms import closes_ms, lease_id, lease_parts
+from dsp.ledger.terms import LATE_EPOCH, LateClaim, closes_ms, lease_id, lease_parts
 
 _LIVE, _FENCED, _CLOSED = 0, 1, 2
 _ALL_DAYS = -1
@@ -106,6 +109,10 @@ class LocalLeaseStore:
     async def settle(self, settled: Mapping[str, Micros], watermark_ms: int) -> None:
         """Record cumulative billed amounts by lease id, and how far the ledger has read."""
         await self._file.write(lambda sql: _settle(sql, settled, watermark_ms))
+
+    async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
+        """Grant the ledger's own leases what late wins cost, as far as there is room; return what they have in all."""
+        return await self._file.write(lambda sql: _cover(sql, claims))
 
     async def reclaim(self, now_ms: int, holder_timeout_ms: int) -> Micros:
         """Fence silent holders, and return to the budgets what fenced holders' leases no longer can spend."""
@@ -257,6 +264,26 @@ def _unknown(sql: sqlite3.Connection, name: str) -> _Lease | None:
     epoch, line_item_id, day = parts
     row = sql.execute("SELECT campaign_id FROM limits WHERE line_item_id = ?", (line_item_id,)).fetchone()
     return _Lease(name, epoch, line_item_id, 0 if row is None else row[0], day, 0, 0)
+
+
+def _cover(sql: sqlite3.Connection, claims: Iterable[LateClaim]) -> dict[str, Micros]:
+    granted = {}
+    for claim in claims:
+        row = sql.execute("SELECT campaign_id FROM limits WHERE line_item_id = ?", (claim.line_item_id,)).fetchone()
+        if row is None:
+            continue
+        name = claim.lease_id
+        lease = _lease(sql, name) or _Lease(name, LATE_EPOCH, claim.line_item_id, row[0], claim.day, 0, 0)
+        left = _left(sql, claim.line_item_id, claim.day)
+        taken, needed = claim.charged_micros, 0
+        for amount in claim.amounts:
+            more = max(needed, taken + amount - lease.granted)
+            if more <= needed or more <= left:
+                taken, needed = taken + amount, more
+        if needed:
+            _add(sql, lease, needed)
+        granted[name] = lease.granted + needed
+    return granted
 
 
 def _reclaim(sql: sqlite3.Connection, now_ms: int, holder_timeout_ms: int) -> Micros:

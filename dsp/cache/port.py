@@ -6,11 +6,11 @@ from typing import NamedTuple, Protocol
 from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.events.schema import Notice
 from dsp.kernel.money import Micros
-from dsp.ledger.terms import LeaseReport, LeaseState, LeaseWant
+from dsp.ledger.terms import LateClaim, LeaseReport, LeaseState, LeaseWant
 
 __all__ = [
-    "BlobStore", "KeptLeaseStore", "LeaseReport", "LeaseState", "LeaseStore", "LeaseWant", "Limit", "Replay",
-    "ReplayedUserStore", "Spent", "Standing", "UserStore",
+    "BlobStore", "KeptLeaseStore", "LateClaim", "LeaseReport", "LeaseState", "LeaseStore", "LeaseWant", "Limit",
+    "Replay", "ReplayedUserStore", "Spent", "Standing", "UserStore",
 ]  # fmt: skip
 
 
@@ -59,6 +59,15 @@ class LeaseStore(Protocol):
 
     async def settle(self, settled: Mapping[str, Micros], watermark_ms: int) -> None:
         """Record cumulative billed amounts by lease id, and how far the ledger has read. Absolute, so repeatable."""
+        ...
+
+    async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
+        """Grant the ledger's own leases what late wins cost, each of them in full or not at all, in the order given.
+
+        Only what no limit and no other lease needs is granted, and it stays granted. Return what these leases were
+        granted in all, by lease id; one that nothing is known of is absent. Claims count from what the book has
+        charged, so asking again is harmless, and what a ledger that died had asked for is its successor's.
+        """
         ...
 
     async def reclaim(self, now_ms: int, holder_timeout_ms: int) -> Micros:

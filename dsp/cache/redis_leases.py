@@ -25,7 +25,7 @@ from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit, Spent, Sta
 from dsp.cache.redis_nodes import Command, Nodes, tag
 from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.money import Micros
-from dsp.ledger.terms import NOTICE_GRACE_MS, lease_id, lease_parts
+from dsp.ledger.terms import NOTICE_GRACE_MS, LateClaim, late_lease_id, lease_id, lease_parts
 
 TIMEOUT_MS = 5_000
 #: How long to wait for a server's disk, within that.
@@ -37,6 +37,7 @@ _SCRIPT = (files("dsp.cache") / "leases.lua").read_bytes()
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_report = msgspec.msgpack.Decoder(tuple[int, list[tuple[int, int, Micros, Micros, bool, Micros]]]).decode
+_decode_cover = msgspec.msgpack.Decoder(list[tuple[int, int, Micros]]).decode
 _decode_standing = msgspec.msgpack.Decoder(tuple[str, bool, int, int]).decode
 
 
@@ -114,6 +115,20 @@ class RedisLeaseStore:
             await self._everywhere("settle", some, 0)
             some, more = more, list(islice(rest, _SETTLED_MAX))
         await self._everywhere("settle", some, watermark_ms)
+
+    async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
+        """Grant the ledger's own leases what late wins cost, as far as there is room; return what they have in all.
+
+        A shard grants nothing for a claim that is beyond its ceiling, of a day whose budget it has forgotten, or while
+        it is not whole.
+        """
+        of_shard: dict[int, list[tuple[int, int, Micros, int, tuple[Micros, ...]]]] = {}
+        for one in claims:
+            row = (one.line_item_id, one.day, one.charged_micros, one.appended_ms, one.amounts)
+            of_shard.setdefault(self._shard(one.campaign_id), []).append(row)
+        found = await self._run({shard: [("cover", rows)] for shard, rows in of_shard.items()})
+        granted = [one for (reply,) in found.values() for one in _decode_cover(reply)]
+        return {late_lease_id(line_item_id, day): micros for line_item_id, day, micros in granted}
 
     async def reclaim(self, now_ms: int, holder_timeout_ms: int) -> Micros:
         """Fence silent holders, and return to the budgets what fenced holders' leases no longer can spend."""

@@ -140,7 +140,12 @@ LEASE_SHARDS_CLOSED = Gauge(
 SPEND = Counter("dsp_spend_micros_total", "Billed and entered in the book.", ["currency"])
 LEDGER_EVENTS = Counter("dsp_ledger_events_total", "Notices read by the ledger, by what became of them.", ["result"])
 LEDGER_IMBALANCE = Gauge("dsp_ledger_imbalance_micros", "Sum of all postings in the book; anything but 0 is a fault.")
-LATE_WINS = Counter("dsp_late_wins_micros_total", "Billed after the reservation had expired.")
+LATE_CHARGED = Counter(
+    "dsp_late_charged_micros_total", "Billed after the reservation had ended, and charged to budgets that had room."
+)
+LATE_WINS = Counter(
+    "dsp_late_wins_micros_total", "Billed after the reservation had ended, and owed: no budget had room for it."
+)
 OVERSPENT = Gauge(
     "dsp_overspent_micros", "Charged beyond hard budgets; anything but 0 is a fault, or a budget that was lowered."
 )

@@ -12,9 +12,9 @@ def entry(notice: Notice, appended_ms: int) -> Transaction | Release | Response 
     """Return what is to be entered for a notice that the log has stamped `appended_ms`; None for nothing.
 
     A billing notice is late when it came into the log at `closes_ms` or later: the bid's reservation may be free by
-    then, so the budgets must not pay. The stamp decides, not the clock of the process that received it (which says
-    what it thinks in `late`), because the watermark that frees reservations is measured on the same scale. What
-    exceeds the reservation is treated alike.
+    then, so its lease must not pay; the budgets may, where they have room besides (`claim_micros`). The stamp decides,
+    not the clock of the process that received it (which says what it thinks in `late`), because the watermark that
+    frees reservations is measured on the same scale. What exceeds the reservation no budget pays.
     """
     facts = notice.facts
     closing_ms = closes_ms(facts.expires_at_ms)
@@ -24,8 +24,8 @@ def entry(notice: Notice, appended_ms: int) -> Transaction | Release | Response 
         return _response(notice) if facts.cost_micros_max > 0 else None  # a test reserves nothing, and counts nowhere
     if notice.cost_micros <= 0:
         return None
-    covered = appended_ms < closing_ms
-    charged: Micros = min(notice.cost_micros, max(0, facts.cost_micros_max)) if covered else 0
+    payable: Micros = min(notice.cost_micros, max(0, facts.cost_micros_max))
+    charged = payable if appended_ms < closing_ms else 0
     return Transaction(
         exchange=facts.exchange,
         auction_id=facts.auction_id,
@@ -42,6 +42,7 @@ def entry(notice: Notice, appended_ms: int) -> Transaction | Release | Response 
         lease_id=facts.lease_id,
         charged_micros=charged,
         late_micros=notice.cost_micros - charged,
+        claim_micros=payable - charged,
         value_micros=facts.value_micros,
     )
 

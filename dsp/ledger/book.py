@@ -3,6 +3,7 @@
 import msgspec
 
 from dsp.kernel.money import Micros
+from dsp.ledger.terms import late_lease_id
 
 #: A transaction's postings: account to micros. What was bought is positive, what is owed for it negative.
 Postings = tuple[tuple[str, Micros], ...]
@@ -14,7 +15,7 @@ def spend_account(line_item_id: int, day: int) -> str:
 
 
 def late_account(line_item_id: int, day: int) -> str:
-    """Return the account of what we owe for a line item's bids but must not take from its budgets."""
+    """Return the account of what we owe for a line item's bids and its budgets do not pay."""
     return f"late:{line_item_id}:{day}"
 
 
@@ -26,8 +27,9 @@ def payable_account(exchange: str) -> str:
 class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     """One billed impression. At most one is entered per bid, and per (exchange, auction, impression, kind).
 
-    `charged_micros` is paid by the budgets and counts on the lease, `late_micros` is not and does not. `value_micros`
-    is what the impression was expected to be worth when it was bid on.
+    `charged_micros` is paid by the budgets and counts on the lease, `late_micros` is not and does not. Of that the
+    budgets may pay `claim_micros` all the same, where they have room. `value_micros` is what the impression was
+    expected to be worth when it was bid on.
     """
 
     exchange: str
@@ -45,6 +47,7 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     lease_id: str
     charged_micros: Micros
     late_micros: Micros
+    claim_micros: Micros = 0
     value_micros: Micros = 0
 
     def __post_init__(self) -> None:
@@ -68,8 +71,23 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(line for line in lines if line[1] != 0)
 
     def uncovered(self) -> "Transaction":
-        """Return the same transaction with nothing taken from the budgets."""
-        return msgspec.structs.replace(self, charged_micros=0, late_micros=self.charged_micros + self.late_micros)
+        """Return the same transaction with nothing taken from the bid's lease."""
+        return msgspec.structs.replace(
+            self,
+            charged_micros=0,
+            late_micros=self.charged_micros + self.late_micros,
+            claim_micros=self.charged_micros + self.claim_micros,
+        )
+
+    def covered_late(self) -> "Transaction":
+        """Return the same transaction with its claim charged to the ledger's own lease, which holds as much for it."""
+        return msgspec.structs.replace(
+            self,
+            lease_id=late_lease_id(self.line_item_id, self.day),
+            charged_micros=self.charged_micros + self.claim_micros,
+            late_micros=self.late_micros - self.claim_micros,
+            claim_micros=0,
+        )
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +113,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Release(msgspec.Struct, frozen=True):
-    """A bid was reported lost: from here on its reservation is free, and a billing notice of it is uncovered.
+    """A bid was reported lost: from here on its reservation is free, and does not cover a billing notice of it.
 
     It need not be remembered once the watermark has passed `closes_ms`: any billing notice is late by then.
     """

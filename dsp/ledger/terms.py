@@ -9,6 +9,8 @@ from dsp.kernel.money import Micros
 NOTICE_GRACE_MS = 2_000
 #: A holder stops reserving by itself when its last successful sync is so long ago.
 SILENCE_MS_MAX = 65_000
+#: The epoch of the ledger's own leases, one for each line item and day, which pay for late wins. No holder has it.
+LATE_EPOCH = 0
 
 
 class LeaseWant(NamedTuple):
@@ -45,9 +47,34 @@ class LeaseReport(NamedTuple):
     watermark_ms: int
 
 
+class LateClaim(NamedTuple):
+    """Late wins of one line item's day that are new to the book, in the log's order: may the budgets pay for them?
+
+    `charged_micros` is what the book has charged for such wins of that day so far, and `appended_ms` the latest stamp
+    of these: the watermark does not pass it before they are in the book.
+    """
+
+    line_item_id: int
+    campaign_id: int
+    day: int
+    charged_micros: Micros
+    appended_ms: int
+    amounts: tuple[Micros, ...]
+
+    @property
+    def lease_id(self) -> str:
+        """Return the lease that is to pay."""
+        return late_lease_id(self.line_item_id, self.day)
+
+
 def lease_id(epoch: int, line_item_id: int, day: int) -> str:
     """Return the name of the lease that a holder's epoch has on a line item's day."""
     return f"{epoch}-{line_item_id}-{day}"
+
+
+def late_lease_id(line_item_id: int, day: int) -> str:
+    """Return the name of the lease from which the ledger pays for late wins of a line item's day."""
+    return lease_id(LATE_EPOCH, line_item_id, day)
 
 
 def lease_parts(name: str) -> tuple[int, int, int] | None:

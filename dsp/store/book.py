@@ -12,6 +12,7 @@ from dsp.events.schema import NoticeKind
 from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.money import Micros
 from dsp.ledger.book import Release, Response, Transaction
+from dsp.ledger.terms import LateClaim, late_lease_id
 from dsp.store import book_statements as statements
 from dsp.store.book_tables import (
     BookLeaseRow,
@@ -27,18 +28,21 @@ class Applied(NamedTuple):
     """What became of a batch: how many entries were new, and what the leases they name bear now in all."""
 
     charged: int
-    late: int  # entered, but not charged to the budgets, or not in full
+    late: int  # entered, and owed: not charged to the budgets, or not in full
     duplicate: int
     charged_micros: Micros
     late_micros: Micros
     leases: dict[str, Micros]
     responses: int = 0
+    late_charged: int = 0  # of `charged`, those that came late
+    late_charged_micros: Micros = 0
+    claims: Sequence[LateClaim] = ()  # what is entered as owed because there was no `room` for it
 
 
 class DayResult(NamedTuple):
     """What one line item spent on bids of one day of its advertiser's, and what it got for that.
 
-    Impressions are those billed, charged or late; `value_micros` is what they were expected to be worth when bid on,
+    Impressions are those billed, charged or owed; `value_micros` is what they were expected to be worth when bid on,
     in the terms of the goal: as long as it is not below the cost, the average cost per unit is at most the target.
     """
 
@@ -69,15 +73,18 @@ class BookRepository:
         group: str,
         watermark_ms: int = 0,
         before: Mapping[int, int] | None = None,
+        room: Mapping[str, Micros] | None = None,
     ) -> Applied:
         """Enter what is new of `entries`, in their order, and the consumer's position, in the session's transaction.
 
         Entering anything twice is harmless: of notices that bill the same bid or the same impression the first
-        counts. A bid released before it was billed is entered as late, until `watermark_ms` has passed its end.
+        counts. A bid released before it was billed is entered as late, until `watermark_ms` has passed its end. Late
+        wins are charged to the ledger's own leases as far as these were granted money, and are owed otherwise.
 
         Args:
             position: where the consumer is to go on, by partition.
             before: where it was to go on until now, by partition; one that it has not begun is absent. None: anywhere.
+            room: what the ledger's own leases were granted in all, by lease id.
 
         Raises:
             ConflictError: somebody else has moved the position from `before`; nothing of the batch may be committed,
@@ -88,7 +95,7 @@ class BookRepository:
         try:
             # First, as it locks: of two that have read the same one waits here, and then learns that it was second.
             self._move(position, before, topic, group)
-            return self._apply(entries, watermark_ms)
+            return self._apply(entries, watermark_ms, room or {})
         except IntegrityError as fault:
             raise UnavailableError(f"another ledger enters the same: {fault.orig}") from fault
 
@@ -96,15 +103,18 @@ class BookRepository:
         self,
         entries: Sequence[Transaction | Release | Response],
         watermark_ms: int,
+        room: Mapping[str, Micros],
     ) -> Applied:
         releases = {one.bid_id: one.closes_ms for one in entries if isinstance(one, Release)}
         wanted = dict.fromkeys([*releases, *(one.bid_id for one in entries if isinstance(one, Transaction))])
         released = {bid_id for (bid_id,) in self._look_up(statements.RELEASED, wanted)}
         candidates = [one for one in entries if isinstance(one, Transaction)]
         new = self._select_new(entries, candidates, released)
+        paid, claims = self._cover_late(new, room)
+        new = [paid.get(one.bid_id, one) for one in new]
         responses = self._select_responses(entries)
         self._insert(new, responses)
-        leases = self._add_sums(candidates, new, responses)
+        leases = self._add_sums(candidates, new, responses, room)
         self._save_releases(
             {bid_id: at_ms for bid_id, at_ms in releases.items() if bid_id not in released}, watermark_ms
         )
@@ -116,6 +126,9 @@ class BookRepository:
             late_micros=sum(one.late_micros for one in new),
             leases=leases,
             responses=len(responses),
+            late_charged=len(paid),
+            late_charged_micros=sum(one.charged_micros for one in paid.values()),
+            claims=claims,
         )
 
     def position(self, topic: str, group: str) -> dict[int, int]:
@@ -214,6 +227,30 @@ class BookRepository:
                 new.append(one.uncovered() if one.bid_id in lost else one)
         return new
 
+    def _cover_late(
+        self, new: Sequence[Transaction], room: Mapping[str, Micros]
+    ) -> tuple[dict[str, Transaction], list[LateClaim]]:
+        """Return the late wins that the ledger's own leases pay for, by bid, and the claims of those they do not."""
+        late = [one for one in new if one.claim_micros]
+        if not late:
+            return {}, []
+        leases = {late_lease_id(one.line_item_id, one.day) for one in late}
+        charged: dict[str, Micros] = dict(self._look_up(statements.LEASES_KNOWN, leases))
+        paid: dict[str, Transaction] = {}
+        owed: dict[str, LateClaim] = {}
+        for one in late:
+            lease_id = late_lease_id(one.line_item_id, one.day)
+            before = charged.get(lease_id, 0)
+            if before + one.claim_micros <= room.get(lease_id, 0):
+                charged[lease_id] = before + one.claim_micros
+                paid[one.bid_id] = one.covered_late()
+                continue
+            claim = owed.get(lease_id) or LateClaim(one.line_item_id, one.campaign_id, one.day, before, 0, ())
+            owed[lease_id] = claim._replace(
+                appended_ms=max(claim.appended_ms, one.appended_ms), amounts=(*claim.amounts, one.claim_micros)
+            )
+        return paid, list(owed.values())
+
     def _look_up(self, query: Executable, wanted: Iterable[Any]) -> set[tuple[Any, ...]]:
         """Return the rows that a query finds for the values wanted."""
         found: set[tuple[Any, ...]] = set()
@@ -241,7 +278,11 @@ class BookRepository:
         self._session.execute(statements.INSERT_POSTINGS, lines)
 
     def _add_sums(
-        self, candidates: Iterable[Transaction], new: Sequence[Transaction], responses: Sequence[Response]
+        self,
+        candidates: Iterable[Transaction],
+        new: Sequence[Transaction],
+        responses: Sequence[Response],
+        room: Mapping[str, Micros],
     ) -> dict[str, Micros]:
         """Add what is new to the sums of its days and leases; return the sums of all leases that the batch names.
 
@@ -257,8 +298,18 @@ class BookRepository:
                 leases[one.lease_id] = leases.get(one.lease_id, 0) + one.charged_micros
         # In the order of their keys: two ledgers that add to the same rows must not wait for each other.
         self._write(statements.ADD_TO_DAYS, [_day(days[key]) for key in sorted(days)])
-        self._write(statements.ADD_TO_LEASES, [{"lease_id": one, "micros": leases[one]} for one in sorted(leases)])
-        return dict(self._look_up(statements.LEASES_KNOWN, {one.lease_id for one in candidates}))
+        rows = [{"lease_id": one, "micros": leases[one]} for one in sorted(leases)]
+        self._write(statements.ADD_TO_LEASES, [row for row in rows if row["lease_id"] not in room])
+        for row in rows:
+            if row["lease_id"] in room:
+                self._charge_late(row, room)
+        return dict(self._look_up(statements.LEASES_KNOWN, {one.lease_id for one in (*candidates, *new)}))
+
+    def _charge_late(self, row: dict[str, Any], room: Mapping[str, Micros]) -> None:
+        """Add to one of the ledger's own leases. Another ledger may have charged it since its sum was looked up."""
+        added: Any = self._session.execute(statements.ADD_TO_LATE_LEASE, row | {"granted": room[row["lease_id"]]})
+        if not added.rowcount:
+            raise UnavailableError(f"another ledger has charged late wins to {row['lease_id']}")
 
     def _write(self, statement: Executable, rows: list[dict[str, Any]]) -> None:
         if rows:

@@ -53,7 +53,7 @@ def _posted(prefix: str) -> ColumnElement[Any]:
     return _total(case((POSTINGS.c.account.startswith(prefix), POSTINGS.c.micros), else_=0))
 
 
-def _added(table: Table, sums: Iterable[ColumnElement[int]]) -> TextClause:
+def _added(table: Table, sums: Iterable[ColumnElement[int]], condition: str = "") -> TextClause:
     """Return a statement that adds a row's sums to those of its key, which may not be there yet.
 
     SQLite and PostgreSQL write it alike, SQLAlchemy only for each apart. Two ledgers may run it at once.
@@ -64,7 +64,8 @@ def _added(table: Table, sums: Iterable[ColumnElement[int]]) -> TextClause:
     values = ", ".join(f":{name}" for name in names)
     # Every word of it is a name of ours.
     return text(
-        f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({values}) ON CONFLICT ({key}) DO UPDATE SET {added}"  # noqa: S608
+        f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({values})"  # noqa: S608
+        f" ON CONFLICT ({key}) DO UPDATE SET {added} {condition}"
     )
 
 
@@ -106,6 +107,8 @@ POSTED = select(_total(POSTINGS.c.micros), _posted("spend:"), _posted("late:"))
 KEPT = select(_total(DAYS.c.spend_micros), _total(DAYS.c.late_micros))
 ADD_TO_DAYS = _added(DAYS, SUMS)
 ADD_TO_LEASES = _added(LEASES, (LEASES.c.micros,))
+#: Adds nothing where the sum would be more than the lease was granted.
+ADD_TO_LATE_LEASE = _added(LEASES, (LEASES.c.micros,), "WHERE book_lease.micros + excluded.micros <= :granted")
 FORGET_RELEASES = delete(RELEASES).where(RELEASES.c.closes_ms <= bindparam("watermark_ms"))
 _PLACE = (
     POSITIONS.c.topic == bindparam("of_topic"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from sqlalchemy import Engine
 from sqlalchemy.exc import DataError
+from sqlalchemy.orm import Session
 
 from dsp.cache.connect import lease_store
 from dsp.cache.local import LocalLeaseStore
@@ -17,7 +18,7 @@ from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.money import Micros
 from dsp.ledger.apply import entry
 from dsp.ledger.book import Release, Response, Transaction
-from dsp.ledger.terms import NOTICE_GRACE_MS
+from dsp.ledger.terms import NOTICE_GRACE_MS, SILENCE_MS_MAX, LateClaim
 from dsp.store.book import Applied, BookRepository
 from dsp.store.database import create_engine, session_factory, url
 from dsp.stream.connect import event_log
@@ -52,6 +53,12 @@ class LedgerJob:
     While the event log is away its clock stands still, as far as money is concerned, and for a while after: what was
     acknowledged meanwhile was in time, though it is appended later. That costs no budget more than its limit, since no
     reservation ends before a watermark passes it.
+
+    A late win's reservation may have ended, so what pays for it is granted anew, to a lease of the ledger's own, by the
+    lease store, before the book charges it. The lease is never given back, and the book charges it no more than it was
+    granted; so a ledger that dies in between, or is not alone, makes no budget pay twice. What there is no room for is
+    owed and charged to no budget (docs/adr/0002). While the lease store is away the book waits for it as long as
+    bidders go on without it; what comes late after that is owed.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class LedgerJob:
         self._watermarks: dict[int, int] = {}  # of our share; no stamp is taken to be before them
         self._watermark_ms = 0
         self._unsettled: dict[str, Micros] = {}
+        self._settled_at_ms = self._read_at_ms  # when the lease store last answered
 
     async def open(self) -> None:
         """Connect."""
@@ -147,7 +155,7 @@ class LedgerJob:
         found, poison = sift(batch.records, Notice)
         await park(self._log, Topic.NOTICES, GROUP, poison)
         try:
-            self._apply(found, batch.position)
+            await self._apply(found, batch.position)
         except _UNUSABLE as fault:
             logging.get(__name__).error("one of a batch cannot be entered", fault=repr(fault))
             await self._enter_singly(found, batch.position)
@@ -157,15 +165,15 @@ class LedgerJob:
         for record, notice in found:
             after = self._position | {record.partition: record.offset + 1}
             try:
-                self._apply([(record, notice)], after)
+                await self._apply([(record, notice)], after)
             except _UNUSABLE as fault:
                 await park(self._log, Topic.NOTICES, GROUP, [Poison(record, repr(fault))])
-                self._apply([], after)
+                await self._apply([], after)
         if position != self._position:
-            self._apply([], position)
+            await self._apply([], position)
 
-    def _apply(self, found: Sequence[tuple[Record, Notice]], position: Position) -> None:
-        """Enter notices and the position after them in one transaction."""
+    async def _apply(self, found: Sequence[tuple[Record, Notice]], position: Position) -> None:
+        """Enter notices and the position after them in one transaction; where wins are late, ask for money first."""
         entries: list[Transaction | Release | Response] = []
         for record, notice in found:
             before_ms = self._watermarks.get(record.partition, record.appended_ms)
@@ -173,13 +181,44 @@ class LedgerJob:
             if (made := entry(notice, stamp)) is not None:
                 entries.append(made)
         moved = {one: offset for one, offset in position.items() if offset != self._position.get(one)}
-        with self._sessions.begin() as session:
-            applied = BookRepository(session).apply(
-                entries, moved, Topic.NOTICES, GROUP, self._watermark_ms, self._position
-            )
+
+        def apply(session: Session, room: Mapping[str, Micros]) -> Applied:
+            book = BookRepository(session)
+            return book.apply(entries, moved, Topic.NOTICES, GROUP, self._watermark_ms, self._position, room)
+
+        with self._sessions() as session:
+            applied = apply(session, {})
+            if not applied.claims:
+                session.commit()
+        if applied.claims:
+            room = await self._cover(applied.claims)
+            with self._sessions.begin() as session:
+                applied = apply(session, room)
         self._position = dict(position)
         self._unsettled |= applied.leases
         self._count(applied, len(found))
+
+    async def _cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
+        """Return what the ledger's own leases were granted for late wins.
+
+        Raises:
+            UnavailableError: the lease store is away, and may be back soon; for longer the book does not wait for it.
+        """
+        try:
+            await self._settle()  # what is spent counts before what is left
+            return await self._leases.cover(claims)
+        except UnavailableError:
+            if self._elapsed_ms() - self._settled_at_ms <= SILENCE_MS_MAX:
+                raise
+            return {}
+
+    async def _settle(self) -> None:
+        """Tell the lease store what was entered and how far all workers have got."""
+        await self._leases.settle(self._unsettled, self._watermark_ms)
+        self._unsettled = {}
+        self._settled_at_ms = self._elapsed_ms()
+        if self._keeper is not None:
+            await self._keeper.keep(self._watermark_ms)
 
     async def _tell(self, batch: Batch, total: int) -> None:
         """Tell the lease store what was entered and how far all workers have got, and the other workers how far we."""
@@ -193,10 +232,7 @@ class LedgerJob:
         every = others | self._watermarks
         if len(every) == total:  # else a partition was never read, and nothing is known of it
             self._watermark_ms = max(self._watermark_ms, min(every.values()))
-        await self._leases.settle(self._unsettled, self._watermark_ms)
-        self._unsettled = {}
-        if self._keeper is not None:
-            await self._keeper.keep(self._watermark_ms)
+        await self._settle()
         if len(self._share) < total:
             with self._sessions.begin() as session:
                 BookRepository(session).tell(self._watermarks, Topic.NOTICES, GROUP)
@@ -211,7 +247,8 @@ class LedgerJob:
     def _count(self, applied: Applied, records: int) -> None:
         entered = applied.charged + applied.late
         for result, count in (
-            ("charged", applied.charged),
+            ("charged", applied.charged - applied.late_charged),
+            ("late_charged", applied.late_charged),
             ("late", applied.late),
             ("duplicate", applied.duplicate),
             ("response", applied.responses),
@@ -219,11 +256,12 @@ class LedgerJob:
         ):
             metrics.LEDGER_EVENTS.labels(result).inc(count)
         metrics.SPEND.labels(self._currency).inc(applied.charged_micros)
+        metrics.LATE_CHARGED.inc(applied.late_charged_micros)
         metrics.LATE_WINS.inc(applied.late_micros)
 
 
 def _preset(currency: str) -> None:
-    for result in ("charged", "late", "duplicate", "response", "not_billing"):
+    for result in ("charged", "late_charged", "late", "duplicate", "response", "not_billing"):
         metrics.LEDGER_EVENTS.labels(result)
     metrics.SPEND.labels(currency)
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from sqlalchemy import Engine
+import msgspec
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
 from dsp.cache.port import Limit
@@ -40,6 +41,7 @@ class Effect(NamedTuple):
     late_micros: Micros = 0
     value_micros: Micros = 0  # of an impression that the budgets paid for
     late_value_micros: Micros = 0  # of one that was shown too, but is ours to pay
+    came_late: bool = False
 
 
 class Audit(NamedTuple):
@@ -50,9 +52,11 @@ class Audit(NamedTuple):
     lost: int
     value_micros: Micros  # of what the budgets paid for
     spend_micros: Micros
-    late_micros: Micros
+    late_micros: Micros  # of what came late and no budget paid for
     late_count: int
     late_value_micros: Micros
+    late_charged_micros: Micros  # of what came late and the budgets paid for
+    late_charged_count: int
     impressions: int
 
 
@@ -66,11 +70,31 @@ def scopes(line_item_id: int, campaign_id: int, day: int) -> tuple[Scope, ...]:
     )
 
 
+def _billed(notice: Notice, charged: Micros, came_late: bool = False) -> Effect:
+    """Return what the first billing notice of a bid does that the budgets pay `charged` for: all of it, or nothing."""
+    facts = notice.facts
+    return Effect(
+        lease_id=facts.lease_id,
+        line_item_id=facts.line_item_id,
+        day=facts.day,
+        impressions=1,
+        charged_micros=charged,
+        late_micros=notice.cost_micros - charged,
+        value_micros=facts.value_micros if charged else 0,
+        late_value_micros=0 if charged else facts.value_micros,
+        came_late=came_late,
+    )
+
+
 class Oracle:
     """Follows every bid from the instant it leaves. Each method raises ViolationErrorError for what must not be.
 
     A bid is open from leaving until the log decides or closes it; meanwhile its budgets and its lease must cover its
     maximum cost. That is stronger than no overspend: it fails at the first step that makes one possible.
+
+    The log alone does not say whether a late win is paid for: that depends on what room there was. So the book may
+    charge it or not. If it does, its budgets must cover it beside all that is open, and if it does not, though the
+    lease store could have been asked, there must have been no room.
     """
 
     def __init__(self) -> None:
@@ -84,6 +108,7 @@ class Oracle:
         self._used: Counter[Scope] = Counter()
         self._open: dict[str, BidFacts] = {}
         self._closing: list[tuple[int, str]] = []
+        self._late: dict[int, Notice] = {}  # by their places in the log: they are yet to be entered
         self._billed: set[str] = set()
         self._released: set[str] = set()
         self._acknowledged: set[str] = set()
@@ -144,9 +169,9 @@ class Oracle:
         charged = notice.cost_micros if found is not None else 0
         if found is not None:
             self._expose(facts, charged - facts.cost_micros_max)
-        late = notice.cost_micros - charged
-        values = (facts.value_micros, 0) if charged else (0, facts.value_micros)
-        self.effects.append(Effect(facts.lease_id, facts.line_item_id, facts.day, 1, charged, late, *values))
+        if found is None:
+            self._late[len(self.effects)] = notice
+        self.effects.append(_billed(notice, charged))
 
     def passed(self, floor_ms: int) -> None:
         """The log's clock stands at `floor_ms`: no later stamp is before it."""
@@ -180,14 +205,18 @@ class Oracle:
                 self._ceilings[scope] = micros
         self._unchecked.clear()
 
-    def book_is_right(self, engine: Engine) -> None:
-        """Check that the book says what the log says up to its position: each day's and each lease's sums."""
+    def book_is_right(self, engine: Engine, *, store_answers: bool = True) -> None:
+        """Check that the book says what the log says up to its position: each day's and each lease's sums.
+
+        `store_answers`: whether the ledger could ask for room for what it has just entered.
+        """
         with engine.connect() as sql:
             position = sql.exec_driver_sql("SELECT coalesce(max(next_offset), 0) FROM book_position").scalar_one()
             rows = sql.exec_driver_sql(
-                "SELECT line_item_id, day, spend_micros, late_micros, impressions FROM book_day"
+                "SELECT line_item_id, campaign_id, day, spend_micros, late_micros, impressions FROM book_day"
             ).fetchall()
             leases: dict[str, int] = dict(sql.exec_driver_sql("SELECT lease_id, micros FROM book_lease").fetchall())
+            owed = self._see_late(sql, position)
         for effect in self.effects[self._entered : position]:
             if not effect.impressions:
                 continue
@@ -198,16 +227,22 @@ class Oracle:
         self._entered = position
         days = {
             (line_item_id, day): Counter(spend=spend, late=late, impressions=impressions)
-            for line_item_id, day, spend, late, impressions in rows
+            for line_item_id, _, day, spend, late, impressions in rows
         }
         if days != self._days:
             raise ViolationError(f"the book has {days}, the log {self._days}")
         if leases != self._leases:
             raise ViolationError("the book's leases are not the log's")
-        for scope, micros in self._spent(days).items():
+        spent: Counter[Scope] = Counter()
+        for line_item_id, campaign_id, day, micros, *_ in rows:
+            for scope in scopes(line_item_id, campaign_id, day):
+                spent[scope] += micros
+        for scope, micros in spent.items():
             ceiling = self._ceiling(scope)
             if ceiling is not None and micros > ceiling:
                 raise ViolationError(f"{scope}: {micros} spent, {ceiling} allowed")
+        if store_answers:
+            self._had_no_room(owed)
 
     def audit(self, engine: Engine, campaigns: dict[int, int]) -> Audit:
         """Return the final figures, from the book and the log alone; `campaigns` has each line item's."""
@@ -230,6 +265,7 @@ class Oracle:
             excess += max(0, micros - ceiling) if ceiling is not None else 0
         impressions = Counter((exchange, auction_id, imp_id) for _, exchange, auction_id, imp_id in rows)
         late = [effect for effect in self.effects if effect.late_micros]
+        late_charged = [effect for effect in self.effects if effect.came_late and effect.charged_micros]
         return Audit(
             overspend_micros=excess,
             double_billed=sum(count - 1 for count in impressions.values()),
@@ -239,6 +275,8 @@ class Oracle:
             late_micros=sum(effect.late_micros for effect in late),
             late_count=len(late),
             late_value_micros=sum(effect.late_value_micros for effect in late),
+            late_charged_micros=sum(effect.charged_micros for effect in late_charged),
+            late_charged_count=len(late_charged),
             impressions=len(rows),
         )
 
@@ -251,12 +289,39 @@ class Oracle:
         bound = self._bound(scope)
         return None if bound is None else max(bound, self._ceilings.get(scope, bound))
 
-    def _spent(self, days: dict[tuple[int, int], Counter[str]]) -> Counter[Scope]:
-        spent: Counter[Scope] = Counter()
-        for (line_item_id, day), sums in days.items():
-            spent["line_item", line_item_id, day] += sums["spend"]
-            spent["line_item", line_item_id, ALL_DAYS] += sums["spend"]
-        return spent
+    def _see_late(self, sql: Connection, position: int) -> list[Notice]:
+        """Look which late wins up to a place in the log the book has charged; return those that it has not."""
+        owed = []
+        for place in [place for place in self._late if place < position]:
+            notice = self._late.pop(place)
+            facts = notice.facts
+            charge = sql.exec_driver_sql(
+                "SELECT lease_id, micros FROM book_transaction JOIN book_posting USING (bid_id)"
+                " WHERE bid_id = ? AND account LIKE 'spend:%'",
+                (facts.bid_id,),
+            ).one_or_none()
+            if charge is None:
+                owed.append(notice)
+                continue
+            lease_id, micros = charge
+            if lease_id in {facts.lease_id, ""} or micros != notice.cost_micros:
+                raise ViolationError(f"late {facts.bid_id}: {micros} charged to lease {lease_id!r}")
+            charged = msgspec.structs.replace(notice, facts=msgspec.structs.replace(facts, lease_id=lease_id))
+            self.effects[place] = _billed(charged, micros, came_late=True)
+            self._expose(charged.facts, micros)
+            self._covered(charged.facts)
+        return owed
+
+    def _had_no_room(self, owed: Iterable[Notice]) -> None:
+        for notice in owed:
+            facts = notice.facts
+            rest = [
+                bound - self._used[scope]
+                for scope in scopes(facts.line_item_id, facts.campaign_id, facts.day)
+                if (bound := self._bound(scope)) is not None
+            ]
+            if min(rest, default=notice.cost_micros) >= notice.cost_micros:
+                raise ViolationError(f"late {facts.bid_id} is owed, though there is room for {notice.cost_micros}")
 
     def _expose(self, facts: BidFacts, micros: Micros) -> None:
         self._by_lease[facts.lease_id] += micros

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, StaticPool
 from sqlalchemy import create_engine as sqlalchemy_engine
 
 from dsp.cache.local import LocalLeaseStore
-from dsp.cache.port import LeaseReport, LeaseWant, Limit
+from dsp.cache.port import LateClaim, LeaseReport, LeaseWant, Limit
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.money import Micros
 from dsp.kernel.sqlite import SqliteFile
@@ -128,6 +128,11 @@ class Grantor(LocalLeaseStore):
         if self.dies_at_settle:
             raise UnavailableError("the ledger was killed")
         await super().settle(settled, watermark_ms)
+
+    async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
+        """See LocalLeaseStore."""
+        self._reach()
+        return await super().cover(claims)
 
     async def reclaim(self, now_ms: int, holder_timeout_ms: int) -> Micros:
         """See LocalLeaseStore."""

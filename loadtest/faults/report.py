@@ -33,9 +33,12 @@ class Result(NamedTuple):
 
 def summary(results: list[Result]) -> dict[str, float]:
     """Return the figures of the command's contract."""
-    found = [result.faulty.audit for result in results] + [result.clean.audit for result in results]
-    value = sum(result.faulty.audit.value_micros for result in results)
-    shown = value + sum(result.faulty.audit.late_value_micros for result in results)
+    faulty = [result.faulty.audit for result in results]
+    found = faulty + [result.clean.audit for result in results]
+    value = sum(audit.value_micros for audit in faulty)
+    shown = value + sum(audit.late_value_micros for audit in faulty)
+    paid = sum(audit.late_charged_count for audit in faulty)
+    late = paid + sum(audit.late_count for audit in faulty)
     clean = max(1, sum(result.clean.audit.value_micros for result in results))
     return {
         "seeds": len(results),
@@ -44,12 +47,9 @@ def summary(results: list[Result]) -> dict[str, float]:
         "lost": sum(audit.lost for audit in found),
         "value_ratio": round(value / clean, 4),
         "value_ratio_min": round(min(result.value_ratio for result in results), 4),
-        "value_ratio_with_late": round(shown / clean, 4),  # late wins were shown as well, and are ours to pay
-        "late_ratio": round(
-            sum(result.faulty.audit.late_count for result in results)
-            / max(1, sum(result.faulty.audit.impressions for result in results)),
-            4,
-        ),
+        "value_ratio_with_late": round(shown / clean, 4),  # what no budget paid for was shown as well: ours to pay
+        "late_ratio": round(late / max(1, sum(audit.impressions for audit in faulty)), 4),
+        "late_charged_ratio": round(paid / max(1, late), 4),  # of late wins, those that the budgets paid for
     }
 
 
@@ -99,15 +99,27 @@ def _trace(seeds: Iterable[int], density: int) -> int:
 
 def _show(results: list[Result], found: dict[str, float]) -> None:
     table = Table(title="Money under faults: 16 bidders, each seed against itself without faults")
-    for name in ("seed", "impressions", "spent", "late", "overspent", "billed twice", "lost", "value ratio", ""):
+    names = (
+        "seed",
+        "impressions",
+        "spent",
+        "late, paid",
+        "late, owed",
+        "overspent",
+        "billed twice",
+        "lost",
+        "value ratio",
+    )
+    for name in (*names, ""):
         table.add_column(name, justify="left" if not name else "right")
     low = min([0.9, *(result.value_ratio for result in results)])
     for result in results:
         audit, ratio = result.faulty.audit, result.value_ratio
         bar = "█" * round(_BAR_CHARS * max(0.0, ratio - low) / (1.05 - low))
         table.add_row(
-            str(result.seed), f"{audit.impressions:,}", f"{audit.spend_micros / 1e6:.3f}", str(audit.late_count),
-            str(audit.overspend_micros), str(audit.double_billed), str(audit.lost), f"{ratio:.3f}", bar,
+            str(result.seed), f"{audit.impressions:,}", f"{audit.spend_micros / 1e6:.3f}",
+            str(audit.late_charged_count), str(audit.late_count), str(audit.overspend_micros),
+            str(audit.double_billed), str(audit.lost), f"{ratio:.3f}", bar,
         )  # fmt: skip
     console = Console()
     console.print(table)

@@ -11,8 +11,8 @@ from dsp.cache.port import LeaseState, LeaseStore, LeaseWant, Limit
 from dsp.cache.redis import RedisLeaseStore
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import ConflictError, UnavailableError
-from dsp.ledger.terms import closes_ms
-from tests.servers.valkey import server_url
+from dsp.ledger.terms import LateClaim, closes_ms
+from tests.servers.valkey import Valkey, server_url
 
 MakeStore = Callable[[], Awaitable[LeaseStore]]
 HOLDER_TIMEOUT_MS = 30_000
@@ -243,6 +243,80 @@ async def test_the_embedded_store_counts_what_was_billed_on_a_lease_it_does_not_
     epoch = await store.register("bidder", NOW_MS)
     leases = await ask(store, epoch, (1, 50), (2, 500))
     assert [leases[item].granted_micros for item in (1, 2)] == [10, 50]
+    await store.close()
+
+
+def claim(*amounts: int, item: int = 1, campaign: int = 1, charged: int = 0, day: int = DAY) -> LateClaim:
+    return LateClaim(item, campaign, day, charged, NOW_MS, amounts)
+
+
+async def test_late_wins_are_granted_what_no_lease_has_each_in_full_or_not_at_all(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 1, None, 100, None, None)])
+    await ask(store, epoch, (1, 60))
+    own = f"0-1-{DAY}"
+    assert await store.cover([claim(41)]) == {own: 0}
+    assert await store.cover([claim(15, 30, 20, 5)]) == {own: 40}  # exactly: 15, 20 and 5
+    assert await store.cover([claim(1, charged=40)]) == {own: 40}
+    assert (await ask(store, epoch, (1, 60)))[1].granted_micros == 60  # nothing is left for bids
+    await store.settle({own: 40}, NOW_MS)
+    await store.reclaim(NOW_MS + 10 * HOLDER_TIMEOUT_MS, HOLDER_TIMEOUT_MS)
+    assert await store.cover([claim(1, charged=40)]) == {own: 40}
+
+
+async def test_asking_for_late_wins_again_takes_nothing_more(store: LeaseStore) -> None:
+    """The ledger died before it charged them, or another had asked for the same."""
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 1, None, 100, None, None)])
+    own = f"0-1-{DAY}"
+    for _ in range(3):
+        assert await store.cover([claim(10, 20)]) == {own: 30}
+    assert await store.cover([claim(20, charged=10)]) == {own: 30}
+    assert await store.cover([claim(20, charged=30)]) == {own: 50}
+    assert (await ask(store, epoch, (1, 90)))[1].granted_micros == 50
+
+
+async def test_late_wins_draw_on_all_four_budgets_of_their_day(store: LeaseStore) -> None:
+    for item, budgets in enumerate(
+        [(70, 500, 500, 500), (500, 70, 500, 500), (500, 500, 70, 500), (500, 500, 500, 70)], start=1
+    ):
+        await store.set_limits([Limit(item, item, *budgets)])
+        yesterday = claim(71, 70, item=item, campaign=item, day=DAY - 1)
+        assert await store.cover([yesterday]) == {f"0-{item}-{DAY - 1}": 70}
+        today = {f"0-{item}-{DAY}": 0 if item % 2 == 0 else 70}
+        assert await store.cover([claim(70, item=item, campaign=item)]) == today
+
+
+async def test_line_items_of_one_campaign_compete_for_late_wins(store: LeaseStore) -> None:
+    await store.set_limits([Limit(item, 9, None, None, None, 100) for item in (1, 2)])
+    found = await store.cover([claim(60, item=1, campaign=9), claim(50, 40, item=2, campaign=9)])
+    assert found == {f"0-1-{DAY}": 60, f"0-2-{DAY}": 40}
+
+
+async def test_a_lowered_budget_and_an_unknown_line_item_have_no_room_for_late_wins(store: LeaseStore) -> None:
+    await store.set_limits([Limit(1, 1, None, 100, None, None)])
+    own = f"0-1-{DAY}"
+    assert await store.cover([claim(30)]) == {own: 30}
+    await store.set_limits([Limit(1, 1, None, 20, None, None)])
+    assert await store.cover([claim(30)]) == {own: 30}  # what was granted stays
+    assert await store.cover([claim(1, charged=30)]) == {own: 30}
+    assert await store.cover([claim(1, item=77)]) == {}
+
+
+async def test_a_shard_covers_nothing_beyond_its_ceiling_or_on_days_it_has_forgotten(valkey: Valkey) -> None:
+    store = RedisLeaseStore(valkey.url)
+    await store.open()
+    await store.set_limits([Limit(1, 1, *UNLIMITED)])
+    assert await store.cover([claim(5)]) == {}  # not whole
+    (one,) = await store.standing()
+    await store.restate(one.shard, one.generation, [], 0, NOW_MS + 1_000)
+    beyond = claim(5)._replace(appended_ms=NOW_MS + 1_001)
+    assert await store.cover([beyond]) == {}
+    assert (await store.standing())[0].asked_ms == NOW_MS + 1_001  # the keeper will raise it
+    await store.raise_ceiling(one.shard, one.generation, NOW_MS + 1_001)
+    assert await store.cover([beyond]) == {f"0-1-{DAY}": 5}
+    await store.reclaim(NOW_MS + 8 * 86_400_000, HOLDER_TIMEOUT_MS)
+    assert await store.cover([claim(5, charged=5)]) == {}
     await store.close()
 
 

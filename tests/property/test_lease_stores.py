@@ -18,7 +18,7 @@ from dsp.cache.port import LeaseStore, LeaseWant, Limit
 from dsp.cache.redis import RedisLeaseStore
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import ConflictError
-from dsp.ledger.terms import lease_id
+from dsp.ledger.terms import LateClaim, late_lease_id, lease_id
 from tests.servers.valkey import Valkey
 
 NOW_MS = ManualClock().now_ms()
@@ -44,6 +44,10 @@ operation = st.one_of(
     ),
     st.tuples(st.just("set_limits"), st.lists(st.tuples(item, st.sampled_from((0.0, 0.3, 1.0, 2.0))), max_size=3)),
     st.tuples(st.just("settle"), st.lists(st.tuples(who, item, day, st.floats(0.0, 1.0)), max_size=3), ms),
+    st.tuples(
+        st.just("cover"), st.lists(st.tuples(item, day, st.lists(micros, min_size=1, max_size=3)), max_size=2),
+        st.booleans(),
+    ),
     st.tuples(st.just("reclaim"), ms),
 )  # fmt: skip
 
@@ -60,6 +64,7 @@ class Driver:
         self.store = store
         self.epochs: list[int] = []
         self.granted: dict[tuple[int, int, int], int] = {}
+        self.charged: dict[str, int] = {}
 
     async def do(self, name: str, *arguments: Any) -> Any:
         return await getattr(self, name)(*arguments)
@@ -96,6 +101,20 @@ class Driver:
             if granted:
                 settled[lease_id(self.epochs[at], line_item_id, on_day)] = int(granted * part)
         await self.store.settle(settled, NOW_MS + after_ms)
+
+    async def cover(self, late: list[Any], charged: bool) -> dict[str, int]:
+        """Ask for late wins as the ledger does: it may have died before it charged what it was granted last."""
+        claims = [
+            LateClaim(
+                number, CAMPAIGN_OF[number], on_day, self.charged.get(late_lease_id(number, on_day), 0), 0, (*all,)
+            )
+            for number, on_day, all in late
+        ]
+        found = await self.store.cover(claims)
+        if charged:
+            self.charged |= found
+            await self.store.settle(found, 0)
+        return found
 
     async def reclaim(self, after_ms: int) -> int:
         return await self.store.reclaim(NOW_MS + after_ms, 30_000)

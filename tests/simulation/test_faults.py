@@ -37,7 +37,7 @@ def test_no_seed_overspends_bills_twice_or_loses() -> None:
     assert found["value_ratio"] > 0.85
     faulty, clean = results[0].faulty.audit, results[0].clean.audit
     assert min(faulty.impressions, clean.impressions) > 1_000
-    assert faulty.late_count > clean.late_count == 0  # there were faults
+    assert faulty.late_charged_count > clean.late_charged_count == clean.late_count == 0  # there were faults
 
 
 def test_one_integer_reproduces_a_run_in_any_process() -> None:
@@ -131,8 +131,47 @@ def _freed_before_the_ledger_has_read(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LeaseBook, "_ended", wrong)
 
 
-def _bills_after_a_loss_are_charged(patch: pytest.MonkeyPatch) -> None:
+def _bills_after_a_loss_are_charged_to_their_leases(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Transaction, "uncovered", lambda self: self)
+
+
+def _late_wins_are_charged_without_asking(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(BookRepository, "_cover_late", lambda _self, new, _room: _charged(new))
+    patch.setattr(BookRepository, "_charge_late", lambda *_: None)
+
+
+def _charged(new: Any) -> Any:
+    return {one.bid_id: one.covered_late() for one in new if one.claim_micros}, []
+
+
+def _late_wins_take_what_bidders_hold(patch: pytest.MonkeyPatch) -> None:
+    right = local_leases._cover
+
+    def wrong(sql: Any, claims: Any) -> Any:
+        patch.setattr(local_leases, "_left", lambda *_: 1 << 60)
+        try:
+            return right(sql, claims)
+        finally:
+            patch.setattr(local_leases, "_left", left)
+
+    left = local_leases._left
+    patch.setattr(local_leases, "_cover", wrong)
+
+
+def _late_wins_are_charged_beyond_what_was_granted(patch: pytest.MonkeyPatch) -> None:
+    right = local_leases._cover
+    patch.setattr(local_leases, "_cover", lambda sql, claims: dict.fromkeys(right(sql, claims), 1 << 60))
+
+
+def _late_wins_are_charged_to_their_bids_leases(patch: pytest.MonkeyPatch) -> None:
+    right = Transaction.covered_late
+    patch.setattr(
+        Transaction, "covered_late", lambda self: msgspec.structs.replace(right(self), lease_id=self.lease_id)
+    )
+
+
+def _late_wins_are_not_charged(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(local_leases, "_cover", lambda *_: {})
 
 
 def _some_notices_are_skipped(patch: pytest.MonkeyPatch) -> None:
@@ -157,7 +196,12 @@ def _some_notices_are_skipped(patch: pytest.MonkeyPatch) -> None:
         _campaigns_unlimited,
         _nothing_is_late,
         _freed_before_the_ledger_has_read,
-        _bills_after_a_loss_are_charged,
+        _bills_after_a_loss_are_charged_to_their_leases,
+        _late_wins_are_charged_without_asking,
+        _late_wins_take_what_bidders_hold,
+        _late_wins_are_charged_beyond_what_was_granted,
+        _late_wins_are_charged_to_their_bids_leases,
+        _late_wins_are_not_charged,
         _some_notices_are_skipped,
     ],
 )

@@ -130,7 +130,10 @@ def test_a_process_that_wakes_after_its_lease_was_reclaimed_reserves_nothing(pla
     assert bid(platform, sleeper, 5_000) is None
 
 
-def test_a_notice_that_takes_too_long_into_the_log_is_owed_and_not_charged(platform: Platform) -> None:
+@pytest.mark.parametrize("room", [3_999, 4_000])
+def test_a_notice_that_takes_too_long_into_the_log_is_charged_only_where_there_is_room(
+    platform: Platform, room: int
+) -> None:
     process = platform.start("bidder")
     bid(platform, process, 5_000)
     sync(platform, process)
@@ -141,10 +144,13 @@ def test_a_notice_that_takes_too_long_into_the_log_is_owed_and_not_charged(platf
     platform.ledger()
     sync(platform, process)
     assert process.book.reservations == 0
+    platform.set_limits([Limit(3, 2, None, process.book.free_micros + room, None, None)])
     platform.flush(process)
     platform.ledger()
     audit = platform.oracle.audit(platform.engine, {3: 2})
-    assert (audit.spend_micros, audit.late_micros, audit.lost) == (0, 4_000, 0)
+    paid = 4_000 if room == 4_000 else 0
+    assert (audit.spend_micros, audit.late_micros, audit.lost) == (paid, 4_000 - paid, 0)
+    assert (audit.late_charged_micros, audit.value_micros, audit.overspend_micros) == (paid, int(bool(paid)), 0)
 
 
 @pytest.mark.parametrize("skew_ms", [-600_000, 600_000])

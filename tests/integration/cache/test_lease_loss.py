@@ -10,7 +10,7 @@ from dsp.cache.redis import RedisLeaseStore
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.ledger.book import Transaction
-from dsp.ledger.terms import closes_ms
+from dsp.ledger.terms import LateClaim, closes_ms
 from dsp.store.book import BookRepository
 from dsp.store.database import create_engine, session_factory
 from dsp.workers.lease_keeper import CEILING_SLACK_MS, PROMISE_AHEAD_MS_MAX, LeaseKeeper
@@ -159,6 +159,32 @@ async def test_a_server_that_lost_its_data_grants_nothing_until_all_is_told_that
     assert await granted(money, new, (1, 500), (2, 500)) == [40, 0]  # 150 of the campaign: 60 + 50 + 40
     await money.store.settle(BookRepository(money.sessions()).spent_by_lease(), closes_ms(lost_ms))  # told again
     assert await granted(money, new, (1, 500), (2, 500)) == [40, 0]
+
+
+async def test_what_a_lost_store_granted_for_late_wins_is_counted_if_it_can_still_be_charged(
+    money: Money, own_valkey: Valkey
+) -> None:
+    epoch = await money.store.register("bidder", NOW_MS)
+    await money.begin(epoch)
+    limits = [Limit(1, 7, None, 100, None, None)]
+    await money.store.set_limits(limits)
+    own, lost_ms = f"0-1-{DAY}", PROMISE_MS + CEILING_SLACK_MS
+    claim = LateClaim(1, 7, DAY, 0, lost_ms, (20,))
+    assert await money.store.cover([claim]) == {own: 20}
+    assert (
+        await money.store.cover([claim._replace(appended_ms=lost_ms + 1, amounts=(30,))]) == {}
+    )  # it must not be lost
+    with own_valkey.client() as client:
+        client.flushall()
+    await money.store.set_limits(limits)
+    assert await money.store.cover([claim]) == {}  # nobody knows what is left
+    await money.keeper.keep(closes_ms(lost_ms) - 1)
+    await money.bill(own, 1, 7, 20, lost_ms)  # the ledger that had asked was slow, and the watermark waited for it
+    await money.keeper.keep(closes_ms(lost_ms))
+    assert await money.store.cover([claim._replace(charged_micros=20, amounts=(81,))]) == {own: 20}
+    assert await money.store.cover([claim._replace(charged_micros=20, amounts=(80,))]) == {own: 100}
+    epoch = await money.store.register("bidder", NOW_MS)
+    assert await granted(money, epoch, (1, 500)) == [0]
 
 
 async def test_a_holder_may_promise_only_what_the_book_knows(money: Money) -> None:

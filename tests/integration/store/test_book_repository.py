@@ -1,22 +1,26 @@
 """The book in SQL: each billed impression once, sums that agree with the postings, positions saved with them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, event, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dsp.events.schema import Notice, NoticeKind
+from dsp.kernel.errors import UnavailableError
 from dsp.ledger.apply import entry
-from dsp.ledger.terms import closes_ms
+from dsp.ledger.book import Transaction
+from dsp.ledger.terms import LateClaim, closes_ms
 from dsp.store.book import Applied, BookRepository, DayResult
 from dsp.store.book_tables import BookPostingRow, BookReleaseRow, BookTransactionRow
 from dsp.store.database import create_engine, session_factory
 from tests.notices import FACTS, notice
 
 LOSS = NoticeKind.LOSS
+LATE_LEASE = "0-3-20000"
 
 
 @pytest.fixture
@@ -32,15 +36,22 @@ def session(engine: Engine) -> Iterator[Session]:
         yield session
 
 
-def apply(session: Session, *notices: Notice, watermark_ms: int = 0, offset: int = 1) -> Applied:
+def apply(
+    session: Session,
+    *notices: Notice,
+    watermark_ms: int = 0,
+    offset: int = 1,
+    room: dict[str, int] | None = None,
+) -> Applied:
     entries = [found for one in notices if (found := entry(one, 6_000)) is not None]
-    return BookRepository(session).apply(entries, {0: offset}, "notices", "ledger", watermark_ms)
+    return BookRepository(session).apply(entries, {0: offset}, "notices", "ledger", watermark_ms, room=room)
 
 
 def test_sums_follow_the_postings(session: Session) -> None:
     applied = apply(session, notice(1), notice(2, cost_micros=50, day=20_001), notice(3, cost_micros=30, late=True))
     book = BookRepository(session)
-    assert applied == Applied(2, 1, 0, 130, 30, {FACTS.lease_id: 130})
+    claim = LateClaim(3, 2, 20_000, 0, 6_000, (30,))
+    assert applied == Applied(2, 1, 0, 130, 30, {FACTS.lease_id: 130}, claims=[claim])
     assert book.days() == [
         DayResult(1, 2, 3, 20_000, 80, 30, 2, 14, 0, 0, 0),
         DayResult(1, 2, 3, 20_001, 50, 0, 1, 7, 0, 0, 0),
@@ -136,6 +147,77 @@ def test_a_bid_reported_lost_before_it_is_billed_is_not_charged(session: Session
 def test_a_bid_billed_before_it_is_reported_lost_is_charged(session: Session) -> None:
     applied = apply(session, notice(1), notice(1, LOSS))
     assert (applied.charged, applied.charged_micros) == (1, 80)
+
+
+def late(number: int, cost_micros: int, **facts: int) -> Notice:
+    return notice(number, cost_micros=cost_micros, late=True, **facts)
+
+
+@pytest.mark.parametrize(
+    ("granted", "spend", "owed"), [(0, 0, 100), (59, 40, 60), (60, 60, 40), (99, 60, 40), (100, 100, 0)]
+)
+def test_late_wins_are_charged_each_in_full_as_far_as_there_is_room(
+    session: Session, granted: int, spend: int, owed: int
+) -> None:
+    applied = apply(session, late(1, 60), late(2, 40), room={LATE_LEASE: granted})
+    assert (applied.charged_micros, applied.late_charged_micros, applied.late_micros) == (spend, spend, owed)
+    assert applied.charged == applied.late_charged == 2 - applied.late
+    assert applied.leases == ({LATE_LEASE: spend} if spend else {})
+    assert sum(sum(one.amounts) for one in applied.claims) == owed
+    book = BookRepository(session)
+    assert [(day.spend_micros, day.late_micros, day.impressions) for day in book.days()] == [(spend, owed, 2)]
+    assert (book.spent_by_lease(), book.imbalance()) == (applied.leases, 0)
+
+
+def test_a_late_win_that_was_charged_or_is_owed_stays_as_it_is(session: Session) -> None:
+    apply(session, late(1, 60), late(2, 40), room={LATE_LEASE: 60})
+    again = apply(session, late(1, 60), late(2, 40), notice(1, cost_micros=60), notice(2), room={LATE_LEASE: 1_000})
+    assert (again.duplicate, again.charged, again.claims) == (4, 0, [])
+    assert BookRepository(session).spent_by_lease() == {LATE_LEASE: 60}
+
+
+def test_a_win_in_time_is_not_charged_again_when_it_comes_late_as_well(session: Session) -> None:
+    applied = apply(session, notice(1, cost_micros=60), late(1, 60), room={LATE_LEASE: 1_000})
+    assert (applied.charged_micros, applied.duplicate, applied.leases) == (60, 1, {FACTS.lease_id: 60})
+
+
+def test_a_win_after_a_loss_is_charged_like_a_late_one_and_not_to_its_bids_lease(session: Session) -> None:
+    apply(session, notice(1, LOSS))
+    applied = apply(session, notice(1), room={LATE_LEASE: 80})
+    assert (applied.charged_micros, applied.late_charged, applied.leases) == (80, 1, {LATE_LEASE: 80})
+
+
+def test_claims_count_from_what_was_charged_and_are_of_one_day_of_one_line_item(session: Session) -> None:
+    apply(session, late(1, 60), room={LATE_LEASE: 60})
+    applied = apply(
+        session, late(2, 10), late(3, 20, day=20_001), late(4, 30), notice(5), late(6, 130), late(7, 5, line_item_id=4)
+    )
+    assert applied.claims == [
+        LateClaim(3, 2, 20_000, 60, 6_000, (10, 30, 100)),  # what exceeds a bid's maximum no budget pays
+        LateClaim(3, 2, 20_001, 0, 6_000, (20,)),
+        LateClaim(4, 2, 20_000, 0, 6_000, (5,)),
+    ]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)  # SQLite's write one after the other
+def test_two_ledgers_never_charge_more_than_was_granted(engine: Engine) -> None:
+    """The second looks up what was charged before the first commits, and writes after it."""
+    sessions = session_factory(engine)
+    with sessions() as first, sessions() as second:
+        assert apply(first, late(1, 60), room={LATE_LEASE: 100}).charged_micros == 60
+
+        def commit(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if statement.startswith("INSERT INTO book_transaction"):
+                first.commit()
+
+        event.listen(second.connection(), "before_cursor_execute", commit)
+        two = entry(late(2, 60), 6_000)
+        assert isinstance(two, Transaction)
+        with pytest.raises(UnavailableError, match="another ledger"):
+            BookRepository(second).apply([two], {1: 1}, "notices", "ledger", room={LATE_LEASE: 100})
+    with sessions() as session:
+        book = BookRepository(session)
+        assert (book.spent_by_lease(), book.transactions()) == ({LATE_LEASE: 60}, 1)
 
 
 def test_losses_are_forgotten_once_a_bill_would_be_late_anyway(session: Session) -> None:

@@ -1,92 +1,23 @@
 """Several ledger workers on one topic: each notice is entered once, and the leases' watermark waits for the slowest."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
-from dsp.cache.local import LocalLeaseStore
 from dsp.cache.port import Limit
 from dsp.events.dead_letter import decode as decode_letter
 from dsp.events.schema import NoticeKind, encode
 from dsp.events.topics import Topic
-from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.metrics import POISON_RECORDS
 from dsp.ledger.terms import NOTICE_GRACE_MS
 from dsp.store.book import BookRepository
-from dsp.store.database import create_engine, session_factory
-from dsp.stream.port import Assignment, Batch, Position, Record
-from dsp.workers.config import WorkersConfig
-from dsp.workers.ledger import GROUP, HANDOVER_MS, LedgerJob
+from dsp.store.database import create_engine
+from dsp.workers.ledger import GROUP, HANDOVER_MS
+from tests.integration.workers.ledgers import LEASE, World
 from tests.notices import FACTS, notice
-from tests.unit.bidder.fakes import FakeLog
-
-LEASE = "7-3-20000"
-
-
-class Partitions:
-    """The records of a topic that several logs read, by partition, and how far its time is known."""
-
-    def __init__(self, count: int) -> None:
-        self.records: list[list[Record]] = [[] for _ in range(count)]
-        self.now_ms = 5_000
-
-    def add(self, partition: int, *values: bytes) -> None:
-        for value in values:
-            self.records[partition].append(Record(partition, len(self.records[partition]), self.now_ms, "key", value))
-
-
-class SharedLog(FakeLog):
-    """One worker's view of them: its share is what the test says, and `between` runs after what it reads."""
-
-    def __init__(self, partitions: Partitions, share: set[int]) -> None:
-        super().__init__()
-        self.partitions = partitions
-        self.share = share
-        self.limit = 1_000
-        self.lost = False
-        self.between: list[LedgerJob] = []
-
-    async def assignment(self, topic: str, group: str) -> Assignment:
-        return Assignment(frozenset(self.share), len(self.partitions.records))
-
-    async def read(
-        self,
-        topic: str,
-        position: Position,
-        limit: int,
-        wait_ms: int = 0,
-        partitions: Collection[int] | None = None,
-        fresh: bool = False,
-    ) -> Batch:
-        if self.lost:
-            raise UnavailableError("the log is away")
-        records: list[Record] = []
-        after: Position = {}
-        watermarks = {}
-        for partition in partitions or ():
-            begin = position.get(partition, 0)
-            found = self.partitions.records[partition][begin : begin + self.limit]
-            records += found
-            after[partition] = begin + len(found)
-            at_end = after[partition] == len(self.partitions.records[partition])
-            watermarks[partition] = self.partitions.now_ms if at_end else found[-1].appended_ms
-        while self.between:
-            await self.between.pop().step()
-        return Batch(records, after, True, watermarks)
-
-
-class Leases(LocalLeaseStore):
-    """A lease store that a worker may not reach."""
-
-    away = False
-
-    async def settle(self, settled: dict[str, int], watermark_ms: int) -> None:  # type: ignore[override]
-        if self.away:
-            raise UnavailableError("away")
-        await super().settle(settled, watermark_ms)
 
 
 @pytest.fixture
@@ -94,36 +25,6 @@ def engine(database: str) -> Iterator[Engine]:
     engine = create_engine(database)
     yield engine
     engine.dispose()
-
-
-class World:
-    def __init__(self, engine: Engine, path: Path, partitions: int) -> None:
-        self.engine = engine
-        self.path = path
-        self.partitions = Partitions(partitions)
-        self.clock = ManualClock()
-        self.views = session_factory(engine, read_only=True)
-
-    async def worker(self, *share: int) -> tuple[LedgerJob, SharedLog, Leases]:
-        log, leases = SharedLog(self.partitions, set(share)), Leases(self.path / "leases.db", "NORMAL")
-        job = LedgerJob(self.engine, log, leases, WorkersConfig(), clock=self.clock)
-        await job.open()
-        return job, log, leases
-
-    async def watermark_ms(self) -> int:
-        """What a bidder is told."""
-        leases = Leases(self.path / "leases.db", "NORMAL")
-        await leases.open()
-        report = await leases.sync(await leases.register("reader", 0), 0, [], {}, 0)
-        await leases.close()
-        return report.watermark_ms
-
-    def entered(self) -> int:
-        with self.views() as session:
-            book = BookRepository(session)
-            assert book.imbalance() == 0
-            assert book.spent_by_lease().get(LEASE, 0) == 80 * book.transactions()
-            return book.transactions()
 
 
 async def test_two_workers_that_read_the_same_enter_it_once(engine: Engine, tmp_path: Path) -> None:
@@ -217,7 +118,7 @@ async def test_a_stamp_behind_a_watermark_counts_as_late_as_the_watermark(engine
     world.partitions.now_ms = 5_000
     world.partitions.add(0, encode(notice(1)))
     await one.step()
-    assert _money(world) == (0, 80)
+    assert world.money() == (0, 80)
     await one.close()
 
 
@@ -240,13 +141,13 @@ async def test_the_clock_stands_still_while_the_log_is_away_and_what_was_acknowl
     await two.step()
     await one.step()
     assert await world.watermark_ms() == 5_000  # so no reservation has ended that this is charged to
-    assert _money(world) == (80, 0)
+    assert world.money() == (80, 0)
     world.clock.advance(HANDOVER_MS)
     await one.step()
     assert await world.watermark_ms() == world.partitions.now_ms
     world.partitions.add(0, encode(notice(2)))
     await one.step()
-    assert _money(world) == (80, 80)  # late: what it could have been charged to is somebody else's by now
+    assert world.money() == (80, 80)  # late: what it could have been charged to is somebody else's by now
     await one.close()
     await two.close()
 
@@ -265,12 +166,6 @@ async def test_a_read_that_fails_once_holds_nothing(engine: Engine, tmp_path: Pa
         await one.step()
         assert await world.watermark_ms() == now_ms
     await one.close()
-
-
-def _money(world: World) -> tuple[int, int]:
-    with world.views() as session:
-        (day,) = BookRepository(session).days()
-    return day.spend_micros, day.late_micros
 
 
 async def test_poison_is_parked_and_what_stands_beside_it_is_entered(engine: Engine, tmp_path: Path) -> None:

@@ -23,10 +23,13 @@ def test_a_billing_notice_charges_its_budget_and_owes_the_exchange() -> None:
 
 
 @pytest.mark.parametrize("appended_ms", [CLOSES_MS, CLOSES_MS + 1])
-def test_a_late_notice_is_owed_but_not_charged(appended_ms: int) -> None:
+def test_a_late_notice_is_owed_until_the_ledgers_own_lease_covers_it(appended_ms: int) -> None:
     found = entry(notice(cost_micros=80), appended_ms)
     assert isinstance(found, Transaction)
     assert found.postings == (("late:3:20000", 80), ("payable:exchange", -80))
+    paid = found.covered_late()
+    assert paid.postings == (("spend:3:20000", 80), ("payable:exchange", -80))
+    assert (found.lease_id, paid.lease_id) == ("7-3-20000", "0-3-20000")
 
 
 @pytest.mark.parametrize("late", [True, False])
@@ -40,6 +43,11 @@ def test_what_exceeds_the_reservation_is_owed_but_not_charged() -> None:
     found = entry(notice(cost_micros=130), 6_000)
     assert isinstance(found, Transaction)
     assert found.postings == (("spend:3:20000", 100), ("late:3:20000", 30), ("payable:exchange", -130))
+    assert found.claim_micros == 0
+    late = entry(notice(cost_micros=130), CLOSES_MS)
+    assert isinstance(late, Transaction)
+    assert (late.charged_micros, late.late_micros, late.claim_micros) == (0, 130, 100)
+    assert late.covered_late().postings == found.postings
 
 
 @pytest.mark.parametrize("kind", [NoticeKind.WIN, NoticeKind.IMPRESSION])
@@ -79,11 +87,12 @@ def test_postings_sum_to_zero_and_no_budget_pays_more_than_was_reserved(
 ) -> None:
     found = entry(notice(cost_micros=cost, late=late, cost_micros_max=cost_max), at_ms)
     assert isinstance(found, Transaction)
-    for one in (found, found.uncovered()):
+    for one in (found, found.uncovered(), found.covered_late(), found.uncovered().covered_late()):
         assert sum(micros for _, micros in one.postings) == 0
         assert 0 <= one.charged_micros <= max(0, cost_max)
         assert one.charged_micros + one.late_micros == cost
     assert found.uncovered().charged_micros == 0
+    assert found.uncovered().covered_late().charged_micros == min(cost, max(0, cost_max))
 
 
 def test_a_transaction_of_nothing_is_refused() -> None:
