@@ -99,7 +99,7 @@ def describe(device: Device | None) -> Agent:
     if device is None:
         return _UNKNOWN
     user_agent = device.ua[:_UA_CHARS_MAX]
-    return _described((user_agent, device.sua, device.devicetype, device.os, device.osv, device.make, device.model))
+    return _described[user_agent, device.sua, device.devicetype, device.os, device.osv, device.make, device.model]
 
 
 def _describe(stated: tuple[str, UserAgent | None, int, str, str, str, str]) -> Agent:

@@ -45,7 +45,7 @@ def place(device_geo: Geo | None, user_geo: Geo | None, country_default: str) ->
     geo = device_geo if device_geo is not None and (device_geo.country or user_geo is None) else user_geo
     if geo is None:
         return Place(country_default, "", "", "", 0)
-    return _places((geo.country, geo.region, geo.city, geo.zip, geo.utcoffset, country_default))
+    return _places[geo.country, geo.region, geo.city, geo.zip, geo.utcoffset, country_default]
 
 
 def _place(stated: tuple[str, str, str, str, int | None, str]) -> Place:

@@ -28,7 +28,7 @@ def language(code: str) -> str:
 
 def codes(values: tuple[Text, ...]) -> frozenset[str]:
     """Return category codes in upper case."""
-    return _codes(values) if values else NONE
+    return _codes[values] if values else NONE
 
 
 def lower(values: tuple[Text, ...]) -> frozenset[str]:
@@ -38,7 +38,7 @@ def lower(values: tuple[Text, ...]) -> frozenset[str]:
 
 def domains(names: tuple[Text, ...]) -> frozenset[str]:
     """Return domains as `domain` gives them."""
-    return _domains(names) if names else NONE
+    return _domains[names] if names else NONE
 
 
 def _fold_codes(values: tuple[Text, ...]) -> frozenset[str]:

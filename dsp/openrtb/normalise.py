@@ -9,6 +9,8 @@ from hashlib import blake2b
 from math import ceil, isfinite
 from typing import NamedTuple
 
+import msgspec
+
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX, Micros
 from dsp.kernel.remember import Remembered
 from dsp.openrtb import slot
@@ -88,7 +90,7 @@ def _refusal(request: BidRequest, profile: Profile, permissions: Permissions, cu
 
 def _currency(request: BidRequest, profile: Profile, rates: Mapping[str, float]) -> str:
     """Return the currency to quote in: the exchange's default if the request takes it, else the first we know."""
-    accepted = [str(code).strip().upper() for code in request.cur] or profile.currencies
+    accepted = _accepted[request.cur] if request.cur else profile.currencies
     for code in profile.currencies:
         if code in accepted and code in rates:
             return code
@@ -98,7 +100,14 @@ def _currency(request: BidRequest, profile: Profile, rates: Mapping[str, float])
     return ""
 
 
-class _Shared(NamedTuple):
+def _upper(codes: tuple[Text, ...]) -> tuple[str, ...]:
+    return tuple([str(code).strip().upper() for code in codes])
+
+
+_accepted = Remembered(_upper)
+
+
+class _Shared(msgspec.Struct, frozen=True, gc=False):
     """Fields of `Opportunity` that all impressions of a request share, in its order and by group."""
 
     inventory: "_Inventory"
@@ -115,7 +124,7 @@ class _Shared(NamedTuple):
     languages_allowed: frozenset[str]
 
 
-class _Auction(NamedTuple):
+class _Auction(msgspec.Struct, frozen=True, gc=False):
     """What an impression is read with beside the request."""
 
     profile: Profile
@@ -151,7 +160,7 @@ def _auction(request: BidRequest, profile: Profile) -> int:
 
 def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shared) -> Opportunity | str:
     """Return the opportunity, or the label of why the impression is none."""
-    profile, now_ms, kind, currency, rates = auction
+    profile, kind, currency, rates = auction.profile, auction.kind, auction.currency, auction.rates
     offer = slot.read(imp, request.device)
     if not offer.formats:
         return "format_unsupported"
@@ -163,7 +172,7 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
         request.id,
         imp.id,
         profile.name,
-        now_ms,
+        auction.now_ms,
         request.test == 1,
         kind != 2,
         min(request.tmax, TMAX_MS_MAX) if request.tmax > 0 else profile.tmax_default_ms,
@@ -250,17 +259,15 @@ def _inventory(request: BidRequest) -> _Inventory:
     else:
         kind, inventory = "", Inventory()
     publisher, content = inventory.publisher, inventory.content
-    return _inventories(
-        (
-            kind,
-            domain(inventory.domain or inventory.page),  # pages differ far more than sites do
-            _bundle(inventory) if kind == "app" else "",
-            inventory.id,
-            publisher.id if publisher is not None else "",
-            inventory.cat + inventory.sectioncat + inventory.pagecat + (content.cat if content is not None else ()),
-            (content.language or content.langb) if content is not None else "",
-        )
-    )
+    return _inventories[
+        kind,
+        domain(inventory.domain or inventory.page),  # pages differ far more than sites do
+        _bundle(inventory) if kind == "app" else "",
+        inventory.id,
+        publisher.id if publisher is not None else "",
+        inventory.cat + inventory.sectioncat + inventory.pagecat + (content.cat if content is not None else ()),
+        (content.language or content.langb) if content is not None else "",
+    ]
 
 
 def _named(stated: tuple[str, str, str, str, str, tuple[Text, ...], str]) -> _Inventory:

@@ -45,14 +45,15 @@ class Slot(NamedTuple):
     position: int
 
 
-class _Offered(NamedTuple):
-    """All that a slot is made of. `native` is the request's JSON with the frameworks and attributes beside it."""
-
-    banner: Banner | None
-    video: Video | None
-    audio: Video | None
-    native: tuple[bytes, tuple[int, ...], tuple[int, ...]] | None
-    screen: tuple[int, int] | None  # of a device whose whole screen is offered
+#: All that a slot is made of: banner, video and audio; of a native slot the request's JSON with the frameworks and
+#: attributes beside it; and of a device whose whole screen is offered that.
+_Offered = tuple[
+    Banner | None,
+    Video | None,
+    Video | None,
+    tuple[bytes, tuple[int, ...], tuple[int, ...]] | None,
+    tuple[int, int] | None,
+]
 
 
 def read(imp: Imp, device: Device | None) -> Slot:
@@ -63,39 +64,40 @@ def read(imp: Imp, device: Device | None) -> Slot:
     """
     native = imp.native
     asked = (bytes(native.request), native.api, native.battr) if native is not None else None
-    return _slots(_Offered(imp.banner, imp.video, imp.audio, asked, _screen(imp, device)))
+    return _slots[imp.banner, imp.video, imp.audio, asked, _screen(imp, device)]
 
 
 def _read(offered: _Offered) -> Slot:
+    banner, video, audio, asked, screen = offered
     media: list[tuple[str, tuple[Text, ...], tuple[str, ...]]] = []
     apis: list[int] = []
     blocked: list[int] = []
     position = 0
     sizes: list[tuple[int, int]] = []
     for name, medium, known in (
-        ("banner", offered.banner, _BANNER_MIMES),
-        ("video", offered.video, _VIDEO_MIMES),
-        ("audio", offered.audio, _AUDIO_MIMES),
+        ("banner", banner, _BANNER_MIMES),
+        ("video", video, _VIDEO_MIMES),
+        ("audio", audio, _AUDIO_MIMES),
     ):
         if medium is None:
             continue
         media.append((name, medium.mimes, known))
         if isinstance(medium, Banner):
-            sizes += _banner_sizes(medium, offered.screen)
-        elif offered.banner is None:  # a player scales what it plays, and no banner should take its size
+            sizes += _banner_sizes(medium, screen)
+        elif banner is None:  # a player scales what it plays, and no banner should take its size
             sizes += _player_size(medium)
         position = position or (medium.pos if medium.pos in _POSITIONS else 0)
         apis += medium.api
         blocked += medium.battr
     request = ""
-    if offered.native is not None:
-        raw, native_apis, native_blocked = offered.native
+    if asked is not None:
+        raw, native_apis, native_blocked = asked
         request = native.request_text(Raw(raw))
         if request:
             media.append(("native", (), _NATIVE_MIMES))
             apis += native_apis
             blocked += native_blocked
-    player = offered.video if offered.video is not None else offered.audio
+    player = video if video is not None else audio
     return Slot(
         formats=frozenset([name for name, _, _ in media]),
         sizes=tuple(dict.fromkeys(sizes)),
