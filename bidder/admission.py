@@ -79,7 +79,8 @@ class Admission:
     def enter(self, exchange: str, arrived_ns: int, now_ns: int) -> Exclusion | None:
         """Count a request in; a reason means that it must be answered at once. Pair every call with `leave`."""
         self.inflight += 1
-        if self.inflight > self._inflight_max or self._queue.overdue(arrived_ns, now_ns):
+        waited = now_ns - arrived_ns > WORK_NS_MAX
+        if self.inflight > self._inflight_max or (waited and self._queue.overdue(arrived_ns, now_ns)):
             return Exclusion.OVERLOAD
         bucket = self._buckets.get(exchange)
         if bucket is not None and not bucket.take(now_ns):

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from http import HTTPStatus
 from time import time
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 from wsgiref.handlers import format_date_time
 
 import httptools
+import msgspec
 
 from bidder import eager
 from bidder.arrivals import Arrivals
@@ -30,7 +31,7 @@ LINGER_SECONDS = 1.0
 FINISH_SECONDS = 0.1
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """One request. Header names are lower case; `fault` says why the body is not here."""
 
     method: str
@@ -44,7 +45,7 @@ class Request(NamedTuple):
     fault: str = ""
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """An answer: `headers` are lines ending in CRLF, without date, length and connection."""
 
     status: int
@@ -91,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._arrived_ns = 0
         self._heard_at = loop.time()
         self._timer: asyncio.TimerHandle | None = None  # ends a message that does not end, or an idle connection
+        self._paused = False  # the transport reads no more for now
         self._deaf = False  # input is dropped
         self._malformed = False  # what follows the queue is not HTTP
         self._closing = False
@@ -145,6 +147,7 @@ class Connection(asyncio.Protocol):
         self._wake()
         if len(self._queue) >= PIPELINE_MAX and self._transport is not None:
             self._transport.pause_reading()
+            self._paused = True
 
     def eof_received(self) -> bool:
         self._host.feed()
@@ -292,7 +295,8 @@ class Connection(asyncio.Protocol):
             self._write(reply, closed, request.old)
             if self._writable is not None:
                 await self._writable
-            if len(self._queue) < PIPELINE_MAX and self._transport is not None and not self._deaf:
+            if self._paused and len(self._queue) < PIPELINE_MAX and self._transport is not None and not self._deaf:
+                self._paused = False
                 self._transport.resume_reading()
         self._serving = False
         if self._malformed and not closed:
@@ -305,7 +309,7 @@ class Connection(asyncio.Protocol):
     def _write(self, reply: Reply, close: bool, old: bool) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        status, headers, body, _ = reply
+        status, headers, body = reply.status, reply.headers, reply.body
         connection = b"Connection: close\r\n" if close else b"Connection: keep-alive\r\n" if old else b""
         # 204 has no length (RFC 9110, 8.6); everything else does, as some exchanges demand.
         length = b"" if status == HTTPStatus.NO_CONTENT else b"Content-Length: %d\r\n" % len(body)

@@ -13,16 +13,22 @@ def start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> N
     is not for it.
     """
 
-    def step(_: object = None) -> None:
-        try:
-            waits_for: asyncio.Future[Any] | None = work.send(None)
-        except StopIteration:
-            return
-        if waits_for is None:  # asyncio.sleep(0)
-            loop.call_soon(step)
-        else:
-            # The mark by which a future tells that it was awaited, not merely yielded; whoever waits takes it off.
-            waits_for._asyncio_future_blocking = False
-            waits_for.add_done_callback(step)
+    try:
+        waits_for = work.send(None)
+    except StopIteration:
+        return
+    _follow(work, loop, waits_for)
 
-    step()
+
+def _follow(
+    work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, waits_for: asyncio.Future[Any] | None
+) -> None:
+    def step(_: object = None) -> None:
+        start(work, loop)
+
+    if waits_for is None:  # asyncio.sleep(0)
+        loop.call_soon(step)
+    else:
+        # The mark by which a future tells that it was awaited, not merely yielded; whoever waits takes it off.
+        waits_for._asyncio_future_blocking = False
+        waits_for.add_done_callback(step)

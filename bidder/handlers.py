@@ -4,7 +4,6 @@ import gzip
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from time import perf_counter_ns
 from urllib.parse import unquote_plus
 
 from bidder.auction import Answer, Auctioneer
@@ -50,7 +49,7 @@ class BidHandler:
 
     async def __call__(self, request: Request) -> Reply:
         """Answer one request."""
-        self.latest_ns = perf_counter_ns()
+        self.latest_ns = request.arrived_ns
         if not request.path.startswith(BID_PREFIX):
             return self._elsewhere(request.path)
         profile = self._profiles.get(request.path[len(BID_PREFIX) :])
@@ -62,8 +61,9 @@ class BidHandler:
             return Reply(405, b"Allow: POST\r\n")
         if request.fault:
             self._tally.invalid(profile.name, request.fault)
-            return Reply(400, _bid_headers(profile.version.encode(), False, False), close=True)
-        encoding = request.headers.get(b"content-encoding", b"").decode("latin-1").lower()
+            return Reply(400, _bid_headers(None, profile.version, False, False), close=True)
+        encoded = request.headers.get(b"content-encoding")
+        encoding = encoded.decode("latin-1").lower() if encoded else ""
         traceparent = request.headers.get(b"traceparent", b"") if self._tally.tracer is not None else b""
         arrival = Arrival(profile, request.body, encoding, request.arrived_ns, traceparent)
         answer = await self._auctioneer.answer(arrival)
@@ -81,12 +81,11 @@ class BidHandler:
         return Reply(200, b"Content-Type: text/plain\r\n", b"1" if self._readiness.ready() else b"not ready")
 
     def _reply(self, request: Request, profile: Profile, answer: Answer) -> Reply:
-        version, body, packed = request.headers.get(VERSION_HEADER, b""), answer.body, False
+        body, packed = answer.body, False
         if profile.gzip and len(body) >= _GZIP_BYTES_MIN and b"gzip" in request.headers.get(b"accept-encoding", b""):
             body, packed = gzip.compress(body, compresslevel=1), True
-        if not _VERSION.fullmatch(version):
-            version = profile.version.encode("ascii")
-        return Reply(answer.status, _bid_headers(version, bool(body), packed), body, self._readiness.draining)
+        headers = _bid_headers(request.headers.get(VERSION_HEADER), profile.version, bool(body), packed)
+        return Reply(answer.status, headers, body, self._readiness.draining)
 
 
 class NoticeHandler:
@@ -128,7 +127,8 @@ def parse_query(text: str) -> dict[str, str]:
 
 
 @lru_cache(maxsize=64)
-def _bid_headers(version: bytes, json: bool, packed: bool) -> bytes:
+def _bid_headers(asked: bytes | None, default: str, json: bool, packed: bool) -> bytes:
+    version = asked if asked is not None and _VERSION.fullmatch(asked) else default.encode("ascii")
     content_type = b"Content-Type: application/json\r\n" if json else b""
     encoding = b"Content-Encoding: gzip\r\n" if packed else b""
     return b"%b: %b\r\n%b%b" % (VERSION_HEADER, version, content_type, encoding)

@@ -1,6 +1,6 @@
 """One auction under way: what it works on, the money it has reserved, and the notes that become metrics at its end."""
 
-from typing import NamedTuple
+import msgspec
 
 from bidder.offer import Offer
 from bidder.state import ServingState
@@ -13,9 +13,11 @@ from dsp.openrtb.profile import Profile
 
 #: A request may have one for each impression.
 REASONS_TRACED = 8
+#: Before a request is decoded it has told no deadline, and nothing asks for it.
+_UNTOLD = Deadline(0)
 
 
-class Arrival(NamedTuple):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A request as it came in; `arrived_ns` is on the monotonic clock."""
 
     profile: Profile
@@ -41,7 +43,7 @@ class Run:
         self.profile = arrival.profile
         self.state = state
         self.now_ms = clock.now_ms()
-        self.deadline = Deadline(arrival.arrived_ns)
+        self.deadline = _UNTOLD
         self.outcome = Outcome.NO_BID
         self.reasons: list[str] = []  # one for each impression without a bid, or one for the whole request
         self.reserved: list[Offer] = []
