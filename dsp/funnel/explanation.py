@@ -81,7 +81,7 @@ def explain(
         rows = rows[keep]
     losses.left[Stage.CAPS] = len(rows)
     if limit is not None and len(rows) > limit:
-        best = rows[stages.best(rows, limit)]
+        best = stages.best(rows, limit)
         losses.lose(Stage.RANK, Exclusion.RANKED_OUT, np.setdiff1d(rows, best))
         rows = best
     losses.left[Stage.RANK] = len(rows)
@@ -99,7 +99,7 @@ def _recall(snapshot: Snapshot, stages: Stages, losses: _Losses) -> Positions:
 
 
 def _match(snapshot: Snapshot, stages: Stages, losses: _Losses, rows: Positions) -> Positions:
-    creatives = candidates.spans(rows, snapshot.creative_start)
+    creatives = candidates.spans(rows, snapshot.creative_start).creatives
     for reason, words in stages.match().in_order():
         creatives = creatives[bitmap.held(words, creatives)]
         matched = np.isin(rows, snapshot.creative_line_items[creatives])

@@ -17,12 +17,10 @@ from dsp.snapshot.build import Snapshot
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Positions, Words
 from dsp.targeting.deals import FIRST_PRICE, FIXED_PRICE, Way
-from dsp.targeting.memo import Fit
-from dsp.targeting.rows import Conditions
 
 #: Combinations of floor and number of candidates whose terms are kept.
 _TERMS_MAX = 4_096
-#: For each line item that may be kept so many recalled are looked at first; blocks and caps take some of them.
+#: For each line item that may be kept so many are looked at first; caps take some of them.
 _LOOKED_AT = 4
 #: Where they leave too few, eight times as many are looked at, and so on down to all.
 _TIERS_DOWN = 3
@@ -56,59 +54,66 @@ def select(
 
     The reason is that of the stage, and within recall and match of the dimension, that lost the last line item. Match
     sees every line item recalled, and caps come before ranking: the best `limit` are the best of those that can bid,
-    so no block starves the auction. The work is a row of words for each group of conditions and a few array operations
-    on the best tier of what is left, and on the next where that is not enough; none of it is done line item by line
-    item, and none where the same rows led to something before.
+    so no block starves the auction. The work is an AND for each group of conditions and, where that leaves somebody, a
+    few array operations on the best tier of what is left, and on the next where caps take too many; none of it is done
+    line item by line item.
 
     `controls` are aligned to the snapshot; `seat` is ours on the exchange, since a deal may be for some seats only.
     """
     stages = Stages(snapshot, opportunity, user, controls, now_ms, seat)
-    live, (recall, match), memo = stages.live(), stages.rows(), snapshot.index.memo
-    rows = (*recall, *match)
-    fit = memo.get(rows, live)
-    if fit is not None:
-        return _choose(snapshot, stages, fit, limit, opportunity.auction_id)
-    recalled = bitmap.intersection((live, *recall))
-    matched, tiers = match[0] & match[1], stages.ranked.tiers
-    tier = stages.ranked.tier_of(recalled, _LOOKED_AT * limit)
-    while tier:
-        some = _fit(snapshot, recalled & tiers[tier], matched)
-        chosen = _choose(snapshot, stages, some, limit, opportunity.auction_id) if some is not None else None
-        if isinstance(chosen, Selection) and chosen.line_items.shape[0] == limit:
-            return chosen
-        tier = max(0, tier - _TIERS_DOWN)
-    fit = _fit(snapshot, recalled, matched) or _why_none(snapshot, stages, recalled)
-    memo.put(rows, live, fit)
-    return _choose(snapshot, stages, fit, limit, opportunity.auction_id)
-
-
-def _fit(snapshot: Snapshot, recalled: Words, matched: Words) -> Fit | None:
-    """Return the creatives of the line items recalled that match; None where there are none."""
-    creatives = candidates.spans(bitmap.positions(recalled), snapshot.creative_start)
-    creatives = creatives[bitmap.held(matched, creatives)]
-    if not creatives.shape[0]:
-        return None
-    owners = snapshot.creative_line_items.take(creatives)
-    bounds = candidates.bounds_of(owners)
-    first = bounds[:-1]
-    return Fit(creatives, owners.take(first), first, bounds[1:] - first)
-
-
-def _why_none(snapshot: Snapshot, stages: Stages, recalled: Words) -> Exclusion:
-    """Return the reason that no creative of any line item fits."""
-    if not recalled.any():
-        return stages.recall_lost() if snapshot.line_items else Exclusion.NO_CANDIDATE
-    creatives = candidates.spans(bitmap.positions(recalled), snapshot.creative_start)
-    return _last_creative_lost(stages.match(), creatives)
+    recalled = stages.recalled()
+    if isinstance(recalled, Exclusion):
+        return recalled
+    fitting = slot, publisher = stages.fitting()
+    left = recalled & slot.line_items & publisher.line_items
+    if not left:
+        return stages.match_lost(fitting, recalled)
+    words, matched = bitmap.from_bits(left, len(snapshot.line_items)), slot.creatives & publisher.creatives
+    chosen = _choose(snapshot, stages, words, matched, limit, opportunity.auction_id, sure=False)
+    if not isinstance(chosen, Selection):
+        # A line item may have one creative for the slot, another for the publisher, and none for both.
+        chosen = _choose(snapshot, stages, words, matched, limit, opportunity.auction_id, sure=True)
+    return stages.match_lost(fitting, recalled) if chosen is None else chosen
 
 
 def _choose(
-    snapshot: Snapshot, stages: Stages, fit: Fit | Exclusion, limit: int, auction_id: str
-) -> Selection | Exclusion:
-    """Caps and rank on what fits, and a creative and a way in for each that is left."""
-    if isinstance(fit, Exclusion):
-        return fit
-    rows = fit.line_items
+    snapshot: Snapshot, stages: Stages, words: Words, matched: Words, limit: int, auction_id: str, *, sure: bool
+) -> Selection | Exclusion | None:
+    """Caps, rank, and for each line item a creative that matched and a way in; None where one has no such creative.
+
+    With `sure` those without are left out first, and None says that nobody has one.
+    """
+    best = _best(snapshot, stages, words, limit, matched if sure else None)
+    if best is None or isinstance(best, Exclusion):
+        return best
+    some = candidates.spans(best, snapshot.creative_start)
+    creatives = candidates.draw(some, bitmap.held(matched, some.creatives), snapshot.creative_lots, auction_id)
+    return _enter(best, creatives, stages.ways) if creatives.shape[0] == best.shape[0] else None
+
+
+def _best(
+    snapshot: Snapshot, stages: Stages, words: Words, limit: int, matched: Words | None
+) -> Positions | Exclusion | None:
+    """Caps and rank: the highest tier first, and lower ones where it is not enough.
+
+    Who has none of the creatives `matched`, if given, is left out; None when that is all.
+    """
+    tiers = stages.ranked.tiers
+    tier = stages.ranked.tier_of(words, _LOOKED_AT * limit)
+    while True:
+        rows = bitmap.positions(words & tiers[tier])
+        if matched is not None:
+            some = candidates.spans(rows, snapshot.creative_start)
+            rows = rows[np.logical_or.reduceat(bitmap.held(matched, some.creatives), some.begins)]
+        left = _uncapped(stages, rows) if rows.shape[0] else None
+        enough = left is not None and not isinstance(left, Exclusion) and left.shape[0] >= limit
+        if enough or not tier:
+            break
+        tier = max(0, tier - _TIERS_DOWN)
+    return stages.best(left, limit) if isinstance(left, np.ndarray) and left.shape[0] > limit else left
+
+
+def _uncapped(stages: Stages, rows: Positions) -> Positions | Exclusion:
     keep = stages.uncapped(rows)
     if keep is not None:
         rows = rows[keep]
@@ -119,22 +124,7 @@ def _choose(
         rows = rows[keep]
         if not rows.shape[0]:
             return Exclusion.FREQUENCY_UNKNOWN
-    if rows.shape[0] > limit:
-        rows = rows[stages.best(rows, limit)]
-    first, counts = fit.first, fit.counts
-    if rows.shape[0] < first.shape[0]:
-        places = fit.line_items.searchsorted(rows)
-        first, counts = first.take(places), counts.take(places)
-    creatives = candidates.draw(fit.creatives, first, counts, snapshot.creative_lots, auction_id)
-    return _enter(rows, creatives, stages.ways)
-
-
-def _last_creative_lost(match: Conditions, creatives: Positions) -> Exclusion:
-    for reason, words in match.in_order():
-        creatives = creatives[bitmap.held(words, creatives)]
-        if not creatives.shape[0]:
-            return reason
-    raise AssertionError("creatives are left after the conditions that left none")
+    return rows
 
 
 def _enter(rows: Positions, creatives: Positions, ways: Sequence[Way]) -> Selection:

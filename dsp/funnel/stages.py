@@ -9,8 +9,9 @@ from dsp.frequency.rule import capped
 from dsp.openrtb.opportunity import Opportunity
 from dsp.pacing.columns import ControlColumns
 from dsp.snapshot.build import Snapshot
-from dsp.targeting.bitmap import Positions, Words
+from dsp.targeting.bitmap import Bits, Positions
 from dsp.targeting.groups import Asked
+from dsp.targeting.match import Fitting
 from dsp.targeting.rows import Conditions
 
 _NO_SEGMENTS: frozenset[str] = frozenset()
@@ -43,28 +44,27 @@ class Stages:
         self.ranked = snapshot.ranking.by(controls.multiplier)
         self._asked = Asked(opportunity, segments, self.ways)
 
-    def rows(self) -> tuple[list[Words], tuple[Words, Words]]:
-        """Return rows over line items, whose AND recall leaves of the living, and over creatives, whose AND match does.
+    def recalled(self) -> Bits | Exclusion:
+        """Return the line items that recall leaves, or the reason that lost the last of them."""
+        return self._snapshot.index.recall(self._asked, self._now_ms)
 
-        They are the same arrays for every impression of which the same is true.
+    def fitting(self) -> tuple[Fitting, Fitting]:
+        """Return two rows that have in common the creatives that match leaves.
+
+        They are the same objects for every impression of which the same is true.
         """
-        index, asked = self._snapshot.index, self._asked
-        return index.rows(asked), index.matcher.rows(asked.opportunity)
+        return self._snapshot.index.matcher.rows(self._asked.opportunity)
 
-    def live(self) -> Words:
-        """Return the line items that are active, in flight and in a daypart."""
-        return self._snapshot.index.live(self._now_ms)
-
-    def recall_lost(self) -> Exclusion:
-        """Return the reason that lost the last line item, where recall leaves none."""
-        return self._snapshot.index.lost(self._asked, self._now_ms)
+    def match_lost(self, rows: tuple[Fitting, Fitting], recalled: Bits) -> Exclusion:
+        """Return the reason that lost the last creative of those recalled, where match leaves none."""
+        return self._snapshot.index.matcher.lost(self._asked.opportunity, rows, recalled)
 
     def recall(self) -> Conditions:
-        """Return the conditions on line items that `rows` folds together."""
+        """Return the conditions on line items that `recalled` folds together."""
         return self._snapshot.index.conditions(self._asked, self._now_ms)
 
     def match(self) -> Conditions:
-        """Return the conditions on creatives that `rows` folds together."""
+        """Return the conditions on creatives that `fitting` folds together."""
         return self._snapshot.index.matcher.conditions(self._asked.opportunity)
 
     def uncapped(self, rows: Positions) -> NDArray[np.bool_] | None:
@@ -95,6 +95,7 @@ class Stages:
         return free
 
     def best(self, rows: Positions, limit: int) -> Positions:
-        """Return the indexes into `rows` of the `limit` best, ascending: by value at prior rates times multiplier."""
-        best: Positions = np.sort(np.argpartition(-self.ranked.score.take(rows), limit)[:limit])
-        return best
+        """Return the `limit` best of `rows`, which are more, ascending: by value at prior rates times multiplier."""
+        best = (-self.ranked.score.take(rows)).argpartition(limit)[:limit]
+        best.sort()
+        return rows.take(best)

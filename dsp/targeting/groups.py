@@ -6,6 +6,7 @@ none, so that what strangers send neither fills memory nor misses what is kept.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ from dsp.catalog.reasons import Exclusion
 from dsp.catalog.rules import Dimension
 from dsp.openrtb.opportunity import Opportunity
 from dsp.targeting import bitmap
+from dsp.targeting.bitmap import Bits
 from dsp.targeting.clauses import OfferTable, TraitTable, ValueTable
 from dsp.targeting.deals import AdvertiserDomains, Way, domain_and_parents
-from dsp.targeting.joint import Group
+from dsp.targeting.joint import Group, Reasons, Step
 from dsp.targeting.match import Slot, category_and_parents, slots_of
 from dsp.targeting.rows import Conditions, Row, expand, known, union
 
@@ -32,18 +34,46 @@ class Asked(NamedTuple):
     ways: Sequence[Way]
 
 
-class Values(Group[Asked]):
+@dataclass(frozen=True, slots=True, eq=False)
+class Folded:
+    """The line items for which all conditions of a group hold. Equal to no other, however alike."""
+
+    line_items: Bits
+
+
+class Rule(Group[Asked, Folded]):
+    """A group of conditions on `size` line items."""
+
+    def __init__(self, spelling: Callable[[Asked], Hashable], size: int) -> None:
+        everyone = bitmap.ones(size)
+        super().__init__(spelling, everyone.nbytes)
+        self._everyone = Folded(bitmap.to_bits(everyone))
+        self._reasons = Reasons(everyone.nbytes)
+
+    def fold(self, conditions: Conditions) -> Folded:
+        """Return those for whom all conditions hold."""
+        return Folded(bitmap.to_bits(conditions.intersection())) if conditions.rows else self._everyone
+
+    def lost(self, asked: Asked, row: Folded, members: Bits) -> Exclusion:
+        """Return the reason, in the order of the funnel, that loses the last of `members`; `row` leaves none."""
+
+        def steps() -> Sequence[Step]:
+            out = Conditions()
+            self.require(asked, out)
+            return [(reason, bitmap.to_bits(words)) for reason, words in out.in_order()]
+
+        return self._reasons.lost(members, row, steps)
+
+
+class Values(Rule):
     """Dimensions of which an impression has one value each."""
 
-    def __init__(self, tables: Mapping[Dimension, ValueTable], size: int) -> None:
-        super().__init__(size)
+    def __init__(self, tables: Mapping[Dimension, ValueTable], size: int, *others: str) -> None:
+        names = [dimension.value for dimension in tables]
+        super().__init__(attrgetter(*[f"opportunity.{name}" for name in (*names, *others)]), size)
         self._tables = [(_REASONS[dimension.value], table) for dimension, table in tables.items()]
         self._numbers = [table.numbers.get for table in tables.values()]
-        self._values = _values_of([dimension.value for dimension in tables])
-
-    def spelling(self, asked: Asked) -> Hashable:
-        """Return all that the group looks at, as it was asked."""
-        return self._values(asked.opportunity)
+        self._values = _values_of(names)
 
     def key(self, asked: Asked) -> tuple[Hashable, ...]:
         """Return the number of each value, 0 where no clause names it."""
@@ -74,12 +104,8 @@ class Inventory(Values):
         categories: TraitTable | None,
         size: int,
     ) -> None:
-        super().__init__(tables, size)
+        super().__init__(tables, size, "domain", "categories")
         self._domains, self._categories = domains, categories
-
-    def spelling(self, asked: Asked) -> Hashable:
-        """Return all that the group looks at, as it was asked."""
-        return self._values(asked.opportunity), asked.opportunity.domain, asked.opportunity.categories
 
     def key(self, asked: Asked) -> tuple[Hashable, ...]:
         """Return the number of each value, and the domains and categories that clauses name."""
@@ -103,22 +129,18 @@ def _with_parents(categories: frozenset[str]) -> frozenset[str]:
     return frozenset([name for category in categories for name in category_and_parents(category)])
 
 
-class Supply(Group[Asked]):
+class Supply(Rule):
     """The slot: a creative of a format that the impression offers, and one of a size."""
 
     def __init__(
         self, formats: Mapping[str, Row], slots: Mapping[Slot, Row], sizes: OfferTable | None, size: int
     ) -> None:
-        super().__init__(size)
+        super().__init__(attrgetter("opportunity.formats", "opportunity.sizes"), size)
         self._nobody = bitmap.zeros(size)
         self._formats, self._slots, self._sizes = formats, slots, sizes
         self._banner_slots = [slot for slot in slots if slot[0] == MediaFormat.BANNER]
         ruled = [_sides(value) for value in sizes.rows] if sizes is not None else []
         self._named = frozenset([*ruled, *[slot[1:] for slot in self._banner_slots]])
-
-    def spelling(self, asked: Asked) -> Hashable:
-        """Return all that the group looks at, as it was asked."""
-        return asked.opportunity.formats, asked.opportunity.sizes
 
     def key(self, asked: Asked) -> Hashable:
         """Return the formats, the sizes that make a difference, and whether there are others or none."""
@@ -142,17 +164,13 @@ def _sides(size: str) -> tuple[int, int]:
     return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else (0, 0)
 
 
-class Audience(Group[Asked]):
+class Audience(Rule):
     """The user: the clauses on segments, then the first, second, ... group of every audience."""
 
     def __init__(self, tables: Sequence[TraitTable], size: int) -> None:
-        super().__init__(size)
+        super().__init__(attrgetter("segments"), size)
         self._tables = tables
         self._named = frozenset().union(*[table.named for table in tables])
-
-    def spelling(self, asked: Asked) -> Hashable:
-        """Return all that the group looks at, as it was asked."""
-        return asked.segments
 
     def key(self, asked: Asked) -> Hashable:
         """Return the segments that clauses name."""
@@ -164,20 +182,16 @@ class Audience(Group[Asked]):
             table.require(Exclusion.SEGMENT, asked.segments, out)
 
 
-class Ways(Group[Asked]):
+class Ways(Rule):
     """Deals and the open auction: a way in."""
 
     def __init__(self, domains: AdvertiserDomains, size: int) -> None:
-        super().__init__(size)
+        super().__init__(_deals, size)
         self._nobody = bitmap.zeros(size)
         self._named = frozenset(domains.unblocked)
 
-    def spelling(self, asked: Asked) -> Hashable:
-        """Return the deals with the advertisers that they are for, None for the open auction."""
-        return tuple([way.offer and (way.offer.id, way.offer.advertiser_domains) for way in asked.ways])
-
     def key(self, asked: Asked) -> Hashable:
-        """Return the same with those advertisers alone that there are."""
+        """Return the deals with those advertisers that they are for and that there are, None for the open auction."""
         offers = [way.offer for way in asked.ways]
         return tuple([offer and (offer.id, known(offer.advertiser_domains, self._named)) for offer in offers])
 
@@ -186,17 +200,17 @@ class Ways(Group[Asked]):
         out.require(Exclusion.DEAL, union([way.line_items for way in asked.ways]) if asked.ways else self._nobody)
 
 
-class Advertisers(Group[Asked]):
+def _deals(asked: Asked) -> Hashable:
+    return tuple([way.offer and (way.offer.id, way.offer.advertiser_domains) for way in asked.ways])
+
+
+class Advertisers(Rule):
     """The publisher's blocks on advertisers."""
 
     def __init__(self, domains: AdvertiserDomains, size: int) -> None:
-        super().__init__(size)
+        super().__init__(attrgetter("opportunity.blocked_advertisers"), size)
         self._unblocked = domains.unblocked
         self._named = frozenset(domains.unblocked)
-
-    def spelling(self, asked: Asked) -> Hashable:
-        """Return all that the group looks at, as it was asked."""
-        return asked.opportunity.blocked_advertisers
 
     def key(self, asked: Asked) -> Hashable:
         """Return the domains blocked that an advertiser has."""

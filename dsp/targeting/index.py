@@ -15,14 +15,12 @@ from dsp.catalog.reasons import Exclusion
 from dsp.catalog.rules import Clause, Dimension
 from dsp.catalog.status import Status, effective
 from dsp.targeting import bitmap
-from dsp.targeting.bitmap import Words
+from dsp.targeting.bitmap import Bits
 from dsp.targeting.calendar import Calendar
 from dsp.targeting.clauses import Clauses, OfferTable, TraitTable, ValueTable
 from dsp.targeting.deals import AdvertiserDomains, DealTable
-from dsp.targeting.groups import Advertisers, Asked, Audience, Inventory, Supply, Values, Ways
-from dsp.targeting.joint import Group
-from dsp.targeting.match import Matcher, slot_of
-from dsp.targeting.memo import Memo
+from dsp.targeting.groups import Advertisers, Asked, Audience, Inventory, Rule, Supply, Values, Ways
+from dsp.targeting.match import Matcher, Owners, slot_of
 from dsp.targeting.rows import Conditions, compress, holders
 
 _PLACE = (Dimension.EXCHANGE, Dimension.COUNTRY, Dimension.REGION, Dimension.CITY, Dimension.POSTCODE)
@@ -44,13 +42,13 @@ class Entities:
 
 
 class Index:
-    """Compiled targeting. Immutable but for what is remembered: the present minute, rows of groups, and in
-    `memo`, the funnel's, what fits impressions."""
+    """Compiled targeting. Immutable but for what is remembered: the present minute, rows of groups, and reasons."""
 
     def __init__(
         self, entities: Entities, flight_start_ms: NDArray[np.int64], flight_end_ms: NDArray[np.int64]
     ) -> None:
         items = entities.line_items
+        self._size = len(items)
         self.calendar = Calendar(
             flight_start_ms,
             flight_end_ms,
@@ -68,52 +66,59 @@ class Index:
             frozenset(one.categories + entities.advertisers[row].categories)
             for one, row in zip(entities.creatives, entities.creative_line_items, strict=True)
         ]
-        self.matcher = Matcher(entities.creatives, categories, servable)
+        owners = Owners(entities.creative_line_items, len(items))
+        self.matcher = Matcher(entities.creatives, categories, servable, owners)
         self._rules = _rules(entities, domains, servable)
-        self._everyone = bitmap.ones(len(items))
-        self.memo = Memo()
-        self._live_memo = (self.active, self.active, self.active)
+        self._live_memo = (self.active, self.active, bitmap.to_bits(self.active))
 
     def with_active(self, active: NDArray[np.bool_]) -> "Index":
         """Return the index with other line items active, bool (N,); rules and what is remembered of them are shared."""
         other = copy(self)
         other.active = bitmap.from_mask(active)
-        other.memo = Memo()
-        other._live_memo = (other.active, other.active, other.active)
+        other._live_memo = (other.active, other.active, bitmap.to_bits(other.active))
         return other
 
-    def rows(self, asked: Asked) -> list[Words]:
-        """Return rows that have in common the line items for which every condition but on the time holds."""
-        return [rule.row(asked) for rule in self._rules]
+    def recall(self, asked: Asked, now_ms: int) -> Bits | Exclusion:
+        """Return the line items for which every condition holds, or the reason, in the order of the funnel, that loses
+        the last of them.
+        """
+        left = self._live(now_ms)
+        if not left:
+            return self._why_nobody_lives(now_ms)
+        for rule in self._rules:  # in the funnel's order, so the first that leaves nothing holds the reason
+            before, row = left, rule.row(asked)
+            left &= row.line_items
+            if not left:
+                return rule.lost(asked, row, before)
+        return left
 
     def conditions(self, asked: Asked, now_ms: int) -> Conditions:
-        """Return one by one the conditions that recall folds together."""
+        """Return one by one the conditions that `recall` folds together."""
         out = Conditions()
         self._require_live(now_ms, out)
         for rule in self._rules:
             rule.require(asked, out)
         return out
 
-    def lost(self, asked: Asked, now_ms: int) -> Exclusion:
-        """Return the reason, in the order of the funnel, that loses the last line item; recall must leave none."""
-        before, left, out = self._everyone, self.live(now_ms), Conditions()
-        if not left.any():
-            self._require_live(now_ms, out)
-            return out.last_lost(before)
-        for rule in self._rules:  # in the funnel's order, so the first that leaves nothing holds the reason
-            before, left = left, left & rule.row(asked)
-            if not left.any():
-                rule.require(asked, out)
-                return out.last_lost(before)
-        raise AssertionError("line items are left where recall left none")
-
-    def live(self, now_ms: int) -> Words:
-        """Return the line items that are active, in flight and in a daypart: one object while nothing changes."""
+    def _live(self, now_ms: int) -> Bits:
+        """The line items that are active, in flight and in a daypart."""
         flight, daypart = self.calendar.in_flight(now_ms), self.calendar.in_daypart(now_ms)
         memo = self._live_memo
         if memo[0] is not flight or memo[1] is not daypart:
-            memo = self._live_memo = (flight, daypart, self.active & flight & daypart)
+            memo = self._live_memo = (flight, daypart, bitmap.to_bits(self.active & flight & daypart))
         return memo[2]
+
+    def _why_nobody_lives(self, now_ms: int) -> Exclusion:
+        if not self._size:
+            return Exclusion.NO_CANDIDATE
+        out = Conditions()
+        self._require_live(now_ms, out)
+        left = self.active
+        for reason, words in out.in_order():
+            left = left & words
+            if not left.any():
+                return reason
+        raise AssertionError("line items are left where nobody lives")
 
     def _require_live(self, now_ms: int, out: Conditions) -> None:
         out.require(Exclusion.INACTIVE, self.active)
@@ -121,7 +126,7 @@ class Index:
         out.require(Exclusion.DAYPART, self.calendar.in_daypart(now_ms))
 
 
-def _rules(entities: Entities, domains: AdvertiserDomains, servable: Sequence[bool]) -> list[Group[Asked]]:
+def _rules(entities: Entities, domains: AdvertiserDomains, servable: Sequence[bool]) -> list[Rule]:
     """Compile the groups in the order of the funnel. Dimensions that no clause names are left out."""
     items = entities.line_items
     size = len(items)
@@ -146,7 +151,7 @@ def _rules(entities: Entities, domains: AdvertiserDomains, servable: Sequence[bo
     place, device, site, language = values(_PLACE), values(_DEVICE), values(_INVENTORY), values(_LANGUAGE)
     domain, category = traits(Dimension.DOMAIN), traits(Dimension.CATEGORY)
     audience = _audience(items, traits(Dimension.SEGMENT), size)
-    rules: list[Group[Asked] | None] = [
+    rules: list[Rule | None] = [
         Values(place, size) if place else None,
         Values(device, size) if device else None,
         Supply(

@@ -5,8 +5,9 @@ A block is one row a value, so matching costs by the blocks of the request, neve
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from dsp.catalog.entities import Creative, MediaFormat
 from dsp.catalog.reasons import Exclusion
 from dsp.openrtb.opportunity import Opportunity, Video
 from dsp.targeting import bitmap
-from dsp.targeting.bitmap import Words
-from dsp.targeting.joint import Group
+from dsp.targeting.bitmap import Bits, Words
+from dsp.targeting.joint import Group, Reasons, Step
 from dsp.targeting.rows import Conditions, Row, Value, compress, expand, holders, known, union
 
 #: A creative's place: its format, and for banners its size; what an impression must offer.
@@ -55,6 +56,29 @@ class _Named(NamedTuple):
     durations: frozenset[int | None]
 
 
+class Owners:
+    """Whose each creative is: `rows` are their line items', ascending, of `size` line items."""
+
+    def __init__(self, rows: Sequence[int], size: int) -> None:
+        self.size, self._creatives = size, len(rows)
+        self._start = np.searchsorted(np.fromiter(rows, dtype=np.int64), np.arange(size + 1))
+
+    def of(self, creatives: Words) -> Bits:
+        """Return the line items with at least one of the creatives."""
+        before = np.zeros(self._creatives + 1, dtype=np.int32)
+        np.cumsum(bitmap.mask(creatives)[: self._creatives], out=before[1:])
+        begun = before.take(self._start)
+        return bitmap.to_bits(bitmap.from_mask(begun[1:] != begun[:-1]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitting:
+    """The creatives for which all conditions of a group hold, and whose they are. Equal to no other, however alike."""
+
+    creatives: Words
+    line_items: Bits
+
+
 class Matcher:
     """The creatives of a snapshot, compiled.
 
@@ -62,27 +86,66 @@ class Matcher:
     """
 
     def __init__(
-        self, creatives: Sequence[Creative], categories: Sequence[frozenset[str]], servable: Sequence[bool]
+        self,
+        creatives: Sequence[Creative],
+        categories: Sequence[frozenset[str]],
+        servable: Sequence[bool],
+        owners: Owners,
     ) -> None:
-        self._slot, self._publisher = _Slots(creatives, servable), _Publishers(creatives, categories)
+        self._slot, self._publisher = _Slots(creatives, servable, owners), _Publishers(creatives, categories, owners)
+        self._owners = owners
+        self._reasons = Reasons(bitmap.ones(len(creatives)).nbytes + bitmap.ones(owners.size).nbytes)
 
-    def rows(self, opportunity: Opportunity) -> tuple[Words, Words]:
-        """Return two rows that have in common the creatives that an impression can show."""
+    def rows(self, opportunity: Opportunity) -> tuple[Fitting, Fitting]:
+        """Return two rows that have in common the creatives that an impression can show.
+
+        A line item with such a creative is in both; one with a creative in each need not have one that is in both.
+        """
         return self._slot.row(opportunity), self._publisher.row(opportunity)
 
     def conditions(self, opportunity: Opportunity) -> Conditions:
-        """Return one by one the conditions that `row` folds together."""
+        """Return one by one the conditions that `rows` folds together."""
         out = Conditions()
         self._slot.require(opportunity, out)
         self._publisher.require(opportunity, out)
         return out
 
+    def lost(self, opportunity: Opportunity, rows: tuple[Fitting, Fitting], members: Bits) -> Exclusion:
+        """Return the reason, in the order of the funnel, that loses the last creative of `members`, at least one.
 
-class _Slots(Group[Opportunity]):
+        `rows` have no creative of theirs in common.
+        """
+
+        def steps() -> Sequence[Step]:
+            found, left = dict[Exclusion, Words](), None
+            for reason, words in self.conditions(opportunity).in_order():
+                left = found[reason] = words if left is None else left & words
+            return [(reason, self._owners.of(words)) for reason, words in found.items()]
+
+        return self._reasons.lost(members, rows, steps)
+
+
+class _Creatives(Group[Opportunity, Fitting]):
+    """A group of conditions on `size` creatives."""
+
+    def __init__(self, spelling: Callable[[Opportunity], Hashable], size: int, owners: Owners) -> None:
+        everyone = bitmap.ones(size)
+        super().__init__(spelling, everyone.nbytes + bitmap.ones(owners.size).nbytes)
+        self._everyone, self._owners = Fitting(everyone, owners.of(everyone)), owners
+
+    def fold(self, conditions: Conditions) -> Fitting:
+        """Return those for which all conditions hold."""
+        if not conditions.rows:
+            return self._everyone
+        words = conditions.intersection()
+        return Fitting(words, self._owners.of(words))
+
+
+class _Slots(_Creatives):
     """What the slot takes: a place, and what it says of MIME types, frameworks, attributes and players."""
 
-    def __init__(self, creatives: Sequence[Creative], servable: Sequence[bool]) -> None:
-        super().__init__(len(creatives))
+    def __init__(self, creatives: Sequence[Creative], servable: Sequence[bool], owners: Owners) -> None:
+        super().__init__(_SLOT, len(creatives), owners)
         size = len(creatives)
         self._nothing = bitmap.zeros(size)
         self._slots = _holding(size, ((slot_of(one), n) for n, one in enumerate(creatives) if servable[n]))
@@ -104,11 +167,6 @@ class _Slots(Group[Opportunity]):
             frozenset(self._protocols),
             frozenset(self._exact),
         )
-
-    def spelling(self, opportunity: Opportunity) -> Hashable:
-        """Return all that the group looks at, as the impression has it."""
-        looked_at: tuple[Any, ...] = _SLOT(opportunity)
-        return looked_at
 
     def key(self, opportunity: Opportunity) -> Hashable:
         """Return what of the slot makes a difference to some creative."""
@@ -156,7 +214,7 @@ class _Slots(Group[Opportunity]):
             too_short = self._up_to[bisect_left(self._durations, video.duration_seconds_min)]
             not_too_long = self._up_to[bisect_right(self._durations, video.duration_seconds_max)]
             too_long = self._up_to[-1] & ~not_too_long
-            out.require(Exclusion.DURATION, self._everyone & ~(too_short | too_long))
+            out.require(Exclusion.DURATION, self._everyone.creatives & ~(too_short | too_long))
 
     def _compile_durations(self) -> tuple[list[int], list[Words]]:
         rows = {duration: expand(row) for duration, row in self._exact.items() if duration is not None}
@@ -167,21 +225,17 @@ class _Slots(Group[Opportunity]):
         return durations, up_to
 
 
-class _Publishers(Group[Opportunity]):
+class _Publishers(_Creatives):
     """What the publisher wants: blocks on categories, and languages."""
 
-    def __init__(self, creatives: Sequence[Creative], categories: Sequence[frozenset[str]]) -> None:
-        super().__init__(len(creatives))
+    def __init__(self, creatives: Sequence[Creative], categories: Sequence[frozenset[str]], owners: Owners) -> None:
+        super().__init__(attrgetter("blocked_categories", "languages_allowed"), len(creatives), owners)
         pairs = (
             (name, n) for n, values in enumerate(categories) for value in values for name in category_and_parents(value)
         )
         self._categories = _lacking(len(creatives), pairs)
         self._languages = _accepting(creatives, lambda one: (one.language.lower(),) if one.language else ())
         self._categories_named, self._languages_named = frozenset(self._categories), frozenset(self._languages)
-
-    def spelling(self, opportunity: Opportunity) -> Hashable:
-        """Return all that the group looks at, as the impression has it."""
-        return opportunity.blocked_categories, opportunity.languages_allowed
 
     def key(self, opportunity: Opportunity) -> Hashable:
         """Return the categories and languages that some creative has."""

@@ -99,14 +99,6 @@ class Conditions:
         """Return reasons with their rows in the order of the funnel."""
         return sorted(zip(self.reasons, self.rows, strict=True), key=lambda pair: _ORDER[pair[0]])
 
-    def last_lost(self, members: Words) -> Exclusion:
-        """Return the reason that loses the last of `members`, in the order of the funnel; none may be left."""
-        for reason, words in self.in_order():
-            members = members & words
-            if not members.any():
-                return reason
-        raise AssertionError("members are left after conditions that leave none")
-
 
 def holders(size: int, *lists: Iterable[tuple[Value, int]]) -> Iterator[tuple[Value, NDArray[np.uint64]]]:
     """Yield each value of any list with the bitmaps of the members that hold it, one a list, shape (lists, words)."""

@@ -26,6 +26,8 @@ class Ranked:
 
     def tier_of(self, members: Words, wanted: int) -> int:
         """Return the highest tier that is likely to hold `wanted` of the members."""
+        if len(self.tiers) == 1:
+            return 0
         share = int(np.bitwise_count(members).sum()) // wanted
         return min(max(share.bit_length() - 1, 0), len(self.tiers) - 1)
 

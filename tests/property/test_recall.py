@@ -19,7 +19,7 @@ from dsp.catalog.rules import Clause, Dimension, Targeting
 from dsp.catalog.status import Status
 from dsp.catalog.terms import Daypart, Flight, FrequencyCap, Goal, GoalKind
 from dsp.catalog.user import Exposure, UserRecord
-from dsp.funnel import Stage, explain, select
+from dsp.funnel import Explanation, Stage, explain, select
 from dsp.openrtb.opportunity import DealOffer, DeviceKind, Opportunity, Video
 from dsp.pacing.columns import ControlColumns, align
 from dsp.snapshot.build import Snapshot, build
@@ -331,6 +331,16 @@ def columns(random: Random, snapshot: Snapshot) -> ControlColumns:
     return ControlColumns(np.array(multipliers, dtype=np.float64), np.full(size, np.inf), 0)
 
 
+def last_reason(snapshot: Snapshot, explained: Explanation) -> Exclusion:
+    """Return the reason, in the order of the funnel, that lost the last of the line items of a snapshot."""
+    if not snapshot.line_items:
+        return Exclusion.NO_CANDIDATE
+    stages, reasons = list(Stage), list(Exclusion)
+    lost = [(verdict.stage, verdict.exclusion) for verdict in explained.verdicts.values()]
+    places = [(stages.index(stage), reasons.index(reason)) for stage, reason in lost if stage and reason]
+    return reasons[max(places)[1]]
+
+
 def assert_agreement(random: Random, whole: Catalogue, snapshot: Snapshot, size: int) -> int:
     """Check one impression; return how many line items are left."""
     opportunity, user = impression(random), person(random, size)
@@ -348,7 +358,7 @@ def assert_agreement(random: Random, whole: Catalogue, snapshot: Snapshot, size:
     selected = select(snapshot, opportunity, user, controls, NOW_MS, 10**9, SEAT)
     if isinstance(selected, Exclusion):
         assert not survivors
-        assert selected in {verdict.exclusion for verdict in explained.verdicts.values()} or not snapshot.line_items
+        assert selected is last_reason(snapshot, explained)
         return 0
     assert set(snapshot.line_item_ids[selected.line_items].tolist()) == survivors
     for row, number in zip(selected.line_items, selected.creatives, strict=True):

@@ -1,22 +1,28 @@
 """The draw among a line item's creatives."""
 
 from collections import Counter
+from hashlib import blake2b
 
 import numpy as np
 
 from dsp.funnel import candidates
 
 
-def draw(owners: list[int], rows: list[int], auction_id: str) -> list[int]:
+def draw(owners: list[int], rows: list[int], auction_id: str, unfit: tuple[int, ...] = ()) -> list[int]:
     known = np.array(owners)
     lots = np.random.default_rng(7).integers(0, 2**63, len(owners)).astype(np.uint64)
-    bounds = candidates.bounds_of(known)
-    places = [known[bounds[:-1]].tolist().index(row) for row in rows]
-    first, counts = bounds[:-1][places], np.diff(bounds)[places]
-    numbers = np.arange(len(owners)) + 100
-    lots = np.concatenate((np.zeros(100, np.uint64), lots))
-    drawn: list[int] = candidates.draw(numbers, first, counts, lots, auction_id).tolist()
+    some = candidates.spans(np.array(rows), np.searchsorted(known, np.arange(max(owners) + 2)))
+    fitting = ~np.isin(some.creatives, unfit)
+    drawn: list[int] = candidates.draw(some, fitting, lots, auction_id).tolist()
     return drawn
+
+
+def test_spans_are_the_creatives_of_each() -> None:
+    start = np.array([0, 3, 3, 4, 6])
+    creatives, begins, counts = candidates.spans(np.array([0, 2, 3]), start)
+    assert creatives.tolist() == [0, 1, 2, 3, 4, 5]
+    assert (begins.tolist(), counts.tolist()) == ([0, 3, 4], [3, 1, 2])
+    assert candidates.spans(np.array([3]), start).creatives.tolist() == [4, 5]
 
 
 def test_draw_is_one_for_each_and_repeats() -> None:
@@ -24,9 +30,19 @@ def test_draw_is_one_for_each_and_repeats() -> None:
     for number in range(50):
         first = draw(owners, [2, 5, 9], str(number))
         assert first == draw(owners, [2, 5, 9], str(number))
-        assert [owners[one - 100] for one in first] == [2, 5, 9]
+        assert [owners[one] for one in first] == [2, 5, 9]
         # Who else is in the running changes nothing.
         assert draw(owners, [2, 9], str(number)) == [first[0], first[2]]
+        unfit = tuple({0, 1, 2} - {first[0]})
+        assert draw(owners, [2, 5, 9], str(number), unfit) == first
+
+
+def test_who_has_none_that_fits_gets_none() -> None:
+    owners = [2, 2, 5, 9, 9]
+    for number in range(50):
+        found = draw(owners, [2, 5, 9], str(number), unfit=(0, 2))
+        assert found[0] == 1
+        assert [owners[one] for one in found] == [2, 9]
 
 
 def test_draw_is_fair() -> None:
@@ -42,3 +58,10 @@ def test_draws_of_line_items_are_independent() -> None:
     pairs = Counter(tuple(draw([0, 0, 1, 1], [0, 1], str(number))) for number in range(4_000))
     assert len(pairs) == 4
     assert sum((count - 1_000) ** 2 / 1_000 for count in pairs.values()) < 21.1
+
+
+def test_a_hash_of_zero_is_drawn_like_any_other() -> None:
+    some = candidates.spans(np.array([0, 1]), np.array([0, 2, 3]))
+    digest = blake2b(b"auction", digest_size=8, key=b"dsp.funnel.creative").digest()
+    lots = np.full(3, int.from_bytes(digest, "little"), dtype=np.uint64)  # the auction's own number: all hashes are 0
+    assert candidates.draw(some, np.array([False, True, True]), lots, "auction").tolist() == [1, 2]

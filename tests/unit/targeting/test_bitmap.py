@@ -23,3 +23,19 @@ def test_all_and_none(size: int) -> None:
     assert bitmap.positions(bitmap.ones(size)).tolist() == list(range(size))
     assert bitmap.zeros(size).shape == bitmap.ones(size).shape
     assert bitmap.zeros(size).shape[0] >= 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 10_000])
+def test_words_come_back_from_an_integer(size: int) -> None:
+    words = bitmap.from_mask(np.random.default_rng(size).random(size) < 0.3)
+    bits = bitmap.to_bits(words)
+    assert [number for number in range(size) if bits >> number & 1] == bitmap.positions(words).tolist()
+    assert bitmap.from_bits(bits, size).tolist() == words.tolist()
+
+
+@pytest.mark.parametrize("words", [1, 256, 257, 2_000])
+def test_members_are_found_in_few_words_and_in_many(words: int) -> None:
+    members = sorted({0, words * 32, words * 64 - 1})
+    held = bitmap.from_positions(members, words * 64)
+    assert bitmap.positions(held).tolist() == members
+    assert bitmap.held(held, np.array([0, 1, words * 64 - 1])).tolist() == [True, False, True]

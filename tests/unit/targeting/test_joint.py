@@ -1,20 +1,23 @@
-"""Rows of groups: worked out once a key, and bounded in number and in bytes."""
+"""Rows of groups and reasons: worked out once a key, and bounded in number and in bytes."""
+
+import pytest
 
 from dsp.catalog.reasons import Exclusion
 from dsp.targeting import bitmap
-from dsp.targeting.joint import Group
+from dsp.targeting.bitmap import Words
+from dsp.targeting.joint import Group, Reasons, Step
 from dsp.targeting.rows import Conditions
 
 
-class Multiples(Group[int]):
+class Multiples(Group[int, Words]):
     """Members that are multiples of the number asked; 0 asks for nothing."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(size)
+        super().__init__(self.spell, bitmap.zeros(size).nbytes)
         self.size = size
         self.asked: list[int] = []
 
-    def spelling(self, asked: int) -> str:
+    def spell(self, asked: int) -> str:
         return f"{asked:05}"
 
     def key(self, asked: int) -> int:
@@ -24,6 +27,9 @@ class Multiples(Group[int]):
         self.asked.append(asked)
         if asked:
             out.require(Exclusion.DEAL, bitmap.from_positions(range(0, self.size, asked), self.size))
+
+    def fold(self, conditions: Conditions) -> Words:
+        return conditions.intersection() if conditions.rows else bitmap.ones(self.size)
 
 
 def test_a_row_is_worked_out_once() -> None:
@@ -73,7 +79,7 @@ def test_a_long_spelling_is_not_kept() -> None:
     class Wordy(Multiples):
         keys = 0
 
-        def spelling(self, asked: int) -> str:
+        def spell(self, asked: int) -> str:
             return "x" * 10_000
 
         def key(self, asked: int) -> int:
@@ -84,3 +90,47 @@ def test_a_long_spelling_is_not_kept() -> None:
     for _ in range(3):
         group.row(7)
     assert (group.keys, group.asked) == (3, [7])
+
+
+class Known(Reasons):
+    """Counts how often steps are worked out."""
+
+    asked = 0
+
+    def of(self, owner: object, *steps: Step, members: int = 0b111) -> Exclusion:
+        def work_out() -> list[Step]:
+            self.asked += 1
+            return list(steps)
+
+        return self.lost(members, owner, work_out)
+
+
+COUNTRY, DEVICE, DEAL = (Exclusion.COUNTRY, 0b011), (Exclusion.DEVICE, 0b101), (Exclusion.DEAL, 0b110)
+
+
+def test_the_reason_is_that_of_the_step_that_leaves_none() -> None:
+    known, owner = Reasons(8), object()
+    assert known.lost(0b111, owner, lambda: [COUNTRY, DEVICE, DEAL]) is Exclusion.DEAL
+    assert known.lost(0b010, owner, list) is Exclusion.DEVICE
+    assert known.lost(0b100, owner, list) is Exclusion.COUNTRY
+
+
+def test_steps_that_leave_members_are_a_fault() -> None:
+    with pytest.raises(AssertionError):
+        Reasons(8).lost(0b111, object(), lambda: [COUNTRY, DEVICE])
+
+
+def test_steps_are_worked_out_once_an_owner_and_are_bounded() -> None:
+    known, owners = Known(1_000_000), [object() for _ in range(10)]
+    for owner in owners:
+        for _ in range(2):
+            assert known.of(owner, COUNTRY, DEVICE, DEAL) is Exclusion.DEAL
+    assert known.asked == 10
+    kept = 0
+    for owner in reversed(owners):
+        before = known.asked
+        known.of(owner, COUNTRY, DEVICE, DEAL)
+        if known.asked > before:
+            break
+        kept += 1
+    assert 1 <= kept <= 2
