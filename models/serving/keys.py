@@ -29,15 +29,22 @@ class Finder(Generic[T]):
 
     def __init__(self, find: Callable[[Int64s, Int64s], T]) -> None:
         self.find = find
+
+    def remember(self) -> None:
+        """From now on, do not find the same again."""
+        if not isinstance(self.find, _Remembered):
+            self.find = _Remembered(self.find)
+
+
+class _Remembered(Generic[T]):
+    """What was found last. Apart from the finder: a cycle would keep tables of megabytes until the collector comes."""
+
+    def __init__(self, find: Callable[[Int64s, Int64s], T]) -> None:
         self._find = find
         self._latest_of = b""
         self._latest: T | None = None
 
-    def remember(self) -> None:
-        """From now on, do not find the same again."""
-        self.find = self._remembered
-
-    def _remembered(self, request: Int64s, chosen: Int64s) -> T:
+    def __call__(self, request: Int64s, chosen: Int64s) -> T:
         asked = request.tobytes() + chosen.tobytes()
         if asked != self._latest_of:
             self._latest_of = b""  # finding may fail half-way, in memory that held what was found before

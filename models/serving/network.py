@@ -6,6 +6,7 @@ snapshot, the request's, made once a request, and what the few inputs add that l
 """
 
 import io
+import mmap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -94,6 +95,12 @@ def restore(files: Mapping[str, bytes], device: Device = CPU) -> NetworkModel:
     return NetworkModel(files[GRAPH], Inputs(layout, tables), shares, device)
 
 
+def _untouched(rows: int, width: int) -> Floats:
+    """Return zeros that take memory where they are written to; the allocator's may be used memory that is cleared."""
+    memory = mmap.mmap(-1, max(1, 4 * rows * width), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, np.float32, rows * width).reshape(rows, width)
+
+
 class PreparedNetwork:
     """The logits of ads of a fixed table. One thread at a time: memory for K rows is kept and used again.
 
@@ -111,7 +118,7 @@ class PreparedNetwork:
         self._ads = ads
         self._ad_shares, self._bias = matrix[of_ad], bias
         self._made = np.zeros(len(ads), dtype=np.bool_)  # which rows of the following tables are there
-        self._states = np.zeros((len(ads), len(bias)), dtype=np.float32)
+        self._states = _untouched(len(ads), len(bias))
         self._request_shares = np.ascontiguousarray(matrix[of_request])
         self._both_shares = np.ascontiguousarray(matrix[of_ad.stop :])
         columns = Columns(layout.request.columns, layout.ad.columns)
@@ -120,7 +127,7 @@ class PreparedNetwork:
         most = max((len(match.request) for match in layout.matches), default=0)
         self._logs = np.log1p(np.arange(most + 1)).astype(np.float32)  # of every count there can be
         self._history = inputs.history
-        self._queries = np.zeros((len(ads), layout.history_width), dtype=np.float32) if inputs.history else None
+        self._queries = _untouched(len(ads), layout.history_width) if inputs.history else None
         self._of_request = np.zeros(layout.request.width, dtype=np.float32)
         self._row = np.zeros(len(bias), dtype=np.float32)  # the request's shares
         self._bound: dict[int, tuple[Memory, Floats, Floats]] = {}
