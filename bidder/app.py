@@ -13,6 +13,7 @@ from typing import cast
 import msgspec
 
 from bidder.admin import AdminHandler
+from bidder.compiling import Compiler
 from bidder.config import BidderConfig
 from bidder.exposures import REPLAY_SECONDS, SHARED_REPLAY_SECONDS, ExposureReplay
 from bidder.handlers import BidHandler, NoticeHandler
@@ -103,7 +104,10 @@ class Bidder:
         self.readiness = Readiness(self.serving, self.outbox)
         self._sync = LeaseSync(self._lease_store, leases, settings.holder, settings.lease_sync_interval_ms, clock)
         self._registry = data / "models"
-        self._reloader = Reloader(self.serving, self._blobs, self._registry, settings.reload_interval_ms, device)
+        self._compiler = Compiler()
+        self._reloader = Reloader(
+            self.serving, self._blobs, self._registry, settings.reload_interval_ms, device, self._compiler
+        )
         self._admission, tally = auctioneer.admission, auctioneer.tally
         self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
         notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
@@ -135,6 +139,7 @@ class Bidder:
         await lifecycle.start(self.outbox.start(), self._flush)
         await lifecycle.start(self._sync.start(), self._sync.stop)
         await lifecycle.start(self._reloader.start(), self._reloader.stop)
+        await lifecycle.start(asyncio.sleep(0), self._compiler.stop)
         if (batcher := self._batcher) is not None:
             await lifecycle.start(batcher.start(), lambda: batcher.stop(timeout_s))
         await lifecycle.start(

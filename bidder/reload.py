@@ -1,6 +1,6 @@
 """Follows what others publish: the snapshot and who of it is active, the pacing controls, the champion model, the
-prior, the landscapes of prices. Swaps whole, keeps the old on any fault. Building happens in a thread, so that auctions
-go on meanwhile.
+prior, the landscapes of prices. Swaps whole, keeps the old on any fault. A snapshot is compiled in another process
+(bidder.compiling), everything else is built in a thread, so that auctions go on meanwhile.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from bidder.compiling import Compile, compile_here
 from bidder.predictors import Predictors
 from bidder.state import Served, Serving, ServingState, activate, serve
 from dsp import registry
@@ -18,7 +19,7 @@ from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.pacing import columns
 from dsp.pacing.columns import PACED_BLOB, Paced
-from dsp.snapshot import active, codec
+from dsp.snapshot import active
 from dsp.snapshot.active import ACTIVE_BLOB, Active
 from models.serving import bundle, landscape, online
 from models.serving.bundle import CHALLENGER, CHAMPION, Bundle
@@ -43,12 +44,19 @@ class Reloader:
     """Polls the blob store and the registry, and swaps `serving` when something is new."""
 
     def __init__(
-        self, serving: Serving, blobs: BlobStore, registry_root: Path, interval_ms: int, device: Device = CPU
+        self,
+        serving: Serving,
+        blobs: BlobStore,
+        registry_root: Path,
+        interval_ms: int,
+        device: Device = CPU,
+        compiler: Compile = compile_here,
     ) -> None:
         self._serving = serving
         self._blobs = blobs
         self._root = registry_root
         self._device = device
+        self._compile = compiler
         self._interval_seconds = interval_ms / MS_PER_SECOND
         self._served: Served | None = None
         self._active: Active | None = None
@@ -63,11 +71,12 @@ class Reloader:
             for result in ("loaded", "failed"):
                 swaps.labels(result)
         self._complaint = ""
+        self._swapping = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Load what is there already, then follow changes."""
-        looks = (self.poll_active, self.poll)
+        looks = (self.poll_active, self.poll_others, self.poll_snapshot)
         for look in looks:
             await look()
         self._tasks = [asyncio.create_task(self._run(look), name="reload") for look in looks]
@@ -92,24 +101,39 @@ class Reloader:
         return True
 
     async def poll(self) -> bool:
-        """Look once for something new; return whether the state was swapped."""
-        served = await self._blob(SNAPSHOT_BLOB, lambda data: serve(codec.decode(data), self._served))
+        """Look once for anything but who is active; return whether the state was swapped."""
+        others = await self.poll_others()
+        return await self.poll_snapshot() or others
+
+    async def poll_snapshot(self) -> bool:
+        """Look once for another snapshot; return whether the state was swapped. The others are followed meanwhile."""
+        served = await self._blob(SNAPSHOT_BLOB, self._serve)
+        if served is None:
+            return False
+        async with self._swapping:
+            self._served = activate(served, self._active)
+            self._predictors.forget()
+            return await self._swap()
+
+    async def poll_others(self) -> bool:
+        """Look once for controls, models and landscapes; return whether the state was swapped."""
         controls = await self._blob(PACED_BLOB, columns.decode)
         model = await self._published(CHAMPION, self._load_model)
         prior = await self._blob(PRIOR_BLOB, online.load)
         landscapes = await self._published(LANDSCAPE, landscape.load)
         shadowed = await self._follow_challenger()
-        if not shadowed and all(part is None for part in (served, controls, model, prior, landscapes)):
+        if not shadowed and all(part is None for part in (controls, model, prior, landscapes)):
             return False
-        self._served = activate(served, self._active) if served is not None else self._served
-        self._controls = controls or self._controls
-        self._landscapes = landscapes or self._landscapes
-        if model is not None:
-            self._predictors.take_champion(model)
-        if prior is not None:
-            self._predictors.take_online(prior)
-        if served is not None:
-            self._predictors.forget()
+        async with self._swapping:
+            self._controls = controls or self._controls
+            self._landscapes = landscapes or self._landscapes
+            if model is not None:
+                self._predictors.take_champion(model)
+            if prior is not None:
+                self._predictors.take_online(prior)
+            return await self._swap()
+
+    async def _swap(self) -> bool:
         if self._served is None:
             return False
         scorers = await asyncio.to_thread(self._predictors.prepared, self._served.ad_rows)
@@ -137,6 +161,10 @@ class Reloader:
             self._challenger = None
             self._seen[CHALLENGER] = version or ""
         return self._challenger is not before
+
+    def _serve(self, data: bytes) -> Served:
+        snapshot, ads = self._compile(data)
+        return serve(snapshot, self._served, ads)
 
     def _load_model(self, root: Path, version: str) -> Bundle:
         return bundle.load(root, version, self._device)

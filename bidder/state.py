@@ -30,8 +30,15 @@ class Served:
 
     snapshot: Snapshot
     ad_rows: NDArray[np.int64]  # (C, A), models.features.columns.AD_COLUMNS
-    landing_urls: Mapping[int, str] = field(default_factory=dict)  # by creative id
+    landing_urls: Mapping[int, str] = field(default_factory=dict)  # of creatives that have left, by id
     conversion_rules: Mapping[int, Mapping[int, ConversionRule]] = field(default_factory=dict)  # by advertiser, by id
+
+    def landing_url(self, creative_id: int) -> str:
+        """Return where a creative's clicks lead; empty when it is not known here."""
+        found = np.flatnonzero(self.snapshot.creative_ids == creative_id)
+        if not found.shape[0]:
+            return self.landing_urls.get(creative_id, "")
+        return self.snapshot.creatives[found.item(0)].landing_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +55,25 @@ class ServingState:
     challenger: BatchPredictor | None = None  # predicts beside the predictor, once a bid has left; has no say in it
 
 
-def serve(snapshot: Snapshot, previous: Served | None) -> Served:
-    """Compute once what auctions and notices look up in a snapshot."""
-    landing_urls = dict(previous.landing_urls) if previous is not None else {}
-    for creative in snapshot.creatives:
-        landing_urls[creative.id] = creative.landing_url
-    while len(landing_urls) > max(LANDINGS_MAX, len(snapshot.creatives)):
-        del landing_urls[next(iter(landing_urls))]
+def serve(snapshot: Snapshot, previous: Served | None, ads: NDArray[np.int64] | None = None) -> Served:
+    """Compute once what auctions and notices look up in a snapshot; `ads` are its ad_rows where they are known."""
+    landing_urls = _left(snapshot, previous) if previous is not None else {}
     rules: dict[int, dict[int, ConversionRule]] = {}
     for rule in sorted(snapshot.conversion_rules, key=lambda rule: rule.id):
         rules.setdefault(rule.advertiser_id, {})[rule.id] = rule
-    return Served(snapshot, ad_rows(snapshot), landing_urls, rules)
+    return Served(snapshot, ad_rows(snapshot) if ads is None else ads, landing_urls, rules)
+
+
+def _left(snapshot: Snapshot, previous: Served) -> dict[int, str]:
+    """Where creatives lead that a snapshot no longer has; of too many, those that left last."""
+    found, before = dict(previous.landing_urls), previous.snapshot
+    for index in np.flatnonzero(~np.isin(before.creative_ids, snapshot.creative_ids)).tolist():
+        creative = before.creatives[index]
+        found.pop(creative.id, None)
+        found[creative.id] = creative.landing_url
+    while len(found) > LANDINGS_MAX:
+        del found[next(iter(found))]
+    return found
 
 
 def activate(served: Served, active: Active | None) -> Served:
@@ -91,7 +106,7 @@ class Serving:
 
     def landing_url(self, creative_id: int) -> str:
         """Return where a creative's clicks lead; empty when it is not known here."""
-        return self.current.served.landing_urls.get(creative_id, "") if self.current is not None else ""
+        return self.current.served.landing_url(creative_id) if self.current is not None else ""
 
     def conversion_rules(self, advertiser_id: int) -> Mapping[int, ConversionRule]:
         """Return an advertiser's conversion rules by id."""

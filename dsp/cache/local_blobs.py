@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import os
 import re
 import threading
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from dsp.kernel.errors import UnavailableError
 
+#: Read at a time: a call for all of a large blob would keep whoever answers meanwhile waiting.
+_PIECE_BYTES = 1 << 18
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}\Z")
 
 #: What tells, without reading a file, that it is not the one read before: a replaced file has another inode.
@@ -72,12 +75,15 @@ class LocalBlobStore:
             draft.replace(path)
 
     def _read(self, path: Path, seen: str) -> tuple[str, bytes] | None:
-        with path.open("rb") as file:
+        data, digest = io.BytesIO(), hashlib.sha256()
+        with path.open("rb", 0) as file:
             stamp = _stamp(os.fstat(file.fileno()))
-            data = file.read()
-        version = hashlib.sha256(data).hexdigest()[:16]
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+                data.write(piece)
+        version = digest.hexdigest()[:16]
         self._seen[path.name] = (stamp, version)
-        return None if version == seen else (version, data)
+        return None if version == seen else (version, data.getvalue())
 
 
 def checked_name(name: str) -> str:

@@ -34,10 +34,10 @@ class Snapshot:
 
     version: str
     built_at_ms: int
-    line_items: tuple[LineItem, ...]
-    campaigns: tuple[Campaign, ...]
-    advertisers: tuple[Advertiser, ...]
-    creatives: tuple[Creative, ...]
+    line_items: Sequence[LineItem]
+    campaigns: Sequence[Campaign]
+    advertisers: Sequence[Advertiser]
+    creatives: Sequence[Creative]
     orphan_ids: tuple[int, ...]
     conversion_rules: tuple[ConversionRule, ...]
     row_of: dict[int, int]  # line item id to row
@@ -150,7 +150,12 @@ def _has_days(advertiser: Advertiser) -> bool:
 
 
 def _caps(entities: Sequence[LineItem | Campaign | Advertiser]) -> dict[int, tuple[FrequencyCap, ...]]:
-    return {entity.id: entity.frequency_caps for entity in entities if entity.frequency_caps}
+    known: dict[tuple[FrequencyCap, ...], tuple[FrequencyCap, ...]] = {}  # most are like some other's
+    return {
+        entity.id: known.setdefault(entity.frequency_caps, entity.frequency_caps)
+        for entity in entities
+        if entity.frequency_caps
+    }
 
 
 def _end_ms(entity: LineItem | Campaign) -> int:

@@ -8,7 +8,7 @@ none, so that what strangers send neither fills memory nor misses what is kept.
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dsp.catalog.entities import MediaFormat
 from dsp.catalog.reasons import Exclusion
@@ -87,11 +87,26 @@ class Values(Rule):
 
 
 def _values_of(names: Sequence[str]) -> _Values:
-    if len(names) == 1:
-        only = attrgetter(names[0])
-        return lambda opportunity: (only(opportunity),)
-    every: Any = attrgetter(*names) if names else lambda _: ()
-    return every  # type: ignore[no-any-return]
+    if not names:
+        return _no_values
+    every: _Values = attrgetter(*names) if len(names) > 1 else _OneValue(names[0])
+    return every
+
+
+def _no_values(_: Opportunity) -> Sequence[str]:
+    return ()
+
+
+class _OneValue:
+    """What attrgetter gives for one name, in a tuple. A snapshot is pickled, and so no lambda."""
+
+    __slots__ = ("_get",)
+
+    def __init__(self, name: str) -> None:
+        self._get = attrgetter(name)
+
+    def __call__(self, opportunity: Opportunity) -> Sequence[str]:
+        return (self._get(opportunity),)
 
 
 class Inventory(Values):

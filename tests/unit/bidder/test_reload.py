@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from bidder.compiling import Compiled, compile_here
 from bidder.reload import SNAPSHOT_BLOB, Reloader
 from bidder.state import Serving
 from dsp.cache.local import LocalBlobStore
 from dsp.catalog.status import Status
+from dsp.pacing import columns
+from dsp.pacing.columns import PACED_BLOB, paced
+from dsp.pacing.controller import Control, Controls
 from dsp.snapshot import active, codec
 from dsp.snapshot.active import ACTIVE_BLOB
-from dsp.snapshot.build import Snapshot
 from dsp.targeting import bitmap
 from tests.integration.bidder.world import catalogue
 
@@ -49,38 +52,67 @@ async def tell(blobs: LocalBlobStore, snapshot: str, revision: int, *line_item_i
     await blobs.put(ACTIVE_BLOB, active.encode(line_item_ids, snapshot, revision, revision))
 
 
-async def test_who_is_paused_stops_while_a_snapshot_is_compiled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiling, go_on, decode = threading.Event(), threading.Event(), codec.decode
+class Slow:
+    """Compiles at once until it is told to wait, and then when it may."""
 
-    def slowly(data: bytes) -> Snapshot:
-        compiling.set()
-        go_on.wait(10.0)
-        return decode(data)
+    def __init__(self) -> None:
+        self.compiling, self.go_on = threading.Event(), threading.Event()
+        self.waits = False
 
-    blobs, serving = LocalBlobStore(tmp_path / "blobs"), Serving()
+    def __call__(self, data: bytes) -> Compiled:
+        if self.waits:
+            self.compiling.set()
+            self.go_on.wait(10.0)
+        return compile_here(data)
+
+
+async def test_who_is_paused_stops_while_a_snapshot_is_compiled(tmp_path: Path) -> None:
+    blobs, serving, slow = LocalBlobStore(tmp_path / "blobs"), Serving(), Slow()
     await blobs.open()
-    reloader = Reloader(serving, blobs, tmp_path / "models", 10)
+    reloader = Reloader(serving, blobs, tmp_path / "models", 10, compiler=slow)
     await tell(blobs, "v1", 1, 10, 11)
     await blobs.put(SNAPSHOT_BLOB, codec.encode(catalogue(), "v1", 1))
     await reloader.start()
     assert alive(serving) == [10, 11]
-    monkeypatch.setattr(codec, "decode", slowly)
+    slow.waits = True
     await tell(blobs, "v2", 2, 11)
     await blobs.put(SNAPSHOT_BLOB, codec.encode(catalogue(Status.PAUSED), "v2", 2))
     async with asyncio.timeout(10.0):
-        while not compiling.is_set() or alive(serving) != [11]:
+        while not slow.compiling.is_set() or alive(serving) != [11]:
             await asyncio.sleep(0.01)
         assert serving.current is not None
         assert serving.current.served.snapshot.version == "v1"
         await tell(blobs, "v2", 3, 10)  # one is resumed, and waits for the snapshot; the other is paused
         while alive(serving):
             await asyncio.sleep(0.01)
-        go_on.set()
+        slow.go_on.set()
         while serving.current.served.snapshot.version == "v1":
             await asyncio.sleep(0.01)
     assert alive(serving) == [10]
+    await reloader.stop()
+    await blobs.close()
+
+
+async def test_controls_are_followed_while_a_snapshot_is_compiled(tmp_path: Path) -> None:
+    blobs, serving, slow = LocalBlobStore(tmp_path / "blobs"), Serving(), Slow()
+    await blobs.open()
+    reloader = Reloader(serving, blobs, tmp_path / "models", 10, compiler=slow)
+    await blobs.put(SNAPSHOT_BLOB, codec.encode(catalogue(), "v1", 1))
+    await reloader.start()
+    slow.waits = True
+    await blobs.put(SNAPSHOT_BLOB, codec.encode(catalogue(), "v2", 2))
+    async with asyncio.timeout(10.0):
+        while not slow.compiling.is_set():
+            await asyncio.sleep(0.01)
+        controls = Controls(at_ms=5, line_items={10: Control(multiplier=0.5)})
+        await blobs.put(PACED_BLOB, columns.encode(paced(controls)))
+        while serving.current is None or serving.current.controls_at_ms != 5:
+            await asyncio.sleep(0.01)
+        assert serving.current.served.snapshot.version == "v1"
+        slow.go_on.set()
+        while serving.current.served.snapshot.version == "v1":
+            await asyncio.sleep(0.01)
+    assert serving.current.controls.multiplier.tolist() == [0.5, 1.0]
     await reloader.stop()
     await blobs.close()
 

@@ -1,0 +1,83 @@
+"""Entities as bytes, each decoded when it is first asked for: of a large catalogue one process bids with few."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.catalog.entities import Advertiser, Campaign, Creative, LineItem
+from dsp.snapshot.build import Snapshot
+
+
+class _Identified(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+Entity = TypeVar("Entity", bound=_Identified)
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Packed(Sequence[Entity], Generic[Entity]):
+    """Entities of one kind, one a row (N,); several rows may be of one. What has been asked for is kept.
+
+    `data` holds M of them one after the other (MessagePack), `ends` where each ends (M,), `places` which of them a row
+    is (N,).
+    """
+
+    __slots__ = ("_data", "_decode", "_ends", "_kind", "_known", "_parts", "_places")
+
+    def __init__(
+        self, kind: type[Entity], data: NDArray[np.uint8], ends: NDArray[np.int64], places: NDArray[np.int32]
+    ) -> None:
+        self._kind, self._parts = kind, (data, ends, places)
+        self._data, self._ends, self._places = memoryview(data), ends, places  # type: ignore[arg-type]
+        self._decode = msgspec.msgpack.Decoder(kind).decode
+        self._known: dict[int, Entity] = {}
+
+    @classmethod
+    def of(cls, kind: type[Entity], entities: Sequence[Entity]) -> "Packed[Entity]":
+        """Pack the entities of each row; those of one id are one."""
+        numbers: dict[int, int] = {}
+        encoded: list[bytes] = []
+        places = np.zeros(len(entities), dtype=np.int32)
+        for row, entity in enumerate(entities):
+            number = numbers.setdefault(entity.id, len(encoded))
+            if number == len(encoded):
+                encoded.append(_encode(entity))
+            places[row] = number
+        ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64), dtype=np.int64)
+        return cls(kind, np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, row: Any) -> Any:
+        """Return the entity of a row, the same object whenever it is asked for."""
+        place = self._places.item(row)
+        found = self._known.get(place)
+        if found is None:
+            begin, end = self._ends.item(place - 1) if place else 0, self._ends.item(place)
+            found = self._known.setdefault(place, self._decode(self._data[begin:end]))
+        return found
+
+    def __iter__(self) -> Iterator[Entity]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Packed, (self._kind, *self._parts)
+
+
+def pack(snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot with its entities packed."""
+    return replace(
+        snapshot,
+        line_items=Packed.of(LineItem, snapshot.line_items),
+        campaigns=Packed.of(Campaign, snapshot.campaigns),
+        advertisers=Packed.of(Advertiser, snapshot.advertisers),
+        creatives=Packed.of(Creative, snapshot.creatives),
+    )
