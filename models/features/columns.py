@@ -92,6 +92,21 @@ REQUEST_COLUMNS: tuple[str, ...] = (
     *USER_COLUMNS,
 )
 
+#: Columns whose values come together again and again: the slot and where it is, device, place and time, and what is
+#: known of the user, most often nothing. What a model makes of each may be remembered; this is no part of the encoding.
+REQUEST_CONTEXTS: tuple[tuple[str, ...], ...] = (
+    (
+        "position", "interstitial", "rewarded", "placement", "slot_width", "slot_height", "video_placement",
+        "skippable", "inventory", "domain", "publisher", "content_language", *CONTENT_CATEGORY_COLUMNS,
+    ),
+    (
+        "exchange", "first_price", "device", "os", "browser", "make", "model", "language", "connection", "country",
+        "region", "city", "hour", "weekday",
+    ),
+    ("user_known", "segment_count", *SEGMENT_COLUMNS),
+    USER_COLUMNS,
+)  # fmt: skip
+
 #: One row a creative.
 AD_COLUMNS: tuple[str, ...] = (
     "advertiser_id",

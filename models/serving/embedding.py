@@ -8,6 +8,7 @@ of rows. Everything here is a lookup; nothing is learned (models.training.networ
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from math import log1p
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -177,17 +178,18 @@ class SideInputs:
 
         For so few values dictionaries and Python's arithmetic take half the time of numpy's calls.
         """
-        places = _remembered(self._known, values, lambda: self.places(row[np.newaxis])[0])
-        vectors = self._vectors.take(places, 0)
-        if self._starts is not None:
-            vectors = np.add.reduceat(vectors, self._starts, 0)
+        fields = len(self._kept)
+        if fields:
+            places = _remembered(self._known, values, lambda: self.places(row[np.newaxis])[0])
+            vectors = self._vectors.take(places, 0)
+            if self._starts is not None:
+                vectors = np.add.reduceat(vectors, self._starts, 0)
+            vectors.reshape(-1).take(self._kept, out=out[:fields], mode="clip")
         numbers, flags = [], []
         for place, mean, scale in self._scaled:
             value = values[place]
             numbers.append((log1p(value) - mean) * scale if value >= 0 else 0.0)
             flags.append(value < 0)
-        fields = len(self._kept)
-        vectors.reshape(-1).take(self._kept, out=out[:fields], mode="clip")
         out[fields:] = numbers + flags
 
 
@@ -213,6 +215,7 @@ class HistoryInputs:
         self._tables = tables
         self._query = tables.query / np.float32(np.sqrt(field.width))
         self._known = [_Known(column) for column in self._ids.tolist()]
+        self._ids_of = getter(self._ids.tolist())
         self._age_columns = self._ages.tolist()
 
     def present(self, requests: Int64s) -> NDArray[np.bool_]:
@@ -237,9 +240,10 @@ class HistoryInputs:
 
     def one(self, row: Int64s, values: Sequence[int]) -> Floats | None:
         """Return the vectors of the impressions that a row (R,) has, (1 to T, history's width); None without any."""
-        present = [slot for slot, known in enumerate(self._known) if values[known.column]]
-        if not present:
+        ids = self._ids_of(values)
+        if not any(ids):
             return None
+        present = [slot for slot, value in enumerate(ids) if value]
         known = [self._known[slot] for slot in present]
         places = _remembered(known, values, lambda: self.places(row[np.newaxis])[0, present])
         ages = [bisect_right(_AGES, values[self._age_columns[slot]]) for slot in present]
@@ -350,6 +354,13 @@ def _remembered(known: Sequence[_Known], values: Sequence[int], look: Callable[[
             each.places.clear()
         each.places[values[each.column]] = place
     return places
+
+
+def getter(columns: Sequence[int]) -> Callable[[Sequence[int]], Sequence[int]]:
+    """Return what gives the values of these columns, of a row's values."""
+    if len(columns) > 1:
+        return itemgetter(*columns)
+    return lambda values: tuple([values[column] for column in columns])
 
 
 def look_up(keys: UInt64s, places: Int64s, sought: UInt64s, otherwise: Int64s | np.int64) -> Int64s:

@@ -72,29 +72,28 @@ class Shared:
 
 
 class MatchCounts:
-    """Counts how many of one request's columns hold an ad's value, for ads of a fixed table (C, A).
+    """Counts how many of one request's columns hold an ad's value; whoever asks keeps what the ads look for."""
 
-    It takes 8 bytes an ad and column of the ads' that is compared.
-    """
-
-    def __init__(self, matches: Sequence[Match], columns: Columns, ads: Int64s) -> None:
+    def __init__(self, matches: Sequence[Match], columns: Columns) -> None:
         held = [[columns.request.index(name) for name in match.request] for match in matches]
-        self._held = np.array([column for each in held for column in each], dtype=np.intp)
+        #: The request's columns that are compared, (W,): match after match.
+        self.held = np.array([column for each in held for column in each], dtype=np.intp)
         self._starts = np.cumsum([0, *map(len, held)], dtype=np.intp)[:-1]
         compared = [columns.ad.index(match.ad) for match in matches for _ in match.request]
-        used = sorted(set(compared))  # many of the request's are compared with one of the ad's
-        self._places = np.array([used.index(column) for column in compared], dtype=np.intp)
-        # Rows lie together: numpy indexes columns into the other order, of which `take` copies the whole table.
-        sought = ads.take(used, 1)
-        sought[sought == 0] = _NO_VALUE
-        self._sought = sought
+        #: The ads' columns that are compared, (U,): many of the request's are compared with one of the ad's.
+        self.used = np.unique(np.array(compared, dtype=np.intp))
+        self._places = self.used.searchsorted(compared)
 
-    def __call__(self, request: Int64s, chosen: Int64s) -> Int64s | None:
-        """Return the counts (K, M) of a request row (R,) and K rows of the table; None where it holds nothing."""
-        seen = request.take(self._held)
-        if not np.count_nonzero(seen):  # absent values (0) are no match
-            return None
-        matching = self._sought.take(chosen, 0).take(self._places, 1) == seen
+    def sought(self, ads: Int64s) -> Int64s:
+        """Return what ads (n, A) look for, (n, U)."""
+        # Rows lie together: numpy indexes columns into the other order, of which `take` copies the whole table.
+        sought = ads.take(self.used, 1)
+        sought[sought == 0] = _NO_VALUE
+        return sought
+
+    def __call__(self, seen: Int64s, sought: Int64s) -> Int64s:
+        """Return the counts (K, M) of the values held (W,) in what K ads look for (K, U)."""
+        matching = sought.take(self._places, 1) == seen
         return np.add.reduceat(matching.view(np.int8), self._starts, 1, np.int64)
 
 
@@ -123,7 +122,8 @@ class PreparedKeys(Finder[Found]):
     ) -> None:  # fmt: skip
         self._slots = Slots([*of_request, *of_both], columns)
         self.ad_keys = self._slots.ad_keys(ads)  # (C, P), the ads' half of the pairs' keys
-        self._counts = MatchCounts(matches, columns, ads)
+        self._counts = MatchCounts(matches, columns)
+        self._sought = self._counts.sought(ads)
         self._bound: dict[int, Found] = {}
         super().__init__(self._halves)
 
@@ -153,8 +153,10 @@ class PreparedKeys(Finder[Found]):
     def _halves(self, request: Int64s, chosen: Int64s) -> Found:
         found = self._bound.get(len(chosen)) or self._bind(len(chosen))
         self._slots.request_keys(request, found.halves)
-        counts = self._counts(request, chosen)
-        return found if counts is None else found._replace(counts=counts)
+        seen = request.take(self._counts.held)
+        if not np.count_nonzero(seen):  # absent values (0) are no match
+            return found
+        return found._replace(counts=self._counts(seen, self._sought.take(chosen, 0)))
 
     def _bind(self, rows: int) -> Found:
         pairs, shared = self.ad_keys.shape[1], self._slots.shared

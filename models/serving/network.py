@@ -8,15 +8,17 @@ snapshot, the request's, made once a request, and what the few inputs add that l
 import io
 import mmap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.serving.embedding import Floats, Inputs, Int64s, Layout, Tables
+from models.serving.embedding import Floats, Inputs, Int64s, Layout, Tables, getter
 from models.serving.keys import Finder, MatchCounts, Shared
 from models.serving.session import CPU, Device, Memory, Session
+from models.serving.shares import RequestShares
 from models.serving.stack import Stack
 from models.serving.statistics import Columns
 
@@ -56,6 +58,7 @@ class NetworkModel:
             raise ValueError(f"the graph takes {taken} columns, not {len(shares.bias)}")
         self.inputs = inputs
         self.shares = shares
+        self.request_shares = RequestShares(inputs.layout.request, inputs.tables, shares.matrix[: inputs.request.width])
         self.stack = Stack(self.session, device.rows_max) if device.batches(self.session.provider) else None
         if self.stack is not None:
             self.stack.warm_up()
@@ -101,35 +104,56 @@ def _untouched(rows: int, width: int) -> Floats:
     return np.frombuffer(memory, np.float32, rows * width).reshape(rows, width)
 
 
+class Sheet(NamedTuple):
+    """Memory for K candidates: their rows of the table of ads, parts of those, and what is added to their states."""
+
+    taken: Floats
+    sought: Int64s  # (K, U), what is looked for in what is remembered of the user
+    queries: Floats  # (K, history's width)
+    states: Floats  # (K, S), the ads' part
+    made: Floats  # (K, 1), 1 where the row has been worked out
+    factors: Floats  # (K, 1 + matches + impressions): the first is 1
+    added: Floats  # (K, S)
+
+
 class PreparedNetwork:
     """The logits of ads of a fixed table. One thread at a time: memory for K rows is kept and used again.
 
     What an ad says alone is worked out when it is first asked for: preparing costs next to nothing, so bids need not
-    wait for it, and of a large catalogue only what comes up takes memory, 4 S bytes an ad.
+    wait for it, and of a large catalogue only what comes up takes memory. All of it lies in one row of a table: 4 S
+    bytes, 8 for each column that is matched, 4 for each number that attends to the history.
+
+    What is added to an ad's state is a sum over the request's share, which counts for one, the matches' shares and the
+    impressions', which count for what the ad makes of them.
     """
 
     def __init__(self, model: NetworkModel, ads: Int64s) -> None:
         inputs, (matrix, bias) = model.inputs, model.shares
         layout = inputs.layout
-        self._inputs = inputs
         self._session = model.session
-        of_request = slice(0, layout.request.width)
-        of_ad = slice(of_request.stop, of_request.stop + layout.ad.width)
+        of_ad = slice(layout.request.width, layout.request.width + layout.ad.width)
+        of_matches = slice(of_ad.stop, of_ad.stop + len(layout.matches))
         self._ads = ads
+        self._ad_inputs = inputs.ad
         self._ad_shares, self._bias = matrix[of_ad], bias
-        self._made = np.zeros(len(ads), dtype=np.bool_)  # which rows of the following tables are there
-        self._states = _untouched(len(ads), len(bias))
-        self._request_shares = np.ascontiguousarray(matrix[of_request])
-        self._both_shares = np.ascontiguousarray(matrix[of_ad.stop :])
-        columns = Columns(layout.request.columns, layout.ad.columns)
-        self._counts = MatchCounts(layout.matches, columns, ads)
-        self._matches = len(layout.matches)
+        self._request_shares = model.request_shares
+        self._history_shares = np.ascontiguousarray(matrix[of_matches.stop :])
+        self._history = inputs.history
+        self._counts = MatchCounts(layout.matches, Columns(layout.request.columns, layout.ad.columns))
+        self._held = getter(self._counts.held.tolist())
         most = max((len(match.request) for match in layout.matches), default=0)
         self._logs = np.log1p(np.arange(most + 1)).astype(np.float32)  # of every count there can be
-        self._history = inputs.history
-        self._queries = _untouched(len(ads), layout.history_width) if inputs.history else None
-        self._of_request = np.zeros(layout.request.width, dtype=np.float32)
-        self._row = np.zeros(len(bias), dtype=np.float32)  # the request's shares
+        # Of the request, the matches, the impressions.
+        impressions = len(layout.history.ids) if layout.history else 0
+        self._shares = np.zeros((1 + len(layout.matches) + impressions, len(bias)), dtype=np.float32)
+        self._row = self._shares[0]
+        self._matched = slice(1, 1 + len(layout.matches))
+        self._shares[self._matched] = matrix[of_matches]
+        ends = np.cumsum([2 * len(self._counts.used), layout.history_width, len(bias), 1])
+        self._parts = [slice(start, end) for start, end in pairwise([0, *ends.tolist()])]
+        # Whole words a row, for what is sought.
+        self._table = _untouched(len(ads), int(ends[-1] + ends[-1] % 2))
+        self._sheets: dict[int, Sheet] = {}
         self._bound: dict[int, tuple[Memory, Floats, Floats]] = {}
 
     def logits(self, request: Int64s, chosen: Int64s) -> Floats:
@@ -144,48 +168,69 @@ class PreparedNetwork:
 
     def state(self, request: Int64s, chosen: Int64s, out: Floats) -> None:
         """Write the graph's input, float32 (K, S), of a request row (R,) and K rows of the table."""
-        if np.count_nonzero(self._made.take(chosen)) < len(chosen):
-            self._make(chosen)
-        self._states.take(chosen, 0, out, "clip")  # with any other mode numpy copies once more
+        sheet = self._sheets.get(len(chosen)) or self._blank(len(chosen))
+        self._table.take(chosen, 0, sheet.taken, "clip")  # with any other mode numpy copies once more
+        if np.count_nonzero(sheet.made) < len(chosen):
+            self._make(np.unique(chosen.compress(sheet.made[:, 0] == 0.0)))
+            self._table.take(chosen, 0, sheet.taken, "clip")
         values = request.tolist()
-        self._inputs.request.one(request, values, self._of_request)
-        out += np.dot(self._of_request, self._request_shares, self._row)
-        both = self._both(request, values, chosen)
-        if both is not None:
-            out += both @ self._both_shares
+        self._request_shares(request, values, self._row)
+        terms = self._look(request, values, sheet)
+        if terms == 1:
+            np.add(sheet.states, self._row, out)
+        else:
+            np.dot(sheet.factors[:, :terms], self._shares[:terms], sheet.added)
+            np.add(sheet.states, sheet.added, out)
 
-    def _make(self, chosen: Int64s) -> None:
-        """Work out what is not there yet of the rows chosen."""
-        rows = np.unique(chosen[~self._made[chosen]])
-        inputs = self._inputs.ad(self._ads[rows])
-        self._states[rows] = inputs @ self._ad_shares + self._bias
-        if self._history is not None and self._queries is not None:
-            self._queries[rows] = self._history.queries(inputs)
-        self._made[rows] = True
+    def _make(self, rows: Int64s) -> None:
+        """Work out rows of the table."""
+        ads = self._ads[rows]
+        inputs = self._ad_inputs(ads)
+        sheet = self._sheet(np.zeros((len(rows), self._table.shape[1]), dtype=np.float32))
+        sheet.sought[...] = self._counts.sought(ads)
+        if self._history is not None:
+            sheet.queries[...] = self._history.queries(inputs)
+        np.add(inputs @ self._ad_shares, self._bias, sheet.states)
+        sheet.made[...] = 1.0
+        self._table[rows] = sheet.taken
 
-    def _both(self, request: Int64s, values: Sequence[int], chosen: Int64s) -> Floats | None:
-        """Return the inputs that look at request and ad, (K, matches + history); None where all are 0."""
-        counts = self._counts(request, chosen)
+    def _look(self, request: Int64s, values: Sequence[int], sheet: Sheet) -> int:
+        """Write factors, and shares of impressions, of what looks at request and ad; return how many there are."""
         vectors = None if self._history is None else self._history.one(request, values)
-        if counts is None and vectors is None:
-            return None
-        both = np.zeros((len(chosen), len(self._both_shares)), dtype=np.float32)
-        if counts is not None:
-            both[:, : self._matches] = self._logs.take(counts)
-        if vectors is not None and self._history is not None and self._queries is not None:
-            products = self._queries.take(chosen, 0) @ vectors.T
-            both[:, self._matches :] = self._history.weights(products) @ vectors
-        return both
+        if any(self._held(values)):  # absent values (0) are no match
+            counts = self._counts(request.take(self._counts.held), sheet.sought)
+            sheet.factors[:, self._matched] = self._logs.take(counts)
+        elif vectors is None:
+            return 1
+        else:
+            sheet.factors[:, self._matched] = 0.0
+        if vectors is None or self._history is None:
+            return self._matched.stop
+        terms = self._matched.stop + len(vectors)
+        weights = self._history.weights(sheet.queries @ vectors.T)
+        sheet.factors[:, self._matched.stop : terms] = weights
+        np.dot(vectors, self._history_shares, self._shares[self._matched.stop : terms])
+        return terms
+
+    def _sheet(self, taken: Floats) -> Sheet:
+        """Return the parts of rows of the table, with memory for what is added to them."""
+        sought, queries, states, made = (taken[:, part] for part in self._parts)
+        factors = np.ones((len(taken), len(self._shares)), dtype=np.float32)
+        return Sheet(taken, sought.view(np.int64), queries, states, made, factors, self.blank(len(taken)))
+
+    def _blank(self, rows: int) -> Sheet:
+        self._sheets[rows] = self._sheet(np.zeros((rows, self._table.shape[1]), dtype=np.float32))
+        return self._sheets[rows]
 
     def _bind(self, rows: int) -> tuple[Memory, Floats, Floats]:
-        states = np.zeros((rows, self._states.shape[1]), dtype=np.float32)
+        states = np.zeros((rows, self._shares.shape[1]), dtype=np.float32)
         memory = self._session.bind({INPUT: states})
         self._bound[rows] = memory, states, memory.outputs[OUTPUT]
         return self._bound[rows]
 
     def blank(self, rows: int) -> Floats:
         """Return memory for the state of K candidates."""
-        return np.empty((rows, self._states.shape[1]), dtype=np.float32)
+        return np.empty((rows, self._shares.shape[1]), dtype=np.float32)
 
 
 class NetworkHead:
@@ -245,11 +290,16 @@ class PreparedHead:
 
     def __init__(self, both: Both, head: int) -> None:
         self._both = both
-        self._head = head
+        self.head = head
+
+    @property
+    def network(self) -> PreparedNetwork:
+        """Return the network whose head it is."""
+        return self._both.network
 
     def logits(self, request: Int64s, chosen: Int64s) -> Floats:
         """Return log-odds, float32 (K,), as PreparedNetwork.logits does."""
-        return self._both.find(request, chosen)[:, self._head]
+        return self._both.find(request, chosen)[:, self.head]
 
 
 class BatchedHead(PreparedHead):
@@ -265,4 +315,4 @@ class BatchedHead(PreparedHead):
 
     def run(self, staged: Sequence[Floats]) -> list[Floats]:
         """Return the log-odds, float32 (K,), of each impression that was staged."""
-        return [found[:, self._head] for found in self._staging.run(staged)]
+        return [found[:, self.head] for found in self._staging.run(staged)]

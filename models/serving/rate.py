@@ -5,14 +5,16 @@ models.serving.onnx (trees), models.serving.network, models.serving.linear. One 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.serving.calibration import HierarchicalCalibration, PreparedCalibration
+from models.serving.calibration import HierarchicalCalibration, PairedCalibration, PreparedCalibration
 from models.serving.keys import Shared
-from models.serving.predictor import BatchScore, BatchScorer, Predictions, Score, Scorer
+from models.serving.network import PreparedHead, PreparedNetwork
+from models.serving.predictor import BatchScore, BatchScorer, Predictions, Scorer
 from models.serving.session import Provider
 from models.serving.statistics import Statistics
 
@@ -90,7 +92,7 @@ class Rate:
         """Return calibrated probabilities, float64 (n,), as `logits` does."""
         return self.calibration(self.logits(requests, ads), requests, ads)
 
-    def prepare(self, ads: Int64s, shared: Shared | None = None) -> Score:
+    def prepare(self, ads: Int64s, shared: Shared | None = None) -> "PreparedRate":
         """Return what gives the calibrated probabilities of ads of this table, (C, A); `shared` as Model.prepare."""
         shared = shared or Shared()
         prepared = [part.model.prepare(ads, shared) for part in self.parts]
@@ -113,16 +115,19 @@ class PreparedRate:
     def __init__(
         self, parts: Sequence[Prepared], weights: Sequence[NDArray[np.float64]], calibration: PreparedCalibration
     ) -> None:
-        self._parts = tuple(parts)
-        self._weights = tuple(weights)
-        self._calibration = calibration
+        self.parts = tuple(parts)
+        self.weights = tuple(weights)
+        self.calibration = calibration
+
+    def logits(self, request: Int64s, chosen: Int64s) -> NDArray[np.float64]:
+        """Return log-odds before calibration, float64 (K,), of a request row (R,) and K rows of the table, K >= 1."""
+        return _sum(self.weights, [part.logits(request, chosen) for part in self.parts])
 
     def __call__(self, request: Int64s, chosen: Int64s) -> NDArray[np.float64]:
         """Return calibrated probabilities, float64 (K,), of a request row (R,) and K rows of the table."""
         if not len(chosen):
             return np.empty(0)
-        logits = _sum(self._weights, [part.logits(request, chosen) for part in self._parts])
-        return self._calibration(logits, self._calibration.offsets(request, chosen))
+        return self.calibration(self.logits(request, chosen), self.calibration.offsets(request, chosen))
 
 
 class Staged(NamedTuple):
@@ -142,20 +147,61 @@ class BatchedRate(PreparedRate):
         """Return what `run` needs of a request row (R,) and K rows of the table."""
         parts = tuple(
             part.stage(request, chosen) if isinstance(part, BatchPrepared) else part.logits(request, chosen).copy()
-            for part in self._parts
+            for part in self.parts
         )
-        return Staged(parts, self._calibration.offsets(request, chosen))
+        return Staged(parts, self.calibration.offsets(request, chosen))
 
     def run(self, staged: Sequence[Staged]) -> list[NDArray[np.float64]]:
         """Return calibrated probabilities, float64 (K,), of each impression that was staged."""
         said: list[Sequence[NDArray[Any]]] = []
-        for number, part in enumerate(self._parts):
+        for number, part in enumerate(self.parts):
             waiting = [one.parts[number] for one in staged]
             said.append(part.run(waiting) if isinstance(part, BatchPrepared) else waiting)
         return [
-            self._calibration(_sum(self._weights, logits), one.offsets)
+            self.calibration(_sum(self.weights, logits), one.offsets)
             for logits, one in zip(zip(*said, strict=True), staged, strict=True)
         ]
+
+
+class PairedRates:
+    """Both rates of a table's ads, calibrated in one pass; the log-odds of a network's two heads are one array too."""
+
+    def __init__(self, ctr: PreparedRate, cvr: PreparedRate) -> None:
+        self._rates = ctr, cvr
+        self._network = _network_of(ctr, cvr)
+        # Sums are weighed while they are made, a network's log-odds where they are scaled.
+        weights = (1.0, 1.0) if self._network is None else (float(ctr.weights[0]), float(cvr.weights[0]))
+        self._calibration = PairedCalibration((ctr.calibration, cvr.calibration), weights)
+
+    def __call__(self, request: Int64s, chosen: Int64s) -> Predictions:
+        """Return the predictions for K rows of the table of a request row (R,), as each rate gives them."""
+        if not len(chosen):
+            return Predictions(np.empty(0), np.empty(0))
+        if self._network is not None:
+            logits: NDArray[Any] = self._network.logits(request, chosen)
+        else:
+            ctr, cvr = self._rates
+            logits = np.stack([ctr.logits(request, chosen), cvr.logits(request, chosen)], axis=1)
+        found = self._calibration(logits, request, chosen)
+        return Predictions(found[:, 0], found[:, 1])
+
+
+def _network_of(ctr: PreparedRate, cvr: PreparedRate) -> PreparedNetwork | None:
+    """Return the network whose two heads, in their order, the rates are, if so it is."""
+    heads = [part for part in (*ctr.parts, *cvr.parts) if isinstance(part, PreparedHead)]
+    alone = len(ctr.parts) == len(cvr.parts) == 1 and [part.head for part in heads] == [0, 1]
+    return heads[0].network if alone and heads[0].network is heads[1].network else None
+
+
+@dataclass(frozen=True, slots=True)
+class PairedScorer(Scorer):
+    """A scorer whose rates are made together."""
+
+    both: PairedRates = field(kw_only=True)
+
+    def predict(self, request: Int64s, chosen: Int64s) -> Predictions:
+        """Score K candidates, arguments as of `Scorer.predict`."""
+        return self.both(request, chosen)
 
 
 class ModelPredictor:
@@ -171,8 +217,11 @@ class ModelPredictor:
         shared = Shared()
         ctr = self.ctr.prepare(ads, shared)
         cvr = self.cvr.prepare(ads, shared) if isinstance(self.cvr, Rate) else self.cvr.prepare(ads)
-        kind = BatchScorer if isinstance(ctr, BatchScore) or isinstance(cvr, BatchScore) else Scorer
-        return kind(self.version, ctr, cvr, self.ctr.provider)
+        if isinstance(ctr, BatchScore) or isinstance(cvr, BatchScore):
+            return BatchScorer(self.version, ctr, cvr, self.ctr.provider)
+        if not isinstance(cvr, PreparedRate):
+            return Scorer(self.version, ctr, cvr, self.ctr.provider)
+        return PairedScorer(self.version, ctr, cvr, self.ctr.provider, both=PairedRates(ctr, cvr))
 
     def predict_rows(self, requests: Int64s, ads: Int64s) -> Predictions:
         """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""

@@ -140,7 +140,7 @@ class Memory:
     def __init__(self, session: Any, provider: Provider, inputs: Arrays, outputs: Arrays) -> None:
         self.inputs = inputs
         self.outputs = outputs
-        self._session = session
+        self._run = session.run_with_iobinding
         self._binding = session.io_binding()
         self._copies: list[tuple[Any, NDArray[Any]]] = []
         for name, array in inputs.items():
@@ -157,7 +157,7 @@ class Memory:
         """Run the graph."""
         for copy, array in self._copies:
             copy.update_inplace(array)
-        self._session.run_with_iobinding(self._binding)
+        self._run(self._binding)
 
 
 def _shape(shape: list[int | str], axes: Mapping[str, int], rows: int) -> tuple[int, ...]:

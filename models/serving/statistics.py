@@ -22,7 +22,7 @@ UInt64s = NDArray[np.uint64]
 _ODD_1 = np.array(0x9E3779B97F4A7C15, dtype=np.uint64)
 _ODD_2 = np.array(0xC2B2AE3D27D4EB4F, dtype=np.uint64)
 _HALF = np.array(32, dtype=np.uint64)
-_LOGIT_MIN = np.array(-30.0)
+_NEGATED_MAX = np.array(30.0)
 _ONE = np.array(1.0)
 #: Above every key, so that a binary search never runs off the end.
 _SENTINEL = np.uint64(2**64 - 1)
@@ -210,11 +210,16 @@ def restore(description: Description, table: NDArray[np.void]) -> Statistics:
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return probabilities of log-odds, without overflow."""
-    odds: NDArray[np.float64] = np.maximum(logits, _LOGIT_MIN)
-    np.negative(odds, out=odds)
+    return of_negated(np.negative(logits))
+
+
+def of_negated(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return probabilities of log-odds with the sign turned, in their memory."""
+    odds: NDArray[np.float64] = np.minimum(logits, _NEGATED_MAX, out=logits)
     np.exp(odds, out=odds)
     odds += _ONE
-    return np.reciprocal(odds, out=odds)
+    np.reciprocal(odds, out=odds)
+    return odds
 
 
 def salt(name: str) -> int:

@@ -31,11 +31,16 @@ def inputs(rows: Rows) -> Inputs:
 
 
 def predictor_of(
-    model: NetworkModel, ctr: tuple[float, float] = (1.0, 0.0), cvr: tuple[float, float] = (1.0, 0.0)
+    model: NetworkModel,
+    ctr: tuple[float, float] = (1.0, 0.0),
+    cvr: tuple[float, float] = (1.0, 0.0),
+    heads: tuple[int, int] = (0, 1),
+    weights: tuple[float, float] = (1.0, 1.0),
 ) -> ModelPredictor:
     """Return a predictor of a network's two heads; slopes and intercepts."""
     columns = Columns(REQUEST_COLUMNS, AD_COLUMNS)
-    rates = [Rate([Part(NetworkHead(model, head))], platt(*scale, columns)) for head, scale in enumerate((ctr, cvr))]
+    parts = [Part(NetworkHead(model, head), weight) for head, weight in zip(heads, weights, strict=True)]
+    rates = [Rate([part], platt(*scale, columns)) for part, scale in zip(parts, (ctr, cvr), strict=True)]
     return ModelPredictor("v1", *rates)
 
 
@@ -203,6 +208,17 @@ def test_scorer_calibrates_each_head_and_takes_no_candidates(inputs: Inputs) -> 
     assert [len(part) for part in scorer.predict(request, chosen[:0])] == [0, 0]
 
 
+@pytest.mark.parametrize("heads", [(0, 1), (1, 0), (1, 1)])
+def test_rates_made_together_are_those_of_each_by_itself(inputs: Inputs, heads: tuple[int, int]) -> None:
+    model, _ = random_model(inputs)
+    scorer = predictor_of(model, (0.5, -1.0), (2.0, 0.3), heads, (0.5, 0.7)).prepare(TABLE)
+    for chosen in (np.arange(5), np.array([7]), np.arange(32)):
+        request = request_with(seen_1=len(chosen))
+        found = scorer.predict(request, chosen)
+        np.testing.assert_allclose(found.pctr, scorer.pctr(request, chosen), rtol=1e-14)
+        np.testing.assert_allclose(found.pcvr, scorer.pcvr(request, chosen), rtol=1e-14)
+
+
 @pytest.mark.parametrize("form", ["full", "split"])
 def test_batches_of_several_impressions_equal_single_calls(inputs: Inputs, form: Form) -> None:
     model, _ = random_model(inputs, form, device=Device("cpu", "always", 64))
@@ -244,11 +260,10 @@ def test_a_graph_of_another_width_is_refused(inputs: Inputs, rows: Rows) -> None
 
 
 def test_remembered_values_are_forgotten_before_they_fill_memory(inputs: Inputs) -> None:
-    model, weights = random_model(inputs)
-    prepared, chosen, request = model.prepare(TABLE), np.arange(3), request_with(site=39)
-    known = inputs.request._known[0]
-    known.places.clear()
+    request = request_with(site=39)[np.newaxis]
+    known, column = inputs.request._known[0], REQUEST_COLUMNS.index("site")
     known.places.update(dict.fromkeys(range(-65_536, 0), 0))  # as full as it gets
-    expected = logits(weights, inputs(request[np.newaxis], TABLE[chosen]))
-    np.testing.assert_allclose(prepared.logits(request, chosen), expected, rtol=1e-5, atol=1e-5)
-    assert len(known.places) == 1
+    found = np.empty(inputs.request.width, dtype=np.float32)
+    inputs.request.one(request[0], request[0].tolist(), found)
+    np.testing.assert_allclose(found, inputs.request(request)[0], rtol=1e-6, atol=1e-6)
+    assert known.places.keys() == {request[0, column]}
