@@ -136,11 +136,13 @@ class Reloader:
     async def _swap(self) -> bool:
         if self._served is None:
             return False
-        scorers = await asyncio.to_thread(self._predictors.prepared, self._served.ad_rows)
+        ads, ids = self._served.ad_rows, self._served.snapshot.line_item_ids
+        scorers = await asyncio.to_thread(self._predictors.prepared, ads)
+        controls = await asyncio.to_thread(columns.align, self._controls, ids)
         self._serving.swap(
             ServingState(
-                served=self._served,
-                controls=columns.align(self._controls, self._served.snapshot.line_item_ids),
+                served=self._served,  # who is active may have changed meanwhile
+                controls=controls,
                 controls_at_ms=self._controls.at_ms if self._controls is not None else 0,
                 predictor=scorers.predictor,
                 prior=scorers.prior,

@@ -140,16 +140,17 @@ class Explainer:
 
 
 def _user(snapshot: Snapshot, seen: Sequence[Seen]) -> UserRecord | None:
+    rows = {number: row for number, _ in seen if (row := snapshot.row_of(number)) is not None}
     faults = [
         Fault(f"seen[{number}].line_item_id", "must be a line item that is not archived")
         for number, one in enumerate(seen)
-        if one.line_item_id not in snapshot.row_of
+        if one.line_item_id not in rows
     ]
     if faults:
         raise ValidationError(faults)
     exposures = []
     for number, (line_item_id, at_ms) in enumerate(sorted(seen, key=lambda one: one.at_ms)):
-        row = snapshot.row_of[line_item_id]
+        row = rows[line_item_id]
         parents = snapshot.advertisers[row].id, snapshot.campaigns[row].id
         exposures.append(Exposure(str(number), at_ms, *parents, line_item_id))
     return UserRecord(pack(exposures)) if exposures else None

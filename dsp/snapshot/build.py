@@ -40,9 +40,8 @@ class Snapshot:
     creatives: Sequence[Creative]
     orphan_ids: tuple[int, ...]
     conversion_rules: tuple[ConversionRule, ...]
-    row_of: dict[int, int]  # line item id to row
     # Columns over line items, shape (N,)
-    line_item_ids: NDArray[np.int64]
+    line_item_ids: NDArray[np.int64]  # ascending
     campaign_id: NDArray[np.int64]
     advertiser_id: NDArray[np.int64]
     goal_kind: NDArray[np.int8]  # pricing.value.GOAL_CODES
@@ -61,6 +60,12 @@ class Snapshot:
     index: Index
     ranking: Ranking  # by the value above times the multipliers of the moment
     caps: CapBook
+
+    def row_of(self, line_item_id: int) -> int | None:
+        """Return a line item's row; None where it has none."""
+        row = int(np.searchsorted(self.line_item_ids, line_item_id))
+        there = row < self.line_item_ids.shape[0] and self.line_item_ids[row] == line_item_id
+        return row if there else None
 
     def days(self, now_ms: int) -> NDArray[np.int64]:
         """Return each line item's day in its advertiser's time zone, as days since 1970-01-01; int64 (N,)."""
@@ -103,7 +108,6 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
         creatives=creatives,
         orphan_ids=orphan_ids,
         conversion_rules=catalogue.conversion_rules,
-        row_of=row_of,
         line_item_ids=_column(item.id for item in items),
         campaign_id=_column(campaign.id for campaign in campaigns),
         advertiser_id=_column(advertiser.id for advertiser in advertisers),

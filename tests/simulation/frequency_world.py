@@ -320,7 +320,8 @@ class World:
         times: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
         caps: dict[tuple[str, int], tuple[FrequencyCap, ...]] = {}
         for at_ms, line_item_id in shown:
-            row = snapshot.row_of[line_item_id]
+            row = snapshot.row_of(line_item_id)
+            assert row is not None
             for level in (snapshot.line_items[row], snapshot.campaigns[row], snapshot.advertisers[row]):
                 key = type(level).__name__, level.id
                 times[key].append(at_ms)

@@ -58,7 +58,7 @@ def test_rows_and_columns() -> None:
     snapshot = build(CATALOGUE, "v1", 123)
     assert (snapshot.version, snapshot.built_at_ms) == ("v1", 123)
     assert [item.id for item in snapshot.line_items] == snapshot.line_item_ids.tolist() == [5, 7]
-    assert snapshot.row_of == {5: 0, 7: 1}
+    assert [snapshot.row_of(number) for number in (4, 5, 6, 7, 8)] == [None, 0, None, 1, None]
     assert [campaign.id for campaign in snapshot.campaigns] == snapshot.campaign_id.tolist() == [10, 20]
     assert [advertiser.id for advertiser in snapshot.advertisers] == snapshot.advertiser_id.tolist() == [1, 2]
     assert [one.id for one in snapshot.creatives] == snapshot.creative_ids.tolist() == [2, 1, 3]
