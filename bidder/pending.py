@@ -1,5 +1,7 @@
 """Impressions that may be about to happen: bids without an outcome yet, counted for frequency for a while."""
 
+import msgspec
+
 from dsp.catalog.exposures import followed, row_of
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.events.schema import Notice, NoticeKind
@@ -7,6 +9,18 @@ from dsp.frequency.evidence import exposure_at, exposure_of
 from dsp.kernel import metrics
 
 _NOBODY = UserRecord()
+
+
+class _Pending(msgspec.Struct, gc=False):
+    """An exposure and its end; it is packed when its user is seen again, and most are not before it is settled."""
+
+    exposure: Exposure
+    until_ms: int
+    packed: bytes = b""
+
+    def row(self) -> bytes:
+        self.packed = self.packed or row_of(self.exposure)
+        return self.packed
 
 
 class PendingExposures:
@@ -20,8 +34,8 @@ class PendingExposures:
         #: Bid id to its user and its end; insertion order is age, so that the oldest are forgotten first.
         self._bids: dict[str, tuple[str, int]] = {}
         self._wins: dict[str, tuple[str, int]] = {}
-        #: Rows of dsp.catalog.exposures by user and bid id, with the end as well.
-        self._exposures: dict[str, dict[str, tuple[bytes, int]]] = {}
+        #: By user and bid id.
+        self._exposures: dict[str, dict[str, _Pending]] = {}
         self._forgotten = metrics.EXPOSURES_FORGOTTEN.labels("pending")
 
     def __len__(self) -> int:
@@ -58,7 +72,7 @@ class PendingExposures:
         if not of_user:
             return user
         known = user or _NOBODY
-        exposures = followed(known.exposures, [row for row, until_ms in of_user.values() if until_ms > now_ms])
+        exposures = followed(known.exposures, [one.row() for one in of_user.values() if one.until_ms > now_ms])
         if exposures is known.exposures:
             return user
         return UserRecord(exposures, known.segments, known.complete, known.responses)
@@ -74,4 +88,4 @@ class PendingExposures:
                 self._forgotten.inc()
             self.discard(bid_id)
         bids[exposure.bid_id] = user_key, until_ms
-        self._exposures.setdefault(user_key, {})[exposure.bid_id] = row_of(exposure), until_ms
+        self._exposures.setdefault(user_key, {})[exposure.bid_id] = _Pending(exposure, until_ms)
