@@ -96,7 +96,7 @@ class Auctioneer:
         for opportunity in opportunities:
             reason = await self._choose(run, run.state, opportunity, user)
             run.reasons += [reason.value] if reason is not None else []
-        body, offers = self.responder.respond(request, run.profile, run.reserved, run.now_ms)
+        body, offers = self.responder.respond(request, run.profile, run.reserved)
         run.reasons += [Exclusion.SELF_CHECK.value] * (len(run.reserved) - len(offers))
         run.mark(Stage.RESPOND)
 

@@ -107,7 +107,8 @@ class Forms:
     def fill(self, form: Form, bid: Bid, facts: BidFacts) -> str:
         """Return the JSON of a form's bid, with the tokens that carry its facts."""
         tokens = self._signer.tokens(self._kinds, encode_facts(facts))
-        return form.json.fill([bid.id, _json(bid.impid), _json(bid.price), _json(bid.dealid), *tokens])
+        deal_id = _json(bid.dealid) if bid.dealid else ""  # then the text has no place for it
+        return form.json.fill([bid.id, _json(bid.impid), _json(bid.price), deal_id, *tokens])
 
     def _make(self, offer: Offer) -> Form:
         creative, advertiser, opportunity = offer.creative, offer.advertiser, offer.opportunity

@@ -1,6 +1,7 @@
 """One impression's candidates once priced, and the offer made of the best: its facts for notices and for the log."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from dsp.funnel import Selection
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros
 from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.pricing.explore import UNMOVED, Jitter
-from models.features.encode import ad_categories
+from models.features.encode import tier_one
 
 #: numpy keeps one object for each native type; on other machines, and for other types, there is a conversion.
 _LITTLE_ENDIAN = np.dtype("<i8")
@@ -143,7 +144,7 @@ def make_offer(
         day=reservation.day,
         user_key=opportunity.user_key if opportunity.may_store else "",
         value_micros=0 if opportunity.test else round(value_micros_cpm / IMPRESSIONS_PER_MILLE),
-        category=next(iter(ad_categories(creative, advertiser)), ""),
+        category=_category(creative.categories or advertiser.categories),
         personal=opportunity.may_personalise,
     )
     deal, first_price = selection.deals[number], selection.first_price.item(number)
@@ -163,6 +164,12 @@ def make_offer(
         propensity=jitter.propensity,
     )
     return Offer(opportunity, advertiser, line_item, creative, deal, facts, price_micros_cpm, record)
+
+
+@lru_cache(maxsize=4_096)
+def _category(categories: tuple[str, ...]) -> str:
+    """Return the first that the ad's features say of its categories."""
+    return min(map(tier_one, categories), default="")
 
 
 def _bytes(row: NDArray[Any]) -> bytes:

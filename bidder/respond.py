@@ -9,7 +9,7 @@ from bidder.form import Form, Forms
 from bidder.offer import Offer
 from dsp.kernel import metrics
 from dsp.kernel.errors import InputError
-from dsp.kernel.ids import TokenSigner, new_id
+from dsp.kernel.ids import TokenSigner
 from dsp.openrtb.check import CHECKS, check
 from dsp.openrtb.codec import encode_response
 from dsp.openrtb.profile import Profile
@@ -34,20 +34,25 @@ class Responder:
         self._forms: dict[tuple[str, bool, bool, int], Forms] = {}
         self._dropped = {label: metrics.BIDS_DROPPED.labels(label) for label in (*CHECKS, "markup_failed")}
 
-    def respond(self, request: BidRequest, profile: Profile, offers: Sequence[Offer], now_ms: int) -> Response:
+    def respond(self, request: BidRequest, profile: Profile, offers: Sequence[Offer]) -> Response:
         """Return the response to a request that carries every offer which breaks no rule."""
         forms = self._forms_for(profile)
-        made = [(offer, form) for offer in offers if (form := self._form(forms, offer)) is not None]
+        made, bids, judged = [], [], {}
+        for offer in offers:
+            form = self._form(forms, offer)
+            if form is not None:
+                bid = form.bid_of(offer)
+                made.append((bid, offer, form))
+                bids.append(bid)
+                judged[bid.id] = form.judgement
         if not made:
             return Response(b"", [])
-        bids = [form.bid_of(offer) for offer, form in made]
         response = BidResponse(
             id=request.id,
-            bidid=new_id(now_ms),
+            bidid=bids[0].id,  # which the event log knows
             cur=offers[0].opportunity.currency,
-            seatbid=[SeatBid(bid=bids.copy(), seat=profile.seat)],
+            seatbid=[SeatBid(bid=bids, seat=profile.seat)],
         )
-        judged = {bid.id: form.judgement for bid, (_, form) in zip(bids, made, strict=True)}
         checked, labels = check(response, request, rates=self._rates, bids_max=profile.bids_max, judged=judged)
         for label in labels:
             self._dropped[label].inc()
@@ -56,7 +61,7 @@ class Responder:
         [seat] = checked.seatbid
         kept = {bid.id for bid in seat.bid} if labels else None
         sent, written = [], []
-        for bid, (offer, form) in zip(bids, made, strict=True):
+        for bid, offer, form in made:
             if kept is None or bid.id in kept:
                 sent.append(offer)
                 written.append(msgspec.Raw(forms.fill(form, bid, offer.facts)))

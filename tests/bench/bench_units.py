@@ -159,11 +159,11 @@ class Taker(Responder):
     """Takes what a response was to be made of, and makes none: the auction then gives back what it had reserved."""
 
     def __init__(self) -> None:
-        self.taken: list[tuple[BidRequest, Profile, Sequence[Offer], int]] = []
+        self.taken: list[tuple[BidRequest, Profile, Sequence[Offer]]] = []
 
-    def respond(self, request: BidRequest, profile: Profile, offers: Sequence[Offer], now_ms: int) -> Response:
+    def respond(self, request: BidRequest, profile: Profile, offers: Sequence[Offer]) -> Response:
         if offers:
-            self.taken.append((request, profile, offers, now_ms))
+            self.taken.append((request, profile, offers))
         return Response(b"", [])
 
 
@@ -172,14 +172,14 @@ def test_respond(benchmark: Any, network: bundle.Bundle) -> None:
     auctioneer, taker, bids = _auctioneer(made(10_000, Mix.BID), network), Taker(), []
     auction = dataclasses.replace(auctioneer, responder=taker)
 
-    def offered() -> Iterator[tuple[BidRequest, Profile, Sequence[Offer], int]]:
+    def offered() -> Iterator[tuple[BidRequest, Profile, Sequence[Offer]]]:
         for body in itertools.cycle(bodies()):
             run(auction, body)
             while taker.taken:
                 yield taker.taken.pop()
 
-    def respond(request: BidRequest, profile: Profile, offers: Sequence[Offer], now_ms: int) -> None:
-        body, sent = auctioneer.responder.respond(request, profile, offers, now_ms)
+    def respond(request: BidRequest, profile: Profile, offers: Sequence[Offer]) -> None:
+        body, sent = auctioneer.responder.respond(request, profile, offers)
         bids.append(len(sent) if body else 0)
 
     in_turn(benchmark, respond, offered())

@@ -133,6 +133,7 @@ async def test_it_bids_and_reserves_the_cost_of_its_price() -> None:
     market = Market()
     answer, (bid,) = await market.ask(bid_request("a"))
     assert (answer.status, bid["price"]) == (200, 4.25)  # 5.00 shaded by 0.85
+    assert json.loads(answer.body)["bidid"] == bid["id"]
     assert market.leases.reserved_micros == 4_250
     assert market.outbox.depth(Topic.DECISIONS) == 1
     assert market.auctioneer.admission.inflight == 0
