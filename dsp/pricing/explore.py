@@ -3,7 +3,7 @@
 from hashlib import blake2b
 from typing import NamedTuple
 
-_KEY = b"dsp.pricing.explore"
+_KEYED = blake2b(digest_size=8, key=b"dsp.pricing.explore")
 #: What a chosen price is multiplied by, each equally often.
 FACTORS = (0.5, 0.65, 0.8, 0.9, 1.1, 1.25, 1.45, 1.7)
 
@@ -24,8 +24,9 @@ def draw(auction_id: str, imp_id: str, share: float) -> Jitter:
 
     The draw depends on nothing but the ids, so a replay explores the same auctions.
     """
-    digest = blake2b(f"{auction_id}\0{imp_id}".encode("utf-8", "surrogatepass"), digest_size=8, key=_KEY).digest()
-    uniform = int.from_bytes(digest, "little") / 2.0**64
+    keyed = _KEYED.copy()
+    keyed.update(f"{auction_id}\0{imp_id}".encode("utf-8", "surrogatepass"))
+    uniform = int.from_bytes(keyed.digest(), "little") / 2.0**64
     if uniform >= share:
         return Jitter(1.0, 1.0 - share)
     place = min(int(uniform / share * len(FACTORS)), len(FACTORS) - 1)
