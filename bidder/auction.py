@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from bidder.admission import Admission
 from bidder.config import BidderConfig
 from bidder.enrich import Enricher
@@ -33,7 +35,7 @@ from dsp.openrtb.request import BidRequest
 from dsp.pacing.bids import pace
 from dsp.pricing.bid import price
 from dsp.pricing.explore import UNMOVED, draw
-from dsp.pricing.value import value_micros_cpm
+from dsp.pricing.value import value_by_unit_micros_cpm
 from models.features.encode import request_row
 from models.serving.batcher import Batcher
 from models.serving.predictor import Predictions
@@ -136,8 +138,9 @@ class Auctioneer:
         if opportunity.first_price:
             jitter = draw(opportunity.auction_id, opportunity.imp_id, self.config.first_price_explore_share)
             shading = state.landscapes.curve(features, opportunity.floor_micros_cpm)
-        value = value_micros_cpm(snapshot.goal_kind.take(rows), snapshot.target_micros.take(rows), pctr, pcvr)
-        floors, bid_min = chosen.floors_micros_cpm, snapshot.bid_min_micros_cpm.take(rows)
+        per_mille, per_click, per_conversion, bid_min, bid_max = snapshot.terms_micros.take(rows, 0).T
+        value = value_by_unit_micros_cpm(per_mille, per_click, per_conversion, pctr, pcvr)
+        floors = chosen.floors_micros_cpm.astype(np.float64)
         ids, auction_id = snapshot.line_item_ids, opportunity.auction_id
         multiplier = pace(value, rows, state.controls, ids, floors, bid_min, auction_id, run.now_ms)
         prices = price(
@@ -147,7 +150,7 @@ class Auctioneer:
             chosen.first_price,
             shading or self.config.first_price_shade,
             bid_min,
-            snapshot.bid_max_micros_cpm.take(rows),
+            bid_max,
             chosen.fixed_price,
             jitter.factor,
         )

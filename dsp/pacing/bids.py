@@ -29,8 +29,8 @@ def pace(
     rows: NDArray[np.intp],
     controls: ControlColumns,
     line_item_ids: NDArray[np.int64],
-    floors: NDArray[np.int64],
-    bid_min: NDArray[np.int64],
+    floors: NDArray[np.int64] | NDArray[np.float64],
+    bid_min: NDArray[np.int64] | NDArray[np.float64],
     auction_id: str,
     now_ms: int,
 ) -> NDArray[np.float64]:

@@ -18,11 +18,11 @@ _ZERO, _INFINITE = np.array(0.0), np.array(np.inf)
 def price(
     value: NDArray[np.float64],
     multiplier: NDArray[np.float64],
-    floors: NDArray[np.int64],
+    floors: NDArray[np.int64] | NDArray[np.float64],
     first_price: NDArray[np.bool_],
     shading: WinCurve | float,
-    bid_min: NDArray[np.int64],
-    bid_max: NDArray[np.int64],
+    bid_min: NDArray[np.int64] | NDArray[np.float64],
+    bid_max: NDArray[np.int64] | NDArray[np.float64],
     fixed_price: NDArray[np.bool_] | None = None,
     jitter: float = 1.0,
 ) -> NDArray[np.int64]:
@@ -46,8 +46,9 @@ def price(
         jitter: what first prices are multiplied by, for exploration.
     """
     paced = value * multiplier
-    # Made numbers of one kind once: an operation that has to do it takes longer than the conversion.
-    lowest, least = bid_min.astype(np.float64), floors.astype(np.float64)
+    # Made numbers of one kind once: an operation that has to do it takes longer than the conversion. Auctions give
+    # such numbers already.
+    lowest, least = bid_min.astype(np.float64, copy=False), floors.astype(np.float64, copy=False)
     worth = np.maximum(paced, lowest)
     np.minimum(worth, bid_max, out=worth)
     # A comparison with NaN is false, so a prediction that is none never bids.
@@ -59,8 +60,8 @@ def price(
         bid = shade(worth, least, shading) if isinstance(shading, WinCurve) else worth * shading
         if jitter != 1.0:
             bid *= jitter
-        np.maximum(lowest, least + _FLOOR_MARGIN, out=lowest)
         np.maximum(bid, lowest, out=bid)
+        np.maximum(bid, least + _FLOOR_MARGIN, out=bid)
         np.minimum(bid, worth, out=bid)
         if firsts < first_price.shape[0]:
             bid = np.where(first_price, bid, worth)

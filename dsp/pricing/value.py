@@ -1,6 +1,7 @@
 """What an impression is worth to a line item, from its goal and the predictions."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,15 @@ from dsp.kernel.money import IMPRESSIONS_PER_MILLE, MICROS_PER_UNIT, Micros
 #: Goal kinds as they stand in a snapshot's `goal_kind` column.
 GOAL_CODES = {GoalKind.CPM: 0, GoalKind.CPC: 1, GoalKind.CPA: 2, GoalKind.ROAS: 3}
 # Constants are arrays without dimensions: with few candidates, half the time of a scalar operand is its conversion.
-_CPM, _CPC = (np.array(GOAL_CODES[kind], dtype=np.int8) for kind in (GoalKind.CPM, GoalKind.CPC))
-_ONE, _PER_MILLE = np.array(1.0), np.array(float(IMPRESSIONS_PER_MILLE))
+_PER_MILLE = np.array(float(IMPRESSIONS_PER_MILLE))
+
+
+class UnitPrices(NamedTuple):
+    """What line items pay for each thing they may buy, in micros, (K,) each; nothing but for their goals' units."""
+
+    per_mille: NDArray[np.float64]  # for a thousand impressions
+    per_click: NDArray[np.float64]
+    per_conversion: NDArray[np.float64]
 
 
 def value_micros_cpm(
@@ -33,10 +41,31 @@ def value_micros_cpm(
         pctr: probability of a click given an impression, (K,).
         pcvr: probability of a conversion given a click, (K,).
     """
+    return value_by_unit_micros_cpm(*unit_prices(goal_kind, target_micros), pctr, pcvr)
+
+
+def unit_prices(goal_kind: NDArray[np.int8], target_micros: NDArray[np.int64]) -> UnitPrices:
+    """Return what line items with such goals pay; arguments as of `value_micros_cpm`."""
+    target = target_micros.astype(np.float64)
+    cpm, cpc = goal_kind == GOAL_CODES[GoalKind.CPM], goal_kind == GOAL_CODES[GoalKind.CPC]
+    return UnitPrices(target * cpm, target * cpc, target * ~(cpm | cpc))
+
+
+def value_by_unit_micros_cpm(
+    per_mille: NDArray[np.float64],
+    per_click: NDArray[np.float64],
+    per_conversion: NDArray[np.float64],
+    pctr: NDArray[np.float64],
+    pcvr: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return `value_micros_cpm` given `UnitPrices`, to the last bit the same for predictions that are finite."""
     clicks = pctr * _PER_MILLE
-    units = np.where(goal_kind == _CPM, _ONE, np.where(goal_kind == _CPC, clicks, clicks * pcvr))
-    units *= target_micros
-    return units
+    value: NDArray[np.float64] = clicks * pcvr
+    value *= per_conversion
+    clicks *= per_click
+    value += clicks
+    value += per_mille
+    return value
 
 
 def unit_micros(goal: Goal, conversion_micros: Micros) -> Micros:

@@ -12,7 +12,7 @@ from dsp.catalog.exposures import ID_MAX
 from dsp.catalog.terms import FrequencyCap
 from dsp.frequency.rule import CapBook
 from dsp.kernel.money import PRICE_MICROS_CPM_MAX
-from dsp.pricing.value import GOAL_CODES, conversion_worths, unit_micros, value_micros_cpm
+from dsp.pricing.value import GOAL_CODES, conversion_worths, unit_micros, unit_prices, value_micros_cpm
 from dsp.targeting.index import Entities, Index
 from dsp.targeting.tiers import Ranking
 
@@ -48,6 +48,8 @@ class Snapshot:
     target_micros: NDArray[np.int64]  # what the goal's unit may cost; of ROAS, a conversion
     bid_min_micros_cpm: NDArray[np.int64]
     bid_max_micros_cpm: NDArray[np.int64]
+    #: (N, 5), a line item's beside each other, for auctions: pricing.value.UnitPrices, its lowest and its highest bid.
+    terms_micros: NDArray[np.float64]
     flight_start_ms: NDArray[np.int64]  # the line item's and its campaign's together
     flight_end_ms: NDArray[np.int64]
     has_caps: NDArray[np.bool_]  # of its own, its campaign's or its advertiser's
@@ -115,6 +117,7 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
         target_micros=target,
         bid_min_micros_cpm=bid_min,
         bid_max_micros_cpm=bid_max,
+        terms_micros=np.stack((*unit_prices(goal_kind, target), bid_min, bid_max), axis=1),
         flight_start_ms=starts,
         flight_end_ms=ends,
         has_caps=np.array(has_caps, dtype=np.bool_),

@@ -38,7 +38,7 @@ from dsp.openrtb.profile import Profile
 from dsp.openrtb.request import BidRequest
 from dsp.pacing.columns import ControlColumns, align
 from dsp.pricing.bid import price
-from dsp.pricing.value import value_micros_cpm
+from dsp.pricing.value import value_by_unit_micros_cpm
 from dsp.snapshot.build import Snapshot, build
 from loadtest.bids import supply
 from loadtest.bids.catalogue import Mix, catalogue
@@ -147,8 +147,8 @@ def test_price(benchmark: Any) -> None:
 
     def priced(chosen: Selection) -> None:
         rows, floors = chosen.line_items, chosen.floors_micros_cpm
-        value = value_micros_cpm(snapshot.goal_kind.take(rows), snapshot.target_micros.take(rows), rates, rates)
-        low, high = snapshot.bid_min_micros_cpm.take(rows), snapshot.bid_max_micros_cpm.take(rows)
+        per_mille, per_click, per_conversion, low, high = snapshot.terms_micros.take(rows, 0).T
+        value = value_by_unit_micros_cpm(per_mille, per_click, per_conversion, rates, rates)
         price(value, multipliers.take(rows), floors, chosen.first_price, 0.85, low, high, chosen.fixed_price)
 
     rates = PriorPredictor().predict_rows(serve(snapshot, None).ad_rows[:0], serve(snapshot, None).ad_rows[:LIMIT]).pctr

@@ -9,6 +9,8 @@ from dsp.catalog.entities import ConversionRule
 from dsp.catalog.terms import Goal, GoalKind
 from dsp.pricing.value import GOAL_CODES, conversion_micros, unit_micros, value_micros_cpm
 
+PROBABILITY = st.floats(0.0, 1.0)
+
 
 def test_value_by_goal() -> None:
     kinds = np.array([GOAL_CODES[kind] for kind in (GoalKind.CPM, GoalKind.CPC, GoalKind.CPA)], dtype=np.int8)
@@ -17,6 +19,19 @@ def test_value_by_goal() -> None:
     # A click in a hundred: ten clicks a thousand; a conversion in twenty clicks: half a conversion a thousand.
     np.testing.assert_allclose(value, [2_000_000, 5_000_000, 10_000_000])
     assert value.dtype == np.float64
+
+
+@given(st.lists(st.tuples(st.sampled_from(GoalKind), st.integers(0, 10**12), PROBABILITY, PROBABILITY), min_size=1))
+def test_the_value_is_its_units_times_their_target_to_the_last_bit(
+    rows: list[tuple[GoalKind, int, float, float]],
+) -> None:
+    kinds = np.array([GOAL_CODES[kind] for kind, *_ in rows], dtype=np.int8)
+    targets, pctr, pcvr = (np.array(column) for column in zip(*(row[1:] for row in rows), strict=True))
+    expected = []
+    for kind, target, click, conversion in rows:
+        units = {GoalKind.CPM: 1.0, GoalKind.CPC: click * 1_000.0}.get(kind, click * 1_000.0 * conversion)
+        expected.append(units * target)
+    assert value_micros_cpm(kinds, targets, pctr, pcvr).tolist() == expected
 
 
 def test_a_prediction_that_is_none_has_no_value() -> None:

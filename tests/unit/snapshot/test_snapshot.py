@@ -69,6 +69,7 @@ def test_rows_and_columns() -> None:
     assert snapshot.flight_end_ms.tolist()[1] == 90
     assert snapshot.bid_min_micros_cpm.tolist() == [0, 3]
     assert snapshot.bid_max_micros_cpm.tolist() == [PRICE_MICROS_CPM_MAX, 800]
+    assert snapshot.terms_micros.tolist() == [[0, 500_000, 0, 0, PRICE_MICROS_CPM_MAX], [1, 0, 0, 3, 800]]
     assert snapshot.prior_value_micros_cpm[1] == 3  # never below the lowest bid
     assert set(snapshot.caps.campaigns) == {20}
 
