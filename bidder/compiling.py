@@ -12,7 +12,9 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
@@ -147,7 +149,11 @@ def _write(file: IO[bytes], compiled: Compiled) -> None:
 
 
 def _read(file: IO[bytes]) -> Compiled:
-    pieces = _pieces(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+    kept = os.dup(file.fileno())
+    mapped = mmap.mmap(kept, 0, access=mmap.ACCESS_READ)
+    # Who lets go of the last array, in an auction, say, would give all the memory back to the system there and then.
+    weakref.finalize(mapped, lambda: threading.Thread(target=os.close, args=(kept,)).start()).atexit = False
+    pieces = _pieces(memoryview(mapped))
     found = pickle.loads(next(pieces), buffers=pieces)  # noqa: S301 - our own child's, in a file that is ours alone
     if not isinstance(found, Compiled):
         raise TypeError(f"a child's {type(found).__name__}")
