@@ -22,6 +22,27 @@ Entity = TypeVar("Entity", bound=_Identified)
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class _Rows(dict[int, Entity], Generic[Entity]):
+    """Entities by row, as far as they were asked for. A dictionary, so that asking again is no call of Python's."""
+
+    def __init__(
+        self, kind: type[Entity], data: NDArray[np.uint8], ends: NDArray[np.int64], places: NDArray[np.int32]
+    ) -> None:
+        super().__init__()
+        self._data, self._ends, self._places = memoryview(data), ends, places  # type: ignore[arg-type]
+        self._decode = msgspec.msgpack.Decoder(kind).decode
+        self._decoded: dict[int, Entity] = {}  # by place
+
+    def __missing__(self, row: int) -> Entity:
+        place = self._places.item(row)
+        found = self._decoded.get(place)
+        if found is None:
+            begin, end = self._ends.item(place - 1) if place else 0, self._ends.item(place)
+            found = self._decoded.setdefault(place, self._decode(self._data[begin:end]))
+        self[int(row)] = found
+        return found
+
+
 class Packed(Sequence[Entity], Generic[Entity]):
     """Entities of one kind, one a row (N,); several rows may be of one. What has been asked for is kept.
 
@@ -29,15 +50,13 @@ class Packed(Sequence[Entity], Generic[Entity]):
     is (N,).
     """
 
-    __slots__ = ("_data", "_decode", "_ends", "_kind", "_known", "_parts", "_places")
+    __slots__ = ("_kind", "_parts", "_rows")
 
     def __init__(
         self, kind: type[Entity], data: NDArray[np.uint8], ends: NDArray[np.int64], places: NDArray[np.int32]
     ) -> None:
         self._kind, self._parts = kind, (data, ends, places)
-        self._data, self._ends, self._places = memoryview(data), ends, places  # type: ignore[arg-type]
-        self._decode = msgspec.msgpack.Decoder(kind).decode
-        self._known: dict[int, Entity] = {}
+        self._rows = _Rows(kind, data, ends, places)
 
     @classmethod
     def of(cls, kind: type[Entity], entities: Sequence[Entity]) -> "Packed[Entity]":
@@ -54,16 +73,11 @@ class Packed(Sequence[Entity], Generic[Entity]):
         return cls(kind, np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, places)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._parts[2])
 
     def __getitem__(self, row: Any) -> Any:
         """Return the entity of a row, the same object whenever it is asked for."""
-        place = self._places.item(row)
-        found = self._known.get(place)
-        if found is None:
-            begin, end = self._ends.item(place - 1) if place else 0, self._ends.item(place)
-            found = self._known.setdefault(place, self._decode(self._data[begin:end]))
-        return found
+        return self._rows[row]
 
     def __iter__(self) -> Iterator[Entity]:
         return map(self.__getitem__, range(len(self)))
