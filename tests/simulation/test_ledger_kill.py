@@ -19,6 +19,7 @@ from dsp.cache.local import LocalLeaseStore
 from dsp.cache.port import LeaseWant, Limit
 from dsp.events.schema import NoticeKind, encode
 from dsp.kernel.clock import SystemClock
+from dsp.ledger.terms import late_lease_id
 from dsp.store.book import BookRepository
 from dsp.store.database import create_engine, session_factory
 from dsp.stream.local import LocalEventLog
@@ -27,6 +28,8 @@ from tests.notices import notice
 from tests.servers.postgres import PASSWORD, Postgres
 
 BIDS = 3_000
+#: Every so-manieth bid's notices come late, and its budgets have room for as many.
+LATE = 10
 LEDGER = """
 import asyncio, sys
 from pathlib import Path
@@ -62,14 +65,14 @@ async def _prepare(data: Path) -> str:
     await leases.open()
     await log.open()
     now_ms = clock.now_ms()
-    await leases.set_limits([Limit(3, 2, None, None, None, None)])
+    await leases.set_limits([Limit(3, 2, None, 10**6 + 10 * BIDS // LATE, None, None)])
     epoch = await leases.register("bidder", now_ms)
     day = now_ms // 86_400_000
     (lease,) = (await leases.sync(epoch, now_ms, [LeaseWant(3, day, 10**6)], {}, now_ms + 600_000)).leases
     chooser = random.Random(5)
     facts = {"lease_id": lease.lease_id, "day": day, "expires_at_ms": now_ms + 600_000}
-    events = [notice(number, cost_micros=10, **facts) for number in range(BIDS)]
-    events += [notice(number, cost_micros=10, **facts) for number in range(0, BIDS, 3)]
+    numbers = [*range(BIDS), *range(0, BIDS, 3)]
+    events = [notice(number, cost_micros=10, late=number % LATE == 0, **facts) for number in numbers]
     events += [notice(number, NoticeKind.LOSS, **facts) for number in range(BIDS, BIDS + 500)]
     chooser.shuffle(events)
     await log.append("notices", [Entry("3", encode(one)) for one in events])
@@ -97,9 +100,12 @@ def _check(views: sessionmaker[Session], data: Path, lease_id: str) -> None:
     with views() as session:
         book = BookRepository(session)
         assert (book.transactions(), book.imbalance()) == (BIDS, 0)
-        assert book.spent_by_lease() == {lease_id: BIDS * 10}
+        late = BIDS // LATE * 10
+        spent = {lease_id: BIDS * 10 - late, late_lease_id(3, int(lease_id.rsplit("-", 1)[1])): late}
+        assert book.spent_by_lease() == spent
     leases = sqlite3.connect(data / "leases.db")
-    assert leases.execute("SELECT lease_id, settled FROM leases").fetchall() == [(lease_id, BIDS * 10)]
+    assert dict(leases.execute("SELECT lease_id, settled FROM leases").fetchall()) == spent
+    assert leases.execute("SELECT granted FROM leases WHERE epoch = 0").fetchall() == [(late,)]
     leases.close()
 
 
