@@ -69,7 +69,7 @@ def main() -> None:
     value = np.linspace(1.0, 5.0, CANDIDATES) * 1e6
     ones, floors = np.ones(CANDIDATES), np.full(CANDIDATES, 200_000)
     first_price, fixed = np.ones(CANDIDATES, dtype=np.bool_), np.zeros(CANDIDATES, dtype=np.bool_)
-    bid_min, bid_max = np.zeros(CANDIDATES, dtype=np.int64), np.full(CANDIDATES, 10**9)
+    least, bid_min, bid_max = floors.astype(np.float64), np.zeros(CANDIDATES), np.full(CANDIDATES, 1e9)
     context = auctions.contexts[0]
     curve = landscape.curve(context, 200_000)
     reserve = reservation()
@@ -84,10 +84,10 @@ def main() -> None:
     controls["pace_below_floors"] = ControlColumns(ones * 0.05, np.full(CANDIDATES, np.inf), NOW_MS)
 
     def paced(name: str) -> NDArray[np.float64]:
-        return pace(value, rows, controls[name], rows, floors, bid_min, "an auction", NOW_MS)
+        return pace(value, rows, controls[name], rows, least, bid_min, "an auction", NOW_MS)
 
     def priced(shading: WinCurve) -> NDArray[np.int64]:
-        return price(value, ones, floors, first_price, shading, bid_min, bid_max, fixed)
+        return price(value, ones, least, first_price, shading, bid_min, bid_max, fixed)
 
     def reserved(prices: NDArray[np.int64]) -> object:
         best = next(Candidates(selection, nothing, nothing, value, ones, prices, context).preferred())
