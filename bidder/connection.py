@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from http import HTTPStatus
-from time import time
+from time import perf_counter_ns, time
 from typing import Protocol, cast
 from wsgiref.handlers import format_date_time
 
@@ -17,7 +17,6 @@ import httptools
 import msgspec
 
 from bidder import eager
-from bidder.arrivals import Arrivals
 from dsp.kernel import logging
 
 HEAD_BYTES_MAX = 32_768
@@ -67,14 +66,13 @@ class Host(Protocol):
     keepalive_seconds: float
     request_seconds_max: float
     connections: "set[Connection]"
-    arrivals: Arrivals
 
-    def gather(self, connection: "Connection", data: bytes) -> bool:
-        """Take what came in, to be fed to the connection a little later; False where that is not this port's way."""
+    def gather(self, connection: "Connection", data: bytes) -> None:
+        """Take what came in, to be parsed and answered a little later."""
         ...
 
     def feed(self) -> None:
-        """Feed what was gathered now."""
+        """Have what was gathered parsed and answered now."""
         ...
 
 
@@ -124,15 +122,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        host = self._host
         self._heard_at = self._loop.time()
-        self._arrived_ns = host.arrivals.read()
-        if not host.gather(self, data):
-            self.feed(data)
-            host.arrivals.done()
+        self._arrived_ns = perf_counter_ns()
+        self._host.gather(self, data)
 
-    def feed(self, data: bytes) -> None:
-        """Parse what came in, and answer."""
+    def parse(self, data: bytes) -> None:
+        """Parse what came in; what it asked is answered by `answer`."""
         if self._deaf:
             return
         begun_before = self._begun
@@ -144,6 +139,9 @@ class Connection(asyncio.Protocol):
             self._deaf = self._malformed = True
         else:
             self._check_unfinished(len(data), begun_before)
+
+    def answer(self) -> None:
+        """Answer what was parsed."""
         self._wake()
         if len(self._queue) >= PIPELINE_MAX and self._transport is not None:
             self._transport.pause_reading()

@@ -1,24 +1,29 @@
-"""One port: accepts connections, feeds them at once or in batches, and closes them in order at the end."""
+"""One port: accepts connections, handles in batches what they say, and closes them in order at the end."""
 
 import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from bidder.arrivals import Arrivals
 from bidder.connection import Connection, Handler
 
 BACKLOG = 1_024
 #: More than this is not kept waiting.
-GATHERED_BYTES_MAX = 262_144
+GATHERED_BYTES_MAX = 4_194_304
 _POLL_SECONDS = 0.01
 
 
 class Listener:
     """Serves one port with one handler; `broken` is called for what is not even HTTP.
 
-    With `gather_seconds` what arrives is handled in batches: where an answer has to wait for the disk anyway, the
-    waiting may as well come first, as many requests in a row cost far less than each by itself, woken up for.
+    An event loop takes up all that is there at once and hands it out piece by piece. All of it is read before any is
+    parsed, so that a request knows since when it has waited for those before it, and all is parsed before any is
+    answered: the same work in a row costs less. An overloaded process has to know what has waited (bidder.admission).
+    What came while the loop was busy with the turn before may have waited for up to that turn as well; that is not
+    counted, and short where turns are kept short.
+
+    With `gather_seconds` batches are larger: where an answer has to wait for the disk anyway, the waiting may as well
+    come first, as many requests in a row cost far less than each by itself, woken up for.
     """
 
     def __init__(
@@ -36,12 +41,12 @@ class Listener:
         self.keepalive_seconds = keepalive_seconds
         self.request_seconds_max = request_seconds_max
         self.connections: set[Connection] = set()
-        self.arrivals = Arrivals(asyncio.get_running_loop())
         self.port = 0
+        self._loop = asyncio.get_running_loop()
         self._gather_seconds = gather_seconds
         self._gathered: list[tuple[Connection, bytes]] = []
         self._gathered_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._due: asyncio.Handle | None = None  # when what was gathered is fed
         self._server: asyncio.Server | None = None
         self._door: socket.socket | None = None  # the server's own socket once more, to outlive the server
 
@@ -54,27 +59,27 @@ class Listener:
         self._door = found.dup()
         self._server = await asyncio.get_running_loop().create_server(self._connection, sock=found)
 
-    def gather(self, connection: Connection, data: bytes) -> bool:
-        """Take what came in, to be fed to the connection within `gather_seconds`; False where there are none."""
-        if not self._gather_seconds:
-            return False
+    def gather(self, connection: Connection, data: bytes) -> None:
+        """Take what came in, to be parsed and answered at the end of the loop's turn or within `gather_seconds`."""
         self._gathered.append((connection, data))
         self._gathered_bytes += len(data)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._gather_seconds, self.feed)
+        if self._due is None:
+            loop, seconds = self._loop, self._gather_seconds
+            self._due = loop.call_later(seconds, self.feed) if seconds else loop.call_soon(self.feed)
         if self._gathered_bytes > GATHERED_BYTES_MAX:
             self.feed()
-        return True
 
     def feed(self) -> None:
-        """Feed what was gathered now."""
-        if self._timer is None:
+        """Have what was gathered parsed and answered now."""
+        if self._due is None:
             return
-        self._timer.cancel()
-        self._timer = None
+        self._due.cancel()
+        self._due = None
         gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
         for connection, data in gathered:
-            connection.feed(data)
+            connection.parse(data)
+        for connection, _ in gathered:
+            connection.answer()
 
     async def close(self, timeout_s: float) -> None:
         """Accept nothing more, answer what is in flight for at most `timeout_s`, and close every connection.
