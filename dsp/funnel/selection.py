@@ -15,7 +15,7 @@ from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.pacing.columns import ControlColumns
 from dsp.snapshot.build import Snapshot
 from dsp.targeting import bitmap
-from dsp.targeting.bitmap import Positions, Words
+from dsp.targeting.bitmap import Bits, Positions, Words
 from dsp.targeting.deals import FIRST_PRICE, FIXED_PRICE, Way
 
 #: Combinations of floor and number of candidates whose terms are kept.
@@ -68,22 +68,22 @@ def select(
     left = recalled & slot.line_items & publisher.line_items
     if not left:
         return stages.match_lost(fitting, recalled)
-    words, matched = bitmap.from_bits(left, len(snapshot.line_items)), slot.creatives & publisher.creatives
-    chosen = _choose(snapshot, stages, words, matched, limit, opportunity.auction_id, sure=False)
+    matched = slot.creatives & publisher.creatives
+    chosen = _choose(snapshot, stages, left, matched, limit, opportunity.auction_id, sure=False)
     if not isinstance(chosen, Selection):
         # A line item may have one creative for the slot, another for the publisher, and none for both.
-        chosen = _choose(snapshot, stages, words, matched, limit, opportunity.auction_id, sure=True)
+        chosen = _choose(snapshot, stages, left, matched, limit, opportunity.auction_id, sure=True)
     return stages.match_lost(fitting, recalled) if chosen is None else chosen
 
 
 def _choose(
-    snapshot: Snapshot, stages: Stages, words: Words, matched: Words, limit: int, auction_id: str, *, sure: bool
+    snapshot: Snapshot, stages: Stages, members: Bits, matched: Words, limit: int, auction_id: str, *, sure: bool
 ) -> Selection | Exclusion | None:
     """Caps, rank, and for each line item a creative that matched and a way in; None where one has no such creative.
 
     With `sure` those without are left out first, and None says that nobody has one.
     """
-    best = _best(snapshot, stages, words, limit, matched if sure else None)
+    best = _best(snapshot, stages, members, limit, matched if sure else None)
     if best is None or isinstance(best, Exclusion):
         return best
     some = candidates.spans(best, snapshot.creative_start)
@@ -92,14 +92,14 @@ def _choose(
 
 
 def _best(
-    snapshot: Snapshot, stages: Stages, words: Words, limit: int, matched: Words | None
+    snapshot: Snapshot, stages: Stages, members: Bits, limit: int, matched: Words | None
 ) -> Positions | Exclusion | None:
     """Caps and rank: the highest tier first, and lower ones where it is not enough.
 
     Who has none of the creatives `matched`, if given, is left out; None when that is all.
     """
-    tiers = stages.ranked.tiers
-    tier = stages.ranked.tier_of(words, _LOOKED_AT * limit)
+    tiers, words = stages.ranked.tiers, bitmap.from_bits(members, len(snapshot.line_items))
+    tier = stages.ranked.tier_of(members.bit_count(), _LOOKED_AT * limit)
     while True:
         rows = bitmap.positions(words & tiers[tier])
         if matched is not None:

@@ -19,8 +19,8 @@ if sys.byteorder != "little":
     raise ImportError("bitmaps are packed byte by byte, lowest byte first: a little-endian machine is needed")
 
 _WORD_BITS, _WORD_BYTES = 64, 8
-#: Of so many words all are looked at, as fast as finding out which are zero.
-_FEW_WORDS = 256
+#: Of so many words all are unpacked, which is as fast as finding out which matter.
+_FEW_WORDS = 384
 
 
 def zeros(size: int) -> Words:
@@ -76,6 +76,8 @@ def mask(words: Words) -> NDArray[np.bool_]:
 
 def held(words: Words, places: Positions) -> NDArray[np.bool_]:
     """Return which of `places`, any positions, are members; same shape. Work follows the places, not the size."""
+    if words.shape[0] <= _FEW_WORDS:
+        return mask(words).take(places)
     octets = words.view(np.uint8).take(places >> 3)
     return ((octets >> (places & 7).astype(np.uint8)) & 1).view(np.bool_)
 

@@ -69,9 +69,11 @@ class DealTable:
         include and no deal of the catalogue describes counts on any exchange, on the exchange's terms. An id offered
         twice counts once, so that there are never more ways than deals that line items include.
         """
-        offers = {offer.id: offer for offer in reversed(opportunity.deals) if offer.id in self._wanting}
-        ways = [way for offer in offers.values() if (way := self._way(offer, opportunity, seat)) is not None]
-        ways.sort(key=attrgetter("floor_micros_cpm"))
+        ways: list[Way] = []
+        if opportunity.deals:
+            offers = {offer.id: offer for offer in reversed(opportunity.deals) if offer.id in self._wanting}
+            ways += [way for offer in offers.values() if (way := self._way(offer, opportunity, seat)) is not None]
+            ways.sort(key=attrgetter("floor_micros_cpm"))
         if not opportunity.private_auction:
             auction = FIRST_PRICE if opportunity.first_price else SECOND_PRICE
             ways.append(Way(None, opportunity.floor_micros_cpm, auction, self._open))

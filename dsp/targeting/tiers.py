@@ -24,11 +24,9 @@ class Ranked:
             ordered = np.partition(score, places)
             self.tiers += [bitmap.from_mask(score >= ordered[place]) for place in places]
 
-    def tier_of(self, members: Words, wanted: int) -> int:
-        """Return the highest tier that is likely to hold `wanted` of the members."""
-        if len(self.tiers) == 1:
-            return 0
-        share = int(np.bitwise_count(members).sum()) // wanted
+    def tier_of(self, members: int, wanted: int) -> int:
+        """Return the highest tier that is likely to hold `wanted` of so many members."""
+        share = members // wanted
         return min(max(share.bit_length() - 1, 0), len(self.tiers) - 1)
 
 
