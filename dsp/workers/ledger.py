@@ -186,10 +186,10 @@ class LedgerJob:
             book = BookRepository(session)
             return book.apply(entries, moved, Topic.NOTICES, GROUP, self._watermark_ms, self._position, room)
 
-        with self._sessions() as session:
+        with self._sessions.begin() as session:
             applied = apply(session, {})
-            if not applied.claims:
-                session.commit()
+            if applied.claims:
+                session.rollback()
         if applied.claims:
             room = await self._cover(applied.claims)
             with self._sessions.begin() as session:

@@ -40,6 +40,10 @@ def test_no_seed_overspends_bills_twice_or_loses() -> None:
     assert faulty.late_charged_count > clean.late_charged_count == clean.late_count == 0  # there were faults
 
 
+def test_nothing_is_left_of_a_commit_that_failed_when_faults_are_three_times_as_dense() -> None:
+    assert Simulation(60, faults(60, 3)).run().audit.lost == 0
+
+
 def test_one_integer_reproduces_a_run_in_any_process() -> None:
     program = "import sys; from loadtest.__main__ import main; sys.exit(main(['faults', '--seeds', '7', '--trace']))"
     traces = [
