@@ -180,8 +180,9 @@ class PairedRates:
         if self._network is not None:
             logits: NDArray[Any] = self._network.logits(request, chosen)
         else:
-            ctr, cvr = self._rates
-            logits = np.stack([ctr.logits(request, chosen), cvr.logits(request, chosen)], axis=1)
+            logits = np.empty((len(chosen), 2))
+            for head, rate in enumerate(self._rates):
+                logits[:, head] = rate.logits(request, chosen)
         found = self._calibration(logits, request, chosen)
         return Predictions(found[:, 0], found[:, 1])
 
