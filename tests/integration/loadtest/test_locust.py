@@ -29,7 +29,7 @@ async def test_exit_status_is_the_verdict(limits: tuple[str, ...], status: int, 
         done = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", bidder.url, "--headless",
-             "--users", "2", "--spawn-rate", "2", "--run-time", "2s", "--only-summary", "--pause-ms", "10", *limits],
+             "--users", "2", "--spawn-rate", "2", "--run-time", "8s", "--only-summary", "--pause-ms", "10", *limits],
             cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
     finally:
