@@ -1,7 +1,7 @@
 """How bids are scaled and auctions thinned so that spend follows its plan: the controls, and their law."""
 
 from dataclasses import dataclass
-from math import exp, inf, log, sqrt
+from math import exp, inf, log
 from typing import NamedTuple
 
 import msgspec
@@ -94,15 +94,12 @@ class Law:
     #: ... and at least so many control steps: spend shows in the book late, and a loop faster than that would swing.
     time_steps_min: float = 6.0
     #: However fast, so many average impressions are misspent before the level moves by 1: the noise of so many is a
-    #: tenth. Fewer where money goes too fast, and spend is off plan by more than so many times the noise of all
-    #: impressions so far: values have risen, as they do with another model, and the level is of the old ones. (Where it
-    #: goes too slowly there may be an outage, which is to teach nothing.) Or this share of today's part of the flight,
-    #: if that is more: urgency and recovery keep to the plan, and a level that stays buys most. A share of today off
-    #: plan says that they do not: that halves it, and twice as much off makes it a fifth, down to one time constant.
-    #: Until so many impressions were bought, as many as were, so that a cold start finds its level in a few.
+    #: tenth. Or this share of today's part of the flight, if that is more: urgency and recovery keep to the plan, and
+    #: a level that stays buys most. A share of today off plan says that they do not: that halves it, and twice as much
+    #: off makes it a fifth, down to one time constant. Until so many impressions were bought, as many as were, so that
+    #: a cold start finds its level in a few.
     memory_impressions: float = 150.0
     memory_impressions_start: float = 2.0
-    memory_evident: float = 2.0
     memory_share: float = 0.2
     memory_off_plan: float = 0.01
     #: The cost of an average impression is the mean over about so many.
@@ -128,7 +125,7 @@ class Law:
     end_impressions: float = 3.0
     end_whole: float = 0.3
     end_urgency_max: float = 1_000.0
-    fall_max: float = 0.8  # the most that the level falls in one step
+    fall_max: float = 0.5  # the most that the level falls in one step
     cold_gain: float = 1.5  # how much faster a cold controller opens
     #: While bids go unanswered the level rises by so much, then by so much an hour: an exchange that is stuck owes the
     #: bills of bids that may have won, and who has been outbid finds the price all the same.
@@ -214,8 +211,7 @@ def _budget(after: Control, before: Control, pace: Pace, seconds: float, time: f
     learned = learned_before = before.level - log(before.recovery)
     if not ending or max(urgency, before.urgency) <= law.urgency_max:
         wanted = urgency * recovery * plan_rate * seconds
-        memory = _memory(after, pace, seconds, time, spent > wanted, law)
-        memory /= law.cold_gain if cold and wanted > spent else 1.0
+        memory = _memory(after, pace, seconds, time, law) / (law.cold_gain if cold and wanted > spent else 1.0)
         learned = descend(learned, spent, wanted, memory, law.fall_max, inf)
     answered = before.level_answered + law.unanswered_rise_hour * seconds / 3_600
     if spent:
@@ -248,8 +244,8 @@ def _recovery(after: Control, pace: Pace, time: float, law: Law) -> float:
     return min(max(1.0 + behind, law.recovery_min), law.recovery_max)
 
 
-def _memory(after: Control, pace: Pace, seconds: float, time: float, too_fast: bool, law: Law) -> float:
-    """Return how much money misspent moves the level by 1; `too_fast` is whether it is to fall."""
+def _memory(after: Control, pace: Pace, seconds: float, time: float, law: Law) -> float:
+    """Return how much money misspent moves the level by 1."""
     rate, cost = pace.rate_micros_second, after.cost_micros
     if cost <= 0.0:
         return time * rate
@@ -257,10 +253,7 @@ def _memory(after: Control, pace: Pace, seconds: float, time: float, too_fast: b
     off_plan = gap / max(law.memory_off_plan * (pace.today_micros + pace.rest_micros), 1.0)
     settled = max(law.memory_share * pace.day_seconds / (1.0 + off_plan * off_plan), time)
     known = (after.impressions + law.memory_impressions_start) * cost
-    noise = sqrt(max(after.impressions, law.memory_impressions)) * cost
-    evident = gap / (law.memory_evident * noise) if too_fast else 0.0
-    noisy = law.memory_impressions * cost / (1.0 + evident * evident)
-    return max(min(known, max(noisy, settled * rate)), law.time_steps_min * seconds * rate)
+    return max(min(known, max(law.memory_impressions * cost, settled * rate)), law.time_steps_min * seconds * rate)
 
 
 def _target(after: Control, before: Control, bought: Bought, seconds: float, time: float, law: Law) -> Control:

@@ -93,26 +93,6 @@ def test_a_sudden_loss_of_traffic_releases_the_brake_and_is_made_up_for() -> Non
     assert trace.gaps(budget).max() < 0.08  # what comes back is not met at full speed
 
 
-class Learning(Market):
-    """What is predicted, and so what is bid, is a fifth at first; after a third of the flight a model knows better."""
-
-    def wins(self, now_ms: int, seconds: float, control: Control) -> tuple[np.ndarray, np.ndarray]:
-        self.value_cpm = 0.9 if now_ms < MIDNIGHT + 35_000 else 4.5
-        return super().wins(now_ms, seconds, control)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_values_that_jump_do_not_run_far_ahead_of_the_plan(seed: int) -> None:
-    """Wide open and a quarter behind its plan, the line item could now spend eight times its rate."""
-    market, end = Learning(lambda _: 60.0, seed=seed, billing_delay_ms=1_200), MIDNIGHT + 100_000
-    sample = Market(lambda _: 20_000.0, value_cpm=4.5, seed=99).costs(0, 10.0, Control()).sum() / 200_000
-    budget = int(sample * 60 * 100 / 8)
-    gaps = run(market, planner(budget, end), budget, MIDNIGHT, end + 10_000).gaps(budget)[:100]
-    assert gaps[34] < -0.2
-    assert gaps.max() < 0.05
-    assert np.abs(gaps[60:]).max() < 0.06
-
-
 def test_too_little_traffic_releases_it_to_the_full() -> None:
     market = Market(lambda _: 20.0)
     end = MIDNIGHT + 120_000
