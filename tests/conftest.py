@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from tests.databases import bare_database, database, migrated_file
+from tests.databases import bare_database, database, engine, migrated_file
 from tests.servers.kafka import brokers, kafka, kafka_server
 from tests.servers.postgres import postgres
 from tests.servers.valkey import own_valkey, valkey, valkey_cluster
@@ -14,6 +14,7 @@ __all__ = [
     "bare_database",
     "brokers",
     "database",
+    "engine",
     "kafka",
     "kafka_server",
     "migrated_file",

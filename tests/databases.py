@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
+from dsp.store.database import create_engine
 from dsp.store.migrate import upgrade
 from tests.servers.postgres import Postgres
 
@@ -31,6 +33,14 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         name = server.migrated()
         yield server.address(name)
         server.give_back(name)
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    """Yield an engine on `database`."""
+    found = create_engine(database)
+    yield found
+    found.dispose()
 
 
 @pytest.fixture(params=KINDS)

@@ -1,6 +1,6 @@
 """What becomes of money when the lease store's server dies, keeps its data, or loses it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import Engine
@@ -12,7 +12,7 @@ from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.ledger.book import Transaction
 from dsp.ledger.terms import LateClaim, closes_ms
 from dsp.store.book import BookRepository
-from dsp.store.database import create_engine, session_factory
+from dsp.store.database import session_factory
 from dsp.workers.lease_keeper import CEILING_SLACK_MS, PROMISE_AHEAD_MS_MAX, LeaseKeeper
 from tests.integration.bidder.world import until
 from tests.servers.valkey import Cluster, Valkey
@@ -66,13 +66,6 @@ class Money:
         with self.sessions.begin() as session:
             applied = BookRepository(session).apply([one], {}, "notices", "test")
         await self.store.settle(applied.leases, watermark_ms)
-
-
-@pytest.fixture
-def engine(database: str) -> Iterator[Engine]:
-    made = create_engine(database)
-    yield made
-    made.dispose()
 
 
 @pytest.fixture

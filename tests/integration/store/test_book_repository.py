@@ -16,18 +16,11 @@ from dsp.ledger.book import Transaction
 from dsp.ledger.terms import LateClaim, closes_ms
 from dsp.store.book import Applied, BookRepository, DayResult
 from dsp.store.book_tables import BookPostingRow, BookReleaseRow, BookTransactionRow
-from dsp.store.database import create_engine, session_factory
+from dsp.store.database import session_factory
 from tests.notices import FACTS, notice
 
 LOSS = NoticeKind.LOSS
 LATE_LEASE = "0-3-20000"
-
-
-@pytest.fixture
-def engine(database: str) -> Iterator[Engine]:
-    engine = create_engine(database)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,6 @@ from dsp.store.migrate import current, head, upgrade
 from dsp.store.tables import Base
 
 FLIGHT = {"start_ms": 0}
-
-
-@pytest.fixture
-def engine(database: str) -> Iterator[Engine]:
-    made = create_engine(database)
-    yield made
-    made.dispose()
 
 
 def _chain(repository: CatalogRepository) -> tuple[int, int, int]:

@@ -1,6 +1,5 @@
 """Wins that come after their reservations have ended: the budgets pay as far as they have room, and never more."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from dsp.events.schema import NoticeKind, encode
 from dsp.kernel.errors import UnavailableError
 from dsp.ledger.terms import SILENCE_MS_MAX
 from dsp.store.book import BookRepository
-from dsp.store.database import create_engine
 from dsp.workers.ledger import LedgerJob
 from tests.integration.workers.ledgers import Leases, World
 from tests.notices import FACTS, notice
@@ -27,13 +25,6 @@ def late(number: int = 1, cost_micros: int = 80, **facts: int) -> bytes:
 
 def limits(total: int | None, campaign_total: int | None = None) -> list[Limit]:
     return [Limit(item, 2, None, total, None, campaign_total) for item in (3, 4)]
-
-
-@pytest.fixture
-def engine(database: str) -> Iterator[Engine]:
-    engine = create_engine(database)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

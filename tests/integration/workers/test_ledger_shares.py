@@ -1,6 +1,5 @@
 """Several ledger workers on one topic: each notice is entered once, and the leases' watermark waits for the slowest."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,9 @@ from dsp.kernel.errors import UnavailableError
 from dsp.kernel.metrics import POISON_RECORDS
 from dsp.ledger.terms import NOTICE_GRACE_MS
 from dsp.store.book import BookRepository
-from dsp.store.database import create_engine
 from dsp.workers.ledger import GROUP, HANDOVER_MS
 from tests.integration.workers.ledgers import LEASE, World
 from tests.notices import FACTS, notice
-
-
-@pytest.fixture
-def engine(database: str) -> Iterator[Engine]:
-    engine = create_engine(database)
-    yield engine
-    engine.dispose()
 
 
 async def test_two_workers_that_read_the_same_enter_it_once(engine: Engine, tmp_path: Path) -> None:
