@@ -146,7 +146,8 @@ class LedgerJob:
             # After the positions: it must hold everything up to them.
             self._unsettled = book.spent_by_lease()
         self._position = {one: positions[one] for one in share.partitions & positions.keys()}
-        self._watermarks = {one: watermarks[one] for one in share.partitions & watermarks.keys()}
+        # Where nobody has told yet how far it was read (0), records count by their own stamps.
+        self._watermarks = {one: watermarks[one] for one in share.partitions if watermarks.get(one)}
         self._share = share.partitions
         if len(share.partitions) < share.total:
             logging.get(__name__).info("share taken", partitions=sorted(share.partitions))
@@ -221,7 +222,7 @@ class LedgerJob:
             await self._keeper.keep(self._watermark_ms)
 
     async def _tell(self, batch: Batch, total: int) -> None:
-        """Tell the lease store what was entered and how far all workers have got, and the other workers how far we."""
+        """Tell the lease store what was entered and how far all workers have got, and the book how far we."""
         for partition, watermark_ms in batch.watermarks.items():
             if not self._held:
                 self._watermarks[partition] = max(watermark_ms, self._watermarks.get(partition, 0))
@@ -233,9 +234,8 @@ class LedgerJob:
         if len(every) == total:  # else a partition was never read, and nothing is known of it
             self._watermark_ms = max(self._watermark_ms, min(every.values()))
         await self._settle()
-        if len(self._share) < total:
-            with self._sessions.begin() as session:
-                BookRepository(session).tell(self._watermarks, Topic.NOTICES, GROUP)
+        with self._sessions.begin() as session:  # even of a lone worker: its share may be taken anew
+            BookRepository(session).tell(self._watermarks, Topic.NOTICES, GROUP)
 
     @property
     def _held(self) -> bool:

@@ -1,5 +1,6 @@
 """Several ledger workers on one topic: each notice is entered once, and the leases' watermark waits for the slowest."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from dsp.events.schema import NoticeKind, encode
 from dsp.events.topics import Topic
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.metrics import POISON_RECORDS
-from dsp.ledger.terms import NOTICE_GRACE_MS
+from dsp.ledger.terms import NOTICE_GRACE_MS, SILENCE_MS_MAX
 from dsp.store.book import BookRepository
 from dsp.workers.ledger import GROUP, HANDOVER_MS
 from tests.integration.workers.ledgers import LEASE, World
@@ -141,6 +142,52 @@ async def test_the_clock_stands_still_while_the_log_is_away_and_what_was_acknowl
     assert world.money() == (80, 80)  # late: what it could have been charged to is somebody else's by now
     await one.close()
     await two.close()
+
+
+async def test_the_successor_of_a_lone_worker_takes_no_stamp_to_be_before_the_watermark(
+    engine: Engine, tmp_path: Path
+) -> None:
+    world = World(engine, tmp_path, 1)
+    world.partitions.now_ms = FACTS.expires_at_ms + NOTICE_GRACE_MS
+    one, _, _ = await world.worker(0)
+    world.partitions.add(0, encode(notice(1)))
+    await one.step()
+    await one.close()
+    world.partitions.now_ms = 5_000
+    world.partitions.add(0, encode(notice(2)))
+    heir, _, _ = await world.worker(0)
+    await heir.step()
+    assert world.money() == (0, 160)
+    await heir.close()
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_what_was_late_before_the_log_was_away_is_late_when_it_is_handed_over(
+    engine: Engine, tmp_path: Path, told: bool
+) -> None:
+    """With the log the group's members lose their shares, and take them anew while watermarks stand still."""
+    world = World(engine, tmp_path, 1)
+    world.partitions.now_ms = FACTS.expires_at_ms + NOTICE_GRACE_MS
+    one, log, leases = await world.worker(0)
+    world.partitions.add(0, encode(notice(1)))
+    leases.away = not told
+    world.clock.advance(0 if told else SILENCE_MS_MAX + 1)  # so that the book does not wait for the lease store
+    with nullcontext() if told else pytest.raises(UnavailableError):
+        await one.step()
+    assert world.money() == (0, 80)
+    leases.away = False
+    log.lost = True
+    world.clock.advance(NOTICE_GRACE_MS + 1)
+    with pytest.raises(UnavailableError):
+        await one.step()
+    log.lost, log.share = False, set()
+    await one.step()
+    log.share = {0}
+    world.partitions.now_ms += 10_000
+    world.partitions.add(0, encode(notice(2)))
+    await one.step()
+    assert world.money() == (0, 160)
+    await one.close()
 
 
 async def test_a_read_that_fails_once_holds_nothing(engine: Engine, tmp_path: Path) -> None:
