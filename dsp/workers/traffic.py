@@ -100,9 +100,11 @@ class TrafficJob:
     async def close(self) -> None:
         """Publish what has been counted, so that it need not be read again, and release connections."""
         try:
-            await self._blobs.put(TRAFFIC_BLOB, encode(self._traffic))
+            if self._snapshot is not None:  # else nothing was, and what was learned before is perhaps not read back
+                await self._blobs.put(TRAFFIC_BLOB, encode(self._traffic))
         finally:
             await self._log.close()
+            await self._blobs.close()
 
     async def step(self) -> bool:
         """Count one batch of sampled requests; return whether more is waiting."""

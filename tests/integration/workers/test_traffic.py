@@ -12,6 +12,7 @@ from dsp.catalog.status import Status
 from dsp.events.schema import SampledRequest, encode
 from dsp.events.topics import Topic
 from dsp.kernel.config import Platform
+from dsp.kernel.errors import UnavailableError
 from dsp.openrtb.profile import load_profiles
 from dsp.pacing.traffic import HOURS, TRAFFIC_BLOB, Curves, Traffic, decode
 from dsp.stream.local import LocalEventLog
@@ -53,11 +54,11 @@ class Traffics:
         self.job = self.start()
         self._requests = 0
 
-    def start(self) -> TrafficJob:
+    def start(self, log: LocalEventLog | None = None) -> TrafficJob:
         world = self.world
         profiles = load_profiles(REPOSITORY / "config" / "demo" / "exchanges")
         workers = WorkersConfig(batch_records=7, wait_ms=1)
-        log = LocalEventLog(world.path / "log", world.clock)
+        log = log or LocalEventLog(world.path / "log", world.clock)
         return TrafficJob(world.views, log, world.blobs, world.clock, workers, Platform(), profiles)
 
     async def arrive(self, count: int, country: str = "USA", exchange: str = "demo-first", **fields: Any) -> None:
@@ -165,4 +166,16 @@ async def test_unreadable_state_is_learned_anew(world: World) -> None:
     await traffics.drain()
     await traffics.job.close()
     await traffics.log.close()
+    assert await traffics.counts() == [[3.0], [3.0], []]
+
+
+async def test_a_worker_that_could_not_open_leaves_what_was_learned(traffics: Traffics) -> None:
+    await traffics.arrive(3)
+    await traffics.drain()
+    await traffics.job.close()
+    nowhere = traffics.world.path / "dsp.db"  # is a file
+    broken = traffics.start(LocalEventLog(nowhere / "log", traffics.world.clock))
+    with pytest.raises(UnavailableError):
+        await broken.open()
+    await broken.close()
     assert await traffics.counts() == [[3.0], [3.0], []]
