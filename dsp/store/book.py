@@ -126,7 +126,7 @@ class BookRepository:
             late_micros=sum(one.late_micros for one in new),
             leases=leases,
             responses=len(responses),
-            late_charged=len(paid),
+            late_charged=sum(one.late_micros == 0 for one in paid.values()),
             late_charged_micros=sum(one.charged_micros for one in paid.values()),
             claims=claims,
         )

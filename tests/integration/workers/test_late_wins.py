@@ -9,6 +9,7 @@ from sqlalchemy import Engine, event
 from dsp.cache.port import LeaseWant, Limit
 from dsp.events.schema import NoticeKind, encode
 from dsp.kernel.errors import UnavailableError
+from dsp.kernel.metrics import LEDGER_EVENTS
 from dsp.ledger.terms import SILENCE_MS_MAX
 from dsp.store.book import BookRepository
 from dsp.workers.ledger import LedgerJob
@@ -89,6 +90,19 @@ async def test_a_late_win_told_again_and_again_is_charged_once(world: World) -> 
     world.partitions.add(0, late(), encode(notice(1, NoticeKind.LOSS)), encode(notice(1)))
     await job.step()
     assert (world.money(), await own(leases)) == ((80, 0), [(80, 80)])
+    await job.close()
+
+
+async def test_a_late_win_billed_beyond_its_bid_is_charged_for_the_bid_and_counted_once(world: World) -> None:
+    job, _, leases = await world.worker(0, 1)
+    await leases.set_limits(limits(1_000))
+    beyond = FACTS.cost_micros_max + 5
+    world.partitions.add(0, late(cost_micros=beyond))
+    before = {result: LEDGER_EVENTS.labels(result)._value.get() for result in ("charged", "late_charged", "late")}
+    await job.step()
+    assert world.money() == (FACTS.cost_micros_max, 5)
+    counted = {result: LEDGER_EVENTS.labels(result)._value.get() - count for result, count in before.items()}
+    assert counted == {"charged": 0, "late_charged": 0, "late": 1}
     await job.close()
 
 
