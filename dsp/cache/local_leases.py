@@ -106,9 +106,11 @@ class LocalLeaseStore:
             lambda sql: sql.executemany("INSERT OR REPLACE INTO limits VALUES (?, ?, ?, ?, ?, ?)", limits)
         )
 
-    async def settle(self, settled: Mapping[str, Micros], watermark_ms: int) -> None:
+    async def settle(
+        self, settled: Mapping[str, Micros], watermark_ms: int, campaigns: Mapping[int, int] | None = None
+    ) -> None:
         """Record cumulative billed amounts by lease id, and how far the ledger has read."""
-        await self._file.write(lambda sql: _settle(sql, settled, watermark_ms))
+        await self._file.write(lambda sql: _settle(sql, settled, watermark_ms, campaigns or {}))
 
     async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
         """Grant the ledger's own leases what late wins cost, as far as there is room; return what they have in all."""
@@ -247,9 +249,11 @@ def _add(sql: sqlite3.Connection, lease: _Lease, amount: Micros, settled: Micros
         )
 
 
-def _settle(sql: sqlite3.Connection, settled: Mapping[str, Micros], watermark_ms: int) -> None:
+def _settle(
+    sql: sqlite3.Connection, settled: Mapping[str, Micros], watermark_ms: int, campaigns: Mapping[int, int]
+) -> None:
     for name, billed in settled.items():
-        lease = _lease(sql, name) or _unknown(sql, name)
+        lease = _lease(sql, name) or _forgotten(name, campaigns)
         if lease is not None and billed > lease.settled:
             # By protocol a lease is never billed beyond its grant. If it is (this file was lost, and the book was
             # not), what was spent counts against the budgets all the same.
@@ -257,13 +261,12 @@ def _settle(sql: sqlite3.Connection, settled: Mapping[str, Micros], watermark_ms
     sql.execute("UPDATE state SET watermark_ms = max(watermark_ms, ?)", (watermark_ms,))
 
 
-def _unknown(sql: sqlite3.Connection, name: str) -> _Lease | None:
+def _forgotten(name: str, campaigns: Mapping[int, int]) -> _Lease | None:
     parts = lease_parts(name)
     if parts is None:
         return None
     epoch, line_item_id, day = parts
-    row = sql.execute("SELECT campaign_id FROM limits WHERE line_item_id = ?", (line_item_id,)).fetchone()
-    return _Lease(name, epoch, line_item_id, 0 if row is None else row[0], day, 0, 0)
+    return _Lease(name, epoch, line_item_id, campaigns.get(line_item_id, 0), day, 0, 0)
 
 
 def _cover(sql: sqlite3.Connection, claims: Iterable[LateClaim]) -> dict[str, Micros]:

@@ -57,8 +57,13 @@ class LeaseStore(Protocol):
         """Replace the limits of these line items; one lowered below what is granted recalls what is not reserved."""
         ...
 
-    async def settle(self, settled: Mapping[str, Micros], watermark_ms: int) -> None:
-        """Record cumulative billed amounts by lease id, and how far the ledger has read. Absolute, so repeatable."""
+    async def settle(
+        self, settled: Mapping[str, Micros], watermark_ms: int, campaigns: Mapping[int, int] | None = None
+    ) -> None:
+        """Record cumulative billed amounts by lease id, and how far the ledger has read. Absolute, so repeatable.
+
+        `campaigns`, by line item, are those of leases that the store may have forgotten.
+        """
         ...
 
     async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:

@@ -107,8 +107,13 @@ class RedisLeaseStore:
             of_shard.setdefault(self._shard(limit.campaign_id), []).append([*limit[:2], *bounds])
         await self._run({shard: [("set_limits", rows)] for shard, rows in of_shard.items()})
 
-    async def settle(self, settled: Mapping[str, Micros], watermark_ms: int) -> None:
-        """Record cumulative billed amounts by lease id, and with the last of them how far the ledger has read."""
+    async def settle(
+        self, settled: Mapping[str, Micros], watermark_ms: int, campaigns: Mapping[int, int] | None = None
+    ) -> None:
+        """Record cumulative billed amounts by lease id, and with the last of them how far the ledger has read.
+
+        What a shard has forgotten `restate` tells it.
+        """
         rest = iter(settled.items())
         some, more = list(islice(rest, _SETTLED_MAX)), list(islice(rest, _SETTLED_MAX))
         while more:

@@ -15,6 +15,7 @@ from dsp.ledger.book import Release, Response, Transaction
 from dsp.ledger.terms import LateClaim, late_lease_id
 from dsp.store import book_statements as statements
 from dsp.store.book_tables import (
+    BookDayRow,
     BookLeaseRow,
     BookPositionRow,
     BookTransactionRow,
@@ -193,6 +194,11 @@ class BookRepository:
         """Return what was charged to every lease there ever was."""
         rows = self._session.execute(select(BookLeaseRow.lease_id, BookLeaseRow.micros))
         return {row.lease_id: row.micros for row in rows}
+
+    def campaigns(self) -> dict[int, int]:
+        """Return the campaign of every line item that anything was entered for; none ever moves to another."""
+        rows = self._session.execute(select(BookDayRow.line_item_id, BookDayRow.campaign_id).distinct())
+        return {row.line_item_id: row.campaign_id for row in rows}
 
     def transactions(self) -> int:
         """Return how many transactions the book holds."""

@@ -88,6 +88,7 @@ class LedgerJob:
         self._watermarks: dict[int, int] = {}  # of our share; no stamp is taken to be before them
         self._watermark_ms = 0
         self._unsettled: dict[str, Micros] = {}
+        self._campaigns: dict[int, int] = {}  # by line item: the lease store may have forgotten a lease
         self._settled_at_ms = self._read_at_ms  # when the lease store last answered
 
     async def open(self) -> None:
@@ -144,7 +145,7 @@ class LedgerJob:
             book = BookRepository(session)
             positions, watermarks = (found(Topic.NOTICES, GROUP) for found in (book.position, book.watermarks))
             # After the positions: it must hold everything up to them.
-            self._unsettled = book.spent_by_lease()
+            self._unsettled, self._campaigns = book.spent_by_lease(), book.campaigns()
         self._position = {one: positions[one] for one in share.partitions & positions.keys()}
         # Where nobody has told yet how far it was read (0), records count by their own stamps.
         self._watermarks = {one: watermarks[one] for one in share.partitions if watermarks.get(one)}
@@ -197,6 +198,7 @@ class LedgerJob:
                 applied = apply(session, room)
         self._position = dict(position)
         self._unsettled |= applied.leases
+        self._campaigns |= {one.line_item_id: one.campaign_id for one in entries if isinstance(one, Transaction)}
         self._count(applied, len(found))
 
     async def _cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
@@ -215,7 +217,7 @@ class LedgerJob:
 
     async def _settle(self) -> None:
         """Tell the lease store what was entered and how far all workers have got."""
-        await self._leases.settle(self._unsettled, self._watermark_ms)
+        await self._leases.settle(self._unsettled, self._watermark_ms, self._campaigns)
         self._unsettled = {}
         self._settled_at_ms = self._elapsed_ms()
         if self._keeper is not None:

@@ -122,12 +122,14 @@ class Grantor(LocalLeaseStore):
         self._reach()
         await super().set_limits(limits)
 
-    async def settle(self, settled: Mapping[str, Micros], watermark_ms: int) -> None:
+    async def settle(
+        self, settled: Mapping[str, Micros], watermark_ms: int, campaigns: Mapping[int, int] | None = None
+    ) -> None:
         """See LocalLeaseStore."""
         self._reach()
         if self.dies_at_settle:
             raise UnavailableError("the ledger was killed")
-        await super().settle(settled, watermark_ms)
+        await super().settle(settled, watermark_ms, campaigns)
 
     async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
         """See LocalLeaseStore."""

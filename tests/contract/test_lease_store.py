@@ -237,9 +237,9 @@ async def test_the_embedded_store_counts_what_was_billed_on_a_lease_it_does_not_
     """The store's file was lost, and the ledger tells it everything again."""
     store = LocalLeaseStore(tmp_path / "leases.db", "NORMAL")
     await store.open()
+    await store.settle({f"77-1-{DAY}": 90, "not a lease": 5, "": 1}, NOW_MS, {1: 9})  # before it knows any limits
     await store.set_limits([Limit(1, 9, None, 100, None, None), Limit(2, 9, None, None, None, 150)])
-    await store.settle({f"77-1-{DAY}": 90, "not a lease": 5, "": 1}, NOW_MS)
-    await store.settle({f"77-1-{DAY}": 90}, NOW_MS)
+    await store.settle({f"77-1-{DAY}": 90}, NOW_MS, {1: 9})
     epoch = await store.register("bidder", NOW_MS)
     leases = await ask(store, epoch, (1, 50), (2, 500))
     assert [leases[item].granted_micros for item in (1, 2)] == [10, 50]

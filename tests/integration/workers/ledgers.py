@@ -76,10 +76,12 @@ class Leases(LocalLeaseStore):
 
     away = False
 
-    async def settle(self, settled: dict[str, int], watermark_ms: int) -> None:  # type: ignore[override]
+    async def settle(  # type: ignore[override]
+        self, settled: dict[str, int], watermark_ms: int, campaigns: dict[int, int] | None = None
+    ) -> None:
         if self.away:
             raise UnavailableError("away")
-        await super().settle(settled, watermark_ms)
+        await super().settle(settled, watermark_ms, campaigns)
 
     async def cover(self, claims: Sequence[LateClaim]) -> dict[str, int]:
         if self.away:

@@ -238,3 +238,19 @@ async def test_what_is_spent_counts_before_what_is_left_when_the_stores_file_was
     await heir.step()
     assert (world.money(), await own(leases)) == ((200, 80), [(120, 120)])
     await heir.close()
+
+
+async def test_a_lost_file_is_told_whose_money_was_spent_before_it_knows_any_limits(world: World) -> None:
+    """As docs/reliability.md has it: of a file that is lost the ledger worker is started first."""
+    job, _, leases = await world.worker(0, 1)
+    world.partitions.add(0, encode(notice(1)))
+    await job.step()
+    await job.close()
+    for path in world.path.glob("leases.db*"):
+        path.unlink()
+    heir, _, leases = await world.worker(0, 1)
+    world.partitions.add(0, encode(notice(2, line_item_id=5, lease_id=f"7-5-{FACTS.day}")))  # nothing of it in the book
+    await heir.step()
+    await leases.set_limits(limits(None, 200))
+    assert await lease(leases, 100, item=4) == 40  # of the campaign's 200
+    await heir.close()
