@@ -53,13 +53,15 @@ async def test_a_value_that_a_database_cannot_hold_is_not_found_or_refused(api: 
 async def test_an_api_key_rotates_without_a_refusal(api: Api) -> None:
     """A second key is made, callers go over to it, and the first is revoked: at once worthless, in every process."""
     with session_factory(api.services.engine).begin() as session:
-        key = create_key(session, "ci-2", Role.VIEWER, 1)
+        key = create_key(session, "team/ci/2", Role.VIEWER, 1)
     renewed = {"authorization": f"Bearer {key}"}
     for headers in ({}, renewed):
         assert (await api.viewer.get("/v1/campaigns", headers=headers)).status_code == 200
     assert (await api.owner.post("/v1/keys/viewer/revoke")).status_code == 204
     assert (await api.viewer.get("/v1/campaigns")).status_code == 401
     assert (await api.viewer.get("/v1/campaigns", headers=renewed)).status_code == 200
+    assert (await api.owner.post("/v1/keys/team%2Fci%2F2/revoke")).status_code == 204
+    assert (await api.viewer.get("/v1/campaigns", headers=renewed)).status_code == 401
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)

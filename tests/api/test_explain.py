@@ -75,10 +75,11 @@ async def test_a_kept_request_is_explained_as_of_when_it_came(api: Api) -> None:
         auction_id="x", exchange="e", at_ms=1, bids=(), snapshot_version="", model_version="", feature_hash=""
     )
     await api.services.log.append(
-        Topic.REQUESTS, [Entry("auction-7", encode(kept)), Entry("auction-8", encode(kept)), Entry("x", encode(other))]
+        Topic.REQUESTS, [Entry("auction-7", encode(kept)), Entry("a+/8//", encode(kept)), Entry("x", encode(other))]
     )
-    answer = await api.viewer.get("/v1/explain/auction-7")
-    assert answer.status_code == 200
+    for auction_id in ("a%2B%2F8%2F%2F", "auction-7"):
+        answer = await api.viewer.get(f"/v1/explain/{auction_id}")
+        assert answer.status_code == 200
     told = answer.json()
     assert (told["outcome"], told["exchange"], told["at_ms"]) == ("size", "demo-first", 5_000)
     assert told["impressions"][0]["excluded"] == {"size": 1}

@@ -67,7 +67,7 @@ async def explain_request(served: Served, _key: Viewer, body: Body) -> Response:
 
 
 @router.get(
-    "/{auction_id}",
+    "/{auction_id:path}",  # exchanges' ids may be base64, slashes and all
     operation_id="explain_auction",
     summary="Explain a stored bid request",
     responses={200: {"content": content(ref("RequestReport"))}, **problems(404)},

@@ -30,7 +30,7 @@ def list_(served: Served, _key: Owner) -> Response:
     return Response(msgspec.json.encode({"items": keys}), media_type="application/json")
 
 
-@router.post("/{name}/revoke", summary="Revoke an API key", status_code=204, responses=problems(404))
+@router.post("/{name:path}/revoke", summary="Revoke an API key", status_code=204, responses=problems(404))
 def revoke(name: str, served: Served, _key: Owner) -> Response:
     """Make a key worthless at once; repeating it is harmless."""
     with served.writes.begin() as session:
