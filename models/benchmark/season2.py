@@ -1,7 +1,7 @@
-"""Reads iPinYou season 2 impressions as first-price auctions: what a bidder knows before it bids, and the price to win.
+"""Reads iPinYou impressions as first-price auctions: what a bidder knows before it bids, and the price to win.
 
-Only uniformly sampled rows count (`src` day_sample), and those whose price to win the logged bid reached. What is known
-after the auction, or chosen by the logged bidder, is no context.
+Only uniformly sampled rows count (`src` day_sample, in season 3 imp_sample), and those whose price to win the logged
+bid reached. What is known after the auction, or chosen by the logged bidder, is no context.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from dsp.kernel.errors import InputError
 from dsp.openrtb.device import parse_user_agent
 from dsp.pricing.landscape import FLOOR_LEVEL, NOTHING, Fields
-from models.benchmark.table import read
+from models.benchmark.table import integer, read
 from models.features.encode import text_hash
 
 #: Prices are in fen (cents of CNY) per thousand impressions.
 MICROS_PER_FEN = 10_000
-_SOURCE = "day_sample"
+_SOURCES = ("day_sample", "imp_sample")
 COLUMNS = (
     "exchange", "slot", "size", "visibility", "format", "floor", "domain", "hour", "region", "os", "browser",
     "advertiser", "creative",
@@ -75,7 +75,8 @@ def load(path: Path) -> Impressions:
     """
     rows = read(path, _NEEDED, _impression)
     if not rows:
-        raise InputError(f"{path} has no rows of source {_SOURCE} whose bid reached the price", reason="benchmark_file")
+        sources = " or ".join(_SOURCES)
+        raise InputError(f"{path} has no rows of source {sources} whose bid reached the price", reason="benchmark_file")
     days, advertisers, contexts, floors, prices = zip(*rows, strict=True)
     return Impressions(
         np.array(days, dtype=np.int64),
@@ -88,16 +89,16 @@ def load(path: Path) -> Impressions:
 
 def _impression(row: Mapping[str, str]) -> tuple[int, str, list[int], int, int] | None:
     """Return day, advertiser, context, floor and price of a row that counts."""
-    if row["src"] != _SOURCE:
+    if row["src"] not in _SOURCES:
         return None
-    price = int(row["payprice"])
-    if price > int(row["bidprice"]):
+    price = integer(row["payprice"])
+    if price > integer(row["bidprice"]):
         return None
     return (
         int(row["timestamp"][:8]),
         row["advertiser"],
         _context(row),
-        int(row["slotprice"]) * MICROS_PER_FEN,
+        integer(row["slotprice"]) * MICROS_PER_FEN,
         price * MICROS_PER_FEN,
     )
 

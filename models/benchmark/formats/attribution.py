@@ -21,10 +21,10 @@ _TIME, _LABEL = "timestamp", "click"
 
 
 def load(path: Path) -> Rows:
-    """Read a file; with a column `timestamp` (seconds) its rows are put in order of time.
+    """Read a file; with a column `timestamp` (seconds) its rows are put in order of time. An absent category is 0.
 
     Raises:
-        InputError: it is broken, or a column is missing or holds something else.
+        InputError: it is broken, a column is missing or holds something else, or a row has no click or no time.
     """
     import pyarrow as pa  # type: ignore[import-untyped]
     from pyarrow import parquet
@@ -34,12 +34,18 @@ def load(path: Path) -> Rows:
         missing = [name for name in (*COLUMNS, _LABEL) if name not in table.column_names]
         if missing:
             raise InputError(f"{path} has no column {', '.join(missing)}", reason="benchmark_file")
-        values = np.stack([table[name].cast(pa.int64()).to_numpy() for name in COLUMNS], axis=1)
-        labels = table[_LABEL].cast(pa.int64()).to_numpy() > 0
-        at_ms = np.arange(len(labels), dtype=np.int64)
-        if _TIME in table.column_names:
-            at_ms = table[_TIME].cast(pa.int64()).to_numpy() * 1_000
-    except (pa.ArrowException, ValueError) as fault:
+        for name in (_LABEL, _TIME):
+            if name in table.column_names and (absent := table[name].null_count):
+                raise InputError(f"{path}: {name} is absent in {absent} row(s)", reason="benchmark_file")
+
+        def column(name: str) -> NDArray[np.int64]:
+            numbers: NDArray[np.int64] = table[name].cast(pa.int64()).fill_null(0).to_numpy()
+            return numbers
+
+        values = np.stack([column(name) for name in COLUMNS], axis=1)
+        labels = column(_LABEL) > 0
+        at_ms = column(_TIME) * 1_000 if _TIME in table.column_names else np.arange(len(labels), dtype=np.int64)
+    except (pa.ArrowException, OSError, ValueError) as fault:
         raise InputError(f"{path}: {fault}", reason="benchmark_file") from fault
     order = np.argsort(at_ms, kind="stable")
     ads = np.zeros((len(order), 0), dtype=np.int64)

@@ -3,14 +3,13 @@
 They have neither a time nor a known side, so all columns are the request's and the order of the file is the time.
 """
 
-import gzip
 from pathlib import Path
 
 import numpy as np
 
 from dsp.kernel.errors import InputError
 from models.benchmark.formats.format import Format
-from models.benchmark.table import open_text
+from models.benchmark.table import DAMAGED, integer, open_text
 from models.features.encode import text_hash
 from models.features.spec import FeatureSpec, Group
 from models.training.rows import Rows
@@ -38,10 +37,10 @@ def load(path: Path) -> Rows:
                 cells = text.rstrip("\n\r").split("\t")
                 if len(cells) != WIDTH:
                     raise ValueError(f"{len(cells)} columns, not {WIDTH}")
-                labels.append(int(cells[0]) > 0)
-                counts = [int(cell) if cell else ABSENT for cell in cells[1 : 1 + COUNTS]]
+                labels.append(integer(cells[0]) > 0)
+                counts = [integer(cell) if cell else ABSENT for cell in cells[1 : 1 + COUNTS]]
                 requests.append([*counts, *map(_level, counts), *map(text_hash, cells[1 + COUNTS :])])
-    except (ValueError, EOFError, gzip.BadGzipFile) as fault:
+    except (ValueError, *DAMAGED) as fault:
         raise InputError(f"{path}, line {line}: {fault}", reason="benchmark_file") from fault
     count = len(labels)
     return Rows(

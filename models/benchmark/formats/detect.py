@@ -7,7 +7,7 @@ from models.benchmark.formats.attribution import ATTRIBUTION
 from models.benchmark.formats.criteo import CRITEO, WIDTH
 from models.benchmark.formats.format import Format
 from models.benchmark.formats.ipinyou import IPINYOU
-from models.benchmark.table import open_text
+from models.benchmark.table import DAMAGED, beginning, open_text
 
 _PARQUET_MAGIC = b"PAR1"
 
@@ -16,15 +16,14 @@ def detect(path: Path) -> Format:
     """Return what kind of file it is: Parquet, tab-separated values without a header, or CSV with one.
 
     Raises:
-        InputError: none of these, or broken.
+        InputError: none of these, broken, or it cannot be read.
     """
-    with path.open("rb") as file:
-        if file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
-            return ATTRIBUTION
+    if beginning(path, len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
+        return ATTRIBUTION
     try:
         with open_text(path) as text:
             first = text.readline()
-    except (OSError, EOFError) as fault:
+    except DAMAGED as fault:
         raise InputError(f"{path} is broken: {fault}", reason="benchmark_file") from fault
     if first.count("\t") == WIDTH - 1:
         return CRITEO

@@ -14,7 +14,7 @@ import numpy as np
 from dsp.kernel.errors import InputError
 from dsp.openrtb.device import parse_user_agent
 from models.benchmark.formats.format import Format
-from models.benchmark.table import read
+from models.benchmark.table import integer, read
 from models.features.encode import text_hash
 from models.features.spec import FeatureSpec, Group
 from models.training.rows import Rows
@@ -85,7 +85,7 @@ def load(path: Path) -> Rows:
 
 
 def _event(row: Mapping[str, str]) -> tuple[int, list[int], list[int], bool, float] | None:
-    clicked = int(row["click"]) > 0
+    clicked = integer(row["click"]) > 0
     weight = float(row.get("weight") or 1.0)
     # `first_minute` weighs 0. A sampled impression that was clicked is in the click log too, so it is no sample of 291.
     weight = min(weight, 1.0) if clicked else weight
@@ -97,11 +97,11 @@ def _event(row: Mapping[str, str]) -> tuple[int, list[int], list[int], bool, flo
         text_hash(row["adexchange"]),
         text_hash(row["slotid"]),
         text_hash(f"{row['slotwidth']}x{row['slotheight']}"),
-        int(row["slotwidth"]),
-        int(row["slotheight"]),
+        integer(row["slotwidth"]),
+        integer(row["slotheight"]),
         text_hash(row["slotvisibility"]),
         text_hash(row["slotformat"]),
-        int(row["slotprice"]),
+        integer(row["slotprice"]),
         text_hash(row["domain"]),
         text_hash(row["url"]),
         int(row["timestamp"][8:10]),
@@ -115,7 +115,7 @@ def _event(row: Mapping[str, str]) -> tuple[int, list[int], list[int], bool, flo
         *(text_hash(tag) for tag in tags),
         *(0 for _ in range(TAG_SLOTS - len(tags))),
     ]
-    ad = [int(row["advertiser"]), text_hash(row["creative"]), text_hash(row["keypage"])]
+    ad = [integer(row["advertiser"]), text_hash(row["creative"]), text_hash(row["keypage"])]
     return _at_ms(row["timestamp"]), request, ad, clicked, weight
 
 

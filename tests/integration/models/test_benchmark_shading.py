@@ -24,7 +24,9 @@ def slot_price(random: Random, slot: int) -> int:
 
 
 def write(
-    path: Path, price: Callable[[Random, int, int], int] = lambda random, slot, _: slot_price(random, slot)
+    path: Path,
+    price: Callable[[Random, int, int], int] = lambda random, slot, _: slot_price(random, slot),
+    source: str = "day_sample",
 ) -> None:
     random = Random(4)
     with gzip.open(path, "wt", newline="") as file:
@@ -37,13 +39,13 @@ def write(
                     "timestamp": f"{day}{number % 24:02d}0000000", "useragent": "Mozilla/5.0", "region": 1, "city": 2,
                     "adexchange": 1, "domain": "d", "slotid": f"s{slot}", "slotwidth": 300, "slotheight": 250,
                     "slotvisibility": 1, "slotformat": 0, "slotprice": 5, "creative": "c", "bidprice": 300,
-                    "payprice": price(random, slot, day), "advertiser": "1458", "src": "day_sample",
+                    "payprice": price(random, slot, day), "advertiser": "1458", "src": source,
                 }
             )  # fmt: skip
         # What must not be read: clicks without a price, the first minute, and prices that the bid did not reach.
-        for source, paid in (("click_log", 0), ("first_minute", 1), ("day_sample", 301)):
+        for other, paid in (("click_log", 0), ("first_minute", 1), (source, 301)):
             for _ in range(300):
-                writer.writerow({"timestamp": "20130606000000000", "bidprice": 300, "payprice": paid, "src": source})
+                writer.writerow({"timestamp": "20130606000000000", "bidprice": 300, "payprice": paid, "src": other})
 
 
 def shares(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, float]]:
@@ -72,6 +74,12 @@ def test_nothing_is_learned_from_later_days(tmp_path: Path, capsys: pytest.Captu
     path = tmp_path / "events.csv.gz"
     write(path, lambda random, slot, day: 21 + 15 * slot if day == DAYS[-1] else 20 + 15 * slot)
     assert shares(path, capsys)["2.0"]["ours"] < 0.5
+
+
+def test_season_3_calls_its_sample_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "two.csv.gz")
+    write(tmp_path / "three.csv.gz", source="imp_sample")
+    assert shares(tmp_path / "three.csv.gz", capsys) == shares(tmp_path / "two.csv.gz", capsys)
 
 
 def test_a_table_and_a_plot_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from dsp.kernel.errors import InputError
+from models.benchmark import table
 from models.benchmark.formats.attribution import ATTRIBUTION
 from models.benchmark.formats.criteo import ABSENT, CRITEO
 from models.benchmark.formats.detect import detect
@@ -105,12 +106,56 @@ def test_the_attribution_slice_is_in_order_of_time_where_there_is_one(tmp_path: 
         (["\t".join(["0"] * 40), "\t".join(["x"] * 40)], "line 2"),
         (["just words"], "neither Parquet"),
         (["PAR1 but no more"], "Parquet"),
+        ([HEADER, event(slotprice="9" * 30)], "line 2: .* out of range"),
+        ([HEADER, event(advertiser="-" + "9" * 30)], "line 2: .* out of range"),
+        (["\t".join(["0"] * 40), "\t".join(["9" * 30] * 40)], "line 2: .* out of range"),
     ],
 )
 def test_broken_files_are_refused_by_name(tmp_path: Path, lines: list[str], said: str) -> None:
     path = write(tmp_path / "broken", *lines)
     with pytest.raises(InputError, match=said):
         detect(path).read(path)
+
+
+@pytest.mark.parametrize("line", [f"{HEADER}\n", "\t".join(["0"] * 40) + "\n"])
+def test_an_archive_that_is_damaged_anywhere_is_refused(tmp_path: Path, line: str) -> None:
+    whole = gzip.compress("".join(f"{line}{number}" for number in range(2_000)).encode())
+    path = tmp_path / "damaged"
+    for at in (10, 14, len(whole) // 2, len(whole) - 6):
+        path.write_bytes(whole[:at] + bytes(byte ^ 0x5A for byte in whole[at : at + 20]) + whole[at + 20 :])
+        with pytest.raises(InputError, match="damaged"):
+            detect(path).read(path)
+
+
+def test_a_parquet_file_of_damaged_pages_is_refused(tmp_path: Path) -> None:
+    columns = {name: np.arange(9_000) for name in ("cat1", "cat4", "cat6", "cat8", "cat9", "click")}
+    parquet.write_table(pa.table(columns), tmp_path / "damaged")
+    whole = (tmp_path / "damaged").read_bytes()
+    (tmp_path / "damaged").write_bytes(whole[:4] + bytes(2_000) + whole[2_004:])
+    with pytest.raises(InputError, match="damaged"):
+        ATTRIBUTION.read(tmp_path / "damaged")
+
+
+def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    for path, said in ((tmp_path, "directory"), (tmp_path / "none", "No such file")):
+        with pytest.raises(InputError, match=f"{path} cannot be read: .*{said}"):
+            detect(path)
+        with pytest.raises(InputError, match=f"{path} cannot be read: .*{said}"):
+            table.read(path, (), lambda row: row)
+
+
+def test_a_category_that_is_absent_is_a_value_and_a_click_or_time_that_is_absent_a_fault(tmp_path: Path) -> None:
+    columns = {name: [1, None, 2, None] for name in ("cat1", "cat4", "cat6", "cat8", "cat9")}
+    whole = pa.table({**columns, "click": [1, 0, 0, 1], "timestamp": [1, 2, 3, 4]})
+    parquet.write_table(whole, tmp_path / "absent")
+    requests = ATTRIBUTION.read(tmp_path / "absent").requests
+    assert requests.dtype == np.int64
+    assert requests[:, 0].tolist() == [1, 0, 2, 0]
+    assert np.array_equal(requests[1], requests[3])
+    for name in ("click", "timestamp"):
+        parquet.write_table(whole.drop([name]).append_column(name, pa.array([1, None, 2, 3])), tmp_path / "lacking")
+        with pytest.raises(InputError, match=f"{name} is absent in 1 row"):
+            ATTRIBUTION.read(tmp_path / "lacking")
 
 
 def test_a_parquet_file_of_other_columns_is_refused(tmp_path: Path) -> None:
