@@ -11,11 +11,15 @@ LINE_ITEMS_MAX = 200_000
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status: 0 good, 1 failed, 2 misused, 130 interrupted."""
+    from dsp.kernel.errors import InputError
     from loadtest.platform import PlatformError
 
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
+    except InputError as fault:
+        print(f"loadtest: {fault}", file=sys.stderr)
+        return 2
     except (OSError, PlatformError) as fault:
         print(f"loadtest: {fault}", file=sys.stderr)
         return 1
@@ -34,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--phase-seconds", type=_seconds, default=40.0, help="traffic before and after training")
     demo.set_defaults(run=_demo)
     replay = commands.add_parser("replay", help="send recorded requests to a bidder with the demo catalogue")
-    replay.add_argument("--requests", type=Path, required=True, metavar="FILE", help="JSON lines, .gz or not")
+    replay.add_argument("--requests", type=Path, required=True, metavar="FILE", help="JSON lines, gzip or plain")
     replay.add_argument("--exchange", default="openrtb", help="profile that the requests come under (%(default)s)")
     replay.add_argument("--connections", type=_count, default=4, help="requests at a time (%(default)s)")
     replay.add_argument("--json", action="store_true", help="print the report on one line")
@@ -97,7 +101,7 @@ def _add_measurements(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def _served(command: argparse.ArgumentParser) -> None:
     """Add what those commands have in common."""
-    command.add_argument("--requests", type=Path, metavar="FILE", help="JSON lines, .gz or not; default: simulated")
+    command.add_argument("--requests", type=Path, metavar="FILE", help="JSON lines, gzip or plain; default: simulated")
     command.add_argument("--line-items", type=_line_items, default=10_000, help="of the catalogue (%(default)s)")
     command.add_argument("--mix", choices=("bid", "no-bid"), default="bid", help="what becomes of them (%(default)s)")
     command.add_argument("--no-model", action="store_true", help="the prior scores")

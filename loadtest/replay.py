@@ -7,6 +7,7 @@ lines are sent beforehand, uncounted: a bidder leases money for what it finds it
 import asyncio
 import gzip
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from dsp.kernel.errors import InputError
 from dsp.openrtb.macros import expand
 from loadtest.auction import LOSS_OUTBID
 from loadtest.client import Client
@@ -27,6 +29,7 @@ WARM_UP_LINES = 400
 _WARM_UP_SECONDS = 0.5
 _WARM_UP_ROUNDS = 4
 _STATUSES = ("200", "204", "400")
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(slots=True)
@@ -44,10 +47,11 @@ def replay(path: Path, exchange: str, connections: int) -> dict[str, Any]:
     """Start the platform in a temporary directory, send every line of a file, and return the report.
 
     Raises:
-        OSError: the file cannot be read.
+        InputError: the file cannot be read, or holds no requests.
         PlatformError: the platform did not start, or died.
     """
-    path.stat()  # fail before the platform is started
+    if not sum(1 for _ in lines(path)):  # to its end: fail before the platform is started
+        raise InputError(f"{path} holds no requests", reason="requests_file")
     with TemporaryDirectory(prefix="dsp-replay-") as directory:
         platform = Platform(Path(directory), exchanges=EXCHANGES_SHIPPED)
         platform.run("dsp", "migrate")
@@ -67,11 +71,21 @@ def replay(path: Path, exchange: str, connections: int) -> dict[str, Any]:
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines that hold anything, as they are."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        for line in file:
-            if line.strip():
-                yield line.rstrip(b"\r\n")
+    """Yield the lines of a file, gzip or plain, that hold anything, as they are.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            for line in file:
+                if line.strip():
+                    yield line.rstrip(b"\r\n")
+    except (OSError, EOFError, zlib.error) as fault:
+        told = fault.strerror if isinstance(fault, OSError) and fault.strerror else fault
+        raise InputError(f"{path} cannot be read: {told}", reason="requests_file") from fault
 
 
 def _warm_up(sender: "Sender", path: Path) -> None:

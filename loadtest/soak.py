@@ -52,8 +52,8 @@ def measure(options: Options) -> dict[str, Any]:
     """Return the report.
 
     Raises:
-        OSError: the file cannot be read.
-        PlatformError: the file holds no requests, or the bidder did not start, or died.
+        InputError: the file cannot be read, or holds no requests.
+        PlatformError: the bidder did not start, or died.
     """
     with (
         ready(options.requests, options.line_items, options.mix, int(options.model)) as setting,

@@ -88,8 +88,8 @@ def ready(requests: Path | None, line_items: int, mix: Mix, models: int) -> Iter
     `models` are published, the last of them as the champion; 0: the prior scores.
 
     Raises:
-        OSError: the file cannot be read.
-        PlatformError: the file holds no requests, or the bidder did not start, or died.
+        InputError: the file cannot be read, or holds no requests.
+        PlatformError: the bidder did not start, or died.
     """
     bodies = supply.read(requests)
     core, others = serve.cores()

@@ -16,7 +16,7 @@ from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.profile import Profile
 from dsp.privacy.policy import permissions
-from loadtest.platform import VENDOR_ID, PlatformError
+from loadtest.platform import VENDOR_ID
 from loadtest.replay import lines
 from loadtest.traffic import Source, Traffic
 
@@ -42,21 +42,17 @@ class Supply(NamedTuple):
 
 
 def read(path: Path | None) -> list[bytes]:
-    """Return the bodies of a file of JSON lines, .gz or not; without one those of simulated traffic.
+    """Return the bodies of a file of JSON lines, gzip or plain; without one those of simulated traffic.
 
     Raises:
-        OSError: the file cannot be read.
-        PlatformError: it holds no line, or too many.
+        InputError: the file cannot be read, or holds no line, or too many.
     """
     if path is None:
         traffic = Traffic(1, (_SOURCE,))
         return [msgspec.json.encode(traffic.request(index).payload) for index in range(SIMULATED)]
-    try:
-        bodies = [body for body, _ in zip(lines(path), range(REQUESTS_MAX + 1), strict=False)]
-    except EOFError as fault:
-        raise PlatformError(f"{path}: the archive ends too early") from fault
+    bodies = [body for body, _ in zip(lines(path), range(REQUESTS_MAX + 1), strict=False)]
     if not bodies or len(bodies) > REQUESTS_MAX:
-        raise PlatformError(f"{path}: must hold from 1 to {REQUESTS_MAX} requests, one a line")
+        raise InputError(f"{path} must hold from 1 to {REQUESTS_MAX} requests, one a line", reason="requests_file")
     return bodies
 
 

@@ -67,8 +67,8 @@ def measure(options: Options) -> dict[str, Any]:
     """Return the report.
 
     Raises:
-        OSError: the file cannot be read.
-        PlatformError: the file holds no requests, or the bidder did not start, or died, or lost a request.
+        InputError: the file cannot be read, or holds no requests.
+        PlatformError: the bidder did not start, or died, or lost a request.
     """
     with ready(options.requests, options.line_items, options.mix, 2 if options.model else 0) as setting:
         port = setting.bench.platform.ports.bid

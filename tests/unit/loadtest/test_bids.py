@@ -13,10 +13,12 @@ import pytest
 from dsp.catalog.reasons import Exclusion
 from dsp.catalog.rules import Dimension
 from dsp.funnel import select
+from dsp.kernel.errors import InputError
 from dsp.openrtb.codec import decode_request
 from dsp.openrtb.profile import Profile
 from dsp.pacing.columns import align
 from dsp.snapshot.build import build
+from loadtest.__main__ import main
 from loadtest.bids import supply
 from loadtest.bids.catalogue import BROAD, Mix, catalogue
 from loadtest.bids.drive import Closed, quantile
@@ -64,11 +66,31 @@ def test_files_may_be_compressed_and_must_hold_requests(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(b'{"id":"1"}\n\n{"id":"2"}\n'))
     empty.write_bytes(b"\n\n")
     assert len(supply.read(packed)) == 2
-    with pytest.raises(PlatformError):
+    with pytest.raises(InputError):
         supply.read(empty)
-    packed.write_bytes(packed.read_bytes()[:-9])
-    with pytest.raises(PlatformError):
-        supply.read(packed)
+    unnamed = tmp_path / "packed"
+    unnamed.write_bytes(packed.read_bytes())
+    assert supply.read(unnamed) == supply.read(packed)  # told by its content
+    whole = packed.read_bytes()
+    for damaged in (whole[:-9], whole[:10] + bytes(8) + whole[18:], whole[:-6] + bytes(6), whole[:5]):
+        packed.write_bytes(damaged)
+        with pytest.raises(InputError, match="cannot be read"):
+            supply.read(packed)
+
+
+@pytest.mark.parametrize("command", ["replay", "bids", "capacity"])
+def test_a_file_that_holds_no_requests_is_misuse_and_said_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    empty, cut = tmp_path / "none.jsonl", tmp_path / "cut.jsonl.gz"
+    empty.write_bytes(b"\n\n")
+    cut.write_bytes(gzip.compress(b'{"id":"1"}\n')[:-9])
+    for path in (tmp_path / "missing", tmp_path, empty, cut):
+        assert main([command, "--requests", str(path), "--json"]) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert told.err.startswith(f"loadtest: {path}")
+        assert told.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("size", [60, 600])
