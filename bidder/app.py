@@ -13,6 +13,7 @@ from typing import cast
 import msgspec
 
 from bidder.admin import AdminHandler
+from bidder.cohort import Cohort
 from bidder.compiling import Compiler
 from bidder.config import BidderConfig
 from bidder.exposures import REPLAY_SECONDS, SHARED_REPLAY_SECONDS, ExposureReplay
@@ -111,7 +112,7 @@ class Bidder:
         self._admission, tally = auctioneer.admission, auctioneer.tally
         self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
         notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
-        self.bid_port = _listener(self._bids, settings, settings.body_bytes_max)
+        self.bid_port = _listener(self._bids, settings, settings.body_bytes_max, cohort=auctioneer.cohort)
         self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX, settings.outbox_notices_flush_ms)
         self.admin_port = _listener(admin, settings, _NOTICE_BODY_BYTES_MAX)
         self._lag: asyncio.Task[None] | None = None
@@ -200,9 +201,11 @@ def _listener(
     settings: BidderConfig,
     body_bytes_max: int,
     gather_ms: int = 0,
+    cohort: Cohort | None = None,
 ) -> Listener:
     keepalive, patience = settings.keepalive_seconds, settings.request_seconds_max
-    return Listener(handler, handler.broken, body_bytes_max, keepalive, patience, gather_ms / MS_PER_SECOND)
+    gather_seconds = gather_ms / MS_PER_SECOND
+    return Listener(handler, handler.broken, body_bytes_max, keepalive, patience, gather_seconds, cohort)
 
 
 def _store(clock: SystemClock, directory: Path) -> LocalEventLog:

@@ -1,14 +1,16 @@
 """THE HOT PATH: one bid request from its bytes to the answer, one line a stage. It awaits the user's state, where the
-store has it not at hand, and the model, where that runs for several requests at once.
+store has it not at hand, the model, where that runs for several requests at once, and after each part of its work the
+requests that came in the same turn of the loop: see bidder.cohort.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from bidder.admission import Admission
+from bidder.cohort import Cohort
 from bidder.config import BidderConfig
 from bidder.enrich import Enricher
 from bidder.journal import Journal
@@ -63,10 +65,11 @@ class Auctioneer:
     journal: Journal
     tally: Tally
     batcher: Batcher | None = None  # None: no model runs for several requests at once
+    cohort: Cohort = field(default_factory=Cohort)
 
     async def answer(self, arrival: Arrival) -> Answer:
         """Answer one request; never raises for anything a stranger sends."""
-        run = Run(arrival, self.serving.current, self.clock)
+        run = Run(arrival, self.serving.current, self.clock, self.cohort)
         refusal = self.admission.enter(arrival.profile.name, arrival.arrived_ns, self.clock.elapsed_ns())
         try:
             return await self._auction(run) if refusal is None else self._no(run, None, refusal)
@@ -86,7 +89,7 @@ class Auctioneer:
         request = decode_request(run.arrival.body, encoding=run.arrival.encoding, bytes_max=self.config.body_bytes_max)
         validate(request)
         run.deadline = self._deadline(run, request)
-        run.mark(Stage.DECODE)
+        await run.mark(Stage.DECODE)
         if run.state is None:
             return self._no(run, request, Exclusion.NOT_READY)
         if self.admission.time_short(run.left_ms()):
@@ -94,13 +97,13 @@ class Auctioneer:
 
         opportunities, refused, user = await self.enricher.enrich(request, run.profile, run.now_ms, run.left_ms)
         run.reasons += [label for _, label in refused]
-        run.mark(Stage.ENRICH)
+        await run.mark(Stage.ENRICH)
         for opportunity in opportunities:
             reason = await self._choose(run, run.state, opportunity, user)
             run.reasons += [reason.value] if reason is not None else []
         body, offers = self.responder.respond(request, run.profile, run.reserved)
         run.reasons += [Exclusion.SELF_CHECK.value] * (len(run.reserved) - len(offers))
-        run.mark(Stage.RESPOND)
+        await run.mark(Stage.RESPOND)
 
         run.late = run.left_ms() < 0.0
         run.sent = [] if run.late else offers
@@ -121,23 +124,20 @@ class Auctioneer:
             select, snapshot, opportunity, controls=state.controls, now_ms=run.now_ms, limit=limit, seat=seat
         )
         chosen = choose(user=user)
-        run.mark(Stage.FUNNEL)
+        await run.mark(Stage.FUNNEL)
         if isinstance(chosen, Exclusion):
             return chosen
         rows, features = chosen.line_items, request_row(opportunity, user)
+        await run.mark(Stage.PREDICT)
         found = predict(run, state, features, chosen.creatives, self.batcher, self.config.predict_ms_min)
-        if not isinstance(found, Predictions):
-            found, fresh = await found, self.enricher.seen(opportunity, known, run.now_ms)
-            # Bids for this user that have left meanwhile may have reached caps.
-            if fresh != user and not chosen.has_creatives_of(choose(user=fresh)):
-                run.mark(Stage.PREDICT)
-                return await self._choose(run, state, opportunity, known)
-        pctr, pcvr = found
+        pctr, pcvr = found if isinstance(found, Predictions) else await found
+        await run.mark(Stage.PREDICT)
         run.predicted(len(rows))
         jitter, shading = UNMOVED, None
         if opportunity.first_price:
             jitter = draw(opportunity.auction_id, opportunity.imp_id, self.config.first_price_explore_share)
             shading = state.landscapes.curve(features, opportunity.floor_micros_cpm)
+        await run.mark(Stage.PRICE)
         per_mille, per_click, per_conversion, bid_min, bid_max = snapshot.terms_micros.take(rows, 0).T
         value = value_by_unit_micros_cpm(per_mille, per_click, per_conversion, pctr, pcvr)
         floors = chosen.floors_micros_cpm.astype(np.float64)
@@ -155,8 +155,13 @@ class Auctioneer:
             jitter.factor,
         )
         candidates = Candidates(chosen, pctr, pcvr, value, multiplier, prices, features, jitter)
+        await run.mark(Stage.PRICE)
+        fresh = self.enricher.seen(opportunity, known, run.now_ms)
+        # Bids for this user that were made meanwhile may have reached caps.
+        if fresh is not user and fresh != user and not chosen.has_creatives_of(choose(user=fresh)):
+            return await self._choose(run, state, opportunity, known)
         reserved = self._reserve(run, state, opportunity, candidates)
-        run.mark(Stage.PRICE)
+        await run.mark(Stage.PRICE)
         return None if reserved else candidates.refusal()
 
     def _reserve(self, run: Run, state: ServingState, opportunity: Opportunity, candidates: Candidates) -> bool:

@@ -16,7 +16,7 @@ from wsgiref.handlers import format_date_time
 import httptools
 import msgspec
 
-from bidder import eager
+from bidder.cohort import Cohort
 from dsp.kernel import logging
 
 HEAD_BYTES_MAX = 32_768
@@ -53,7 +53,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     close: bool = False
 
 
-#: Runs without a task of its own: see bidder.eager.
+#: Runs without a task of its own: see bidder.cohort.
 Handler = Callable[[Request], Awaitable[Reply]]
 
 
@@ -66,6 +66,7 @@ class Host(Protocol):
     keepalive_seconds: float
     request_seconds_max: float
     connections: "set[Connection]"
+    cohort: Cohort
 
     def gather(self, connection: "Connection", data: bytes) -> None:
         """Take what came in, to be parsed and answered a little later."""
@@ -141,7 +142,7 @@ class Connection(asyncio.Protocol):
             self._check_unfinished(len(data), begun_before)
 
     def answer(self) -> None:
-        """Answer what was parsed."""
+        """Have what was parsed answered in the host's cohort."""
         self._wake()
         if len(self._queue) >= PIPELINE_MAX and self._transport is not None:
             self._transport.pause_reading()
@@ -256,7 +257,7 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if not self._serving and (self._queue or self._malformed):
             self._serving = True
-            eager.start(self._serve(), self._loop)
+            self._host.cohort.start(self._serve())
 
     def _give_up(self, fault: str) -> None:
         self._fault, self._deaf = fault, True

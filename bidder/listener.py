@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
+from bidder.cohort import Cohort
 from bidder.connection import Connection, Handler
 
 BACKLOG = 1_024
@@ -34,6 +35,7 @@ class Listener:
         keepalive_seconds: float,
         request_seconds_max: float,
         gather_seconds: float = 0.0,
+        cohort: Cohort | None = None,
     ) -> None:
         self.handler = handler
         self.broken = broken
@@ -41,6 +43,7 @@ class Listener:
         self.keepalive_seconds = keepalive_seconds
         self.request_seconds_max = request_seconds_max
         self.connections: set[Connection] = set()
+        self.cohort = cohort or Cohort()
         self.port = 0
         self._loop = asyncio.get_running_loop()
         self._gather_seconds = gather_seconds
@@ -80,6 +83,7 @@ class Listener:
             connection.parse(data)
         for connection, _ in gathered:
             connection.answer()
+        self.cohort.run()
 
     async def close(self, timeout_s: float) -> None:
         """Accept nothing more, answer what is in flight for at most `timeout_s`, and close every connection.

@@ -1,7 +1,11 @@
 """One auction under way: what it works on, the money it has reserved, and the notes that become metrics at its end."""
 
+import types
+from collections.abc import Generator
+
 import msgspec
 
+from bidder.cohort import Cohort
 from bidder.offer import Offer
 from bidder.state import ServingState
 from bidder.tally import Tally
@@ -11,6 +15,8 @@ from dsp.kernel.metrics import Outcome, Stage
 from dsp.kernel.tracing import Finished, Tracer, parent_of
 from dsp.openrtb.profile import Profile
 
+#: What was done for a stage, when that began and when it ended, on the monotonic clock.
+Part = tuple[Stage, int, int]
 #: A request may have one for each impression.
 REASONS_TRACED = 8
 #: Before a request is decoded it has told no deadline, and nothing asks for it.
@@ -31,14 +37,15 @@ class Run:
     """The mutable part of one auction."""
 
     __slots__ = (
-        "_clock", "_marked_ns", "_spent", "arrival", "deadline", "late", "model_version", "now_ms", "outcome",
-        "profile", "reasons", "reserved", "sent", "state",
+        "_clock", "_cohort", "_marked_ns", "_spent", "arrival", "deadline", "late", "model_version", "now_ms",
+        "outcome", "profile", "reasons", "reserved", "sent", "state",
     )  # fmt: skip
 
-    def __init__(self, arrival: Arrival, state: ServingState | None, clock: Clock) -> None:
+    def __init__(self, arrival: Arrival, state: ServingState | None, clock: Clock, cohort: Cohort) -> None:
         self._clock = clock
+        self._cohort = cohort
         self._marked_ns = clock.elapsed_ns()
-        self._spent: list[tuple[Stage, int]] = []
+        self._spent: list[Part] = []
         self.arrival = arrival
         self.profile = arrival.profile
         self.state = state
@@ -59,16 +66,19 @@ class Run:
         """Return the milliseconds that were left at the last mark until the answer must leave."""
         return self.deadline.left_ms(self._marked_ns)
 
-    def mark(self, stage: Stage) -> None:
-        """Charge the time since the last mark to a stage."""
+    @types.coroutine
+    def mark(self, stage: Stage) -> Generator[None, None, None]:
+        """Charge the time since the last mark to a stage, and let the cohort's other auctions come as far."""
         now_ns = self._clock.elapsed_ns()
-        self._spent.append((stage, now_ns - self._marked_ns))
+        self._spent.append((stage, self._marked_ns, now_ns))
         self._marked_ns = now_ns
+        if (yield from self._cohort.others()):
+            self._marked_ns = self._clock.elapsed_ns()
 
     def predicted(self, candidates: int) -> None:
-        """Note one call of the predictor."""
-        self.mark(Stage.PREDICT)
-        metrics.PREDICT_DURATION.observe(self._spent[-1][1] / NS_PER_SECOND)
+        """Note one call of the predictor, which was the latest part."""
+        _, began_ns, ended_ns = self._spent[-1]
+        metrics.PREDICT_DURATION.observe((ended_ns - began_ns) / NS_PER_SECOND)
         metrics.PREDICT_BATCH.observe(candidates)
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
@@ -112,9 +122,4 @@ class Run:
             "dsp.model": self.model_version,
             "dsp.snapshot": self.state.served.snapshot.version if self.state is not None else "",
         }
-        began_ns, stages_ns = self.arrival.arrived_ns, sum(spent for _, spent in self._spent)
-        tracer.record(
-            Finished(
-                "auction", parent, began_ns, ended_ns, self._marked_ns - stages_ns, self._spent, failed, attributes
-            )
-        )
+        tracer.record(Finished("auction", parent, self.arrival.arrived_ns, ended_ns, self._spent, failed, attributes))

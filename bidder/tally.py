@@ -65,14 +65,14 @@ class Tally:
         """Count one answer that was ready too late."""
         self._late[exchange].inc()
 
-    def stages(self, spent_ns: Iterable[tuple[Stage, int]]) -> None:
+    def stages(self, parts: Iterable[tuple[Stage, int, int]]) -> None:
         """Observe the stages' durations of one auction in `STAGES_EVERY`; each histogram has its cost."""
         self._auctions += 1
         if self._auctions % STAGES_EVERY:
             return
         totals: dict[Stage, int] = {}
-        for stage, nanoseconds in spent_ns:  # one for each impression
-            totals[stage] = totals.get(stage, 0) + nanoseconds
+        for stage, began_ns, ended_ns in parts:  # several of a stage, and of an impression
+            totals[stage] = totals.get(stage, 0) + ended_ns - began_ns
         for stage, nanoseconds in totals.items():
             self._stages[stage].observe(nanoseconds / NS_PER_SECOND)
 

@@ -41,14 +41,13 @@ class Parent(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A request that is over: `began_ns` and `ended_ns` on the monotonic clock, its parts one after the other."""
+    """A request that is over: `began_ns` and `ended_ns` on the monotonic clock, as are its parts."""
 
     name: str
     parent: Parent | None
     began_ns: int
     ended_ns: int
-    parts_began_ns: int
-    parts: Sequence[tuple[str, int]]  # name, nanoseconds
+    parts: Sequence[tuple[str, int, int]]  # name, when it began, when it ended
     failed: bool
     attributes: Attributes
 
@@ -95,11 +94,9 @@ class Tracer:
             finished.attributes,
             start_time=finished.began_ns + epoch_ns,
         )
-        inside, at_ns = set_span_in_context(span), finished.parts_began_ns + epoch_ns
-        for name, nanoseconds in finished.parts:
-            part = self._tracer.start_span(name, inside, start_time=at_ns)
-            at_ns += nanoseconds
-            part.end(at_ns)
+        inside = set_span_in_context(span)
+        for name, began_ns, ended_ns in finished.parts:
+            self._tracer.start_span(name, inside, start_time=began_ns + epoch_ns).end(ended_ns + epoch_ns)
         if finished.failed:
             span.set_status(Status(StatusCode.ERROR))
         span.end(finished.ended_ns + epoch_ns)

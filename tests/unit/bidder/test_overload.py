@@ -2,11 +2,13 @@
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pytest
 
 from bidder.admission import Queue
+from bidder.cohort import COHORT_MAX
 
 MS = 1_000_000
 BEGAN_NS = 10_000 * MS
@@ -59,6 +61,11 @@ class Exchange:
             self._free -= 1
 
 
+def cohorts(turn: Sequence[int]) -> list[Sequence[int]]:
+    """Return what is let in or refused together, before the work of any of it is done."""
+    return [turn[start : start + COHORT_MAX] for start in range(0, len(turn), COHORT_MAX)]
+
+
 def served(load: float, seconds: float, work_ns: int, no_ns: int, queue: Queue | None = None) -> Fared:
     """Offer `load` times what can be decided; a decision takes `work_ns` and a refusal, HTTP and all, `no_ns`."""
     end_ns = BEGAN_NS + int(seconds * 1_000) * MS
@@ -66,14 +73,12 @@ def served(load: float, seconds: float, work_ns: int, no_ns: int, queue: Queue |
     good = late = refused = slowest_ns = 0
     while (at := exchange.next_ns()) is not None:
         began_ns = now_ns = max(now_ns, at)  # the loop sleeps until then
-        turn, decided = exchange.read(now_ns), []
-        for due_ns in turn:
-            if queue is not None and queue.overdue(began_ns, now_ns):
-                now_ns += no_ns
-                refused += 1
-            else:
-                now_ns += work_ns
-                decided.append(due_ns)
+        turn, decided = exchange.read(now_ns), list[int]()
+        for cohort in cohorts(turn):
+            let_in = [due_ns for due_ns in cohort if queue is None or not queue.overdue(began_ns, now_ns)]
+            now_ns += len(let_in) * work_ns + (len(cohort) - len(let_in)) * no_ns
+            decided += let_in
+        refused += len(turn) - len(decided)
         exchange.answered(len(turn), now_ns)
         in_time = sum(now_ns - due_ns <= TMAX_NS for due_ns in decided)
         good += in_time
@@ -111,10 +116,10 @@ def test_clients_that_wait_for_their_answers_are_no_overload_once_a_slow_spell_i
     slow_ns, calm_ns, end_ns = (BEGAN_NS + seconds * 1_000 * MS for seconds in (1, 3, 5))
     while now_ns < end_ns:
         began_ns, slower = now_ns, 3 if slow_ns <= now_ns < slow_ns + 600 * MS else 1
-        for _ in range(32):
-            no = queue.overdue(began_ns, now_ns)
-            refused += no and now_ns > calm_ns
-            now_ns += slower * (work_ns // 10 if no else work_ns)
+        for cohort in cohorts(range(32)):
+            noes = sum(queue.overdue(began_ns, now_ns) for _ in cohort)
+            refused += noes if now_ns > calm_ns else 0
+            now_ns += slower * (noes * work_ns // 10 + (len(cohort) - noes) * work_ns)
     assert refused == 0
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bidder import eager
 from bidder.run import Arrival, Run
 from dsp.catalog.entities import MediaFormat
 from dsp.kernel.clock import ManualClock
@@ -132,7 +131,7 @@ def test_it_needs_no_task_and_a_client_that_leaves_costs_nothing() -> None:
         answers.append(await bench.market.auctioneer.answer(_arrival(bench.market.profile, body, bench.clock)))
 
     async def work() -> None:
-        eager.start(answer(), asyncio.get_running_loop())
+        bench.market.auctioneer.cohort.start(answer())
         gone = asyncio.ensure_future(answer())
         await asyncio.sleep(0.001)
         gone.cancel()
