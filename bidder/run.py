@@ -1,7 +1,7 @@
 """One auction under way: what it works on, the money it has reserved, and the notes that become metrics at its end."""
 
 import types
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import msgspec
 
@@ -122,4 +122,15 @@ class Run:
             "dsp.model": self.model_version,
             "dsp.snapshot": self.state.served.snapshot.version if self.state is not None else "",
         }
-        tracer.record(Finished("auction", parent, self.arrival.arrived_ns, ended_ns, self._spent, failed, attributes))
+        tracer.record(
+            Finished("auction", parent, self.arrival.arrived_ns, ended_ns, _joined(self._spent), failed, attributes)
+        )
+
+
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    """Join parts of one stage between which nobody else had a turn."""
+    found: list[Part] = []
+    for stage, began_ns, ended_ns in parts:
+        joined = bool(found) and found[-1][0] is stage and found[-1][2] == began_ns
+        found.append((stage, found.pop()[1] if joined else began_ns, ended_ns))
+    return found
