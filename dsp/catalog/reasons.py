@@ -35,6 +35,7 @@ class Exclusion(Enum):
     IMPRESSION_BOUND = "impression_bound", 1, "The request offers more impressions than the bound; the first count."
     IMPRESSION_AMBIGUOUS = "impression_ambiguous", 2, "Another impression of the request has the same id."
     FORMAT_UNSUPPORTED = "format_unsupported", 0, "The impression offers no format that we can fill."
+    QUANTITY_UNSUPPORTED = "quantity_unsupported", 0, "A win is billed as more or less than one impression."
     FLOOR_ABSURD = "floor_absurd", 2, "The floor is not a price."
     # Recall, one reason for each dimension of targeting
     INACTIVE = "inactive", 0, "The line item or one of its parents is not active."

@@ -76,6 +76,7 @@ _BROWSER_NAMES = {
 _PHONE_OS = frozenset({"ios", "android", "windows phone", "blackberry os", "kaios"})
 _DESKTOP_OS = frozenset({"windows", "macos", "linux", "chromeos"})
 _TV_OS = frozenset({"roku", "webos", "tvos", "tizen"})
+_TV_MARKS = ("smart-tv", "smarttv", "hbbtv", "appletv", "bravia")
 
 _parser = Parser(BestAvailableResolver(load_builtins()))
 
@@ -138,9 +139,11 @@ def parse_user_agent(user_agent: str) -> Agent:
 
 
 def _kind_from_agent(user_agent: str, os: str, model: str) -> DeviceKind:
-    if os in _TV_OS or any(mark in user_agent for mark in ("smart-tv", "smarttv", "hbbtv", "appletv", "aft", "bravia")):
+    # "AFT" begins the models of a maker of televisions; "Tablet PC" is a service of Windows, on desktops too.
+    if os in _TV_OS or model.startswith("aft") or any(mark in user_agent for mark in _TV_MARKS):
         return DeviceKind.TV
-    if "ipad" in model or "tablet" in user_agent or (os == "android" and "mobile" not in user_agent):
+    tablet = "ipad" in model or "tablet" in user_agent.replace("tablet pc", "")
+    if tablet or (os == "android" and "mobile" not in user_agent):
         return DeviceKind.TABLET
     if os in _PHONE_OS:
         return DeviceKind.PHONE

@@ -164,6 +164,8 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
     offer = slot.read(imp, request.device)
     if not offer.formats:
         return "format_unsupported"
+    if imp.qty is not None and imp.qty.multiplier != 1.0:
+        return "quantity_unsupported"  # reservations, bills and caps are of one impression each
     floor = _floor(imp.bidfloor, imp.bidfloorcur, rates)
     if isinstance(floor, str):
         return floor

@@ -102,6 +102,12 @@ class Pmp(msgspec.Struct, gc=False):
     deals: list[Deal] = []
 
 
+class Quantity(msgspec.Struct, gc=False):
+    """How many impressions one win is billed as (3.2.31): of a screen, those who pass it."""
+
+    multiplier: float = 1.0
+
+
 class ImpExt(msgspec.Struct, gc=False):
     """Where 2.5 put a rewarded placement."""
 
@@ -126,6 +132,7 @@ class Imp(msgspec.Struct, gc=False):
     secure: Int = 0
     rwdd: Int = 0
     exp: Int = 0
+    qty: Quantity | None = None
     bcat: tuple[Text, ...] = ()  # not in the specification; exchanges that block by slot put it here
     ext: ImpExt | None = None
 

@@ -11,9 +11,11 @@ _STORE = frozenset({1, 2, 7})
 _PERSONALISE = _STORE | {3, 4}
 _SELECT_ADS = 2
 
-#: Where GDPR or its British twin applies, for requests that do not say: EU, EEA and the United Kingdom.
+#: Where GDPR or its British twin applies, for requests that do not say: the EU with those of its regions that have a
+#: code of their own, the EEA and the United Kingdom.
 _GDPR = """
 AUT BEL BGR HRV CYP CZE DNK EST FIN FRA DEU GRC HUN IRL ITA LVA LTU LUX MLT NLD POL PRT ROU SVK SVN ESP SWE
+ALA GLP GUF MAF MTQ MYT REU
 ISL LIE NOR GBR
 """
 _GDPR_COUNTRIES = frozenset(_GDPR.split())
@@ -78,9 +80,9 @@ def _gdpr_applies(request: BidRequest) -> bool:
     regs = request.regs
     if regs is not None and (regs.gdpr is not None or regs.gpp_sid):
         return regs.gdpr == 1 or gpp.TCF_EU in regs.gpp_sid
-    device = request.device
-    geo = device.geo if device is not None else None
-    return geo is not None and country_alpha3(geo.country) in _GDPR_COUNTRIES
+    # Where the person is, or lives: either may be all that is known.
+    places = [holder.geo for holder in (request.device, request.user) if holder is not None and holder.geo is not None]
+    return any(country_alpha3(geo.country) in _GDPR_COUNTRIES for geo in places)
 
 
 def _under_gdpr(request: BidRequest, vendor_id: int) -> Permissions:

@@ -21,7 +21,9 @@ KEY = b"a key of at least sixteen bytes"
 RECORDED = Path(__file__).parents[3].parent / "shared" / "data" / "openrtb"
 PROFILES = load_profiles(Path(__file__).parents[3] / "config" / "exchanges")
 #: What a recorded request marked valid may be refused for: nothing that makes it invalid as a whole.
-EXPECTED_REFUSALS = {"currency_unsupported", "format_unsupported", "impression_ambiguous", "seat_not_allowed"}
+EXPECTED_REFUSALS = {
+    *("currency_unsupported", "format_unsupported", "impression_ambiguous", "quantity_unsupported", "seat_not_allowed"),
+}
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,10 @@ def _gdpr(text: str | None) -> Permissions:
         ({"device": {"geo": {"country": "DEU"}}, "user": {"consent": FULL}}, FREE),
         ({"device": {"geo": {"country": "DEU"}}, "regs": {"gdpr": 0}}, FREE),
         ({"device": {"geo": {"country": "USA"}}}, FREE),
+        ({"device": {"geo": {"country": "REU"}}}, CONTEXTUAL),  # a part of France, and so of the Union
+        ({"device": {"geo": {}}, "user": {"geo": {"country": "DEU"}}}, CONTEXTUAL),
+        ({"device": {"geo": {"country": "USA"}}, "user": {"geo": {"country": "DEU"}}}, CONTEXTUAL),
+        ({"user": {"geo": {"country": "USA"}}}, FREE),
         # US privacy
         ({"regs": {"us_privacy": "1YNN"}}, FREE),
         ({"regs": {"us_privacy": "1YYN"}}, CONTEXTUAL),
