@@ -8,6 +8,13 @@ from dsp.kernel.errors import BundleError, ConflictError
 from models.serving import bundle
 
 
+def named(root: Path, alias: str) -> str | None:
+    """Return the version that an alias names, None where it names none: what is damaged is no version's."""
+    with suppress(BundleError):
+        return registry.resolve(root, alias)
+    return None
+
+
 def promote(root: Path, version: str) -> None:
     """Let a version serve, and remember what served before. Doing it again changes nothing.
 
@@ -17,7 +24,7 @@ def promote(root: Path, version: str) -> None:
         BundleError: the version cannot serve.
     """
     bundle.load(root, version)
-    champion = registry.resolve(root, bundle.CHAMPION)
+    champion = named(root, bundle.CHAMPION)
     if champion != version:
         _remember(root, champion)
         registry.set_alias(root, bundle.CHAMPION, version)
@@ -31,11 +38,11 @@ def rollback(root: Path) -> str:
         ConflictError: nothing served before.
         BundleError: it cannot serve.
     """
-    previous = registry.resolve(root, bundle.PREVIOUS)
+    previous = named(root, bundle.PREVIOUS)
     if previous is None:
         raise ConflictError("there is no previous champion")
     bundle.load(root, previous)
-    champion = registry.resolve(root, bundle.CHAMPION)
+    champion = named(root, bundle.CHAMPION)
     registry.set_alias(root, bundle.CHAMPION, previous)  # first: killed after it, we have rolled back
     _remember(root, champion)
     registry.clear_alias(root, bundle.CHALLENGER)

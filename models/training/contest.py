@@ -1,5 +1,6 @@
 """The night's contest: the candidate, the champion, and the challenger that was scored in shadow, on later traffic."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from models.evaluation.metrics import measure
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.serving import bundle
 from models.serving.prior import ConstantPredictor
+from models.training import aliases
 from models.training.config import TrainingConfig
 from models.training.dataset import Dataset
 from models.training.ensemble import Walk
@@ -53,11 +55,14 @@ class Decision(NamedTuple):
 
 def champion(root: Path) -> bundle.Bundle | None:
     """Return what serves; None where nothing does, or it cannot be read: then the bidder cannot serve it either."""
-    try:
-        version = registry.resolve(root, bundle.CHAMPION)
+    return _readable(root, bundle.CHAMPION)
+
+
+def _readable(root: Path, alias: str) -> bundle.Bundle | None:
+    version = aliases.named(root, alias)
+    with suppress(BundleError):
         return bundle.load(root, version) if version is not None else None
-    except BundleError:
-        return None
+    return None
 
 
 def hold(root: Path, data: Dataset, walked: Walk, config: TrainingConfig) -> Findings:
@@ -102,10 +107,10 @@ def bid_with(live: NDArray[np.float64], rows: Rows) -> NDArray[np.float64]:
 
 
 def _live(root: Path, data: Dataset, bounds: gates.Limits) -> Live | None:
-    version = registry.resolve(root, bundle.CHALLENGER)
-    if version is None:
+    challenger = _readable(root, bundle.CHALLENGER)
+    if challenger is None:
         return None
-    shadowed = data.shadowed
+    version, shadowed = challenger.version, data.shadowed
     asked = (shadowed.versions == version) & np.isfinite(shadowed.champion) & np.isfinite(shadowed.challenger)
     rows = data.impressions[asked]
     pair = gates.Pair(shadowed.challenger[asked], shadowed.champion[asked], rows.labels, rows.weights)

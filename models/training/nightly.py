@@ -323,7 +323,7 @@ def _do(night: Night, name: str, step: Step, progress: Progress) -> None:
 
 def _outcome(night: Night) -> Outcome:
     last = night.found.get("register", night.found["dataset"])
-    serving = registry.resolve(night.root, bundle.CHAMPION)
+    serving = aliases.named(night.root, bundle.CHAMPION)
     made = _manifest(night) if last["result"] in ("published", "shadowed") else None
     return Outcome(last["result"], tuple(last["reasons"]), serving, made)
 

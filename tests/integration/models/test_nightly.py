@@ -255,6 +255,23 @@ def test_aliases_move_together(copied: Path) -> None:
         aliases.rollback(root)
 
 
+def test_an_alias_that_names_nothing_serves_nothing_and_is_replaced(copied: Path) -> None:
+    root, first, second = copied / "models", champion(copied).version, another(copied)
+    alias = root / "aliases" / bundle.CHAMPION
+    alias.write_text("damaged")
+    aliases.promote(root, first)
+    assert champion(copied).version == first
+    alias.write_text("damaged")
+    aliases.promote(root, second)
+    aliases.promote(root, first)
+    alias.write_text("damaged")
+    assert aliases.rollback(root) == second
+    alias.write_text("damaged")
+    outcome = run(copied, END_MS + 3_000)
+    assert outcome.result == "published"
+    assert outcome.champion == champion(copied).version
+
+
 def test_live_evidence_is_that_of_the_challenger_and_its_bids_alone(copied: Path) -> None:
     root, version = copied / "models", another(copied)
     data = dataset.load(copied / "training", START_MS, END_MS, END_MS + 2_000, CONFIG)
@@ -273,6 +290,12 @@ def test_live_evidence_is_that_of_the_challenger_and_its_bids_alone(copied: Path
     assert (live.version, live.difference.rows) == (version, count // 4)
     assert live.difference.low > 0  # a model against one rate for all
     assert live.objections == []
+    # What cannot serve has no evidence, and promoting it would fail the run, every night.
+    told = dataclasses.replace(data, shadowed=shadowed)
+    (root / "versions" / version / "golden.json").unlink()
+    assert contest.hold(root, told, walked, CONFIG).live is None
+    (root / "aliases" / bundle.CHALLENGER).write_text("damaged")
+    assert contest.hold(root, told, walked, CONFIG).live is None
 
 
 def test_a_challenger_proven_live_is_promoted(copied: Path, write_log: Any) -> None:
