@@ -94,8 +94,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError("learning_rate must lie in (0, 1]")
         if not 0 < self.pcoc_min < 1 < self.pcoc_max:
             raise ValueError("pcoc_min must be below 1 and pcoc_max above")
-        if min(self.maturity_seconds, self.conversion_window_seconds) < 0:
-            raise ValueError("durations must not be negative")
+        if self.maturity_seconds < 0 or self.conversion_window_seconds < 1:
+            raise ValueError("maturity_seconds must be 0 or more, conversion_window_seconds 1 or more")
 
     def limits(self) -> gates.Limits:
         """Return the gate's bounds."""

@@ -7,6 +7,7 @@ from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.features.platform import PLATFORM
 from models.serving.prior import CVR
 from models.training import delay, gbdt
+from models.training.config import TrainingConfig
 from models.training.delay import Outcomes
 from models.training.rows import Rows
 
@@ -130,3 +131,12 @@ def test_a_new_campaign_does_not_collapse(hours: int, bound: float) -> None:
     assert np.mean(negatives) < {1: 0.3, 6: 0.5, 24: 0.8}[hours] * true
     if hours > 1:
         assert np.mean(mature) < {6: 0.7, 24: 0.9}[hours] * true
+
+
+def test_a_window_is_a_second_at_least() -> None:
+    """Without one no share of it has come: weights would be no numbers."""
+    seen = Outcomes(np.array([1, 1]), np.array([10, 2_000]), np.array([5, -1]))
+    assert np.isfinite(delay.weigh(seen, 1_000)[1]).all()
+    TrainingConfig(conversion_window_seconds=1)
+    with pytest.raises(ValueError, match="conversion_window_seconds"):
+        TrainingConfig(conversion_window_seconds=0)
