@@ -10,11 +10,17 @@ from loadtest.bids.run import Setting
 from loadtest.capacity.open import Open, Step
 from loadtest.platform import PlatformError, free_ports
 
-#: So few that each is used several times while the bidder drains: one that was not told to close is closed at the end.
-CONNECTIONS = 64
+#: So many at most, and so few that each has its turn this soon: a bidder that drains takes half a second without a
+#: request (bidder.app.QUIET_MS) for the end, and closes those that it could not tell to.
+CONNECTIONS_MAX, _TURN_SECONDS = 64, 0.2
 _WARM_UP_SECONDS = 4.0
 #: A drain takes bidder.drain_wait_ms, and then as long as there are connections, up to bidder.drain_timeout_ms.
 _SECONDS_MIN = 8.0
+
+
+def connections(rate: float) -> int:
+    """Return over how many connections to offer a rate, requests per second."""
+    return min(CONNECTIONS_MAX, max(1, int(rate * _TURN_SECONDS)))
 
 
 def step(setting: Setting, rate: float, seconds: float) -> Step:
@@ -29,7 +35,7 @@ def step(setting: Setting, rate: float, seconds: float) -> Step:
     with (
         setting.bench.process(leaves, setting.core) as leaving,
         setting.bench.process(stays, setting.core),
-        closing(Open(port, CONNECTIONS, setting.supply)) as load,
+        closing(Open(port, connections(rate), setting.supply)) as load,
     ):
         load.step(rate, _WARM_UP_SECONDS)
         leaving.terminate()

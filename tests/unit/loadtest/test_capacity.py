@@ -8,7 +8,9 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from bidder.app import QUIET_MS
 from loadtest.bids import supply
+from loadtest.capacity.drain import CONNECTIONS_MAX, connections
 from loadtest.capacity.open import Open, Step
 from loadtest.capacity.run import keeps, search
 from loadtest.platform import PlatformError
@@ -97,3 +99,12 @@ def test_memory_that_grows_after_the_warm_up_is_not_flat() -> None:
     assert leak["slope_mb_per_minute"] == pytest.approx(60.0, rel=0.1)
     opened = [*samples([200.0] * 59), Sample(59.0, 200.0, 5, 500)]
     assert not judged(opened)["flat"]
+
+
+def test_a_drain_hears_of_every_connection_before_it_takes_the_load_for_gone() -> None:
+    """At a few requests a second most of many connections would be closed without a word."""
+    for rate in (5.0, 33.0, 500.0, 5_000.0):
+        turn_ms = connections(rate) / rate * 1_000
+        assert turn_ms <= QUIET_MS / 2
+    assert connections(0.1) == 1
+    assert connections(5_000.0) == CONNECTIONS_MAX
