@@ -1,5 +1,6 @@
 """Who predicts: the champion, where there is one, and the prior, which stands in for it; ready for a snapshot's ads."""
 
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,9 @@ from models.serving.bundle import Bundle
 from models.serving.online import Online
 from models.serving.predictor import BatchPredictor, Predictor, Scorer
 from models.serving.prior import OnlinePredictor, PriorPredictor
+
+#: Between two steps of what is worked out ahead auctions have the interpreter for so long.
+_REST_SECONDS = 0.004
 
 
 class Scorers(NamedTuple):
@@ -29,6 +33,7 @@ class Predictors:
         self._smoothed: BatchPredictor = PriorPredictor()
         self._online: Online | None = None
         self._champion_scorer: Scorer | None = None
+        self._latest: Scorer | None = None
         self._prior_scorer: Scorer | None = None
 
     @property
@@ -57,7 +62,11 @@ class Predictors:
         if self._champion is None:
             return Scorers(self._prior_scorer, self._prior_scorer)
         if self._champion_scorer is None:
-            self._champion_scorer = self._champion.prepare(ads)
+            scorer = self._champion.prepare(ads)
+            if self._latest is not None:
+                for _ in scorer.follow(self._latest):
+                    time.sleep(_REST_SECONDS)
+            self._champion_scorer = self._latest = scorer
         return Scorers(self._champion_scorer, self._prior_scorer)
 
     def _prior(self) -> Predictor:

@@ -7,7 +7,8 @@ snapshot, the request's, made once a request, and what the few inputs add that l
 
 import io
 import mmap
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -35,6 +36,12 @@ FILES = (GRAPH, ARRAYS, LAYOUT)
 SPEC_KEY = "feature_spec"
 #: Rows of different impressions are scored so many at a time.
 _CHUNK_ROWS = 4_096
+#: Spreads small numbers over 64 bits.
+_ODD = np.int64(0x1E3779B97F4A7C15)
+#: Impressions remembered, for who comes after.
+_ASKED = 512
+#: Of what is worked out ahead, so many ads and so many requests at a time: each takes up to half a millisecond.
+_ADS_AHEAD, _REQUESTS_AHEAD = 64, 8
 
 
 class Shares(NamedTuple):
@@ -104,6 +111,13 @@ def _untouched(rows: int, width: int) -> Floats:
     return np.frombuffer(memory, np.float32, rows * width).reshape(rows, width)
 
 
+def _said(ads: Int64s) -> Int64s:
+    """Return a number for all that an ad says, (n,), of rows (n, A): seldom the same of two that differ."""
+    factors: Int64s = np.arange(1, 1 + ads.shape[1]) * _ODD
+    said: Int64s = (ads * factors).sum(axis=1)
+    return said
+
+
 class Sheet(NamedTuple):
     """Memory for K candidates: their rows of the table of ads, parts of those, and what is added to their states."""
 
@@ -155,6 +169,7 @@ class PreparedNetwork:
         self._table = _untouched(len(ads), int(ends[-1] + ends[-1] % 2))
         self._sheets: dict[int, Sheet] = {}
         self._bound: dict[int, tuple[Memory, Floats, Floats]] = {}
+        self._asked: deque[tuple[Int64s, Int64s]] = deque(maxlen=_ASKED)
 
     def logits(self, request: Int64s, chosen: Int64s) -> Floats:
         """Return logits, float32 (K, 2), of a request row (R,) and K rows of the table; the next call overwrites them.
@@ -168,6 +183,7 @@ class PreparedNetwork:
 
     def state(self, request: Int64s, chosen: Int64s, out: Floats) -> None:
         """Write the graph's input, float32 (K, S), of a request row (R,) and K rows of the table."""
+        self._asked.append((request, chosen))
         sheet = self._sheets.get(len(chosen)) or self._blank(len(chosen))
         self._table.take(chosen, 0, sheet.taken, "clip")  # with any other mode numpy copies once more
         if np.count_nonzero(sheet.made) < len(chosen):
@@ -181,6 +197,28 @@ class PreparedNetwork:
         else:
             np.dot(sheet.factors[:, :terms], self._shares[:terms], sheet.added)
             np.add(sheet.states, sheet.added, out)
+
+    def follow(self, before: "PreparedNetwork") -> Iterator[None]:
+        """Work out the ads that another was asked for last, as far as they say the same in both tables, and the
+        requests' shares; see models.serving.predictor.Follower. Before this one is asked itself.
+        """
+        asked = list(before._asked)
+        if not asked:
+            return
+        wanted = before._ads.take(np.concatenate([chosen for _, chosen in asked]), 0)
+        rows = np.isin(_said(self._ads), _said(wanted)).nonzero()[0]
+        rows = rows.compress(self._table[rows, self._parts[-1].start] == 0.0)
+        if not len(rows):  # it has followed before
+            return
+        for start in range(0, len(rows), _ADS_AHEAD):
+            self._make(rows[start : start + _ADS_AHEAD])
+            yield
+        if self._request_shares is before._request_shares:  # which is asked meanwhile, and knows them
+            return
+        for start in range(0, len(asked), _REQUESTS_AHEAD):
+            for request, _ in asked[start : start + _REQUESTS_AHEAD]:
+                self._request_shares(request, request.tolist(), self._row)
+            yield
 
     def _make(self, rows: Int64s) -> None:
         """Work out rows of the table."""
@@ -296,6 +334,11 @@ class PreparedHead:
     def network(self) -> PreparedNetwork:
         """Return the network whose head it is."""
         return self._both.network
+
+    def follow(self, before: object) -> Iterator[None]:
+        """Work out what the network of another head was asked last; the second head of one finds it worked out."""
+        if isinstance(before, PreparedHead) and self.network is not before.network:
+            yield from self.network.follow(before.network)
 
     def logits(self, request: Int64s, chosen: Int64s) -> Floats:
         """Return log-odds, float32 (K,), as PreparedNetwork.logits does."""

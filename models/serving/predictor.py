@@ -1,6 +1,6 @@
 """The one interface the auction knows of a model: a predictor, and the scorer it makes for a snapshot's ads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -29,6 +29,18 @@ class RateTable:
         return self._rates.take(chosen)
 
 
+@runtime_checkable
+class Follower(Protocol):
+    """What gets quicker by what it has been asked, and can work that out before it is asked the first time."""
+
+    def follow(self, before: Any) -> Iterator[None]:
+        """Work out what `before` was asked last, in steps of less than a millisecond; nothing if it is of another kind.
+
+        `before` may be asked by another thread meanwhile.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Scorer:
     """Scores the candidates of one impression, out of a fixed table of ads: what depends on ads alone is done before.
@@ -47,8 +59,20 @@ class Scorer:
         Args:
             request: the impression's feature row, shape (R,), columns as models.features.columns.REQUEST_COLUMNS.
             chosen: the candidates' rows in the table that the scorer was prepared for, shape (K,).
+
+        Both may be kept: never write to them afterwards.
         """
         return Predictions(self.pctr(request, chosen), self.pcvr(request, chosen))
+
+    def follow(self, before: "Scorer") -> Iterator[None]:
+        """Work out what the scorer before was asked last, as Follower.follow does, before this one is asked."""
+        yield from _follow(self.pctr, before.pctr)
+        yield from _follow(self.pcvr, before.pcvr)
+
+
+def _follow(score: object, before: object) -> Iterator[None]:
+    if isinstance(score, Follower):
+        yield from score.follow(before)
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ A model says its log-odds of rows of any kind, or is prepared for a table of ads
 models.serving.onnx (trees), models.serving.network, models.serving.linear. One model alone is a sum of one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.serving.calibration import HierarchicalCalibration, PairedCalibration, PreparedCalibration
 from models.serving.keys import Shared
 from models.serving.network import PreparedHead, PreparedNetwork
-from models.serving.predictor import BatchScore, BatchScorer, Predictions, Scorer
+from models.serving.predictor import BatchScore, BatchScorer, Follower, Predictions, Scorer
 from models.serving.session import Provider
 from models.serving.statistics import Statistics
 
@@ -128,6 +128,13 @@ class PreparedRate:
         if not len(chosen):
             return np.empty(0)
         return self.calibration(self.logits(request, chosen), self.calibration.offsets(request, chosen))
+
+    def follow(self, before: object) -> Iterator[None]:
+        """Work out what the parts of another rate were asked last, part by part: see Follower."""
+        if isinstance(before, PreparedRate):
+            for part, other in zip(self.parts, before.parts, strict=False):
+                if isinstance(part, Follower):
+                    yield from part.follow(other)
 
 
 class Staged(NamedTuple):

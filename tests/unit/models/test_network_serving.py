@@ -8,6 +8,7 @@ from models.serving.calibration import platt
 from models.serving.embedding import Inputs, Layout, Tables
 from models.serving.network import NetworkHead, NetworkModel, PreparedNetwork, Shares
 from models.serving.predictor import BatchScorer, predict
+from models.serving.prior import PriorPredictor
 from models.serving.rate import ModelPredictor, Part, Rate
 from models.serving.session import Device
 from models.serving.stack import Stack
@@ -106,6 +107,54 @@ def test_both_heads_run_a_batch_once(inputs: Inputs, monkeypatch: pytest.MonkeyP
             np.testing.assert_allclose(one.pctr, scorer.predict(request, chosen).pctr, rtol=1e-5)
             np.testing.assert_allclose(one.pcvr, scorer.predict(request, chosen).pcvr, rtol=1e-5)
     assert runs == [3, 2]
+
+
+def test_what_the_scorer_before_was_asked_last_is_worked_out_ahead(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [random_model(inputs)[0] for _ in range(2)]
+    before, after = predictor_of(models[0]).prepare(TABLE), predictor_of(models[1])
+    request, chosen = request_with(seen_1=3), np.array([3, 7, 40])
+    expected = after.prepare(TABLE).predict(request, chosen)
+    before.predict(request, chosen)
+    turned = TABLE[::-1].copy()  # the same ads in other rows, but for one that says something else by now
+    turned[49 - 40, AD_COLUMNS.index("creative")] = 10**9
+    scorer = after.prepare(turned)
+    assert len(list(scorer.follow(before))) == 2  # one step for the ads, one for the request
+    assert not list(scorer.follow(before))
+    made: list[list[int]] = []
+    make = PreparedNetwork._make
+    monkeypatch.setattr(PreparedNetwork, "_make", lambda self, rows: made.append(rows.tolist()) or make(self, rows))
+    found = scorer.predict(request, 49 - chosen)
+    assert made == [[49 - 40]]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one[:2], other[:2], rtol=1e-5)
+
+
+def test_what_a_request_says_is_learned_ahead_of_a_new_model_only(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [random_model(inputs)[0] for _ in range(2)]
+    request, chosen = request_with(site=10**15), np.arange(8)
+    before = predictor_of(models[0]).prepare(TABLE)
+    before.predict(request, chosen)
+    shares = [models[1].request_shares, models[0].request_shares]
+    asked: list[bool] = []
+    share = type(shares[0]).__call__
+    monkeypatch.setattr(
+        type(shares[0]), "__call__", lambda self, *given: asked.append(self is shares[0]) or share(self, *given)
+    )
+    for model in (models[1], models[0]):
+        list(predictor_of(model).prepare(TABLE).follow(before))
+    assert asked == [True]  # the other is asked by auctions meanwhile, and knows already
+
+
+def test_what_is_of_another_kind_is_not_followed(inputs: Inputs) -> None:
+    constant = PriorPredictor().prepare(np.zeros((50, 12), dtype=np.int64))
+    scorer = predictor_of(random_model(inputs)[0]).prepare(TABLE)
+    assert not list(scorer.follow(constant))
+    assert not list(constant.follow(scorer))
+    assert not list(scorer.follow(predictor_of(random_model(inputs)[0]).prepare(TABLE)))  # it was asked for nothing
 
 
 def test_a_call_leaves_nothing_behind_for_the_next(inputs: Inputs) -> None:
