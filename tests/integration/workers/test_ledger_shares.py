@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from random import Random
 
 import pytest
 from sqlalchemy import Engine
@@ -233,10 +234,11 @@ async def test_poison_is_parked_and_what_stands_beside_it_is_entered(engine: Eng
     await one.close()
 
 
-async def test_a_nul_in_an_id_holds_nothing_up(engine: Engine, tmp_path: Path) -> None:
-    """An exchange may send one in an auction's id; PostgreSQL's text holds none, SQLite's does."""
+@pytest.mark.parametrize("auction_id", ["a\x00b", Random(0).randbytes(6_000).hex()], ids=["nul", "long"])
+async def test_an_id_that_only_sqlite_holds_holds_nothing_up(engine: Engine, tmp_path: Path, auction_id: str) -> None:
+    """PostgreSQL's text holds no NUL, and its indexes nothing as long."""
     world = World(engine, tmp_path, 1)
-    world.partitions.add(0, encode(notice(1, auction_id="a\x00b")), encode(notice(2)))
+    world.partitions.add(0, encode(notice(1, auction_id=auction_id)), encode(notice(2)))
     one, log, _ = await world.worker(0)
     await one.step()
     parked = len(log.appended.get(Topic.DEAD_LETTERS, []))
