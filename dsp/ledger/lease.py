@@ -108,7 +108,7 @@ class LeaseBook:
         self.epoch = epoch
         self.watermark_ms = 0
         self._leases: dict[tuple[int, int], _Lease] = {}
-        self._days: dict[int, int] = {}  # the latest of each line item
+        self._latest: dict[int, _Lease] = {}  # of each line item that of its latest day
         self._reservations: dict[str, _Reservation] = {}
         self._buckets: dict[int, set[str]] = {}
         self._noticed: dict[str, int] = {}
@@ -279,7 +279,9 @@ class LeaseBook:
         if len(self._leases) < self._tuning.leases_max:
             self._leases[line_item_id, day] = lease
             self._begun = True
-            self._days[line_item_id] = max(day, self._days.get(line_item_id, day))
+            latest = self._latest.get(line_item_id)
+            if latest is None or latest.day <= day:
+                self._latest[line_item_id] = lease
         return lease  # beyond the bound it is not kept, so it never gets money: no bid
 
     def _target(self, lease: _Lease) -> Micros:
@@ -290,8 +292,12 @@ class LeaseBook:
         return max(need, min(use, lease.spare))
 
     def _idle(self, lease: _Lease, elapsed_ms: int) -> bool:
-        """Return whether nobody asks for a lease's money any more: for a while, or because its day is over."""
-        over = lease.day < self._days.get(lease.line_item_id, lease.day)
+        """Return whether nobody asks for a lease's money any more: for a while, or because its day is over.
+
+        A later day that nobody asks for since proves nothing: the advertiser's time zone may have been changed.
+        """
+        latest = self._latest.get(lease.line_item_id, lease)
+        over = lease.day < latest.day and lease.used_ms <= latest.used_ms
         return over or elapsed_ms - lease.used_ms >= self._tuning.idle_ms
 
     def _notice(self, bid_id: str, appended_ms: int) -> None:

@@ -220,6 +220,22 @@ def test_a_day_that_is_over_gives_its_money_back_at_once() -> None:
     assert book.returns(1_000) == {LEASE: 90}
 
 
+def test_a_day_that_is_today_again_gets_money_again() -> None:
+    """An advertiser's time zone was changed to one further west."""
+    book = LeaseBook(1)
+    book.reserve(ITEM, DAY + 1, "before", 10, 0, EXPIRES_MS)
+    book.wants(0)
+    book.reserve(ITEM, DAY, "a", 10, 500, EXPIRES_MS)
+    assert LeaseWant(ITEM, DAY, 20) in book.wants(1_000)
+    book.apply(report(20), 1_000)
+    assert reserve(book, "b", at_ms=1_500)
+    book.wants(2_000)
+    assert LEASE not in book.returns(2_000)
+    book.reserve(ITEM, DAY + 1, "midnight", 10, 2_500, EXPIRES_MS)
+    book.wants(3_000)
+    assert LEASE in book.returns(3_000)
+
+
 def test_a_first_demand_asks_for_an_early_sync_and_a_refused_one_does_not() -> None:
     book = LeaseBook(1)
     assert not book.begun
