@@ -9,6 +9,7 @@
 --   asked, ceiling        the largest promise asked for; the largest that may be given (see dsp.workers.lease_keeper)
 --   holders               MessagePack: epoch (text) to {name, state, expires, syncs, syncs_seen, seen_ms}
 --   limit:ITEM            "CAMPAIGN DAILY TOTAL CAMPAIGN_DAILY CAMPAIGN_TOTAL" in micros, -1 where unbounded
+--   paused:ITEM           TOTAL for late wins, where the item is not active: its limit's is 0 then
 --   lease:EPOCH-ITEM-DAY  "CAMPAIGN GRANTED SETTLED"; epoch 0 is the ledger's own, for late wins
 --   leases:EPOCH          MessagePack: {"ITEM-DAY", ...}, all leases of the epoch
 --   used:line_item:ITEM:DAY, used:campaign:CAMPAIGN:DAY    what leases were granted; DAY is `all` for the total
@@ -86,13 +87,14 @@ local function add(lease, amount, settled)
 end
 
 -- Returns the smallest rest of the four budgets that a line item draws on, and its campaign; 0 without limits.
-local function left_of(item, day)
+local function left_of(item, day, late)
     local stored = get('limit:' .. item)
     if not stored then
         return 0, nil
     end
     local campaign, daily, total, campaign_daily, campaign_total =
         string.match(stored, '^(%d+) (%-?%d+) (%-?%d+) (%-?%d+) (%-?%d+)$')
+    total = late and get('paused:' .. item) or total
     local used = redis.call('HMGET', hash,
         'used:line_item:' .. item .. ':' .. day, 'used:line_item:' .. item .. ':all',
         'used:campaign:' .. campaign .. ':' .. day, 'used:campaign:' .. campaign .. ':all')
@@ -222,9 +224,15 @@ end
 
 function operations.set_limits(limits)
     for _, limit in ipairs(limits) do
-        local item = text(limit[1])
+        local item, active = text(limit[1]), table.remove(limit)
         for place = 1, #limit do
             limit[place] = text(limit[place])
+        end
+        if active then
+            redis.call('HDEL', hash, 'paused:' .. item)
+        else
+            set('paused:' .. item, limit[4])
+            limit[4] = '0'
         end
         set('limit:' .. item, table.concat(limit, ' ', 2))
     end
@@ -249,7 +257,7 @@ function operations.cover(claims)
     local granted = {}
     for _, claim in ipairs(claims) do
         local item, day, charged, promise_ms, amounts = text(claim[1]), text(claim[2]), claim[3], claim[4], claim[5]
-        local left, campaign = left_of(item, day)
+        local left, campaign = left_of(item, day, true)
         local remembered = claim[2] >= number('pruned') - USED_DAYS_KEPT
         raise('asked', promise_ms)
         -- What the book charges later than the ceiling allows would not be in what a next generation is told.

@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS holders (
 CREATE TABLE IF NOT EXISTS limits (
     line_item_id INTEGER PRIMARY KEY, campaign_id INTEGER NOT NULL, daily INTEGER, total INTEGER,
     campaign_daily INTEGER, campaign_total INTEGER);
+CREATE TABLE IF NOT EXISTS paused (line_item_id INTEGER PRIMARY KEY, total INTEGER);
 CREATE TABLE IF NOT EXISTS leases (
     lease_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, line_item_id INTEGER NOT NULL, campaign_id INTEGER NOT NULL,
     day INTEGER NOT NULL, granted INTEGER NOT NULL, settled INTEGER NOT NULL);
@@ -64,6 +65,13 @@ SELECT min(
 FROM limits LEFT JOIN used ON used.day IN (:day, -1) AND (
     scope = 'line_item' AND id = line_item_id OR scope = 'campaign' AND id = campaign_id)
 WHERE line_item_id = :line_item_id
+"""
+#: Stands before that for late wins: the total of what is not active is 0 in the table of limits.
+_LATE = """
+WITH limits AS (
+    SELECT line_item_id, campaign_id, daily, iif(paused.line_item_id IS NULL, given.total, paused.total) AS total,
+        campaign_daily, campaign_total
+    FROM main.limits AS given LEFT JOIN paused USING (line_item_id))
 """
 
 
@@ -102,9 +110,7 @@ class LocalLeaseStore:
 
     async def set_limits(self, limits: Sequence[Limit]) -> None:
         """Replace the limits of these line items; one lowered below what is granted recalls what is not reserved."""
-        await self._file.write(
-            lambda sql: sql.executemany("INSERT OR REPLACE INTO limits VALUES (?, ?, ?, ?, ?, ?)", limits)
-        )
+        await self._file.write(lambda sql: _set_limits(sql, limits))
 
     async def settle(
         self, settled: Mapping[str, Micros], watermark_ms: int, campaigns: Mapping[int, int] | None = None
@@ -203,6 +209,14 @@ def _state(
     return LeaseState(name, line_item_id, day, granted, settled, left < 0, max(0, left) // (SPARE_PART * holders))
 
 
+def _set_limits(sql: sqlite3.Connection, limits: Sequence[Limit]) -> None:
+    rows = [one[:6] if one.active else one._replace(total_micros=0)[:6] for one in limits]
+    sql.executemany("INSERT OR REPLACE INTO limits VALUES (?, ?, ?, ?, ?, ?)", rows)
+    sql.executemany("DELETE FROM paused WHERE line_item_id = ?", [one[:1] for one in limits])
+    paused = [(one.line_item_id, one.total_micros) for one in limits if not one.active]
+    sql.executemany("INSERT INTO paused VALUES (?, ?)", paused)
+
+
 def _grant(sql: sqlite3.Connection, epoch: int, now_ms: int, want: LeaseWant, holders: int) -> None:
     row = sql.execute("SELECT campaign_id FROM limits WHERE line_item_id = ?", (want.line_item_id,)).fetchone()
     if row is None or not _is_day(want.day, now_ms):
@@ -223,8 +237,9 @@ def _is_day(day: int, now_ms: int) -> bool:
     return (now_ms - 12 * _HOUR_MS) // (24 * _HOUR_MS) <= day <= (now_ms + 14 * _HOUR_MS) // (24 * _HOUR_MS)
 
 
-def _left(sql: sqlite3.Connection, line_item_id: int, day: int) -> Micros:
-    (left,) = sql.execute(_LEFT, {"line_item_id": line_item_id, "day": day, "unbounded": _UNBOUNDED}).fetchone()
+def _left(sql: sqlite3.Connection, line_item_id: int, day: int, late: bool = False) -> Micros:
+    query = _LATE + _LEFT if late else _LEFT
+    (left,) = sql.execute(query, {"line_item_id": line_item_id, "day": day, "unbounded": _UNBOUNDED}).fetchone()
     return 0 if left is None else int(left)
 
 
@@ -277,7 +292,7 @@ def _cover(sql: sqlite3.Connection, claims: Iterable[LateClaim]) -> dict[str, Mi
             continue
         name = claim.lease_id
         lease = _lease(sql, name) or _Lease(name, LATE_EPOCH, claim.line_item_id, row[0], claim.day, 0, 0)
-        left = _left(sql, claim.line_item_id, claim.day)
+        left = _left(sql, claim.line_item_id, claim.day, True)
         taken, needed = claim.charged_micros, 0
         for amount in claim.amounts:
             more = max(needed, taken + amount - lease.granted)

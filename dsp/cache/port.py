@@ -15,7 +15,10 @@ __all__ = [
 
 
 class Limit(NamedTuple):
-    """The hard budgets one line item draws on; None means unbounded. The campaign's are shared by its line items."""
+    """The hard budgets one line item draws on; None means unbounded. The campaign's are shared by its line items.
+
+    Of one that is not `active` holders get nothing, and what no bid has reserved is recalled; its late wins are paid.
+    """
 
     line_item_id: int
     campaign_id: int
@@ -23,6 +26,7 @@ class Limit(NamedTuple):
     total_micros: Micros | None
     campaign_daily_micros: Micros | None
     campaign_total_micros: Micros | None
+    active: bool = True
 
 
 class LeaseStore(Protocol):

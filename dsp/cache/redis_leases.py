@@ -103,8 +103,9 @@ class RedisLeaseStore:
         """Replace the limits of these line items; one lowered below what is granted recalls what is not reserved."""
         of_shard: dict[int, list[list[int]]] = {}
         for limit in limits:
-            bounds = [-1 if bound is None else bound for bound in limit[2:]]
-            of_shard.setdefault(self._shard(limit.campaign_id), []).append([*limit[:2], *bounds])
+            bounds = [-1 if bound is None else bound for bound in limit[2:6]]
+            row = [*limit[:2], *bounds, limit.active]
+            of_shard.setdefault(self._shard(limit.campaign_id), []).append(row)
         await self._run({shard: [("set_limits", rows)] for shard, rows in of_shard.items()})
 
     async def settle(

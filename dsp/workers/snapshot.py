@@ -2,7 +2,7 @@
 snapshot where that is not all that has changed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from sqlalchemy.orm import Session, sessionmaker
@@ -33,30 +33,35 @@ _STATUS_KINDS = (Kind.ADVERTISER, Kind.CAMPAIGN, Kind.LINE_ITEM)
 _BESIDE = frozenset({"status", "budget", "version"})
 
 
-def limits(catalogue: Catalogue) -> list[Limit]:
+def limits(catalogue: Catalogue, before: Iterable[Limit] = ()) -> list[Limit]:
     """Return the hard budgets of every line item, with those of its campaign.
 
-    What may not bid gets nothing, and its leases are recalled: the money is its campaign's other line items' again.
+    What may not bid gets nothing, and its leases are recalled: the money is its campaign's other line items' again. It
+    pays for late wins all the same: it was shown. So does what was archived since `before`, which the catalogue lacks.
     """
     advertisers = {advertiser.id: advertiser.status for advertiser in catalogue.advertisers}
     above = {one.id: (advertisers[one.advertiser_id], one.status) for one in catalogue.campaigns}
     campaigns = {campaign.id: campaign.budget for campaign in catalogue.campaigns}
-    return [
+    found = [
         Limit(
             line_item_id=line_item.id,
             campaign_id=line_item.campaign_id,
             daily_micros=line_item.budget.daily_micros,
-            total_micros=(
-                line_item.budget.total_micros
-                if effective(line_item.status, *above[line_item.campaign_id]) is Status.ACTIVE
-                else 0
-            ),
+            total_micros=line_item.budget.total_micros,
             campaign_daily_micros=campaigns[line_item.campaign_id].daily_micros,
             campaign_total_micros=campaigns[line_item.campaign_id].total_micros,
+            active=effective(line_item.status, *above[line_item.campaign_id]) is Status.ACTIVE,
         )
         for line_item in catalogue.line_items
         if line_item.campaign_id in campaigns  # an archived campaign's line items do not bid
     ]
+    kept = {limit.line_item_id for limit in found}
+    for limit in before:
+        if limit.line_item_id not in kept:
+            budget = campaigns.get(limit.campaign_id)
+            shared = limit[4:6] if budget is None else (budget.daily_micros, budget.total_micros)
+            found.append(Limit(*limit[:4], *shared, active=False))
+    return found
 
 
 def active_ids(catalogue: Catalogue) -> list[int]:
@@ -128,6 +133,7 @@ class SnapshotJob:
         self._snapshot = _Blob(blobs, SNAPSHOT_BLOB)
         self._active = _Blob(blobs, ACTIVE_BLOB)
         self._generations: list[str] = []
+        self._known: list[Limit] = []
         self._limits: set[Limit] = set()  # as the lease store was surely told them
         self._version = ""
         self._published_ms = 0
@@ -168,7 +174,7 @@ class SnapshotJob:
         catalogue = self._replica.catalogue()
         # Budgets first: a bidder that knows a line item before the lease store does would only be refused money, but
         # one that knew a lowered budget before the store does could still be granted the old one.
-        found = limits(catalogue)
+        found = self._known = limits(catalogue, self._known)
         told, self._limits = self._limits, set()  # a call that fails may have had its effect, or half of it
         await self._leases.set_limits([limit for limit in found if limit not in told])
         self._limits = set(found)

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from dsp.cache.port import Limit
 from dsp.events.schema import BidFacts, Notice, NoticeKind
 from dsp.kernel.money import Micros
-from dsp.ledger.terms import closes_ms
+from dsp.ledger.terms import closes_ms, late_lease_id
 from dsp.store.book import BookRepository
 from dsp.store.book_tables import BookTransactionRow
 
@@ -101,6 +101,7 @@ class Oracle:
         self.effects: list[Effect] = []
         self._bounds: dict[Scope, Micros | None] = {}  # by day: ALL_DAYS stands for every day's bound
         self._daily: dict[tuple[str, int], Micros | None] = {}
+        self._paused: set[int] = set()  # line items
         self._ceilings: dict[Scope, Micros] = {}  # of budgets lowered below what had been granted
         self._exposure: Counter[Scope] = Counter()
         self._by_lease: Counter[str] = Counter()
@@ -127,6 +128,7 @@ class Oracle:
             self._bounds["campaign", limit.campaign_id, ALL_DAYS] = limit.campaign_total_micros
             self._daily["line_item", limit.line_item_id] = limit.daily_micros
             self._daily["campaign", limit.campaign_id] = limit.campaign_daily_micros
+            (self._paused.discard if limit.active else self._paused.add)(limit.line_item_id)
         for scope, used in self._used.items():
             bound = self._bound(scope)
             if bound is not None and used > bound:
@@ -187,6 +189,8 @@ class Oracle:
         for lease_id, line_item_id, campaign_id, day, granted in rows:
             before = self._granted.get(lease_id)
             change = granted - (before[3] if before is not None else 0)
+            if change > 0 and line_item_id in self._paused and lease_id != late_lease_id(line_item_id, day):
+                raise ViolationError(f"lease {lease_id}: {change} granted to a line item that is paused")
             if change:
                 self._granted[lease_id] = (line_item_id, campaign_id, day, granted)
                 for scope in scopes(line_item_id, campaign_id, day):

@@ -233,6 +233,24 @@ async def test_a_budget_lowered_below_what_is_granted_recalls_the_leases_on_it(s
     assert not (await ask(store, two))[2].recalled
 
 
+async def test_a_paused_line_item_gets_nothing_for_bids_and_still_pays_for_late_wins(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    running = [Limit(item, 9, None, 100, None, 150) for item in (1, 2)]
+    await store.set_limits(running)
+    assert (await ask(store, epoch, (1, 60)))[1].spare_micros > 0
+    await store.set_limits([limit._replace(active=False) for limit in running])
+    leases = await ask(store, epoch, (1, 10), (2, 10))
+    assert [(one.granted_micros, one.recalled, one.spare_micros) for one in leases.values()] == [(60, True, 0)]
+    assert await store.cover([claim(41, 40, campaign=9), claim(51, 50, item=2, campaign=9)]) == {
+        f"0-1-{DAY}": 40,
+        f"0-2-{DAY}": 50,
+    }
+    await ask(store, epoch, L1=60)
+    await store.set_limits(running)
+    leases = await ask(store, epoch, (1, 100), (2, 100))
+    assert [(item, one.granted_micros, one.recalled) for item, one in leases.items()] == [(1, 60, False)]
+
+
 async def test_the_embedded_store_counts_what_was_billed_on_a_lease_it_does_not_know(tmp_path: Path) -> None:
     """The store's file was lost, and the ledger tells it everything again."""
     store = LocalLeaseStore(tmp_path / "leases.db", "NORMAL")

@@ -121,6 +121,13 @@ def _campaigns_unlimited(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(local_leases, "_LEFT", local_leases._LEFT.replace("scope = 'campaign' AND id = campaign_id", "0"))
 
 
+def _paused_line_items_are_granted(patch: pytest.MonkeyPatch) -> None:
+    right = local_leases._set_limits
+    patch.setattr(
+        local_leases, "_set_limits", lambda sql, limits: right(sql, [one._replace(active=True) for one in limits])
+    )
+
+
 def _nothing_is_late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(apply, "closes_ms", lambda _expires_at_ms: FOREVER_MS)
 
@@ -198,6 +205,7 @@ def _some_notices_are_skipped(patch: pytest.MonkeyPatch) -> None:
         _dead_holders_leases_closed_at_once,
         _a_successor_proves_its_predecessor_dead,
         _campaigns_unlimited,
+        _paused_line_items_are_granted,
         _nothing_is_late,
         _freed_before_the_ledger_has_read,
         _bills_after_a_loss_are_charged_to_their_leases,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from dsp.cache.port import LeaseWant, Limit
+from dsp.cache.port import LateClaim, LeaseWant, Limit
 from dsp.cache.redis import RedisBlobStore, RedisLeaseStore
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.kinds import Kind
@@ -101,13 +101,38 @@ async def test_statuses_and_budgets_need_no_snapshot(world: World) -> None:
     await job.step()
     assert await bidding(world) == [line_item, third]
     assert 0 < await granted(world, line_item, 10_000_000) <= 900_000  # beside what was granted before
+    assert await granted(world, third, 10_000_000) > 0
     world.set_status(Kind.CAMPAIGN, other, Status.ARCHIVED)
     await job.step()
     assert await bidding(world) == [line_item]
+    assert await granted(world, third, 10_000_000) == 0
     world.set_status(Kind.ADVERTISER, advertiser, Status.PAUSED)
     await job.step()
     assert await bidding(world) == []
     assert await world.blobs.get(SNAPSHOT_BLOB) == before
+    await job.close()
+
+
+async def test_what_no_longer_bids_still_pays_for_late_wins_within_its_budgets(world: World) -> None:
+    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
+    await job.open()
+    campaign = world.campaign(world.advertiser(), budget={"total_micros": 1_000_000})
+    items = [world.line_item(campaign, budget={"total_micros": 500_000}) for _ in range(3)]
+    await job.step()
+    for item, status in zip(items, (Status.PAUSED, Status.ARCHIVED), strict=False):
+        world.set_status(Kind.LINE_ITEM, item, status)
+    await job.step()
+    assert [await granted(world, item, 10) for item in items] == [0, 0, 10]
+
+    async def covered(item: int, amount: int) -> int:
+        (found,) = (await world.leases.cover([LateClaim(item, campaign, TODAY, 0, 0, (amount,))])).values()
+        return found
+
+    assert [await covered(item, 500_001) for item in items] == [0, 0, 0]
+    assert [await covered(item, 200_000) for item in items] == [200_000] * 3
+    world.update(Kind.CAMPAIGN, campaign, budget={"total_micros": 600_009})  # 10 are leased
+    await job.step()
+    assert [await covered(item, 200_001) for item in items] == [200_000] * 3
     await job.close()
 
 
