@@ -74,9 +74,13 @@ def _each(rule: FieldRule, items_max: int = 1_000) -> FieldRule:
     return each
 
 
+#: Files beside the zones: a host's own setting, which no other host need have, and what stands for none.
+_NOWHERE = frozenset({"localtime", "Factory"})
+
+
 @cache
 def _timezones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    return frozenset(available_timezones()) - _NOWHERE
 
 
 def _timezone(value: str) -> str:

@@ -163,7 +163,10 @@ def test_a_target_on_the_return_is_value_per_unit_of_cost(target_micros: int) ->
     assert made.goal == Goal(kind=GoalKind.ROAS, target_micros=target_micros)
 
 
-@pytest.mark.parametrize("zone", ["", "Mars/Olympus", "../etc/passwd", "America", "europe/berlin", "UTC\x00", "/UTC"])
+@pytest.mark.parametrize(
+    "zone",
+    ["", "Mars/Olympus", "../etc/passwd", "America", "europe/berlin", "UTC\x00", "/UTC", "localtime", "Factory"],
+)
 def test_time_zones_must_be_known(zone: str) -> None:
     assert list(refused(Kind.ADVERTISER, {**REQUIRED[Kind.ADVERTISER], "timezone": zone})) == ["timezone"]
 
