@@ -14,7 +14,8 @@ and day, which nobody closes: they are granted what is in no other lease, before
 """
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,8 @@ GRANT_MIN_MICROS = 20_000
 #: All holders together may keep one in so many micros of what is left in the store beyond what they need at once. A
 #: minute's spend is far less of a day's budget but for the day's end, and what a dead holder has is locked for a while.
 SPARE_PART = 4
+#: Leases settled in one transaction.
+_SETTLED_MAX = 5_000
 
 _HOLDER_COLUMNS = {"epoch", "holder", "state", "expires_ms", "syncs", "syncs_seen", "seen_ms"}
 #: Files of before holders promised when their last bid expires. No exchange bills a bid as late as this after it.
@@ -115,8 +118,9 @@ class LocalLeaseStore:
     async def settle(
         self, settled: Mapping[str, Micros], watermark_ms: int, campaigns: Mapping[int, int] | None = None
     ) -> None:
-        """Record cumulative billed amounts by lease id, and how far the ledger has read."""
-        await self._file.write(lambda sql: _settle(sql, settled, watermark_ms, campaigns or {}))
+        """Record cumulative billed amounts by lease id, and with the last of them how far the ledger has read."""
+        for some, at_ms in portions(settled, watermark_ms, _SETTLED_MAX):
+            await self._file.write(partial(_settle, settled=some, watermark_ms=at_ms, campaigns=campaigns or {}))
 
     async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
         """Grant the ledger's own leases what late wins cost, as far as there is room; return what they have in all."""
@@ -265,15 +269,28 @@ def _add(sql: sqlite3.Connection, lease: _Lease, amount: Micros, settled: Micros
 
 
 def _settle(
-    sql: sqlite3.Connection, settled: Mapping[str, Micros], watermark_ms: int, campaigns: Mapping[int, int]
+    sql: sqlite3.Connection, settled: Sequence[tuple[str, Micros]], watermark_ms: int, campaigns: Mapping[int, int]
 ) -> None:
-    for name, billed in settled.items():
+    for name, billed in settled:
         lease = _lease(sql, name) or _forgotten(name, campaigns)
         if lease is not None and billed > lease.settled:
             # By protocol a lease is never billed beyond its grant. If it is (this file was lost, and the book was
             # not), what was spent counts against the budgets all the same.
             _add(sql, lease, max(0, billed - lease.granted), billed)
     sql.execute("UPDATE state SET watermark_ms = max(watermark_ms, ?)", (watermark_ms,))
+
+
+def portions(
+    settled: Mapping[str, Micros], watermark_ms: int, most: int
+) -> Iterator[tuple[Sequence[tuple[str, Micros]], int]]:
+    """Yield what to settle at once, so that holders do not wait for all of it, and the watermark with the last; else 0.
+
+    A ledger that begins tells of every lease there ever was.
+    """
+    rows = list(settled.items())
+    last = max(0, len(rows) - 1) // most * most
+    for first in range(0, last + 1, most):
+        yield rows[first : first + most], watermark_ms if first == last else 0
 
 
 def _forgotten(name: str, campaigns: Mapping[int, int]) -> _Lease | None:

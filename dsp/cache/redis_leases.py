@@ -14,13 +14,12 @@ last one any more. How it knows that: a holder's promise counts only up to a **c
 import uuid
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from itertools import islice
 from typing import Any
 
 import msgspec
 from redis.exceptions import ResponseError
 
-from dsp.cache.local_leases import GRANT_MIN_MICROS, SPARE_PART
+from dsp.cache.local_leases import GRANT_MIN_MICROS, SPARE_PART, portions
 from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit, Spent, Standing
 from dsp.cache.redis_nodes import Command, Nodes, tag
 from dsp.kernel.errors import ConflictError, UnavailableError
@@ -115,12 +114,8 @@ class RedisLeaseStore:
 
         What a shard has forgotten `restate` tells it.
         """
-        rest = iter(settled.items())
-        some, more = list(islice(rest, _SETTLED_MAX)), list(islice(rest, _SETTLED_MAX))
-        while more:
-            await self._everywhere("settle", some, 0)
-            some, more = more, list(islice(rest, _SETTLED_MAX))
-        await self._everywhere("settle", some, watermark_ms)
+        for some, at_ms in portions(settled, watermark_ms, _SETTLED_MAX):
+            await self._everywhere("settle", some, at_ms)
 
     async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
         """Grant the ledger's own leases what late wins cost, as far as there is room; return what they have in all.

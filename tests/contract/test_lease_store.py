@@ -1,8 +1,10 @@
 """What every LeaseStore must do: the embedded one, one server's, a cluster's."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from dsp.cache.port import LeaseState, LeaseStore, LeaseWant, Limit
 from dsp.cache.redis import RedisLeaseStore
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.kernel.sqlite import SqliteFile
 from dsp.ledger.terms import LateClaim, closes_ms
 from tests.servers.valkey import Valkey, server_url
 
@@ -261,6 +264,28 @@ async def test_the_embedded_store_counts_what_was_billed_on_a_lease_it_does_not_
     epoch = await store.register("bidder", NOW_MS)
     leases = await ask(store, epoch, (1, 50), (2, 500))
     assert [leases[item].granted_micros for item in (1, 2)] == [10, 50]
+    await store.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 4_999, 5_000, 5_001, 10_000])
+async def test_however_much_is_settled_the_embedded_store_lets_holders_have_their_turn(
+    tmp_path: Path, count: int
+) -> None:
+    written: list[int] = []
+
+    class Watched(SqliteFile):
+        async def write(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+            done = await super().write(work)
+            query = "SELECT count(*), (SELECT watermark_ms FROM state) FROM leases"
+            leases, watermark_ms = await self.read(lambda sql: sql.execute(query).fetchone())
+            assert watermark_ms == (7 if leases == count else 0)
+            written.append(leases)
+            return done
+
+    store = LocalLeaseStore(tmp_path / "leases.db", "NORMAL", Watched)
+    await store._file.open()
+    await store.settle({f"77-{item}-{DAY}": 1 for item in range(count)}, 7)
+    assert written == [*range(5_000, count, 5_000), count]
     await store.close()
 
 
