@@ -18,7 +18,7 @@ from bidder.offer import Candidates, Reservation, make_offer
 from bidder.pending import PendingExposures
 from bidder.respond import Responder
 from bidder.run import Arrival, Run
-from bidder.scoring import predict
+from bidder.scoring import Scoring
 from bidder.state import Serving, ServingState
 from bidder.tally import Tally
 from dsp.catalog.reasons import BY_LABEL, Exclusion
@@ -39,8 +39,6 @@ from dsp.pricing.bid import price
 from dsp.pricing.explore import UNMOVED, draw
 from dsp.pricing.value import value_by_unit_micros_cpm
 from models.features.encode import request_row
-from models.serving.batcher import Batcher
-from models.serving.predictor import Predictions
 
 
 class Answer(NamedTuple):
@@ -64,7 +62,7 @@ class Auctioneer:
     responder: Responder
     journal: Journal
     tally: Tally
-    batcher: Batcher | None = None  # None: no model runs for several requests at once
+    scoring: Scoring
     cohort: Cohort = field(default_factory=Cohort)
 
     async def answer(self, arrival: Arrival) -> Answer:
@@ -128,11 +126,8 @@ class Auctioneer:
         if isinstance(chosen, Exclusion):
             return chosen
         rows, features = chosen.line_items, request_row(opportunity, user)
+        pctr, pcvr = await self.scoring.predict(run, state, features, chosen.creatives)
         await run.mark(Stage.PREDICT)
-        found = predict(run, state, features, chosen.creatives, self.batcher, self.config.predict_ms_min)
-        pctr, pcvr = found if isinstance(found, Predictions) else await found
-        await run.mark(Stage.PREDICT)
-        run.predicted(len(rows))
         jitter, shading = UNMOVED, None
         if opportunity.first_price:
             jitter = draw(opportunity.auction_id, opportunity.imp_id, self.config.first_price_explore_share)

@@ -9,7 +9,6 @@ from bidder.cohort import Cohort
 from bidder.offer import Offer
 from bidder.state import ServingState
 from bidder.tally import Tally
-from dsp.kernel import metrics
 from dsp.kernel.clock import NS_PER_MS, NS_PER_SECOND, Clock, Deadline
 from dsp.kernel.metrics import Outcome, Stage
 from dsp.kernel.tracing import Finished, Tracer, parent_of
@@ -74,12 +73,6 @@ class Run:
         self._marked_ns = now_ns
         if (yield from self._cohort.others()):
             self._marked_ns = self._clock.elapsed_ns()
-
-    def predicted(self, candidates: int) -> None:
-        """Note one call of the predictor, which was the latest part."""
-        _, began_ns, ended_ns = self._spent[-1]
-        metrics.PREDICT_DURATION.observe((ended_ns - began_ns) / NS_PER_SECOND)
-        metrics.PREDICT_BATCH.observe(candidates)
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
         """Note how the request ended."""

@@ -1,7 +1,4 @@
-"""The probabilities of one impression's candidates: which model is asked, and who answers when time is short."""
-
-import asyncio
-from collections.abc import Awaitable
+"""The probabilities of an impression's candidates: which model is asked, for whom else, and who stands in."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,46 +6,85 @@ from numpy.typing import NDArray
 from bidder.run import Run
 from bidder.state import ServingState
 from dsp.kernel import metrics
-from dsp.kernel.metrics import Fallback
+from dsp.kernel.clock import NS_PER_SECOND, Clock
+from dsp.kernel.metrics import Fallback, Stage
 from models.serving.batcher import Batcher
-from models.serving.predictor import BatchScorer, Predictions
+from models.serving.predictor import Asked, BatchScorer, Predictions, Scorer
 
 
-def predict(
-    run: Run,
-    state: ServingState,
-    features: NDArray[np.int64],
-    chosen: NDArray[np.int64],
-    batcher: Batcher | None,
-    ms_min: float,
-) -> Predictions | Awaitable[Predictions]:
-    """Score an impression's feature row (R,) for K creatives by their rows in the snapshot, (K,).
+class Scoring:
+    """Asks models on behalf of auctions.
 
-    A model that runs for one request at a time answers at once. One that runs for several is to be awaited, until
-    `ms_min` milliseconds are left; then, as when less is left from the start, the prior answers.
+    What runs on a device is asked through the batcher, which is None where no model does. Any other is asked for all
+    auctions of a cohort in one call, by the first of them to need the answer.
     """
-    spare_ms = run.left_ms() - ms_min
-    if spare_ms < 0.0:
-        metrics.PREDICT_FALLBACKS.labels(Fallback.TIME_SHORT.value).inc()
-        return _prior(run, state, features, chosen)
-    scorer = state.predictor
-    run.model_version = scorer.version
-    if batcher is None or not isinstance(scorer, BatchScorer):
-        return scorer.predict(features, chosen)
-    answer = batcher.submit(scorer.run, scorer.stage(features, chosen), len(chosen), spare_ms)
-    return _batched(answer, run, state, features, chosen)
+
+    def __init__(self, batcher: Batcher | None, ms_min: float, clock: Clock) -> None:
+        self._batcher = batcher
+        self._ms_min = ms_min
+        self._clock = clock
+        self._together = Together(None)
+
+    async def predict(
+        self, run: Run, state: ServingState, features: NDArray[np.int64], chosen: NDArray[np.int64]
+    ) -> Predictions:
+        """Score an impression's feature row (R,) for K creatives by their rows in the snapshot, (K,).
+
+        Where less than `ms_min` milliseconds are left, or would be when a batch has run, the prior answers.
+        """
+        spare_ms, began_ns = run.left_ms() - self._ms_min, self._clock.elapsed_ns()
+        scorer = state.predictor
+        if spare_ms < 0.0:
+            metrics.PREDICT_FALLBACKS.labels(Fallback.TIME_SHORT.value).inc()
+            answer = None
+        elif self._batcher is not None and isinstance(scorer, BatchScorer):
+            answer = await self._batcher.submit(scorer.run, scorer.stage(features, chosen), len(chosen), spare_ms)
+        else:
+            run.model_version = scorer.version
+            return await self._ask(run, scorer, features, chosen)
+        by = scorer if answer is not None else state.prior
+        run.model_version = by.version
+        found = answer or by.predict(features, chosen)
+        _observe(self._clock.elapsed_ns() - began_ns, len(chosen))
+        return found
+
+    async def _ask(
+        self, run: Run, scorer: Scorer, features: NDArray[np.int64], chosen: NDArray[np.int64]
+    ) -> Predictions:
+        if self._together.scorer is not scorer:
+            self._together = Together(scorer)
+        together, place = self._together, self._together.ask(features, chosen)
+        await run.mark(Stage.PREDICT)  # the others ask as well
+        found = together.answer(place, self._clock)
+        _observe(together.spent_ns, together.rows)
+        return found
 
 
-async def _batched(
-    answer: asyncio.Future[Predictions | None],
-    run: Run,
-    state: ServingState,
-    features: NDArray[np.int64],
-    chosen: NDArray[np.int64],
-) -> Predictions:
-    return await answer or _prior(run, state, features, chosen)
+class Together:
+    """What the auctions of a cohort ask of a scorer, which is None once it has answered."""
+
+    def __init__(self, scorer: Scorer | None) -> None:
+        self.scorer = scorer
+        self.rows = self.spent_ns = 0  # of the one call
+        self._asked: list[Asked] = []
+        self._answers: list[Predictions] = []
+
+    def ask(self, features: NDArray[np.int64], chosen: NDArray[np.int64]) -> int:
+        """Add an impression; return its place."""
+        self._asked.append((features, chosen))
+        self.rows += len(chosen)
+        return len(self._asked) - 1
+
+    def answer(self, place: int, clock: Clock) -> Predictions:
+        """Return the answer for a place; from the first one on nothing more can be asked."""
+        if self.scorer is not None:
+            began_ns = clock.elapsed_ns()
+            self._answers, self.scorer = self.scorer.predict_all(self._asked), None
+            self.spent_ns = clock.elapsed_ns() - began_ns
+        return self._answers[place]
 
 
-def _prior(run: Run, state: ServingState, features: NDArray[np.int64], chosen: NDArray[np.int64]) -> Predictions:
-    run.model_version = state.prior.version
-    return state.prior.predict(features, chosen)
+def _observe(spent_ns: int, rows: int) -> None:
+    """Note, of one impression, how long the call took that scored its candidates, and how many that scored."""
+    metrics.PREDICT_DURATION.observe(spent_ns / NS_PER_SECOND)
+    metrics.PREDICT_BATCH.observe(rows)

@@ -13,6 +13,7 @@ from bidder.notices import NoticeDesk
 from bidder.outbox import LaneTuning, Outbox
 from bidder.pending import PendingExposures
 from bidder.respond import Responder
+from bidder.scoring import Scoring
 from bidder.spill import Spill
 from bidder.state import Serving
 from bidder.tally import Tally
@@ -87,7 +88,7 @@ def wire(
         responder=Responder(config.notice_base_url or f"http://{config.host}:{config.notice_port}", signer, rates),
         journal=Journal(outbox, config.request_sample_rate, config.shadow_share),
         tally=Tally(profiles, tracer),
-        batcher=batcher,
+        scoring=Scoring(batcher, config.predict_ms_min, clock),
     )
     desk = NoticeDesk(
         config=config,

@@ -77,9 +77,13 @@ BIDS = LoopCounter("dsp_bids_total", "Bids sent.", ["exchange", "format"])
 BIDS_DROPPED = LoopCounter("dsp_bids_dropped_total", "Bids that our own check withheld.", ["check"])
 INFLIGHT = Gauge("dsp_inflight_requests", "Bid requests being answered.")
 INFLIGHT_MAX = Gauge("dsp_inflight_requests_max", "The bound on requests being answered.")
-PREDICT_DURATION = LoopHistogram("dsp_predict_duration_seconds", "One call of the predictor.", buckets=LATENCY_BUCKETS)
+PREDICT_DURATION = LoopHistogram(
+    "dsp_predict_duration_seconds", "The call that scored an impression, alone or with others.", buckets=LATENCY_BUCKETS
+)
 PREDICT_BATCH = LoopHistogram(
-    "dsp_predict_batch_size", "Candidates scored in one call.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+    "dsp_predict_batch_size",
+    "Candidates in the call that scored an impression.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 )
 PREDICT_FALLBACKS = LoopCounter(
     "dsp_predict_fallbacks_total", "Calls answered by the prior instead of the model, by why.", ["reason"]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.spec import Group
+from models.serving.predictor import Asked
 from models.serving.statistics import PLATFORM_COLUMNS, Columns, Statistics, of_negated, sigmoid
 
 #: Combinations of the request's values that are remembered; there are as many as exchanges.
@@ -139,14 +140,31 @@ class PairedCalibration:
 
         They are what the calibrations give by themselves, to the last bit, where weights are 1.
         """
-        told = len(chosen), *[request.item(column) for column in self._reads]
-        slopes, shifts = self._known.get(told) or self._repeat(told, request)
+        return self._rates(logits, chosen, *self._of(request, len(chosen)))
+
+    def of_all(self, logits: NDArray[Any], asked: Sequence[Asked]) -> NDArray[np.float64]:
+        """Return the probabilities, float64 (n, 2), of the log-odds (n, 2) of several impressions."""
+        slopes, shifts = zip(*[self._of(request, len(chosen)) for request, chosen in asked], strict=True)
+        chosen = np.concatenate([chosen for _, chosen in asked])
+        return self._rates(logits, chosen, np.concatenate(slopes), np.concatenate(shifts))
+
+    def _rates(
+        self,
+        logits: NDArray[Any],
+        chosen: NDArray[np.int64],
+        slopes: NDArray[np.float64],
+        shifts: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
         scaled = logits.astype(np.float64)  # one cast, and not one in each step
         scaled *= slopes
         offsets = self._shifts.take(chosen, 0)
         offsets += shifts
         scaled += offsets
         return of_negated(scaled)
+
+    def _of(self, request: NDArray[np.int64], rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        told = rows, *[request.item(column) for column in self._reads]
+        return self._known.get(told) or self._repeat(told, request)
 
     def _repeat(
         self, told: tuple[int, ...], request: NDArray[np.int64]

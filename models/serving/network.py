@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.serving.embedding import Floats, Inputs, Int64s, Layout, Tables, getter
 from models.serving.keys import Finder, MatchCounts, Shared
+from models.serving.predictor import Asked
 from models.serving.session import CPU, Device, Memory, Session
 from models.serving.shares import RequestShares
 from models.serving.stack import Stack
@@ -36,6 +37,8 @@ FILES = (GRAPH, ARRAYS, LAYOUT)
 SPEC_KEY = "feature_spec"
 #: Rows of different impressions are scored so many at a time.
 _CHUNK_ROWS = 4_096
+#: Several impressions are run together in a multiple of so many rows.
+_ROWS_STEP = 32
 #: Spreads small numbers over 64 bits.
 _ODD = np.int64(0x1E3779B97F4A7C15)
 #: Impressions remembered, for who comes after.
@@ -180,6 +183,19 @@ class PreparedNetwork:
         self.state(request, chosen, states)
         memory()
         return logits
+
+    def logits_of_all(self, asked: Sequence[Asked]) -> Floats:
+        """Return the logits, float32 (n, 2), of several impressions in one run; the next call overwrites them."""
+        rows = sum(len(chosen) for _, chosen in asked)
+        padded = rows + -rows % _ROWS_STEP  # memory for some numbers of rows serves them all
+        memory, states, logits = self._bound.get(padded) or self._bind(padded)
+        start = 0
+        for request, chosen in asked:
+            end = start + len(chosen)
+            self.state(request, chosen, states[start:end])
+            start = end
+        memory()
+        return logits[:rows]
 
     def state(self, request: Int64s, chosen: Int64s, out: Floats) -> None:
         """Write the graph's input, float32 (K, S), of a request row (R,) and K rows of the table."""

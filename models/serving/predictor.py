@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 Score = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
 
 
+#: An impression's feature row (R,) and its candidates' rows (K,) in a table of ads.
+Asked = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
 class Predictions(NamedTuple):
     """Probabilities for K candidates: click given an impression, conversion given a click. float64, shape (K,)."""
 
@@ -63,6 +67,10 @@ class Scorer:
         Both may be kept: never write to them afterwards.
         """
         return Predictions(self.pctr(request, chosen), self.pcvr(request, chosen))
+
+    def predict_all(self, asked: Sequence[Asked]) -> list[Predictions]:
+        """Score the candidates of several impressions, each as `predict` does but for rounding."""
+        return [self.predict(request, chosen) for request, chosen in asked]
 
     def follow(self, before: "Scorer") -> Iterator[None]:
         """Work out what the scorer before was asked last, as Follower.follow does, before this one is asked."""

@@ -6,6 +6,7 @@ models.serving.onnx (trees), models.serving.network, models.serving.linear. One 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from models.serving.calibration import HierarchicalCalibration, PairedCalibration, PreparedCalibration
 from models.serving.keys import Shared
 from models.serving.network import PreparedHead, PreparedNetwork
-from models.serving.predictor import BatchScore, BatchScorer, Follower, Predictions, Scorer
+from models.serving.predictor import Asked, BatchScore, BatchScorer, Follower, Predictions, Scorer
 from models.serving.session import Provider
 from models.serving.statistics import Statistics
 
@@ -193,6 +194,14 @@ class PairedRates:
         found = self._calibration(logits, request, chosen)
         return Predictions(found[:, 0], found[:, 1])
 
+    def of_all(self, asked: Sequence[Asked]) -> list[Predictions]:
+        """Return the predictions of several impressions; a network runs once for all, and is calibrated once."""
+        if self._network is None or len(asked) == 1 or not all(len(chosen) for _, chosen in asked):
+            return [self(request, chosen) for request, chosen in asked]
+        found = self._calibration.of_all(self._network.logits_of_all(asked), asked)
+        ends = accumulate((len(chosen) for _, chosen in asked), initial=0)
+        return [Predictions(found[start:end, 0], found[start:end, 1]) for start, end in pairwise(ends)]
+
 
 def _network_of(ctr: PreparedRate, cvr: PreparedRate) -> PreparedNetwork | None:
     """Return the network whose two heads, in their order, the rates are, if so it is."""
@@ -210,6 +219,10 @@ class PairedScorer(Scorer):
     def predict(self, request: Int64s, chosen: Int64s) -> Predictions:
         """Score K candidates, arguments as of `Scorer.predict`."""
         return self.both(request, chosen)
+
+    def predict_all(self, asked: Sequence[Asked]) -> list[Predictions]:
+        """Score the candidates of several impressions, each as `predict` does but for rounding."""
+        return self.both.of_all(asked)
 
 
 class ModelPredictor:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from dsp.pricing.explore import FACTORS
 from dsp.pricing.landscape import WinCurve
 from dsp.snapshot.build import build
 from models.serving.landscape import Landscapes
-from models.serving.predictor import Predictions
+from models.serving.predictor import Asked, Predictions
 from models.serving.prior import PriorPredictor
 from tests.integration.bidder.world import bid_request, catalogue
 from tests.unit.bidder.fakes import FakeLog, FakeUsers
@@ -60,12 +61,15 @@ class SlowModel:
         self._clock.advance(self._ms)
         return Predictions(np.full(len(chosen), 0.01), np.full(len(chosen), 0.05))
 
+    def predict_all(self, asked: Sequence[Asked]) -> list[Predictions]:
+        return [self.predict(*one) for one in asked]
+
 
 class BrokenModel:
     version = "broken"
     device = "cpu"
 
-    def predict(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Predictions:
+    def predict_all(self, asked: Sequence[Asked]) -> list[Predictions]:
         raise RuntimeError("no")
 
 

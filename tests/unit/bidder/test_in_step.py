@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from bidder.auction import Answer, Auctioneer
 from bidder.cohort import COHORT_MAX, Cohort
@@ -23,6 +24,7 @@ from loadtest.bids.catalogue import Mix, catalogue
 from loadtest.bids.model import publish
 from loadtest.traffic import Source, Traffic
 from models.serving import bundle
+from models.serving.predictor import Asked, Predictions, Scorer
 from tests.bench.bench_units import NOW_MS, PROFILE, Made, _auctioneer
 from tests.integration.bidder.world import bid_request
 from tests.unit.bidder import test_auction, test_users
@@ -80,7 +82,11 @@ async def test_each_decides_what_it_would_by_itself(auction: tuple[Auctioneer, l
         dataclasses.replace(auctioneer, journal=in_step), [Arrival(PROFILE, body, "", now_ns) for body in bodies]
     )
     assert sum(answer.status == 200 for answer in answers) > REQUESTS / 2
-    assert _told(in_step.bids) == _told(alone.bids)
+    told, expected = _told(in_step.bids), _told(alone.bids)
+    assert told.keys() == expected.keys()
+    for key, fields in told.items():
+        rates = {name: pytest.approx(expected[key][name], rel=1e-6) for name in ("pctr", "pcvr")}
+        assert fields == {**expected[key], **rates}
 
 
 def _forget(auctioneer: Auctioneer) -> None:
@@ -97,6 +103,24 @@ def _told(bids: Sequence[Bid]) -> dict[tuple[str, str], dict[str, Any]]:
             (fields if name in fields else facts).pop(name)
         found[bid.facts.auction_id, bid.facts.imp_id] = {**fields, **facts}
     return found
+
+
+async def test_the_model_is_asked_once_for_all_of_them() -> None:
+    market, calls = Market(), []
+    scorer = market.state.predictor
+
+    class Counted(Scorer):
+        def predict_all(self, asked: Sequence[Asked]) -> list[Predictions]:
+            calls.append(len(asked))
+            return super().predict_all(asked)
+
+    market.model(Counted("counted", scorer.pctr, scorer.pcvr))
+    before = [REGISTRY.get_sample_value(f"dsp_predict_batch_size_{what}") or 0.0 for what in ("count", "sum")]
+    await together(market.auctioneer, arrivals(market, [bid_request(str(number)) for number in range(5)]))
+    await together(market.auctioneer, arrivals(market, [bid_request("alone")]))
+    after = [REGISTRY.get_sample_value(f"dsp_predict_batch_size_{what}") or 0.0 for what in ("count", "sum")]
+    assert calls == [5, 1]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [6, 5 * 5 + 1]  # of impressions
 
 
 @pytest.mark.parametrize("level", ["line item", "campaign", "advertiser"])

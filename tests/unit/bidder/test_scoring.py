@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bidder.run import Arrival, Run
+from bidder.scoring import Scoring
 from dsp.catalog.entities import MediaFormat
 from dsp.kernel.clock import ManualClock
 from dsp.openrtb.profile import Profile
@@ -19,7 +20,7 @@ from models.serving.predictor import BatchScorer, RateTable
 from models.serving.prior import CTR_BY_FORMAT
 from tests.integration.bidder.world import bid_request
 from tests.unit.bidder import test_auction
-from tests.unit.bidder.test_auction import Market
+from tests.unit.bidder.test_auction import CONFIG, Market
 from tests.unit.bidder.test_users import _catalogue, bids
 
 MODEL_RATE, WAIT_MS = 0.5, 2.0
@@ -67,7 +68,9 @@ class Bench:
         self.clock: ManualClock = self.market.clock
         self.rates = Rates()
         self.batcher = Batcher(64, WAIT_MS, 1_024, self.clock, SlowDevice(ms))
-        self.market.auctioneer = dataclasses.replace(self.market.auctioneer, batcher=self.batcher)
+        self.market.auctioneer = dataclasses.replace(
+            self.market.auctioneer, scoring=Scoring(self.batcher, CONFIG.predict_ms_min, self.clock)
+        )
         creatives = len(self.market.state.served.ad_rows)
         self.market.model(BatchScorer("batched", self.rates, RateTable(np.full(creatives, 0.05)), "cuda"))
         self.answered: set[tuple[str, float]] = set()  # by which model, with which click rate

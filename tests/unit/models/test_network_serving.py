@@ -6,11 +6,11 @@ import pytest
 from models.features.spec import FeatureSpec
 from models.serving.calibration import platt
 from models.serving.embedding import Inputs, Layout, Tables
-from models.serving.network import NetworkHead, NetworkModel, PreparedNetwork, Shares
+from models.serving.network import INPUT, NetworkHead, NetworkModel, PreparedNetwork, Shares
 from models.serving.predictor import BatchScorer, predict
 from models.serving.prior import PriorPredictor
 from models.serving.rate import ModelPredictor, Part, Rate
-from models.serving.session import Device
+from models.serving.session import Device, Memory
 from models.serving.stack import Stack
 from models.serving.statistics import Columns
 from models.training.network_export import Form, logits, to_onnx
@@ -88,6 +88,33 @@ def test_both_heads_run_the_network_once(inputs: Inputs, monkeypatch: pytest.Mon
     memory += 8  # the same array with other candidates
     scorer.predict(request, memory)
     assert len(runs) == 3
+
+
+@pytest.mark.parametrize("heads", [(0, 1), (1, 0), (0, 0)])
+@pytest.mark.parametrize("sizes", [(32, 32, 32), (1, 7, 31, 2), (5,), (3, 0, 3)], ids=str)
+def test_several_impressions_get_what_each_gets_alone(
+    inputs: Inputs, heads: tuple[int, int], sizes: tuple[int, ...]
+) -> None:
+    scorer = predictor_of(random_model(inputs)[0], (0.9, -0.2), (1.1, 0.3), heads, (1.0, 0.7)).prepare(TABLE)
+    asked = [(request_with(seen_1=number, floor=number), np.arange(size) + number) for number, size in enumerate(sizes)]
+    found = scorer.predict_all(asked)
+    alone = [scorer.predict(*one) for one in asked]
+    assert len(found) == len(sizes)
+    for one, other, size in zip(found, alone, sizes, strict=True):
+        assert one.pctr.shape == one.pcvr.shape == (size,)
+        np.testing.assert_allclose(one.pctr, other.pctr, rtol=1e-6)
+        np.testing.assert_allclose(one.pcvr, other.pcvr, rtol=1e-6)
+    again = scorer.predict_all(asked[::-1])[::-1]  # what was found is the caller's
+    np.testing.assert_allclose([one.pctr.sum() for one in again], [one.pctr.sum() for one in found], rtol=1e-6)
+
+
+def test_several_impressions_run_the_network_once(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    run = Memory.__call__
+    monkeypatch.setattr(Memory, "__call__", lambda self: runs.append(len(self.inputs[INPUT])) or run(self))
+    scorer = predictor_of(random_model(inputs)[0]).prepare(TABLE)
+    scorer.predict_all([(request_with(seen_1=seen), np.arange(12)) for seen in range(4)])
+    assert runs == [64]  # 48, in a multiple of 32
 
 
 def test_both_heads_run_a_batch_once(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
