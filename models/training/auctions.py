@@ -55,10 +55,11 @@ def load(root: Path, from_ms: int, now_ms: int, rows_max: int) -> Found:
 
     `root` is the folder that holds `bids/` and `notices/`.
     """
-    reading = Reading(root, "notices")
-    notices = concatenate(list(reading.tables(from_ms - MS_PER_HOUR, now_ms + MS_PER_HOUR, _NOTICES)), _NOTICES)
+    bids = _latest(root, from_ms, now_ms, rows_max)
+    from_ms = max(from_ms, pc.min(bids["at_ms"]).as_py() or 0)
+    hours = [*Reading(root, "notices").tables(from_ms - MS_PER_HOUR, now_ms + MS_PER_HOUR, _NOTICES)]
+    notices = concatenate(hours[::-1], _NOTICES)
     watermark_ms = min(now_ms, pc.max(notices["at_ms"]).as_py() or 0)
-    bids = concatenate([_open(part) for part in Reading(root, "bids").tables(from_ms, now_ms + 1, _BIDS)], _BIDS)
     ids = bids["bid_id"].combine_chunks()
     bids = bids.filter(pc.equal(pc.index_in(ids, ids), pa.array(np.arange(len(ids), dtype=np.int32))))
     bids = bids.sort_by("at_ms")
@@ -90,6 +91,16 @@ def load(root: Path, from_ms: int, now_ms: int, rows_max: int) -> Found:
 class _Told(NamedTuple):
     price: NDArray[np.int64]  # minimum to win, 0 where none is stated
     reason: NDArray[np.int64]  # of the loss, 0 where none is stated
+
+
+def _latest(root: Path, from_ms: int, now_ms: int, rows_max: int) -> pa.Table:
+    """Return the bids that can teach of the latest hours, of as many as it takes to have `rows_max`."""
+    hours: list[pa.Table] = []
+    for hour in Reading(root, "bids").tables(from_ms, now_ms + 1, _BIDS):
+        hours.append(_open(hour))
+        if sum(map(len, hours)) >= rows_max:
+            break
+    return concatenate(hours[::-1], _BIDS)
 
 
 def _open(bids: pa.Table) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,11 +37,12 @@ class Reading:
         return [path for path in paths if self._read(path, schema) is not None]
 
     def tables(self, from_ms: int, to_ms: int, schema: pa.Schema) -> Iterator[pa.Table]:
-        """Yield one table a file, columns as in the schema, of every hour that overlaps [from_ms, to_ms)."""
-        for path in self._listed(from_ms, to_ms):
-            table = self._read(path, schema)
-            if table is not None:
-                yield table
+        """Yield one table an hour, columns as in the schema, the latest hour first, of those that overlap the interval
+        [from_ms, to_ms). An hour is read when it is asked for.
+        """
+        for _, paths in groupby(reversed([*self._listed(from_ms, to_ms)]), key=lambda path: path.parent):
+            found = [self._read(path, schema) for path in sorted(paths)]
+            yield concatenate([table for table in found if table is not None], schema)
 
     def holes(self, from_ms: int, to_ms: int) -> list[str]:
         """Return the hours without any file between the first and the last hour that have one, as folders."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from dsp import registry
@@ -14,8 +15,10 @@ from dsp.pricing.landscape import Landscape
 from models.features.columns import REQUEST_COLUMNS
 from models.features.encode import text_hash
 from models.serving import landscape as serving
-from models.training import landscapes
+from models.training import auctions, landscapes
 from models.training.config import TrainingConfig
+from models.training.join import BIDS
+from models.training.parquet import Reading
 
 START_MS = 1_750_000_000_000
 NOW_MS = START_MS + 82_000  # all that `trained` logged was won, at one price, in the exchange demo-first
@@ -50,6 +53,29 @@ def test_an_exchange_with_few_auctions_has_a_histogram(tmp_path: Path, trained: 
     spec = msgspec.json.decode(registry.read(tmp_path / "models", version)["landscape.json"], type=serving.Spec)
     assert spec.exchanges == {text_hash("demo-first"): landscapes.HISTOGRAM}
     assert found.curve(features("demo-first"), 100_000) is not None
+
+
+def test_no_more_hours_are_read_than_it_takes(tmp_path: Path, write_log: Any) -> None:
+    """A window of busy days does not fit into memory, and only its latest bids are learned from."""
+    hours_ms = [START_MS + hour * 3_600_000 for hour in range(3)]
+    for seed, start_ms in enumerate(hours_ms):
+        write_log(tmp_path, 200, start_ms=start_ms, seed=seed)
+    now_ms = hours_ms[-1] + 10_000
+    bids = Reading(tmp_path, "bids")
+    tables = bids.tables(START_MS, now_ms, BIDS)
+    assert pc.min(next(tables)["at_ms"]).as_py() == hours_ms[-1]
+    assert bids.files == 1
+    whole = auctions.load(tmp_path, START_MS, now_ms, 1_000)
+    assert sum(whole.counts.values()) == len(whole.auctions) == 600
+    for rows in (150, 200, 250):
+        latest = auctions.load(tmp_path, START_MS, now_ms, rows)
+        assert (len(latest.auctions), latest.to_ms) == (rows, whole.to_ms)
+        assert np.array_equal(latest.auctions.contexts, whole.auctions.contexts[-rows:])
+        assert np.array_equal(latest.auctions.high, whole.auctions.high[-rows:])
+        assert latest.counts == {**whole.counts, "won_without_price": rows}
+    for path in tmp_path.rglob("*.parquet"):
+        path.unlink()
+    assert len(auctions.load(tmp_path, START_MS, now_ms, 150).auctions) == 0
 
 
 def test_little_data_and_no_news_publish_nothing(tmp_path: Path, trained: Path, write_log: Any) -> None:
