@@ -1,6 +1,7 @@
 """Who predicts: the champion, where there is one, and the prior, which stands in for it; ready for a snapshot's ads."""
 
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,12 @@ from models.serving.prior import OnlinePredictor, PriorPredictor
 
 #: Between two steps of what is worked out ahead auctions have the interpreter for so long.
 _REST_SECONDS = 0.004
+
+
+def ahead(steps: Iterable[None]) -> None:
+    """Work something out ahead, step by step, in a thread that may sleep."""
+    for _ in steps:
+        time.sleep(_REST_SECONDS)
 
 
 class Scorers(NamedTuple):
@@ -64,8 +71,7 @@ class Predictors:
         if self._champion_scorer is None:
             scorer = self._champion.prepare(ads)
             if self._latest is not None:
-                for _ in scorer.follow(self._latest):
-                    time.sleep(_REST_SECONDS)
+                ahead(scorer.follow(self._latest))
             self._champion_scorer = self._latest = scorer
         return Scorers(self._champion_scorer, self._prior_scorer)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bidder.compiling import Compile, compile_here
-from bidder.predictors import Predictors
+from bidder.predictors import Predictors, ahead
 from bidder.state import Served, Serving, ServingState, activate, serve
 from dsp import registry
 from dsp.cache.port import BlobStore
@@ -166,6 +166,8 @@ class Reloader:
 
     def _serve(self, data: bytes) -> Served:
         snapshot, ads = self._compile(data)
+        if self._served is not None:
+            ahead(snapshot.index.follow(self._served.snapshot.index))
         return serve(snapshot, self._served, ads)
 
     def _load_model(self, root: Path, version: str) -> Bundle:

@@ -42,7 +42,7 @@ class Stages:
             segments = segments.union(known.segments)
         self.ways = snapshot.index.deals.ways(opportunity, seat)
         self.ranked = snapshot.ranking.by(controls.multiplier)
-        self._asked = Asked(opportunity, segments, self.ways)
+        self._asked = Asked(opportunity, segments, self.ways, seat)
 
     def recalled(self) -> Bits | Exclusion:
         """Return the line items that recall leaves, or the reason that lost the last of them."""

@@ -27,11 +27,14 @@ _Values = Callable[[Opportunity], Sequence[str]]
 
 
 class Asked(NamedTuple):
-    """What conditions are asked of: `segments` are all that is known of the user, `ways` come from `DealTable.ways`."""
+    """What conditions are asked of: `segments` are all that is known of the user, `ways` come from `DealTable.ways`
+    for our seat.
+    """
 
     opportunity: Opportunity
     segments: frozenset[str]
     ways: Sequence[Way]
+    seat: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,8 @@
 What it costs follows the number of groups and words, not of line items that pass. Creatives are match.py's.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ _PLACE = (Dimension.EXCHANGE, Dimension.COUNTRY, Dimension.REGION, Dimension.CIT
 _DEVICE = (Dimension.DEVICE, Dimension.OS, Dimension.BROWSER)
 _INVENTORY = (Dimension.INVENTORY, Dimension.BUNDLE, Dimension.PLACEMENT, Dimension.PUBLISHER)
 _LANGUAGE = (Dimension.LANGUAGE,)
+#: Impressions remembered, for the index that comes after.
+_ASKED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Entities:
 
 
 class Index:
-    """Compiled targeting. Immutable but for what is remembered: the present minute, rows of groups, and reasons."""
+    """Compiled targeting. Immutable but for what is remembered: the present minute, rows of groups, reasons, and who
+    asked last."""
 
     def __init__(
         self, entities: Entities, flight_start_ms: NDArray[np.int64], flight_end_ms: NDArray[np.int64]
@@ -70,6 +74,7 @@ class Index:
         self.matcher = Matcher(entities.creatives, categories, servable, owners)
         self._rules = _rules(entities, domains, servable)
         self._live_memo = (self.active, self.active, bitmap.to_bits(self.active))
+        self._asked: deque[Asked] = deque(maxlen=_ASKED)
 
     def with_active(self, active: NDArray[np.bool_]) -> "Index":
         """Return the index with other line items active, bool (N,); rules and what is remembered of them are shared."""
@@ -82,6 +87,7 @@ class Index:
         """Return the line items for which every condition holds, or the reason, in the order of the funnel, that loses
         the last of them.
         """
+        self._asked.append(asked)
         left = self._live(now_ms)
         if not left:
             return self._why_nobody_lives(now_ms)
@@ -91,6 +97,18 @@ class Index:
             if not left:
                 return rule.lost(asked, row, before)
         return left
+
+    def follow(self, before: "Index") -> Iterator[None]:
+        """Work out the rows of what another index, of which others may ask meanwhile, was asked last: one impression a
+        step, each less than a millisecond. Before this one is asked itself.
+        """
+        for asked in list(before._asked):
+            known = asked._replace(ways=self.deals.ways(asked.opportunity, asked.seat))
+            self._asked.append(known)
+            for rule in self._rules:
+                rule.row(known)
+            self.matcher.rows(known.opportunity)
+            yield
 
     def conditions(self, asked: Asked, now_ms: int) -> Conditions:
         """Return one by one the conditions that `recall` folds together."""

@@ -172,7 +172,7 @@ class PreparedNetwork:
         self._table = _untouched(len(ads), int(ends[-1] + ends[-1] % 2))
         self._sheets: dict[int, Sheet] = {}
         self._bound: dict[int, tuple[Memory, Floats, Floats]] = {}
-        self._asked: deque[tuple[Int64s, Int64s]] = deque(maxlen=_ASKED)
+        self._asked: deque[Asked] = deque(maxlen=_ASKED)
 
     def logits(self, request: Int64s, chosen: Int64s) -> Floats:
         """Return logits, float32 (K, 2), of a request row (R,) and K rows of the table; the next call overwrites them.
@@ -228,6 +228,10 @@ class PreparedNetwork:
             return
         for start in range(0, len(rows), _ADS_AHEAD):
             self._make(rows[start : start + _ADS_AHEAD])
+            yield
+        for size in list(before._bound):  # the first run for a number of rows takes longer
+            memory, _, _ = self._bind(size)
+            memory()
             yield
         if self._request_shares is before._request_shares:  # which is asked meanwhile, and knows them
             return

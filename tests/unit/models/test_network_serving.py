@@ -147,7 +147,7 @@ def test_what_the_scorer_before_was_asked_last_is_worked_out_ahead(
     turned = TABLE[::-1].copy()  # the same ads in other rows, but for one that says something else by now
     turned[49 - 40, AD_COLUMNS.index("creative")] = 10**9
     scorer = after.prepare(turned)
-    assert len(list(scorer.follow(before))) == 2  # one step for the ads, one for the request
+    assert len(list(scorer.follow(before))) == 3  # the ads, memory for three rows, the request
     assert not list(scorer.follow(before))
     made: list[list[int]] = []
     make = PreparedNetwork._make
