@@ -30,7 +30,7 @@ VENDOR_ID = 1_000
 #: Where notices are sent to: over TLS, as impressions that ask for `secure` need it. Nothing resolves the name: the
 #: simulated exchange sends what goes there to the notice port (see Platform.ends_tls).
 NOTICE_BASE_URL = "https://notices.dsp.example"
-START_SECONDS = 40.0
+START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 _LOG_TAIL_LINES = 12

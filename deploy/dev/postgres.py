@@ -27,7 +27,7 @@ USER = "dsp"
 #: The server trusts every loopback connection; the word is there to be found where it must not be shown.
 PASSWORD = "hunter2"  # noqa: S105
 DATABASE = "dsp"
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -65,7 +65,7 @@ class Postgres:
         """Run one of PostgreSQL's programs to its end as the server's user; return what it printed."""
         command = [str(self.programs / program), *arguments]
         done = subprocess.run(
-            command, user=self._account, cwd=self._root, capture_output=True, text=True, timeout=60, check=False
+            command, user=self._account, cwd=self._root, capture_output=True, text=True, timeout=180, check=False
         )
         if done.returncode:
             raise RuntimeError(f"{program}: {done.stderr}")
@@ -169,7 +169,7 @@ def _programs(root: Path, account: str | None) -> Path:
 def _runs(programs: Path, account: str | None) -> bool:
     command = [str(programs / "postgres"), "--version"]
     try:
-        return subprocess.run(command, user=account, capture_output=True, timeout=30, check=False).returncode == 0
+        return subprocess.run(command, user=account, capture_output=True, timeout=90, check=False).returncode == 0
     except OSError:
         return False
 

@@ -22,6 +22,7 @@ from loadtest.cluster.faults import FAULTS, Fault, Scene
 from loadtest.cluster.servers import Servers, servers
 from loadtest.platform import PlatformError
 from loadtest.reconcile import Charge, Reconciliation, overspent, reconcile
+from loadtest.traffic import Traffic
 from loadtest.truth import NoticeKey, Sent
 
 BROKERS = 3
@@ -73,9 +74,11 @@ class Report(msgspec.Struct, kw_only=True):
     examples: list[str]
 
 
-async def run(folder: Path, running: Servers, faults: Sequence[Fault], rate: float, seed: int, say: Console) -> Report:
+async def run(
+    folder: Path, running: Servers, faults: Sequence[Fault], rate: float, traffic: Traffic, say: Console
+) -> Report:
     """Drill all faults, one after the other, on one platform."""
-    async with driving(folder, running.settings, rate, seed, _FLIGHT_SECONDS) as drive:
+    async with driving(folder, running.settings, rate, traffic, _FLIGHT_SECONDS) as drive:
         drills = []
         for fault in faults:
             say.print(f"  {fault.name} ...", highlight=False)
@@ -192,7 +195,7 @@ def main(names: Sequence[str], rate: float, seed: int, as_json: bool) -> int:
             servers(Path(folder), BROKERS) as running,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            report = runner.run(run(Path(folder) / "platform", running, chosen, rate, seed, console))
+            report = runner.run(run(Path(folder) / "platform", running, chosen, rate, Traffic(seed), console))
     except PlatformError as fault:
         console.print(f"[bold red]The drill failed.[/] {fault}", highlight=False, soft_wrap=True)
         return 1

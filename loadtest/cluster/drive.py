@@ -22,7 +22,7 @@ from loadtest.truth import Truth
 
 #: How often the book is counted: so exact is what is said of its lag.
 COUNT_SECONDS = 0.1
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 RAMP_SECONDS = 5.0
 
 
@@ -116,9 +116,9 @@ def processes(platform: Platform) -> dict[str, int]:
 
 @asynccontextmanager
 async def driving(
-    folder: Path, settings: Mapping[str, str], rate: float, seed: int, flight_seconds: int
+    folder: Path, settings: Mapping[str, str], rate: float, traffic: Traffic, flight_seconds: int
 ) -> AsyncIterator[Drive]:
-    """Set the platform up, drive it steadily, and stop everything at the end.
+    """Set the platform up, drive it steadily with this traffic, and stop everything at the end.
 
     Raises:
         PlatformError: a part did not start.
@@ -132,9 +132,9 @@ async def driving(
         ledger = Ledger(platform.settings)
         truth = Truth()
         async with Client() as bids, Client() as calls:
-            notifier = Notifier(calls, truth, seed, ends_tls=platform.ends_tls)
+            notifier = Notifier(calls, truth, traffic.seed, ends_tls=platform.ends_tls)
             rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
-            exchange = Exchange(bids, platform.bid_url, Traffic(seed), rules, truth, notifier)
+            exchange = Exchange(bids, platform.bid_url, traffic, rules, truth, notifier)
             drive = Drive(platform, ledger, truth, notifier)
             drive.start(exchange, rate)
             try:

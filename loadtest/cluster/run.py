@@ -16,6 +16,7 @@ from loadtest.cluster.drive import Drive, driving
 from loadtest.cluster.servers import servers
 from loadtest.platform import PlatformError
 from loadtest.reconcile import overspent, reconcile
+from loadtest.traffic import Traffic
 from loadtest.truth import percentile
 
 SETTLE_SECONDS = 30.0
@@ -51,9 +52,9 @@ class Report(msgspec.Struct, kw_only=True):
         return self.wins > 0 and not wrong
 
 
-async def measure(folder: Path, settings: Mapping[str, str], seconds: float, rate: float, seed: int) -> Report:
+async def measure(folder: Path, settings: Mapping[str, str], seconds: float, rate: float, traffic: Traffic) -> Report:
     """Drive a platform with these settings and hold its book against the exchange's account."""
-    async with driving(folder, settings, rate, seed, _FLIGHT_SECONDS) as drive:
+    async with driving(folder, settings, rate, traffic, _FLIGHT_SECONDS) as drive:
         drive.truth.begin("load")
         began = time.perf_counter()
         await asyncio.sleep(seconds)
@@ -105,7 +106,7 @@ def main(seconds: float, rate: float, seed: int, as_json: bool) -> int:
             servers(Path(folder)) as running,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            report = runner.run(measure(Path(folder) / "platform", running.settings, seconds, rate, seed))
+            report = runner.run(measure(Path(folder) / "platform", running.settings, seconds, rate, Traffic(seed)))
     except PlatformError as fault:
         console.print(f"[bold red]The cluster failed.[/] {fault}", highlight=False, soft_wrap=True)
         return 1

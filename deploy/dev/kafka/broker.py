@@ -24,9 +24,9 @@ _POM = _HERE / "pom.xml"
 #: Any will do that is the same on all nodes: the cluster's id, in KRaft's form of a UUID.
 _CLUSTER_ID = "ZHNwLWRldi1rYWZrYS0wMA"
 _FETCH_SECONDS = 600
-_FORMAT_SECONDS = 60
-_START_SECONDS = 60
-_STOP_SECONDS = 20
+_FORMAT_SECONDS = 180
+_START_SECONDS = 180
+_STOP_SECONDS = 60
 
 
 class Cluster:
