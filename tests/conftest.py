@@ -4,11 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from tests.databases import bare_database, database, engine, migrated_file
 from tests.servers.kafka import brokers, kafka, kafka_server
 from tests.servers.postgres import postgres
 from tests.servers.valkey import own_valkey, valkey, valkey_cluster
+
+# Other processes may have the machine: how long an example takes tells nothing.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 __all__ = [
     "bare_database",

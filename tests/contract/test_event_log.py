@@ -123,13 +123,13 @@ async def test_topics_do_not_mix(log: EventLog) -> None:
 
 async def test_another_process_sees_what_was_appended(make_log: MakeLog) -> None:
     writer, reader = await make_log(), await make_log()
-    waiting = asyncio.create_task(reader.read(TOPIC, {}, 9, wait_ms=10_000))
+    waiting = asyncio.create_task(reader.read(TOPIC, {}, 9, wait_ms=60_000))
     await writer.append(TOPIC, entries("x"))
     assert [one.value for one in (await waiting).records] == [b"x"]
 
 
 async def test_an_empty_read_waits_no_longer_than_it_was_told(log: EventLog) -> None:
-    batch = await asyncio.wait_for(log.read(TOPIC, {}, 9, wait_ms=30), 5)
+    batch = await asyncio.wait_for(log.read(TOPIC, {}, 9, wait_ms=30), 30)
     assert (list(batch.records), batch.end) == ([], True)
 
 
@@ -243,8 +243,9 @@ async def test_the_watermark_of_a_quiet_topic_follows_the_clock(log: EventLog, c
     await let_pass(2_000)
     stale = await log.read(TOPIC, position, 9)
     assert stale.watermark_ms <= clock.now_ms() - 1_500
+    asked_ms = clock.now_ms()
     batch = await log.read(TOPIC, stale.position, 9, fresh=True)
-    assert clock.now_ms() - 1_500 <= batch.watermark_ms <= clock.now_ms()
+    assert asked_ms - 1_500 <= batch.watermark_ms <= clock.now_ms()
     assert list(batch.records) == []
 
 
@@ -254,7 +255,7 @@ async def test_a_share_is_alone_or_with_others_and_ends_with_its_log(make_log: M
     share = await two.assignment(TOPIC, "group")
     assert share.total == len(every)
     # Of several partitions each gets some; of one the other gets none.
-    for _ in range(300):
+    for _ in range(1_200):
         mine, other = [(await log.assignment(TOPIC, "group")).partitions for log in (one, two)]
         if mine and (other or share.total == 1) and len(mine) + len(other) == share.total:
             break
@@ -267,7 +268,7 @@ async def test_a_share_is_alone_or_with_others_and_ends_with_its_log(make_log: M
 
 
 async def _share(log: EventLog, wanted: Callable[[frozenset[int], int], bool], group: str = "group") -> Assignment:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             share = await log.assignment(TOPIC, group)
             if wanted(*share):
@@ -283,7 +284,7 @@ async def test_a_share_is_read_alone(log: EventLog) -> None:
         assert list(batch.records) == [one for one in everything if one.partition == partition]
         assert set(batch.position) == set(batch.watermarks) == {partition}
         assert batch.end
-    nothing = await asyncio.wait_for(log.read(TOPIC, {}, 100, wait_ms=10, partitions=()), 5)
+    nothing = await asyncio.wait_for(log.read(TOPIC, {}, 100, wait_ms=10, partitions=()), 30)
     assert (list(nothing.records), nothing.position, nothing.end, nothing.watermark_ms) == ([], {}, True, 0)
 
 

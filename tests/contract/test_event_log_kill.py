@@ -79,7 +79,7 @@ async def _values(directory: Path, url: str) -> dict[int, list[str]]:
     await log.open()
     values: dict[int, list[str]] = {}
     position: dict[int, int] = {}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             batch = await log.read("notices", position, 1_000)
             for record in batch.records:

@@ -1,7 +1,6 @@
 """A real Prometheus scrapes a running platform: what dashboards, rules and runbooks ask for is there."""
 
 import asyncio
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,12 +20,14 @@ from loadtest.platform import CATALOGUE, EXCHANGES, Platform
 from loadtest.traffic import Traffic
 from loadtest.truth import Truth
 from tests.deploy import files
+from tests.servers import free_port, platform_ports
 from tests.servers.prometheus import Prometheus, program
+from tests.traffic import PATIENT
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
 
 TRAFFIC_SECONDS, RATE = 8.0, 60.0
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 120.0
 #: Series that there are only once something has happened that a short, healthy run does not see.
 QUIET = {
     "dsp_model_age_seconds": "no model was trained yet: the prior serves, and has no age",
@@ -37,29 +38,12 @@ QUIET = {
 }
 
 
-def consecutive_ports(count: int) -> int:
-    """Return the first of so many free loopback ports in a row."""
-    while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            base = int(first.getsockname()[1])
-        others = [socket.socket() for _ in range(count)]
-        try:
-            for number, one in enumerate(others):
-                one.bind(("127.0.0.1", base + number))
-        except (OSError, OverflowError):
-            continue
-        finally:
-            for one in others:
-                one.close()
-        return base
-
-
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Platform, int]]:
     program("prometheus")  # skip before anything is started
-    base = consecutive_ports(len(METERED))
-    platform = Platform(tmp_path_factory.mktemp("dsp"), settings={"DSP_WORKERS_METRICS_PORT_BASE": str(base)})
+    base = free_port(len(METERED))
+    settings = {"DSP_WORKERS_METRICS_PORT_BASE": str(base)}
+    platform = Platform(tmp_path_factory.mktemp("dsp"), platform_ports(), settings)
     platform.run("dsp", "migrate")
     platform.run("dsp", "load", str(CATALOGUE))
     try:
@@ -104,9 +88,9 @@ async def drive(platform: Platform) -> None:
         truth.begin("traffic")
         notifier = Notifier(calls, truth, 1, ends_tls=platform.ends_tls)
         rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
-        exchange = Exchange(bids, platform.bid_url, Traffic(1), rules, truth, notifier)
+        exchange = Exchange(bids, platform.bid_url, Traffic(1, PATIENT), rules, truth, notifier)
         await exchange.drive(RATE, lambda _: time.monotonic() > until, 1.0)
-        await notifier.settle(5.0)
+        await notifier.settle(60.0)
         await notifier.close()
 
 
@@ -114,7 +98,7 @@ def knock(platform: Platform) -> None:
     """Send a forged notice, and call the API."""
     notice, api = platform.ports.notice, platform.ports.api
     for url in (f"http://127.0.0.1:{notice}/bill?t=forged", f"http://127.0.0.1:{api}/healthz"):
-        with suppress(HTTPError), urlopen(url, timeout=5.0):
+        with suppress(HTTPError), urlopen(url, timeout=60.0):
             pass
 
 

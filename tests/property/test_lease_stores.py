@@ -127,7 +127,7 @@ async def whole(store: RedisLeaseStore) -> RedisLeaseStore:
     return store
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=30, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(operations=st.lists(operation, min_size=5, max_size=40))
 def test_both_lease_stores_answer_alike(valkey: Valkey, operations: list[tuple[Any, ...]]) -> None:
     async def compare() -> None:

@@ -379,7 +379,7 @@ def assert_agreement(random: Random, whole: Catalogue, snapshot: Snapshot, size:
     return len(survivors)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**32), size=st.integers(0, 140), clause_chance=st.sampled_from((0.0, 0.03, 0.1, 0.4)))
 def test_small_catalogues(seed: int, size: int, clause_chance: float) -> None:
     random = Random(seed)

@@ -142,7 +142,7 @@ def test_any_bytes(body: bytes, encoding: str) -> None:
     _understand(body, encoding)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(REQUEST, st.sampled_from(["", "gzip", "deflate"]))
 def test_a_good_request_with_values_replaced(request: dict[str, Any], encoding: str) -> None:
     body = json.dumps(request).encode()
@@ -153,7 +153,7 @@ def test_the_request_that_is_mutated_is_a_good_one() -> None:
     assert len(_understand(VALID)) == 2
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_good_request_with_bytes_changed(data: st.DataObject) -> None:
     body = bytearray(VALID)
@@ -237,7 +237,7 @@ BID = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(REQUEST, st.lists(BID, max_size=4), st.sampled_from(["", "USD", "EUR"]))
 def test_the_check_never_fails_and_repeats_itself(request: dict[str, Any], bids: list[Bid], currency: str) -> None:
     try:

@@ -5,9 +5,9 @@ from typing import NoReturn
 
 import pytest
 
-from deploy.dev import free_port
+from tests.servers.ports import free_port, platform_ports
 
-__all__ = ["absent", "free_port"]
+__all__ = ["absent", "free_port", "platform_ports"]
 
 _ASKED = "DSP_TEST_SERVERS"
 #: Taken out of the environment, which the processes under test inherit: they refuse variables that are no setting.

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from deploy.dev.kafka import broker
-from tests.servers import absent
+from tests.servers import absent, free_port
 
 Brokers = Callable[[int], broker.Cluster]
 _numbers = count()
 
 
 def _cluster(root: Path, nodes: int) -> broker.Cluster:
-    ports = broker.free_ports(2 * nodes)
+    ports = [free_port() for _ in range(2 * nodes)]
     return broker.Cluster(root, ports[:nodes], ports[nodes:])
 
 

@@ -16,8 +16,8 @@ from tests.servers import absent, free_port
 
 ROOT = Path(__file__).parents[2]
 _UNPACKED = ROOT / ".tools" / "prometheus" / "usr" / "bin"
-START_SECONDS = 30.0
-STOP_SECONDS = 10.0
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
 
 
 def program(name: str) -> str:
@@ -76,7 +76,7 @@ class Prometheus:
 
     def _get(self, path: str, **fields: str) -> Any:
         try:
-            with urlopen(f"http://127.0.0.1:{self._port}/api/v1/{path}?{urlencode(fields)}", timeout=10.0) as answer:
+            with urlopen(f"http://127.0.0.1:{self._port}/api/v1/{path}?{urlencode(fields)}", timeout=60.0) as answer:
                 return json.load(answer)["data"]
         except HTTPError as fault:
             raise AssertionError(f"{fields}: {fault.read().decode()}") from fault

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.dev import valkey as server
 from deploy.dev.valkey import Cluster, Valkey
-from tests.servers import absent
+from tests.servers import absent, free_port
 
 
 def program() -> str:
@@ -31,7 +31,7 @@ def server_url(request: pytest.FixtureRequest) -> str:
 def valkey() -> Iterator[Valkey]:
     """A running server, the same for all tests of a process; a test that ends it must start it again."""
     with tempfile.TemporaryDirectory(prefix="dsp-valkey-") as folder:
-        server = Valkey(program(), Path(folder))
+        server = Valkey(program(), Path(folder), port=free_port())
         try:
             server.start()
             yield server
@@ -42,7 +42,7 @@ def valkey() -> Iterator[Valkey]:
 @pytest.fixture
 def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
     """A running server of the test's own, to be killed and emptied."""
-    server = Valkey(program(), tmp_path)
+    server = Valkey(program(), tmp_path, port=free_port())
     try:
         server.start()
         yield server

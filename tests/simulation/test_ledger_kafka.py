@@ -147,7 +147,7 @@ async def _until(what: str, true: Callable[[], bool], seconds: float, workers: l
 
 
 @pytest.mark.platform
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 async def test_killed_and_paused_ledgers_enter_everything_exactly_once(
     tmp_path: Path, database: str, kafka: str
@@ -162,17 +162,17 @@ async def test_killed_and_paused_ledgers_enter_everything_exactly_once(
 
     workers = [Worker(tmp_path, database, kafka) for _ in range(2)]
     try:
-        await _until("sharing", lambda: sorted(map(len, (one.share() for one in workers))) == [6, 6], 40, workers)
+        await _until("sharing", lambda: sorted(map(len, (one.share() for one in workers))) == [6, 6], 90, workers)
         appending = asyncio.create_task(_append(kafka, records))
-        await _until("progress", lambda: entered() > BIDS // 8, 40, workers)
+        await _until("progress", lambda: entered() > BIDS // 8, 90, workers)
         workers[0].kill()  # in the middle of a batch, as likely as not
         workers.append(Worker(tmp_path, database, kafka))
-        await _until("progress", lambda: entered() > BIDS // 3, 40, workers)
+        await _until("progress", lambda: entered() > BIDS // 3, 90, workers)
         workers[1].pause()  # for longer than its session: others get its share, and it does not know
-        await _until("takeover", lambda: workers[2].share() == "[0, 1, 2, 3]", 40, workers)
+        await _until("takeover", lambda: workers[2].share() == "[0, 1, 2, 3]", 90, workers)
         workers[1].go_on()
         latest_ms = await appending
-        await _until("the end", lambda: entered() == BIDS, 60, workers)
+        await _until("the end", lambda: entered() == BIDS, 120, workers)
         store = sqlite3.connect(tmp_path / "leases.db")
 
         def settled() -> bool:
@@ -180,7 +180,7 @@ async def test_killed_and_paused_ledgers_enter_everything_exactly_once(
             (watermark_ms,) = store.execute("SELECT watermark_ms FROM state").fetchone()
             return told == bears and watermark_ms > latest_ms
 
-        await _until("settling", settled, 30, workers)
+        await _until("settling", settled, 90, workers)
         store.close()
     finally:
         for worker in workers:

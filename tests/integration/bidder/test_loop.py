@@ -122,7 +122,7 @@ async def test_sampled_requests_and_decisions_reach_the_log(bidder: World) -> No
     await bidder.offer("d1")
     await until(lambda: _depth_zero(bidder))
     decisions = await bidder.events("decisions", Decision)
-    (decision,) = [one for one in decisions if one.auction_id == "d1"]
+    (decision,) = [one for one in decisions if one.auction_id == "d1" and one.bids]
     (bid,) = decision.bids
     assert decision.feature_hash == FEATURE_HASH
     assert len(bid.request_features) == 8 * len(REQUEST_COLUMNS)

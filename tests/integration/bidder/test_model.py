@@ -34,9 +34,9 @@ async def test_a_model_is_swapped_without_a_dropped_request(tmp_path: Path, trai
         broken = tmp_path / "data" / "models" / "aliases"
         broken.mkdir(parents=True)
         (broken / "champion").write_text("../../etc/passwd")  # not a version: the old model goes on
-        await asyncio.sleep(0.5)
-        shutil.copytree(trained / "models", tmp_path / "data" / "models", dirs_exist_ok=True)
+        await places.until(lambda: "cannot look for changes" in bidder.log())
         assert await bidder.metric("dsp_model_age_seconds") == 0  # none: the prior serves
+        shutil.copytree(trained / "models", tmp_path / "data" / "models", dirs_exist_ok=True)
         await places.until(lambda: bidder.metric("dsp_model_info", version=version, alias="champion"))
         assert await bidder.metric("dsp_model_age_seconds", alias="champion") > 0
         seen = len(statuses)
@@ -76,10 +76,13 @@ async def test_a_challenger_predicts_in_shadow_until_it_is_called_off(tmp_path: 
         (aliases / "challenger").write_text(version)
         await places.until(_times(bidder, 2))
         (aliases / "challenger").unlink()
-        await asyncio.sleep(0.6)  # two looks
+
+        async def called_off() -> bool:
+            return await bidder.metric("dsp_model_info", alias="challenger") == 0
+
+        await places.until(called_off)
         await bidder.offer("called off")
-        assert await bidder.metric("dsp_model_info", alias="challenger") == 0
-        assert await bidder.metric("dsp_shadow_scored_total", result="scored") >= 1
+        await places.until(lambda: bidder.metric("dsp_shadow_scored_total", result="scored"))
         assert await bidder.metric("dsp_model_swaps_total") == 0
         await bidder.stop()
         decisions = {one.auction_id: one for one in await bidder.events("decisions", Decision)}

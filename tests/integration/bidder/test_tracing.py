@@ -43,12 +43,12 @@ class Receiver:
 
 @pytest.fixture
 async def collector() -> AsyncIterator[tuple[Receiver, str]]:
-    receiver, application, port = Receiver(), web.Application(), free_port()
+    receiver, application = Receiver(), web.Application()
     application.router.add_post("/v1/traces", receiver.take)
     runner = web.AppRunner(application)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    yield receiver, f"http://127.0.0.1:{port}/v1/traces"
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield receiver, f"http://127.0.0.1:{runner.addresses[0][1]}/v1/traces"
     await runner.cleanup()
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform, Secret
 from dsp.snapshot.codec import encode
 from dsp.stream.local import LocalEventLog
+from tests.servers import free_port
 
 CONFIG = Path(__file__).parents[3] / "config"
 ROOT = Path(__file__).parents[3]
@@ -98,22 +98,14 @@ def bid_request(auction_id: str = "a1", **fields: Any) -> dict[str, Any]:
         "site": {"domain": "news.example", "id": "s1", "publisher": {"id": "p1"}},
         "device": {"ua": "Mozilla/5.0", "ip": "203.0.113.0", "geo": {"country": "USA"}},
         "user": {"id": "u1"},
-        "tmax": 1_000,
+        "tmax": 10_000,  # so that nothing is late on a busy machine
         "at": 1,
         "cur": ["USD"],
         **fields,
     }
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Poll an (async) condition until it holds; return what it returned."""
     async with asyncio.timeout(seconds):
         while True:
@@ -189,7 +181,7 @@ class World:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "bidder", cwd=ROOT, env=self.environment, stderr=log
             )
-        await until(self.alive, 30.0)
+        await until(self.alive)
 
     async def alive(self) -> bool:
         assert self.process is not None
@@ -222,7 +214,7 @@ class World:
         assert self.process is not None
         if self.process.returncode is None:
             self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), 20.0)
+        return await asyncio.wait_for(self.process.wait(), 60.0)
 
     def log(self) -> str:
         return (self.directory / "bidder.log").read_text()
@@ -279,8 +271,8 @@ class World:
 @asynccontextmanager
 async def world(directory: Path, **extra: str) -> AsyncIterator[World]:
     """A world whose bidder is stopped at the end, and whose log holds no traceback."""
-    bid, notice, admin = free_ports(3)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+    bid, notice, admin = free_port(), free_port(), free_port()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         made = World(directory, bid, notice, admin, session, extra)
         (made.data / "blobs").mkdir(parents=True)
         for profiles in (CONFIG / "exchanges", CONFIG / "demo" / "exchanges"):

@@ -17,6 +17,7 @@ class FakeBidder:
         self.price_cpm = price_cpm
         self.delay_seconds = 0.0
         self.failures_left = 0
+        self.asked = 0
         self.notices: Counter[tuple[str, str]] = Counter()
         self.prices: dict[tuple[str, str], str] = {}
         self.connections: set[Any] = set()
@@ -35,6 +36,7 @@ class FakeBidder:
         return runner
 
     async def _bid(self, request: web.Request) -> web.Response:
+        self.asked += 1
         self.connections.add(request.transport)
         body = await request.read()
         if request.headers.get("Content-Encoding") == "gzip" and body[:2] == b"\x1f\x8b":

@@ -11,7 +11,9 @@ from loadtest.cluster import drill, run
 from loadtest.cluster.faults import FAULTS
 from loadtest.cluster.servers import Servers, servers
 from loadtest.platform import PlatformError
+from loadtest.traffic import Traffic
 from tests.servers import absent
+from tests.traffic import PATIENT
 
 #: Those that take the longest to recover from are left to `make drill`.
 DRILLED = ("a bidder killed", "a ledger worker killed", "records that are no events", "PostgreSQL killed")
@@ -27,9 +29,9 @@ def running(tmp_path: Path) -> Iterator[Servers]:
 
 
 @pytest.mark.platform
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_book_is_the_exchanges_own_account(running: Servers, tmp_path: Path) -> None:
-    report = asyncio.run(run.measure(tmp_path / "platform", running.settings, seconds=8.0, rate=25.0, seed=3))
+    report = asyncio.run(run.measure(tmp_path / "platform", running.settings, 8.0, 25.0, Traffic(3, PATIENT)))
     assert report.ok, report
     assert report.wins > 20
     assert report.lag_ms["p99"] > 0.0
@@ -37,12 +39,12 @@ def test_the_book_is_the_exchanges_own_account(running: Servers, tmp_path: Path)
 
 
 @pytest.mark.platform
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_what_is_killed_comes_back_and_costs_no_money(running: Servers, tmp_path: Path) -> None:
     chosen = [fault for fault in FAULTS if fault.name in DRILLED]
     assert len(chosen) == len(DRILLED)
     folder, quiet = tmp_path / "platform", Console(quiet=True)
-    report = asyncio.run(drill.run(folder, running, chosen, rate=20.0, seed=4, say=quiet))
+    report = asyncio.run(drill.run(folder, running, chosen, 20.0, Traffic(4, PATIENT), quiet))
     assert report.ok, report
     assert [one.fault for one in report.drills] == [fault.name for fault in chosen]
     assert report.billing_acknowledged > 50

@@ -1,16 +1,22 @@
 """The simulated exchange against a small bidder: pacing, lateness, notices sent twice, again, or never."""
 
+import asyncio
+from collections.abc import Mapping
+from itertools import count as counter
 from pathlib import Path
 from typing import NamedTuple
 
+from dsp.kernel.clock import ManualClock
 from dsp.openrtb.price import cipher
 from dsp.openrtb.profile import load_profiles
-from loadtest.client import Client
+from loadtest.client import Answer, Client
+from loadtest.day import loop as simulated
 from loadtest.exchange import Exchange, Rules, due_seconds
 from loadtest.notifier import Manners, Notifier
-from loadtest.traffic import Traffic
+from loadtest.traffic import SOURCES, Source, Traffic
 from loadtest.truth import Tally, Truth
 from tests.integration.loadtest.fake_bidder import FakeBidder
+from tests.traffic import PATIENT
 
 PROFILES = load_profiles(Path(__file__).parents[3] / "config" / "demo" / "exchanges")
 QUICK = {
@@ -28,28 +34,75 @@ class Run(NamedTuple):
     bidder: FakeBidder
 
 
-async def run(bidder: FakeBidder, manners: Manners, seconds: float = 1.0, rate: float = 200.0) -> Run:
+async def run(
+    bidder: FakeBidder,
+    manners: Manners,
+    count: int = 200,
+    rate: float = 200.0,
+    sources: tuple[Source, ...] = PATIENT,
+) -> Run:
     runner = await bidder.start()
     truth = Truth()
     try:
         async with Client() as bids, Client() as calls:
             notifier = Notifier(calls, truth, seed=1, manners=manners)
             rules = {name: Rules.of(profile) for name, profile in PROFILES.items()}
-            exchange = Exchange(bids, bidder.url, Traffic(1), rules, truth, notifier)
-            await exchange.drive(rate, lambda elapsed: elapsed >= seconds)
-            assert await notifier.settle(10.0)
+            exchange = Exchange(bids, bidder.url, Traffic(1, sources), rules, truth, notifier)
+            sent = counter()
+            await exchange.drive(rate, lambda _: next(sent) >= count)
+            assert await notifier.settle(60.0)
     finally:
         await runner.cleanup()
     return Run(truth, truth.total(), bidder)
 
 
-async def test_requests_keep_to_the_schedule_on_kept_connections() -> None:
+class Slow:
+    """A client whose every request takes a second to be answered; it notes when each came."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.at_ms: list[int] = []
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        self.at_ms.append(self.clock.now_ms())
+        await asyncio.sleep(1.0)
+        return Answer(204, b"", "")
+
+
+def test_requests_keep_to_the_schedule_however_slow_the_answers() -> None:
+    clock, truth = ManualClock(), Truth()
+    slow, sent, began_ms = Slow(clock), counter(), clock.now_ms()
+
+    async def work() -> None:
+        notifier = Notifier(slow, truth, seed=1)  # type: ignore[arg-type]
+        rules = {name: Rules.of(profile) for name, profile in PROFILES.items()}
+        exchange = Exchange(slow, "http://x", Traffic(1), rules, truth, notifier, lambda: clock.now_ms() / 1_000)  # type: ignore[arg-type]
+        await exchange.drive(200.0, lambda _: next(sent) >= 300)
+
+    simulated.run(work(), clock)
+    assert [at_ms - began_ms for at_ms in slow.at_ms] == [5 * number for number in range(300)]
+
+
+async def test_every_request_is_answered_and_counted() -> None:
     done = await run(FakeBidder(6.0), Manners(**QUICK))
-    assert 190 <= done.tally.requests <= 205
+    assert done.tally.requests == 200
     assert done.tally.failed == done.tally.late == 0
     assert not done.tally.faults
-    assert len(done.bidder.connections) < done.tally.requests / 4
     assert done.tally.statuses[200] + done.tally.statuses[204] == done.tally.requests
+
+
+async def test_requests_one_after_the_other_share_a_connection() -> None:
+    bidder, truth, traffic = FakeBidder(6.0), Truth(), Traffic(1, PATIENT)
+    runner = await bidder.start()
+    async with Client() as bids, Client() as calls:
+        notifier = Notifier(calls, truth, seed=1, manners=Manners(**QUICK))
+        rules = {name: Rules.of(profile) for name, profile in PROFILES.items()}
+        exchange = Exchange(bids, bidder.url, traffic, rules, truth, notifier)
+        for number in range(20):
+            await exchange.serve(traffic.request(number))
+        assert await notifier.settle(60.0)
+    await runner.cleanup()
+    assert len(bidder.connections) == 1
 
 
 async def test_wins_are_billed_once_each_at_the_clearing_price() -> None:
@@ -101,7 +154,7 @@ async def test_notices_are_sent_again_until_acknowledged() -> None:
 
 
 async def test_clicks_follow_the_redirect_to_a_conversion() -> None:
-    done = await run(FakeBidder(9.0), Manners(lost_share=0.0, **QUICK), seconds=2.0, rate=400.0)
+    done = await run(FakeBidder(9.0), Manners(lost_share=0.0, **QUICK), count=800, rate=400.0)
     conversions = [key for key in done.truth.notices if key.kind == "conv"]
     clicks = [key for key in done.truth.notices if key.kind == "click"]
     assert len(clicks) == done.tally.clicks > 5
@@ -111,7 +164,7 @@ async def test_clicks_follow_the_redirect_to_a_conversion() -> None:
 async def test_a_late_answer_is_no_bid_and_counted() -> None:
     bidder = FakeBidder(9.0)
     bidder.delay_seconds = 0.3
-    done = await run(bidder, Manners(lost_share=0.0, **QUICK), seconds=0.3)
+    done = await run(bidder, Manners(lost_share=0.0, **QUICK), count=60, sources=SOURCES)
     assert done.tally.late == done.tally.requests
     assert done.tally.bids == 0
     assert {key.kind for key in done.truth.notices} == {"loss"}

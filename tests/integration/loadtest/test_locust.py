@@ -2,12 +2,13 @@
 
 import asyncio
 import importlib.util
-import subprocess
 import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
 
+from tests.integration.bidder.world import until
 from tests.integration.loadtest.fake_bidder import FakeBidder
 
 ROOT = Path(__file__).parents[3]
@@ -25,14 +26,18 @@ ROOT = Path(__file__).parents[3]
 async def test_exit_status_is_the_verdict(limits: tuple[str, ...], status: int, said: str) -> None:
     bidder = FakeBidder(1.0)
     runner = await bidder.start()
+    locust = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", bidder.url, "--headless",
+        "--users", "2", "--spawn-rate", "2", "--only-summary", "--pause-ms", "10", *limits,
+        cwd=ROOT, stdout=PIPE, stderr=PIPE,
+    )  # fmt: skip
     try:
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", bidder.url, "--headless",
-             "--users", "2", "--spawn-rate", "2", "--run-time", "8s", "--only-summary", "--pause-ms", "10", *limits],
-            cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
+        await until(lambda: bidder.asked > 100 or locust.returncode is not None)
+        locust.terminate()
+        out, err = await asyncio.wait_for(locust.communicate(), 60.0)
     finally:
+        if locust.returncode is None:
+            locust.kill()
         await runner.cleanup()
-    assert done.returncode == status, done.stderr
-    assert said in done.stdout
+    assert locust.returncode == status, err.decode()
+    assert said in out.decode()

@@ -42,7 +42,7 @@ def test_replay_prints_the_promised_report(tmp_path: Path) -> None:
     path.write_bytes(b"\n".join([*recorded(20), b"{not json", b'{"id":"x","imp":[]}', b"[]"]))
     done = subprocess.run(
         [sys.executable, "-m", "loadtest", "replay", "--requests", str(path), "--exchange", "openrtb", "--json"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=110,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=250,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

@@ -50,7 +50,7 @@ def _dsp(address: str, *arguments: str, path: Path = Path("/nowhere"), status: i
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DSP_")}
     env = {**kept, "DSP_PLATFORM_DATABASE_URL": address, "PATH": str(path)}
     command = [sys.executable, "-m", "dsp", *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     assert PASSWORD not in done.stdout + done.stderr

@@ -21,7 +21,7 @@ class Shell:
     def run(self, *arguments: str, status: int = 0) -> str:
         """Run a command that must end with `status`; return what it said."""
         command = [sys.executable, "-m", "dsp", *arguments]
-        done = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr
         return done.stdout if status == 0 else done.stderr

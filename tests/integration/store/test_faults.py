@@ -114,7 +114,7 @@ def test_a_statement_that_takes_too_long_is_unavailable(address: str) -> None:
 
 
 def test_who_is_paused_in_a_transaction_keeps_nobody_waiting_for_long(address: str) -> None:
-    engine = create_engine(f"{address}?options=-c%20idle_in_transaction_session_timeout%3D200")
+    engine = create_engine(f"{address}?options=-c%20idle_in_transaction_session_timeout%3D1000")
     sessions = session_factory(engine)
     with sessions() as paused:
         CatalogRepository(paused, "t", 1).create(Kind.ADVERTISER, _ADVERTISER)
@@ -153,7 +153,7 @@ def test_of_two_who_wait_for_each_other_one_is_told_to_try_again(engine: Engine)
             [{"name": n, "prefix": n, "hash": n, "role": "viewer", "created_ms": 1} for n in ("a", "b")],
         )
     sessions, faults = session_factory(engine), []
-    barrier = threading.Barrier(2, timeout=10)
+    barrier = threading.Barrier(2, timeout=60)
 
     def lock(first: str, second: str) -> None:
         try:

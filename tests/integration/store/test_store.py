@@ -80,7 +80,7 @@ def test_processes_may_migrate_at_once(bare_database: str) -> None:
     command = [sys.executable, "-m", "dsp", "migrate"]
     started = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(3)]
     for process in started:
-        _, complaint = process.communicate(timeout=60)
+        _, complaint = process.communicate(timeout=180)
         assert (process.returncode, complaint) == (0, b"")
 
 
@@ -145,7 +145,7 @@ def test_readers_do_not_wait_for_a_writer_and_see_only_what_is_committed(engine:
         began = time.monotonic()
         with reads() as reader:
             assert revision(reader) == 0
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 4.0  # who waits for a lock waits five seconds
         writer.commit()
     with reads() as reader:
         assert revision(reader) == 3

@@ -8,6 +8,7 @@ import pytest
 
 from bidder.connection import HEAD_BYTES_MAX, PIPELINE_MAX, Reply, Request
 from bidder.listener import Listener
+from tests.unit.bidder.test_outbox import until
 
 
 class Echo:
@@ -37,7 +38,7 @@ class Served:
         self.echo = echo
         self.listener = listener
 
-    async def raw(self, data: bytes, seconds: float = 3.0) -> bytes:
+    async def raw(self, data: bytes, seconds: float = 30.0) -> bytes:
         """Send bytes and return what comes back until the end, or until `seconds` have passed."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.listener.port)
         found = b""
@@ -109,6 +110,7 @@ async def test_pipelined_answers_keep_their_order_and_reading_ahead_is_bounded(s
     count = 5 * PIPELINE_MAX
     data = b"".join(get(f"/{number}") for number in range(count - 1)) + get("/last", CLOSE)
     asking = asyncio.create_task(served.raw(data))
+    await until(lambda: bool(served.echo.seen))
     await asyncio.sleep(0.05)
     assert len(served.echo.seen) == 1  # one at a time
     served.echo.gate.set()
@@ -175,11 +177,12 @@ async def test_heads_too_large_are_refused(served: Served, data: bytes) -> None:
 
 
 async def test_a_busy_connection_is_not_taken_for_a_slow_one(served: Served) -> None:
+    served.listener.request_seconds_max = 0.9
     reader, writer = await asyncio.open_connection("127.0.0.1", served.listener.port)
     whole = get("/a")
     writer.write(whole[:10])
     for _ in range(20):  # each piece ends one request and begins the next, for longer than one may take
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.05)
         writer.write(whole[10:] + whole[:10])
     writer.write(get("/a", CLOSE)[10:])
     answer = await reader.read()
@@ -208,7 +211,7 @@ async def test_a_fault_in_the_handler_is_500_and_nothing_else(served: Served) ->
 
 async def test_idle_connections_are_closed(served: Served) -> None:
     served.listener.keepalive_seconds = 0.2
-    answer = await served.raw(get("/a"), 5.0)
+    answer = await served.raw(get("/a"))
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"Connection: close" not in answer
 
@@ -218,7 +221,7 @@ async def test_a_client_that_goes_away_harms_nobody(served: Served) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", served.listener.port)
     writer.write(get("/a") * 3)
     await writer.drain()
-    await asyncio.sleep(0.02)
+    await until(lambda: bool(served.echo.seen))
     writer.transport.abort()
     await asyncio.sleep(0.02)
     served.echo.gate.set()
@@ -226,13 +229,13 @@ async def test_a_client_that_goes_away_harms_nobody(served: Served) -> None:
 
 
 async def test_close_answers_those_who_have_just_connected(served: Served) -> None:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(60.0):
         reader, idle = await asyncio.open_connection("127.0.0.1", served.listener.port)
-        late = [socket.create_connection(("127.0.0.1", served.listener.port), 5.0) for _ in range(20)]
+        late = [socket.create_connection(("127.0.0.1", served.listener.port), 60.0) for _ in range(20)]
         for client in late:  # the loop has had no turn to accept them
             client.sendall(get("/late"))
         idle.write(get("/idle"))
-        await served.listener.close(1.0)
+        await served.listener.close(30.0)
         answers = [client.recv(4_096) for client in late]
         assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
@@ -247,8 +250,8 @@ async def test_close_answers_what_is_in_flight(served: Served) -> None:
     served.echo.gate.clear()
     asking = asyncio.create_task(served.raw(get("/a") + get("/b")))
     idle = asyncio.create_task(served.raw(b""))
-    await asyncio.sleep(0.05)
-    closing = asyncio.create_task(served.listener.close(2.0))
+    await until(lambda: bool(served.echo.seen) and len(served.listener.connections) == 2)
+    closing = asyncio.create_task(served.listener.close(30.0))
     await asyncio.sleep(0.02)
     served.echo.gate.set()
     answer = await asking
@@ -274,7 +277,7 @@ async def test_what_is_gathered_is_handled_together_and_counts_even_if_its_sende
     leaving[1].write(get("/left"))
     leaving[1].close()
     for number, (reader, _) in enumerate(staying):
-        await asyncio.wait_for(reader.readuntil(b"GET /%d 0" % number), 3.0)
+        await asyncio.wait_for(reader.readuntil(b"GET /%d 0" % number), 30.0)
     assert sorted(request.path for request in echo.seen) == ["/0", "/1", "/left"]
     for _, writer in staying:
         writer.close()
@@ -288,6 +291,6 @@ async def test_more_than_the_bound_is_not_kept_waiting(monkeypatch: pytest.Monke
     await listener.listen("127.0.0.1", 0, False)
     reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
     writer.write(post("/a", b"x" * 100))
-    await asyncio.wait_for(reader.readuntil(b"POST /a 100"), 3.0)
+    await asyncio.wait_for(reader.readuntil(b"POST /a 100"), 30.0)
     writer.close()
     await listener.close(1.0)

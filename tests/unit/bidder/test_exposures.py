@@ -1,7 +1,6 @@
 """One bid is one impression, whatever its notices do and whoever hears them, before and after a kill."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from itertools import permutations
 from pathlib import Path
@@ -155,9 +154,8 @@ async def test_a_store_that_does_not_answer_keeps_no_notice_waiting(counting: Co
     desk.users.away, desk.users.silent = fault == "away", 3_600.0
     now_ms = desk.clock.now_ms()
     desk.pending.add("u", Exposure("b1", now_ms, 1, 2, 3))
-    began = time.perf_counter()
-    assert (await desk.send(BILL, desk.facts())).status == 200
-    assert time.perf_counter() - began < 1.0
+    async with asyncio.timeout(30.0):  # against an hour
+        assert (await desk.send(BILL, desk.facts())).status == 200
     assert desk.leases.billed == {"b1": 4_000}
     assert desk.pending.merged("u", None, now_ms) is not None  # until its time is over
     assert (await desk.send(BILL, desk.facts())).status == 200
@@ -173,7 +171,7 @@ async def test_replay_goes_on_by_itself(counting: Counting) -> None:
     await counting.desk.send(BILL, counting.desk.facts(user_key="later"))
     await counting.log.append(Topic.NOTICES, counting.desk.log.appended[Topic.NOTICES])
     counting.users.position = {}
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(60.0):
         while counting.users.position != {0: 1}:
             await asyncio.sleep(0.01)
     await replay.stop()

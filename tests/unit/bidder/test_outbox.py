@@ -15,7 +15,7 @@ from tests.notices import FACTS, notice
 from tests.unit.bidder.fakes import FakeLog
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.002)
@@ -35,7 +35,7 @@ async def outbox(log: FakeLog) -> AsyncIterator[Outbox]:
     yield box
     log.away, log.fault = False, None
     log.gate.set()
-    await box.stop(1.0)
+    await box.stop(30.0)
 
 
 async def test_append_returns_once_durable(outbox: Outbox, log: FakeLog) -> None:

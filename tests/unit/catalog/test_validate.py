@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsp.catalog import values
@@ -68,7 +68,6 @@ _json = st.recursive(
 
 
 @pytest.mark.parametrize("kind", Kind)
-@settings(deadline=None)  # other processes may have the machine
 @given(data=st.data())
 def test_any_json_is_accepted_or_refused_with_fields(kind: Kind, data: st.DataObject) -> None:
     names = [field.name for field in msgspec.structs.fields(kind.entity)]
@@ -81,7 +80,6 @@ def test_any_json_is_accepted_or_refused_with_fields(kind: Kind, data: st.DataOb
 
 
 @pytest.mark.parametrize("dimension", Dimension)
-@settings(deadline=None)  # other processes may have the machine
 @given(text=st.text(max_size=30))
 def test_normal_form_is_stable(dimension: Dimension, text: str) -> None:
     try:

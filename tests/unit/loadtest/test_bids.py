@@ -29,8 +29,8 @@ NOW_MS = 1_800_000_000_000
 PROFILE = Profile(name=supply.EXCHANGE, seat="dsp", tmax_default_ms=120)
 
 
-def bodies(count: int) -> list[bytes]:
-    traffic = Traffic(1, (Source(supply.EXCHANGE, "2.6", True, 200, 1.0),))
+def bodies(count: int, tmax_ms: int = 200) -> list[bytes]:
+    traffic = Traffic(1, (Source(supply.EXCHANGE, "2.6", True, tmax_ms, 1.0),))
     return [msgspec.json.encode(traffic.request(index).payload) for index in range(count)]
 
 
@@ -132,7 +132,7 @@ class Server:
         self._answer = answer
         self._each = each
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self._socket.settimeout(5.0)
+        self._socket.settimeout(60.0)
         self.port = self._socket.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -162,8 +162,8 @@ class Server:
     ],
 )
 def test_the_load_waits_for_whole_answers(answer: list[bytes], bid: bool) -> None:
-    load = Closed(Server(answer).port, 1, supply.prepare(bodies(3), PROFILE))
-    found = load.round(0.1)
+    load = Closed(Server(answer).port, 1, supply.prepare(bodies(3, tmax_ms=10_000), PROFILE))
+    found = load.round(0.5)
     load.close()
     assert found.requests > 3
     assert found.bids == (found.requests if bid else 0)
@@ -191,7 +191,7 @@ def test_a_connection_is_renewed_after_an_answer_that_closes_it(body: bytes) -> 
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
     server = Server([head[:30], head[30:] + body], each=1)
     load = Closed(server.port, 1, supply.prepare(bodies(3), PROFILE))
-    found = load.round(0.1)
+    found = load.round(0.5)
     load.close()
     assert found.bids == found.requests > 3
     assert server.connections >= found.requests

@@ -330,7 +330,7 @@ def test_ends_that_differ_by_rounding_are_one(bench: Bench) -> None:
     bench.run(work())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     requests=st.lists(REQUESTS, min_size=1, max_size=40), run_ms=st.integers(1, 12), broken=st.sampled_from(["", "a"])
 )

@@ -34,7 +34,7 @@ def play(auctions: list[Auction], length: int, budget: float) -> tuple[list[floa
 amounts = st.one_of(st.just(0.0), st.floats(1e-9, 1e12), st.sampled_from([1.0, 20.0, 300.0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     auctions=st.lists(st.tuples(amounts, amounts), min_size=1, max_size=40),
     repeat=st.integers(1, 20),
