@@ -28,6 +28,7 @@ class LeaseSync:
         self._registered = False
         self._result = ""
         self._task: asyncio.Task[None] | None = None
+        self._syncing = asyncio.Lock()
         for result in ("synced", "fenced", "unavailable", "failed"):
             metrics.LEASE_SYNCS.labels(result)
 
@@ -39,7 +40,8 @@ class LeaseSync:
     async def stop(self) -> None:
         """Stop syncing and return all money that no bid has reserved."""
         if self._task is not None:
-            self._task.cancel()
+            async with self._syncing:  # one cut off might have been granted money that nobody would return
+                self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
         await self.sync(final=True)
@@ -47,7 +49,8 @@ class LeaseSync:
     async def sync(self, final: bool = False) -> bool:
         """Sync once; return whether it succeeded. Faults are counted and left to the next one."""
         try:
-            await self._sync(final)
+            async with self._syncing:
+                await self._sync(final)
         except ConflictError:
             # Another process has taken over our name, or we were silent for too long: start anew under a new epoch.
             self._registered = False
