@@ -46,8 +46,9 @@ _PRICE_MAX = PRICE_MICROS_CPM_MAX / MICROS_PER_UNIT
 #: Floors arrive as floats and may be converted: less than a micro's difference, in the book's currency or in the bid's,
 #: is none.
 _PRICE_TOLERANCE = 1e-6
-_AUCTION_FIXED = 3
 _BANNER, _VIDEO, _AUDIO, _NATIVE = (kind.value for kind in MarkupType)
+#: Banner ad types (list 5.2) that markup shows to be of.
+_BANNER_TYPES = {3: "<script", 4: "<iframe"}
 _JSON_OR_XML = {_BANNER: "", _VIDEO: "<", _AUDIO: "<", _NATIVE: "{"}
 
 _Medium = Banner | Video | Native
@@ -62,6 +63,7 @@ class Judgement(NamedTuple):
     kind: bool  # there is markup, and it is of the bid's kind
     unknown_macro: bool
     insecure: bool
+    banner_types: frozenset[int]
 
 
 _NO_JUDGEMENTS: Mapping[str, Judgement] = {}
@@ -121,10 +123,12 @@ def check(
 
 def judge(bid: Bid) -> Judgement:
     """Judge a bid's texts, which may be templates' as well as those it leaves with."""
+    lower = bid.adm.lower() if bid.mtype == _BANNER else ""
     return Judgement(
         kind=bool(bid.adm) and bid.adm.lstrip().startswith(_JSON_OR_XML[bid.mtype]),
         unknown_macro=any(macros.unknown(text) for text in (bid.adm, bid.nurl, bid.burl, bid.lurl)),
         insecure=insecure(bid.adm),
+        banner_types=frozenset([number for number, mark in _BANNER_TYPES.items() if mark in lower]),
     )
 
 
@@ -163,7 +167,7 @@ def _broken(
     return (
         _terms(bid, imp, medium, *terms)
         or _fit(bid, imp, medium, request)
-        or _markup(bid, imp, judgement)
+        or _markup(imp, medium, judgement or judge(bid))
         or _blocks(bid, imp, medium, request)
     )
 
@@ -234,14 +238,15 @@ def _fit(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
     return "protocol" if protocols and bid.protocol and bid.protocol not in protocols else ""
 
 
-def _markup(bid: Bid, imp: Imp, judgement: Judgement | None) -> str:
-    """Check that there is markup of its kind, and nothing insecure in it where the slot must be secure."""
-    kind, unknown_macro, insecure_markup = judgement or judge(bid)
-    if not kind:
+def _markup(imp: Imp, medium: _Medium, judgement: Judgement) -> str:
+    """Check that there is markup of its kind, nothing blocked in it, nor insecure where the slot must be secure."""
+    if not judgement.kind:
         return "markup"
-    if unknown_macro:
+    if judgement.unknown_macro:
         return "macro"
-    return "secure" if imp.secure == 1 and insecure_markup else ""
+    if isinstance(medium, Banner) and medium.btype and not judgement.banner_types.isdisjoint(medium.btype):
+        return "attribute"
+    return "secure" if imp.secure == 1 and judgement.insecure else ""
 
 
 def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:

@@ -15,7 +15,6 @@ from dsp.openrtb.response import BidResponse
 BODY_BYTES_MAX = 262_144
 #: Identifiers travel in notice tokens, whose length is bounded.
 ID_BYTES_MAX = 512
-CONTENT_ENCODINGS = ("gzip", "deflate", "identity")
 
 _ZLIB = 15
 _GZIP = 31

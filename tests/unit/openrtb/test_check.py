@@ -100,6 +100,11 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({"native": {}}, {}, {"mtype": 4, "adm": "<div>"}, "markup"),
         ({}, {}, {"nurl": "https://x?p=${AUCTION_PRIZE}"}, "macro"),
         ({}, {}, {"adm": "<p>${AUCTION_PRICE:X} ${other}"}, ""),
+        # Kinds of banner that the slot blocks
+        ({"banner": {"w": 300, "h": 250, "btype": [1, 3, 4]}}, {}, {}, ""),
+        ({"banner": {"w": 300, "h": 250, "btype": [3]}}, {}, {"adm": '<SCRIPT src="https://x"></SCRIPT>'}, "attribute"),
+        ({"banner": {"w": 300, "h": 250, "btype": [4]}}, {}, {"adm": "<p><iframe src='https://x'>"}, "attribute"),
+        ({"banner": {"w": 300, "h": 250, "btype": [4]}}, {}, {"adm": "<script>1</script>"}, ""),
         # Secure
         ({"secure": 1}, {}, {}, ""),
         ({"secure": 1}, {}, {"adm": '<img src="http://x">'}, "secure"),
