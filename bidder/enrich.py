@@ -70,7 +70,7 @@ class Enricher:
 
         Exposures may be read where they may be kept; what else they may be used for, whoever reads the record decides.
         """
-        allowed = permissions(request, self._vendor_id)
+        allowed = permissions(request, self._vendor_id, profile.country_default)
         found, refused = opportunities(request, profile, allowed, self._rates, self._key, now_ms)
         if not found or not found[0].user_key or not allowed.may_store:
             return Enriched(found, refused, None)

@@ -107,7 +107,7 @@ class Explainer:
         except InputError as fault:
             refused = Reason(label=fault.reason, sentence=str(fault))
             return RequestReport(exchange=exchange, at_ms=at_ms, catalogue_revision=number, refused=refused)
-        allowed = permissions(request, self._platform.privacy_vendor_id)
+        allowed = permissions(request, self._platform.privacy_vendor_id, profile.country_default)
         rates = self._platform.currency_rates
         found, lost = opportunities(request, profile, allowed, rates, _USER_KEY, at_ms)
         columns = align(controls, snapshot.line_item_ids)

@@ -26,7 +26,7 @@ CONTEXTUAL = Permissions(may_store=False, may_personalise=False)
 FORBIDDEN = Permissions(may_bid=False, may_store=False, may_personalise=False)
 
 
-def permissions(request: BidRequest, vendor_id: int) -> Permissions:
+def permissions(request: BidRequest, vendor_id: int, country_default: str) -> Permissions:
     """Return what the request's privacy signals allow.
 
     COPPA, a device that limits tracking, a US opt-out, and a jurisdiction whose signal cannot be read leave
@@ -36,6 +36,7 @@ def permissions(request: BidRequest, vendor_id: int) -> Permissions:
     Args:
         request: decoded, its 2.5 locations folded in.
         vendor_id: ours in the IAB's global vendor list; 0 if we have none, which no consent covers.
+        country_default: ISO 3166-1 alpha-3, of requests of this exchange that name no country; empty where not known.
     """
     regs, device = request.regs, request.device
     allowed = FREE
@@ -43,7 +44,7 @@ def permissions(request: BidRequest, vendor_id: int) -> Permissions:
         allowed = CONTEXTUAL
     if regs is not None and (regs.coppa == 1 or _us_opt_out(regs) or _unreadable_jurisdiction(regs)):
         allowed = CONTEXTUAL
-    if not _gdpr_applies(request):
+    if not _gdpr_applies(request, country_default):
         return allowed
     under_gdpr = _under_gdpr(request, vendor_id)
     return under_gdpr if allowed is FREE or not under_gdpr.may_bid else allowed
@@ -76,13 +77,14 @@ def _unreadable_jurisdiction(regs: Regs) -> bool:
     return any(number > 0 and number != gpp.TCF_EU and not _is_us(number) for number in regs.gpp_sid)
 
 
-def _gdpr_applies(request: BidRequest) -> bool:
+def _gdpr_applies(request: BidRequest, country_default: str) -> bool:
     regs = request.regs
     if regs is not None and (regs.gdpr is not None or regs.gpp_sid):
         return regs.gdpr == 1 or gpp.TCF_EU in regs.gpp_sid
     # Where the person is, or lives: either may be all that is known.
     places = [holder.geo for holder in (request.device, request.user) if holder is not None and holder.geo is not None]
-    return any(country_alpha3(geo.country) in _GDPR_COUNTRIES for geo in places)
+    countries = {country_alpha3(geo.country) for geo in places} - {""} or {country_default}
+    return not countries.isdisjoint(_GDPR_COUNTRIES)
 
 
 def _under_gdpr(request: BidRequest, vendor_id: int) -> Permissions:

@@ -151,7 +151,7 @@ class TrafficJob:
             validate(request)
         except InputError:  # the bidder took it, so it is of another version of the software
             return
-        allowed = permissions(request, self._platform.privacy_vendor_id)
+        allowed = permissions(request, self._platform.privacy_vendor_id, profile.country_default)
         rates = self._platform.currency_rates
         found, _ = opportunities(request, profile, allowed, rates, _USER_KEY, sampled.at_ms)
         everybody = max(1, len(snapshot.line_items))

@@ -80,7 +80,7 @@ def offered(bodies: Sequence[bytes], profile: Profile, now_ms: int) -> list[Oppo
             validate(request)
         except InputError:
             continue
-        allowed = permissions(request, VENDOR_ID)
+        allowed = permissions(request, VENDOR_ID, profile.country_default)
         found += opportunities(request, profile, allowed, {"USD": 1.0}, b"k" * 32, now_ms)[0]
     return found
 

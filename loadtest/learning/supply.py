@@ -113,7 +113,8 @@ def _auctions(
     profile, encoding = profiles[request.source.exchange], request.headers.get("Content-Encoding", "")
     read = decode_request(request.body, encoding=encoding, bytes_max=_BODY_BYTES_MAX)
     slots, everything = {slot.imp_id: slot for slot in request.slots}, len(snapshot.line_items)
-    for opportunity in opportunities(read, profile, permissions(read, VENDOR_ID), _RATES, _KEY, at_ms)[0]:
+    allowed = permissions(read, VENDOR_ID, profile.country_default)
+    for opportunity in opportunities(read, profile, allowed, _RATES, _KEY, at_ms)[0]:
         chosen = select(snapshot, opportunity, None, controls, at_ms, everything, profile.seat)
         if isinstance(chosen, Exclusion):
             continue

@@ -107,9 +107,8 @@ def _learn_request(names: Names, record: bytes, platform: Platform, profiles: Ma
         validate(request)
     except (msgspec.DecodeError, InputError):  # of another version of the software
         return
-    allowed = permissions(request, platform.privacy_vendor_id)
-    found, _ = opportunities(
-        request, profiles[sampled.exchange], allowed, platform.currency_rates, _USER_KEY, sampled.at_ms
-    )
+    profile = profiles[sampled.exchange]
+    allowed = permissions(request, platform.privacy_vendor_id, profile.country_default)
+    found, _ = opportunities(request, profile, allowed, platform.currency_rates, _USER_KEY, sampled.at_ms)
     for opportunity in found:
         names.learn_opportunity(opportunity)

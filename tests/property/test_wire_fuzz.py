@@ -125,7 +125,7 @@ def _understand(body: bytes, encoding: str = "") -> list[Opportunity]:
         validate(request)
     except InputError as fault:
         return _refused(fault)
-    allowed = permissions(request, 7)
+    allowed = permissions(request, 7, "")
     found, refused = opportunities(request, PROFILE, allowed, RATES, KEY, 0)
     assert len(found) + len(refused) == len(request.imp)
     assert all(Exclusion(label) for _, label in refused)

@@ -63,7 +63,7 @@ def chances(first: int, count: int) -> Iterator[Chance]:
     for index in range(first, first + count):
         request = traffic.request(index)
         read = decode_request(request.body)
-        allowed = permissions(read, 0)
+        allowed = permissions(read, 0, "")
         found, _ = opportunities(read, PROFILE, allowed, {"USD": 1.0}, b"key", START_MS + index * STEP_MS)
         slots = {slot.imp_id: slot for slot in request.slots}
         for opportunity in found:

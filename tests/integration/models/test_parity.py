@@ -93,7 +93,7 @@ async def test_features_and_scores_are_the_same_offline(tmp_path: Path, trained:
         request = decode_request(stored.body)
         profile = profiles[stored.exchange]
         offline, _ = opportunities(
-            request, profile, permissions(request, 0), Platform().currency_rates, KEY, stored.at_ms
+            request, profile, permissions(request, 0, ""), Platform().currency_rates, KEY, stored.at_ms
         )
         (bid,) = decision.bids
         row = request_row(offline[0], None)

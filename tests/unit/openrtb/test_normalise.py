@@ -86,7 +86,7 @@ def _lines(name: str) -> list[bytes]:
 def _understood(line: bytes, exchange: str) -> tuple[int, set[str]]:
     request = decode_request(line)
     validate(request)
-    allowed = permissions(request, 100)
+    allowed = permissions(request, 100, "")
     found, refused = opportunities(request, PROFILES[exchange], allowed, {"USD": 1.0}, KEY, 0)
     assert len(found) + len(refused) == len(request.imp)
     return len(found), {label for _, label in refused}

@@ -29,9 +29,9 @@ GPP_EU_US = "DBACNY~CPXxRfAPXxRfAAfKABENB-CgAAAAAAAAAAYgAAAAAAAA~1YNN"
 GPP_CANADA = "DBABjw~CPXxRfAPXxRfAAfKABENB-CgAAAAAAAAAAYgAAAAAAAA~1YNN"
 
 
-def _decide(**fields: Any) -> Permissions:
+def _decide(country_default: str = "", **fields: Any) -> Permissions:
     body = json.dumps({"id": "a", "imp": [{"id": "1"}], **fields}).encode()
-    return permissions(decode_request(body), VENDOR)
+    return permissions(decode_request(body), VENDOR, country_default)
 
 
 def _gdpr(text: str | None) -> Permissions:
@@ -207,3 +207,17 @@ def test_opt_outs_by_section(section: int, offsets: tuple[int, ...], other: int)
 def _base64(bits: str) -> str:
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     return "".join(alphabet[int(bits[start : start + 6], 2)] for start in range(0, len(bits), 6))
+
+
+@pytest.mark.parametrize(
+    ("fields", "want"),
+    [
+        ({}, CONTEXTUAL),
+        ({"device": {"geo": {"country": "??"}}}, CONTEXTUAL),
+        ({"device": {"geo": {"country": "USA"}}}, FREE),
+        ({"regs": {"gdpr": 0}}, FREE),
+    ],
+)
+def test_where_a_request_names_no_country_the_exchange_s_own_counts(fields: dict[str, Any], want: Permissions) -> None:
+    assert _decide("DEU", **fields) == want
+    assert _decide("USA", **fields) == FREE
