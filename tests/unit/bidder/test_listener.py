@@ -25,10 +25,12 @@ def test_requests_behind_slow_ones_know_that_they_waited() -> None:
         listener = Listener(slow, lambda: None, 1_000, 5.0, 1.0)
         await listener.listen("127.0.0.1", 0, False)
         clients = [socket.create_connection(("127.0.0.1", listener.port), 5.0) for _ in range(4)]
-        await asyncio.sleep(0.1)
+        while len(listener.connections) < len(clients):
+            await asyncio.sleep(0.01)
         for client in clients:
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        await asyncio.sleep(0.3)
+        while len(waited_ms) < len(clients):
+            await asyncio.sleep(0.01)
         for client in clients:
             assert client.recv(4_096).startswith(b"HTTP/1.1 204")
             client.close()
@@ -36,9 +38,9 @@ def test_requests_behind_slow_ones_know_that_they_waited() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())
-    assert waited_ms[0] < 30
-    assert waited_ms[3] > 55
-    assert waited_ms[1:] == sorted(waited_ms[1:])
+    # How long the first waited says how busy the machine is; each of the others waited for those before it.
+    assert waited_ms == sorted(waited_ms)
+    assert waited_ms[3] - waited_ms[0] > 55
 
 
 async def test_what_comes_in_one_turn_is_parsed_before_any_of_it_is_answered() -> None:
