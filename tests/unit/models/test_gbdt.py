@@ -231,7 +231,7 @@ def test_predicting_sixteen_candidates_is_fast(model: gbdt.Model) -> None:
 
 def _timed_us(scorer: Scorer, rows: Rows) -> float:
     chosen = np.arange(len(rows))
-    began = time.perf_counter_ns()
+    began = time.process_time_ns()
     for _ in range(50):
         scorer.predict(rows.requests[0], chosen)
-    return (time.perf_counter_ns() - began) / 50 / 1_000
+    return (time.process_time_ns() - began) / 50 / 1_000
