@@ -1,10 +1,24 @@
-"""Event records. Fields are only ever added, with defaults, so that old records always decode."""
+"""Event records. Fields are only ever added, with defaults, so that old records always decode.
+
+Numbers have bounds, which every column and sum of a consumer can hold. What is beyond them is no event: it is parked
+by whoever reads it (dsp.workers.dead_letters), and blocks nobody.
+"""
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
+from dsp.catalog.validate import AMOUNT_MICROS_MAX, SECONDS_PER_DAY, TIME_MS_MAX
+from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.money import Micros
+
+#: Numbers of databases, of Parquet and of arrays have 64 bits; MessagePack's may have one more.
+_Integer = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+_Instant = Annotated[int, msgspec.Meta(ge=0, le=TIME_MS_MAX)]
+_Day = Annotated[int, msgspec.Meta(ge=0, le=TIME_MS_MAX // (SECONDS_PER_DAY * MS_PER_SECOND))]
+#: What is billed is summed, over all that was ever billed.
+_Amount = Annotated[Micros, msgspec.Meta(ge=0, le=AMOUNT_MICROS_MAX)]
 
 
 class NoticeKind(StrEnum):
@@ -32,20 +46,20 @@ class BidFacts(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=T
     auction_id: str
     imp_id: str
     bid_id: str
-    advertiser_id: int
-    campaign_id: int
-    line_item_id: int
-    creative_id: int
-    price_micros_cpm: Micros
-    cost_micros_max: Micros
+    advertiser_id: _Integer
+    campaign_id: _Integer
+    line_item_id: _Integer
+    creative_id: _Integer
+    price_micros_cpm: _Integer
+    cost_micros_max: _Amount
     currency: str
     rate: float
-    bid_at_ms: int
-    expires_at_ms: int
+    bid_at_ms: _Instant
+    expires_at_ms: _Instant
     lease_id: str
-    day: int  # days since the epoch in the advertiser's time zone: the daily budget it was reserved from
+    day: _Day  # days since the epoch in the advertiser's time zone: the daily budget it was reserved from
     user_key: str = ""  # pseudonymous; empty where privacy signals forbid storing anything
-    value_micros: Micros = 0  # what this one impression was expected to be worth to the line item's goal
+    value_micros: _Integer = 0  # what this one impression was expected to be worth to the line item's goal
     category: str = ""  # of the ad: the first of IAB's top level that it has, as its features say
     personal: bool = False  # privacy signals allow a profile, and ads chosen by it
 
@@ -57,8 +71,8 @@ class Bid(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     ad_features: bytes  # int64 little-endian, models.features.columns.AD_COLUMNS in order
     pctr: float
     pcvr: float
-    value_micros_cpm: Micros
-    floor_micros_cpm: Micros
+    value_micros_cpm: _Integer
+    floor_micros_cpm: _Integer
     first_price: bool
     pacing_multiplier: float
     request_features: bytes  # int64 little-endian, models.features.columns.REQUEST_COLUMNS in order
@@ -73,7 +87,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="decisio
 
     auction_id: str
     exchange: str
-    at_ms: int
+    at_ms: _Instant
     bids: tuple[Bid, ...]
     snapshot_version: str
     model_version: str
@@ -90,14 +104,14 @@ class Notice(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="notice.1"
 
     kind: NoticeKind
     facts: BidFacts
-    at_ms: int
-    cost_micros: Micros = 0
-    clearing_micros_cpm: Micros | None = None
-    loss_reason: int | None = None
-    min_to_win_micros_cpm: Micros | None = None
+    at_ms: _Instant
+    cost_micros: _Amount = 0
+    clearing_micros_cpm: _Integer | None = None
+    loss_reason: _Integer | None = None
+    min_to_win_micros_cpm: _Integer | None = None
     late: bool = False
-    conversion_rule_id: int | None = None
-    value_micros: Micros | None = None
+    conversion_rule_id: _Integer | None = None
+    value_micros: _Amount | None = None
 
 
 class SampledRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="request.1"):
@@ -105,7 +119,7 @@ class SampledRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="r
 
     auction_id: str
     exchange: str
-    at_ms: int
+    at_ms: _Instant
     body: bytes
     outcome: str  # "bid" or an Exclusion's label
     snapshot_version: str = ""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dsp.events.dead_letter import decode as decode_letter
@@ -25,6 +26,28 @@ def test_what_is_no_event_of_the_kind_is_set_apart() -> None:
     assert [(record.offset, event.facts.bid_id) for record, event in found] == [(2, "bid-1"), (6, "bid-3")]
     assert [one.record.offset for one in poison] == [1, 3, 4, 5]
     assert "SampledRequest" in poison[2].fault
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        notice(cost_micros=1 << 63),
+        notice(cost_micros=(1 << 63) - 1),  # two of them are more than a database can sum up
+        notice(cost_micros=-1),
+        notice(cost_micros_max=1 << 62),
+        notice(line_item_id=1 << 63),
+        notice(day=1 << 40),
+        notice(expires_at_ms=(1 << 63) - 1),
+        msgspec.structs.replace(notice(), at_ms=1 << 62),
+        msgspec.structs.replace(notice(), at_ms=-1),
+        msgspec.structs.replace(notice(), clearing_micros_cpm=(1 << 64) - 1),
+        msgspec.structs.replace(notice(), value_micros=1 << 62),
+    ],
+)
+def test_what_no_column_or_sum_can_hold_is_no_event(event: Notice) -> None:
+    found, poison = sift([Record(0, 1, 1, "key", encode(event))], Notice)
+    assert not found
+    assert "Expected `int`" in poison[0].fault
 
 
 async def test_a_letter_says_where_it_stood_and_fits_where_it_did(tmp_path: Path) -> None:

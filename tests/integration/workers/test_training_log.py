@@ -109,6 +109,19 @@ async def shop(tmp_path: Path) -> Shop:
     return made
 
 
+async def test_numbers_that_no_file_can_hold_keep_nothing_else_from_being_written(shop: Shop) -> None:
+    await shop.log.append(Topic.DECISIONS, [decision(1), decision(2, at_ms=1 << 62), decision(3)])
+    bad = [notice(2, clearing_micros_cpm=1 << 63), notice(3, at_ms=-(1 << 62)), notice(4, loss_reason=(1 << 64) - 1)]
+    await shop.log.append(Topic.NOTICES, [notice(1), *bad, notice(5)])
+    job = shop.job()
+    await job.open()
+    await shop.work(job)
+    assert [row["auction_id"] for row in shop.rows()] == ["auction-1", "auction-3"]
+    assert [row["auction_id"] for row in shop.rows("notices")] == ["auction-1", "auction-5"]
+    assert len((await shop.log.read(Topic.DEAD_LETTERS, {}, 10)).records) == 4
+    await job.close()
+
+
 async def test_rows_hold_what_was_decided_and_told(shop: Shop) -> None:
     await shop.log.append(Topic.DECISIONS, [decision(1, bids=2), decision(2, at_ms=AT_MS + HOUR_MS)])
     await shop.log.append(Topic.NOTICES, [notice(1, cost_micros=1_500, clearing_micros_cpm=1_500_000)])
