@@ -267,13 +267,14 @@ class User(msgspec.Struct, gc=False):
 
 
 class RegsExt(msgspec.Struct, gc=False):
-    """Where 2.5 put what 2.6 promoted."""
+    """Where 2.5 put what 2.6 promoted. `gpc`: the browser's Global Privacy Control, as header bidding passes it on."""
 
     gdpr: Int | None = None
     us_privacy: str = ""
     gpp: str = ""
     gpp_sid: tuple[Int, ...] = ()
     coppa: Int = 0
+    gpc: Text = ""
 
 
 class Regs(msgspec.Struct, gc=False):

@@ -14,7 +14,7 @@ class BitsError(ValueError):
 class Bits:
     """Bits of one string, read by position; reading past the end is an error, never a zero or a one."""
 
-    __slots__ = ("_length", "_value", "position")
+    __slots__ = ("_value", "length", "position")
 
     def __init__(self, text: str) -> None:
         text = text.rstrip("=")
@@ -27,16 +27,16 @@ class Bits:
             raise BitsError("not base64") from fault
         if len(data) * 8 < len(text) * 6:  # the decoder drops characters outside the alphabet
             raise BitsError("not base64")
-        self._length = len(text) * 6
-        self._value = int.from_bytes(data, "big") >> (len(data) * 8 - self._length)
+        self.length = len(text) * 6
+        self._value = int.from_bytes(data, "big") >> (len(data) * 8 - self.length)
         self.position = 0
 
     def at(self, offset: int, width: int) -> int:
         """Return the number in the `width` bits from `offset` on."""
         end = offset + width
-        if end > self._length:
+        if end > self.length:
             raise BitsError("cut short")
-        return (self._value >> (self._length - end)) & ((1 << width) - 1)
+        return (self._value >> (self.length - end)) & ((1 << width) - 1)
 
     def take(self, width: int) -> int:
         """Return the next number and move on."""

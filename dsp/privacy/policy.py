@@ -29,9 +29,9 @@ FORBIDDEN = Permissions(may_bid=False, may_store=False, may_personalise=False)
 def permissions(request: BidRequest, vendor_id: int, country_default: str) -> Permissions:
     """Return what the request's privacy signals allow.
 
-    COPPA, a device that limits tracking, a US opt-out, and a jurisdiction whose signal cannot be read leave
-    contextual bidding. Under GDPR, state about the user needs purposes 1, 2 and 7, personalisation 3 and 4 as well; a
-    publisher that forbids us purpose 2 forbids the bid.
+    COPPA, a device that limits tracking, a US opt-out (which a browser's Global Privacy Control is, and a known child),
+    and a jurisdiction whose signal cannot be read leave contextual bidding. Under GDPR, state about the user needs
+    purposes 1, 2 and 7, personalisation 3 and 4 as well; a publisher that forbids us purpose 2 forbids the bid.
 
     Args:
         request: decoded, its 2.5 locations folded in.
@@ -58,14 +58,18 @@ def _limits_tracking(device: Device) -> bool:
 def _us_opt_out(regs: Regs) -> bool:
     if regs.us_privacy and gpp.us_privacy_opted_out(regs.us_privacy):
         return True
-    if not regs.gpp:
+    if regs.ext is not None and str(regs.ext.gpc) == "1":
+        return True
+    if not regs.gpp and not regs.gpp_sid:
         return False
-    held = gpp.sections(regs.gpp)
-    if held is None:
-        # Unreadable: an opt-out for whom a US section is said to apply, no matter for anybody else.
-        return any(_is_us(number) for number in regs.gpp_sid)
-    # Without gpp_sid nobody says which sections apply; an opt-out in any of them is honoured.
-    return any(gpp.opted_out(number, held.get(number, "")) for number in regs.gpp_sid or held if _is_us(number))
+    held = gpp.sections(regs.gpp) or {}
+    if regs.us_privacy:
+        held = {gpp.US_PRIVACY: regs.us_privacy, **held}
+    # Without gpp_sid nobody says which sections apply; an opt-out in any of them is honoured. One that is said to apply
+    # and is not there, or not to be read, is an opt-out too.
+    return any(
+        number not in held or gpp.opted_out(number, held[number]) for number in regs.gpp_sid or held if _is_us(number)
+    )
 
 
 def _is_us(number: int) -> bool:

@@ -77,6 +77,15 @@ def _gdpr(text: str | None) -> Permissions:
         ({"regs": {"gpp": "rubbish", "gpp_sid": [-1]}}, FREE),
         ({"regs": {"gpp": "DBABLA~BVQqAAAAAgA.QA", "gpp_sid": [7]}}, FREE),
         ({"regs": {"gpp": f"DBABM~{FULL}", "gpp_sid": [2]}}, FREE),
+        # A section that applies and is nowhere
+        ({"regs": {"gpp_sid": [7]}}, CONTEXTUAL),
+        ({"regs": {"gpp": GPP_EU_US, "gpp_sid": [7]}}, CONTEXTUAL),
+        ({"regs": {"gpp": f"DBABM~{FULL}", "gpp_sid": [6]}}, CONTEXTUAL),
+        ({"regs": {"us_privacy": "1YNN", "gpp_sid": [6]}}, FREE),
+        # The browser's Global Privacy Control
+        ({"regs": {"ext": {"gpc": "1"}}}, CONTEXTUAL),
+        ({"regs": {"ext": {"gpc": 1}}}, CONTEXTUAL),
+        ({"regs": {"ext": {"gpc": "0"}}}, FREE),
     ],
 )
 def test_signals(fields: dict[str, Any], want: Permissions) -> None:
@@ -187,8 +196,10 @@ def test_gpp_sections(text: str, want: dict[int, str] | None) -> None:
         (9, (12, 14), 10),
         (11, (14, 16), 12),
         (18, (14, 16), 12),
-        (25, (28, 30), 26),
-        (27, (22, 24), 20),
+        (24, (16, 18), 14),
+        (25, (16, 18), 14),
+        (26, (16, 18), 14),
+        (27, (16, 18), 14),
     ],
 )
 def test_opt_outs_by_section(section: int, offsets: tuple[int, ...], other: int) -> None:
@@ -201,7 +212,56 @@ def test_opt_outs_by_section(section: int, offsets: tuple[int, ...], other: int)
     assert not gpp.opted_out(section, body(other, 1))
     assert gpp.opted_out(section, "B")  # cut short
     global_control = _base64("011000")
-    assert gpp.opted_out(section, f"{body(offsets[0], 2)}.{global_control}")
+    # What follows the core of the newest states, but for Maryland, is of sensitive data.
+    assert gpp.opted_out(section, f"{body(offsets[0], 2)}.{global_control}") == (section < 25)
+
+
+#: By section, where the fields on known children begin, how many there are, and where service-provider mode is.
+CHILDREN = {
+    7: (56, 3, 68), 8: (34, 2, 44), 9: (32, 1, 38), 10: (30, 1, 36), 11: (34, 1, 40), 12: (32, 3, 42), 13: (32, 3, 44),
+    14: (32, 3, 44), 15: (38, 3, 50), 16: (32, 1, 40), 17: (34, 5, 50), 18: (34, 1, 40), 19: (32, 1, 40),
+    20: (32, 3, 44), 21: (36, 5, 52), 22: (32, 1, 40), 23: (32, 1, 40), 24: (20, 0, 8), 25: (20, 1, 8), 26: (20, 1, 8),
+    27: (20, 1, 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("section", CHILDREN)
+def test_a_known_child_and_a_service_provider_s_mode_leave_a_user_s_data_unused(section: int) -> None:
+    first, count, mode = CHILDREN[section]
+    children = range(first, first + 2 * count, 2)
+    assert gpp.US_STATES.stop == 28
+
+    def body(offset: int, value: int) -> str:
+        return _base64(f"{'000001':0<{offset}}{value:02b}".ljust(96, "0"))
+
+    for offset in range(12, 72, 2):  # no other field says anything when it is 2
+        assert gpp.opted_out(section, body(offset, 2)) == (offset in children)
+    for offset in children:
+        assert gpp.opted_out(section, body(offset, 1))
+    assert gpp.opted_out(section, body(mode, 2 if section >= 24 else 1))
+    assert not gpp.opted_out(section, body(mode, 1 if section >= 24 else 2))
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "want"),
+    [
+        # What the IAB's own library writes when nothing is said, and an opt-out of sale.
+        (24, "BQAA.Q", False),
+        (24, "BQBA.Q", True),
+        (24, "BQAA.Y", True),
+        (25, "BQAA.AAA", False),
+        (25, "BVVV.kkk", True),
+        # A header, which the specifications of these sections have and that library has not.
+        (25, "ZBAAAAAAAA", True),
+        # The national section as it was, with ten characters or eleven: nothing said, and a child of either age.
+        (7, "BVQqAAAAAgA.QA", False),
+        (7, "BVQqAAAAAg", False),
+        (7, "BVQqAAAAEg", True),
+        (7, "BVQqAAAAhg", True),
+    ],
+)
+def test_sections_as_others_write_them(section: int, text: str, want: bool) -> None:
+    assert gpp.opted_out(section, text) == want
 
 
 def _base64(bits: str) -> str:
