@@ -14,7 +14,7 @@ from dsp.openrtb import macros
 from dsp.openrtb.names import codes, domain, domains
 from dsp.openrtb.request import Banner, BidRequest, Deal, Imp, Native, Video
 from dsp.openrtb.response import Bid, BidResponse, MarkupType
-from dsp.openrtb.slot import banner_sizes
+from dsp.openrtb.slot import banner_sizes, plays
 from dsp.openrtb.template import insecure
 
 #: Every label that `check` may return, for metrics to preset.
@@ -33,6 +33,7 @@ CHECKS = (
     "size",
     "duration",
     "protocol",
+    "api",
     "markup",
     "macro",
     "secure",
@@ -178,7 +179,7 @@ def _medium(bid: Bid, imp: Imp) -> _Medium | None:
     if kind == _BANNER:
         return imp.banner
     if kind == _VIDEO:
-        return imp.video
+        return imp.video if imp.video is not None and plays(imp.video) else None
     if kind == _AUDIO:
         return imp.audio
     return imp.native if kind == _NATIVE else None
@@ -224,14 +225,16 @@ def _floor_by_duration(bid: Bid, video: Video, floor: float) -> float:
 
 
 def _fit(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
-    """Check size, duration and protocol."""
+    """Check frameworks, size, duration and protocol."""
+    if bid.apis and not set(bid.apis) <= set(medium.api):
+        return "api"
     if isinstance(medium, Banner):
         sizes = banner_sizes(medium, imp, request.device)
-        return "size" if sizes and (bid.w, bid.h) not in sizes else ""
+        return "size" if sizes is not None and (bid.w, bid.h) not in sizes else ""
     if isinstance(medium, Native):
         return ""
     if bid.dur:
-        longest = medium.maxduration or bid.dur
+        longest = min([seconds for seconds in (medium.maxduration, medium.poddur) if seconds > 0], default=bid.dur)
         if bid.dur not in (medium.rqddurs or [bid.dur]) or not medium.minduration <= bid.dur <= longest:
             return "duration"
     protocols = medium.protocols or medium.protocol

@@ -18,10 +18,12 @@ Text = str | int
 
 
 class Format(msgspec.Struct, frozen=True, gc=False):
-    """A permitted banner size (3.2.10)."""
+    """A permitted banner size (3.2.10), or of a Flex Ad the ratio of its sides."""
 
     w: Int = 0
     h: Int = 0
+    wratio: Int = 0
+    hratio: Int = 0
 
 
 class Banner(msgspec.Struct, frozen=True, gc=False):
@@ -58,6 +60,7 @@ class Video(msgspec.Struct, frozen=True, gc=False):
     minduration: Int = 0
     maxduration: Int = 0
     rqddurs: tuple[Int, ...] = ()
+    poddur: Int = 0
     protocols: tuple[Int, ...] = ()
     protocol: tuple[Int, ...] = ()  # 2.0 to 2.2, deprecated since
     w: Int = 0

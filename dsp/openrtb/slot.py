@@ -12,6 +12,7 @@ from dsp.openrtb.request import Banner, Device, Imp, Text, Video
 #: An ad is shorter than a day; where a slot names no maximum this is it.
 DURATION_SECONDS_MAX = 86_400
 _SIDE_MAX = 20_000
+_NON_LINEAR = 2  # AdCOM list "Linearity Modes": an overlay, which our VAST documents are not
 _POSITIONS = frozenset(range(1, 10))
 
 # What a medium that names no MIME types is taken to accept when the impression offers another that does.
@@ -60,7 +61,8 @@ def read(imp: Imp, device: Device | None) -> Slot:
     """Return the slot of an impression; `formats` is empty where nothing can fill it.
 
     Blocks are the union over the media offered, which at worst is stricter than the slot. MIME types and frameworks
-    are the union too; where a bid fits one medium's list only by way of another's, `dsp.openrtb.check` sees it.
+    Blocks are the union over the media offered, which at worst is stricter than the slot. MIME types and frameworks
+    are the union too; where a bid needs a framework that only another medium has, `dsp.openrtb.check` sees it.
     """
     native = imp.native
     asked = (bytes(native.request), native.api, native.battr) if native is not None else None
@@ -69,6 +71,10 @@ def read(imp: Imp, device: Device | None) -> Slot:
 
 def _read(offered: _Offered) -> Slot:
     banner, video, audio, asked, screen = offered
+    if banner is not None and _banner_sizes(banner, screen) == []:
+        banner = None
+    if video is not None and not plays(video):
+        video = None
     media: list[tuple[str, tuple[Text, ...], tuple[str, ...]]] = []
     apis: list[int] = []
     blocked: list[int] = []
@@ -83,7 +89,7 @@ def _read(offered: _Offered) -> Slot:
             continue
         media.append((name, medium.mimes, known))
         if isinstance(medium, Banner):
-            sizes += _banner_sizes(medium, screen)
+            sizes += _banner_sizes(medium, screen) or []
         elif banner is None:  # a player scales what it plays, and no banner should take its size
             sizes += _player_size(medium)
         position = position or (medium.pos if medium.pos in _POSITIONS else 0)
@@ -113,16 +119,28 @@ def _read(offered: _Offered) -> Slot:
 _slots = Remembered(_read)
 
 
-def banner_sizes(banner: Banner, imp: Imp, device: Device | None) -> list[tuple[int, int]]:
-    """Return the sizes a banner slot permits; a full-screen slot that names none permits the screen's."""
+def plays(video: Video) -> bool:
+    """Return whether a video slot takes linear ads."""
+    return video.linearity != _NON_LINEAR
+
+
+def banner_sizes(banner: Banner, imp: Imp, device: Device | None) -> list[tuple[int, int]] | None:
+    """Return the sizes a banner slot permits, None for any; a full-screen slot that names none permits the screen's.
+
+    A slot that names one side, or the ratio of its sides (a Flex Ad), permits none that we know.
+    """
     return _banner_sizes(banner, _screen(imp, device))
 
 
-def _banner_sizes(banner: Banner, screen: tuple[int, int] | None) -> list[tuple[int, int]]:
-    sizes = [(size.w, size.h) for size in banner.format]
-    sizes.append((banner.w, banner.h))
-    sizes = [size for size in sizes if _real(*size)]
-    return [screen] if not sizes and screen is not None else sizes
+def _banner_sizes(banner: Banner, screen: tuple[int, int] | None) -> list[tuple[int, int]] | None:
+    named = [*[(size.w, size.h) for size in banner.format], (banner.w, banner.h)]
+    sizes = [size for size in named if _real(*size)]
+    if sizes:
+        return sizes
+    if screen is not None:
+        return [screen]
+    flexible = any(size.wratio > 0 or size.hratio > 0 for size in banner.format)
+    return [] if flexible or any(side > 0 for size in named for side in size) else None
 
 
 def _screen(imp: Imp, device: Device | None) -> tuple[int, int] | None:
@@ -138,7 +156,9 @@ def _real(width: int, height: int) -> bool:
 
 
 def _video(video: Video) -> VideoSlot:
-    shortest, longest = max(video.minduration, 0), video.maxduration
+    # No ad lasts longer than the pod of which it is a part.
+    longest = min([seconds for seconds in (video.maxduration, video.poddur) if seconds > 0], default=0)
+    shortest = max(video.minduration, 0)
     required = frozenset([seconds for seconds in video.rqddurs if seconds > 0])
     if required:
         shortest, longest = min(required), max(required)
