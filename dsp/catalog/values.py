@@ -5,17 +5,26 @@ from collections.abc import Callable
 
 from dsp.catalog.entities import MediaFormat
 from dsp.catalog.rules import Dimension
+from dsp.openrtb.geo import COUNTRIES
+from dsp.openrtb.names import browser_name, os_name
 from dsp.openrtb.opportunity import DeviceKind
 
 TEXT_CHARS_MAX = 200
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})+")
-_COUNTRY = re.compile(r"[A-Z]{3}")
-_REGION = re.compile(r"[A-Z]{3}-[A-Z0-9-]{1,10}")
-_POSTCODE = re.compile(r"[A-Z]{3}-[A-Z0-9 -]{1,12}")
+_REGION = re.compile(r"([A-Z]{3})-[A-Z0-9]{1,10}")
+_POSTCODE = re.compile(r"([A-Z]{3})-[A-Z0-9 -]{1,12}")
 _SIZE = re.compile(r"[1-9]\d{0,3}x[1-9]\d{0,3}")
 #: Content taxonomy 1.0 (IAB2-3), 2.x (a number) and 3.x (a number, or six characters with digits among them).
 _CATEGORY = re.compile(r"IAB\d{1,2}(-\d{1,3})?|\d{1,4}|(?=[A-Z]*\d)[A-Z0-9]{6}")
-_LANGUAGE = re.compile(r"[a-z]{2}")
+#: ISO 639-1.
+_LANGUAGE_CODES = """
+aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo
+es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka
+kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng
+nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm sn so sq sr ss st su
+sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu
+"""
+_LANGUAGES = frozenset(_LANGUAGE_CODES.split())
 _PROFILE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
@@ -46,7 +55,10 @@ def category(value: str) -> str:
 
 def language(value: str) -> str:
     """Return an ISO 639-1 code in lower case."""
-    return _matching(_LANGUAGE, value.strip().lower(), "an ISO 639-1 language such as en")
+    code = value.strip().lower()
+    if code not in _LANGUAGES:
+        raise ValueError("must be an ISO 639-1 language such as en")
+    return code
 
 
 def exchange(value: str) -> str:
@@ -75,22 +87,41 @@ def _matching(pattern: re.Pattern[str], value: str, wanted: str) -> str:
 
 
 def _country(value: str) -> str:
-    return _matching(_COUNTRY, value.strip().upper(), "an ISO 3166-1 alpha-3 country such as USA")
+    code = value.strip().upper()
+    if code not in COUNTRIES:
+        raise ValueError("must be an ISO 3166-1 alpha-3 country such as USA")
+    return code
 
 
 def _region(value: str) -> str:
-    return _matching(_REGION, value.strip().upper(), "a country and a region such as USA-CA")
+    return _within(_REGION, value, "a country and a region such as USA-CA")
 
 
 def _city(value: str) -> str:
     country, hyphen, city = text(value).partition("-")
-    if not hyphen or not _COUNTRY.fullmatch(country.upper()) or not city.strip():
+    if not hyphen or country.upper() not in COUNTRIES or not city.strip():
         raise ValueError("must be a country and a city such as USA-los angeles")
     return f"{country.upper()}-{city.strip().lower()}"
 
 
 def _postcode(value: str) -> str:
-    return _matching(_POSTCODE, value.strip().upper(), "a country and a postcode such as USA-90210")
+    return _within(_POSTCODE, value, "a country and a postcode such as USA-90210")
+
+
+def _within(pattern: re.Pattern[str], value: str, wanted: str) -> str:
+    """Return a place that the pattern describes, whose first group is the country that it is in."""
+    place = value.strip().upper()
+    found = pattern.fullmatch(place)
+    if found is None or found[1] not in COUNTRIES:
+        raise ValueError(f"must be {wanted}")
+    return place
+
+
+def _os(value: str) -> str:
+    name = os_name(text(value))
+    if not name:
+        raise ValueError("must be an operating system such as android")
+    return name
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:
@@ -114,8 +145,8 @@ _SHAPES: dict[Dimension, Callable[[str], str]] = {
     Dimension.CITY: _city,
     Dimension.POSTCODE: _postcode,
     Dimension.DEVICE: _one_of(*DeviceKind),
-    Dimension.OS: _lower,
-    Dimension.BROWSER: _lower,
+    Dimension.OS: _os,
+    Dimension.BROWSER: lambda value: browser_name(text(value)),
     Dimension.FORMAT: _one_of(*MediaFormat),
     Dimension.SIZE: lambda value: _matching(_SIZE, value.strip().lower(), "a size such as 300x250"),
     Dimension.INVENTORY: _one_of("site", "app", "dooh"),

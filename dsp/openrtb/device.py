@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ua_parser import BestAvailableResolver, Parser, load_builtins
 
 from dsp.kernel.remember import Remembered
+from dsp.openrtb.names import browser_name, os_name
 from dsp.openrtb.opportunity import DeviceKind
 from dsp.openrtb.request import Device, UserAgent
 
@@ -25,53 +26,6 @@ _KINDS = {
     6: DeviceKind.TV,
     7: DeviceKind.TV,
     8: DeviceKind.OTHER,
-}
-_OS_NAMES = {
-    "iphone": "ios",
-    "iphone os": "ios",
-    "ipad": "ios",
-    "ipados": "ios",
-    "mac os x": "macos",
-    "mac os": "macos",
-    "macosx": "macos",
-    "os x": "macos",
-    "osx": "macos",
-    "mac": "macos",
-    "macintosh": "macos",
-    "win": "windows",
-    "windows nt": "windows",
-    "win32": "windows",
-    "chrome os": "chromeos",
-    "chromium os": "chromeos",
-    "cros": "chromeos",
-    "web os": "webos",
-    "webos tv": "webos",
-    "roku os": "roku",
-    "ubuntu": "linux",
-    "debian": "linux",
-    "fedora": "linux",
-    "unknown": "",
-    "other": "",
-}
-_BROWSER_NAMES = {
-    "google chrome": "chrome",
-    "chrome mobile": "chrome",
-    "chrome mobile ios": "chrome",
-    "chrome mobile webview": "chrome",
-    "chromium": "chrome",
-    "headlesschrome": "chrome",
-    "mobile safari": "safari",
-    "mobile safari ui/wkwebview": "safari",
-    "firefox mobile": "firefox",
-    "firefox ios": "firefox",
-    "microsoft edge": "edge",
-    "edge mobile": "edge",
-    "opera mobile": "opera",
-    "opera mini": "opera",
-    "opera touch": "opera",
-    "ie mobile": "ie",
-    "internet explorer": "ie",
-    "android": "android browser",
 }
 _PHONE_OS = frozenset({"ios", "android", "windows phone", "blackberry os", "kaios"})
 _DESKTOP_OS = frozenset({"windows", "macos", "linux", "chromeos"})
@@ -106,7 +60,7 @@ def describe(device: Device | None) -> Agent:
 def _describe(stated: tuple[str, UserAgent | None, int, str, str, str, str]) -> Agent:
     user_agent, hints, devicetype, os, os_version, make, model = stated
     agent = parse_user_agent(user_agent) if user_agent else _UNKNOWN
-    os, os_version, browser = _os_name(os), os_version.strip().lower(), ""
+    os, os_version, browser = os_name(os), os_version.strip().lower(), ""
     if hints is not None:
         os, os_version, browser, model = _from_hints(hints, os, os_version, model)
     os = os or agent.os
@@ -130,12 +84,12 @@ def parse_user_agent(user_agent: str) -> Agent:
     browser = result.user_agent.family.lower() if result.user_agent else ""
     os, version = "", ""
     if result.os:
-        os = _os_name(result.os.family)
+        os = os_name(result.os.family)
         version = ".".join(part for part in (result.os.major, result.os.minor, result.os.patch) if part)
     make = (result.device.brand or "").lower() if result.device else ""
     model = (result.device.model or "").lower() if result.device else ""
     kind = _kind_from_agent(user_agent.lower(), os, model)
-    return Agent(kind, os, version.lower(), _BROWSER_NAMES.get(browser, browser), make, model)
+    return Agent(kind, os, version.lower(), browser_name(browser), make, model)
 
 
 def _kind_from_agent(user_agent: str, os: str, model: str) -> DeviceKind:
@@ -167,15 +121,10 @@ def _kind_without_type(devicetype: int, hints: UserAgent | None, agent: Agent, o
 def _from_hints(hints: UserAgent, os: str, os_version: str, model: str) -> tuple[str, str, str, str]:
     """Return os, version, browser and model, client hints first (3.2.29)."""
     if hints.platform is not None and hints.platform.brand:
-        os = _os_name(hints.platform.brand)
+        os = os_name(hints.platform.brand)
         os_version = ".".join(map(str, hints.platform.version)) or os_version
     brands = [brand.brand.strip().lower() for brand in hints.browsers]
     # Browsers list a made-up brand ("Not/A)Brand") and the engine beside themselves.
     named = [brand for brand in brands if brand and "brand" not in brand]
     browser = next((brand for brand in named if brand != "chromium"), named[0] if named else "")
-    return os, os_version, _BROWSER_NAMES.get(browser, browser), hints.model or model
-
-
-def _os_name(name: str) -> str:
-    name = name.strip().lower()
-    return _OS_NAMES.get(name, name)
+    return os, os_version, browser_name(browser), hints.model or model

@@ -25,7 +25,8 @@ TR:TUR TT:TTO TV:TUV TW:TWN TZ:TZA UA:UKR UG:UGA UM:UMI US:USA UY:URY UZ:UZB VA:
 VN:VNM VU:VUT WF:WLF WS:WSM YE:YEM YT:MYT ZA:ZAF ZM:ZMB ZW:ZWE UK:GBR EL:GRC XK:XKX
 """
 _ALPHA3 = dict(pair.split(":") for pair in _COUNTRIES.split())
-_KNOWN = frozenset(_ALPHA3.values())
+#: Every country that an opportunity may be in.
+COUNTRIES = frozenset(_ALPHA3.values())
 
 _UTC_OFFSET_MINUTES_MAX = 14 * 60
 
@@ -67,4 +68,4 @@ _places = Remembered(_place, entries_max=8_192)
 def country_alpha3(code: str) -> str:
     """Return the ISO 3166-1 alpha-3 code of an alpha-2 or alpha-3 code, "" for anything else."""
     code = code.strip().upper()
-    return code if code in _KNOWN else _ALPHA3.get(code, "")
+    return code if code in COUNTRIES else _ALPHA3.get(code, "")

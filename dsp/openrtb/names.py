@@ -1,4 +1,4 @@
-"""Names in one form: domains, languages, and the lists of them that exchanges repeat request after request."""
+"""Names in one form: domains, languages, systems, and the lists that exchanges repeat request after request."""
 
 from dsp.kernel.remember import Remembered
 from dsp.openrtb.request import Text
@@ -7,6 +7,55 @@ NONE: frozenset[str] = frozenset()
 # Bounds on the lists that are kept, since strangers decide what is sent.
 _LISTS_MAX = 2_048
 _LIST_CHARS_MAX = 8_192
+#: Codes of before 1989, which Java and so Android still give for these languages.
+_LANGUAGES_THEN = {"iw": "he", "in": "id", "ji": "yi"}
+_OS_NAMES = {
+    "iphone": "ios",
+    "iphone os": "ios",
+    "ipad": "ios",
+    "ipados": "ios",
+    "mac os x": "macos",
+    "mac os": "macos",
+    "macosx": "macos",
+    "os x": "macos",
+    "osx": "macos",
+    "mac": "macos",
+    "macintosh": "macos",
+    "win": "windows",
+    "windows nt": "windows",
+    "win32": "windows",
+    "chrome os": "chromeos",
+    "chromium os": "chromeos",
+    "cros": "chromeos",
+    "web os": "webos",
+    "webos tv": "webos",
+    "roku os": "roku",
+    "ubuntu": "linux",
+    "debian": "linux",
+    "fedora": "linux",
+    "unknown": "",
+    "other": "",
+}
+_BROWSER_NAMES = {
+    "google chrome": "chrome",
+    "chrome mobile": "chrome",
+    "chrome mobile ios": "chrome",
+    "chrome mobile webview": "chrome",
+    "chromium": "chrome",
+    "headlesschrome": "chrome",
+    "mobile safari": "safari",
+    "mobile safari ui/wkwebview": "safari",
+    "firefox mobile": "firefox",
+    "firefox ios": "firefox",
+    "microsoft edge": "edge",
+    "edge mobile": "edge",
+    "opera mobile": "opera",
+    "opera mini": "opera",
+    "opera touch": "opera",
+    "ie mobile": "ie",
+    "internet explorer": "ie",
+    "android": "android browser",
+}
 
 
 def domain(address: str) -> str:
@@ -23,7 +72,20 @@ def domain(address: str) -> str:
 
 def language(code: str) -> str:
     """Return the ISO 639-1 part of a language tag."""
-    return code.strip().lower().replace("_", "-").partition("-")[0]
+    primary = code.strip().lower().replace("_", "-").partition("-")[0]
+    return _LANGUAGES_THEN.get(primary, primary)
+
+
+def os_name(name: str) -> str:
+    """Return an operating system in lower case, "" where it is not known."""
+    name = name.strip().lower()
+    return _OS_NAMES.get(name, name)
+
+
+def browser_name(name: str) -> str:
+    """Return a browser's family in lower case."""
+    name = name.strip().lower()
+    return _BROWSER_NAMES.get(name, name)
 
 
 def codes(values: tuple[Text, ...]) -> frozenset[str]:

@@ -8,6 +8,7 @@ import msgspec
 from dsp.kernel import config
 from dsp.kernel.config import Secret
 from dsp.kernel.errors import ConfigError, Fault
+from dsp.openrtb.geo import COUNTRIES
 from dsp.openrtb.price import PRICE_CIPHERS, key_from_text
 
 BILLING_EVENTS = ("win", "bill", "imp")
@@ -96,7 +97,7 @@ def _rules(profile: Profile, stem: str) -> list[Fault]:
         ("auction_default", profile.auction_default in (1, 2), "must be 1 or 2"),
         ("currencies", bool(profile.currencies), "must name at least one currency"),
         ("network_margin_ms", 0 <= profile.network_margin_ms < profile.tmax_default_ms, "must leave some of tmax"),
-        ("country_default", len(profile.country_default) in (0, 3), "must be three letters"),
+        ("country_default", profile.country_default in ("", *COUNTRIES), "must be an ISO 3166-1 alpha-3 country"),
         *[(field, getattr(profile, field) > 0, "must be positive") for field in positive],
     ]
     if profile.price_cipher == "google":

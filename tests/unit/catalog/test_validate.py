@@ -95,7 +95,8 @@ def test_normal_form_is_stable(dimension: Dimension, text: str) -> None:
         (Dimension.COUNTRY, "usa", "USA"), (Dimension.REGION, "usa-ca", "USA-CA"),
         (Dimension.POSTCODE, "usa-90210", "USA-90210"), (Dimension.CATEGORY, "jlbcu7", "JLBCU7"),
         (Dimension.CITY, "usa-Los Angeles", "USA-los angeles"), (Dimension.DEVICE, "Phone", "phone"),
-        (Dimension.OS, "iOS", "ios"),
+        (Dimension.OS, "iOS", "ios"), (Dimension.OS, "Mac OS X", "macos"), (Dimension.OS, "iPadOS", "ios"),
+        (Dimension.BROWSER, "Google Chrome", "chrome"), (Dimension.BROWSER, "Internet Explorer", "ie"),
         (Dimension.SIZE, "300X250", "300x250"), (Dimension.DOMAIN, "www.News.example", "news.example"),
         (Dimension.BUNDLE, "com.Example.App", "com.example.app"), (Dimension.CATEGORY, "iab2-3", "IAB2-3"),
         (Dimension.LANGUAGE, "EN", "en"), (Dimension.DEAL, "Deal-A", "Deal-A"), (Dimension.SEGMENT, "Gamer", "gamer"),
@@ -114,7 +115,9 @@ def test_values_are_written_as_opportunities_write_them(dimension: Dimension, te
         (Dimension.DOMAIN, "https://a.example"),
         (Dimension.DOMAIN, "a"), (Dimension.DOMAIN, "a..b"), (Dimension.CATEGORY, "cars"), (Dimension.LANGUAGE, "eng"),
         (Dimension.SEGMENT, " "), (Dimension.BUNDLE, "a\x00b"), (Dimension.FORMAT, "popup"),
-        (Dimension.INVENTORY, "print"),
+        (Dimension.INVENTORY, "print"), (Dimension.COUNTRY, "GER"), (Dimension.REGION, "USA-US-CA"),
+        (Dimension.REGION, "GER-BY"), (Dimension.CITY, "ENG-london"), (Dimension.POSTCODE, "GER-10115"),
+        (Dimension.LANGUAGE, "jp"), (Dimension.OS, "Unknown"),
     ],
 )  # fmt: skip
 def test_values_that_could_never_match_are_refused(dimension: Dimension, text: str) -> None:

@@ -21,3 +21,5 @@ def test_many_lists_and_long_ones_stay_right() -> None:
 
 def test_languages() -> None:
     assert [names.language(code) for code in ("en-GB", "PT_br", "de", "")] == ["en", "pt", "de", ""]
+    # Android still says these as they were before 1989.
+    assert [names.language(code) for code in ("iw-IL", "in_ID", "ji")] == ["he", "id", "yi"]
