@@ -90,7 +90,7 @@ FIELDS: dict[str, str] = {
     "daily_micros": "For one day in the advertiser's time zone.",
     "total_micros": "For the whole flight.",
     "flight": "When it runs.",
-    "start_ms": "The first instant.",
+    "start_ms": "The first instant; 0 means that it has begun.",
     "end_ms": "The instant after the last; null means open.",
     "goal": "A bound on the average cost of what is bought; within it and the budget, as much as possible is bought.",
     "kind": "What the bound is on: a thousand impressions (`cpm`), a click (`cpc`), a conversion (`cpa`), or the "

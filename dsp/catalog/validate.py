@@ -28,6 +28,8 @@ AMOUNT_MICROS_MAX = 10_000_000_000 * MICROS_PER_UNIT
 ROAS_MICROS_MIN, ROAS_MICROS_MAX = 10_000, 1_000 * MICROS_PER_UNIT
 #: The year 9999.
 TIME_MS_MAX = 253_402_300_799_999
+#: In 1973. What is below is a time in seconds, which would be long past: a flight would begin, or end, at once.
+TIME_MS_MIN = 100_000_000_000
 SECONDS_PER_DAY = 86_400
 WINDOW_SECONDS_MAX = 365 * SECONDS_PER_DAY
 FREQUENCY_CAPS_MAX = 10
@@ -56,6 +58,12 @@ def _between(low: int, high: int) -> FieldRule:
         return value
 
     return rule
+
+
+def _instant(value: int) -> int:
+    if value and not TIME_MS_MIN <= value <= TIME_MS_MAX:
+        raise ValueError(f"must be 0 or milliseconds since the epoch, between {TIME_MS_MIN} and {TIME_MS_MAX}")
+    return value
 
 
 def _optional(rule: Callable[[str], str]) -> FieldRule:
@@ -210,7 +218,7 @@ _RULES = Rules(
             "value_micros": _AMOUNT,
         },
         Budget: {"daily_micros": _AMOUNT, "total_micros": _AMOUNT},
-        Flight: {"start_ms": _between(0, TIME_MS_MAX), "end_ms": _between(0, TIME_MS_MAX)},
+        Flight: {"start_ms": _instant, "end_ms": _instant},
         Goal: {"target_micros": _AMOUNT},
         Daypart: {"weekday": _between(0, 6), "start_hour": _between(0, 23), "end_hour": _between(1, 24)},
         FrequencyCap: {

@@ -179,7 +179,7 @@ async def test_lists_are_paged_and_filtered(api: Api) -> None:
         for number in range(5)
     ]
     for advertiser in advertisers[:2]:
-        await api.create("campaigns", name="C", advertiser_id=advertiser["id"], flight={"start_ms": 1})
+        await api.create("campaigns", name="C", advertiser_id=advertiser["id"], flight={"start_ms": 0})
     await api.member.post(f"/v1/advertisers/{advertisers[3]['id']}/activate")
     seen, token = [], ""
     while token is not None:

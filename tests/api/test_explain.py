@@ -60,11 +60,11 @@ async def test_each_line_item_gets_its_reason(api: Api) -> None:
 
 async def test_the_instant_decides_about_flights(api: Api) -> None:
     ids = await _active_tree(api)
-    flight = {"start_ms": 1_000_000, "end_ms": 2_000_000}
+    flight = {"start_ms": 1_700_001_000_000, "end_ms": 1_700_002_000_000}
     await api.member.patch(f"/v1/campaigns/{ids['campaigns']}", json={"flight": flight}, headers={"if-match": "*"})
     assert (await _verdict(api, REQUEST))["excluded"] == {"out_of_flight": 1}
-    assert (await _verdict(api, REQUEST, at_ms=1_500_000))["excluded"] == {}
-    assert (await _verdict(api, REQUEST, at_ms=2_000_000))["excluded"] == {"out_of_flight": 1}
+    assert (await _verdict(api, REQUEST, at_ms=1_700_001_500_000))["excluded"] == {}
+    assert (await _verdict(api, REQUEST, at_ms=1_700_002_000_000))["excluded"] == {"out_of_flight": 1}
 
 
 async def test_a_kept_request_is_explained_as_of_when_it_came(api: Api) -> None:

@@ -60,7 +60,7 @@ async def test_every_refused_field_is_named_at_once(api: Api) -> None:
             "id": 7, "name": " ", "campaign_id": ids["campaigns"], "surprise": 1,
             "goal": {"kind": "cpx", "target_micros": -1},
             "budget": {"daily_micros": 1.5, "total_micros": 0, "weekly_micros": 1},
-            "flight": {"start_ms": 10, "end_ms": 10},
+            "flight": {"start_ms": 10**12, "end_ms": 10**12},
             "dayparts": [{"weekday": 7, "start_hour": 0, "end_hour": 25},
                          {"weekday": 1, "start_hour": 9, "end_hour": 9}],
             "targeting": {"clauses": {"country": {"include": ["Germany"]}, "mood": {}}, "audience": [[]]},

@@ -137,7 +137,9 @@ def test_what_is_both_included_and_excluded_is_refused() -> None:
     [
         ({"budget": {"daily_micros": 2, "total_micros": 1}}, "budget.daily_micros"),
         ({"budget": {"daily_micros": 10**19}}, "budget.daily_micros"),
-        ({"flight": {"start_ms": 5, "end_ms": 5}}, "flight.end_ms"),
+        ({"flight": {"start_ms": 10**12, "end_ms": 10**12}}, "flight.end_ms"),
+        ({"flight": {"start_ms": 1_795_000_000}}, "flight.start_ms"),  # seconds: it would begin at once
+        ({"flight": {"start_ms": 0, "end_ms": 1_795_000_000}}, "flight.end_ms"),
         ({"flight": {"start_ms": -1}}, "flight.start_ms"),
         ({"bid_min_micros_cpm": 2, "bid_max_micros_cpm": 1}, "bid_min_micros_cpm"),
         ({"goal": {"kind": "cpm", "target_micros": 10**11}}, "goal.target_micros"),
