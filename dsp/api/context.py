@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -153,8 +154,10 @@ def fingerprint(request: Request, body: bytes) -> str:
     return hashlib.sha256(head.encode() + body).hexdigest()
 
 
-def known_parameters(request: Request, known: Set[str | None] | Set[str]) -> None:
-    """Refuse a query parameter that would be ignored: a mistyped filter must not answer with everything."""
-    unknown = [name for name in request.query_params if name not in known]
-    if unknown:
-        raise ValidationError([Fault(name[:64], "unknown parameter") for name in unknown])
+def known_parameters(request: Request, known: Set[str | None] | Set[str], repeatable: Set[str] = frozenset()) -> None:
+    """Refuse a query parameter that would be ignored: a mistyped or second filter must not answer for another."""
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    faults = [Fault(name[:64], "unknown parameter") for name in given if name not in known | repeatable]
+    faults += [Fault(name, "may be given once") for name, times in given.items() if name in known and times > 1]
+    if faults:
+        raise ValidationError(faults)

@@ -1,17 +1,24 @@
-"""The report of spend and results: what it looks like, and how the book's days are summed."""
+"""The report of spend and results: what it looks like, and its averages."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, MICROS_PER_UNIT, Micros
-from dsp.store.book import DayResult
 
 EPOCH = date(1970, 1, 1)
-#: What is summed under the name it has in the book.
-_SUMS = ("impressions", "spend_micros", "late_micros", "clicks", "conversions", "conversion_value_micros")
+_SUMS = (
+    "impressions",
+    "spend_micros",
+    "late_micros",
+    "clicks",
+    "conversions",
+    "conversion_value_micros",
+    "expected_value_micros",
+)
 
 
 class Dimension(StrEnum):
@@ -21,6 +28,11 @@ class Dimension(StrEnum):
     ADVERTISER = "advertiser"
     CAMPAIGN = "campaign"
     LINE_ITEM = "line_item"
+
+    @property
+    def column(self) -> str:
+        """Return the name that the book has for it."""
+        return "day" if self is Dimension.DATE else f"{self}_id"
 
 
 class SpendRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,26 +72,27 @@ class SpendReport(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[SpendRow]
 
 
-def sum_spend(days: Iterable[DayResult], dimensions: tuple[Dimension, ...]) -> list[SpendRow]:
-    """Return the days' spend and results summed over all but the dimensions, in order of these."""
-    groups: dict[SpendRow, list[DayResult]] = {}
-    for day in days:
-        key = SpendRow(
-            date=(EPOCH + timedelta(days=day.day)).isoformat() if Dimension.DATE in dimensions else None,
-            advertiser_id=day.advertiser_id if Dimension.ADVERTISER in dimensions else None,
-            campaign_id=day.campaign_id if Dimension.CAMPAIGN in dimensions else None,
-            line_item_id=day.line_item_id if Dimension.LINE_ITEM in dimensions else None,
-        )
-        groups.setdefault(key, []).append(day)
-    return [_summed(key, group) for key, group in groups.items()]
-
-
-def _summed(key: SpendRow, days: Sequence[DayResult]) -> SpendRow:
-    row = msgspec.structs.replace(
-        key,
-        expected_value_micros=sum(day.value_micros for day in days),
-        **{name: sum(getattr(day, name) for day in days) for name in _SUMS},
+def spend_row(found: Mapping[str, Any]) -> SpendRow:
+    """Return the row of what dsp.store.results.sum_days found."""
+    day, expected = found.get("day"), found["value_micros"]
+    row = SpendRow(
+        date=None if day is None else (EPOCH + timedelta(days=day)).isoformat(),
+        expected_value_micros=expected,
+        **{name: value for name, value in found.items() if name not in ("day", "value_micros")},
     )
+    return _averaged(row)
+
+
+def total(rows: Iterable[SpendRow]) -> SpendRow:
+    """Return the sum of the rows."""
+    sums = dict.fromkeys(_SUMS, 0)
+    for row in rows:
+        for name in _SUMS:
+            sums[name] += getattr(row, name)
+    return _averaged(msgspec.structs.replace(SpendRow(), **sums))
+
+
+def _averaged(row: SpendRow) -> SpendRow:
     return msgspec.structs.replace(
         row,
         ecpm_micros=_per(row.spend_micros * IMPRESSIONS_PER_MILLE, row.impressions),

@@ -198,6 +198,8 @@ async def test_lists_are_paged_and_filtered(api: Api) -> None:
     assert await names("advertisers?external_id=ext-2") == ["A2"]
     assert await names("advertisers?external_id=ext-2&status=active") == []
     assert await names(f"campaigns?advertiser_id={advertisers[1]['id']}") == ["C"]
+    twice = await api.viewer.get("/v1/campaigns?advertiser_id=1&advertiser_id=2&status=draft&status=active")
+    assert errors(twice) == {"advertiser_id": "may be given once", "status": "may be given once"}
     assert await names("campaigns?advertiser_id=99") == []
 
 

@@ -1,8 +1,11 @@
 """The spend report: the book's numbers, summed."""
 
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
+from fastapi import FastAPI
 
 from dsp.events.topics import Topic
 from dsp.ledger.book import Response, Transaction
@@ -58,7 +61,7 @@ async def test_all_dimensions(billed: Api) -> None:
     }  # fmt: skip
     keys = [(row["date"], row["line_item_id"], row["spend_micros"]) for row in report["rows"]]
     assert keys == [
-        ("2024-10-04", 2, 3_000), ("2024-10-05", 2, 700), ("2024-10-04", 3, 500), ("2024-10-04", 12, 40),
+        ("2024-10-04", 2, 3_000), ("2024-10-04", 3, 500), ("2024-10-04", 12, 40), ("2024-10-05", 2, 700),
     ]  # fmt: skip
 
 
@@ -73,6 +76,8 @@ async def test_all_dimensions(billed: Api) -> None:
         ("?dimension=campaign&line_item_id=3", {(1,): 500}),
         ("?dimension=line_item&advertiser_id=2", {(12,): 40}),
         ("?advertiser_id=99", {}),
+        ("?dimension=line_item&line_item_id=2&line_item_id=12", {(2,): 3_700, (12,): 40}),
+        ("?dimension=advertiser&campaign_id=1&campaign_id=6", {(1,): 4_200, (2,): 40}),
     ],
 )
 async def test_dimensions_and_filters(billed: Api, query: str, spend: dict[tuple[Any, ...], int]) -> None:
@@ -81,6 +86,21 @@ async def test_dimensions_and_filters(billed: Api, query: str, spend: dict[tuple
     rows = {tuple(row[name] for name in names if row[name] is not None): row["spend_micros"] for row in report["rows"]}
     assert rows == spend
     assert report["total"]["spend_micros"] == sum(spend.values())
+
+
+async def test_rows_come_in_the_order_of_the_dimensions(billed: Api) -> None:
+    rows = (await _report(billed, "?dimension=campaign&dimension=date"))["rows"]
+    keys = [(row["campaign_id"], row["date"]) for row in rows]
+    assert keys == [(1, "2024-10-04"), (1, "2024-10-05"), (6, "2024-10-04")]
+
+
+async def test_a_report_of_too_many_rows_is_refused(billed: Api, application: FastAPI) -> None:
+    bounded = msgspec.structs.replace(billed.services.config, report_rows_max=3)
+    application.state.services = replace(billed.services, config=bounded)
+    answer = await billed.viewer.get("/v1/reports/spend")
+    assert answer.status_code == 422
+    assert list(errors(answer)) == ["dimension"]
+    assert len((await _report(billed, "?dimension=line_item"))["rows"]) == 3
 
 
 async def test_results_stand_beside_their_cost(billed: Api) -> None:
@@ -121,8 +141,10 @@ async def test_freshness_is_told(billed: Api) -> None:
     ("query", "field"),
     [
         ("from=yesterday", "from"), ("to=2024-13-01", "to"), ("from=2024-02-02&to=2024-02-01", "to"),
-        ("dimension=mood", "dimension.0"), ("line_item_id=0", "line_item_id"), ("campaign_id=x", "campaign_id"),
-        ("advertiser_id=99999999999999999999", "advertiser_id"), ("until=2024-02-01", "until"),
+        ("dimension=mood", "dimension.0"), ("line_item_id=0", "line_item_id.0"), ("campaign_id=x", "campaign_id.0"),
+        ("advertiser_id=99999999999999999999", "advertiser_id.0"), ("until=2024-02-01", "until"),
+        ("from=2024-02-01&from=2024-02-02", "from"), ("from=1795046400", "from"), ("from=20240201", "from"),
+        ("to=2024-02-01T00:00:00", "to"), ("from=2024-W05-1", "from"),
     ],
 )  # fmt: skip
 async def test_bad_parameters(api: Api, query: str, field: str) -> None:

@@ -1,24 +1,46 @@
 """/v1/reports: what was spent and what came of it, from the book."""
 
+import re
 from datetime import date
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
 from dsp.api.context import Served, Viewer, known_parameters
 from dsp.api.openapi import content, problems, ref
-from dsp.api.spend import EPOCH, Dimension, SpendReport, SpendRow, sum_spend
+from dsp.api.spend import EPOCH, Dimension, SpendReport, SpendRow, spend_row, total
 from dsp.events.topics import Topic
 from dsp.kernel.errors import Fault, UnavailableError, ValidationError
-from dsp.store.book import BookRepository, DayResult
+from dsp.store.book import BookRepository
 from dsp.store.catalog import ID_MAX
+from dsp.store.results import sum_days
 
 router = APIRouter(prefix="/v1/reports", tags=["reports"])
 #: The consumer that writes the book, by the name it keeps its position under.
 _LEDGER = "ledger"
-_Id = Annotated[int | None, Query(ge=1, le=ID_MAX)]
+_IDS_MAX = 500
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_Ids = Annotated[
+    list[Annotated[int, Field(ge=1, le=ID_MAX)]] | None,
+    Query(max_length=_IDS_MAX, description="Only what belongs to it; may be repeated."),
+]
+
+
+def _day(value: str) -> date:
+    """Return a day; a number, which might be a time, is none."""
+    try:
+        if _DAY.fullmatch(value):
+            return date.fromisoformat(value)
+    except ValueError:  # no such day
+        pass
+    raise PydanticCustomError("day", "must be a day such as 2026-01-31")
+
+
+_Day = Annotated[date, BeforeValidator(_day)]
 
 
 @router.get(
@@ -32,31 +54,35 @@ async def spend(
     served: Served,
     _key: Viewer,
     dimension: Annotated[list[Dimension] | None, Query(description="May be repeated; left out: all.")] = None,
-    first: Annotated[date | None, Query(alias="from", description="First day, such as 2026-01-31.")] = None,
-    last: Annotated[date | None, Query(alias="to", description="Last day, inclusive.")] = None,
-    advertiser_id: _Id = None,
-    campaign_id: _Id = None,
-    line_item_id: _Id = None,
+    first: Annotated[_Day | None, Query(alias="from", description="First day, such as 2026-01-31.")] = None,
+    last: Annotated[_Day | None, Query(alias="to", description="Last day, inclusive.")] = None,
+    advertiser_id: _Ids = None,
+    campaign_id: _Ids = None,
+    line_item_id: _Ids = None,
 ) -> Response:
-    """Sum what was billed and what came of it, straight from the book: the numbers equal the ledger's."""
-    known_parameters(request, {"dimension", "from", "to", "advertiser_id", "campaign_id", "line_item_id"})
+    """Sum what was billed and what came of it, straight from the book: the numbers equal the ledger's.
+
+    Without days it is of all that the book holds. A report of more rows than the platform gives in one answer is
+    refused: ask for fewer dimensions, days or line items.
+    """
+    owners = {"advertiser_id": advertiser_id, "campaign_id": campaign_id, "line_item_id": line_item_id}
+    known_parameters(request, {"from", "to"}, repeatable={"dimension", *owners})
     if first is not None and last is not None and last < first:
         raise ValidationError([Fault("to", "must not be before from")])
+    days = (None if first is None else (first - EPOCH).days, None if last is None else (last - EPOCH).days)
+    by = [one.column for one in dict.fromkeys(dimension or Dimension)]
+    rows_max = served.config.report_rows_max
 
-    def read() -> tuple[list[DayResult], dict[int, int]]:
+    def read() -> tuple[list[SpendRow], dict[int, int]]:
         with served.reads() as session:
-            book = BookRepository(session)
-            days = book.days(
-                line_item_ids=None if line_item_id is None else [line_item_id],
-                campaign_ids=None if campaign_id is None else [campaign_id],
-                day_min=None if first is None else (first - EPOCH).days,
-                day_max=None if last is None else (last - EPOCH).days,
-            )
-            return days, book.position(Topic.NOTICES, _LEDGER)
+            wanted = {name: ids for name, ids in owners.items() if ids is not None}
+            found = sum_days(session, by, wanted, days, rows_max + 1)
+            if len(found) > rows_max:
+                message = f"would give more than {rows_max} rows: ask for fewer dimensions, days or line items"
+                raise ValidationError([Fault("dimension", message)])
+            return [spend_row(one) for one in found], BookRepository(session).position(Topic.NOTICES, _LEDGER)
 
-    days, position = await run_in_threadpool(read)
-    if advertiser_id is not None:
-        days = [day for day in days if day.advertiser_id == advertiser_id]
+    rows, position = await run_in_threadpool(read)
     try:
         pending = await served.log.lag(Topic.NOTICES, position)
     except UnavailableError:  # the book can be reported without it
@@ -65,7 +91,8 @@ async def spend(
         currency=served.platform.currency,
         as_of_ms=served.clock.now_ms(),
         notices_pending=pending,
-        total=next(iter(sum_spend(days, ())), SpendRow()),
-        rows=sum_spend(days, tuple(dimension) if dimension is not None else tuple(Dimension)),
+        total=total(rows),
+        rows=rows,
     )
-    return Response(msgspec.json.encode(report), media_type="application/json")
+    body = await run_in_threadpool(msgspec.json.encode, report)
+    return Response(body, media_type="application/json")
