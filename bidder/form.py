@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from bidder.markup import markup, notice_urls, video_protocol
+from bidder.markup import markup, notice_urls, skip_after_seconds, video_protocol
 from bidder.offer import Offer
 from dsp.catalog.entities import Advertiser, Creative, LineItem, MediaFormat
 from dsp.events.schema import BidFacts, NoticeKind, encode_facts
@@ -14,6 +14,7 @@ from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.price import quote
 from dsp.openrtb.profile import Profile
 from dsp.openrtb.response import Bid, MarkupType
+from dsp.openrtb.slot import SKIPPABLE
 from dsp.openrtb.template import Template, mark
 
 #: Bounds on the forms that are kept, in characters: of one with its native request, and of all.
@@ -32,9 +33,9 @@ _MARKUP_TYPES = {
 }
 _encoder = msgspec.json.Encoder()
 
-#: The native request, the protocol of the slot's player, and whether the ad may be skipped.
-_Slot = tuple[str, int, bool]
-_NO_SLOT: _Slot = "", 0, False
+#: The native request, the protocol of the slot's player, and after how long the ad can be skipped.
+_Slot = tuple[str, int, int | None]
+_NO_SLOT: _Slot = "", 0, None
 _Key = tuple[int, bool, _Slot]
 
 
@@ -113,6 +114,7 @@ class Forms:
     def _make(self, offer: Offer) -> Form:
         creative, advertiser, opportunity = offer.creative, offer.advertiser, offer.opportunity
         creative_id = str(creative.id)
+        skippable = skip_after_seconds(creative, opportunity) is not None
         bid = Bid(
             id=_ID,
             impid="",
@@ -126,7 +128,7 @@ class Forms:
             cid=str(offer.line_item.campaign_id),
             crid=creative_id,
             cat=list(creative.categories or advertiser.categories),
-            attr=list(creative.attributes),
+            attr=sorted({*creative.attributes, SKIPPABLE}) if skippable else list(creative.attributes),
             apis=list(creative.apis),
             language=creative.language or "",
             w=creative.width or 0,
@@ -166,8 +168,7 @@ def _slot(creative: Creative, opportunity: Opportunity) -> _Slot:
     if creative.format is MediaFormat.BANNER and not creative.duration_seconds:
         return _NO_SLOT
     request = opportunity.native_request if creative.format is MediaFormat.NATIVE else ""
-    video = opportunity.video
-    return request, video_protocol(creative, opportunity), video is not None and video.skippable
+    return request, video_protocol(creative, opportunity), skip_after_seconds(creative, opportunity)
 
 
 def _size(key: _Key, form: Form) -> int:

@@ -15,7 +15,7 @@ from dsp.openrtb.opportunity import Opportunity
 _PRICE = f"&p={Macro.PRICE.text}"
 _MIN_TO_WIN = f"&m={Macro.MIN_TO_WIN.text}"
 _LOSS = f"&r={Macro.LOSS.text}{_MIN_TO_WIN}{_PRICE}"
-#: A skippable slot's ad can be skipped after so long.
+#: An ad can be skipped after so long where the slot lets it be and does not say when.
 SKIP_AFTER_SECONDS = 5
 #: What a creative's markup may hold of ours: the click redirect, plain or percent-encoded, and a number against caches.
 CLICK_URL = "${CLICK_URL}"
@@ -82,11 +82,21 @@ def video_protocol(creative: Creative, opportunity: Opportunity) -> int:
     return vast.protocol(opportunity.video.protocols if opportunity.video is not None else (), creative.protocols)
 
 
+def skip_after_seconds(creative: Creative, opportunity: Opportunity) -> int | None:
+    """Return after how long a video ad can be skipped in the slot; None where it cannot."""
+    video, duration = opportunity.video, creative.duration_seconds or 0
+    if creative.format is not MediaFormat.VIDEO or video is None or not video.skippable:
+        return None
+    after = video.skip_after_seconds or SKIP_AFTER_SECONDS
+    # VAST 2.0 has no skipping.
+    shown = vast.PROTOCOLS.get(video_protocol(creative, opportunity)) != "2.0"
+    return after if shown and duration > max(video.skip_min_seconds, after) else None
+
+
 def _vast(creative: Creative, opportunity: Opportunity, urls: NoticeUrls, bid_id: str) -> str:
     version = vast.PROTOCOLS.get(video_protocol(creative, opportunity))
     if version is None:
         raise InputError("slot and creative share no VAST version", reason="vast_version")
-    skippable = opportunity.video is not None and opportunity.video.skippable
     return vast.inline(
         version=version,
         ad_id=str(creative.id),
@@ -100,5 +110,5 @@ def _vast(creative: Creative, opportunity: Opportunity, urls: NoticeUrls, bid_id
         height=creative.height or 0,
         bitrate_kbps=creative.bitrate_kbps or 0,
         audio=creative.format is MediaFormat.AUDIO,
-        skip_after_seconds=SKIP_AFTER_SECONDS if skippable else None,
+        skip_after_seconds=skip_after_seconds(creative, opportunity),
     )

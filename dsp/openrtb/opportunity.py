@@ -43,8 +43,10 @@ class Video(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     protocols: frozenset[int]
     linearity: int | None
     placement: int | None  # 2.6 plcmt, else 2.5 placement
-    skippable: bool
+    skippable: bool  # the player lets an ad be skipped, and nothing blocks that
     start_delay: int | None
+    skip_min_seconds: int = 0  # only longer ads may be skipped
+    skip_after_seconds: int = 0  # and only after so long; 0 where the exchange did not say
     durations_required: frozenset[int] = frozenset()  # rqddurs: exactly one of these, where not empty
 
 

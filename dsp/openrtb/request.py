@@ -70,6 +70,8 @@ class Video(msgspec.Struct, frozen=True, gc=False):
     placement: Int | None = None
     plcmt: Int | None = None
     skip: Int = 0
+    skipmin: Int = 0
+    skipafter: Int = 0
     battr: tuple[Int, ...] = ()
     api: tuple[Int, ...] = ()
     pos: Int = 0

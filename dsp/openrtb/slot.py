@@ -9,6 +9,8 @@ from dsp.openrtb import native
 from dsp.openrtb.opportunity import Video as VideoSlot
 from dsp.openrtb.request import Banner, Device, Imp, Text, Video
 
+#: AdCOM list "Creative Attributes": an ad that can be skipped.
+SKIPPABLE = 16
 #: An ad is shorter than a day; where a slot names no maximum this is it.
 DURATION_SECONDS_MAX = 86_400
 _SIDE_MAX = 20_000
@@ -168,8 +170,10 @@ def _video(video: Video) -> VideoSlot:
         protocols=frozenset(video.protocols or video.protocol),
         linearity=video.linearity,
         placement=video.plcmt if video.plcmt is not None else video.placement,
-        skippable=video.skip == 1,
+        skippable=video.skip == 1 and SKIPPABLE not in video.battr,
         start_delay=video.startdelay,
+        skip_min_seconds=max(video.skipmin, 0),
+        skip_after_seconds=max(video.skipafter, 0),
         durations_required=required,
     )
 

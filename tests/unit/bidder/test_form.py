@@ -17,7 +17,9 @@ from dsp.kernel.ids import TokenSigner
 from dsp.openrtb.check import judge
 from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.openrtb.profile import Profile
+from dsp.openrtb.request import Imp, Video
 from dsp.openrtb.response import Bid
+from dsp.openrtb.slot import read
 from tests.notices import FACTS
 
 SIGNER = TokenSigner([b"k" * 16], NoticeKind)
@@ -52,7 +54,9 @@ def _creative(**fields: Any) -> Creative:
 
 
 def _opportunity(skippable: bool = True, native_request: str = NATIVE_REQUEST, protocol: int = 3) -> Opportunity:
-    video = SimpleNamespace(skippable=skippable, protocols=frozenset({protocol}))
+    video = SimpleNamespace(
+        skippable=skippable, skip_min_seconds=0, skip_after_seconds=0, protocols=frozenset({protocol})
+    )
     return cast(
         Opportunity,
         SimpleNamespace(video=video, native_request=native_request, imp_id='1 "\\é\x07', currency_rate=1.16),
@@ -109,6 +113,31 @@ def test_filled_in_is_the_same_as_encoded_afresh(name: str, billing: str, deal: 
             assert (whole.dealid, whole.adomain, whole.cid) == (deal.id if deal else "", ["a.example"], "5")
             assert whole.cat == list(creative.categories or ("IAB2",))
             assert whole.protocol == (min(opportunity.video.protocols) if creative.duration_seconds else 0)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("slot", "want"),
+    [
+        ({"skip": 1}, "00:00:05"),
+        ({"skip": 1, "skipafter": 10}, "00:00:10"),
+        ({"skip": 1, "skipafter": 15}, ""),
+        ({"skip": 1, "skipmin": 15}, ""),
+        ({"skip": 1, "skipmin": 14}, "00:00:05"),
+        ({"skip": 1, "battr": [16]}, ""),
+        ({"skip": 1, "protocols": [2]}, ""),
+        ({"skip": 0}, ""),
+        ({}, ""),
+    ],
+)
+def test_an_ad_that_can_be_skipped_says_so(slot: dict[str, Any], want: str) -> None:
+    video = msgspec.convert({"mimes": ["video/mp4"], "protocols": [3, 7], **slot}, Video)
+    opportunity = _opportunity()
+    opportunity.video = read(Imp(video=video), None).video  # type: ignore[misc]
+    made = Forms(BASE, SIGNER, Profile(name="x"))
+    creative = _creative(**CREATIVES["video"], attributes=(6,))
+    bid = msgspec.json.decode(_filled(made, _offer(creative, opportunity)), type=Bid)
+    assert bid.attr == ([6, 16] if want else [6])
+    assert (f'skipoffset="{want}"' in bid.adm) if want else "skipoffset" not in bid.adm
 
 
 def test_only_the_notices_an_exchange_sends_are_signed() -> None:
