@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 CODE_NAME = re.compile(r"`((?:dsp|models|bidder|loadtest)(?:\.\w+)+)(?:\(\))?`")
-LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def resolve(dotted: str) -> object:
@@ -29,6 +30,12 @@ def resolve(dotted: str) -> object:
     raise AttributeError(dotted)
 
 
+def anchors(page: Path) -> set[str]:
+    """Return what links can point to in a page: its headings, as GitHub spells them."""
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_names_and_links_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -38,11 +45,14 @@ def test_names_and_links_exist(page: Path) -> None:
             resolve(dotted)
         except AttributeError:
             faults.append(f"no such name: {dotted}")
-    faults += [
-        f"dead link: {target}"
-        for target in LINK.findall(text)
-        if "://" not in target and not (page.parent / target).exists()
-    ]
+    for target, anchor in LINK.findall(text):
+        if "://" in target:
+            continue
+        place = page.parent / target if target else page
+        if not place.exists():
+            faults.append(f"dead link: {target}")
+        elif anchor and place.suffix == ".md" and anchor not in anchors(place):
+            faults.append(f"dead link: {target}#{anchor}")
     assert not faults
 
 
