@@ -6,8 +6,6 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
 from dsp.api.context import Served, Viewer, known_parameters
@@ -25,22 +23,14 @@ _LEDGER = "ledger"
 _IDS_MAX = 500
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _Ids = Annotated[
-    list[Annotated[int, Field(ge=1, le=ID_MAX)]] | None,
+    list[Annotated[int, Query(ge=1, le=ID_MAX)]] | None,
     Query(max_length=_IDS_MAX, description="Only what belongs to it; may be repeated."),
 ]
-
-
-def _day(value: str) -> date:
-    """Return a day; a number, which might be a time, is none."""
-    try:
-        if _DAY.fullmatch(value):
-            return date.fromisoformat(value)
-    except ValueError:  # no such day
-        pass
-    raise PydanticCustomError("day", "must be a day such as 2026-01-31")
-
-
-_Day = Annotated[date, BeforeValidator(_day)]
+_DATE = {"format": "date"}
+_FirstDay = Annotated[
+    str | None, Query(alias="from", json_schema_extra=_DATE, description="First day, such as 2026-01-31.")
+]
+_LastDay = Annotated[str | None, Query(alias="to", json_schema_extra=_DATE, description="Last day, inclusive.")]
 
 
 @router.get(
@@ -54,8 +44,8 @@ async def spend(
     served: Served,
     _key: Viewer,
     dimension: Annotated[list[Dimension] | None, Query(description="May be repeated; left out: all.")] = None,
-    first: Annotated[_Day | None, Query(alias="from", description="First day, such as 2026-01-31.")] = None,
-    last: Annotated[_Day | None, Query(alias="to", description="Last day, inclusive.")] = None,
+    first: _FirstDay = None,
+    last: _LastDay = None,
     advertiser_id: _Ids = None,
     campaign_id: _Ids = None,
     line_item_id: _Ids = None,
@@ -67,9 +57,7 @@ async def spend(
     """
     owners = {"advertiser_id": advertiser_id, "campaign_id": campaign_id, "line_item_id": line_item_id}
     known_parameters(request, {"from", "to"}, repeatable={"dimension", *owners})
-    if first is not None and last is not None and last < first:
-        raise ValidationError([Fault("to", "must not be before from")])
-    days = (None if first is None else (first - EPOCH).days, None if last is None else (last - EPOCH).days)
+    days = _days(first, last)
     by = [one.column for one in dict.fromkeys(dimension or Dimension)]
     rows_max = served.config.report_rows_max
 
@@ -96,3 +84,26 @@ async def spend(
     )
     body = await run_in_threadpool(msgspec.json.encode, report)
     return Response(body, media_type="application/json")
+
+
+def _days(first: str | None, last: str | None) -> tuple[int | None, int | None]:
+    """Return the days as the book counts them."""
+    faults: list[Fault] = []
+    days = _day("from", first, faults), _day("to", last, faults)
+    if days[0] is not None and days[1] is not None and days[1] < days[0]:
+        faults.append(Fault("to", "must not be before from"))
+    if faults:
+        raise ValidationError(faults)
+    return days
+
+
+def _day(name: str, value: str | None, faults: list[Fault]) -> int | None:
+    if value is None:
+        return None
+    try:
+        if _DAY.fullmatch(value):
+            return (date.fromisoformat(value) - EPOCH).days
+    except ValueError:  # there is no such day
+        pass
+    faults.append(Fault(name, "must be a day such as 2026-01-31"))
+    return None
