@@ -10,6 +10,7 @@ from dsp.catalog.entities import Advertiser, Creative, LineItem, MediaFormat
 from dsp.events.schema import BidFacts, NoticeKind, encode_facts
 from dsp.kernel.ids import TokenSigner
 from dsp.openrtb.check import Judgement, judge
+from dsp.openrtb.names import advertised_app
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.price import quote
 from dsp.openrtb.profile import Profile
@@ -125,6 +126,7 @@ class Forms:
             adm=markup(creative, opportunity, self._urls, _ID),
             adid=creative_id,
             adomain=[advertiser.domain],
+            bundle=advertised_app(creative.landing_url),
             cid=str(offer.line_item.campaign_id),
             crid=creative_id,
             cat=list(creative.categories or advertiser.categories),

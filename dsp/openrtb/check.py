@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
 from dsp.openrtb import macros
-from dsp.openrtb.names import codes, domain, domains
+from dsp.openrtb.names import codes, domain, domains, lower
 from dsp.openrtb.request import Banner, BidRequest, Deal, Imp, Native, Video
 from dsp.openrtb.response import Bid, BidResponse, MarkupType
 from dsp.openrtb.slot import banner_sizes, plays
@@ -38,6 +38,7 @@ CHECKS = (
     "macro",
     "secure",
     "advertiser",
+    "app",
     "category",
     "attribute",
     "language",
@@ -253,7 +254,7 @@ def _markup(imp: Imp, medium: _Medium, judgement: Judgement) -> str:
 
 
 def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
-    """Check advertiser, categories, attributes and language."""
+    """Check advertiser, app, categories, attributes and language."""
     if not bid.adomain:
         return "advertiser"
     if request.badv:
@@ -261,6 +262,8 @@ def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
         for name in bid.adomain:
             if _within(_own_domain(name), blocked):
                 return "advertiser"
+    if request.bapp and bid.bundle and bid.bundle.lower() in lower(request.bapp):
+        return "app"
     if request.bcat or imp.bcat or request.acat:
         barred, allowed = codes(request.bcat + imp.bcat), codes(request.acat)
         for code in bid.cat:

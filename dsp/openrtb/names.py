@@ -7,6 +7,8 @@ NONE: frozenset[str] = frozenset()
 # Bounds on the lists that are kept, since strangers decide what is sent.
 _LISTS_MAX = 2_048
 _LIST_CHARS_MAX = 8_192
+#: Where apps are installed from, by host.
+_STORES = frozenset({"play.google.com", "apps.apple.com", "itunes.apple.com"})
 #: Codes of before 1989, which Java and so Android still give for these languages.
 _LANGUAGES_THEN = {"iw": "he", "in": "id", "ji": "yi"}
 _OS_NAMES = {
@@ -70,6 +72,21 @@ def domain(address: str) -> str:
     return host.removeprefix("www.")
 
 
+def store_id(address: str) -> str:
+    """Return an app's id in its store, read out of its address there; "" for an address without one."""
+    path, _, query = address.strip().partition("#")[0].partition("?")
+    for part in query.split("&"):
+        if part.startswith("id="):
+            return part[3:]
+    last = path.rstrip("/").rpartition("/")[2]
+    return last[2:] if last.startswith("id") and last[2:].isdigit() else ""
+
+
+def advertised_app(landing_url: str) -> str:
+    """Return the store id of the app that an ad leads to, "" for an ad that leads elsewhere than to a store."""
+    return store_id(landing_url) if domain(landing_url) in _STORES else ""
+
+
 def language(code: str) -> str:
     """Return the ISO 639-1 part of a language tag."""
     primary = code.strip().lower().replace("_", "-").partition("-")[0]
@@ -95,7 +112,7 @@ def codes(values: tuple[Text, ...]) -> frozenset[str]:
 
 def lower(values: tuple[Text, ...]) -> frozenset[str]:
     """Return the values as lower-case text."""
-    return frozenset([str(code).lower() for code in values]) if values else NONE
+    return _lower[values] if values else NONE
 
 
 def domains(names: tuple[Text, ...]) -> frozenset[str]:
@@ -107,9 +124,14 @@ def _fold_codes(values: tuple[Text, ...]) -> frozenset[str]:
     return frozenset([str(code).upper() for code in values])
 
 
+def _fold_case(values: tuple[Text, ...]) -> frozenset[str]:
+    return frozenset([str(value).lower() for value in values])
+
+
 def _fold_domains(names: tuple[Text, ...]) -> frozenset[str]:
     return frozenset([domain(str(name)) for name in names])
 
 
 _codes = Remembered(_fold_codes, entries_max=_LISTS_MAX, chars_max=_LIST_CHARS_MAX)
+_lower = Remembered(_fold_case, entries_max=_LISTS_MAX, chars_max=_LIST_CHARS_MAX)
 _domains = Remembered(_fold_domains, entries_max=_LISTS_MAX, chars_max=_LIST_CHARS_MAX)

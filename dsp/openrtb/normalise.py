@@ -16,7 +16,7 @@ from dsp.kernel.remember import Remembered
 from dsp.openrtb import slot
 from dsp.openrtb.device import Agent, describe
 from dsp.openrtb.geo import Place, place
-from dsp.openrtb.names import NONE, codes, domain, domains, language, lower
+from dsp.openrtb.names import NONE, codes, domain, domains, language, lower, store_id
 from dsp.openrtb.opportunity import DealOffer, Opportunity, Permissions
 from dsp.openrtb.profile import Profile
 from dsp.openrtb.request import BidRequest, Deal, Device, Imp, Inventory, Text, User
@@ -284,13 +284,7 @@ def _bundle(app: Inventory) -> str:
     """Return the app's store id, read out of its store's address where it is not given."""
     if app.bundle:
         return app.bundle.strip().lower()
-    address = (app.storeurl or app.url).strip().lower()
-    _, _, query = address.partition("?")
-    for part in query.split("&"):
-        if part.startswith("id="):
-            return part[3:]
-    last = address.partition("?")[0].rstrip("/").rpartition("/")[2]
-    return last[2:] if last.startswith("id") and last[2:].isdigit() else ""
+    return store_id((app.storeurl or app.url).lower())
 
 
 def user_key(user: User | None, device: Device | None, exchange: str, key: bytes) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from dsp.catalog.entities import Creative, MediaFormat
 from dsp.catalog.reasons import Exclusion
+from dsp.openrtb.names import advertised_app
 from dsp.openrtb.opportunity import Opportunity, Video
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Bits, Words
@@ -226,26 +227,31 @@ class _Slots(_Creatives):
 
 
 class _Publishers(_Creatives):
-    """What the publisher wants: blocks on categories, and languages."""
+    """What the publisher wants: blocks on apps and categories, and languages."""
 
     def __init__(self, creatives: Sequence[Creative], categories: Sequence[frozenset[str]], owners: Owners) -> None:
-        super().__init__(attrgetter("blocked_categories", "languages_allowed"), len(creatives), owners)
+        super().__init__(attrgetter("blocked_apps", "blocked_categories", "languages_allowed"), len(creatives), owners)
+        self._apps = _lacking(len(creatives), _pairs(creatives, _app))
         pairs = (
             (name, n) for n, values in enumerate(categories) for value in values for name in category_and_parents(value)
         )
         self._categories = _lacking(len(creatives), pairs)
         self._languages = _accepting(creatives, lambda one: (one.language.lower(),) if one.language else ())
+        self._apps_named = frozenset(self._apps)
         self._categories_named, self._languages_named = frozenset(self._categories), frozenset(self._languages)
 
     def key(self, opportunity: Opportunity) -> Hashable:
-        """Return the categories and languages that some creative has."""
+        """Return the apps, categories and languages that some creative has."""
         return (
+            opportunity.blocked_apps & self._apps_named,
             opportunity.blocked_categories & self._categories_named,
             known(opportunity.languages_allowed, self._languages_named),
         )
 
     def require(self, opportunity: Opportunity, out: Conditions) -> None:
         """Add the conditions that can bind."""
+        for app in opportunity.blocked_apps & self._apps_named:
+            out.require(Exclusion.APP_BLOCKED, expand(self._apps[app]))
         for value in opportunity.blocked_categories & self._categories.keys():
             out.require(Exclusion.CATEGORY_BLOCKED, expand(self._categories[value]))
         if opportunity.languages_allowed:
@@ -275,6 +281,11 @@ def _accepting(creatives: Sequence[Creative], values: Callable[[Creative], Seque
         indifferent = np.array([not values(one) for one in creatives], dtype=np.bool_)
         rows[None] = bitmap.from_mask(indifferent)
     return rows
+
+
+def _app(creative: Creative) -> tuple[str, ...]:
+    app = advertised_app(creative.landing_url).lower()
+    return (app,) if app else ()
 
 
 def _timed(creative: Creative) -> bool:

@@ -26,6 +26,7 @@ from dsp.snapshot.build import Snapshot, build
 
 NOW_MS = 1_750_068_000_000
 SEAT = "ours"
+STORE = "https://play.google.com/store/apps/details?id="
 SIZES = ((300, 250), (728, 90), (320, 50))
 DOMAINS = ("a.example", "b.a.example", "c.example", "")
 CATEGORIES = ("IAB1", "IAB1-1", "IAB2", "IAB2-3", "IAB9")
@@ -121,8 +122,9 @@ def creative(random: Random, number: int, line_item_id: int, status: Status) -> 
     banner = random.random() < 0.7
     width, height = random.choice(SIZES)
     return Creative(
-        id=number, name="c", status=status, line_item_id=line_item_id, landing_url="https://brand.example/",
-        markup="<b>", format=MediaFormat.BANNER if banner else MediaFormat.VIDEO, width=width, height=height,
+        id=number, name="c", status=status, line_item_id=line_item_id, markup="<b>",
+        landing_url=f"{STORE}brand.app" if number % 10 == 0 else "https://brand.example/",
+        format=MediaFormat.BANNER if banner else MediaFormat.VIDEO, width=width, height=height,
         duration_seconds=random.choice((None, 6, 15, 30)), mime=random.choice((None, None, "video/mp4", "image/png")),
         categories=some(random, CATEGORIES, 1), attributes=some(random, (1, 2, 500), 1), apis=some(random, (3, 5), 1),
         protocols=some(random, (2, 3, 7), 2), secure=random.random() < 0.8, language=random.choice((None, None, "de")),
@@ -166,8 +168,8 @@ def impression(random: Random) -> Opportunity:
         may_personalise=random.random() < 0.8,
         blocked_categories=frozenset(some(random, CATEGORIES, 1)),
         blocked_advertisers=frozenset(some(random, ("brand1.example", "x.brand2.example"), 1)),
-        blocked_apps=frozenset(), languages_allowed=frozenset(some(random, ("de", "en"), 1)), currency="USD",
-        currency_rate=1.0,
+        blocked_apps=frozenset(("7", "brand.app") if "video" in formats else ()),
+        languages_allowed=frozenset(some(random, ("de", "en"), 1)), currency="USD", currency_rate=1.0,
     )  # fmt: skip
 
 
@@ -275,6 +277,7 @@ class Naive:
             self.fits(item, creative)
             and not any(name == block or name.startswith(f"{block}-") for name in categories
                         for block in one.blocked_categories)
+            and not (creative.landing_url.startswith(STORE) and "brand.app" in one.blocked_apps)
             and not one.blocked_attributes & set(creative.attributes)
             and (creative.secure or not one.secure)
             and (not one.mimes or creative.mime is None or creative.mime in one.mimes)

@@ -140,6 +140,13 @@ def test_an_ad_that_can_be_skipped_says_so(slot: dict[str, Any], want: str) -> N
     assert (f'skipoffset="{want}"' in bid.adm) if want else "skipoffset" not in bid.adm
 
 
+def test_an_ad_that_leads_to_a_store_names_its_app() -> None:
+    store = "https://play.google.com/store/apps/details?id=com.A.game"
+    creative = msgspec.structs.replace(_creative(**CREATIVES["banner"]), landing_url=store)
+    made = Forms(BASE, SIGNER, Profile(name="x"))
+    assert msgspec.json.decode(_filled(made, _offer(creative, _opportunity())), type=Bid).bundle == "com.A.game"
+
+
 def test_only_the_notices_an_exchange_sends_are_signed() -> None:
     offer = _offer(_creative(**CREATIVES["banner"]), _opportunity())
     quiet = Profile(name="x", billing="imp", win_notice=False, loss_notice=False)

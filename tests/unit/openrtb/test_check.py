@@ -134,6 +134,8 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({}, {"badv": ["cars.ford.com"]}, {}, ""),
         ({}, {"badv": ["afford.com"]}, {}, ""),
         ({}, {}, {"adomain": []}, "advertiser"),
+        ({}, {"bapp": ["com.Ford.app"]}, {"bundle": "com.ford.App"}, "app"),
+        ({}, {"bapp": ["com.ford"]}, {"bundle": "com.ford.app"}, ""),
         ({}, {"bcat": ["iab2"]}, {"cat": ["IAB2-3"]}, "category"),
         ({}, {"bcat": ["IAB2-3"]}, {"cat": ["IAB2"]}, ""),
         ({"bcat": [19]}, {}, {"cat": ["19"]}, "category"),

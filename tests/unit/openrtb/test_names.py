@@ -23,3 +23,13 @@ def test_languages() -> None:
     assert [names.language(code) for code in ("en-GB", "PT_br", "de", "")] == ["en", "pt", "de", ""]
     # Android still says these as they were before 1989.
     assert [names.language(code) for code in ("iw-IL", "in_ID", "ji")] == ["he", "id", "yi"]
+
+
+def test_apps_by_their_address_in_a_store() -> None:
+    candy = "https://play.google.com/store/apps/details?hl=en&id=com.Games.candy&referrer=a#b"
+    assert names.advertised_app(candy) == "com.Games.candy"
+    assert names.advertised_app("https://apps.apple.com/us/app/candy/id1234567890?mt=8") == "1234567890"
+    assert names.advertised_app("https://itunes.apple.com/app/id7/") == "7"
+    for elsewhere in ("https://shop.example/?id=5", "https://play.google.com/store/apps", "https://apps.apple.com/us/"):
+        assert names.advertised_app(elsewhere) == ""
+    assert names.store_id("https://store.example/id42") == "42"
