@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 
 from dsp.api.errors import MEDIA_TYPE, Problem
 from dsp.api.explain import RequestReport
-from dsp.api.spend import SpendReport
+from dsp.api.spend import SpendDimension, SpendReport
 from dsp.api.wording import ACTIONS, DESCRIPTION, FIELDS, KINDS, PROBLEMS, TAGS
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
@@ -69,9 +69,8 @@ def operation(kind: Kind, name: str) -> dict[str, Any]:
     }
     if name in ("create", "update"):
         schema = f"{entity}{'Create' if name == 'create' else 'Update'}"
+        # Changes may be `application/merge-patch+json` as well; of two types, client generators make code that fails.
         made["openapi_extra"]["requestBody"] = {"required": True, "content": content(ref(schema))}
-        if name == "update":
-            made["openapi_extra"]["requestBody"]["content"] |= content(ref(schema), "application/merge-patch+json")
     return made
 
 
@@ -126,7 +125,7 @@ def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
 
 
 def _schemas() -> dict[str, Any]:
-    shown_types = [Change, Problem, Status, RequestReport, SpendReport]
+    shown_types = [Change, Problem, Status, RequestReport, SpendDimension, SpendReport]
     _, components = msgspec.json.schema_components(
         [*(kind.entity for kind in Kind), *shown_types], ref_template=_REF + "{name}"
     )

@@ -21,7 +21,7 @@ _SUMS = (
 )
 
 
-class Dimension(StrEnum):
+class SpendDimension(StrEnum):
     """What rows are told apart by."""
 
     DATE = "date"
@@ -32,7 +32,7 @@ class Dimension(StrEnum):
     @property
     def column(self) -> str:
         """Return the name that the book has for it."""
-        return "day" if self is Dimension.DATE else f"{self}_id"
+        return "day" if self is SpendDimension.DATE else f"{self}_id"
 
 
 class SpendRow(msgspec.Struct, frozen=True, kw_only=True):

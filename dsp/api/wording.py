@@ -13,7 +13,7 @@ The control plane: what is advertised, to whom, for how much, and what came of i
 * **Life cycle.** Entities are created as drafts, then activated, paused, and archived for good; never deleted.
   `effective_status` is what the own status comes to given those of the ancestors: only what is effectively active bids.
 * **Changes** are merged (RFC 7396), need `If-Match` with the ETag they are based on, and are kept with author, before
-  and after.
+  and after. Their body may be `application/json` or `application/merge-patch+json`.
 * **Repetition.** A POST with an `Idempotency-Key` can be repeated safely.
 * **Refusals** are problem documents (RFC 9457) that name every refused field. `X-Request-Id` is echoed, or made.
 """

@@ -82,6 +82,17 @@ async def test_openapi_is_whole(api: Api) -> None:
         assert one["summary"]
         assert one["description"]
         assert one["responses"]
+        # Of two types, generators of clients make code that cannot be imported.
+        assert len(one.get("requestBody", {}).get("content", [""])) == 1
+
+
+async def test_what_openapi_lets_a_report_be_asked_for_is_answered(api: Api) -> None:
+    document = (await api.anonymous.get("/openapi.json")).json()
+    parameters = {one["name"]: one for one in document["paths"]["/v1/reports/spend"]["get"]["parameters"]}
+    (name,) = _references(parameters["dimension"])
+    dimensions = document["components"]["schemas"][name.removeprefix("#/components/schemas/")]["enum"]
+    assert set(dimensions) == {"date", "advertiser", "campaign", "line_item"}
+    assert (await api.viewer.get("/v1/reports/spend", params={"dimension": dimensions})).status_code == 200
 
 
 async def test_openapi_describes_every_field_and_says_what_is_writable(api: Api) -> None:

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from dsp.api.context import Served, Viewer, known_parameters
 from dsp.api.openapi import content, problems, ref
-from dsp.api.spend import EPOCH, Dimension, SpendReport, SpendRow, spend_row, total
+from dsp.api.spend import EPOCH, SpendDimension, SpendReport, SpendRow, spend_row, total
 from dsp.events.topics import Topic
 from dsp.kernel.errors import Fault, UnavailableError, ValidationError
 from dsp.store.book import BookRepository
@@ -43,7 +43,7 @@ async def spend(
     request: Request,
     served: Served,
     _key: Viewer,
-    dimension: Annotated[list[Dimension] | None, Query(description="May be repeated; left out: all.")] = None,
+    dimension: Annotated[list[SpendDimension] | None, Query(description="May be repeated; left out: all.")] = None,
     first: _FirstDay = None,
     last: _LastDay = None,
     advertiser_id: _Ids = None,
@@ -58,7 +58,7 @@ async def spend(
     owners = {"advertiser_id": advertiser_id, "campaign_id": campaign_id, "line_item_id": line_item_id}
     known_parameters(request, {"from", "to"}, repeatable={"dimension", *owners})
     days = _days(first, last)
-    by = [one.column for one in dict.fromkeys(dimension or Dimension)]
+    by = [one.column for one in dict.fromkeys(dimension or SpendDimension)]
     rows_max = served.config.report_rows_max
 
     def read() -> tuple[list[SpendRow], dict[int, int]]:
