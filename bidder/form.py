@@ -1,5 +1,6 @@
 """Bids as forms: what one creative's bids have in common is written and judged once, each bid fills in the rest."""
 
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -9,6 +10,7 @@ from bidder.offer import Offer
 from dsp.catalog.entities import Advertiser, Creative, LineItem, MediaFormat
 from dsp.events.schema import BidFacts, NoticeKind, encode_facts
 from dsp.kernel.ids import TokenSigner
+from dsp.openrtb.categories import declared
 from dsp.openrtb.check import Judgement, judge
 from dsp.openrtb.names import advertised_app
 from dsp.openrtb.opportunity import Opportunity
@@ -37,7 +39,9 @@ _encoder = msgspec.json.Encoder()
 #: The native request, the protocol of the slot's player, and after how long the ad can be skipped.
 _Slot = tuple[str, int, int | None]
 _NO_SLOT: _Slot = "", 0, None
-_Key = tuple[int, bool, _Slot]
+_Key = tuple[int, bool, int, _Slot]
+#: Of advertisers and creatives, which are few.
+_declared = lru_cache(maxsize=4_096)(declared)
 
 
 class Form(NamedTuple):
@@ -87,7 +91,7 @@ class Forms:
         self._kinds = [kind.value for kind, sent in wanted.items() if sent]
         tokens = {NoticeKind(kind): mark(number) for number, kind in enumerate(self._kinds, _TOKENS_FROM)}
         self._urls = notice_urls(base_url, tokens, profile.billing == "imp")
-        #: By creative, whether it is in a deal, and slot. Oldest first.
+        #: By creative, whether it is in a deal, taxonomy, and slot. Oldest first.
         self._kept: dict[_Key, Form] = {}
         self._chars = 0
 
@@ -97,12 +101,15 @@ class Forms:
         Raises:
             InputError: a slot asks for what the creative lacks, or a native creative cannot be read.
         """
-        key = (id(offer.creative), offer.deal is not None, _slot(offer.creative, offer.opportunity))
+        opportunity, creative = offer.opportunity, offer.creative
+        stated = creative.categories or offer.advertiser.categories
+        taxonomy, _ = _declared(stated, opportunity.category_taxonomy)
+        key = (id(creative), offer.deal is not None, taxonomy, _slot(creative, opportunity))
         known = self._kept.get(key)
         if known is not None and known.is_of(offer):
             return known
         form = self._make(offer)
-        if form.json.chars + len(offer.opportunity.native_request) <= FORM_CHARS_MAX:
+        if form.json.chars + len(opportunity.native_request) <= FORM_CHARS_MAX:
             self._keep(key, form)
         return form
 
@@ -115,6 +122,7 @@ class Forms:
     def _make(self, offer: Offer) -> Form:
         creative, advertiser, opportunity = offer.creative, offer.advertiser, offer.opportunity
         creative_id = str(creative.id)
+        taxonomy, categories = _declared(creative.categories or advertiser.categories, opportunity.category_taxonomy)
         skippable = skip_after_seconds(creative, opportunity) is not None
         bid = Bid(
             id=_ID,
@@ -129,7 +137,8 @@ class Forms:
             bundle=advertised_app(creative.landing_url),
             cid=str(offer.line_item.campaign_id),
             crid=creative_id,
-            cat=list(creative.categories or advertiser.categories),
+            cat=list(categories),
+            cattax=taxonomy,
             attr=sorted({*creative.attributes, SKIPPABLE}) if skippable else list(creative.attributes),
             apis=list(creative.apis),
             language=creative.language or "",
@@ -174,4 +183,4 @@ def _slot(creative: Creative, opportunity: Opportunity) -> _Slot:
 
 
 def _size(key: _Key, form: Form) -> int:
-    return form.json.chars + _ENTRY_CHARS + len(key[2][0])
+    return form.json.chars + _ENTRY_CHARS + len(key[3][0])

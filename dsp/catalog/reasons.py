@@ -67,7 +67,16 @@ class Exclusion(Enum):
     # Match: what bitmaps cannot hold
     ADVERTISER_BLOCKED = "advertiser_blocked", 0, "badv blocks the advertiser's domain."
     APP_BLOCKED = "app_blocked", 0, "bapp blocks the app that the creative leads to."
-    CATEGORY_BLOCKED = "category_blocked", 0, "bcat blocks a category of the creative."
+    CATEGORY_UNKNOWN = (
+        "category_unknown",
+        0,
+        "bcat or acat is of a taxonomy (cattax) that the creative states no category of.",
+    )
+    CATEGORY_BLOCKED = (
+        "category_blocked",
+        0,
+        "bcat blocks a category of the creative, or acat does not allow its categories.",
+    )
     ATTRIBUTE_BLOCKED = "attribute_blocked", 0, "battr blocks an attribute of the creative."
     CREATIVE_INSECURE = "creative_insecure", 0, "The impression is secure and the creative is not."
     MIME_UNSUPPORTED = "mime_unsupported", 0, "The impression does not accept the creative's MIME type."

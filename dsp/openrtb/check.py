@@ -10,7 +10,7 @@ from math import isfinite
 from typing import NamedTuple
 
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
-from dsp.openrtb import macros
+from dsp.openrtb import categories, macros
 from dsp.openrtb.names import codes, domain, domains, lower
 from dsp.openrtb.request import Banner, BidRequest, Deal, Imp, Native, Video
 from dsp.openrtb.response import Bid, BidResponse, MarkupType
@@ -264,11 +264,8 @@ def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
                 return "advertiser"
     if request.bapp and bid.bundle and bid.bundle.lower() in lower(request.bapp):
         return "app"
-    if request.bcat or imp.bcat or request.acat:
-        barred, allowed = codes(request.bcat + imp.bcat), codes(request.acat)
-        for code in bid.cat:
-            if _category_refused(code.upper(), barred, allowed):
-                return "category"
+    if (request.bcat or imp.bcat or request.acat) and _category_refused(bid, imp, request):
+        return "category"
     if bid.attr and medium.battr and set(bid.attr) & set(medium.battr):
         return "attribute"
     spoken = request.wlang or request.wlangb
@@ -281,12 +278,11 @@ def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
 _own_domain = lru_cache(maxsize=4_096)(domain)
 
 
-def _category_refused(code: str, barred: frozenset[str], allowed: frozenset[str]) -> bool:
-    """Return whether a list refuses the code; blocking IAB25 blocks IAB25-3, which is a part of it."""
-    whole = code.partition("-")[0]
-    if code in barred or whole in barred:
-        return True
-    return bool(allowed) and code not in allowed and whole not in allowed
+def _category_refused(bid: Bid, imp: Imp, request: BidRequest) -> bool:
+    barred, allowed = codes(request.bcat + imp.bcat), codes(request.acat)
+    if bid.cattax != request.cattax and categories.later(barred | allowed, request.cattax):
+        return True  # nobody can tell
+    return categories.refused([code.upper() for code in bid.cat], barred, allowed)
 
 
 def _within(name: str, blocked: frozenset[str]) -> bool:

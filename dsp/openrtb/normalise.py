@@ -14,6 +14,7 @@ import msgspec
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX, Micros
 from dsp.kernel.remember import Remembered
 from dsp.openrtb import slot
+from dsp.openrtb.categories import taxonomy
 from dsp.openrtb.device import Agent, describe
 from dsp.openrtb.geo import Place, place
 from dsp.openrtb.names import NONE, codes, domain, domains, language, lower, store_id
@@ -202,6 +203,8 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
         shared.languages_allowed,
         currency,
         rates[currency],
+        codes(request.acat),
+        taxonomy(request.cattax),
     )
 
 

@@ -116,3 +116,6 @@ class Opportunity(msgspec.Struct, frozen=True, gc=False):
     languages_allowed: frozenset[str]
     currency: str  # what we will quote our price in
     currency_rate: float  # book units per unit of `currency`
+    allowed_categories: frozenset[str] = frozenset()  # empty allows all
+    #: What `blocked_categories` and `allowed_categories` are of: a content taxonomy's number in AdCOM, 0 for any other.
+    category_taxonomy: int = 1

@@ -340,6 +340,7 @@ class BidRequest(msgspec.Struct, gc=False):
     wlangb: tuple[Text, ...] = ()
     acat: tuple[Text, ...] = ()
     bcat: tuple[Text, ...] = ()
+    cattax: Int = 1
     badv: tuple[Text, ...] = ()
     bapp: tuple[Text, ...] = ()
     source: Source | None = None

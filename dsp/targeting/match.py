@@ -13,6 +13,7 @@ import numpy as np
 
 from dsp.catalog.entities import Creative, MediaFormat
 from dsp.catalog.reasons import Exclusion
+from dsp.openrtb.categories import FIRST, is_first
 from dsp.openrtb.names import advertised_app
 from dsp.openrtb.opportunity import Opportunity, Video
 from dsp.targeting import bitmap
@@ -23,6 +24,7 @@ from dsp.targeting.rows import Conditions, Row, Value, compress, expand, holders
 #: A creative's place: its format, and for banners its size; what an impression must offer.
 Slot = tuple[str, int, int]
 _BANNER = MediaFormat.BANNER.value
+_WANTED = "blocked_apps", "blocked_categories", "allowed_categories", "category_taxonomy", "languages_allowed"
 _SLOT = attrgetter("formats", "sizes", "blocked_attributes", "secure", "mimes", "apis", "video")
 
 
@@ -230,12 +232,18 @@ class _Publishers(_Creatives):
     """What the publisher wants: blocks on apps and categories, and languages."""
 
     def __init__(self, creatives: Sequence[Creative], categories: Sequence[frozenset[str]], owners: Owners) -> None:
-        super().__init__(attrgetter("blocked_apps", "blocked_categories", "languages_allowed"), len(creatives), owners)
+        super().__init__(attrgetter(*_WANTED), len(creatives), owners)
         self._apps = _lacking(len(creatives), _pairs(creatives, _app))
         pairs = (
             (name, n) for n, values in enumerate(categories) for value in values for name in category_and_parents(value)
         )
         self._categories = _lacking(len(creatives), pairs)
+        #: By code, without what is above it: those that lack it.
+        self._stated = _lacking(len(creatives), ((code, n) for n, values in enumerate(categories) for code in values))
+        self._nobody = bitmap.zeros(len(creatives))
+        self._later = bitmap.from_mask(
+            np.array([not all(map(is_first, values)) for values in categories], dtype=np.bool_)
+        )
         self._languages = _accepting(creatives, lambda one: (one.language.lower(),) if one.language else ())
         self._apps_named = frozenset(self._apps)
         self._categories_named, self._languages_named = frozenset(self._categories), frozenset(self._languages)
@@ -245,6 +253,9 @@ class _Publishers(_Creatives):
         return (
             opportunity.blocked_apps & self._apps_named,
             opportunity.blocked_categories & self._categories_named,
+            opportunity.allowed_categories & self._categories_named,
+            frozenset(map(is_first, opportunity.allowed_categories)),
+            self._unequal(opportunity),
             known(opportunity.languages_allowed, self._languages_named),
         )
 
@@ -252,10 +263,31 @@ class _Publishers(_Creatives):
         """Add the conditions that can bind."""
         for app in opportunity.blocked_apps & self._apps_named:
             out.require(Exclusion.APP_BLOCKED, expand(self._apps[app]))
+        unequal = self._unequal(opportunity)
+        if unequal is not None:
+            out.require(Exclusion.CATEGORY_UNKNOWN, self._later if unequal else self._nobody)
+        if opportunity.allowed_categories:
+            self._require_allowed(opportunity.allowed_categories, out)
         for value in opportunity.blocked_categories & self._categories.keys():
             out.require(Exclusion.CATEGORY_BLOCKED, expand(self._categories[value]))
         if opportunity.languages_allowed:
             _accept(Exclusion.CREATIVE_LANGUAGE, self._languages, opportunity.languages_allowed, out)
+
+    def _unequal(self, opportunity: Opportunity) -> int | None:
+        """Return the taxonomy of the categories listed where none of the first can equal all of them."""
+        listed = opportunity.blocked_categories | opportunity.allowed_categories
+        taxonomy = opportunity.category_taxonomy
+        return taxonomy if taxonomy != FIRST and not all(map(is_first, listed)) else None
+
+    def _require_allowed(self, allowed: frozenset[str], out: Conditions) -> None:
+        """Add that a creative has an allowed category, and none of the same form that is not."""
+        forms, some = {is_first(code) for code in allowed}, self._nobody
+        for code, lacking in self._stated.items():
+            if not allowed.isdisjoint(category_and_parents(code)):
+                some = some | (self._everyone.creatives & ~expand(lacking))
+            elif is_first(code) in forms:
+                out.require(Exclusion.CATEGORY_BLOCKED, expand(lacking))
+        out.require(Exclusion.CATEGORY_BLOCKED, some)
 
 
 def _accept(reason: Exclusion, rows: Mapping[Value | None, Row], values: frozenset[Value], out: Conditions) -> None:

@@ -59,7 +59,13 @@ def _opportunity(skippable: bool = True, native_request: str = NATIVE_REQUEST, p
     )
     return cast(
         Opportunity,
-        SimpleNamespace(video=video, native_request=native_request, imp_id='1 "\\é\x07', currency_rate=1.16),
+        SimpleNamespace(
+            video=video,
+            native_request=native_request,
+            imp_id='1 "\\é\x07',
+            currency_rate=1.16,
+            category_taxonomy=1,
+        ),
     )
 
 
@@ -138,6 +144,16 @@ def test_an_ad_that_can_be_skipped_says_so(slot: dict[str, Any], want: str) -> N
     bid = msgspec.json.decode(_filled(made, _offer(creative, opportunity)), type=Bid)
     assert bid.attr == ([6, 16] if want else [6])
     assert (f'skipoffset="{want}"' in bid.adm) if want else "skipoffset" not in bid.adm
+
+
+def test_a_bid_states_the_categories_of_the_exchange_s_taxonomy() -> None:
+    made, creative = Forms(BASE, SIGNER, Profile(name="x")), _creative(format=MediaFormat.BANNER, markup="<b>")
+    creative = msgspec.structs.replace(creative, categories=("IAB1", "483"))
+    for asked, want in ((1, (1, ["IAB1"])), (6, (6, ["483"])), (0, (1, ["IAB1"]))):
+        opportunity = _opportunity()
+        opportunity.category_taxonomy = asked  # type: ignore[misc]
+        bid = msgspec.json.decode(_filled(made, _offer(creative, opportunity)), type=Bid)
+        assert (bid.cattax, bid.cat) == want
 
 
 def test_an_ad_that_leads_to_a_store_names_its_app() -> None:
