@@ -66,14 +66,15 @@ def fit(
     spec: FeatureSpec,
     blocks: NDArray[np.int64] | None = None,
     half_life_days: float = 0.0,
+    earlier: Rows | None = None,
 ) -> Blend:
     """Fit weights and calibration to log-odds by part, (n,), that were made before the n rows' outcomes were known.
 
-    `blocks` (n,) numbers the time blocks that were predicted.
+    `blocks` (n,) numbers the time blocks that were predicted; `earlier` rows were known to all of their models.
     """
     rows = recent(rows, half_life_days)
     weights = {name: weight for name, weight in _weights(parts, rows).items() if weight > 0.0}
-    return Blend(weights, calibrate.fit_hierarchy(mixed(weights, parts), rows, spec, blocks))
+    return Blend(weights, calibrate.fit_hierarchy(mixed(weights, parts), rows, spec, blocks, earlier))
 
 
 def _weights(parts: Mapping[str, Floats], rows: Rows) -> dict[str, float]:

@@ -7,7 +7,7 @@ ones is one observation: how noisy sums are is estimated from the rows themselve
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.spec import FeatureSpec
+from models.features.spec import FeatureSpec, Group
 from models.serving.calibration import HierarchicalCalibration, shifts
 from models.serving.statistics import Columns, Slots, sigmoid
 from models.training.rows import Rows
@@ -25,6 +25,9 @@ _HALF = 0.5
 _DRIFT_SD = 0.15
 _ROUNDS = 10
 _SHIFT_MAX = 3.0
+#: What was known of a key when a row was predicted, as a share of what is known now, for the row to tell how far off
+#: the model is that is to serve.
+_KNOWN_MIN = 0.25
 _TINY = 1e-12
 #: Keeps the likeliest slope and intercept finite where rows hardly bind them.
 _FREE = np.array([1.0, 1.0])
@@ -62,23 +65,53 @@ def fit(
 
 
 def fit_hierarchy(
-    logits: NDArray[np.float64], rows: Rows, spec: FeatureSpec, blocks: NDArray[np.int64] | None = None
+    logits: NDArray[np.float64],
+    rows: Rows,
+    spec: FeatureSpec,
+    blocks: NDArray[np.int64] | None = None,
+    earlier: Rows | None = None,
 ) -> HierarchicalCalibration:
-    """Fit Platt scaling, then a shift for every value of `spec.calibrate_by`, coarse to fine, to n log-odds."""
-    slope, intercept = fit(logits, rows.labels, rows.weights, blocks)
+    """Fit Platt scaling, then a shift for every value of `spec.calibrate_by`, coarse to fine, to n log-odds.
+
+    With `blocks`, rows are left out whose key the model of their block had hardly seen, in `earlier` rows or blocks:
+    what it did not know of a new campaign the model that is to serve has learned, and would be put right twice.
+    """
     columns = Columns(spec.request_columns, spec.ad_columns)
+    if blocks is not None:
+        known = np.ones(len(rows), dtype=np.bool_)
+        for group in spec.calibrate_by:
+            known &= _known(_keys(group, rows, columns), blocks, _keys(group, earlier, columns))
+        logits, rows, blocks = logits[known], rows[known], blocks[known]
+    slope, intercept = fit(logits, rows.labels, rows.weights, blocks)
     calibrated = logits * slope + intercept
     keys = [np.empty(0, dtype=np.uint64)]
     values = [np.empty(0)]
     for group in spec.calibrate_by:
-        row_keys = np.concatenate(Slots([group], columns).keys(rows.requests, rows.ads)).ravel()
-        found, codes = np.unique(row_keys, return_inverse=True)
+        found, codes = np.unique(_keys(group, rows, columns), return_inverse=True)
         shift_by_key = _levels(codes, len(found), calibrated, rows, blocks)
         calibrated = calibrated + shift_by_key[codes]
         keys.append(found)
         values.append(shift_by_key)
     table = shifts(spec.calibrate_by, np.concatenate(keys), np.concatenate(values), columns)
     return HierarchicalCalibration(slope, intercept, table)
+
+
+def _keys(group: Group, rows: Rows | None, columns: Columns) -> NDArray[np.uint64]:
+    """Return each row's key, (n,)."""
+    if rows is None:
+        return np.empty(0, dtype=np.uint64)
+    return np.concatenate(Slots([group], columns).keys(rows.requests, rows.ads)).ravel()
+
+
+def _known(keys: NDArray[np.uint64], blocks: NDArray[np.int64], earlier: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return of which rows, (n,), enough of their key had been seen before their block."""
+    found, codes = np.unique(np.concatenate((earlier, keys)), return_inverse=True)
+    numbers = np.concatenate((np.zeros(len(earlier), dtype=np.int64), blocks - blocks.min(initial=0) + 1))
+    seen = np.zeros((len(found), int(numbers.max(initial=0)) + 1))
+    np.add.at(seen, (codes, numbers), 1.0)
+    before = seen.cumsum(axis=1) - seen
+    enough: NDArray[np.bool_] = before[codes, numbers] >= _KNOWN_MIN * seen.sum(axis=1)[codes]
+    return enough[len(earlier) :]
 
 
 def _likeliest(

@@ -142,7 +142,7 @@ def fit(
     blends = {}
     for name in names:
         parts = {part: walked.logits[part] for part in walked.parts(name)}
-        blends[name] = blend.fit(parts, later.rows, spec, later.blocks, later.half_life_days)
+        blends[name] = blend.fit(parts, later.rows, spec, later.blocks, later.half_life_days, later.earlier)
     needed = [family for family in FAMILIES if any(family in found.weights for found in blends.values())]
     settings = walked.choice.settings
     models: dict[str, Learned] = {}
@@ -188,6 +188,7 @@ class _Later:
 
     start: int
     rows: Rows
+    earlier: Rows  # than these
     edges: NDArray[np.intp]  # of the blocks among these rows
     half_life_days: float
 
@@ -207,8 +208,9 @@ def _task(
     block_days = days / (len(edges) - 1) if days >= _DAYS_MIN else 0.0
     half_lives = tuple(blocks * block_days for blocks in _HALF_LIVES) if block_days else (0.0,)
     start = int(edges[2])
-    later = _Later(start, rows[slice(start, None)], edges[2:] - start, _CALIBRATION_HALF_LIFE * block_days)
-    return Task(rows, spec, base_rate, edges, half_lives, config, seen), later
+    later, earlier = rows[slice(start, None)], rows[slice(0, start)]
+    told = _Later(start, later, earlier, edges[2:] - start, _CALIBRATION_HALF_LIFE * block_days)
+    return Task(rows, spec, base_rate, edges, half_lives, config, seen), told
 
 
 def _choose(tried: Sequence[Trial], later: _Later) -> tuple[Trial, Floats]:
@@ -234,7 +236,8 @@ def _out_of_time(parts: Mapping[str, Floats], spec: FeatureSpec, later: _Later) 
     found = []
     for begin, end in pairwise(later.edges.tolist()):
         known = {name: logits[:begin] for name, logits in parts.items()}
-        together = blend.fit(known, later.rows[slice(0, begin)], spec, later.blocks[:begin], later.half_life_days)
+        told = later.rows[slice(0, begin)], spec, later.blocks[:begin], later.half_life_days, later.earlier
+        together = blend.fit(known, *told)
         block = later.rows[slice(begin, end)]
         said = {name: logits[begin:end] for name, logits in parts.items()}
         found.append(together(said, block.requests, block.ads))

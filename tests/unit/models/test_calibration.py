@@ -133,3 +133,20 @@ def test_exchanges_that_keep_changing_are_not_remembered_for_ever() -> None:
     for value in range(10_000):
         fitted.request_shift(np.array([0, value]))
     assert len(fitted._known) <= 4_096
+
+
+def test_what_a_model_did_not_know_of_a_new_campaign_is_not_put_right_twice() -> None:
+    """Out of time a campaign that has just begun is predicted without having been seen; what serves has learned it."""
+    logits, rows = made(60_000)
+    blocks = np.arange(60_000) // 20_000
+    begun = np.where(rows.ads[:, 1] == 1, blocks == 2, True)  # campaign 1, off by 0.7, is new in the last
+    logits, rows, blocks = logits[begun], rows[begun], blocks[begun]
+    found = calibrate.fit_hierarchy(logits, rows, SPEC, blocks, rows[blocks == 0])
+    seen = calibrate.fit_hierarchy(logits, rows, SPEC, blocks, rows[rows.ads[:, 1] == 1])
+
+    def moved(fitted: HierarchicalCalibration, campaign: int) -> float:
+        return float(fitted.logits(np.zeros(1), np.array([[0, 99]]), np.array([[0, campaign]]))[0])
+
+    assert moved(found, 1) == found.intercept
+    assert moved(seen, 1) == pytest.approx(0.7, abs=0.2)
+    assert moved(found, 2) == pytest.approx(-0.7, abs=0.2)
