@@ -1,11 +1,14 @@
 """Reviews a published version on the traffic that came after its training: what none of its rows can flatter."""
 
+from contextlib import suppress
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dsp import registry
 from dsp.kernel.config import Platform
-from dsp.kernel.errors import InputError, NotFoundError
+from dsp.kernel.errors import BundleError, InputError, NotFoundError
 from models.evaluation import compare, importance, known
 from models.evaluation.review import Earlier, Inputs, Judged, Review, gather
 from models.features.platform import PLATFORM
@@ -17,7 +20,8 @@ from models.training.config import TrainingConfig
 def review(platform: Platform, wanted: str | None, now_ms: int, config: TrainingConfig) -> tuple[str, Review]:
     """Return a version's name, the champion's without one, and its review.
 
-    It is compared with the previous champion where there is one other than it, else with its own prior.
+    It is compared with the previous champion where there is one other than it that was trained on none of that traffic,
+    else with its own prior.
 
     Raises:
         NotFoundError: there is no champion.
@@ -37,9 +41,10 @@ def review(platform: Platform, wanted: str | None, now_ms: int, config: Training
         raise InputError(f"{version}: no clicks are known on traffic after its training")
     before = rows[rows.at_ms < trained_to_ms]
     predicted: dict[str, NDArray[np.float64]] = {"model": compare.pctr(served.predictor, after)}
-    previous = registry.resolve(root, bundle.PREVIOUS)
-    if previous is not None and previous != version:
-        predicted["previous champion"] = compare.pctr(bundle.load(root, previous).predictor, after)
+    previous = _previous(root)
+    # After a rollback what served before is the newer one: what it was trained on would flatter it.
+    if previous is not None and previous.version != version and compare.trained_to_ms(previous) <= trained_to_ms:
+        predicted["previous champion"] = compare.pctr(previous.predictor, after)
     predicted["prior"] = compare.pctr(served.prior, after)
     sentence = "All impressions with a known outcome that came after the model's training, until this report."
     found = gather(
@@ -58,3 +63,11 @@ def review(platform: Platform, wanted: str | None, now_ms: int, config: Training
         now_ms,
     )
     return version, found
+
+
+def _previous(root: Path) -> bundle.Bundle | None:
+    """Return what served before the champion; None where nothing did, or it cannot be read."""
+    with suppress(BundleError):
+        version = registry.resolve(root, bundle.PREVIOUS)
+        return bundle.load(root, version) if version is not None else None
+    return None

@@ -209,9 +209,9 @@ def _report(night: Night) -> dict[str, Any]:
     """Draw what the gate saw, whatever it decided: a bundle carries the page, the run's folder keeps it."""
     decided, serving = night.found["gate"], night.found["evaluate"]["champion"]
     verdict = (decided["candidate"], decided["reasons"])
-    rows, walked = night.data.impressions, night.walked("ctr")
+    data, walked = night.data, night.walked("ctr")
     page = reporting.page(
-        night.data_dir, rows, walked, _candidate(night), _manifest(night), serving, verdict, night.config
+        night.data_dir, data, walked, _candidate(night), _manifest(night), serving, verdict, night.config
     )
     night.run.write(_PAGE, page.encode())
     return {"path": str(night.run.folder / _PAGE)}

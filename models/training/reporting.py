@@ -10,15 +10,17 @@ from models.evaluation.report import time
 from models.evaluation.review import Earlier, Inputs, Judged, gather
 from models.features.platform import PLATFORM
 from models.serving import bundle
-from models.serving.prior import ConstantPredictor
+from models.training import contest
 from models.training.config import TrainingConfig
+from models.training.dataset import Dataset
 from models.training.ensemble import Walk
-from models.training.rows import Rows
+
+_JUDGED = "Impressions new to both, each predicted by what was learned from strictly earlier ones."
 
 
 def page(
     data_dir: Path,
-    rows: Rows,
+    data: Dataset,
     walked: Walk,
     files: Mapping[str, bytes],
     manifest: Mapping[str, Any],
@@ -30,11 +32,11 @@ def page(
 
     Args:
         data_dir: of the platform; its catalogue names what the rows hold.
-        rows: all impressions of the window.
+        data: all impressions of the window, and the rates that they were bid with.
         walked: what was predicted for the later ones, each block knowing only earlier ones.
         files: the candidate's bundle, which was fitted to all rows; only what it makes of inputs is looked at.
         manifest: what is to be published with it.
-        serving: the version that it was compared with; None: constants.
+        serving: the version that it was compared with; None: what the impressions were bid with.
         verdict: the gate's result and reasons.
         config: the gate's bounds are settings.
     """
@@ -42,25 +44,24 @@ def page(
         champion = bundle.load(data_dir / "models", serving) if serving is not None else None
     except BundleError:  # it became unreadable meanwhile: then it does not serve either
         champion = None
+    rows = data.impressions
     since_ms = max(compare.trained_to_ms(champion) if champion is not None else 0, int(rows.at_ms[walked.start]))
     later = rows[slice(walked.start, None)]
     new = later.at_ms >= since_ms
     judged, before = later[new], rows[rows.at_ms < since_ms]
-    predicted = {
-        "candidate": walked.chosen[new],
-        "champion" if champion is not None else "constant": compare.pctr(
-            champion.predictor if champion is not None else ConstantPredictor(), judged
-        ),
-        "prior": walked.prior[new],
-    }
+    if champion is not None:
+        told = _JUDGED
+        beside = {"champion": compare.pctr(champion.predictor, judged)}
+    else:
+        told = f"{_JUDGED} The live rate is what was bid with."
+        beside = {"live rate": contest.bid_with(data.shadowed.champion[walked.start :][new], judged)}
+    predicted = {"candidate": walked.chosen[new], **beside, "prior": walked.prior[new]}
     candidate = bundle.assemble("candidate", dict(files)).predictor
     review = gather(
         f"candidate of {time(manifest['built_at_ms'])}",
         manifest,
         verdict,
-        Judged(
-            judged, predicted, "Impressions new to both, each predicted by what was learned from strictly earlier ones."
-        ),
+        Judged(judged, predicted, told),
         Earlier(before, compare.pctr(candidate, before)),
         PLATFORM,
         known.catalogued(data_dir),

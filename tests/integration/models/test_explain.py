@@ -142,13 +142,35 @@ def test_report_judges_the_champion_on_later_traffic(
     assert main(["report", "20000101T000000-0123456789abcdef"]) == 1
 
 
+def test_a_report_compares_with_nothing_that_was_trained_on_what_it_judges(
+    data_dir: Path, write_log: Writer, tmp_path: Path
+) -> None:
+    """After a rollback what served before is newer, and has seen the traffic since."""
+    write_log(data_dir / "training", 3_000, start_ms=START_MS + 3_600_000, seed=2)
+    root, out = data_dir / "models", tmp_path / "report.html"
+    version = registry.resolve(root, bundle.CHAMPION)
+    files = registry.read(root, str(version))
+    manifest = json.loads(files.pop(registry.MANIFEST))
+
+    def heading(trained_to_ms: int) -> str:
+        data = {**manifest["data"], "to_ms": trained_to_ms}
+        registry.set_alias(root, bundle.PREVIOUS, registry.publish(root, files, {**manifest, "data": data}))
+        assert main(["report", "--out", str(out)]) == 0
+        return str(parser.fromstring(out.read_text(encoding="utf-8")).text_content())
+
+    assert "Model against previous champion" in heading(manifest["data"]["to_ms"] - 1)
+    assert "Model against prior" in heading(manifest["data"]["to_ms"] + 3_600_000)
+    (root / "aliases" / bundle.PREVIOUS).write_text("damaged")
+    assert main(["report", "--out", str(out)]) == 0
+
+
 def test_the_night_draws_what_its_gate_saw(data_dir: Path) -> None:
     version = registry.resolve(data_dir / "models", bundle.CHAMPION)
     assert version is not None
     files = registry.read(data_dir / "models", version)
     page = parser.fromstring(files["report.html"].decode())
     manifest = json.loads(files[registry.MANIFEST])
-    (score,) = page.xpath("//section[h2='Candidate against constant']//tr[@class='subject']")
+    (score,) = page.xpath("//section[h2='Candidate against live rate']//tr[@class='subject']")
     assert score.xpath("./td")[1].text_content() == f"{manifest['ctr']['scores']['candidate']['log_loss']:.5f}"
     assert f"{manifest['gate']['difference']['mean']:+.6f} nats a row" in page.text_content()
     assert page.xpath("//h1/span")[0].text_content() == "promoted"

@@ -402,3 +402,17 @@ def test_rollback_returns_to_the_previous_champion(copied: Path, write_log: Any)
     refused = command(copied, "promote", "20250615T000000-0123456789abcdef")
     assert refused.returncode == 1
     assert "BundleError" in refused.stderr
+
+
+def test_the_first_nights_page_compares_with_what_was_bid_with(tmp_path: Path, write_log: Any) -> None:
+    """As its gate does: the rates of the prior as they were logged, not constants."""
+    write_log(tmp_path / "training", 4_000)
+    for path in (tmp_path / "training" / "bids").rglob("*.parquet"):
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file).read()
+        place = table.column_names.index("pctr")
+        pq.write_table(table.set_column(place, "pctr", pa.array([0.07] * len(table))), path)
+    outcome = run(tmp_path, END_MS + 2_000)
+    assert outcome.manifest is not None
+    (page,) = (tmp_path / "models" / "runs").glob("*/report.html")
+    assert f"{outcome.manifest['gate']['difference']['mean']:+.6f} nats a row" in page.read_text(encoding="utf-8")
