@@ -42,8 +42,3 @@ def cost_micros(price_micros_cpm: Micros) -> Micros:
 def units_from_micros(amount: Micros) -> float:
     """Convert micros to units, for people to read; never for arithmetic."""
     return amount / MICROS_PER_UNIT
-
-
-def micros_from_units(amount: float) -> Micros:
-    """Convert units (as a person writes them in a configuration file) to micros."""
-    return round(amount * MICROS_PER_UNIT)
