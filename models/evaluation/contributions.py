@@ -23,6 +23,7 @@ from models.serving.statistics import Columns, Statistics
 Logits = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
 
 ORDERS = 256
+_SEED = 7
 
 
 class Row(NamedTuple):
@@ -89,13 +90,7 @@ def of_model(model: Parts, row: Row, spec: FeatureSpec, names: Names) -> Explana
 
 
 def by_exchange(
-    logits: Logits,
-    row: Row,
-    others: Sequence[Row],
-    spec: FeatureSpec,
-    names: Names,
-    orders: int = ORDERS,
-    seed: int = 7,
+    logits: Logits, row: Row, others: Sequence[Row], spec: FeatureSpec, names: Names, orders: int = ORDERS
 ) -> Explanation:
     """Explain any model by Shapley values, sampled (Strumbelj and Kononenko 2014, algorithm 1).
 
@@ -103,7 +98,7 @@ def by_exchange(
     changes is its term, on average over the orders. `base` is what the others get. Calibration lies within the model.
     """
     members = families(spec)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(_SEED)
     sequences = np.stack([generator.permutation(len(members)) for _ in range(orders)])
     requests = np.empty((orders, len(members) + 1, len(row.request)), dtype=np.int64)
     ads = np.empty((orders, len(members) + 1, len(row.ad)), dtype=np.int64)

@@ -16,7 +16,8 @@ from models.serving.predictor import BatchPredictor
 from models.training.rows import Rows
 
 #: Rows that are scored once for each input: the price of a family is one pass over them.
-ROWS_MAX = 4_000
+_ROWS_MAX = 4_000
+_SEED = 7
 
 
 class Importance(NamedTuple):
@@ -50,9 +51,9 @@ def spread_of(files: Mapping[str, bytes], rows: Rows) -> list[Spread]:
     return spread(model, rows) if isinstance(model, parts.Parts) and len(rows) else []
 
 
-def spread(model: parts.Parts, rows: Rows, rows_max: int = ROWS_MAX) -> list[Spread]:
+def spread(model: parts.Parts, rows: Rows) -> list[Spread]:
     """Return the spread of what moves anything, largest first. Of many rows an even choice is taken."""
-    chosen = _even(rows, rows_max)
+    chosen = _even(rows)
     added: dict[str, dict[Kind, NDArray[np.float64]]] = {}
     for name, kind, values in parts.told(model, chosen.requests, chosen.ads)[1]:
         of_kind = added.setdefault(name, {})  # a number and statistics may have one name, a set has many slots
@@ -61,17 +62,15 @@ def spread(model: parts.Parts, rows: Rows, rows_max: int = ROWS_MAX) -> list[Spr
     return sorted((each for each in found if each.most > 0.0), key=lambda each: (-each.most, each.name))
 
 
-def permuted(
-    predictor: BatchPredictor, rows: Rows, spec: FeatureSpec, rows_max: int = ROWS_MAX, seed: int = 7
-) -> list[Importance]:
+def permuted(predictor: BatchPredictor, rows: Rows, spec: FeatureSpec) -> list[Importance]:
     """Return the importance of what varies for click rates, largest first, by permutation (Breiman 2001, section 10).
 
     Rows must be such as the predictor was not trained on. Of many an even choice is taken.
     """
     if not len(rows):
         return []
-    chosen = _even(rows, rows_max)
-    generator = np.random.default_rng(seed)
+    chosen = _even(rows)
+    generator = np.random.default_rng(_SEED)
     weights = chosen.weights / chosen.weights.mean()
     before = losses(predictor.predict_rows(chosen.requests, chosen.ads).pctr, chosen.labels)
     found = []
@@ -87,5 +86,5 @@ def permuted(
     return sorted(found, key=lambda each: (-each.loss, each.name))
 
 
-def _even(rows: Rows, rows_max: int) -> Rows:
-    return rows[slice(None, None, -(-len(rows) // rows_max))]
+def _even(rows: Rows) -> Rows:
+    return rows[slice(None, None, -(-len(rows) // _ROWS_MAX))]
