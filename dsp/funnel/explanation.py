@@ -71,14 +71,11 @@ def explain(
     stages = Stages(snapshot, opportunity, user, controls, now_ms, seat)
     losses = _Losses(snapshot)
     rows = _match(snapshot, stages, losses, _recall(snapshot, stages, losses))
-    keep = stages.uncapped(rows)
-    if keep is not None:
-        losses.lose(Stage.CAPS, Exclusion.FREQUENCY_CAP, rows[~keep])
-        rows = rows[keep]
-    keep = stages.countable(rows)
-    if keep is not None:
-        losses.lose(Stage.CAPS, Exclusion.FREQUENCY_UNKNOWN, rows[~keep])
-        rows = rows[keep]
+    for reason, may in ((Exclusion.FREQUENCY_CAP, stages.uncapped), (Exclusion.FREQUENCY_UNKNOWN, stages.countable)):
+        keep = may(rows)
+        if keep is not None:
+            losses.lose(Stage.CAPS, reason, rows[~keep])
+            rows = rows[keep]
     losses.left[Stage.CAPS] = len(rows)
     if limit is not None and len(rows) > limit:
         best = stages.best(rows, limit)
