@@ -20,13 +20,11 @@ class Exclusion(Enum):
         return member
 
     # The whole request
-    INVALID_REQUEST = "invalid_request", 2, "The request breaks a rule of OpenRTB."
     NOT_READY = "not_ready", 1, "The bidder has no snapshot yet, or is draining."
     OVERLOAD = "overload", 1, "More requests are in flight than the bound allows."
     RATE_LIMITED = "rate_limited", 1, "The exchange sends more requests than its agreed rate."
     TIME_SHORT = "time_short", 15, "Too little of tmax was left to answer in time."
     INTERNAL = "internal", 1, "The bidder failed; the fault is in its log."
-    TEST_REQUEST = "test_request", 0, "The exchange marked the request as a test that must not spend."
     SEAT_NOT_ALLOWED = "seat_not_allowed", 0, "wseat or bseat does not let our seat bid."
     CURRENCY_UNSUPPORTED = "currency_unsupported", 0, "The request accepts no currency that we can convert."
     PRIVACY_FORBIDS = "privacy_forbids", 0, "Privacy signals forbid bidding at all."
@@ -103,7 +101,6 @@ class Exclusion(Enum):
     RANKED_OUT = "ranked_out", 0, "Other line items promised more; only the best few are scored."
     BELOW_FLOOR = "below_floor", 0, "The price would be below the floor."
     WORTHLESS = "worthless", 0, "The predicted value is too small to bid."
-    OUTRANKED = "outranked", 0, "Another line item of ours bid more for the same impression."
     BUDGET = "budget", 0, "The budget has no room for the bid's cost."
     # Our own answer
     SELF_CHECK = "self_check", 1, "Our answer would have broken a rule, so it was dropped."
