@@ -291,7 +291,7 @@ class Connection(asyncio.Protocol):
                 logging.get(__name__).error("unhandled", fault=repr(fault), exc_info=True)
                 reply = Reply(500, close=True)
             closed = reply.close or not request.keep_alive or (self._closing and not self._queue)
-            self._write(reply, closed, request.old)
+            self._write(reply, closed, request.old, bodiless=request.method == "HEAD")
             if self._writable is not None:
                 await self._writable
             if self._paused and len(self._queue) < PIPELINE_MAX and self._transport is not None and not self._deaf:
@@ -305,13 +305,15 @@ class Connection(asyncio.Protocol):
         if closed:
             self._linger()
 
-    def _write(self, reply: Reply, close: bool, old: bool) -> None:
+    def _write(self, reply: Reply, close: bool, old: bool, *, bodiless: bool = False) -> None:
         if self._transport is None or self._transport.is_closing():
             return
         status, headers, body = reply.status, reply.headers, reply.body
         connection = b"Connection: close\r\n" if close else b"Connection: keep-alive\r\n" if old else b""
         # 204 has no length (RFC 9110, 8.6); everything else does, as some exchanges demand.
         length = b"" if status == HTTPStatus.NO_CONTENT else b"Content-Length: %d\r\n" % len(body)
+        if bodiless:  # HEAD says how long the body would be (RFC 9110, 9.3.2)
+            body = b""
         self._transport.write(b"".join((_line(status), _date(int(time())), headers, connection, length, b"\r\n", body)))
 
     def _linger(self) -> None:

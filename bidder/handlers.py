@@ -28,6 +28,13 @@ _NOTICE_HEADERS = (
     b"Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n"
 )
 _PREFLIGHT = _NOTICE_HEADERS + b"Access-Control-Allow-Methods: GET, POST\r\nAccess-Control-Max-Age: 86400\r\n"
+#: What browsers say when they load what may be wanted next (W3C Nav Speculation, and those before it).
+_SPECULATION = (
+    (b"sec-purpose", b"prefetch"),
+    (b"purpose", b"prefetch"),
+    (b"x-moz", b"prefetch"),
+    (b"x-purpose", b"preview"),
+)
 #: A transparent GIF of one pixel.
 PIXEL = (
     b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\x00\x00\x00!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00"
@@ -89,7 +96,7 @@ class BidHandler:
 
 
 class NoticeHandler:
-    """Answers the notice port: GET or POST /{win,bill,loss,imp,click,conv}?t=TOKEN."""
+    """Answers the notice port: GET or POST /{win,bill,loss,imp,click,conv}?t=TOKEN. HEAD only asks."""
 
     def __init__(self, desk: NoticeDesk, tally: Tally) -> None:
         self._desk = desk
@@ -103,13 +110,19 @@ class NoticeHandler:
             return Reply(404)
         if request.method == "OPTIONS":
             return Reply(204, _PREFLIGHT)
-        if request.method not in ("GET", "POST"):
+        if request.method not in ("GET", "HEAD", "POST"):
             self._tally.notice_refused("method")
-            return Reply(405, b"Allow: GET, POST, OPTIONS\r\n")
+            return Reply(405, b"Allow: GET, HEAD, POST, OPTIONS\r\n")
         if request.fault:
             self._tally.notice_refused(request.fault)
             return Reply(400, _NOTICE_HEADERS, close=True)
-        return _notice_reply(kind, await self._desk.receive(kind, parse_query(request.query)))
+        query = parse_query(request.query)
+        if request.method == "HEAD":
+            return _notice_reply(kind, self._desk.look(kind, query))
+        if kind is NoticeKind.CLICK and _ahead(request.headers):
+            self._tally.notice_refused("prefetch")
+            return Reply(503, _NOTICE_HEADERS)
+        return _notice_reply(kind, await self._desk.receive(kind, query))
 
     def broken(self) -> None:
         """Count a request that was not even HTTP."""
@@ -132,6 +145,11 @@ def _bid_headers(asked: bytes | None, default: str, json: bool, packed: bool) ->
     content_type = b"Content-Type: application/json\r\n" if json else b""
     encoding = b"Content-Encoding: gzip\r\n" if packed else b""
     return b"%b: %b\r\n%b%b" % (VERSION_HEADER, version, content_type, encoding)
+
+
+def _ahead(headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a browser asks before anybody has clicked; refused, it asks again when somebody does."""
+    return any(mark in headers.get(name, b"").lower() for name, mark in _SPECULATION)
 
 
 def _notice_reply(kind: NoticeKind, outcome: Outcome) -> Reply:

@@ -107,6 +107,14 @@ class NoticeDesk:
         self._counts[kind, result].inc()
         return self._reply(kind, facts, 200)
 
+    def look(self, kind: NoticeKind, query: Mapping[str, str]) -> Outcome:
+        """Return what a notice would be answered, for those who only check the link; it tells nothing."""
+        try:
+            facts = self._verify(kind, query.get("t", ""))
+        except InputError:
+            return Outcome(400)
+        return self._reply(kind, facts, 410 if self._too_old(kind, facts) else 200)
+
     def _verify(self, kind: NoticeKind, token: str) -> BidFacts:
         if not token:
             raise TokenError("no token", reason="token_missing")

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
+from dsp.events.schema import NoticeKind
 from tests.integration.bidder.world import World, bid_request, link, price_at, until
 
 pytestmark = [pytest.mark.platform, pytest.mark.asyncio(loop_scope="module")]
@@ -236,6 +237,26 @@ async def test_prices_must_make_sense(bidder: World, bid: dict[str, Any]) -> Non
     assert await bidder.notify(bid["burl"]) == 200  # the macro was not substituted: billed at our bid
     bills = [one for one in await bidder.notices() if one.facts.bid_id == bid["id"]]
     assert [one.cost_micros for one in bills] == [bills[0].facts.cost_micros_max]
+
+
+async def test_who_checks_a_link_or_loads_it_ahead_has_not_clicked(bidder: World, bid: dict[str, Any]) -> None:
+    click, pixel = link(bid["adm"], "click"), link(bid["adm"], "imp")
+    asked = [
+        ("HEAD", click, {}, 302),
+        ("HEAD", pixel, {}, 200),
+        ("HEAD", bid["burl"], {}, 200),
+        ("HEAD", click.replace("/click", "/imp"), {}, 400),
+        ("GET", click, {"Sec-Purpose": "prefetch;prerender"}, 503),
+        ("GET", click, {"Purpose": "prefetch"}, 503),
+        ("GET", click, {"X-Moz": "prefetch"}, 503),
+    ]
+    for method, url, headers, status in asked:
+        async with bidder.session.request(method, url, headers=headers, allow_redirects=False) as answer:
+            assert (answer.status, await answer.read()) == (status, b"")
+    assert [one for one in await bidder.notices() if one.facts.bid_id == bid["id"]] == []
+    async with bidder.session.get(click, allow_redirects=False) as answer:
+        assert answer.status == 302
+    assert [one.kind for one in await bidder.notices() if one.facts.bid_id == bid["id"]] == [NoticeKind.CLICK]
 
 
 async def test_tokens_must_be_ours_and_of_the_kind(bidder: World, bid: dict[str, Any]) -> None:

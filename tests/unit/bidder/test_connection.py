@@ -119,6 +119,14 @@ async def test_pipelined_answers_keep_their_order_and_reading_ahead_is_bounded(s
     assert paths == [*(b"/%d" % number for number in range(count - 1)), b"/last"]
 
 
+async def test_head_is_told_the_length_of_a_body_that_it_does_not_get(served: Served) -> None:
+    answer = await served.raw(b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n" + get("/b", CLOSE))
+    first, _, rest = answer.partition(b"\r\n\r\n")
+    assert b"\r\nContent-Length: 9" in first
+    assert rest.startswith(b"HTTP/1.1 200 OK")
+    assert rest.endswith(b"GET /b 0")
+
+
 async def test_http_1_0(served: Served) -> None:
     answer = await served.raw(get("/a", version="1.0"))
     assert answer.startswith(b"HTTP/1.1 200")

@@ -138,6 +138,24 @@ async def test_prices_that_cannot_be_true_write_nothing(desk: Desk, price: str) 
     assert len(desk.written) == (expected == Outcome(200))
 
 
+async def test_a_test_s_notices_are_taken_and_cost_nothing(desk: Desk) -> None:
+    facts = desk.facts(price_micros_cpm=0, cost_micros_max=0)
+    assert (await desk.send(NoticeKind.WIN, facts, p="2.5")).status == 200
+    assert (await desk.send(NoticeKind.BILL, facts, p="2.5")).status == 200
+    assert [(one.cost_micros, one.clearing_micros_cpm) for one in desk.written] == [(0, 0), (0, 0)]
+    assert (await desk.send(NoticeKind.BILL, facts, p="rubbish")).status == 400
+
+
+async def test_who_only_looks_tells_nothing(desk: Desk) -> None:
+    facts = desk.facts()
+    token = desk.signer.tokens([NoticeKind.BILL], encode_facts(facts))[0]
+    assert desk.desk.look(NoticeKind.BILL, {"t": token}) == Outcome(200)
+    assert desk.desk.look(NoticeKind.WIN, {"t": token}) == desk.desk.look(NoticeKind.BILL, {}) == Outcome(400)
+    desk.clock.advance(31 * 24 * 3_600_000)
+    assert desk.desk.look(NoticeKind.BILL, {"t": token}) == Outcome(410)
+    assert desk.written == []
+
+
 async def test_rounding_by_the_exchange_is_billed_at_our_bid(desk: Desk) -> None:
     await desk.send(NoticeKind.BILL, desk.facts(), p="4.000009")
     assert [(one.cost_micros, one.clearing_micros_cpm) for one in desk.written] == [(4_000, 4_000_000)]
