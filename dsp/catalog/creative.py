@@ -7,16 +7,19 @@ import msgspec
 
 from dsp.catalog.entities import Creative, MediaFormat
 from dsp.kernel.errors import Fault
+from dsp.openrtb.macros import unknown
 from dsp.openrtb.native import NativeAssets
+from dsp.openrtb.template import insecure
 
 URL_CHARS_MAX = 2_048
 #: Bytes as sent; exchanges bound whole responses, and no tag needs more.
 MARKUP_BYTES_MAX = 65_536
 _MIME = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]{0,99}")
-#: A resource that a browser loads; a link that a user follows may be insecure.
-_INSECURE = re.compile(
-    r"""(?:\bsrc(?:set)?\s*=\s*["']?|url\(\s*["']?|<link[^>]{0,500}href\s*=\s*["']?)\s*http://""", re.I
-)
+#: Where clicks are counted; bidder.markup fills it in. The address is whole: what follows would spoil its token.
+_CLICK = re.compile(r"\$\{CLICK_URL(?:_ENC)?\}(?P<more>[\w%/?=$.~+:-])?")
+#: Click macros of other platforms and misspelt ones of ours, which nobody replaces.
+_FOREIGN_CLICK = re.compile(r"%%[A-Z_]*CLI?C?K[A-Z_]*%%|\$\{(?!CLICK_URL(?:_ENC)?\})CLICK[A-Z_]*\}|\[CLICK_?URL\]")
+_LINK = re.compile(r"<a\s[^>]*\bhref\s*=", re.I)
 
 
 def landing_url(value: str) -> str:
@@ -64,23 +67,39 @@ def creative(entity: Creative, path: str, faults: list[Fault]) -> Creative:
     missing = [name for name in needed[entity.format] if getattr(entity, name) is None]
     faults += [Fault(name, f"is required for {entity.format}") for name in missing]
     if entity.format is MediaFormat.BANNER:
-        if entity.secure and _INSECURE.search(entity.markup):
-            faults.append(Fault("markup", "loads a resource over http, so the creative is not secure"))
+        _banner(entity.markup, faults)
     elif entity.format is MediaFormat.NATIVE:
         _native(entity.markup, faults)
     else:
-        _media(entity, faults)
+        _media(entity.markup, faults)
+    # The bidder's self-check drops bids with such markup, and nobody would know why the creative is never shown.
+    loaded = entity.markup if entity.format in (MediaFormat.BANNER, MediaFormat.NATIVE) else f'"{entity.markup}"'
+    if entity.secure and insecure(loaded):
+        faults.append(Fault("markup", "loads a resource over http, so the creative is not secure"))
+    if names := unknown(entity.markup):
+        faults.append(Fault("markup", f"has a macro that OpenRTB does not know: ${{{names[0][:64]}}}"))
     return entity
 
 
-def _media(entity: Creative, faults: list[Fault]) -> None:
+def _banner(html: str, faults: list[Fault]) -> None:
+    """Refuse links whose clicks nobody would count."""
+    clicks = list(_CLICK.finditer(html))
+    foreign = _FOREIGN_CLICK.search(html)
+    if foreign is not None:
+        faults.append(
+            Fault("markup", f"has a click macro that is not known here, {foreign[0][:64]}: write ${{CLICK_URL}}")
+        )
+    elif any(click["more"] for click in clicks):
+        faults.append(Fault("markup", "has something right after ${CLICK_URL}, which leads to landing_url by itself"))
+    elif not clicks and _LINK.search(html):
+        faults.append(Fault("markup", "has a link whose clicks nobody counts: let it lead to ${CLICK_URL}"))
+
+
+def _media(url: str, faults: list[Fault]) -> None:
     try:
-        landing_url(entity.markup)
+        landing_url(url)
     except ValueError as fault:
         faults.append(Fault("markup", f"the media file's URL {fault}"))
-        return
-    if entity.secure and entity.markup.startswith("http://"):
-        faults.append(Fault("markup", "is an http URL, so the creative is not secure"))
 
 
 def _native(text: str, faults: list[Fault]) -> None:

@@ -171,11 +171,50 @@ async def test_creatives_need_what_their_format_needs(api: Api) -> None:
     assert await refused(format="banner", markup="x" * 70_000, **size) == {"markup"}
     assert await refused(format="native", markup="<b></b>") == {"markup"}
     assert await refused(format="native", markup='{"title": "x", "image": {"url": "javascript:x"}}') == {"markup"}
+    native = '{"title": "x", "image": {"url": "http://a.example/x.png"}}'
+    assert await refused(format="native", markup=native) == {"markup"}
     assert await refused(format="hologram", markup="x") == {"format"}
     ok = await api.member.post(
         "/v1/creatives", json={**base, "format": "banner", "markup": insecure, "secure": False, **size}
     )
     assert ok.status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("markup", "reason"),
+    [
+        ('<script>load("http://a.example/x.js")</script>', "loads a resource over http"),
+        ("<form action=HTTP://a.example/>", "loads a resource over http"),
+        ('<img src="https://a.example/?p=${AUCTION_PRIZE}">', "AUCTION_PRIZE"),
+        ('<A class=x\nHREF="https://a.example/">x</A>', "nobody counts"),
+        ('<a href="${CLICK_URL}https://a.example/">x</a>', "right after"),
+        ('<i data-u="${CLICK_URL_ENC}https%3A%2F%2Fa.example">', "right after"),
+        ('<a href="${CLICK_URL_UNESC}">x</a>', "${CLICK_URL_UNESC}"),
+        ('<a href="%%CLICK_URL_UNESC%%https://a.example">x</a>', "%%CLICK_URL_UNESC%%"),
+        ('<a href="https://a.example/">x</a><script>let a = "%%TTD_CLK%%"</script>', "%%TTD_CLK%%"),
+    ],
+)
+async def test_markup_that_would_never_be_shown_or_clicked_is_refused(api: Api, markup: str, reason: str) -> None:
+    ids = await api.tree()
+    path = f"/v1/creatives/{ids['creatives']}"
+    answer = await api.member.patch(path, json={"markup": markup}, headers={"if-match": "*"})
+    assert reason in errors(answer)["markup"]
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        '<a href="${CLICK_URL}">x</a><img src="https://a.example/?p=${AUCTION_PRICE:B64}&c=${CACHEBUSTER}">',
+        '<script src="https://a.example/?click=${CLICK_URL_ENC}&x=1"></script><a href="https://b.example">i</a>',
+        "<script>const {clickUrl} = x; open(`${clickUrl}`); let t = '${CLICK_URL}';</script>",
+        '<b xmlns:x="http://www.w3.org/2000/svg">x</b>',
+    ],
+)
+async def test_markup_that_counts_its_clicks_is_accepted(api: Api, markup: str) -> None:
+    ids = await api.tree()
+    path = f"/v1/creatives/{ids['creatives']}"
+    answer = await api.member.patch(path, json={"markup": markup}, headers={"if-match": "*"})
+    assert answer.status_code == 200, answer.text
 
 
 async def test_paths_and_methods_that_are_none(api: Api) -> None:
