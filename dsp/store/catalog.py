@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from dsp.catalog.entities import Catalogue, LineItem
+from dsp.catalog.entities import Campaign, Catalogue, LineItem
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status, effective, transition
 from dsp.catalog.terms import GoalKind
@@ -191,7 +191,7 @@ class CatalogRepository:
         """Refuse what only the other entities can tell: a wrong parent, a goal without meaning, an identity taken."""
         faults = self._parent_faults(kind, entity, before)
         if isinstance(entity, LineItem) and not faults:
-            faults += self._goal_faults(entity, before)
+            faults += self._goal_faults(entity, before) + self._flight_faults(entity, before)
         if entity.external_id is not None:
             faults += self._taken(kind, entity, ("external_id",))
         if kind in _UNIQUE:
@@ -230,6 +230,17 @@ class CatalogRepository:
         return (
             [] if found is not None else [Fault("goal.kind", "needs a conversion rule of the advertiser with a value")]
         )
+
+    def _flight_faults(self, line_item: LineItem, before: Entity | None) -> Faults:
+        """Refuse a flight that shares no instant with the campaign's: such a line item would never bid."""
+        if isinstance(before, LineItem) and before.flight == line_item.flight:
+            return []
+        own, whole = line_item.flight, cast(Campaign, self.get(Kind.CAMPAIGN, line_item.campaign_id)).flight
+        ends = [flight.end_ms for flight in (own, whole) if flight.end_ms is not None]
+        if not ends or max(own.start_ms, whole.start_ms) < min(ends):
+            return []
+        to = "open" if whole.end_ms is None else whole.end_ms
+        return [Fault("flight", f"lies outside the campaign's, which is from {whole.start_ms} to {to}")]
 
     def _taken(self, kind: Kind, entity: Entity, fields: tuple[str, ...]) -> Faults:
         table = ROWS[kind].__table__

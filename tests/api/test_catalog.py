@@ -119,6 +119,26 @@ async def test_life_cycle_and_effective_status(api: Api) -> None:
     assert errors(orphan) == {"campaign_id": "the campaign is archived"}
 
 
+async def test_a_flight_that_never_meets_the_campaigns_is_refused(api: Api) -> None:
+    ids = await api.tree()
+    march, april, may = 1_772_323_200_000, 1_775_001_600_000, 1_777_593_600_000
+    campaign, line_item = f"/v1/campaigns/{ids['campaigns']}", f"/v1/line-items/{ids['line-items']}"
+
+    async def change(path: str, **flight: int) -> dict[str, str]:
+        answer = await api.member.patch(path, json={"flight": flight}, headers={"if-match": "*"})
+        return {} if answer.status_code == 200 else errors(answer)
+
+    assert not await change(campaign, start_ms=march, end_ms=april)
+    said = {"flight": f"lies outside the campaign's, which is from {march} to {april}"}
+    assert await change(line_item, start_ms=april, end_ms=may) == said
+    assert await change(line_item, start_ms=0, end_ms=march) == said
+    assert not await change(line_item, start_ms=april - 1, end_ms=may)
+    # A campaign may be cut short below its line items, which can be changed for all that.
+    assert not await change(campaign, end_ms=march + 1)
+    renamed = await api.member.patch(line_item, json={"name": "y"}, headers={"if-match": "*"})
+    assert renamed.status_code == 200
+
+
 async def test_actions_respect_if_match_when_given(api: Api) -> None:
     ids = await api.tree()
     path = f"/v1/campaigns/{ids['campaigns']}/activate"
