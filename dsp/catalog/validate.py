@@ -22,6 +22,10 @@ from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
 
 #: Fields that the platform sets, and that no caller may.
 READ_ONLY = ("id", "status", "version")
+#: What answers show beside what callers set, and why they cannot.
+_SHOWN = dict.fromkeys((*READ_ONLY, "effective_status"), "is set by the platform") | {
+    "status": "is changed by activate, pause and archive"
+}
 #: Ten billion units: beyond any budget, and far inside 64 bits even when summed over the catalogue.
 AMOUNT_MICROS_MAX = 10_000_000_000 * MICROS_PER_UNIT
 #: A return of 1 % to 100,000 % of the cost: beyond that, percent or units were meant.
@@ -42,8 +46,8 @@ def parse(kind: Kind, fields: Mapping[str, Any]) -> Entity:
     Raises:
         ValidationError: with every refused field.
     """
-    faults = [Fault(name, "is set by the platform") for name in READ_ONLY if name in fields]
-    values_ = {name: value for name, value in fields.items() if name not in READ_ONLY}
+    faults = [Fault(name, message) for name, message in _SHOWN.items() if name in fields]
+    values_ = {name: value for name, value in fields.items() if name not in _SHOWN}
     # The id is required by the struct and not known yet.
     entity: Entity = _RULES.build(kind.entity, {**values_, "id": 0}, "", faults)
     if faults:

@@ -10,6 +10,8 @@ from dsp.openrtb.names import browser_name, os_name
 from dsp.openrtb.opportunity import DeviceKind
 
 TEXT_CHARS_MAX = 200
+#: Invisible, but words of Persian and many emoji are written with them.
+_JOINERS = "\u200c\u200d"
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})+")
 _REGION = re.compile(r"([A-Z]{3})-[A-Z0-9]{1,10}")
 _POSTCODE = re.compile(r"([A-Z]{3})-[A-Z0-9 -]{1,12}")
@@ -29,14 +31,15 @@ _PROFILE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
 def text(value: str) -> str:
-    """Return a line of text without blanks around it; refuse an empty one, one too long and control characters."""
-    value = value.strip()
+    """Return a line of text without blanks around it; refuse an empty one, one too long and what cannot be seen."""
+    value = value.replace("\xa0", " ").strip()
     if not value:
         raise ValueError("must not be empty")
     if len(value) > TEXT_CHARS_MAX:
         raise ValueError(f"must have at most {TEXT_CHARS_MAX} characters")
-    if not value.isprintable():
-        raise ValueError("must not contain control characters")
+    hidden = next((one for one in value if not one.isprintable() and one not in _JOINERS), None)
+    if hidden is not None:
+        raise ValueError(f"must not contain the invisible character U+{ord(hidden):04X}")
     return value
 
 

@@ -159,6 +159,31 @@ def test_terms(fields: dict[str, Any], path: str) -> None:
     assert list(refused(Kind.LINE_ITEM, {**LINE_ITEM, **fields})) == [path]
 
 
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("Nike\xa0Inc ", "Nike Inc"), ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",) * 2,
+        ("\U0001f468\u200d\U0001f469\u200d\U0001f467",) * 2,
+    ],
+)  # fmt: skip
+def test_names_are_of_any_script(name: str, kept: str) -> None:
+    assert parse(Kind.ADVERTISER, {**REQUIRED[Kind.ADVERTISER], "name": name}).name == kept
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("a\x00b", "U+0000"), ("a\u200bb", "U+200B"), ("a\u202eb", "U+202E")])
+def test_what_cannot_be_seen_in_a_name_is_named(name: str, hidden: str) -> None:
+    said = refused(Kind.ADVERTISER, {**REQUIRED[Kind.ADVERTISER], "name": name})
+    assert said == {"name": f"must not contain the invisible character {hidden}"}
+
+
+def test_what_only_answers_hold_is_refused_with_the_way_to_change_it() -> None:
+    said = refused(Kind.CAMPAIGN, {**REQUIRED[Kind.CAMPAIGN], "status": "paused", "effective_status": "paused"})
+    assert said == {
+        "status": "is changed by activate, pause and archive",
+        "effective_status": "is set by the platform",
+    }
+
+
 @pytest.mark.parametrize("target_micros", [10_000, 4_000_000, 1_000_000_000])
 def test_a_target_on_the_return_is_value_per_unit_of_cost(target_micros: int) -> None:
     made = parse(Kind.LINE_ITEM, {**LINE_ITEM, "goal": {"kind": "roas", "target_micros": target_micros}})
