@@ -158,23 +158,18 @@ async def _rate(drive: Drive) -> float:
 
 
 def _conclude(drive: Drive, drills: list[Drill]) -> Report:
-    truth, ledger = drive.truth, drive.ledger
-    charges = ledger.charges()
-    found = reconcile(truth.notices, charges, ledger.events())
-    owed = sum(sent.cost_micros for sent in truth.notices.values() if sent.acknowledged)
-    difference = sum(charge.cost_micros for charge in charges) - owed
-    over, imbalance = sum(one.over_micros for one in overspent(ledger.budgets(), charges)), ledger.imbalance()
+    found, over, difference, imbalance = drive.account()
     return Report(
         ok=all(drill.ok for drill in drills)
         and found.billing_acknowledged > 0
         and not (found.lost or over or difference or imbalance),
         drills=drills,
-        requests=truth.total().requests,
+        requests=drive.truth.total().requests,
         billing_acknowledged=found.billing_acknowledged,
         lost=found.lost - found.duplicated,
         duplicated=found.duplicated,
         overspent_micros=over,
-        late_micros=sum(day.late_micros for day in ledger.results()),
+        late_micros=sum(day.late_micros for day in drive.ledger.results()),
         book_difference_micros=difference,
         ledger_imbalance_micros=imbalance,
         examples=found.examples,

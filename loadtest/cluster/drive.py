@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dsp.kernel.errors import UnavailableError
+from dsp.kernel.money import Micros
 from dsp.openrtb.profile import load_profiles
 from dsp.supervise import STATUS_FILE
 from loadtest.client import Client
@@ -17,6 +18,7 @@ from loadtest.exchange import Exchange, Rules
 from loadtest.ledger import Ledger
 from loadtest.notifier import Notifier
 from loadtest.platform import CATALOGUE, EXCHANGES, Platform, PlatformError
+from loadtest.reconcile import Reconciliation, overspent, reconcile
 from loadtest.traffic import Traffic
 from loadtest.truth import Truth
 
@@ -31,6 +33,16 @@ class Count(NamedTuple):
 
     at: float
     transactions: int
+
+
+class Account(NamedTuple):
+    """What the book says once everything has settled, held against what the exchange knows."""
+
+    notices: Reconciliation
+    overspend_micros: Micros
+    #: What the book says is owed, less what the exchange's own account says.
+    difference_micros: Micros
+    imbalance_micros: Micros
 
 
 class Drive:
@@ -84,6 +96,17 @@ class Drive:
             if place < len(totals):
                 found.append(max(0.0, self.counts[place].at - at))
         return found
+
+    def account(self) -> Account:
+        """Hold the whole book against the exchange's own account."""
+        charges = self.ledger.charges()
+        owed = sum(sent.cost_micros for sent in self.truth.notices.values() if sent.acknowledged)
+        return Account(
+            notices=reconcile(self.truth.notices, charges, self.ledger.events()),
+            overspend_micros=sum(one.over_micros for one in overspent(self.ledger.budgets(), charges)),
+            difference_micros=sum(charge.cost_micros for charge in charges) - owed,
+            imbalance_micros=self.ledger.imbalance(),
+        )
 
     async def caught_up(self, timeout_seconds: float) -> bool:
         """Wait until the book has as many transactions as notices are acknowledged now; False if it has not in time."""

@@ -15,7 +15,6 @@ from dsp.kernel.money import Micros
 from loadtest.cluster.drive import Drive, driving
 from loadtest.cluster.servers import servers
 from loadtest.platform import PlatformError
-from loadtest.reconcile import overspent, reconcile
 from loadtest.traffic import Traffic
 from loadtest.truth import percentile
 
@@ -65,11 +64,8 @@ async def measure(folder: Path, settings: Mapping[str, str], seconds: float, rat
 
 
 def _conclude(drive: Drive, seconds: float, events: int) -> Report:
-    truth, ledger, tally = drive.truth, drive.ledger, drive.truth.phases["load"]
-    charges = ledger.charges()
-    notices = reconcile(truth.notices, charges, ledger.events())
+    tally, account = drive.truth.phases["load"], drive.account()
     lags = [1_000 * lag for lag in drive.lags_seconds()]
-    owed = sum(sent.cost_micros for sent in truth.notices.values() if sent.acknowledged)
     return Report(
         seconds=round(seconds, 1),
         requests=tally.requests,
@@ -77,23 +73,16 @@ def _conclude(drive: Drive, seconds: float, events: int) -> Report:
         wins=tally.wins,
         late=tally.late,
         unanswered=tally.failed,
-        latency_ms={
-            "p50": round(percentile(tally.latencies_ms, 0.5), 1),
-            "p99": round(percentile(tally.latencies_ms, 0.99), 1),
-        },
+        latency_ms={name: round(percentile(tally.latencies_ms, share), 1) for name, share in _SHARES.items()},
         events=events,
         events_per_second=round(events / seconds, 1),
-        lag_ms={"p50": round(percentile(lags, 0.5)), "p99": round(percentile(lags, 0.99))},
-        lost=notices.missing
-        + notices.events_missing
-        + notices.wrong_cost
-        + notices.unexplained
-        + notices.unacknowledged,
-        duplicated=notices.duplicated,
-        overspend_micros=sum(one.over_micros for one in overspent(ledger.budgets(), charges)),
-        book_difference_micros=sum(charge.cost_micros for charge in charges) - owed,
-        ledger_imbalance_micros=ledger.imbalance(),
-        examples=notices.examples,
+        lag_ms={name: round(percentile(lags, share)) for name, share in _SHARES.items()},
+        lost=account.notices.lost - account.notices.duplicated,
+        duplicated=account.notices.duplicated,
+        overspend_micros=account.overspend_micros,
+        book_difference_micros=account.difference_micros,
+        ledger_imbalance_micros=account.imbalance_micros,
+        examples=account.notices.examples,
     )
 
 
