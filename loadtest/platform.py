@@ -32,6 +32,7 @@ VENDOR_ID = 1_000
 NOTICE_BASE_URL = "https://notices.dsp.example"
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
+_RUN_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _LOG_TAIL_LINES = 12
 
@@ -128,7 +129,7 @@ class Platform:
         """Return the environment that the platform's commands run in."""
         return dict(self._env)
 
-    def run(self, *arguments: str, timeout_seconds: float = 120.0) -> str:
+    def run(self, *arguments: str) -> str:
         """Run one command to its end, e.g. `run("dsp", "migrate")`; return its standard output.
 
         Raises:
@@ -136,12 +137,12 @@ class Platform:
         """
         process = self.start(*arguments)
         try:
-            process.wait(timeout_seconds)
+            process.wait(_RUN_SECONDS)
         except BaseException as fault:
             process.kill()
             process.wait()
             if isinstance(fault, subprocess.TimeoutExpired):
-                raise PlatformError(f"`{_title(arguments)}` took longer than {timeout_seconds:.0f} s") from fault
+                raise PlatformError(f"`{_title(arguments)}` took longer than {_RUN_SECONDS:.0f} s") from fault
             raise
         return self.output(process, arguments)
 

@@ -209,7 +209,7 @@ class Oracle:
                 self._ceilings[scope] = micros
         self._unchecked.clear()
 
-    def book_is_right(self, engine: Engine, *, store_answers: bool = True) -> None:
+    def book_is_right(self, engine: Engine, *, store_answers: bool) -> None:
         """Check that the book says what the log says up to its position: each day's and each lease's sums.
 
         `store_answers`: whether the ledger could ask for room for what it has just entered.
