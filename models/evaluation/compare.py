@@ -1,5 +1,6 @@
 """Scores predictors on the same labelled rows: what the nightly gate and `python -m models evaluate` look at."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from dsp import registry
 from dsp.kernel.errors import BundleError
 from models.evaluation.metrics import Metrics, measure
 from models.serving import bundle
-from models.serving.predictor import BatchPredictor
+from models.serving.predictor import BatchPredictor, Predictions
 from models.serving.prior import ConstantPredictor
 from models.training.dataset import Dataset
 from models.training.rows import Rows
@@ -42,14 +43,14 @@ def evaluate(root: Path, data: Dataset) -> dict[str, Any]:
     `after` is None without a champion, and `before` are then the constants. `in_sample` tells that the champion was
     trained on some of the rows, so its scores flatter it.
     """
-    constant = ConstantPredictor()
+    constant = {"name": "constant", **score(ConstantPredictor(), data)}
     answer: dict[str, Any] = {
         "rows": len(data.impressions),
         "clicks": int(data.impressions.labels.sum()),
         "conversions": int(data.clicks.labels.sum()),
         "data": data.summary.as_json(),
-        "constant": {"name": "constant", **score(constant, data)},
-        "before": {"name": "constant", **score(constant, data)},
+        "constant": constant,
+        "before": constant,
         "after": None,
         "in_sample": False,
         "fault": None,
@@ -81,7 +82,7 @@ def measure_rows(predictor: BatchPredictor, rows: Rows) -> Metrics:
     return measure(pctr(predictor, rows), rows.labels, rows.weights)
 
 
-def _chunks(predictor: BatchPredictor, rows: Rows) -> Any:
+def _chunks(predictor: BatchPredictor, rows: Rows) -> Iterator[Predictions]:
     for begin in range(0, len(rows), _CHUNK):
         part = rows[slice(begin, begin + _CHUNK)]
         yield predictor.predict_rows(part.requests, part.ads)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-#: Metric, its heading, how it is written, and which way is better.
+#: Metric, its heading, and how it is written.
 _COLUMNS = (
     ("log_loss", "log loss", "{:.5f}"),
     ("normalised_entropy", "norm. entropy", "{:.4f}"),
@@ -89,11 +89,11 @@ def _made_of(rate: Mapping[str, Any]) -> str:
 
 def _chosen(choice: Mapping[str, Any]) -> str:
     found = ", ".join(f"{name} {loss:.5f}" for name, loss in choice["log_losses"].items())
-    text = (
+    absent = "".join(f" No {name}: {why}." for name, why in choice["absent"].items())
+    return (
         f"Log loss of each kind of model: {found}. {choice['winner']} serves: the first, unless a later one is better "
+        f"with the gate's confidence.{absent}"
     )
-    text += "with the gate's confidence."
-    return text + "".join(f" No {name}: {why}." for name, why in choice["absent"].items())
 
 
 def evaluation(answer: Mapping[str, Any]) -> str:
