@@ -239,6 +239,13 @@ def parse_metrics(text: str) -> Metrics:
     return metrics
 
 
+def no_bid_reasons(before: Metrics, after: Metrics) -> dict[str, int]:
+    """Return how often each reason for no bid was counted between two scrapes, the most frequent first."""
+    earlier, later = (one.by("dsp_no_bids_total", "reason") for one in (before, after))
+    counts = {reason: int(count - earlier.get(reason, 0.0)) for reason, count in later.items()}
+    return {reason: count for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]) if count}
+
+
 def _environment(data_dir: Path, ports: Ports, exchanges: Path, settings: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the platform's commands; settings of the caller's own shell do not leak in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DSP_")}

@@ -22,7 +22,7 @@ from dsp.kernel.errors import InputError
 from dsp.openrtb.macros import expand
 from loadtest.auction import LOSS_OUTBID
 from loadtest.client import Client
-from loadtest.platform import CATALOGUE, EXCHANGES_SHIPPED, Metrics, Platform
+from loadtest.platform import CATALOGUE, EXCHANGES_SHIPPED, Metrics, Platform, no_bid_reasons
 from loadtest.truth import percentile
 
 WARM_UP_LINES = 400
@@ -147,17 +147,13 @@ class Sender:
 
 def report(outcome: Outcome, before: Metrics, after: Metrics, log_faults: int) -> dict[str, Any]:
     """Return the report; `before` and `after` are the bidder's metrics, `log_faults` the tracebacks in its log."""
-    earlier = before.by("dsp_no_bids_total", "reason")
-    later = after.by("dsp_no_bids_total", "reason")
-    counts = {reason: int(count - earlier.get(reason, 0.0)) for reason, count in later.items()}
-    reasons = {reason: count for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]) if count}
     errors = int(after.total("dsp_bid_requests_total", outcome="error"))
     return {
         "requests": outcome.requests,
         "status": {status: outcome.statuses[status] for status in sorted({*_STATUSES, *outcome.statuses})},
         "exceptions": max(errors, log_faults) + outcome.unanswered,
         "bids": outcome.bids,
-        "no_bid_reasons": reasons,
+        "no_bid_reasons": no_bid_reasons(before, after),
         "latency_ms": {
             "p50": round(percentile(outcome.latencies_ms, 0.5), 3),
             "p99": round(percentile(outcome.latencies_ms, 0.99), 3),

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dsp.kernel.money import Micros, units_from_micros
+from loadtest import platform
 from loadtest.console import Progress, bar
 from loadtest.platform import Metrics
 from loadtest.reconcile import Overspent, Reconciliation
@@ -118,8 +119,7 @@ def phases(truth: Truth) -> dict[str, Phase]:
 
 def no_bid_reasons(metrics: Metrics) -> dict[str, int]:
     """Return why there was no bid and how often, the most frequent reason first."""
-    counts = metrics.by("dsp_no_bids_total", "reason")
-    return {reason: int(count) for reason, count in sorted(counts.items(), key=lambda pair: -pair[1])}
+    return platform.no_bid_reasons(Metrics(), metrics)
 
 
 def models(evaluated: Mapping[str, Any]) -> dict[str, Any]:

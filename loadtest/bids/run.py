@@ -17,7 +17,7 @@ from loadtest.bids import serve, supply
 from loadtest.bids.catalogue import Mix, catalogue
 from loadtest.bids.drive import Closed, Round, quantile
 from loadtest.bids.serve import Bench, cpu_seconds, memory_mb
-from loadtest.platform import Metrics
+from loadtest.platform import Metrics, no_bid_reasons
 
 _US = 1e6
 _ROUND_SECONDS = 2.0
@@ -158,7 +158,7 @@ def _report(
         "reference_cpu_us_per_request": round(reference.cpu_us, 1),
         "cpu_ratio": round(reference.cpu_us / bidder.cpu_us, 4),
         "refused": sum(one.refused for one in bidder.rounds),
-        "no_bid_reasons": reasons(*scrapes),
+        "no_bid_reasons": no_bid_reasons(*scrapes),
         "requests": bidder.requests,
         "line_items": options.line_items,
         "connections": options.connections,
@@ -181,13 +181,6 @@ def _stages_us(before: Metrics, after: Metrics) -> dict[str, float]:
 
     observed = max(1.0, grown("count", Stage.DECODE))
     return {stage.value: round(grown("sum", stage) / observed * _US, 2) for stage in Stage}
-
-
-def reasons(before: Metrics, after: Metrics) -> dict[str, int]:
-    """Return how often each reason was counted between two scrapes, the most frequent first."""
-    earlier, later = (one.by("dsp_no_bids_total", "reason") for one in (before, after))
-    counts = {reason: int(count - earlier.get(reason, 0.0)) for reason, count in later.items()}
-    return {reason: count for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]) if count}
 
 
 def main(options: Options, as_json: bool) -> int:

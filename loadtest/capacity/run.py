@@ -10,10 +10,11 @@ from typing import Any
 
 from loadtest.bids.catalogue import Mix
 from loadtest.bids.drive import Closed
-from loadtest.bids.run import Setting, ready, reasons
+from loadtest.bids.run import Setting, ready
 from loadtest.capacity import drain
 from loadtest.capacity.events import Events
 from loadtest.capacity.open import Open, Step
+from loadtest.platform import no_bid_reasons
 
 #: So many connections wait for their answers at once; beyond that requests wait for a connection.
 CONNECTIONS = 256
@@ -107,7 +108,7 @@ def _overload(setting: Setting, load: Open, capacity: float, seconds: float) -> 
     scrape = setting.bench.platform.metrics
     before = scrape()
     step = load.step(capacity * OVERLOAD, seconds)
-    shed = sum(count for reason, count in reasons(before, scrape()).items() if reason in _SHED)
+    shed = sum(count for reason, count in no_bid_reasons(before, scrape()).items() if reason in _SHED)
     good = max(0, len(step.latencies_ms) - shed - step.late) / step.seconds
     return {**step.report(), "shed": shed, "goodput_rps": round(good, 1), "goodput_share": round(good / capacity, 4)}
 
