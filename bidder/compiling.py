@@ -29,8 +29,8 @@ from dsp.snapshot.build import Snapshot
 from dsp.snapshot.packed import pack
 from models.features.encode import ad_rows
 
-#: The child yields the processor to whoever answers, and so do its imports; but the first one is waited for.
-_PROGRAM = "import os, sys; os.nice(int(sys.argv[1])); from bidder.compiling import main; main()"
+_PROGRAM = "from bidder.compiling import main; main()"
+#: The child yields the processor to whoever answers, from its start on. The first one is waited for.
 _NICE = 19
 #: A child that has not ended by then will not.
 _SECONDS_MAX = 600.0
@@ -70,7 +70,7 @@ class Compiler:
     ) -> None:
         self._command = command
         self._small_bytes = small_bytes
-        self._nice = 0
+        self._behind = False  # whether anybody answers meanwhile
         self._child: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
@@ -103,18 +103,20 @@ class Compiler:
             for begin in range(0, len(data), _PIECE_BYTES):
                 blob.write(view[begin : begin + _PIECE_BYTES])
             blob.seek(0)
-            command, self._nice = (*self._command, str(self._nice)), _NICE
-            with subprocess.Popen(command, stdin=blob, stdout=found) as child:  # noqa: S603 - ourselves
+            with subprocess.Popen(self._command, stdin=blob, stdout=found) as child:  # noqa: S603 - ourselves
                 self._child = child
                 try:
                     if self._stopped:
                         child.kill()
+                    if self._behind:
+                        os.setpriority(os.PRIO_PROCESS, child.pid, _NICE)
+                    self._behind = True
                     status = child.wait(_SECONDS_MAX)
                 finally:
                     self._child = None
                     child.kill()
             if status:
-                raise subprocess.CalledProcessError(status, command)
+                raise subprocess.CalledProcessError(status, self._command)
             return _read(found)
 
 

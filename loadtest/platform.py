@@ -156,7 +156,7 @@ class Platform:
         with (self.logs / f"{name}.out").open("wb") as out, (self.logs / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
                 command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
-                start_new_session=True, pass_fds=(self._pipe_read,),
+                process_group=0, pass_fds=(self._pipe_read,),  # a session of its own would void priorities: sched(7)
             )  # fmt: skip
         if idle:
             _yield_processor(process.pid)

@@ -254,7 +254,9 @@ class _Supervisor:
             stdin=asyncio.subprocess.DEVNULL,
             env={**os.environ, **child.environment, PARENT_PIPE: str(self._pipe_read)},
             pass_fds=(self._pipe_read, self._lock),
-            start_new_session=True,  # Ctrl-C in a terminal reaches the supervisor alone, which stops in order
+            # Ctrl-C in a terminal reaches the supervisor alone, which stops in order. In a session of its own a child
+            # would have as large a share of the processor as all others, whatever its priority (sched(7), autogroup).
+            process_group=0,
         )
         with suppress(ProcessLookupError):  # it has ended already
             os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + child.nice)

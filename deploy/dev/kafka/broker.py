@@ -72,7 +72,7 @@ class Cluster:
         with (folder / "broker.log").open("ab") as log:
             self._processes[node] = subprocess.Popen(
                 [*self._java(), "kafka.Kafka", str(properties)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
             )  # fmt: skip
         (folder / "pid").write_text(f"{self._processes[node].pid}\n", encoding="ascii")
 

@@ -263,6 +263,8 @@ def test_a_child_that_nobody_waits_for_yields_the_processor(up: Up) -> None:
     ours = os.getpriority(os.PRIO_PROCESS, 0)
     expected = [min(ours + 5, 19), ours]
     eventually(lambda: [os.getpriority(os.PRIO_PROCESS, *up.begun(name)) for name in ("a", "b")] == expected)
+    # Priorities count among the processes of one session, where the kernel groups them (sched(7), autogroup).
+    assert {os.getsid(up.begun(name)[0]) for name in ("a", "b")} == {os.getsid(0)}
     assert {each.name for each in platform(UpConfig(), None, {}) if not each.nice} == {"api", "bidder", "online"}
 
 

@@ -1,8 +1,10 @@
 """A snapshot compiled by a child is the one compiled here; a child that fails is done without."""
 
 import asyncio
+import os
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -53,6 +55,15 @@ def test_where_a_child_fails_the_snapshot_is_compiled_here(command: tuple[str, .
 def test_what_is_no_snapshot_is_refused() -> None:
     with pytest.raises(msgspec.DecodeError):
         Compiler(small_bytes=0)(b"no snapshot")
+
+
+def test_children_yield_the_processor_once_somebody_answers(tmp_path: Path) -> None:
+    told = tmp_path / "priorities"
+    tell = f"import os, time; time.sleep(0.3); print(os.getpriority(os.PRIO_PROCESS, 0), file=open({str(told)!r}, 'a'))"
+    compiler, data = Compiler((sys.executable, "-c", tell), small_bytes=0), codec.encode(catalogue(), "v1", 5)
+    for _ in range(3):
+        compiler(data)
+    assert told.read_text().split() == [str(os.getpriority(os.PRIO_PROCESS, 0)), "19", "19"]
 
 
 async def test_a_child_is_not_waited_for_in_the_end() -> None:
