@@ -74,10 +74,10 @@ class Client:
 
 def _target(url: str) -> tuple[str, int, str]:
     """Return host, port and path with query of a plain http URL."""
-    scheme, _, _, *rest = url.split("/", 3)
+    scheme, _, authority, *rest = url.split("/", 3)
     if scheme != "http:":
         raise ConnectionError(f"only plain http is spoken here, not {scheme}")
-    host, port = _authority(url.split("/", 3)[2])
+    host, port = _authority(authority)
     return host, port, "/" + (rest[0] if rest else "")
 
 

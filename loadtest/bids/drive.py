@@ -7,7 +7,6 @@ generator would be what is measured. It tells how much of its own processor it t
 import gc
 import socket
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from loadtest.bids.connections import STALL_SECONDS, Connections
@@ -83,8 +82,3 @@ class Closed(Connections):
         began = time.perf_counter()
         one.sendall(data)
         return began, place
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """Return the value that `share` of an ascending sequence do not exceed; 0 of an empty one."""
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0

@@ -15,9 +15,10 @@ from typing import Any
 from dsp.kernel.metrics import Stage
 from loadtest.bids import serve, supply
 from loadtest.bids.catalogue import Mix, catalogue
-from loadtest.bids.drive import Closed, Round, quantile
+from loadtest.bids.drive import Closed, Round
 from loadtest.bids.serve import Bench, cpu_seconds, memory_mb
 from loadtest.platform import Metrics, no_bid_reasons
+from loadtest.truth import percentile
 
 _US = 1e6
 _ROUND_SECONDS = 2.0
@@ -137,7 +138,7 @@ def measure(options: Options) -> dict[str, Any]:
 def _report(
     options: Options, setting: Setting, bidder: Measured, reference: Measured, scrapes: tuple[Metrics, Metrics]
 ) -> dict[str, Any]:
-    latencies = sorted(latency for one in bidder.rounds for latency in one.latencies_ms)
+    latencies = [latency for one in bidder.rounds for latency in one.latencies_ms]
     # Round against round beside it: what else the machine did then is in both.
     ratios = [
         (one.requests / one.seconds) / (other.requests / other.seconds)
@@ -147,7 +148,8 @@ def _report(
         "rps": round(bidder.rps, 1),
         "bid_rate": round(sum(one.bids for one in bidder.rounds) / bidder.requests, 4),
         "latency_ms": {
-            name: round(quantile(latencies, share), 3) for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
+            name: round(percentile(latencies, share), 3)
+            for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
         },
         "late": sum(one.late for one in bidder.rounds),
         "cpu_us_per_request": round(bidder.cpu_us, 1),

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from loadtest.bids.connections import STALL_SECONDS, Connections
-from loadtest.bids.drive import quantile
 from loadtest.bids.supply import Supply
 from loadtest.platform import PlatformError
+from loadtest.truth import percentile
 
 _MS = 1_000.0
 #: epoll sleeps whole milliseconds; what is due sooner is waited for awake.
@@ -36,14 +36,13 @@ class Step:
 
     def report(self) -> dict[str, float]:
         """Return rates, quantiles in milliseconds, and how much of the delay was the generator's own."""
-        ordered, lags = sorted(self.latencies_ms), sorted(self.lags_ms)
         return {
             "rate": round(self.rate, 1),
-            "answered": round(len(ordered) / self.seconds, 1),
-            **{name: round(quantile(ordered, share), 3) for name, share in _QUANTILES.items()},
+            "answered": round(len(self.latencies_ms) / self.seconds, 1),
+            **{name: round(percentile(self.latencies_ms, share), 3) for name, share in _QUANTILES.items()},
             "late": self.late,
             "refused": self.refused,
-            "lag_p99": round(quantile(lags, 0.99), 3),
+            "lag_p99": round(percentile(self.lags_ms, 0.99), 3),
         }
 
 

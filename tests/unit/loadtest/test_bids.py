@@ -21,7 +21,7 @@ from dsp.snapshot.build import build
 from loadtest.__main__ import main
 from loadtest.bids import supply
 from loadtest.bids.catalogue import BROAD, Mix, catalogue
-from loadtest.bids.drive import Closed, quantile
+from loadtest.bids.drive import Closed
 from loadtest.platform import PlatformError
 from loadtest.traffic import Source, Traffic
 
@@ -205,9 +205,3 @@ def test_what_only_looks_like_a_close_is_none() -> None:
         load.round(5.0)
     load.close()
     assert server.connections == 1
-
-
-def test_quantiles() -> None:
-    assert quantile([], 0.5) == 0.0
-    assert quantile([1.0], 0.999) == 1.0
-    assert quantile([float(value) for value in range(100)], 0.99) == 99.0

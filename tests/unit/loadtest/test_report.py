@@ -144,6 +144,7 @@ def test_replay_reads_lines_as_they_are(tmp_path: Path) -> None:
 
 def test_percentile_is_the_nearest_rank() -> None:
     assert percentile([], 0.5) == 0.0
+    assert percentile([1.0], 0.999) == 1.0
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert percentile([float(value) for value in range(100)], 0.99) == 99.0
 
