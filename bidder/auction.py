@@ -105,7 +105,7 @@ class Auctioneer:
 
         run.late = run.left_ms() < 0.0
         run.sent = [] if run.late else offers
-        self.journal.sample(run, request.id)
+        self.journal.sample(run, request)
         if not run.sent:
             return self._no(run, request, Exclusion.TIME_SHORT if run.late else None)
         self.journal.decision(run, request.id)

@@ -1,4 +1,4 @@
-"""What the bidder tells the event log of its own accord: decisions, and a sample of raw requests for `explain`."""
+"""What the bidder tells the event log of its own accord: decisions, and a sample of requests for `explain`."""
 
 import asyncio
 import zlib
@@ -10,6 +10,9 @@ from bidder.shadow import scored
 from dsp.events.schema import Decision, SampledRequest, encode
 from dsp.events.topics import Topic
 from dsp.kernel.metrics import Outcome
+from dsp.openrtb.request import BidRequest
+from dsp.privacy.policy import permissions
+from dsp.privacy.redaction import without_user
 from models.features.columns import FEATURE_HASH
 from models.serving.predictor import BatchPredictor
 
@@ -21,10 +24,11 @@ _ANY_HEADER = 47
 class Journal:
     """Writes to the outbox without waiting; a full outbox drops and counts."""
 
-    def __init__(self, outbox: Outbox, sample_rate: float, shadow_share: float = 0.0) -> None:
+    def __init__(self, outbox: Outbox, sample_rate: float, shadow_share: float = 0.0, vendor_id: int = 0) -> None:
         self._outbox = outbox
         self._sampled_below = int(sample_rate * _HASH_RANGE)
         self._shadowed_below = int(shadow_share * _HASH_RANGE)
+        self._vendor_id = vendor_id
 
     def decision(self, run: Run, auction_id: str) -> None:
         """Log the bids that leave; a test is nobody's experience, so nothing is learned from it."""
@@ -49,20 +53,25 @@ class Journal:
     def _shadow(self, decision: Decision, challenger: BatchPredictor) -> None:
         self._outbox.offer(Topic.DECISIONS, decision.auction_id, partial(encode, scored(decision, challenger)))
 
-    def sample(self, run: Run, auction_id: str) -> None:
-        """Keep the raw request if its auction id's hash falls into the sample."""
+    def sample(self, run: Run, request: BidRequest) -> None:
+        """Keep the request if its auction id's hash falls into the sample: raw where its user may be kept too."""
+        auction_id = request.id
         if zlib.crc32(auction_id.encode()) >= self._sampled_below or run.state is None:
             return
+        if permissions(request, self._vendor_id, run.profile.country_default).may_store:
+            body = _plain(run.arrival.body, run.arrival.encoding)
+        else:
+            body = without_user(request)
         outcome = Outcome.BID.value if run.sent else next(iter(run.reasons), Outcome.NO_BID.value)
-        request = SampledRequest(
+        sampled = SampledRequest(
             auction_id=auction_id,
             exchange=run.profile.name,
             at_ms=run.now_ms,
-            body=_plain(run.arrival.body, run.arrival.encoding),
+            body=body,
             outcome=outcome,
             snapshot_version=run.state.served.snapshot.version,
         )
-        self._outbox.offer(Topic.REQUESTS, auction_id, partial(encode, request))
+        self._outbox.offer(Topic.REQUESTS, auction_id, partial(encode, sampled))
 
 
 def _plain(body: bytes, encoding: str) -> bytes:

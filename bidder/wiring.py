@@ -72,7 +72,7 @@ def wire(
     spills = {topic: Spill(spill, topic, config.outbox_spill_records_max) for topic in lanes} if spill else {}
     outbox = Outbox(log, lanes, config.outbox_batch_max, clock, spills, config.outbox_append_ms_max)
     profiles, rates = deployment.profiles, deployment.rates
-    signer = TokenSigner(deployment.keys, NoticeKind)
+    signer, vendor_id = TokenSigner(deployment.keys, NoticeKind), deployment.platform.privacy_vendor_id
     # Pseudonyms outlive the rotation of signing keys as long as the oldest key is listed last.
     user_secret = hmac.digest(deployment.keys[-1], b"user-key", "sha256")
     policy = UserPolicy(config.user_timeout_ms, config.user_absent_policy, config.user_unidentified_policy)
@@ -82,11 +82,11 @@ def wire(
         clock=clock,
         serving=serving,
         admission=Admission(profiles, config.inflight_max, config.time_left_ms_min, clock.elapsed_ns()),
-        enricher=Enricher(users, pending, rates, user_secret, deployment.platform.privacy_vendor_id, policy),
+        enricher=Enricher(users, pending, rates, user_secret, vendor_id, policy),
         leases=leases,
         pending=pending,
         responder=Responder(config.notice_base_url or f"http://{config.host}:{config.notice_port}", signer, rates),
-        journal=Journal(outbox, config.request_sample_rate, config.shadow_share),
+        journal=Journal(outbox, config.request_sample_rate, config.shadow_share, vendor_id),
         tally=Tally(profiles, tracer),
         scoring=Scoring(batcher, config.predict_ms_min, clock),
     )

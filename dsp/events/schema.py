@@ -115,7 +115,10 @@ class Notice(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="notice.1"
 
 
 class SampledRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="request.1"):
-    """One raw bid request kept for `explain` and for the parity tests, with what was answered."""
+    """One bid request kept for `explain` and for the parity tests, with what was answered.
+
+    It is as it came, or without its user where nothing about him may be kept (`dsp.privacy.redaction`).
+    """
 
     auction_id: str
     exchange: str

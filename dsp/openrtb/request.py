@@ -83,7 +83,7 @@ class Video(msgspec.Struct, frozen=True, gc=False):
 class Native(msgspec.Struct, gc=False):
     """A native slot (3.2.9). `request` is JSON in a string by the specification, an object with some exchanges."""
 
-    request: msgspec.Raw = msgspec.Raw(b"")
+    request: msgspec.Raw = msgspec.Raw(b"null")
     ver: str = ""
     api: tuple[Int, ...] = ()
     battr: tuple[Int, ...] = ()

@@ -1,6 +1,7 @@
 """Features and scores of the running bidder equal those computed offline from what it stored."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ async def logged(made: World, wanted: int) -> dict[str, Decision]:
     return dict(await until(lambda: _enough(found(), wanted)))
 
 
+async def sampled(made: World, wanted: Collection[str]) -> dict[str, SampledRequest]:
+    """Return the requests by auction id once those wanted are there: their topic is written apart from decisions."""
+
+    async def found() -> dict[str, SampledRequest]:
+        events = {event.auction_id: event for event in await made.events("requests", SampledRequest)}
+        return events if events.keys() >= set(wanted) else {}
+
+    return dict(await until(found))
+
+
 async def _enough(found: Any, wanted: int) -> Any:
     decisions = await found
     return decisions if len(decisions) >= wanted else None
@@ -76,7 +87,7 @@ async def test_features_and_scores_are_the_same_offline(tmp_path: Path, trained:
         for request in requests():
             await until(lambda request=request: _bid(made, request))  # a burst may have to wait for its lease
         decisions = await logged(made, len(requests()))
-        raw = {event.auction_id: event for event in await made.events("requests", SampledRequest)}
+        raw = await sampled(made, decisions.keys())
         blob = await LocalBlobStore(made.data / "blobs").get("snapshot")
         await made.stop()
 

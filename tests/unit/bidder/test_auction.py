@@ -21,7 +21,7 @@ from dsp.cache.port import LeaseReport, LeaseState
 from dsp.catalog.entities import AuctionType, Deal
 from dsp.catalog.rules import Clause, Dimension, Targeting
 from dsp.catalog.status import Status
-from dsp.events.schema import Bid, NoticeKind
+from dsp.events.schema import Bid, NoticeKind, SampledRequest, decode
 from dsp.events.topics import Topic
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.config import Platform
@@ -108,10 +108,10 @@ class Market:
         self.leases.reserve(10, day, "", 0, self._elapsed_ms(), self.clock.now_ms() + DAY_MS)  # demand comes first
         self.leases.wants(self._elapsed_ms())
         self.leases.apply(LeaseReport(granted, 0), self._elapsed_ms())
-        self.users = FakeUsers()
+        self.users, self.log = FakeUsers(), FakeLog()
         deployment = Deployment(Platform(), {profile.name: profile}, [b"k" * 16])
         self.auctioneer, _, self.outbox = wire(
-            deployment, CONFIG, self.clock, FakeLog(), serving=self.serving, leases=self.leases, users=self.users
+            deployment, CONFIG, self.clock, self.log, serving=self.serving, leases=self.leases, users=self.users
         )
         self.pending = self.auctioneer.pending
 
@@ -287,6 +287,21 @@ async def test_a_bid_that_our_check_drops_gives_the_money_back() -> None:
     request["imp"][0]["secure"] = 1  # and our pixel is not
     assert (await market.ask(request))[0] == Answer(204)
     assert market.leases.reserved_micros == 0
+
+
+@pytest.mark.parametrize("coppa", [0, 1])
+async def test_a_sample_keeps_nothing_of_a_user_of_whom_nothing_may_be_kept(coppa: int) -> None:
+    market = Market()
+    await market.outbox.start()
+    request = bid_request("s1", regs={"coppa": coppa})
+    await market.ask(request)
+    await market.outbox.stop(1.0)
+    [entry] = market.log.appended[Topic.REQUESTS.value]
+    sampled = decode(entry.value)
+    assert isinstance(sampled, SampledRequest)
+    assert (b"203.0.113.0" in sampled.body) == (b'"u1"' in sampled.body) == (coppa == 0)
+    assert sampled.outcome == "bid"
+    assert coppa == 1 or json.loads(sampled.body) == request
 
 
 async def test_no_user_store_still_bids() -> None:
