@@ -21,7 +21,7 @@ from models.features.spec import FeatureSpec
 from models.serving.statistics import sigmoid
 from models.training import blend, families, gbdt
 from models.training.blend import Blend
-from models.training.config import FAMILIES, TrainingConfig
+from models.training.config import FAMILIES, Family, TrainingConfig
 from models.training.families import Learned, Seen, Task, Trial
 from models.training.rows import Rows
 
@@ -34,6 +34,8 @@ _DAYS_MIN = 2.0
 _HALF_LIVES = (0.0, 1.0, 2.0)
 #: Weights and calibration forget so fast, in time blocks: the level is that of the latest.
 _CALIBRATION_HALF_LIFE = 1.0
+#: Parts of the rows that what serves was not trained on, each predicted by what was learned from all before it.
+_FRESH_PARTS = 3
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -94,8 +96,24 @@ class Ensemble:
         return blended({each: self.models[each].logits(requests, ads) for each in blended.weights}, requests, ads)
 
 
-def walk(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig, seen: Seen | None = None) -> Walk:
-    """Let every kind of model there is predict later blocks, and choose. `seen`: the rows are clicks of these.
+def walk(
+    rows: Rows,
+    spec: FeatureSpec,
+    base_rate: float,
+    config: TrainingConfig,
+    seen: Seen | None = None,
+    since_ms: int | None = None,
+) -> Walk:
+    """Let every kind of model there is predict later blocks, and choose.
+
+    Args:
+        rows: in order of time.
+        spec: what their columns are.
+        base_rate: assumed before the first row.
+        config: blocks, kinds of models and their settings.
+        seen: the rows are clicks of these.
+        since_ms: the end of what serves now was trained on. A block may be days long, and what serves would know days
+            more than what is to replace it: from here on rows are predicted by models of all that was before.
 
     Raises:
         ValueError: rows do not spread over three time blocks.
@@ -107,21 +125,24 @@ def walk(rows: Rows, spec: FeatureSpec, base_rate: float, config: TrainingConfig
     seconds: dict[str, float] = {}
     absent: dict[str, str] = {}
     features = families.NONE
+    edges = _edges(later, since_ms)
     for family in (name for name in FAMILIES if name in config.families):
         if reason := families.absent(family):
             absent[family] = reason
             continue
         began = time.perf_counter()
         tried = families.trials(family, task)
-        best, honest[family] = _choose(tried, later)
+        best, until = _choose(tried, later)
+        honest[family] = _said(family, until, task, later, edges)
         logits[family], settings[family] = best.logits, best.settings
         features = best.features if len(best.features) else features
         seconds[family] = time.perf_counter() - began
     entrants = {name: [name] for name in logits} | ({BLEND: [*logits]} if len(logits) > 1 else {})
     predicted = {
-        name: _out_of_time({part: honest[part] for part in parts}, spec, later) for name, parts in entrants.items()
+        name: _out_of_time({part: honest[part] for part in parts}, spec, later, edges)
+        for name, parts in entrants.items()
     }
-    prior = blend.walk(lambda known: _hierarchy(known, task), rows, task.edges[2:])
+    prior = blend.walk(lambda known: _hierarchy(known, task), rows, later.start + edges)
     winner, compared = select(predicted, later.rows, config.limits())
     scores = {name: _mean_loss(found, later.rows) for name, found in predicted.items()}
     choice = Choice(winner, scores, compared, settings, absent)
@@ -213,8 +234,19 @@ def _task(
     return Task(rows, spec, base_rate, edges, half_lives, config, seen), told
 
 
-def _choose(tried: Sequence[Trial], later: _Later) -> tuple[Trial, Floats]:
-    """Return the trial that was best, and what was said of each block by the one that was best until then (n,).
+def _edges(later: _Later, since_ms: int | None) -> NDArray[np.intp]:
+    """Return where the parts of the later rows end that are predicted alike: the blocks', and those since what serves
+    was trained. Rows of one instant are never parted.
+    """
+    at_ms, count = later.rows.at_ms, len(later.rows)
+    new = count if since_ms is None else int(at_ms.searchsorted(since_ms))
+    places = new + (count - new) * np.arange(_FRESH_PARTS) // _FRESH_PARTS
+    cuts = at_ms.searchsorted(at_ms[places], side="left") if new < count else places
+    return np.union1d(later.edges, cuts).astype(np.intp)
+
+
+def _choose(tried: Sequence[Trial], later: _Later) -> tuple[Trial, list[Trial]]:
+    """Return the trial that was best, and for each block the one that was best until then.
 
     Where rows are of some days the latest block decides, otherwise all.
     """
@@ -226,15 +258,32 @@ def _choose(tried: Sequence[Trial], later: _Later) -> tuple[Trial, Floats]:
 
     edges = [0, *later.edges.tolist()]
     known = [slice(before if later.half_life_days else 0, begin) for before, begin in pairwise(edges)]
-    blocks = pairwise(later.edges.tolist())
-    said = [best(until).logits[begin:end] for until, (begin, end) in zip(known[:-1], blocks, strict=True)]
-    return best(known[-1]), np.concatenate(said)
+    *until, last = map(best, known)
+    return last, until
 
 
-def _out_of_time(parts: Mapping[str, Floats], spec: FeatureSpec, later: _Later) -> Floats:
-    """Return probabilities (n,), each block's put together as the blocks before it ask for."""
+def _said(family: Family, until: Sequence[Trial], task: Task, later: _Later, edges: NDArray[np.intp]) -> Floats:
+    """Return the log-odds of the later rows, (n,), each part's by a model of all rows before it, with the settings
+    that were best until its block began.
+    """
     found = []
-    for begin, end in pairwise(later.edges.tolist()):
+    for begin, end in pairwise(edges.tolist()):
+        block = int(later.edges.searchsorted(begin, side="right")) - 1
+        trial = until[block]
+        if begin == later.edges[block]:
+            found.append(trial.logits[begin:end])
+            continue
+        before, part = later.start + begin, later.rows[slice(begin, end)]
+        features = trial.features[: before - int(task.edges[1])]
+        learned = families.learn(family, trial.settings, features, task.rows[slice(0, before)], task)
+        found.append(learned.logits(part.requests, part.ads))
+    return np.concatenate(found)
+
+
+def _out_of_time(parts: Mapping[str, Floats], spec: FeatureSpec, later: _Later, edges: NDArray[np.intp]) -> Floats:
+    """Return probabilities (n,), each part's put together as what was before it asks for."""
+    found = []
+    for begin, end in pairwise(edges.tolist()):
         known = {name: logits[:begin] for name, logits in parts.items()}
         told = later.rows[slice(0, begin)], spec, later.blocks[:begin], later.half_life_days, later.earlier
         together = blend.fit(known, *told)

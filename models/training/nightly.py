@@ -121,7 +121,9 @@ def _train(night: Night) -> dict[str, Any]:
     """Let all kinds of models predict each block of time by what was before it, and choose the one to serve."""
     clicks, positives = night.data.clicks, int(night.data.clicks.labels.sum())
     enough = night.config.conversions_min <= positives < len(clicks) and _spread(clicks, night.config)
-    walked = {"ctr": ensemble.walk(night.data.impressions, PLATFORM, _BASE_CTR, night.config)}
+    serving = contest.champion(night.root)
+    since_ms = compare.trained_to_ms(serving) if serving is not None else None
+    walked = {"ctr": ensemble.walk(night.data.impressions, PLATFORM, _BASE_CTR, night.config, since_ms=since_ms)}
     if enough:
         walked["cvr"] = ensemble.walk(clicks, PLATFORM, CVR, night.config, night.seen)
     for name, made in walked.items():

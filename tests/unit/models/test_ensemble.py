@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.evaluation import metrics
 from models.features.spec import FeatureSpec, Group
 from models.serving.statistics import sigmoid
 from models.training import ensemble, gbdt
@@ -56,6 +57,39 @@ def test_no_block_is_predicted_with_what_came_in_it_or_later(days: int) -> None:
             until = slice(0, end - walked.start)
             assert np.array_equal(predicted[until], turned.predicted[name][until])
         assert np.array_equal(walked.prior[until], turned.prior[until])
+
+
+def test_what_serves_is_compared_with_what_was_learned_from_all_before() -> None:
+    """A block is days long: a campaign that began in it would be known to what serves alone."""
+    rows = made(4_000)
+    edges = gbdt.block_edges(rows.at_ms, CONFIG.blocks)
+    begin = int(edges[-2])
+    begun = begin + (len(rows) - begin) // 4
+    rows.ads[begun:, 0] = np.where(np.arange(begun, len(rows)) % 2 == 0, 9, rows.ads[begun:, 0])
+    new = rows.ads[:, 0] == 9
+    rows.labels[new] = np.random.default_rng(2).random(new.sum()) < 0.6
+    since = begun + (len(rows) - begun) // 3
+    walked = ensemble.walk(rows, SPEC, 0.1, CONFIG)
+    fresh = ensemble.walk(rows, SPEC, 0.1, CONFIG, since_ms=int(rows.at_ms[since]))
+    later = np.arange(walked.start, len(rows)) >= since
+    for name in walked.predicted:
+        assert np.array_equal(walked.predicted[name][~later], fresh.predicted[name][~later])
+        assert np.array_equal(walked.logits[walked.parts(name)[0]], fresh.logits[walked.parts(name)[0]])
+        losses = [
+            metrics.losses(each.predicted[name], rows.labels[walked.start :])[later & new[walked.start :]].mean()
+            for each in (walked, fresh)
+        ]
+        assert losses[1] < 0.9 * losses[0]
+    # Nothing that came later was known; and where nothing is new all is as it was.
+    cut, end = (since + (len(rows) - since) * part // 3 for part in (1, 2))
+    labels = rows.labels.copy()
+    labels[cut:] ^= True
+    turned = ensemble.walk(replace(rows, labels=labels), SPEC, 0.1, CONFIG, since_ms=int(rows.at_ms[since]))
+    for name, predicted in fresh.predicted.items():
+        until = slice(0, end - walked.start)
+        assert np.array_equal(predicted[until], turned.predicted[name][until])
+    none = ensemble.walk(rows, SPEC, 0.1, CONFIG, since_ms=int(rows.at_ms[-1]) + 1)
+    assert np.array_equal(none.chosen, walked.chosen)
 
 
 def test_what_is_fitted_is_every_part_there_is_and_their_blend() -> None:
