@@ -167,7 +167,9 @@ def _step(step: str, found: dict[str, Any]) -> str:
         return "; ".join(f"{name}: {_losses(choice)}" for name, choice in found.items() if name != "resumed")
     if step == "gate":
         return "; ".join([found["candidate"], *found["reasons"]])
-    return ", ".join(f"{name} {value}" for name, value in found.items() if name != "reasons")
+    told = ", ".join(f"{name} {value}" for name, value in found.items() if name != "reasons")
+    refused = found.get("reasons", ()) if step == "landscape" else ()
+    return told + "".join(f"\n           {reason}" for reason in refused)
 
 
 def _losses(choice: dict[str, Any]) -> str:

@@ -66,22 +66,28 @@ class Pair(NamedTuple):
 
 
 def difference(pair: Pair, limits: Limits) -> Difference:
-    """Compare two predictions by a paired bootstrap over rows (Efron and Tibshirani 1993, chapter 13).
+    """Compare two predictions by log loss, with the bounds of `bootstrap`."""
+    gains = losses(pair.baseline, pair.labels) - losses(pair.candidate, pair.labels)
+    return Difference(len(gains), int(pair.labels.sum()), *bootstrap(gains, pair.weights, limits))
+
+
+def bootstrap(gains: NDArray[np.float64], weights: NDArray[np.float64], limits: Limits) -> tuple[float, float, float]:
+    """Return the mean of n rows' gains, and its bounds by a paired bootstrap over rows (Efron and Tibshirani 1993,
+    chapter 13); 0 without rows.
 
     The same seed and rows give the same bounds.
     """
-    rows = len(pair.labels)
+    rows = len(gains)
     if rows == 0:
-        return Difference(0, 0, 0.0, 0.0, 0.0)
-    gains = (losses(pair.baseline, pair.labels) - losses(pair.candidate, pair.labels)) * pair.weights
+        return 0.0, 0.0, 0.0
+    weighted = gains * weights
     generator = np.random.default_rng(limits.seed)
     means = np.empty(limits.resamples)
     for number in range(limits.resamples):
         drawn = generator.integers(0, rows, rows, dtype=np.int32)
-        means[number] = gains[drawn].sum() / pair.weights[drawn].sum()
+        means[number] = weighted[drawn].sum() / weights[drawn].sum()
     low, high = np.quantile(means, [1.0 - limits.confidence, limits.confidence])
-    mean = float(gains.sum() / pair.weights.sum())
-    return Difference(rows, int(pair.labels.sum()), mean, float(low), float(high))
+    return float(weighted.sum() / weights.sum()), float(low), float(high)
 
 
 def slices(name: str, keys: NDArray[np.int64], pair: Pair, limits: Limits) -> list[Slice]:

@@ -1,7 +1,7 @@
 """Published landscapes of first-price auctions, ready to serve; how a curve is made of one is dsp.pricing.landscape."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import msgspec
@@ -41,6 +41,11 @@ class Landscapes:
     def __init__(self, version: str, by_exchange: Mapping[int, Landscape]) -> None:
         self.version = version
         self._by_exchange = dict(by_exchange)
+
+    @property
+    def exchanges(self) -> Set[int]:
+        """Return the exchanges that have a landscape, by their values in feature rows."""
+        return self._by_exchange.keys()
 
     def curve(self, features: NDArray[np.int64], floor_micros_cpm: int) -> WinCurve | None:
         """Return the chances of winning an impression, of its feature row (R,); None where nothing is known yet."""

@@ -46,6 +46,7 @@ class Found(NamedTuple):
     """Auctions in order of the bid's time, what they are called in a report, and when the latest was bid for."""
 
     auctions: Auctions
+    at_ms: NDArray[np.int64]  # (n,), of each bid
     counts: dict[str, int]
     to_ms: int
 
@@ -84,8 +85,8 @@ def load(root: Path, from_ms: int, now_ms: int, rows_max: int) -> Found:
         "won_without_price": int((won & ~stated).sum()),
         "lost_without_price": int(above.sum()),
     }
-    to_ms = int(_numbers(bids["at_ms"])[known].max(initial=0))
-    return Found(auctions[known], counts, to_ms)
+    at_ms = _numbers(bids["at_ms"])[known]
+    return Found(auctions[known], at_ms, counts, int(at_ms.max(initial=0)))
 
 
 class _Told(NamedTuple):

@@ -42,7 +42,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     #: The gate: how sure it must be that the challenger's log loss is lower than the champion's, by a bootstrap.
     gate_confidence: float = 0.95
     gate_resamples: int = 1_000  # of the bootstrap
-    gate_rows_min: int = 300  # impressions new to both that they are compared on
+    gate_rows_min: int = 300  # impressions, or auctions, new to both that they are compared on
     #: An exchange or campaign with so many clicks has to be calibrated too, unless the champion is further off.
     gate_slice_clicks_min: int = 200
     #: A challenger that was neither proven nor disproven in shadow for so long makes room for a newer one.

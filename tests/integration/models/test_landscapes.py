@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from dsp import registry
@@ -93,6 +95,56 @@ def test_what_cannot_be_served_is_replaced_without_news(tmp_path: Path, trained:
     (copied / "models" / "versions" / version / "landscape.json").write_text('{"feature_hash": "another"}')
     assert landscapes.publish(copied, NOW_MS + 1_000, TrainingConfig())["result"] == "published"
     assert served(copied)[0] != version
+
+
+def rewrite(data_dir: Path, folder: str, since_ms: int, **columns: Any) -> None:
+    """Change columns of what was logged since then, each by a function of the column as a list."""
+    for path in sorted((data_dir / "training" / folder).rglob("*.parquet")):
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file).read()
+        if pc.min(table["at_ms"]).as_py() >= since_ms:
+            for name, made in columns.items():
+                place = table.column_names.index(name)
+                values = pa.array(made(table[name].to_pylist()), table.schema.field(name).type)
+                table = table.set_column(place, table.schema.field(name), values)
+            pq.write_table(table, path)
+
+
+def elsewhere(rows: list[bytes]) -> list[bytes]:
+    """Return feature rows of which every other one is of another exchange."""
+    made = np.frombuffer(b"".join(rows), dtype="<i8").reshape(len(rows), -1).copy()
+    made[::2, REQUEST_COLUMNS.index("exchange")] = text_hash("another")
+    return [row.tobytes() for row in made]
+
+
+def test_what_serves_is_replaced_by_what_foretells_later_auctions_surely_better(
+    tmp_path: Path, trained: Path, write_log: Any
+) -> None:
+    copied = Path(shutil.copytree(trained, tmp_path / "copy"))
+    later_ms = START_MS + 3_600_000
+    write_log(copied / "training", 3_000, start_ms=later_ms, seed=2)
+    before, now_ms = served(copied)[0], later_ms + 60_000
+    same = landscapes.publish(copied, now_ms, TrainingConfig())
+    assert (same["result"], same["new_to_both"]) == ("refused", 2_000)  # a third is known to tonight's as well
+    assert "not surely better" in same["reasons"][0]
+    few = landscapes.publish(copied, now_ms, TrainingConfig(gate_rows_min=2_001))
+    assert "2001 are needed" in few["reasons"][0]
+    assert served(copied)[0] == before
+    rewrite(copied, "notices", later_ms, kind=lambda kinds: ["loss"] * len(kinds))  # what won all wins nothing now
+    dearer = landscapes.publish(copied, now_ms, TrainingConfig())
+    assert (dearer["result"], dearer["low"] > 0.0) == ("published", True)
+    assert served(copied)[0] == dearer["version"] != before
+    assert landscapes.publish(copied, now_ms, TrainingConfig())["result"] == "nothing_new"
+
+
+def test_an_exchange_without_a_landscape_does_not_wait(tmp_path: Path, trained: Path, write_log: Any) -> None:
+    copied = Path(shutil.copytree(trained, tmp_path / "copy"))
+    later_ms = START_MS + 3_600_000
+    write_log(copied / "training", 3_000, start_ms=later_ms, seed=2)
+    rewrite(copied, "bids", later_ms, request_features=elsewhere)
+    made = landscapes.publish(copied, later_ms + 60_000, TrainingConfig())
+    assert (made["result"], made["new_to_both"]) == ("published", 1_000)
+    assert served(copied)[1].exchanges == {text_hash("demo-first"), text_hash("another")}
 
 
 @pytest.mark.parametrize("fault", ["features", "format", "shape", "scores", "prices", "missing"])
