@@ -55,9 +55,9 @@ async def read_all(log: EventLog) -> list[Record]:
                 return records
 
 
-async def in_the_end(act: Callable[[], Awaitable[_Result]], seconds: float = 120.0) -> _Result:
+async def in_the_end(act: Callable[[], Awaitable[_Result]]) -> _Result:
     """Repeat what fails while brokers are away, as its callers do."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(120):
         while True:
             try:
                 return await act()

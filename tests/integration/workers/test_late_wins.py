@@ -16,7 +16,6 @@ from dsp.workers.ledger import LedgerJob
 from tests.integration.workers.ledgers import Leases, World
 from tests.notices import FACTS, notice
 
-OWN_LEASE = f"0-3-{FACTS.day}"
 NOON_MS = FACTS.day * 86_400_000 + 43_200_000
 
 

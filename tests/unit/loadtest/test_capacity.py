@@ -87,8 +87,8 @@ def test_late_answers_break_the_service_level_whatever_the_p99() -> None:
     assert not keeps(Step(1.0, 1.0, late=2, latencies_ms=[1.0] * 1_000), 20.0)
 
 
-def samples(megabytes: list[float], files: int = 20) -> list[Sample]:
-    return [Sample(float(number), value, 5, files) for number, value in enumerate(megabytes)]
+def samples(megabytes: list[float]) -> list[Sample]:
+    return [Sample(float(number), value, 5, 20) for number, value in enumerate(megabytes)]
 
 
 def test_memory_that_grows_after_the_warm_up_is_not_flat() -> None:

@@ -13,7 +13,6 @@ from models.training.network_export import (
     Form,
     NetworkShape,
     NetworkWeights,
-    Precision,
     random_weights,
     share_weights,
     to_onnx,
@@ -66,9 +65,9 @@ def made(count: int, seed: int, columns: Mapping[str, NDArray[np.int64]] | None 
     return Rows(np.arange(count) * 10, requests, ads, np.zeros(count, dtype=np.bool_), np.ones(count))
 
 
-def random_inputs(rows: Rows, config: NetworkConfig = SMALL, spec: FeatureSpec = SPEC, seed: int = 5) -> Inputs:
+def random_inputs(rows: Rows, config: NetworkConfig = SMALL, spec: FeatureSpec = SPEC) -> Inputs:
     """Return inputs laid out for rows, with vectors drawn."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(5)
     layout, keys, places, length = lay_out(rows, spec, config)
     widest = max(field.width for side in (layout.request, layout.ad) for field in side.fields)
     history = layout.history_width
@@ -80,12 +79,10 @@ def random_inputs(rows: Rows, config: NetworkConfig = SMALL, spec: FeatureSpec =
     return Inputs(layout, Tables(keys, places, vectors, ages, query))
 
 
-def random_model(
-    inputs: Inputs, form: Form = "split", precision: Precision = "fp32", device: Device = CPU
-) -> tuple[NetworkModel, NetworkWeights]:
+def random_model(inputs: Inputs, form: Form = "split", device: Device = CPU) -> tuple[NetworkModel, NetworkWeights]:
     """Return a model of these inputs with weights drawn, and the weights."""
     weights = random_weights(NetworkShape(inputs.layout.width, 3, 8, (32, 16)), seed=2)
     shares = Shares(*share_weights(weights))
     if form == "full":
         shares = Shares(shares.matrix[:, :0], shares.bias[:0])
-    return NetworkModel(to_onnx(weights, form=form, precision=precision), inputs, shares, device), weights
+    return NetworkModel(to_onnx(weights, form=form), inputs, shares, device), weights

@@ -102,8 +102,8 @@ ASSETS = native.NativeAssets(
 )
 
 
-def _respond(request: dict[str, Any], assets: native.NativeAssets = ASSETS) -> Any:
-    text = native.respond(json.dumps(request), assets, click_url="https://c/", impression_urls=["https://i/"])
+def _respond(request: dict[str, Any]) -> Any:
+    text = native.respond(json.dumps(request), ASSETS, click_url="https://c/", impression_urls=["https://i/"])
     return json.loads(text)
 
 

@@ -19,13 +19,13 @@ MIDNIGHT = 1_748_822_400_000  # a Monday, UTC
 HOUR = MS_PER_HOUR
 
 
-def planner(budget: int, end_ms: int, *, start_ms: int = MIDNIGHT, **terms: Any) -> Callable[[int, int], Plan]:
+def planner(budget: int, end_ms: int, **terms: Any) -> Callable[[int, int], Plan]:
     """Return the plan of a flight within one UTC day."""
 
     def plan_at(now_ms: int, spent: int) -> Plan:
         found = plan(
             Budget(total_micros=budget),
-            Flight(start_ms=start_ms, end_ms=end_ms),
+            Flight(start_ms=MIDNIGHT, end_ms=end_ms),
             terms.get("dayparts", ()),
             "UTC",
             terms.get("mode", PacingMode.EVEN),
