@@ -21,6 +21,7 @@ from dsp.pacing import columns
 from dsp.pacing.columns import PACED_BLOB, Paced
 from dsp.snapshot import active
 from dsp.snapshot.active import ACTIVE_BLOB, Active
+from dsp.snapshot.codec import SNAPSHOT_BLOB
 from models.serving import bundle, landscape, online
 from models.serving.bundle import CHALLENGER, CHAMPION, Bundle
 from models.serving.landscape import LANDSCAPE, NO_LANDSCAPES, Landscapes
@@ -28,8 +29,6 @@ from models.serving.online import PRIOR_BLOB
 from models.serving.predictor import BatchPredictor
 from models.serving.session import CPU, Device
 
-#: The blob under which the snapshot is published.
-SNAPSHOT_BLOB = "snapshot"
 _Part = TypeVar("_Part")
 _SWAPS = {
     SNAPSHOT_BLOB: metrics.SNAPSHOT_SWAPS,

@@ -12,6 +12,8 @@ import msgspec
 from dsp.catalog.entities import Catalogue
 from dsp.snapshot.build import Snapshot, build
 
+#: The blob under which it is published.
+SNAPSHOT_BLOB = "snapshot"
 #: Entities of a chunk: decoding them takes less than a millisecond.
 _CHUNK = 256
 _KINDS = Catalogue.__struct_fields__

@@ -17,15 +17,13 @@ from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
 from dsp.snapshot import active
 from dsp.snapshot.active import ACTIVE_BLOB
-from dsp.snapshot.codec import encode
+from dsp.snapshot.codec import SNAPSHOT_BLOB, encode
 from dsp.store.database import create_engine, session_factory, url
 from dsp.store.leader import Leadership
 from dsp.store.replica import Replica, Write
 from dsp.workers import runner
 from dsp.workers.single import Single
 
-#: The blob under which the snapshot is published.
-SNAPSHOT_BLOB = "snapshot"
 #: Statuses that are published beside the snapshot are in it so much later, at the latest.
 _FOLD_MS = 600_000
 _STATUS_KINDS = (Kind.ADVERTISER, Kind.CAMPAIGN, Kind.LINE_ITEM)

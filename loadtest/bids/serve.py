@@ -23,7 +23,6 @@ from dsp.snapshot import codec
 from loadtest.bids.supply import EXCHANGE
 from loadtest.platform import START_SECONDS, Platform, PlatformError, free_ports
 
-SNAPSHOT_BLOB = "snapshot"
 CANDIDATES_MAX = 32
 STOP_SECONDS = 15.0
 #: Nothing but the specification, and no bound on the rate: how many it can answer is what is asked. Bids expire soon,
@@ -71,7 +70,7 @@ class Bench:
         limits = [Limit(item.id, item.campaign_id, None, None, None, None) for item in catalogue.line_items]
 
         async def put() -> None:
-            await self._blobs.put(SNAPSHOT_BLOB, self.encoded(f"bench-{now_ms}"))
+            await self._blobs.put(codec.SNAPSHOT_BLOB, self.encoded(f"bench-{now_ms}"))
             await self._blobs.put(PACED_BLOB, columns.encode(columns.paced(controls)))
             leases = self._leases()
             await leases.open()

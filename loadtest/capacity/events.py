@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
-from loadtest.bids.serve import SNAPSHOT_BLOB, Bench
+from dsp.snapshot.codec import SNAPSHOT_BLOB
+from loadtest.bids.serve import Bench
 from models.serving.bundle import CHAMPION
 
 SNAPSHOT, MODEL, SCRAPE = "snapshot", "model", "scrape"

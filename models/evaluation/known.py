@@ -30,7 +30,6 @@ REQUESTS_MAX = 50_000
 _BATCH = 1_000
 #: Files of the training log, the latest, that tell which exchanges there are.
 _FILES_MAX = 100
-_SNAPSHOT_BLOB = "snapshot"
 #: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
 _USER_KEY = b"models.evaluation.known"
 
@@ -67,7 +66,7 @@ def catalogued(data_dir: Path) -> Names:
 async def _published(names: Names, blobs: BlobStore) -> None:
     await blobs.open()
     try:
-        found = await blobs.get(_SNAPSHOT_BLOB)
+        found = await blobs.get(codec.SNAPSHOT_BLOB)
         if found is not None:
             names.learn_snapshot(codec.decode(found[1]))
     except (UnavailableError, msgspec.DecodeError):  # it is away, or of another version of the software
