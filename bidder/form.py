@@ -12,11 +12,11 @@ from dsp.events.schema import BidFacts, NoticeKind, encode_facts
 from dsp.kernel.ids import TokenSigner
 from dsp.openrtb.categories import declared
 from dsp.openrtb.check import Judgement, judge
-from dsp.openrtb.names import advertised_app
+from dsp.openrtb.names import advertised_app, domain
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.price import quote
 from dsp.openrtb.profile import Profile
-from dsp.openrtb.response import Bid, MarkupType
+from dsp.openrtb.response import Bid, BidExt, Disclosure, MarkupType, Parameters
 from dsp.openrtb.slot import SKIPPABLE
 from dsp.openrtb.template import Template, mark
 
@@ -39,7 +39,10 @@ _encoder = msgspec.json.Encoder()
 #: The native request, the protocol of the slot's player, and after how long the ad can be skipped.
 _Slot = tuple[str, int, int | None]
 _NO_SLOT: _Slot = "", 0, None
-_Key = tuple[int, bool, int, _Slot]
+_Key = tuple[int, bool, int, int, _Slot]
+#: Names in a disclosure are cut to so many characters.
+_NAME_CHARS_MAX = 100
+_PROFILE, _CONTEXT = 1, 2  # IAB DSA extension, dsaparams
 #: Of advertisers and creatives, which are few.
 _declared = lru_cache(maxsize=4_096)(declared)
 
@@ -79,6 +82,7 @@ class Forms:
 
     def __init__(self, base_url: str, signer: TokenSigner, profile: Profile) -> None:
         self._signer = signer
+        self._domain = domain(base_url)
         self._expires_seconds = profile.notice_ttl_seconds
         wanted = {
             NoticeKind.IMPRESSION: True,
@@ -91,7 +95,7 @@ class Forms:
         self._kinds = [kind.value for kind, sent in wanted.items() if sent]
         tokens = {NoticeKind(kind): mark(number) for number, kind in enumerate(self._kinds, _TOKENS_FROM)}
         self._urls = notice_urls(base_url, tokens, profile.billing == "imp")
-        #: By creative, whether it is in a deal, taxonomy, and slot. Oldest first.
+        #: By creative, whether it is in a deal, taxonomy, disclosure, and slot. Oldest first.
         self._kept: dict[_Key, Form] = {}
         self._chars = 0
 
@@ -104,7 +108,8 @@ class Forms:
         opportunity, creative = offer.opportunity, offer.creative
         stated = creative.categories or offer.advertiser.categories
         taxonomy, _ = _declared(stated, opportunity.category_taxonomy)
-        key = (id(creative), offer.deal is not None, taxonomy, _slot(creative, opportunity))
+        told = _told(opportunity)
+        key = (id(creative), offer.deal is not None, taxonomy, told, _slot(creative, opportunity))
         known = self._kept.get(key)
         if known is not None and known.is_of(offer):
             return known
@@ -148,6 +153,7 @@ class Forms:
             dur=creative.duration_seconds or 0,
             protocol=video_protocol(creative, opportunity) if creative.duration_seconds else 0,
             mtype=_MARKUP_TYPES[creative.format],
+            ext=self._disclosure(advertiser, _told(opportunity)),
         )
         judgement = judge(bid)
         # The encoder takes Raw for any value, and leaves its bytes as they are.
@@ -161,6 +167,13 @@ class Forms:
         bid.nurl = bid.burl = bid.lurl = bid.adm = ""
         return Form(creative, offer.line_item, advertiser, bid, judgement, json)
 
+    def _disclosure(self, advertiser: Advertiser, told: int) -> BidExt | None:
+        if not told:
+            return None
+        name = advertiser.name[:_NAME_CHARS_MAX]
+        parameters = [Parameters(self._domain, [told - 1])] if told > 1 else []
+        return BidExt(Disclosure(behalf=name, paid=name, transparency=parameters, adrender=0))
+
     def _keep(self, key: _Key, form: Form) -> None:
         replaced = self._kept.pop(key, None)
         self._chars += _size(key, form) - (_size(key, replaced) if replaced is not None else 0)
@@ -168,6 +181,13 @@ class Forms:
         while self._chars > KEPT_CHARS_MAX:
             oldest = next(iter(self._kept))
             self._chars -= _size(oldest, self._kept.pop(oldest))
+
+
+def _told(opportunity: Opportunity) -> int:
+    """Return 0 where nothing is disclosed, 1 where it is who pays, and one more than the parameter where it is that."""
+    if opportunity.disclosure < 2:
+        return opportunity.disclosure
+    return 1 + (_PROFILE if opportunity.may_personalise else _CONTEXT)
 
 
 def _json(value: str | float) -> str:
@@ -183,4 +203,4 @@ def _slot(creative: Creative, opportunity: Opportunity) -> _Slot:
 
 
 def _size(key: _Key, form: Form) -> int:
-    return form.json.chars + _ENTRY_CHARS + len(key[3][0])
+    return form.json.chars + _ENTRY_CHARS + len(key[4][0])

@@ -27,6 +27,11 @@ class Exclusion(Enum):
     INTERNAL = "internal", 1, "The bidder failed; the fault is in its log."
     SEAT_NOT_ALLOWED = "seat_not_allowed", 0, "wseat or bseat does not let our seat bid."
     CURRENCY_UNSUPPORTED = "currency_unsupported", 0, "The request accepts no currency that we can convert."
+    DISCLOSURE_UNSHOWN = (
+        "disclosure_unshown",
+        0,
+        "An ad must say who pays for it (Digital Services Act), and the publisher does not show that.",
+    )
     PRIVACY_FORBIDS = "privacy_forbids", 0, "Privacy signals forbid bidding at all."
     SUPPLY_CHAIN_INCOMPLETE = "supply_chain_incomplete", 16, "The exchange must state a complete supply chain."
     # One impression

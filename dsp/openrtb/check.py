@@ -42,6 +42,7 @@ CHECKS = (
     "category",
     "attribute",
     "language",
+    "disclosure",
 )
 
 _PRICE_MAX = PRICE_MICROS_CPM_MAX / MICROS_PER_UNIT
@@ -254,7 +255,7 @@ def _markup(imp: Imp, medium: _Medium, judgement: Judgement) -> str:
 
 
 def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
-    """Check advertiser, app, categories, attributes and language."""
+    """Check advertiser, app, categories, attributes, language and what must be disclosed."""
     if not bid.adomain:
         return "advertiser"
     if request.badv:
@@ -268,6 +269,8 @@ def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
         return "category"
     if bid.attr and medium.battr and set(bid.attr) & set(medium.battr):
         return "attribute"
+    if _undisclosed(bid, request):
+        return "disclosure"
     spoken = request.wlang or request.wlangb
     if not spoken or not bid.language:
         return ""
@@ -276,6 +279,14 @@ def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
 
 #: Domains of advertisers, which are few, and the same in bid after bid.
 _own_domain = lru_cache(maxsize=4_096)(domain)
+
+
+def _undisclosed(bid: Bid, request: BidRequest) -> bool:
+    """Return whether the Digital Services Act demands what the bid does not say, or what nobody shows."""
+    ext = request.regs.ext if request.regs is not None else None
+    if ext is None or ext.dsa is None or ext.dsa.dsarequired < 2:
+        return False
+    return ext.dsa.pubrender == 0 or bid.ext is None or bid.ext.dsa is None
 
 
 def _category_refused(bid: Bid, imp: Imp, request: BidRequest) -> bool:

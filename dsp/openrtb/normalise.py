@@ -20,7 +20,7 @@ from dsp.openrtb.geo import Place, place
 from dsp.openrtb.names import NONE, codes, domain, domains, language, lower, store_id
 from dsp.openrtb.opportunity import DealOffer, Opportunity, Permissions
 from dsp.openrtb.profile import Profile
-from dsp.openrtb.request import BidRequest, Deal, Device, Imp, Inventory, Text, User
+from dsp.openrtb.request import BidRequest, Deal, Device, Imp, Inventory, Text, Transparency, User
 
 TMAX_MS_MAX = 10_000
 _ANONYMOUS_IFA = frozenset({"", "00000000-0000-0000-0000-000000000000"})
@@ -82,6 +82,9 @@ def _refusal(request: BidRequest, profile: Profile, permissions: Permissions, cu
         return "seat_not_allowed"
     if not currency:
         return "currency_unsupported"
+    demanded = disclosure(request)
+    if demanded is not None and demanded.dsarequired > 1 and demanded.pubrender == 0:
+        return "disclosure_unshown"
     if profile.supply_chain_required:
         chain = request.source.schain if request.source is not None else None
         if chain is None or chain.complete != 1:
@@ -123,6 +126,7 @@ class _Shared(msgspec.Struct, frozen=True, gc=False):
     blocked_advertisers: frozenset[str]
     blocked_apps: frozenset[str]
     languages_allowed: frozenset[str]
+    disclosure: int
 
 
 class _Auction(msgspec.Struct, frozen=True, gc=False):
@@ -137,7 +141,7 @@ class _Auction(msgspec.Struct, frozen=True, gc=False):
 
 def _shared(request: BidRequest, profile: Profile, permissions: Permissions, key: bytes) -> _Shared:
     device, user, spoken = request.device, request.user, request.wlang or request.wlangb
-    identified = permissions.may_store or permissions.may_personalise
+    identified, demanded = permissions.may_store or permissions.may_personalise, disclosure(request)
     return _Shared(
         _inventory(request),
         describe(device),
@@ -151,6 +155,7 @@ def _shared(request: BidRequest, profile: Profile, permissions: Permissions, key
         domains(request.badv),
         lower(request.bapp),
         frozenset([language(str(code)) for code in spoken]) if spoken else NONE,
+        0 if demanded is None else 2 if demanded.datatopub > 0 else 1,
     )
 
 
@@ -205,7 +210,14 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
         rates[currency],
         codes(request.acat),
         taxonomy(request.cattax),
+        shared.disclosure,
     )
+
+
+def disclosure(request: BidRequest) -> Transparency | None:
+    """Return what the Digital Services Act demands of bids; None where it demands nothing."""
+    ext = request.regs.ext if request.regs is not None else None
+    return ext.dsa if ext is not None and ext.dsa is not None and ext.dsa.dsarequired > 0 else None
 
 
 def _floor(price: float, currency: str, rates: Mapping[str, float]) -> Micros | str:

@@ -119,3 +119,5 @@ class Opportunity(msgspec.Struct, frozen=True, gc=False):
     allowed_categories: frozenset[str] = frozenset()  # empty allows all
     #: What `blocked_categories` and `allowed_categories` are of: a content taxonomy's number in AdCOM, 0 for any other.
     category_taxonomy: int = 1
+    #: What a bid has to disclose of itself: 0 nothing, 1 who pays for it, 2 by what it was chosen as well.
+    disclosure: int = 0

@@ -271,6 +271,14 @@ class User(msgspec.Struct, gc=False):
     ext: UserExt | None = None
 
 
+class Transparency(msgspec.Struct, gc=False):
+    """What the EU's Digital Services Act demands to be said of an ad, and who shows it (IAB DSA extension)."""
+
+    dsarequired: Int = 0  # 0 nothing; 1 what is said is read; 2 and 3 what says nothing is refused
+    pubrender: Int | None = None  # 0 the publisher does not show it; 1 it can; 2 it does
+    datatopub: Int = 0  # 0 who pays is enough; 1 and 2 by what the user was chosen as well
+
+
 class RegsExt(msgspec.Struct, gc=False):
     """Where 2.5 put what 2.6 promoted. `gpc`: the browser's Global Privacy Control, as header bidding passes it on."""
 
@@ -280,6 +288,7 @@ class RegsExt(msgspec.Struct, gc=False):
     gpp_sid: tuple[Int, ...] = ()
     coppa: Int = 0
     gpc: Text = ""
+    dsa: Transparency | None = None
 
 
 class Regs(msgspec.Struct, gc=False):

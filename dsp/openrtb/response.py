@@ -14,6 +14,28 @@ class MarkupType(IntEnum):
     NATIVE = 4
 
 
+class Parameters(msgspec.Struct):
+    """By what a platform chose the user (IAB DSA extension): 1 a profile, 2 nothing but the context."""
+
+    domain: str
+    dsaparams: list[int]
+
+
+class Disclosure(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """Whose ad it is and who pays for it; `adrender` is 0, for we do not show that ourselves."""
+
+    behalf: str
+    paid: str
+    transparency: list[Parameters] = []
+    adrender: int | None = None
+
+
+class BidExt(msgspec.Struct, omit_defaults=True):
+    """What the specification has no field for."""
+
+    dsa: Disclosure | None = None
+
+
 class Bid(msgspec.Struct, omit_defaults=True, gc=False, kw_only=True):
     """One offer for one impression (4.2.3). `price` is CPM in the response's currency."""
 
@@ -43,6 +65,7 @@ class Bid(msgspec.Struct, omit_defaults=True, gc=False, kw_only=True):
     exp: int = 0
     dur: int = 0
     mtype: int = 0
+    ext: BidExt | None = None
 
 
 class SeatBid(msgspec.Struct, omit_defaults=True, kw_only=True):

@@ -45,7 +45,7 @@ CREATIVES: dict[str, dict[str, Any]] = {
     "native that lasts": {"format": MediaFormat.NATIVE, "markup": ASSETS, "duration_seconds": 15},
 }
 DEAL = DealOffer(id='a "deal"', floor_micros_cpm=0, auction=1)
-ADVERTISER = cast(Advertiser, SimpleNamespace(domain="a.example", categories=("IAB2",)))
+ADVERTISER = cast(Advertiser, SimpleNamespace(name="A & Co", domain="a.example", categories=("IAB2",)))
 LINE_ITEM = cast(LineItem, SimpleNamespace(campaign_id=5))
 
 
@@ -65,6 +65,8 @@ def _opportunity(skippable: bool = True, native_request: str = NATIVE_REQUEST, p
             imp_id='1 "\\é\x07',
             currency_rate=1.16,
             category_taxonomy=1,
+            disclosure=0,
+            may_personalise=True,
         ),
     )
 
@@ -154,6 +156,21 @@ def test_a_bid_states_the_categories_of_the_exchange_s_taxonomy() -> None:
         opportunity.category_taxonomy = asked  # type: ignore[misc]
         bid = msgspec.json.decode(_filled(made, _offer(creative, opportunity)), type=Bid)
         assert (bid.cattax, bid.cat) == want
+
+
+def test_a_bid_discloses_what_is_asked() -> None:
+    made, creative = Forms(BASE, SIGNER, Profile(name="x")), _creative(**CREATIVES["banner"])
+    payer = {"behalf": "A & Co", "paid": "A & Co", "adrender": 0}
+    for asked, personal, want in (
+        (0, True, None),
+        (1, True, payer),
+        (2, True, {**payer, "transparency": [{"domain": "n.example", "dsaparams": [1]}]}),
+        (2, False, {**payer, "transparency": [{"domain": "n.example", "dsaparams": [2]}]}),
+    ):
+        opportunity = _opportunity()
+        opportunity.disclosure, opportunity.may_personalise = asked, personal  # type: ignore[misc]
+        bid = msgspec.json.decode(_filled(made, _offer(creative, opportunity)))
+        assert bid.get("ext") == (want and {"dsa": want})
 
 
 def test_an_ad_that_leads_to_a_store_names_its_app() -> None:

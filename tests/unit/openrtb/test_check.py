@@ -7,7 +7,7 @@ import pytest
 
 from dsp.openrtb.check import CHECKS, check, judge
 from dsp.openrtb.request import BidRequest
-from dsp.openrtb.response import Bid, BidResponse, SeatBid
+from dsp.openrtb.response import Bid, BidExt, BidResponse, Disclosure, SeatBid
 from dsp.openrtb.template import Template, mark
 
 RATES = {"USD": 1.0, "EUR": 1.1, "IDR": 0.00006, "BTC": 100_000.0}
@@ -48,6 +48,7 @@ def test_a_good_bid_passes() -> None:
 
 
 VIDEO = {"banner": None, "video": {"mimes": ["video/mp4"], "minduration": 5, "maxduration": 30, "protocols": [2, 3]}}
+PAYER = BidExt(Disclosure(behalf="Ford", paid="Ford", adrender=0))
 SPOT = {"mtype": 2, "adm": VAST, "w": 640, "h": 360}
 DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "wadomain": ["ford.com"]}]}}
 
@@ -134,6 +135,10 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({}, {"badv": ["cars.ford.com"]}, {}, ""),
         ({}, {"badv": ["afford.com"]}, {}, ""),
         ({}, {}, {"adomain": []}, "advertiser"),
+        ({}, {"regs": {"ext": {"dsa": {"dsarequired": 1}}}}, {}, ""),
+        ({}, {"regs": {"ext": {"dsa": {"dsarequired": 2, "pubrender": 1}}}}, {}, "disclosure"),
+        ({}, {"regs": {"ext": {"dsa": {"dsarequired": 2, "pubrender": 1}}}}, {"ext": PAYER}, ""),
+        ({}, {"regs": {"ext": {"dsa": {"dsarequired": 3, "pubrender": 0}}}}, {"ext": PAYER}, "disclosure"),
         ({}, {"bapp": ["com.Ford.app"]}, {"bundle": "com.ford.App"}, "app"),
         ({}, {"bapp": ["com.ford"]}, {"bundle": "com.ford.app"}, ""),
         ({}, {"bcat": ["iab2"]}, {"cat": ["IAB2-3"]}, "category"),

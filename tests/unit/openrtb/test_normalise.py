@@ -23,6 +23,7 @@ PROFILES = load_profiles(Path(__file__).parents[3] / "config" / "exchanges")
 #: What a recorded request marked valid may be refused for: nothing that makes it invalid as a whole.
 EXPECTED_REFUSALS = {
     *("currency_unsupported", "format_unsupported", "impression_ambiguous", "quantity_unsupported", "seat_not_allowed"),
+    "disclosure_unshown",
 }
 
 
