@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp.catalog.entities import MediaFormat
 from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import UserRecord
 from dsp.funnel import candidates
@@ -73,7 +74,9 @@ def select(
     if not isinstance(chosen, Selection):
         # A line item may have one creative for the slot, another for the publisher, and none for both.
         chosen = _choose(snapshot, stages, left, matched, limit, opportunity.auction_id, sure=True)
-    return stages.match_lost(fitting, recalled) if chosen is None else chosen
+    if chosen is None:
+        return stages.match_lost(fitting, recalled)
+    return chosen if isinstance(chosen, Exclusion) else _lasting(chosen, snapshot, opportunity)
 
 
 def _choose(
@@ -138,6 +141,22 @@ def _enter(rows: Positions, creatives: Positions, ways: Sequence[Way]) -> Select
     auctions = np.array([way.auction for way in ways], dtype=np.int64).take(chosen)
     offers = tuple([ways[number].offer for number in chosen.tolist()])
     return Selection(rows, creatives, floors, auctions == FIRST_PRICE, auctions == FIXED_PRICE, offers)
+
+
+def _lasting(chosen: Selection, snapshot: Snapshot, opportunity: Opportunity) -> Selection:
+    """Raise the floors of ads to those for as long as they last, which few slots and deals have."""
+    if opportunity.video is None:
+        return chosen
+    terms = [opportunity.duration_floors if deal is None else deal.duration_floors for deal in chosen.deals]
+    if not any(terms):
+        return chosen
+    floors = chosen.floors_micros_cpm.copy()
+    for number, found in enumerate(terms):
+        ad = snapshot.creatives[chosen.creatives[number]]
+        timed = ad.format in (MediaFormat.VIDEO, MediaFormat.AUDIO) and not chosen.fixed_price[number]
+        if found is not None and ad.duration_seconds and timed:
+            floors[number] = max(floors.item(number), found.floor(ad.duration_seconds))
+    return chosen._replace(floors_micros_cpm=floors)
 
 
 @lru_cache(maxsize=_TERMS_MAX)

@@ -54,6 +54,9 @@ _BANNER, _VIDEO, _AUDIO, _NATIVE = (kind.value for kind in MarkupType)
 _BANNER_TYPES = {3: "<script", 4: "<iframe"}
 _JSON_OR_XML = {_BANNER: "", _VIDEO: "<", _AUDIO: "<", _NATIVE: "{"}
 
+#: OpenRTB 2.6, 3.2.12 `at`: the floor is the price agreed.
+_FIXED_PRICE = 3
+
 _Medium = Banner | Video | Native
 
 
@@ -196,6 +199,8 @@ def _terms(bid: Bid, imp: Imp, medium: _Medium, currency: str, rates: Mapping[st
         if deal is None or not _deal_admits(deal, bid):
             return "deal"
         floor, floor_currency = deal.bidfloor, deal.bidfloorcur
+        if isinstance(medium, Video) and deal.at != _FIXED_PRICE:
+            floor = _floor_by_duration(bid, deal, floor)
     elif imp.pmp is not None and imp.pmp.private_auction == 1:
         return "private_auction"
     elif isinstance(medium, Video):
@@ -218,12 +223,12 @@ def _deal_admits(deal: Deal, bid: Bid) -> bool:
     return not allowed or any(domain(name) in allowed for name in bid.adomain)
 
 
-def _floor_by_duration(bid: Bid, video: Video, floor: float) -> float:
-    """Return the floor of the bid's duration where the slot prices by duration (7.11)."""
-    for band in video.durfloors:
+def _floor_by_duration(bid: Bid, terms: Video | Deal, floor: float) -> float:
+    """Return the floor of the bid's duration where the slot, or its deal, prices by duration (7.11)."""
+    for band in terms.durfloors:
         if bid.dur and band.mindur <= bid.dur <= band.maxdur:
             return band.bidfloor
-    return max(floor, video.mincpmpersec * bid.dur)
+    return max(floor, terms.mincpmpersec * bid.dur)
 
 
 def _fit(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:

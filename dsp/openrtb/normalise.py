@@ -18,9 +18,9 @@ from dsp.openrtb.categories import taxonomy
 from dsp.openrtb.device import Agent, describe
 from dsp.openrtb.geo import Place, place
 from dsp.openrtb.names import NONE, codes, domain, domains, language, lower, store_id
-from dsp.openrtb.opportunity import DealOffer, Opportunity, Permissions
+from dsp.openrtb.opportunity import DealOffer, DurationFloors, Opportunity, Permissions
 from dsp.openrtb.profile import Profile
-from dsp.openrtb.request import BidRequest, Deal, Device, Imp, Inventory, Text, Transparency, User
+from dsp.openrtb.request import BidRequest, Deal, Device, Imp, Inventory, Text, Transparency, User, Video
 
 TMAX_MS_MAX = 10_000
 _ANONYMOUS_IFA = frozenset({"", "00000000-0000-0000-0000-000000000000"})
@@ -175,6 +175,10 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
     floor = _floor(imp.bidfloor, imp.bidfloorcur, rates)
     if isinstance(floor, str):
         return floor
+    player = imp.video if imp.video is not None and slot.plays(imp.video) else imp.audio
+    lasting = _duration_floors(player, imp.bidfloorcur, rates) if player is not None and offer.video else None
+    if isinstance(lasting, str):
+        return lasting
     pmp = imp.pmp
     return Opportunity(
         request.id,
@@ -211,6 +215,7 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
         codes(request.acat),
         taxonomy(request.cattax),
         shared.disclosure,
+        lasting,
     )
 
 
@@ -234,13 +239,28 @@ def _floor(price: float, currency: str, rates: Mapping[str, float]) -> Micros | 
     return "floor_absurd" if micros > PRICE_MICROS_CPM_MAX else ceil(micros - 1e-3)
 
 
+def _duration_floors(terms: Video | Deal, currency: str, rates: Mapping[str, float]) -> DurationFloors | str | None:
+    """Return the floors by duration as `_floor` does, None where there are none."""
+    if not terms.durfloors and not terms.mincpmpersec:
+        return None
+    second = _floor(terms.mincpmpersec, currency, rates)
+    bands = []
+    for band in terms.durfloors:
+        floor = _floor(band.bidfloor, currency, rates)
+        if isinstance(floor, str):
+            return floor
+        bands.append((band.mindur, band.maxdur, floor))
+    return second if isinstance(second, str) else DurationFloors(second, tuple(bands))
+
+
 def _deals(deals: list[Deal], auction: int, profile: Profile, rates: Mapping[str, float]) -> tuple[DealOffer, ...]:
     """Return the deals that our seat may bid on and whose floor is a price we can convert."""
     offers = []
     for deal in deals:
         seats = frozenset(map(str, deal.wseat))
         floor = _floor(deal.bidfloor, deal.bidfloorcur, rates)
-        if not deal.id or isinstance(floor, str) or (seats and profile.seat not in seats):
+        lasting = _duration_floors(deal, deal.bidfloorcur, rates)
+        if not deal.id or isinstance(floor, str) or isinstance(lasting, str) or (seats and profile.seat not in seats):
             continue
         offers.append(
             DealOffer(
@@ -249,6 +269,7 @@ def _deals(deals: list[Deal], auction: int, profile: Profile, rates: Mapping[str
                 auction=deal.at if deal.at is not None and deal.at > 0 else auction,
                 seats=seats,
                 advertiser_domains=domains(deal.wadomain),
+                duration_floors=lasting,
             )
         )
     return tuple(offers)

@@ -25,6 +25,20 @@ class Permissions(msgspec.Struct, frozen=True, gc=False):
     may_personalise: bool = True  # use segments and state about this user to choose and price an ad
 
 
+class DurationFloors(msgspec.Struct, frozen=True, gc=False):
+    """Floors by how long a video or audio ad lasts (OpenRTB 2.6, 7.11)."""
+
+    per_second_micros_cpm: Micros = 0
+    bands: tuple[tuple[int, int, Micros], ...] = ()  # shortest and longest in seconds, and the floor
+
+    def floor(self, seconds: int) -> Micros:
+        """Return the floor of an ad: the first band's that it is in, or else what it costs by the second."""
+        for shortest, longest, floor in self.bands:
+            if shortest <= seconds <= longest:
+                return floor
+        return self.per_second_micros_cpm * seconds
+
+
 class DealOffer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A deal that the impression offers. `auction` is OpenRTB `at`: 1 first, 2 second, 3 fixed price."""
 
@@ -33,6 +47,7 @@ class DealOffer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     auction: int
     seats: frozenset[str] = frozenset()  # wseat of the deal; empty admits all
     advertiser_domains: frozenset[str] = frozenset()  # wadomain; empty admits all
+    duration_floors: DurationFloors | None = None
 
 
 class Video(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -121,3 +136,4 @@ class Opportunity(msgspec.Struct, frozen=True, gc=False):
     category_taxonomy: int = 1
     #: What a bid has to disclose of itself: 0 nothing, 1 who pays for it, 2 by what it was chosen as well.
     disclosure: int = 0
+    duration_floors: DurationFloors | None = None  # of the open auction

@@ -98,6 +98,8 @@ class Deal(msgspec.Struct, gc=False):
     at: Int | None = None
     wseat: tuple[Text, ...] = ()
     wadomain: tuple[Text, ...] = ()
+    mincpmpersec: float = 0.0
+    durfloors: tuple[DurFloor, ...] = ()
 
 
 class Pmp(msgspec.Struct, gc=False):

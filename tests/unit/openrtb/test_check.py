@@ -48,6 +48,17 @@ def test_a_good_bid_passes() -> None:
 
 
 VIDEO = {"banner": None, "video": {"mimes": ["video/mp4"], "minduration": 5, "maxduration": 30, "protocols": [2, 3]}}
+TIMED = {
+    "banner": None,
+    "video": {},
+    "pmp": {
+        "deals": [
+            {"id": "D", "bidfloor": 2.0, "mincpmpersec": 0.2},
+            {"id": "E", "bidfloor": 2.0, "durfloors": [{"maxdur": 15, "bidfloor": 4.0}]},
+            {"id": "F", "bidfloor": 2.0, "mincpmpersec": 0.2, "at": 3},
+        ]
+    },
+}
 PAYER = BidExt(Disclosure(behalf="Ford", paid="Ford", adrender=0))
 SPOT = {"mtype": 2, "adm": VAST, "w": 640, "h": 360}
 DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "wadomain": ["ford.com"]}]}}
@@ -102,6 +113,11 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({"banner": None, "video": {"mincpmpersec": 0.1}}, {}, {**SPOT, "dur": 15}, "floor"),
         ({"banner": None, "video": {"durfloors": [{"maxdur": 15, "bidfloor": 2}]}}, {}, {**SPOT, "dur": 15}, "floor"),
         ({"banner": None, "video": {"durfloors": [{"maxdur": 15, "bidfloor": 2}]}}, {}, {**SPOT, "dur": 16}, ""),
+        (TIMED, {}, {**SPOT, "dealid": "D", "dur": 15, "price": 2.9}, "floor"),
+        (TIMED, {}, {**SPOT, "dealid": "D", "dur": 15, "price": 3.0}, ""),
+        (TIMED, {}, {**SPOT, "dealid": "E", "dur": 15, "price": 3.9}, "floor"),
+        (TIMED, {}, {**SPOT, "dealid": "E", "dur": 16, "price": 2.0}, ""),
+        (TIMED, {}, {**SPOT, "dealid": "F", "dur": 15, "price": 2.0}, ""),
         # Markup
         ({}, {}, {"adm": ""}, "markup"),
         (VIDEO, {}, {**SPOT, "adm": "<div>"}, ""),
