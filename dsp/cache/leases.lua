@@ -253,6 +253,18 @@ function operations.settle(settled, watermark_ms)
     return 'OK'
 end
 
+function operations.behind()
+    local names = {}
+    for _, field in ipairs(redis.call('HKEYS', hash)) do
+        local id = string.match(field, '^lease:(.+)$')
+        local lease = id and lease_of(id)
+        if lease and lease.granted > lease.settled then
+            table.insert(names, id)
+        end
+    end
+    return cmsgpack.pack(names)
+end
+
 function operations.cover(claims)
     local granted = {}
     for _, claim in ipairs(claims) do

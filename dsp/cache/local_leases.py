@@ -122,6 +122,10 @@ class LocalLeaseStore:
         for some, at_ms in portions(settled, watermark_ms, _SETTLED_MAX):
             await self._file.write(partial(_settle, settled=some, watermark_ms=at_ms, campaigns=campaigns or {}))
 
+    async def behind(self, watermark_ms: int) -> Sequence[str] | None:
+        """Return the leases that are not spent or returned; None from a file that is new, or older than the book."""
+        return await self._file.read(lambda sql: _behind(sql, watermark_ms))
+
     async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
         """Grant the ledger's own leases what late wins cost, as far as there is room; return what they have in all."""
         return await self._file.write(lambda sql: _cover(sql, claims))
@@ -280,12 +284,19 @@ def _settle(
     sql.execute("UPDATE state SET watermark_ms = max(watermark_ms, ?)", (watermark_ms,))
 
 
+def _behind(sql: sqlite3.Connection, watermark_ms: int) -> list[str] | None:
+    (known_ms,) = sql.execute("SELECT watermark_ms FROM state").fetchone()
+    if not known_ms or known_ms < watermark_ms:
+        return None
+    return [name for (name,) in sql.execute("SELECT lease_id FROM leases WHERE granted > settled")]
+
+
 def portions(
     settled: Mapping[str, Micros], watermark_ms: int, most: int
 ) -> Iterator[tuple[Sequence[tuple[str, Micros]], int]]:
     """Yield what to settle at once, so that holders do not wait for all of it, and the watermark with the last; else 0.
 
-    A ledger that begins tells of every lease there ever was.
+    A new lease file is told of every lease there ever was.
     """
     rows = list(settled.items())
     last = max(0, len(rows) - 1) // most * most

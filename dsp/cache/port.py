@@ -70,6 +70,14 @@ class LeaseStore(Protocol):
         """
         ...
 
+    async def behind(self, watermark_ms: int) -> Sequence[str] | None:
+        """Return the leases on which more may be billed than it was told; None where it may have forgotten any.
+
+        `watermark_ms` is how far the ledger has told it, as the book says. What it does not name is closed, or billed
+        to the last micro granted.
+        """
+        ...
+
     async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
         """Grant the ledger's own leases what late wins cost, each of them in full or not at all, in the order given.
 

@@ -37,6 +37,7 @@ _SCRIPT = (files("dsp.cache") / "leases.lua").read_bytes()
 _encode = msgspec.msgpack.Encoder().encode
 _decode_report = msgspec.msgpack.Decoder(tuple[int, list[tuple[int, int, Micros, Micros, bool, Micros]]]).decode
 _decode_cover = msgspec.msgpack.Decoder(list[tuple[int, int, Micros]]).decode
+_decode_names = msgspec.msgpack.Decoder(list[str]).decode
 _decode_standing = msgspec.msgpack.Decoder(tuple[str, bool, int, int]).decode
 
 
@@ -116,6 +117,10 @@ class RedisLeaseStore:
         """
         for some, at_ms in portions(settled, watermark_ms, _SETTLED_MAX):
             await self._everywhere("settle", some, at_ms)
+
+    async def behind(self, watermark_ms: int) -> Sequence[str] | None:
+        """Return the leases of each shard that are not spent or returned; what it has lost `restate` tells it."""
+        return [name for reply in (await self._everywhere("behind")).values() for name in _decode_names(reply)]
 
     async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
         """Grant the ledger's own leases what late wins cost, as far as there is room; return what they have in all.

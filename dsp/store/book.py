@@ -190,10 +190,18 @@ class BookRepository:
         """Return what line items spent and got on all days before one, as if that had been on the day before it."""
         return [DayResult(*row) for row in self._session.execute(statements.RESULTS_BEFORE, {"day": day})]
 
-    def spent_by_lease(self) -> dict[str, Micros]:
-        """Return what was charged to every lease there ever was."""
-        rows = self._session.execute(select(BookLeaseRow.lease_id, BookLeaseRow.micros))
-        return {row.lease_id: row.micros for row in rows}
+    def spent_by_lease(self, after: str = "", limit: int = 5_000) -> dict[str, Micros]:
+        """Return what was charged to leases, at most `limit`, whose ids follow on `after`, in the order of their ids.
+
+        There may be more than memory holds: some for every process, line item and day there ever was.
+        """
+        row = BookLeaseRow
+        query = select(row.lease_id, row.micros).where(row.lease_id > after).order_by(row.lease_id).limit(limit)
+        return {found.lease_id: found.micros for found in self._session.execute(query)}
+
+    def spent_on(self, leases: Iterable[str]) -> dict[str, Micros]:
+        """Return what was charged to these leases, without those that nothing was."""
+        return dict(self._look_up(statements.LEASES_KNOWN, leases))
 
     def campaigns(self) -> dict[int, int]:
         """Return the campaign of every line item that anything was entered for; none ever moves to another."""
@@ -241,7 +249,7 @@ class BookRepository:
         if not late:
             return {}, []
         leases = {late_lease_id(one.line_item_id, one.day) for one in late}
-        charged: dict[str, Micros] = dict(self._look_up(statements.LEASES_KNOWN, leases))
+        charged: dict[str, Micros] = self.spent_on(leases)
         paid: dict[str, Transaction] = {}
         owed: dict[str, LateClaim] = {}
         for one in late:
@@ -309,7 +317,7 @@ class BookRepository:
         for row in rows:
             if row["lease_id"] in room:
                 self._charge_late(row, room)
-        return dict(self._look_up(statements.LEASES_KNOWN, {one.lease_id for one in (*candidates, *new)}))
+        return self.spent_on({one.lease_id for one in (*candidates, *new)})
 
     def _charge_late(self, row: dict[str, Any], room: Mapping[str, Micros]) -> None:
         """Add to one of the ledger's own leases. Another ledger may have charged it since its sum was looked up."""

@@ -97,5 +97,8 @@ def _spent(book: BookRepository) -> tuple[list[Spent], int]:
     spent = [
         Spent(one.line_item_id, one.campaign_id, one.day, one.spend_micros) for one in book.days() if one.spend_micros
     ]
-    epochs = [parts[0] for name in book.spent_by_lease() if (parts := lease_parts(name)) is not None]
-    return spent, max(epochs, default=0)
+    epoch, after = 0, ""
+    while leases := book.spent_by_lease(after):
+        epoch = max([epoch, *(parts[0] for name in leases if (parts := lease_parts(name)) is not None)])
+        after = list(leases)[-1]
+    return spent, epoch

@@ -42,8 +42,9 @@ class LedgerJob:
     """Enters the notices of the partitions that are this worker's share; several workers share a topic.
 
     Book first, then leases, so that a watermark never claims what is not in the book. What could not be told to the
-    lease store stays in `_unsettled`; after a start, or when a partition comes from another worker, that is everything
-    the book has. The amounts are absolute, so telling them twice is harmless.
+    lease store stays in `_unsettled`. After a start, or when a partition comes from another worker, who had it may not
+    have told all that he entered: then what the book has of all leases that are open is told, and to a store that has
+    forgotten something, of all leases there ever were. The amounts are absolute, so telling them twice is harmless.
 
     Two workers may for a moment both believe that a partition is theirs. Each batch moves the position in the book
     from where it was read, in the batch's transaction, so only one of them enters it. The lease store's watermark is
@@ -88,6 +89,7 @@ class LedgerJob:
         self._watermarks: dict[int, int] = {}  # of our share; no stamp is taken to be before them
         self._watermark_ms = 0
         self._unsettled: dict[str, Micros] = {}
+        self._told_ms: int | None = None  # how far those before us told the lease store; None once we told the rest
         self._campaigns: dict[int, int] = {}  # by line item: the lease store may have forgotten a lease
         self._settled_at_ms = self._read_at_ms  # when the lease store last answered
 
@@ -144,8 +146,7 @@ class LedgerJob:
         with self._views() as session:
             book = BookRepository(session)
             positions, watermarks = (found(Topic.NOTICES, GROUP) for found in (book.position, book.watermarks))
-            # After the positions: it must hold everything up to them.
-            self._unsettled, self._campaigns = book.spent_by_lease(), book.campaigns()
+        self._told_ms = min(watermarks.values(), default=0)
         self._position = {one: positions[one] for one in share.partitions & positions.keys()}
         # Where nobody has told yet how far it was read (0), records count by their own stamps.
         self._watermarks = {one: watermarks[one] for one in share.partitions if watermarks.get(one)}
@@ -217,11 +218,33 @@ class LedgerJob:
 
     async def _settle(self) -> None:
         """Tell the lease store what was entered and how far all workers have got."""
+        if self._told_ms is not None:
+            await self._catch_up(self._told_ms)
+            self._told_ms = None
         await self._leases.settle(self._unsettled, self._watermark_ms, self._campaigns)
         self._unsettled = {}
         self._settled_at_ms = self._elapsed_ms()
         if self._keeper is not None:
             await self._keeper.keep(self._watermark_ms)
+
+    async def _catch_up(self, told_ms: int) -> None:
+        """Tell the lease store what those may have left untold who had our share: the book has it all."""
+        names = await self._leases.behind(told_ms)
+        if names is not None:
+            with self._views() as session:
+                self._unsettled |= BookRepository(session).spent_on(names)
+            return
+        logging.get(__name__).warning("lease store is told of all leases that the book knows")
+        with self._views() as session:
+            campaigns = BookRepository(session).campaigns()
+        after = ""
+        while True:
+            with self._views() as session:
+                leases = BookRepository(session).spent_by_lease(after)
+            if not leases:
+                return
+            await self._leases.settle(leases, 0, campaigns)
+            after = list(leases)[-1]
 
     async def _tell(self, batch: Batch, total: int) -> None:
         """Tell the lease store what was entered and how far all workers have got, and the book how far we."""

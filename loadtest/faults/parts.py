@@ -131,6 +131,11 @@ class Grantor(LocalLeaseStore):
             raise UnavailableError("the ledger was killed")
         await super().settle(settled, watermark_ms, campaigns)
 
+    async def behind(self, watermark_ms: int) -> Sequence[str] | None:
+        """See LocalLeaseStore."""
+        self._reach()
+        return await super().behind(watermark_ms)
+
     async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
         """See LocalLeaseStore."""
         self._reach()

@@ -142,6 +142,17 @@ async def test_settling_is_absolute_and_never_goes_back(store: LeaseStore) -> No
     assert (report.leases[0].settled_micros, report.watermark_ms) == (45, 6_000)
 
 
+async def test_it_names_the_leases_that_are_neither_spent_nor_returned(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(item, item, None, 1_000, None, None) for item in (1, 2, 3, 4)])
+    await ask(store, epoch, (1, 100), (2, 100), (3, 100))
+    await store.cover([LateClaim(4, 4, DAY, 0, NOW_MS, (30,))])
+    await store.settle({f"{epoch}-1-{DAY}": 40, f"{epoch}-2-{DAY}": 100}, NOW_MS)
+    await ask(store, epoch, L3=100)
+    assert await store.behind(NOW_MS) is not None
+    assert set(await store.behind(NOW_MS) or []) == {f"{epoch}-1-{DAY}", f"0-4-{DAY}"}
+
+
 async def test_a_lowered_limit_stops_further_grants_and_a_raised_one_allows_them(store: LeaseStore) -> None:
     epoch = await store.register("bidder", NOW_MS)
     await store.set_limits([Limit(1, 1, None, 100, None, None)])

@@ -72,15 +72,20 @@ class SharedLog(FakeLog):
 
 
 class Leases(LocalLeaseStore):
-    """A lease store that a worker may not reach."""
+    """A lease store that a worker may not reach; `told` says of how many leases it was told at a time."""
 
     away = False
+
+    def __init__(self, path: Path, synchronous: str) -> None:
+        super().__init__(path, synchronous)
+        self.told: list[int] = []
 
     async def settle(  # type: ignore[override]
         self, settled: dict[str, int], watermark_ms: int, campaigns: dict[int, int] | None = None
     ) -> None:
         if self.away:
             raise UnavailableError("away")
+        self.told.append(len(settled))
         await super().settle(settled, watermark_ms, campaigns)
 
     async def cover(self, claims: Sequence[LateClaim]) -> dict[str, int]:

@@ -1,13 +1,14 @@
 """Several ledger workers on one topic: each notice is entered once, and the leases' watermark waits for the slowest."""
 
+import sqlite3
 from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert
 
-from dsp.cache.port import Limit
+from dsp.cache.port import LeaseWant, Limit
 from dsp.events.dead_letter import decode as decode_letter
 from dsp.events.schema import NoticeKind, encode
 from dsp.events.topics import Topic
@@ -15,9 +16,13 @@ from dsp.kernel.errors import UnavailableError
 from dsp.kernel.metrics import POISON_RECORDS
 from dsp.ledger.terms import NOTICE_GRACE_MS, SILENCE_MS_MAX
 from dsp.store.book import BookRepository
+from dsp.store.book_statements import LEASES
+from dsp.store.database import session_factory
 from dsp.workers.ledger import GROUP, HANDOVER_MS
 from tests.integration.workers.ledgers import LEASE, World
 from tests.notices import FACTS, notice
+
+DAY_MS = 86_400_000
 
 
 async def test_two_workers_that_read_the_same_enter_it_once(engine: Engine, tmp_path: Path) -> None:
@@ -99,6 +104,36 @@ async def test_what_a_dead_worker_did_not_tell_its_successor_tells(engine: Engin
     assert rows == [(LEASE, 80)]
     await dead.close()
     await heir.close()
+
+
+async def test_a_worker_that_begins_tells_the_leases_that_are_open_and_a_new_file_all(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """In a year there are more leases than memory holds."""
+    old = {f"{epoch}-{item}-20000": 10 for epoch in range(1_000, 1_020) for item in range(3, 603)}
+    world = World(engine, tmp_path, 1)
+    world.partitions.add(0, encode(notice(1)))
+    first, _, leases = await world.worker(0)
+    with session_factory(engine).begin() as session:
+        session.execute(insert(LEASES), [{"lease_id": name, "micros": micros} for name, micros in old.items()])
+    await leases.set_limits([Limit(3, 2, None, 10_000, None, None)])
+    await first.step()
+    assert leases.told == [5_000, 5_000, 2_001, 1]  # an empty file has forgotten what was spent
+    with sqlite3.connect(tmp_path / "leases.db") as file:
+        total = "SELECT micros FROM used WHERE scope = ? AND id = ? AND day = -1"
+        assert file.execute(total, ("line_item", 3)).fetchone() == (10 * 20 + 80,)
+    epoch = await leases.register("bidder", 20_000 * DAY_MS)
+    await leases.sync(epoch, 20_000 * DAY_MS, [LeaseWant(3, 20_000, 500)], {}, 0)
+    await first.close()
+
+    with session_factory(engine).begin() as session:  # by a worker that died before it told so
+        session.execute(insert(LEASES), [{"lease_id": f"{epoch}-3-20000", "micros": 70}])
+    second, _, leases = await world.worker(0)
+    await second.step()
+    assert leases.told == [1]
+    report = await leases.sync(epoch, 20_000 * DAY_MS, [], {}, 0)
+    assert [(one.granted_micros, one.settled_micros) for one in report.leases] == [(500, 70)]
+    await second.close()
 
 
 async def test_a_stamp_behind_a_watermark_counts_as_late_as_the_watermark(engine: Engine, tmp_path: Path) -> None:
