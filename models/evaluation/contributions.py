@@ -74,12 +74,9 @@ def of_model(model: Parts, row: Row, spec: FeatureSpec, names: Names) -> Explana
     """
     base, told = parts.told(model, row.request[np.newaxis], row.ad[np.newaxis])
     shown = _shown(row, spec, names)
-    added: dict[str, dict[Kind, float]] = {}
-    for name, kind, values in told:
-        of_kind = added.setdefault(name, {})
-        of_kind[kind] = of_kind.get(kind, 0.0) + float(values[0])
+    added = {name: {kind: float(values[0]) for kind, values in each.items()} for name, each in told.items()}
     terms = [Term(words(name), shown[name], sum(each.values()), each) for name, each in added.items()]
-    kinds = dict.fromkeys(kind for _, kind, _ in told)
+    kinds = dict.fromkeys(kind for each in added.values() for kind in each)
     method = ", ".join("Shapley values of the trees" if kind == "trees" else kind for kind in kinds)
     return _summed(
         f"exact: {method}",

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from models.evaluation import parts
 from models.evaluation.families import families
@@ -54,11 +53,8 @@ def spread_of(files: Mapping[str, bytes], rows: Rows) -> list[Spread]:
 def spread(model: parts.Parts, rows: Rows) -> list[Spread]:
     """Return the spread of what moves anything, largest first. Of many rows an even choice is taken."""
     chosen = _even(rows)
-    added: dict[str, dict[Kind, NDArray[np.float64]]] = {}
-    for name, kind, values in parts.told(model, chosen.requests, chosen.ads)[1]:
-        of_kind = added.setdefault(name, {})  # a number and statistics may have one name, a set has many slots
-        of_kind[kind] = of_kind.get(kind, 0.0) + values
-    found = [Spread(name, {kind: float(all_.std()) for kind, all_ in each.items()}) for name, each in added.items()]
+    _, told = parts.told(model, chosen.requests, chosen.ads)
+    found = [Spread(name, {kind: float(all_.std()) for kind, all_ in each.items()}) for name, each in told.items()]
     return sorted((each for each in found if each.most > 0.0), key=lambda each: (-each.most, each.name))
 
 

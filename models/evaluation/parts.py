@@ -37,8 +37,8 @@ class Parts(NamedTuple):
     calibration: HierarchicalCalibration
 
 
-class Told(NamedTuple):
-    """What an input adds to the log-odds of n rows, (n,). One name may have several, of different kinds."""
+class _Told(NamedTuple):
+    """What an input adds to the log-odds of n rows, (n,). One name may have several, also of one kind."""
 
     name: str
     kind: Kind
@@ -66,33 +66,40 @@ def prior(files: Mapping[str, bytes], rate: Rate) -> Statistics:
     return bundle.statistics(spec.prior_ctr if rate == "ctr" else spec.prior_cvr, files)
 
 
-def told(of: Parts, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[float, list[Told]]:
-    """Return what rows (n, R) and (n, A) have in common, and what each input adds to their log-odds. Exact."""
-    base, found = 0.0, []
+def told(
+    of: Parts, requests: NDArray[np.int64], ads: NDArray[np.int64]
+) -> tuple[float, dict[str, dict[Kind, NDArray[np.float64]]]]:
+    """Return what rows (n, R) and (n, A) have in common, and what each input adds to their log-odds. Exact.
+
+    That is (n,) by the input's name and what adds it: a number and statistics may have one name, a set has many slots.
+    """
+    base, found = 0.0, dict[str, dict[Kind, NDArray[np.float64]]]()
     for weight, part in of.models:
         start, added = _of_trees(part, requests, ads) if isinstance(part, Trees) else _of_linear(part, requests, ads)
         base += weight * start
-        found += [Told(each.name, each.kind, weight * each.values) for each in added]
+        for name, kind, values in added:
+            kinds = found.setdefault(name, {})
+            kinds[kind] = kinds.get(kind, 0.0) + weight * values
     return base, found
 
 
-def _of_trees(part: Trees, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[float, list[Told]]:
+def _of_trees(part: Trees, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[float, list[_Told]]:
     statistics, names = part.transform.statistics, part.transform.names
     features = part.transform(requests, ads)
     grown = contributions(part.ensemble, features)
     learned = [
-        Told(group.name, "statistics", features[:, place].astype(np.float64))
+        _Told(group.name, "statistics", features[:, place].astype(np.float64))
         for place, group in enumerate(statistics.groups)  # numbers add nothing by themselves
     ]
-    found = [Told(name, "trees", grown.columns[:, place]) for place, name in enumerate(names)]
+    found = [_Told(name, "trees", grown.columns[:, place]) for place, name in enumerate(names)]
     return statistics.base_logit + grown.base, learned + found
 
 
-def _of_linear(part: LinearModel, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[float, list[Told]]:
+def _of_linear(part: LinearModel, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[float, list[_Told]]:
     places, filled = part.coordinates(requests, ads)
     *told, intercept = (part.weights[places] * filled).astype(np.float64)
     named = zip(_slots(part.coordinates.spec), told, strict=True)
-    return part.base + float(intercept[0]), [Told(name, "regression", values) for name, values in named]
+    return part.base + float(intercept[0]), [_Told(name, "regression", values) for name, values in named]
 
 
 def _slots(spec: FeatureSpec) -> Iterator[str]:
