@@ -132,7 +132,7 @@ FIELDS: dict[str, str] = {
     "price_micros_cpm": "What was agreed; null means what the exchange asks.",
     "auction": "`first_price`, `second_price` or `fixed_price`.",
     "segment_id": "As bid requests carry it, in lower case.",
-    "post_view": "Whether a conversion after a view without a click counts.",
+    "post_view": "Always false: a conversion is known by the click before it.",
     "value_micros": "What a conversion is worth to the advertiser.",
     "at_ms": "When.",
     "actor": "Who: an API key or a load.",

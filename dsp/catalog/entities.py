@@ -112,7 +112,7 @@ class Audience(_Entity, frozen=True, kw_only=True):
 
 
 class ConversionRule(_Entity, frozen=True, kw_only=True):
-    """What counts as a conversion: within `window_seconds` after a click (or after a view, if `post_view`)."""
+    """What counts as a conversion: what a click led to, within `window_seconds` of the bid. `post_view` is refused."""
 
     advertiser_id: int
     window_seconds: int = 30 * 24 * 3600

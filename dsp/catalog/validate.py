@@ -70,6 +70,12 @@ def _instant(value: int) -> int:
     return value
 
 
+def _clicked(post_view: bool) -> bool:
+    if post_view:
+        raise ValueError("must be false: a conversion is known by the click before it, and by nothing else")
+    return post_view
+
+
 def _optional(rule: Callable[[str], str]) -> FieldRule:
     """Take an empty string as absence."""
     return lambda value: rule(value) if value.strip() else None
@@ -219,6 +225,7 @@ _RULES = Rules(
             **_NAMES,
             "advertiser_id": _PARENT,
             "window_seconds": _between(1, WINDOW_SECONDS_MAX),
+            "post_view": _clicked,
             "value_micros": _AMOUNT,
         },
         Budget: {"daily_micros": _AMOUNT, "total_micros": _AMOUNT},

@@ -204,3 +204,10 @@ def test_repetitions_are_dropped() -> None:
     made = parse(Kind.LINE_ITEM, {**LINE_ITEM, "frequency_caps": caps})
     assert isinstance(made, LineItem)
     assert len(made.frequency_caps) == 1
+
+
+def test_a_conversion_after_a_view_alone_cannot_be_promised() -> None:
+    """What reports a conversion is the token that a click takes to the landing page: without a click there is none."""
+    rule = REQUIRED[Kind.CONVERSION_RULE]
+    assert refused(Kind.CONVERSION_RULE, {**rule, "post_view": True}).keys() == {"post_view"}
+    assert parse(Kind.CONVERSION_RULE, {**rule, "post_view": False}) == parse(Kind.CONVERSION_RULE, rule)
