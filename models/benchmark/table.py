@@ -74,8 +74,12 @@ def beginning(path: Path, count: int) -> bytes:
 
 
 def integer(text: str) -> int:
-    """Return the whole number that a cell holds; raises ValueError where that is none, or one that nobody means."""
-    number = int(text)
+    """Return the whole number that a cell holds; raises ValueError where that is none, or one that nobody means.
+
+    1.0 is one: so a table with empty cells among whole numbers is often written.
+    """
+    whole, _, rest = text.partition(".")
+    number = int(whole if not rest.strip("0 ") else text)
     if abs(number) > _INTEGER_MAX:
         raise ValueError(f"{text!r} is out of range")
     return number

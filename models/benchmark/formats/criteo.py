@@ -1,4 +1,5 @@
-"""Criteo display rows: label, 13 counts (I1 to I13) and 26 hashed categories (C1 to C26), tab-separated, no header.
+"""Criteo display rows: label, 13 counts (I1 to I13) and 26 hashed categories (C1 to C26), tab-separated. They come
+without a header; one that begins with "label" is passed over.
 
 They have neither a time nor a known side, so all columns are the request's and the order of the file is the time.
 """
@@ -33,10 +34,12 @@ def load(path: Path) -> Rows:
     labels, requests, line = [], [], 0
     try:
         with open_text(path) as file:
-            for line, text in enumerate(file, 1):  # noqa: B007 (an error is told by its line)
+            for line, text in enumerate(file, 1):
                 cells = text.rstrip("\n\r").split("\t")
                 if len(cells) != WIDTH:
                     raise ValueError(f"{len(cells)} columns, not {WIDTH}")
+                if line == 1 and cells[0].strip().lower() == "label":
+                    continue
                 labels.append(integer(cells[0]) > 0)
                 counts = [integer(cell) if cell else ABSENT for cell in cells[1 : 1 + COUNTS]]
                 requests.append([*counts, *map(_level, counts), *map(text_hash, cells[1 + COUNTS :])])

@@ -79,6 +79,22 @@ def test_display_rows_have_counts_levels_and_categories(tmp_path: Path) -> None:
     assert found["I1_level"] != found["I2_level"]
 
 
+def test_whole_numbers_may_be_written_with_a_point_and_display_rows_with_a_header(tmp_path: Path) -> None:
+    """As tables whose columns have empty cells, and samples that others have cut, come."""
+    names = ["Label", *(f"I{number}" for number in range(1, 14)), *(f"C{number}" for number in range(1, 27))]
+    counts, hashes = ["1", "-2", *[""] * 11], ["68fd1e64"] * 26
+    plain = CRITEO.read(write(tmp_path / "plain.tsv", "\t".join(["1", *counts, *hashes])))
+    pointed = [cell and f"{cell}.0" for cell in counts]
+    path = write(tmp_path / "headed.tsv", "\t".join(names), "\t".join(["1.0", *pointed, *hashes]))
+    assert detect(path) is CRITEO
+    headed = CRITEO.read(path)
+    assert np.array_equal(headed.requests, plain.requests)
+    assert headed.labels.tolist() == [True]
+    for text in ("1.5", "1e3", ".", "nan", "inf", "1.0.0", "x.0", ""):
+        with pytest.raises(ValueError, match="invalid literal"):
+            table.integer(text)
+
+
 def test_the_attribution_slice_is_in_order_of_time_where_there_is_one(tmp_path: Path) -> None:
     columns = {name: [1, 2, 1] for name in ("cat1", "cat4", "cat6", "cat8", "cat9")}
     table = pa.table({**columns, "click": [1, 0, 0]})
