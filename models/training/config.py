@@ -72,6 +72,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError(
                 "window_days, rows_min, clicks_min, rounds_max, threads must be 1 or more, leaves 2 or more"
             )
+        if min(self.new_clicks_min, self.conversions_min) < 1:
+            raise ValueError("new_clicks_min and conversions_min must be 1 or more: nothing can be judged without any")
+        if self.seed < 0:
+            raise ValueError("seed must be 0 or more")
         if not 1 <= self.landscape_fallback_rows_min <= self.landscape_rows_min <= self.landscape_rows_max:
             raise ValueError("landscape rows must not decrease: 1, landscape_fallback_rows_min, _rows_min, _rows_max")
         if not 0.5 <= self.gate_confidence < 1:

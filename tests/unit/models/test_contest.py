@@ -81,3 +81,9 @@ def test_a_first_model_is_compared_with_what_was_bid_with() -> None:
     requests = np.zeros((4, len(REQUEST_COLUMNS)), dtype=np.int64)
     rows = Rows(np.arange(4), requests, ads, np.zeros(4, dtype=np.bool_), np.ones(4))
     assert bid_with(np.array([0.2, np.nan, 0.0, 0.03]), rows) == pytest.approx([0.2, 0.01, 0.01, 0.03])
+
+
+@pytest.mark.parametrize("name", ["new_clicks_min", "conversions_min", "seed"])
+def test_settings_that_would_fail_a_night_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        TrainingConfig(**{name: -1 if name == "seed" else 0})  # type: ignore[arg-type]
