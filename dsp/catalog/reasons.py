@@ -90,6 +90,7 @@ class Exclusion(Enum):
         "The impression supports none of the creative's protocols.",
     )
     DURATION = "duration", 0, "The creative is too short or too long."
+    NATIVE_ASSETS = "native_assets", 0, "The creative has nothing that fits for an asset that the native slot requires."
     CREATIVE_LANGUAGE = "creative_language", 0, "The impression does not accept the creative's language."
     # Caps, pacing, price, money
     FREQUENCY_CAP = (

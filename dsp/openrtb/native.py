@@ -35,7 +35,9 @@ class _Video(msgspec.Struct, gc=False):
     maxduration: Int = 0
 
 
-class _Asset(msgspec.Struct, gc=False):
+class Asset(msgspec.Struct, gc=False):
+    """What a slot asks for; one of the last four is there."""
+
     id: Int = 0
     required: Int = 0
     title: _Title | None = None
@@ -51,7 +53,7 @@ class _Tracker(msgspec.Struct, gc=False):
 
 class _Request(msgspec.Struct, gc=False):
     ver: str | float = ""
-    assets: list[_Asset] = []
+    assets: list[Asset] = []
     eventtrackers: list[_Tracker] = []
 
 
@@ -106,6 +108,16 @@ def read_assets(markup: str) -> NativeAssets:
         raise InputError(f"not native assets: {fault}", reason="native_assets") from fault
 
 
+def required(native_request: str) -> list[Asset]:
+    """Return the assets without which a slot takes no ad, for an opportunity's `native_request`."""
+    return [asset for asset in _read(native_request).assets if asset.required == 1]
+
+
+def meets(assets: NativeAssets, wanted: list[Asset]) -> bool:
+    """Return whether a creative has something that fits for each of the assets."""
+    return all(_answer(asset, assets) is not None for asset in wanted)
+
+
 def respond(
     native_request: str,
     assets: NativeAssets,
@@ -158,14 +170,15 @@ def _read(text: str) -> _Request:
     return request
 
 
-def _answer(asset: _Asset, assets: NativeAssets) -> dict[str, object] | None:
+def _answer(asset: Asset, assets: NativeAssets) -> dict[str, object] | None:
     """Return what goes beside the asset's id, None if the creative has nothing that fits."""
     if asset.title is not None:
         text = _fit(assets.title, asset.title.len)
         return {"title": {"text": text}} if text else None
     if asset.img is not None:
         image = assets.icon if asset.img.type == _ICON else assets.image
-        if image is None or (image.w and image.w < asset.img.wmin) or (image.h and image.h < asset.img.hmin):
+        wanted = asset.img
+        if image is None or not (_fills(image.w, wanted.w, wanted.wmin) and _fills(image.h, wanted.h, wanted.hmin)):
             return None
         size = {name: side for name, side in (("w", image.w), ("h", image.h)) if side}
         return {"img": {"url": image.url, **size}}
@@ -175,6 +188,13 @@ def _answer(asset: _Asset, assets: NativeAssets) -> dict[str, object] | None:
     if asset.video is not None and assets.video_vast:
         return {"video": {"vasttag": assets.video_vast}}
     return None
+
+
+def _fills(side: int, exact: int, least: int) -> bool:
+    """Return whether a side in pixels will do: who names no least side wants the exact one (Native 1.2, 4.4)."""
+    if not side or least > 0:
+        return not side or side >= least
+    return exact <= 0 or side == exact
 
 
 def _fit(text: str, chars_max: int) -> str:

@@ -13,8 +13,10 @@ import numpy as np
 
 from dsp.catalog.entities import Creative, MediaFormat
 from dsp.catalog.reasons import Exclusion
+from dsp.kernel.errors import InputError
 from dsp.openrtb.categories import FIRST, is_first
 from dsp.openrtb.names import advertised_app
+from dsp.openrtb.native import NativeAssets, meets, read_assets, required
 from dsp.openrtb.opportunity import Opportunity, Video
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Bits, Words
@@ -25,7 +27,10 @@ from dsp.targeting.rows import Conditions, Row, Value, compress, expand, holders
 Slot = tuple[str, int, int]
 _BANNER = MediaFormat.BANNER.value
 _WANTED = "blocked_apps", "blocked_categories", "allowed_categories", "category_taxonomy", "languages_allowed"
-_SLOT = attrgetter("formats", "sizes", "blocked_attributes", "secure", "mimes", "apis", "video")
+_NATIVE = MediaFormat.NATIVE.value
+_SLOT = attrgetter("formats", "sizes", "blocked_attributes", "secure", "mimes", "apis", "video", "native_request")
+#: What native creatives differ in for slots: title, size of image and of icon, kinds of text, video.
+_Shape = tuple[bool, tuple[int, int] | None, tuple[int, int] | None, frozenset[int], bool]
 
 
 def category_and_parents(category: str) -> tuple[str, ...]:
@@ -163,6 +168,12 @@ class _Slots(_Creatives):
         self._protocols = _accepting(creatives, lambda one: one.protocols if _timed(one) else ())
         self._exact = _accepting(creatives, _duration)
         self._durations, self._up_to = self._compile_durations()
+        #: One native creative's assets for all of its shape.
+        self._assets: dict[_Shape, NativeAssets] = {}
+        self._shapes = _holding(size, self._native(creatives, servable))
+        self._not_native = bitmap.from_mask(
+            np.array([one.format.value != _NATIVE for one in creatives], dtype=np.bool_)
+        )
         self._named = _Named(
             frozenset(self._attributes),
             frozenset(self._apis),
@@ -189,6 +200,7 @@ class _Slots(_Creatives):
                 bisect_left(self._durations, video.duration_seconds_min),
                 bisect_right(self._durations, video.duration_seconds_max),
             ),
+            self._meeting(opportunity),
         )
 
     def require(self, opportunity: Opportunity, out: Conditions) -> None:
@@ -206,6 +218,9 @@ class _Slots(_Creatives):
             out.require(Exclusion.API_UNSUPPORTED, expand(self._apis[api]))
         if opportunity.video is not None:
             self._require_player(opportunity.video, out)
+        shapes = self._meeting(opportunity)
+        if shapes is not None:
+            out.require(Exclusion.NATIVE_ASSETS, union([self._not_native, *[self._shapes[one] for one in shapes]]))
 
     def _require_player(self, video: Video, out: Conditions) -> None:
         if video.protocols:
@@ -218,6 +233,24 @@ class _Slots(_Creatives):
             not_too_long = self._up_to[bisect_right(self._durations, video.duration_seconds_max)]
             too_long = self._up_to[-1] & ~not_too_long
             out.require(Exclusion.DURATION, self._everyone.creatives & ~(too_short | too_long))
+
+    def _native(self, creatives: Sequence[Creative], servable: Sequence[bool]) -> Iterable[tuple[_Shape, int]]:
+        for number, one in enumerate(creatives):
+            if one.format.value == _NATIVE and servable[number]:
+                try:
+                    assets = read_assets(one.markup)
+                except InputError:  # it can be shown nowhere
+                    continue
+                shape = _shape(assets)
+                self._assets.setdefault(shape, assets)
+                yield shape, number
+
+    def _meeting(self, opportunity: Opportunity) -> frozenset[_Shape] | None:
+        """Return the shapes of native creatives that have all that the slot requires, None where it is not native."""
+        if _NATIVE not in opportunity.formats or not opportunity.native_request or not self._assets:
+            return None
+        wanted = required(opportunity.native_request)
+        return frozenset([shape for shape, assets in self._assets.items() if meets(assets, wanted)])
 
     def _compile_durations(self) -> tuple[list[int], list[Words]]:
         rows = {duration: expand(row) for duration, row in self._exact.items() if duration is not None}
@@ -313,6 +346,12 @@ def _accepting(creatives: Sequence[Creative], values: Callable[[Creative], Seque
         indifferent = np.array([not values(one) for one in creatives], dtype=np.bool_)
         rows[None] = bitmap.from_mask(indifferent)
     return rows
+
+
+def _shape(assets: NativeAssets) -> _Shape:
+    image, icon = [(one.w, one.h) if one is not None else None for one in (assets.image, assets.icon)]
+    texts = frozenset([kind for kind, value in assets.data.items() if value])
+    return bool(assets.title), image, icon, texts, bool(assets.video_vast)
 
 
 def _app(creative: Creative) -> tuple[str, ...]:

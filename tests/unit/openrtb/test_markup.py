@@ -145,6 +145,9 @@ def test_native_1_0_keeps_its_root_and_its_trackers() -> None:
         ({"video": {"minduration": 5}}, False),
         ({"img": {"type": 3, "wmin": 1_300}}, False),
         ({"img": {"type": 3, "wmin": 1_200}}, True),
+        ({"img": {"type": 3, "w": 1_300, "wmin": 1_200}}, True),
+        ({"img": {"type": 3, "w": 1_100}}, False),
+        ({"img": {"type": 3, "w": 1_200}}, True),
         ({}, False),
     ],
 )
