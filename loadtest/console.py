@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -19,10 +19,10 @@ _BAR_CHARS = 24
 _LINE_SECONDS = 5.0  # between lines where there is no terminal to draw on
 
 
-class Progress(NamedTuple):
+class Progress(msgspec.Struct, frozen=True):
     """One campaign's money at one moment."""
 
-    campaign_id: int
+    id: int
     name: str
     spent_micros: Micros
     planned_micros: Micros

@@ -221,7 +221,7 @@ class Demo:
         self._view.campaigns = campaigns
         seconds = time.monotonic() - self._started
         for one in campaigns:
-            curve = self._curves.setdefault(one.campaign_id, Curve(one.name, one.budget_micros))
+            curve = self._curves.setdefault(one.id, Curve(one.name, one.budget_micros))
             curve.seconds.append(seconds)
             curve.spent_micros.append(one.spent_micros)
             curve.planned_micros.append(one.planned_micros)
@@ -276,7 +276,7 @@ class Demo:
             notices=notices,
             notices_never_sent=len(self._truth.never_sent),
             phases=reports.phases(self._truth),
-            campaigns=[reports.campaign(one) for one in self._view.campaigns],
+            campaigns=self._view.campaigns,
             line_items_spent_out=spent_out,
             ledger_imbalance_micros=imbalance,
             driver_lag_ms_max=round(total.lag_ms_max, 1),

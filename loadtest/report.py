@@ -48,16 +48,6 @@ class Swap(msgspec.Struct, kw_only=True):
     dropped_requests: int
 
 
-class Campaign(msgspec.Struct, kw_only=True):
-    """One campaign's money at the end."""
-
-    id: int
-    name: str
-    spent_micros: Micros
-    planned_micros: Micros
-    budget_micros: Micros
-
-
 class Report(msgspec.Struct, kw_only=True):
     """What `var/demo/report.json` holds."""
 
@@ -85,7 +75,7 @@ class Report(msgspec.Struct, kw_only=True):
     notices: Reconciliation
     notices_never_sent: int
     phases: dict[str, Phase]
-    campaigns: list[Campaign]
+    campaigns: list[Progress]
     line_items_spent_out: int
     ledger_imbalance_micros: Micros
     driver_lag_ms_max: float
@@ -125,17 +115,6 @@ def no_bid_reasons(metrics: Metrics) -> dict[str, int]:
 def models(evaluated: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `python -m models evaluate --json` found: the prior before, the model after, on the same rows."""
     return {name: evaluated[name] for name in ("before", "after", "rows", "clicks", "conversions", "in_sample")}
-
-
-def campaign(progress: Progress) -> Campaign:
-    """Return one campaign's line of the report."""
-    return Campaign(
-        id=progress.campaign_id,
-        name=progress.name,
-        spent_micros=progress.spent_micros,
-        planned_micros=progress.planned_micros,
-        budget_micros=progress.budget_micros,
-    )
 
 
 def overspend(found: Sequence[Overspent]) -> tuple[Micros, list[dict[str, Any]]]:
@@ -279,7 +258,7 @@ def _all(notices: Reconciliation) -> Text:
     return Text(f"{right:,}", style="green" if right == notices.billing_acknowledged else "bold red")
 
 
-def _campaigns(campaigns: Sequence[Campaign]) -> RenderableType:
+def _campaigns(campaigns: Sequence[Progress]) -> RenderableType:
     table = Table(box=None, expand=True, padding=(0, 1))
     table.add_column("campaign", ratio=1, no_wrap=True)
     for name in ("spent", "plan", "budget"):
@@ -289,8 +268,7 @@ def _campaigns(campaigns: Sequence[Campaign]) -> RenderableType:
     for one in campaigns:
         ratio = f"{one.spent_micros / one.planned_micros:.0%}" if one.planned_micros else "-"
         amounts = (one.spent_micros, one.planned_micros, one.budget_micros)
-        progress = Progress(one.id, one.name, *amounts)
-        table.add_row(one.name, *(f"{units_from_micros(amount):,.2f}" for amount in amounts), bar(progress), ratio)
+        table.add_row(one.name, *(f"{units_from_micros(amount):,.2f}" for amount in amounts), bar(one), ratio)
     return table
 
 

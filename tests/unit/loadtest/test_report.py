@@ -54,7 +54,7 @@ def report_of(truth: Truth, **changes: object) -> reports.Report:
         "models": {"before": {"log_loss": 0.3, "auc": 0.5}, "after": {"log_loss": 0.2, "auc": 0.7}},
         "model_swap": reports.Swap(version="v7", seconds=0.4, training_seconds=9.0, dropped_requests=0),
         "notices": verdict, "notices_never_sent": 1, "phases": reports.phases(truth),
-        "campaigns": [reports.campaign(Progress(1, "Spring", 5, 10, 20))], "line_items_spent_out": 2,
+        "campaigns": [Progress(1, "Spring", 5, 10, 20)], "line_items_spent_out": 2,
         "ledger_imbalance_micros": 0, "driver_lag_ms_max": 1.0, "seconds": 99.0,
     }  # fmt: skip
     return reports.Report(**(fields | changes))  # type: ignore[arg-type]
