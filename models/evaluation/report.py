@@ -9,14 +9,14 @@ _COLUMNS = (
     ("log_loss", "log loss", "{:.5f}"),
     ("normalised_entropy", "norm. entropy", "{:.4f}"),
     ("auc", "AUC", "{:.4f}"),
-    ("pcoc", "predicted/clicks", "{:.3f}"),
+    ("pcoc", "predicted/{}", "{:.3f}"),
     ("ece", "ECE", "{:.5f}"),
 )
 
 
-def comparison(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a Markdown table of predictors (by name) and their metrics."""
-    header = ["predictor", "rows", "clicks", *(heading for _, heading, _ in _COLUMNS)]
+def comparison(scores: Mapping[str, Mapping[str, Any]], rows_are: str = "rows", came: str = "clicks") -> str:
+    """Return a Markdown table of predictors (by name) and their metrics; `rows_are` clicks where `came` conversions."""
+    header = ["predictor", rows_are, came, *(heading.format(came) for _, heading, _ in _COLUMNS)]
     rows = [
         [
             name,
@@ -66,6 +66,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         ),
         "## Conversions",
         cvr["note"],
+        *([comparison(cvr["scores"], "clicks", "conversions")] if cvr["scores"] else []),
         "## Limits",
         "Learned from impressions that we won: it extrapolates where we never bid. New values count as average.",
     ]

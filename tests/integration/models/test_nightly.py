@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -173,6 +174,9 @@ def test_a_conversion_model_is_trained_where_data_suffice(tmp_path: Path, write_
     weights = outcome.manifest["cvr"]["weights"]
     files = registry.read(tmp_path / "models", str(outcome.champion))
     assert weights.keys() == json.loads(files["feature_spec.json"])["cvr"]["parts"].keys()
+    told = files["model_card.md"].decode().partition("## Conversions")[2]  # how good they are, and not of what alone
+    assert re.search(r"predictor +\| clicks +\| conversions +\|.*predicted/conversions", told)
+    assert f"{outcome.manifest['cvr']['scores']['candidate']['log_loss']:.5f}" in told
     found = champion(tmp_path)
     data = dataset.load(tmp_path / "training", START_MS, END_MS, END_MS + 2_000, config)
     predicted = compare.pcvr(found.predictor, data.clicks)
