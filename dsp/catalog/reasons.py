@@ -68,7 +68,11 @@ class Exclusion(Enum):
         "The line item wants a deal that the impression does not offer, or the auction is private.",
     )
     # Match: what bitmaps cannot hold
-    ADVERTISER_BLOCKED = "advertiser_blocked", 0, "badv blocks the advertiser's domain."
+    ADVERTISER_BLOCKED = (
+        "advertiser_blocked",
+        0,
+        "badv blocks the advertiser's domain, or the one that the creative leads to.",
+    )
     APP_BLOCKED = "app_blocked", 0, "bapp blocks the app that the creative leads to."
     CATEGORY_UNKNOWN = (
         "category_unknown",

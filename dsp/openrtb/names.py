@@ -8,7 +8,7 @@ NONE: frozenset[str] = frozenset()
 _LISTS_MAX = 2_048
 _LIST_CHARS_MAX = 8_192
 #: Where apps are installed from, by host.
-_STORES = frozenset({"play.google.com", "apps.apple.com", "itunes.apple.com"})
+STORES = frozenset({"play.google.com", "apps.apple.com", "itunes.apple.com"})
 #: Codes of before 1989, which Java and so Android still give for these languages.
 _LANGUAGES_THEN = {"iw": "he", "in": "id", "ji": "yi"}
 _OS_NAMES = {
@@ -84,7 +84,7 @@ def store_id(address: str) -> str:
 
 def advertised_app(landing_url: str) -> str:
     """Return the store id of the app that an ad leads to, "" for an ad that leads elsewhere than to a store."""
-    return store_id(landing_url) if domain(landing_url) in _STORES else ""
+    return store_id(landing_url) if domain(landing_url) in STORES else ""
 
 
 def language(code: str) -> str:

@@ -15,18 +15,18 @@ from dsp.catalog.entities import Creative, MediaFormat
 from dsp.catalog.reasons import Exclusion
 from dsp.kernel.errors import InputError
 from dsp.openrtb.categories import FIRST, is_first
-from dsp.openrtb.names import advertised_app
+from dsp.openrtb.names import STORES, advertised_app, domain
 from dsp.openrtb.native import NativeAssets, meets, read_assets, required
 from dsp.openrtb.opportunity import Opportunity, Video
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Bits, Words
+from dsp.targeting.deals import domain_and_parents
 from dsp.targeting.joint import Group, Reasons, Step
 from dsp.targeting.rows import Conditions, Row, Value, compress, expand, holders, known, union
 
 #: A creative's place: its format, and for banners its size; what an impression must offer.
 Slot = tuple[str, int, int]
 _BANNER = MediaFormat.BANNER.value
-_WANTED = "blocked_apps", "blocked_categories", "allowed_categories", "category_taxonomy", "languages_allowed"
 _NATIVE = MediaFormat.NATIVE.value
 _SLOT = attrgetter("formats", "sizes", "blocked_attributes", "secure", "mimes", "apis", "video", "native_request")
 #: What native creatives differ in for slots: title, size of image and of icon, kinds of text, video.
@@ -262,11 +262,15 @@ class _Slots(_Creatives):
 
 
 class _Publishers(_Creatives):
-    """What the publisher wants: blocks on apps and categories, and languages."""
+    """What the publisher wants: blocks on where ads lead to and on categories, and languages.
+
+    Blocks on an advertiser's own domain are its line items' (`dsp.targeting.groups.Advertisers`).
+    """
 
     def __init__(self, creatives: Sequence[Creative], categories: Sequence[frozenset[str]], owners: Owners) -> None:
-        super().__init__(attrgetter(*_WANTED), len(creatives), owners)
+        super().__init__(self._spelling_of, len(creatives), owners)
         self._apps = _lacking(len(creatives), _pairs(creatives, _app))
+        self._sites = _lacking(len(creatives), _pairs(creatives, _sites))
         pairs = (
             (name, n) for n, values in enumerate(categories) for value in values for name in category_and_parents(value)
         )
@@ -278,12 +282,24 @@ class _Publishers(_Creatives):
             np.array([not all(map(is_first, values)) for values in categories], dtype=np.bool_)
         )
         self._languages = _accepting(creatives, lambda one: (one.language.lower(),) if one.language else ())
-        self._apps_named = frozenset(self._apps)
+        self._apps_named, self._sites_named = frozenset(self._apps), frozenset(self._sites)
         self._categories_named, self._languages_named = frozenset(self._categories), frozenset(self._languages)
 
-    def key(self, opportunity: Opportunity) -> Hashable:
-        """Return the apps, categories and languages that some creative has."""
+    def _spelling_of(self, opportunity: Opportunity) -> Hashable:
+        # Lists of advertisers and of apps are long, and few of them make a difference.
         return (
+            opportunity.blocked_advertisers & self._sites_named,
+            opportunity.blocked_apps & self._apps_named,
+            opportunity.blocked_categories,
+            opportunity.allowed_categories,
+            opportunity.category_taxonomy,
+            opportunity.languages_allowed,
+        )
+
+    def key(self, opportunity: Opportunity) -> Hashable:
+        """Return the sites, apps, categories and languages that some creative has."""
+        return (
+            opportunity.blocked_advertisers & self._sites_named,
             opportunity.blocked_apps & self._apps_named,
             opportunity.blocked_categories & self._categories_named,
             opportunity.allowed_categories & self._categories_named,
@@ -294,6 +310,8 @@ class _Publishers(_Creatives):
 
     def require(self, opportunity: Opportunity, out: Conditions) -> None:
         """Add the conditions that can bind."""
+        for site in opportunity.blocked_advertisers & self._sites_named:
+            out.require(Exclusion.ADVERTISER_BLOCKED, expand(self._sites[site]))
         for app in opportunity.blocked_apps & self._apps_named:
             out.require(Exclusion.APP_BLOCKED, expand(self._apps[app]))
         unequal = self._unequal(opportunity)
@@ -357,6 +375,12 @@ def _shape(assets: NativeAssets) -> _Shape:
 def _app(creative: Creative) -> tuple[str, ...]:
     app = advertised_app(creative.landing_url).lower()
     return (app,) if app else ()
+
+
+def _sites(creative: Creative) -> frozenset[str]:
+    """Return the domain that an ad leads to and those above it; none of a store, which is not what is advertised."""
+    host = domain(creative.landing_url)
+    return frozenset() if host in STORES else domain_and_parents(host)
 
 
 def _timed(creative: Creative) -> bool:

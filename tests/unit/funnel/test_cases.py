@@ -51,7 +51,7 @@ ENTITY: dict[str, dict[str, Any]] = {
         "flight": {"start_ms": 0},
     },
     "creatives": {
-        "format": "banner", "landing_url": "https://brand.example/", "markup": "<b>ad</b>", "width": 300, "height": 250,
+        "format": "banner", "landing_url": "https://other.example/", "markup": "<b>ad</b>", "width": 300, "height": 250,
     },
     "deals": {"exchange": "alpha"},
 }  # fmt: skip
