@@ -220,7 +220,7 @@ def _terms(bid: Bid, imp: Imp, medium: _Medium, currency: str, rates: Mapping[st
 
 def _deal_admits(deal: Deal, bid: Bid) -> bool:
     allowed = domains(deal.wadomain)
-    return not allowed or any(domain(name) in allowed for name in bid.adomain)
+    return not allowed or any(_within(_own_domain(name), allowed) for name in bid.adomain)
 
 
 def _floor_by_duration(bid: Bid, terms: Video | Deal, floor: float) -> float:
@@ -301,10 +301,10 @@ def _category_refused(bid: Bid, imp: Imp, request: BidRequest) -> bool:
     return categories.refused([code.upper() for code in bid.cat], barred, allowed)
 
 
-def _within(name: str, blocked: frozenset[str]) -> bool:
-    """Return whether the domain or a parent of it is blocked."""
+def _within(name: str, listed: frozenset[str]) -> bool:
+    """Return whether the domain or a parent of it is listed."""
     while name:
-        if name in blocked:
+        if name in listed:
             return True
         name = name.partition(".")[2]
     return False

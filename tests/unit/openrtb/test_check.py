@@ -84,6 +84,8 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         (DEALS, {}, {}, "private_auction"),
         (DEALS, {}, {"dealid": "E", "price": 3.0}, "deal"),
         (DEALS, {}, {"dealid": "D", "price": 3.0, "adomain": ["audi.com"]}, "deal"),
+        (DEALS, {}, {"dealid": "D", "price": 3.0, "adomain": ["cars.ford.com"]}, ""),
+        (DEALS, {}, {"dealid": "D", "price": 3.0, "adomain": ["afford.com"]}, "deal"),
         (DEALS, {}, {"dealid": "D", "price": 1.9}, "floor"),
         (DEALS, {}, {"dealid": "D", "price": 2.0}, ""),
         ({"bidfloor": 9.0, **DEALS}, {}, {"dealid": "D", "price": 2.0}, ""),
