@@ -100,6 +100,7 @@ def _vast(creative: Creative, opportunity: Opportunity, urls: NoticeUrls, bid_id
     return vast.inline(
         version=version,
         ad_id=str(creative.id),
+        serving_id=bid_id,
         title=creative.name,
         media_url=creative.markup.replace(CACHE_BUSTER, bid_id),
         mime=creative.mime or ("audio/mpeg" if creative.format is MediaFormat.AUDIO else "video/mp4"),

@@ -27,6 +27,7 @@ def inline(
     *,
     version: str,
     ad_id: str,
+    serving_id: str,
     title: str,
     media_url: str,
     mime: str,
@@ -47,7 +48,7 @@ def inline(
 
     Args:
         version: one of `PROTOCOLS`' values.
-        ad_id: identifies the creative to players and to us.
+        ad_id: identifies the creative to players and to us; `serving_id` this one showing of it (VAST 4.1).
         trackers: URLs by VAST event name ("start", "firstQuartile", "complete", ...).
         skip_after_seconds: offer to skip after so long; None means the ad cannot be skipped, nor can any in VAST 2.0.
 
@@ -60,12 +61,11 @@ def inline(
     head = [
         _node("AdSystem", "dsp"),
         _node("AdTitle", title or ad_id),
-        _node("AdServingId", ad_id) if version in ("4.1", "4.2") else "",
+        _node("AdServingId", serving_id) if version in ("4.1", "4.2") else "",
         _node("Advertiser", advertiser) if advertiser and not first else "",
         _node("Error", error_url) if error_url else "",
         *(_node("Impression", url) for url in impression_urls),
     ]
-    duration = _clock(duration_seconds)
     skip = "" if skip_after_seconds is None or first else f' skipoffset="{_clock(skip_after_seconds)}"'
     media = _media(media_url, mime, width, height, bitrate_kbps)
     clicks = [_node("ClickThrough", click_url), *(_node("ClickTracking", url) for url in click_trackers)]
@@ -79,7 +79,7 @@ def inline(
             *head,
             f"<Creatives><Creative id={_attribute(ad_id)}>",
             universal_id,
-            *_linear(duration, media, clicks, trackers or {}, skip),
+            *_linear(_clock(duration_seconds), media, clicks, trackers or {}, skip),
             "</Creative></Creatives></InLine></Ad></VAST>",
         ]
     )

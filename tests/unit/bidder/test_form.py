@@ -180,6 +180,13 @@ def test_an_ad_that_leads_to_a_store_names_its_app() -> None:
     assert msgspec.json.decode(_filled(made, _offer(creative, _opportunity())), type=Bid).bundle == "com.A.game"
 
 
+def test_each_showing_of_a_film_has_an_id_of_its_own() -> None:
+    made, creative = Forms(BASE, SIGNER, Profile(name="x")), _creative(**CREATIVES["video"])
+    for bid_id in ("01m807m562x0jsmrxvp59q3cph", "01m807m562z9z5qhqgctvgsafy"):
+        filled = _filled(made, _offer(creative, _opportunity(protocol=13), bid_id))
+        assert f"<AdServingId><![CDATA[{bid_id}]]></AdServingId>".encode() in filled
+
+
 def test_only_the_notices_an_exchange_sends_are_signed() -> None:
     offer = _offer(_creative(**CREATIVES["banner"]), _opportunity())
     quiet = Profile(name="x", billing="imp", win_notice=False, loss_notice=False)

@@ -34,6 +34,7 @@ def _vast(version: str, **changes: Any) -> str:
     fields: dict[str, Any] = {
         "version": version,
         "ad_id": "42",
+        "serving_id": "01m82vh564sx4krv8yzm1b3tse",
         "title": ADVERSE,
         "media_url": "https://cdn.example/a.mp4?x=1&y=]]>",
         "mime": "video/mp4",
@@ -65,6 +66,7 @@ def test_vast_is_valid_and_says_what_it_was_given(version: str, audio: bool) -> 
     def texts(name: str) -> list[str]:
         return [node.text for node in root.iter(f"{{*}}{name}")]
 
+    assert texts("AdServingId") == (["01m82vh564sx4krv8yzm1b3tse"] if version in ("4.1", "4.2") else [])
     assert texts("AdTitle") == ['A & B ]]> <x attr="1">  ü 漢 😀']
     assert texts("MediaFile") == ["https://cdn.example/a.mp4?x=1&y=]]>"]
     assert texts("Impression") == ["https://a.example/imp?a=1&b=2", "https://b.example/"]
