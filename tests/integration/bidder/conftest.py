@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.integration.bidder.world import World, catalogue, until, world
+from tests.integration.bidder.world import World, catalogue, world
+from tests.waiting import until
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

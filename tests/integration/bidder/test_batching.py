@@ -14,6 +14,7 @@ from models.serving.predictor import predict
 from tests.gpu import refusal
 from tests.integration.bidder import world as places
 from tests.integration.models.conftest import trained, world, write_log
+from tests.waiting import until
 
 pytestmark = pytest.mark.platform
 _FIXTURES = (trained, world, write_log)  # used by name
@@ -26,7 +27,7 @@ async def test_a_batch_predicts_what_the_model_predicts_for_each_alone(tmp_path:
         shutil.copytree(trained / "models", bidder.data / "models")
         await bidder.publish(places.catalogue())
         await bidder.start()
-        await places.until(lambda: bidder.metric("dsp_model_info", version=version, device="cpu"))
+        await until(lambda: bidder.metric("dsp_model_info", version=version, device="cpu"))
         await asyncio.gather(*(bidder.offer(f"a{number}") for number in range(8)))
         rows = await bidder.metric("dsp_batch_rows_sum")
         assert rows == await bidder.metric("dsp_predict_batch_size_sum") >= 8

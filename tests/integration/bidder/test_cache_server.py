@@ -15,9 +15,10 @@ from dsp.catalog.terms import FrequencyCap
 from dsp.kernel.errors import UnavailableError
 from dsp.store.database import create_engine, session_factory
 from dsp.workers.lease_keeper import LeaseKeeper
-from tests.integration.bidder.world import CLOCK, World, bid_request, catalogue, only_bid, price_at, until, world
+from tests.integration.bidder.world import CLOCK, World, bid_request, catalogue, only_bid, price_at, world
 from tests.servers.proxy import Proxy, proxy
 from tests.servers.valkey import Valkey
+from tests.waiting import until
 
 pytestmark = pytest.mark.platform
 CAPPED = catalogue(caps=(FrequencyCap(impressions=1, window_seconds=3_600),))

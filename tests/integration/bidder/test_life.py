@@ -28,9 +28,9 @@ from tests.integration.bidder.world import (
     drive,
     only_bid,
     price_at,
-    until,
     world,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.platform
 

@@ -15,8 +15,8 @@ from tests.integration.bidder.world import (
     link,
     only_bid,
     price_at,
-    until,
 )
+from tests.waiting import until
 
 pytestmark = [pytest.mark.platform, pytest.mark.asyncio(loop_scope="module")]
 

@@ -15,6 +15,7 @@ from models.serving import bundle
 from models.serving.predictor import predict
 from tests.integration.bidder import world as places
 from tests.integration.models.conftest import trained, world, write_log
+from tests.waiting import until
 
 pytestmark = pytest.mark.platform
 _FIXTURES = (trained, world, write_log)  # used by name
@@ -30,22 +31,22 @@ async def test_a_model_is_swapped_without_a_dropped_request(tmp_path: Path, trai
         statuses: list[int] = []
         stop = asyncio.Event()
         drivers = [asyncio.create_task(places.drive(bidder, stop, statuses, [])) for _ in range(3)]
-        await places.until(lambda: len(statuses) > 20)
+        await until(lambda: len(statuses) > 20)
         broken = tmp_path / "data" / "models" / "aliases"
         broken.mkdir(parents=True)
         (broken / "champion").write_text("../../etc/passwd")  # not a version: the old model goes on
-        await places.until(lambda: "cannot look for changes" in bidder.log())
+        await until(lambda: "cannot look for changes" in bidder.log())
         assert await bidder.metric("dsp_model_age_seconds") == 0  # none: the prior serves
         shutil.copytree(trained / "models", tmp_path / "data" / "models", dirs_exist_ok=True)
-        await places.until(lambda: bidder.metric("dsp_model_info", version=version, alias="champion"))
+        await until(lambda: bidder.metric("dsp_model_info", version=version, alias="champion"))
         assert await bidder.metric("dsp_model_age_seconds", alias="champion") > 0
         seen = len(statuses)
-        await places.until(lambda: len(statuses) > seen + 50)
+        await until(lambda: len(statuses) > seen + 50)
         stop.set()
         await asyncio.gather(*drivers)
         assert set(statuses) <= {200, 204}
         assert await bidder.metric("dsp_model_swaps_total", result="loaded") == 1
-        await places.until(lambda: bidder.metric("dsp_landscape_swaps_total", result="loaded"))
+        await until(lambda: bidder.metric("dsp_landscape_swaps_total", result="loaded"))
         await bidder.offer("after")
         await bidder.stop()
         decisions = {one.auction_id: one for one in await bidder.events("decisions", Decision)}
@@ -67,22 +68,22 @@ async def test_a_challenger_predicts_in_shadow_until_it_is_called_off(tmp_path: 
         (aliases / "champion").rename(aliases / "challenger")  # constants serve, the model looks on
         await bidder.publish(places.catalogue())
         await bidder.start()
-        await places.until(lambda: bidder.metric("dsp_challenger_swaps_total", result="loaded"))
+        await until(lambda: bidder.metric("dsp_challenger_swaps_total", result="loaded"))
         await bidder.offer("shadowed")
         assert await bidder.metric("dsp_model_info", alias="challenger", version=version) == 1
         (aliases / "challenger").write_text("20250615T150640-0123456789abcdef")  # there is no such version
-        await places.until(lambda: bidder.metric("dsp_challenger_swaps_total", result="failed"))
+        await until(lambda: bidder.metric("dsp_challenger_swaps_total", result="failed"))
         await bidder.offer("broken")
         (aliases / "challenger").write_text(version)
-        await places.until(_times(bidder, 2))
+        await until(_times(bidder, 2))
         (aliases / "challenger").unlink()
 
         async def called_off() -> bool:
             return await bidder.metric("dsp_model_info", alias="challenger") == 0
 
-        await places.until(called_off)
+        await until(called_off)
         await bidder.offer("called off")
-        await places.until(lambda: bidder.metric("dsp_shadow_scored_total", result="scored"))
+        await until(lambda: bidder.metric("dsp_shadow_scored_total", result="scored"))
         assert await bidder.metric("dsp_model_swaps_total") == 0
         await bidder.stop()
         decisions = {one.auction_id: one for one in await bidder.events("decisions", Decision)}

@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 
 from dsp.events.schema import NoticeKind
-from tests.integration.bidder.world import World, bid_request, link, price_at, until
+from tests.integration.bidder.world import World, bid_request, link, price_at
+from tests.waiting import until
 
 pytestmark = [pytest.mark.platform, pytest.mark.asyncio(loop_scope="module")]
 

@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.integration.bidder.world import World, bid_request, catalogue, until, world
+from tests.integration.bidder.world import World, bid_request, catalogue, world
 from tests.servers import free_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.platform
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html import unescape
@@ -27,6 +27,7 @@ from dsp.kernel.config import Platform, Secret
 from dsp.snapshot.codec import encode
 from dsp.stream.local import LocalEventLog
 from tests.servers import free_port
+from tests.waiting import until
 
 CONFIG = Path(__file__).parents[3] / "config"
 ROOT = Path(__file__).parents[3]
@@ -103,18 +104,6 @@ def bid_request(auction_id: str = "a1", **fields: Any) -> dict[str, Any]:
         "cur": ["USD"],
         **fields,
     }
-
-
-async def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Poll an (async) condition until it holds; return what it returned."""
-    async with asyncio.timeout(seconds):
-        while True:
-            found = condition()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return found
-            await asyncio.sleep(0.02)
 
 
 @dataclass

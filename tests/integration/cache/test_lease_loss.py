@@ -14,8 +14,8 @@ from dsp.ledger.terms import LateClaim, closes_ms
 from dsp.store.book import BookRepository
 from dsp.store.database import session_factory
 from dsp.workers.lease_keeper import CEILING_SLACK_MS, PROMISE_AHEAD_MS_MAX, LeaseKeeper
-from tests.integration.bidder.world import until
 from tests.servers.valkey import Cluster, Valkey
+from tests.waiting import until
 
 NOW_MS = ManualClock().now_ms()
 DAY = NOW_MS // 86_400_000

@@ -11,11 +11,11 @@ from dsp.cache.redis import RedisUserStore
 from dsp.catalog.exposures import pack
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.kernel.errors import UnavailableError
-from tests.integration.bidder.world import until
 from tests.notices import notice
 from tests.people import has_bids
 from tests.servers.proxy import proxy
 from tests.servers.valkey import Valkey
+from tests.waiting import until
 
 
 def exposure(number: int) -> Exposure:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.bidder.world import until
 from tests.integration.loadtest.fake_bidder import FakeBidder
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 

@@ -28,6 +28,7 @@ from models.training.online import SAVE_MS, SETTLE_MS, STATE, OnlineJob
 from models.training.pending import Target
 from tests.integration.bidder import world as places
 from tests.online import DESKTOP, PHONE, ad, decision, notice, request, traffic
+from tests.waiting import until
 
 BEGIN_MS = 1_750_000_000_000
 CONFIG = TrainingConfig(maturity_seconds=2.0, online_publish_seconds=5.0)
@@ -214,17 +215,17 @@ async def test_a_bidder_follows_a_learner_that_is_killed(tmp_path: Path) -> None
 
         learner = start()
         try:
-            await places.until(lambda: bidder.metric("dsp_prior_swaps_total", result="loaded"), 40.0)
-            await places.until(lambda: bidder.metric("dsp_model_info", version="online"))
+            await until(lambda: bidder.metric("dsp_prior_swaps_total", result="loaded"), 40.0)
+            await until(lambda: bidder.metric("dsp_model_info", version="online"))
             learner.send_signal(signal.SIGKILL)
             learner.wait()
             await bidder.offer("after")
             (bidder.data / "blobs" / serving.PRIOR_BLOB).write_bytes(b"rubbish")
-            await places.until(lambda: bidder.metric("dsp_prior_swaps_total", result="failed"))
+            await until(lambda: bidder.metric("dsp_prior_swaps_total", result="failed"))
             await bidder.offer("kept")
             learner = start()
             await asyncio.sleep(0)
-            await places.until(lambda: _swaps(bidder, 2), 40.0)
+            await until(lambda: _swaps(bidder, 2), 40.0)
             assert 0 < await bidder.metric("dsp_prior_age_seconds") < 120
         finally:
             learner.terminate()

@@ -20,7 +20,8 @@ from models.features.columns import FEATURE_HASH, REQUEST_COLUMNS
 from models.features.encode import ad_rows, request_row
 from models.serving import bundle
 from models.serving.predictor import predict
-from tests.integration.bidder.world import World, bid_request, catalogue, until, world
+from tests.integration.bidder.world import World, bid_request, catalogue, world
+from tests.waiting import until
 
 SEGMENTS = ["gamer", "auto", "über", "", "travel", "fashion", "news", "7", "foodie"]
 KEY = b"another key than the bidder's, which no feature may depend on"

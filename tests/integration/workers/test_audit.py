@@ -1,8 +1,7 @@
 """The audit runs beside the ledger: it tells the imbalance, leaves the event loop alone, and outlives a database."""
 
-import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from dsp.store.database import create_engine, session_factory
 from dsp.store.migrate import upgrade
 from dsp.workers import audit
 from dsp.workers.audit import Audit
+from tests.waiting import until
 
 #: Spend and late spend that no posting explains.
 TAMPERED = {column.name: 7 for column in BookDayRow.__table__.columns}
@@ -35,12 +35,6 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "INTERVAL_SECONDS", 0.01)
     monkeypatch.setattr(audit, "PAUSES", 0.0)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60.0):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def imbalance() -> float:

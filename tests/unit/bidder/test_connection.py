@@ -8,7 +8,7 @@ import pytest
 
 from bidder.connection import HEAD_BYTES_MAX, PIPELINE_MAX, Reply, Request
 from bidder.listener import Listener
-from tests.unit.bidder.test_outbox import until
+from tests.waiting import until
 
 
 class Echo:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from bidder.connection import Reply, Request
 from bidder.listener import Listener
-from tests.unit.bidder.test_outbox import until
+from tests.waiting import until
 
 POST = b"POST /a HTTP/1.1\r\nHost: x\r\n"
 WHOLE = POST + b"Connection: close\r\nContent-Length: 4\r\n\r\nbody"

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
@@ -13,12 +13,7 @@ from dsp.kernel.clock import SystemClock
 from dsp.kernel.errors import UnavailableError
 from tests.notices import FACTS, notice
 from tests.unit.bidder.fakes import FakeLog
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dsp.kernel.errors import UnavailableError
 from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Entry
 from tests.unit.bidder.fakes import FakeLog
-from tests.unit.bidder.test_outbox import until
+from tests.waiting import until
 
 TUNING = {Topic.NOTICES: LaneTuning(100, 1), Topic.DECISIONS: LaneTuning(100, 1)}
 

@@ -12,7 +12,7 @@ from dsp.cache.port import LeaseReport, LeaseWant, Limit
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.money import Micros
 from dsp.ledger.lease import LeaseBook
-from tests.unit.bidder.test_outbox import until
+from tests.waiting import until
 
 DAY_MS = 86_400_000
 

@@ -1,0 +1,19 @@
+"""Waits for what comes about by itself: tests neither sleep for luck nor hurry a busy machine."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+_POLL_SECONDS = 0.01
+
+
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Poll an (async) condition until it holds; return what it returned."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(_POLL_SECONDS)
