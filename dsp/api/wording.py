@@ -37,7 +37,9 @@ KINDS: dict[Kind, str] = {
     Kind.CAMPAIGN: "A budget and a flight that its line items share.",
     Kind.LINE_ITEM: "What bids. Its campaign's budget, flight and caps hold as well.",
     Kind.CREATIVE: "An ad of a line item.",
-    Kind.DEAL: "A private deal; line items name it in targeting on the dimension `deal`.",
+    Kind.DEAL: "A private deal; line items name it in targeting on the dimension `deal`. They bid "
+    "through it only while it is active, and never again once it is archived; through an id that no deal here has they "
+    "bid on the exchange's terms.",
     Kind.AUDIENCE: "A segment of users, by the id that bid requests carry.",
     Kind.CONVERSION_RULE: "What counts as a conversion, and what it is worth.",
 }

@@ -265,15 +265,25 @@ def merge(base: Any, patch: Any) -> Any:
 
 
 def load_catalogue(session: Session) -> tuple[int, Catalogue]:
-    """Return the catalogue's revision and every entity that is not archived, nor under an archived ancestor."""
+    """Return the catalogue's revision and every entity that is not gone, nor under an ancestor that is."""
     return revision(session), rooted({kind: load_entities(session, kind) for kind in Kind})
 
 
 def load_entities(session: Session, kind: Kind) -> Sequence[Entity]:
-    """Return the entities of a kind that are not archived themselves, by id."""
+    """Return the entities of a kind that are not gone, by id."""
     table = ROWS[kind].__table__
-    query = select(table).where(table.c.status != Status.ARCHIVED.value).order_by(table.c.id)
+    query = select(table).order_by(table.c.id)
+    if is_gone(kind, Status.ARCHIVED):
+        query = query.where(table.c.status != Status.ARCHIVED.value)
     return [to_entity(kind, row) for row in session.execute(query).mappings()]
+
+
+def is_gone(kind: Kind, status: Status) -> bool:
+    """Return whether decisions do without an entity: when it is archived, unless it is a deal.
+
+    Line items bid through an id that no deal of the catalogue has, on any terms: archived, a deal must still bar its.
+    """
+    return status is Status.ARCHIVED and kind is not Kind.DEAL
 
 
 def rooted(entities: Mapping[Kind, Collection[Entity]]) -> Catalogue:

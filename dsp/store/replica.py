@@ -9,8 +9,7 @@ from sqlalchemy.orm import Session
 
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.kinds import Entity, Kind
-from dsp.catalog.status import Status
-from dsp.store.catalog import load_entities, revision, rooted
+from dsp.store.catalog import is_gone, load_entities, revision, rooted
 from dsp.store.tables import ChangeRow
 
 #: So many writes at once cost no less than reading the catalogue anew.
@@ -55,7 +54,7 @@ class Replica:
         return None
 
     def catalogue(self) -> Catalogue:
-        """Return what is not archived, nor under an archived ancestor."""
+        """Return what is not gone, nor under an ancestor that is."""
         return rooted({kind: entities.values() for kind, entities in self._entities.items()})
 
     def _since(self, session: Session) -> list[Write]:
@@ -73,7 +72,7 @@ class Replica:
                 entity = msgspec.convert(write.after, write.kind.entity)
             except msgspec.ValidationError:
                 return False
-            if entity.status is Status.ARCHIVED:
+            if is_gone(write.kind, entity.status):
                 self._entities[write.kind].pop(entity.id, None)
             else:
                 self._entities[write.kind][entity.id] = entity

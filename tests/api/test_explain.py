@@ -58,6 +58,19 @@ async def test_each_line_item_gets_its_reason(api: Api) -> None:
     assert (await _verdict(api, german))["excluded"] == {"inactive": 1}
 
 
+async def test_an_archived_deal_bars_its_id_for_good(api: Api) -> None:
+    ids = await _active_tree(api)
+    targeting = {"clauses": {"deal": {"include": ["D-1"]}}}
+    path = f"/v1/line-items/{ids['line-items']}"
+    await api.member.patch(path, json={"targeting": targeting}, headers={"if-match": "*"})
+    offered = {"deals": [{"id": "D-1", "bidfloor": 1.0}]}
+    request = {**REQUEST, "imp": [{**REQUEST["imp"][0], "pmp": offered}]}
+    deal = await api.create("deals", name="D", exchange="demo-first", deal_id="D-1", price_micros_cpm=2_000_000)
+    for action, excluded in (("activate", {}), ("pause", {"deal": 1}), ("archive", {"deal": 1})):
+        await api.member.post(f"/v1/deals/{deal['id']}/{action}")
+        assert (await _verdict(api, request))["excluded"] == excluded, action
+
+
 async def test_the_instant_decides_about_flights(api: Api) -> None:
     ids = await _active_tree(api)
     flight = {"start_ms": 1_700_001_000_000, "end_ms": 1_700_002_000_000}
