@@ -88,7 +88,8 @@ FIELDS: dict[str, str] = {
     "advertiser_id": "The advertiser it belongs to; cannot be changed.",
     "campaign_id": "The campaign it belongs to; cannot be changed.",
     "line_item_id": "The line item it belongs to; cannot be changed.",
-    "budget": "Hard bounds on spend; null means none of that kind.",
+    "budget": "Hard bounds on spend; null means none of that kind. An active line item needs one, its own or its "
+    "campaign's.",
     "daily_micros": "For one day in the advertiser's time zone.",
     "total_micros": "For the whole flight.",
     "flight": "When it runs.",

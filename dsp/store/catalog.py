@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 from dsp.catalog.entities import Campaign, Catalogue, LineItem
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status, effective, transition
-from dsp.catalog.terms import GoalKind
+from dsp.catalog.terms import Budget, GoalKind
 from dsp.catalog.validate import READ_ONLY, parse
 from dsp.kernel.errors import ConflictError, Fault, NotFoundError, TransitionError, ValidationError
 from dsp.store.rows import to_entity, to_values
-from dsp.store.tables import ROWS, CampaignRow, ChangeRow, ConversionRuleRow, RevisionRow
+from dsp.store.tables import ROWS, CampaignRow, ChangeRow, ConversionRuleRow, LineItemRow, RevisionRow
 
 #: Fields that must be unique within a kind, each with the field that narrows it.
 _UNIQUE: dict[Kind, tuple[str, str]] = {
@@ -92,10 +92,13 @@ class CatalogRepository:
         Raises:
             NotFoundError, ConflictError: as `update`.
             TransitionError: the life cycle has no such step.
+            ValidationError: nothing would bound what it spends.
         """
         before = self._locked(kind, id, if_version)
-        action = {Status.ACTIVE: "activate", Status.PAUSED: "pause", Status.ARCHIVED: "archive"}.get(status, "draft")
         entity = msgspec.structs.replace(before, status=transition(before.status, status))
+        if faults := self._budget_faults(entity, before) if status is Status.ACTIVE else []:
+            raise ValidationError(faults)
+        action = {Status.ACTIVE: "activate", Status.PAUSED: "pause", Status.ARCHIVED: "archive"}.get(status, "draft")
         return self._write(kind, action, before, entity)
 
     def get(self, kind: Kind, id: int) -> Entity:
@@ -189,7 +192,7 @@ class CatalogRepository:
 
     def _check(self, kind: Kind, entity: Entity, before: Entity | None) -> None:
         """Refuse what only the other entities can tell: a wrong parent, a goal without meaning, an identity taken."""
-        faults = self._parent_faults(kind, entity, before)
+        faults = self._parent_faults(kind, entity, before) + self._budget_faults(entity, before)
         if isinstance(entity, LineItem) and not faults:
             faults += self._goal_faults(entity, before) + self._flight_faults(entity, before)
         if entity.external_id is not None:
@@ -230,6 +233,27 @@ class CatalogRepository:
         return (
             [] if found is not None else [Fault("goal.kind", "needs a conversion rule of the advertiser with a value")]
         )
+
+    def _budget_faults(self, entity: Entity, before: Entity | None) -> Faults:
+        """Refuse a change after which a line item is active that no budget bounds, its own or its campaign's."""
+        if not isinstance(entity, Campaign | LineItem) or not isinstance(before, Campaign | LineItem):
+            return []
+        same = (entity.budget, entity.status) == (before.budget, before.status)
+        if same or entity.budget != Budget():
+            return []
+        if isinstance(entity, LineItem):
+            campaign = cast(Campaign, self.get(Kind.CAMPAIGN, entity.campaign_id))
+            bounded = entity.status is not Status.ACTIVE or campaign.budget != Budget()
+            return [] if bounded else [Fault("budget", "is needed, here or on the campaign: spend would have no bound")]
+        row = LineItemRow
+        unbounded = select(row.id).where(
+            row.campaign_id == entity.id,
+            row.status == Status.ACTIVE.value,
+            row.budget_daily_micros.is_(None),
+            row.budget_total_micros.is_(None),
+        )
+        found = self._session.scalar(unbounded.limit(1))
+        return [] if found is None else [Fault("budget", f"is needed: line item {found} is active and has none")]
 
     def _flight_faults(self, line_item: LineItem, before: Entity | None) -> Faults:
         """Refuse a flight that shares no instant with the campaign's: such a line item would never bid."""

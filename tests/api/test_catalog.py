@@ -119,6 +119,30 @@ async def test_life_cycle_and_effective_status(api: Api) -> None:
     assert errors(orphan) == {"campaign_id": "the campaign is archived"}
 
 
+async def test_nothing_is_active_whose_spend_has_no_bound(api: Api) -> None:
+    ids = await api.tree()
+    campaign, line_item = f"/v1/campaigns/{ids['campaigns']}", f"/v1/line-items/{ids['line-items']}"
+
+    async def change(path: str, budget: dict[str, int] | None) -> dict[str, str]:
+        answer = await api.member.patch(path, json={"budget": budget}, headers={"if-match": "*"})
+        return {} if answer.status_code == 200 else errors(answer)
+
+    assert not await change(campaign, None)  # as long as nothing below it is active
+    assert (await api.member.post(f"{campaign}/activate")).status_code == 200
+    unbounded = await api.member.post(f"{line_item}/activate")
+    assert (unbounded.status_code, list(errors(unbounded))) == (422, ["budget"])
+    assert not await change(line_item, {"total_micros": 9_000_000})
+    assert (await api.member.post(f"{line_item}/activate")).status_code == 200
+    assert list(await change(line_item, None)) == ["budget"]
+    assert not await change(campaign, {"daily_micros": 5_000_000})
+    assert not await change(line_item, None)
+    said = {"budget": f"is needed: line item {ids['line-items']} is active and has none"}
+    assert await change(campaign, None) == said
+    assert (await api.member.post(f"{line_item}/pause")).status_code == 200
+    assert not await change(campaign, None)
+    assert (await api.member.post(f"{line_item}/activate")).status_code == 422
+
+
 async def test_a_flight_that_never_meets_the_campaigns_is_refused(api: Api) -> None:
     ids = await api.tree()
     march, april, may = 1_772_323_200_000, 1_775_001_600_000, 1_777_593_600_000

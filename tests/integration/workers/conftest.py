@@ -8,8 +8,10 @@ import pytest
 from sqlalchemy import Engine
 
 from dsp.cache.local import LocalBlobStore, LocalLeaseStore
+from dsp.catalog.entities import Campaign
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
+from dsp.catalog.terms import Budget
 from dsp.kernel.clock import ManualClock
 from dsp.ledger.book import Transaction
 from dsp.store.book import BookRepository
@@ -20,6 +22,8 @@ from dsp.store.migrate import upgrade
 #: A Monday at noon, UTC.
 NOON_MS = 1_748_865_600_000
 TODAY = NOON_MS // 86_400_000
+#: A budget that no test spends.
+ENDLESS = {"total_micros": 10**15}
 
 
 class World:
@@ -61,7 +65,11 @@ class World:
         return self.create(Kind.CAMPAIGN, **{"advertiser_id": advertiser_id, "flight": flight, **fields})
 
     def line_item(self, campaign_id: int, **fields: Any) -> int:
+        """Create an active line item, of a budget that it never reaches where none is given, its campaign's neither."""
+        with self.views() as session:
+            campaign = CatalogRepository(session, "test", 0).get(Kind.CAMPAIGN, campaign_id)
         defaults = {
+            "budget": {} if isinstance(campaign, Campaign) and campaign.budget != Budget() else ENDLESS,
             "campaign_id": campaign_id,
             "flight": {"start_ms": NOON_MS, "end_ms": NOON_MS + 120_000},
             "goal": {"kind": "cpm", "target_micros": 2_000_000},

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
+from sqlalchemy import update
 
 from dsp.cache.port import LeaseWant, Limit
 from dsp.catalog.kinds import Kind
@@ -15,6 +16,7 @@ from dsp.pacing.columns import PACED_BLOB
 from dsp.pacing.controller import CONTROLS_BLOB, Controls, decode
 from dsp.pacing.traffic import TRAFFIC_BLOB, Traffic
 from dsp.pacing.traffic import encode as encode_traffic
+from dsp.store.tables import LineItemRow
 from dsp.workers import pacing
 from dsp.workers.config import WorkersConfig
 from dsp.workers.pacing import PacingJob, Turn
@@ -44,6 +46,8 @@ async def test_spend_over_plan_is_held_and_under_plan_released(world: World) -> 
     fast = world.line_item(campaign, budget={"total_micros": 1_200_000})
     slow = world.line_item(campaign, budget={"total_micros": 1_200_000})
     free = world.line_item(campaign)
+    with world.sessions.begin() as session:  # as one that was active before it had to have a budget
+        session.execute(update(LineItemRow).where(LineItemRow.id == free).values(budget_total_micros=None))
     job = new_job(world)
     await job.open()
     for second in range(40):
