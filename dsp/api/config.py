@@ -12,7 +12,7 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     page_size_max: int = 500  # entities in one answer; asking for more: 422
     report_rows_max: int = 100_000  # in one report; asking for more: 422
     connections_max: int = 200  # requests at once; more: 503
-    idempotency_seconds: int = 86_400  # how long the answer to a POST with an Idempotency-Key is remembered
+    idempotency_seconds: int = 86_400  # how long the answer to a write with an Idempotency-Key is remembered
     explain_records_max: int = 200_000  # stored requests looked through for one auction
     drain_timeout_seconds: int = 5  # after SIGTERM, for requests in flight
 

@@ -118,7 +118,7 @@ def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
         made.append(header("If-Match", True, "The ETag the change is based on, or `*`."))
     elif name in ("activate", "pause", "archive"):
         made.append(header("If-Match", False, "The ETag the change is based on; without it any version will do."))
-    if name in ("create", "activate", "pause", "archive"):
+    if name in ("create", "update", "activate", "pause", "archive"):
         description = "A value of your choice: a repetition within 24 hours gets the first answer and does nothing."
         made.append(header("Idempotency-Key", False, description))
     return made

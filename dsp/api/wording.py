@@ -14,7 +14,7 @@ The control plane: what is advertised, to whom, for how much, and what came of i
   `effective_status` is what the own status comes to given those of the ancestors: only what is effectively active bids.
 * **Changes** are merged (RFC 7396), need `If-Match` with the ETag they are based on, and are kept with author, before
   and after. Their body may be `application/json` or `application/merge-patch+json`.
-* **Repetition.** A POST with an `Idempotency-Key` can be repeated safely.
+* **Repetition.** A write with an `Idempotency-Key` can be repeated safely: it gets the first answer, and does nothing.
 * **Refusals** are problem documents (RFC 9457) that name every refused field. `X-Request-Id` is echoed, or made.
 """
 

@@ -201,7 +201,7 @@ class ApiKeyRow(Base):
 
 
 class IdempotencyRow(Base):
-    """The answer given to a POST that carried an Idempotency-Key, so that a retry gets the same."""
+    """The answer given to a write that carried an Idempotency-Key, so that a retry gets the same."""
 
     __tablename__ = "idempotency_key"
 

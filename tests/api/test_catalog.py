@@ -282,6 +282,19 @@ async def test_idempotency_key_repeats_the_first_answer(api: Api) -> None:
     assert (await api.member.post("/v1/advertisers", json=body, headers=headers)).json()["id"] == 3  # forgotten
 
 
+async def test_a_change_that_is_repeated_gets_the_first_answer(api: Api) -> None:
+    """Its answer was lost on the way: by its version alone, the repetition would be refused."""
+    ids = await api.tree()
+    path, headers = f"/v1/campaigns/{ids['campaigns']}", {"if-match": '"1"', "idempotency-key": "k"}
+    first = await api.member.patch(path, json={"name": "x"}, headers=headers)
+    again = await api.member.patch(path, json={"name": "x"}, headers=headers)
+    assert (again.status_code, again.content, again.headers["etag"]) == (200, first.content, '"2"')
+    assert again.headers["idempotency-replayed"] == "true"
+    other = await api.member.patch(path, json={"name": "y"}, headers=headers)
+    assert list(errors(other)) == ["Idempotency-Key"]
+    assert (await api.viewer.get(path)).json()["version"] == 2
+
+
 async def test_a_refused_request_does_not_use_up_its_idempotency_key(api: Api) -> None:
     headers = {"idempotency-key": "k"}
     assert (await api.member.post("/v1/advertisers", json={"name": "A"}, headers=headers)).status_code == 422

@@ -109,9 +109,11 @@ def _update(kind: Kind) -> Callable[..., Response]:
     def update(id: str, request: Request, served: Served, key: Member, body: Body) -> Response:
         version = version_wanted(request.headers, required=True)
         fields = decode_object(body)
-        with served.writes.begin() as session:
-            repository = CatalogRepository(session, _actor(key), served.clock.now_ms())
-            return _response(_answer(repository, kind, repository.update(kind, _id(kind, id), fields, version)))
+
+        def work(repository: CatalogRepository) -> Answer:
+            return _answer(repository, kind, repository.update(kind, _id(kind, id), fields, version))
+
+        return _once(request, served, key, body, work)
 
     return update
 
