@@ -2,7 +2,7 @@
 beyond their type is for the caller's rules (dsp.catalog.validate).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -15,6 +15,15 @@ from dsp.kernel.errors import Fault
 FieldRule = Callable[[Any], Any]
 #: Check a built struct and return it normalised; add what is wrong to the list, paths below the given prefix.
 StructRule = Callable[[Any, str, list[Fault]], Any]
+
+
+class ItemsError(ValueError):
+    """Items of a list are refused: each by its number, and with the reason."""
+
+    def __init__(self, refused: Sequence[tuple[int, str]]) -> None:
+        super().__init__("; ".join(message for _, message in refused))
+        self.refused = refused
+
 
 #: No list in the catalogue needs more.
 ITEMS_MAX = 10_000
@@ -73,6 +82,9 @@ class Rules:
             return converted
         try:
             return rule(converted)
+        except ItemsError as fault:
+            faults += [Fault(f"{path}[{number}]", message) for number, message in fault.refused]
+            return _REFUSED
         except ValueError as fault:
             return _refuse(faults, path, str(fault))
 

@@ -13,7 +13,7 @@ import msgspec
 from dsp.catalog import values
 from dsp.catalog.creative import creative, landing_url, markup, mime
 from dsp.catalog.entities import Advertiser, Audience, Campaign, ConversionRule, Creative, Deal, LineItem
-from dsp.catalog.fields import FieldRule, Rules
+from dsp.catalog.fields import FieldRule, ItemsError, Rules
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.rules import Targeting
 from dsp.catalog.terms import CAP_IMPRESSIONS_MAX, Budget, Daypart, Flight, FrequencyCap, Goal, GoalKind
@@ -87,7 +87,16 @@ def _each(rule: FieldRule, items_max: int = 1_000) -> FieldRule:
     def each(items: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(items) > items_max:
             raise ValueError(f"must have at most {items_max} items")
-        return tuple(dict.fromkeys([rule(item) for item in items]))
+        kept: dict[Any, None] = {}
+        refused = []
+        for number, item in enumerate(items):
+            try:
+                kept[rule(item)] = None
+            except ValueError as fault:
+                refused.append((number, str(fault)))
+        if refused:
+            raise ItemsError(refused)
+        return tuple(kept)
 
     return each
 

@@ -199,6 +199,11 @@ def test_time_zones_must_be_known(zone: str) -> None:
     assert list(refused(Kind.ADVERTISER, {**REQUIRED[Kind.ADVERTISER], "timezone": zone})) == ["timezone"]
 
 
+def test_items_that_are_refused_are_named_each() -> None:
+    said = refused(Kind.ADVERTISER, {**REQUIRED[Kind.ADVERTISER], "categories": ["IAB1", "cars", "IAB2", "boats"]})
+    assert list(said) == ["categories[1]", "categories[3]"]
+
+
 def test_repetitions_are_dropped() -> None:
     caps = [{"impressions": 1, "window_seconds": 60}] * 2
     made = parse(Kind.LINE_ITEM, {**LINE_ITEM, "frequency_caps": caps})
