@@ -154,7 +154,7 @@ def fingerprint(request: Request, body: bytes) -> str:
     return hashlib.sha256(head.encode() + body).hexdigest()
 
 
-def known_parameters(request: Request, known: Set[str | None] | Set[str], repeatable: Set[str] = frozenset()) -> None:
+def known_parameters(request: Request, known: Set[str], repeatable: Set[str] = frozenset()) -> None:
     """Refuse a query parameter that would be ignored: a mistyped or second filter must not answer for another."""
     given = Counter(name for name, _ in request.query_params.multi_items())
     faults = [Fault(name[:64], "unknown parameter") for name in given if name not in known | repeatable]

@@ -108,12 +108,17 @@ def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
     def header(field: str, required: bool, description: str) -> dict[str, Any]:
         return {"name": field, "in": "header", "required": required, **_header(description)}
 
-    made = []
-    if name == "list" and kind.parent_field is not None and kind.parent is not None:
-        description = f"Only those of this {kind.parent.words}."
-        made.append(
-            {"name": kind.parent_field, "in": "query", "schema": {"type": "integer"}, "description": description}
-        )
+    made: list[dict[str, Any]] = []
+    if name == "list":
+        made += [
+            {
+                "name": f"{one}_id",
+                "in": "query",
+                "schema": {"type": "integer"},
+                "description": f"Only those of this {one.words}.",
+            }
+            for one in kind.ancestors
+        ]
     if name == "update":
         made.append(header("If-Match", True, "The ETag the change is based on, or `*`."))
     elif name in ("activate", "pause", "archive"):

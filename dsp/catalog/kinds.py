@@ -34,6 +34,11 @@ class Kind(StrEnum):
         return f"{self.parent}_id" if self.parent else None
 
     @property
+    def ancestors(self) -> "tuple[Kind, ...]":
+        """Return the kinds above, the parent first."""
+        return () if self.parent is None else (self.parent, *self.parent.ancestors)
+
+    @property
     def plural(self) -> str:
         """Return the name of many, such as `line_items`: a field of Catalogue."""
         return f"{self}s"

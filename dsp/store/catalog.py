@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
 import msgspec
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.orm import Session
 
 from dsp.catalog.entities import Campaign, Catalogue, LineItem
@@ -117,11 +117,11 @@ class CatalogRepository:
         return found[0] if found else None
 
     def list(self, kind: Kind, filters: Mapping[str, Any] | None = None, after: int = 0, limit: int = 100) -> Page:
-        """Return the entities whose columns equal the filters, from the id after `after` on."""
+        """Return the entities whose columns, or ancestors' ids, equal the filters, from the id after `after` on."""
         table = ROWS[kind].__table__
         query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit + 1)
         for name, value in (filters or {}).items():
-            query = query.where(table.c[name] == value)
+            query = query.where(_having(kind, name, value))
         items = [to_entity(kind, row) for row in self._session.execute(query).mappings()]
         return Page(items[:limit], items[limit - 1].id if len(items) > limit else None)
 
@@ -273,6 +273,16 @@ class CatalogRepository:
             query = query.where(table.c[name] == getattr(entity, name))
         other = self._session.scalar(query)
         return [] if other is None else [Fault(fields[0], f"is taken by {kind.words} {other}")]
+
+
+def _having(kind: Kind, name: str, value: Any) -> ColumnElement[bool]:
+    """Return the condition that a column, or the id of an ancestor further up, is the value."""
+    table = ROWS[kind].__table__
+    if name in table.c or kind.parent is None or kind.parent_field is None:
+        equal: ColumnElement[bool] = table.c[name] == value
+        return equal
+    parents = ROWS[kind.parent].__table__
+    return table.c[kind.parent_field].in_(select(parents.c.id).where(_having(kind.parent, name, value)))
 
 
 def merge(base: Any, patch: Any) -> Any:

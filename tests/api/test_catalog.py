@@ -242,6 +242,12 @@ async def test_lists_are_paged_and_filtered(api: Api) -> None:
     assert await names("advertisers?external_id=ext-2") == ["A2"]
     assert await names("advertisers?external_id=ext-2&status=active") == []
     assert await names(f"campaigns?advertiser_id={advertisers[1]['id']}") == ["C"]
+    ids = await api.tree()
+    for path in ("campaigns", "line-items", "creatives"):
+        (found,) = (await api.viewer.get(f"/v1/{path}?advertiser_id={ids['advertisers']}")).json()["items"]
+        assert found["id"] == ids[path]
+        assert await names(f"{path}?advertiser_id={advertisers[4]['id']}") == []
+    assert await names(f"creatives?campaign_id={ids['campaigns']}&line_item_id={ids['line-items']}") == ["Box"]
     twice = await api.viewer.get("/v1/campaigns?advertiser_id=1&advertiser_id=2&status=draft&status=active")
     assert errors(twice) == {"advertiser_id": "may be given once", "status": "may be given once"}
     assert await names("campaigns?advertiser_id=99") == []

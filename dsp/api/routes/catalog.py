@@ -81,9 +81,9 @@ def _list(kind: Kind) -> Callable[..., Response]:
         ] = None,
     ) -> Response:
         filters: dict[str, Any] = {"status": status and status.value, "external_id": external_id}
-        if kind.parent_field is not None:
-            filters[kind.parent_field] = _parent_filter(request, kind.parent_field)
-        known_parameters(request, _LIST_PARAMETERS | {kind.parent_field})
+        owners = [f"{one}_id" for one in kind.ancestors]
+        filters |= {name: _id_filter(request, name) for name in owners}
+        known_parameters(request, _LIST_PARAMETERS.union(owners))
         wanted = {name: value for name, value in filters.items() if value is not None}
         limit = page_size(size, served.config.page_size_max)
         with served.reads() as session:
@@ -210,7 +210,7 @@ def _id(kind: Kind, text: str) -> int:
     return int(text)
 
 
-def _parent_filter(request: Request, name: str) -> int | None:
+def _id_filter(request: Request, name: str) -> int | None:
     text = request.query_params.get(name)
     if text is None:
         return None
