@@ -41,7 +41,7 @@ KINDS: dict[Kind, str] = {
     "through it only while it is active, and never again once it is archived; through an id that no deal here has they "
     "bid on the exchange's terms.",
     Kind.AUDIENCE: "A segment of users, by the id that bid requests carry.",
-    Kind.CONVERSION_RULE: "What counts as a conversion, and what it is worth.",
+    Kind.CONVERSION_RULE: "What counts as a conversion, and what it is worth, while it is active.",
 }
 
 #: Summary and description by endpoint; {one} and {many} are the kind's names.

@@ -321,13 +321,18 @@ def is_gone(kind: Kind, status: Status) -> bool:
 
 
 def rooted(entities: Mapping[Kind, Collection[Entity]]) -> Catalogue:
-    """Return the catalogue of those that have all their ancestors among the given, in the order given."""
+    """Return the catalogue of those that have all their ancestors among the given, in the order given.
+
+    Of conversion rules it has the active alone: under another no conversion counts, and none is worth bidding for.
+    """
     kept: dict[Kind, Collection[Entity]] = {}
     for kind in Kind:
         kept[kind] = entities[kind]
+        if kind is Kind.CONVERSION_RULE:
+            kept[kind] = [rule for rule in kept[kind] if rule.status is Status.ACTIVE]
         if kind.parent is not None and kind.parent_field is not None:
             parents, owner = {parent.id for parent in kept[kind.parent]}, attrgetter(kind.parent_field)
-            kept[kind] = [entity for entity in entities[kind] if owner(entity) in parents]
+            kept[kind] = [entity for entity in kept[kind] if owner(entity) in parents]
     return Catalogue(**{kind.plural: tuple(kept[kind]) for kind in Kind})  # type: ignore[arg-type]
 
 

@@ -75,7 +75,7 @@ def test_it_is_the_catalogue_after_every_write(engine: Engine, seed: int) -> Non
     ids: dict[Kind, list[int]] = {kind: [] for kind in Kind}
     sessions, views = session_factory(engine), session_factory(engine, read_only=True)
     read_anew, seen = 0, set()
-    for _ in range(60):
+    for _ in range(80):
         with sessions.begin() as session:
             for _ in range(random.randint(0, 4)):
                 write(CatalogRepository(session, "t", 1), random, ids)

@@ -18,6 +18,7 @@ from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
 from dsp.kernel.errors import ConflictError, NotFoundError, TransitionError, ValidationError
 from dsp.ledger.book import Response
+from dsp.pricing.value import conversion_worths
 from dsp.store import book_tables, migrations
 from dsp.store.book import BookRepository, DayResult
 from dsp.store.catalog import CatalogRepository, load_catalogue, revision
@@ -124,6 +125,21 @@ def test_the_catalogue_leaves_out_what_is_archived_and_what_is_below_it(engine: 
         assert [one.id for one in catalogue.campaigns] == [1]
         assert [one.id for one in catalogue.line_items] == [1]
         assert catalogue.line_items[0] == repository.get(Kind.LINE_ITEM, 1)
+
+
+def test_of_conversion_rules_the_catalogue_has_the_active_alone(engine: Engine) -> None:
+    """What a conversion is worth under the others is nothing to bid for."""
+    with session_factory(engine).begin() as session:
+        repository = CatalogRepository(session, "t", 1)
+        advertiser_id, _, _ = _chain(repository)
+        for name, value_micros in (("a", 1_000_000), ("b", 1_000_000_000), ("c", 1_000_000_000)):
+            rule = {"name": name, "advertiser_id": advertiser_id, "value_micros": value_micros}
+            number = repository.create(Kind.CONVERSION_RULE, rule).id
+            for status in {"a": [Status.ACTIVE], "b": [], "c": [Status.ACTIVE, Status.PAUSED]}[name]:
+                repository.set_status(Kind.CONVERSION_RULE, number, status)
+        rules = load_catalogue(session)[1].conversion_rules
+    assert [rule.name for rule in rules] == ["a"]
+    assert conversion_worths(rules) == {advertiser_id: 1_000_000}
 
 
 def test_refusals(engine: Engine) -> None:
