@@ -31,6 +31,9 @@ class Observer:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        asked = scope["method"]
+        if asked == "HEAD":  # what GET would say of itself (RFC 9110, 9.3.2); the server leaves the body out
+            scope = {**scope, "method": "GET"}
         clock: Clock = scope["app"].state.services.clock
         began_ns = clock.elapsed_ns()
         request_id = _given_id(scope) or new_id(clock.now_ms())
@@ -57,12 +60,12 @@ class Observer:
                 detail = "The server failed; its log has the fault under the request's id."
                 await problem(request_id, HTTPStatus.INTERNAL_SERVER_ERROR, detail)(scope, receive, answer)
         finally:
-            _count(scope, status, clock.elapsed_ns() - began_ns)
+            _count(scope, asked, status, clock.elapsed_ns() - began_ns)
 
 
-def _count(scope: Scope, status: int, elapsed_ns: int) -> None:
+def _count(scope: Scope, asked: str, status: int, elapsed_ns: int) -> None:
     route = getattr(scope.get("route"), "path", _UNMATCHED)
-    method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+    method = asked if asked in _METHODS else "OTHER"
     API_REQUESTS.labels(method=method, route=route, status=status).inc()
     API_DURATION.labels(method=method, route=route).observe(elapsed_ns / _NS_PER_SECOND)
 

@@ -24,6 +24,19 @@ async def test_health_and_readiness(api: Api) -> None:
     assert (await api.anonymous.get("/readyz")).status_code == 503
 
 
+async def test_head_is_get_without_a_body(api: Api) -> None:
+    """Balancers ask so whether a process is ready."""
+    ids = await api.tree()
+    for path in ("/healthz", "/readyz", f"/v1/campaigns/{ids['campaigns']}", "/v1/campaigns", "/v1/campaigns/999"):
+        got, head = await api.viewer.get(path), await api.viewer.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b""), path
+        assert [head.headers.get(name) for name in ("etag", "content-type", "content-length")] == [
+            got.headers.get(name) for name in ("etag", "content-type", "content-length")
+        ]
+    assert (await api.viewer.head("/v1/campaigns/1/pause")).status_code == 405
+    assert (await api.anonymous.head("/v1/campaigns")).status_code == 401
+
+
 def _count(method: str, route: str, status: int) -> float:
     labels = {"method": method, "route": route, "status": str(status)}
     return REGISTRY.get_sample_value("dsp_api_requests_total", labels) or 0.0
