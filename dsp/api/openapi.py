@@ -14,6 +14,7 @@ from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
 from dsp.catalog.validate import READ_ONLY
 from dsp.store.catalog import Change
+from dsp.store.changes import EntityChange
 
 _REF = "#/components/schemas/"
 _JSON = "application/json"
@@ -130,7 +131,7 @@ def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
 
 
 def _schemas() -> dict[str, Any]:
-    shown_types = [Change, Problem, Status, RequestReport, SpendDimension, SpendReport]
+    shown_types = [Change, EntityChange, Problem, Status, RequestReport, SpendDimension, SpendReport]
     _, components = msgspec.json.schema_components(
         [*(kind.entity for kind in Kind), *shown_types], ref_template=_REF + "{name}"
     )
@@ -150,7 +151,7 @@ def _schemas() -> dict[str, Any]:
         schemas[name] = {**entity, "description": KINDS[kind], "properties": shown, "required": required}
         schemas[f"{name}Page"] = _page(ref(name))
     schemas |= {f"{name}Update": _update(components[name]) for name in _MERGED}
-    schemas["ChangePage"] = _page(ref("Change"))
+    schemas |= {f"{name}Page": _page(ref(name)) for name in ("Change", "EntityChange")}
     return schemas
 
 

@@ -217,6 +217,38 @@ async def test_versions_tell_who_did_what(api: Api) -> None:
     assert rest["next_page_token"] is None
 
 
+async def test_all_changes_are_listed_with_who_did_what(api: Api) -> None:
+    ids = await api.tree()
+    api.clock.advance(60_000)
+    since_ms = api.clock.now_ms()
+    campaign = f"/v1/campaigns/{ids['campaigns']}"
+    await api.owner.patch(campaign, json={"budget": {"daily_micros": 1_000_000}}, headers={"if-match": "*"})
+    await api.member.post(
+        f"/v1/deals/{(await api.create('deals', name='D', exchange='e', deal_id='d'))['id']}/activate"
+    )
+
+    async def listed(query: str = "") -> list[tuple[str, int, str, str]]:
+        found, token = [], ""
+        while token is not None:
+            page = (await api.viewer.get(f"/v1/changes?page_size=2{query}{token and '&page_token=' + token}")).json()
+            found += [(one["entity_kind"], one["entity_id"], one["action"], one["actor"]) for one in page["items"]]
+            token = page["next_page_token"]
+        return found
+
+    lowered = ("campaign", ids["campaigns"], "update", "key:owner")
+    deal = [("deal", 1, "create", "key:member"), ("deal", 1, "activate", "key:member")]
+    made = [(kind, 1, "create", "key:member") for kind in ("advertiser", "campaign", "line_item", "creative")]
+    assert await listed() == [*made, lowered, *deal]
+    assert await listed(f"&since_ms={since_ms}") == [lowered, *deal]
+    assert await listed("&actor=key:owner") == [lowered]
+    assert await listed("&entity_kind=deal") == deal
+    (change,) = (await api.viewer.get("/v1/changes?actor=key:owner")).json()["items"]
+    budgets = [change[when]["budget"]["daily_micros"] for when in ("before", "after")]
+    assert (change["at_ms"], change["version"], budgets) == (since_ms, 2, [5_000_000, 1_000_000])
+    for query in ("entity_kind=mood", "since_ms=now", "page_token=x", "page_size=1000", "by=me"):
+        assert (await api.viewer.get(f"/v1/changes?{query}")).status_code == 422
+
+
 async def test_lists_are_paged_and_filtered(api: Api) -> None:
     advertisers = [
         await api.create("advertisers", name=f"A{number}", domain="a.example", external_id=f"ext-{number}")

@@ -1,0 +1,47 @@
+"""/v1/changes: who did what to the catalogue, across all its entities."""
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+
+from dsp.api.context import Served, Viewer, known_parameters
+from dsp.api.openapi import content, problems, ref
+from dsp.api.pages import PAGE_SIZE, PageSize, PageToken, decode_token, encode_token, page_size
+from dsp.catalog.kinds import Kind
+from dsp.catalog.validate import TIME_MS_MAX
+from dsp.catalog.values import TEXT_CHARS_MAX
+from dsp.store.changes import list_changes
+
+router = APIRouter(prefix="/v1/changes", tags=["changes"])
+_SCOPE = "changes"
+
+
+@router.get(
+    "",
+    operation_id="list_changes",
+    summary="List changes to the catalogue",
+    responses={200: {"content": content(ref("EntityChangePage"))}, **problems()},
+)
+def changes(
+    request: Request,
+    served: Served,
+    _key: Viewer,
+    size: Annotated[PageSize, Query(alias="page_size")] = PAGE_SIZE,
+    token: Annotated[PageToken, Query(alias="page_token")] = None,
+    since_ms: Annotated[int, Query(ge=0, le=TIME_MS_MAX, description="Only changes from this instant on.")] = 0,
+    entity_kind: Annotated[Kind | None, Query(description="Only changes to entities of this kind.")] = None,
+    actor: Annotated[
+        str | None, Query(max_length=TEXT_CHARS_MAX, description="Only changes by this actor, such as `key:me`.")
+    ] = None,
+) -> Response:
+    """List every write of every entity, oldest first: who, when, before and after."""
+    known_parameters(request, {"page_size", "page_token", "since_ms", "entity_kind", "actor"})
+    limit = page_size(size, served.config.page_size_max)
+    filters = {"kind": entity_kind and entity_kind.value, "actor": actor}
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    with served.reads() as session:
+        found = list_changes(session, wanted, since_ms, decode_token(_SCOPE, token), limit + 1)
+    following = encode_token(_SCOPE, found[limit - 1].number) if len(found) > limit else None
+    body = msgspec.json.encode({"items": found[:limit], "next_page_token": following})
+    return Response(body, media_type="application/json")
