@@ -14,7 +14,7 @@ from dsp.openrtb.template import insecure
 URL_CHARS_MAX = 2_048
 #: Bytes as sent; exchanges bound whole responses, and no tag needs more.
 MARKUP_BYTES_MAX = 65_536
-_MIME = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]{0,99}")
+_MIME = re.compile(r"[a-z]{1,20}/[a-z0-9][a-z0-9.+-]{0,99}")
 #: Where clicks are counted; bidder.markup fills it in. The address is whole: what follows would spoil its token.
 _CLICK = re.compile(r"\$\{CLICK_URL(?:_ENC)?\}(?P<more>[\w%/?=$.~+:-])?")
 #: Click macros of other platforms and misspelt ones of ours, which nobody replaces.
@@ -66,6 +66,10 @@ def creative(entity: Creative, path: str, faults: list[Fault]) -> Creative:
     }
     missing = [name for name in needed[entity.format] if getattr(entity, name) is None]
     faults += [Fault(name, f"is required for {entity.format}") for name in missing]
+    if entity.format in (MediaFormat.VIDEO, MediaFormat.AUDIO) and entity.mime is not None:
+        kinds = (entity.format.value, "application")  # manifests and scripts are applications
+        if entity.mime.partition("/")[0] not in kinds:
+            faults.append(Fault("mime", f"must be of {entity.format}, not {entity.mime}"))
     if entity.format is MediaFormat.BANNER:
         _banner(entity.markup, faults)
     elif entity.format is MediaFormat.NATIVE:

@@ -166,6 +166,9 @@ async def test_creatives_need_what_their_format_needs(api: Api) -> None:
     assert await refused(format="video", markup="<b></b>", **size) == {"duration_seconds", "mime", "markup"}
     media = {**size, "duration_seconds": 15, "mime": "video/mp4"}
     assert await refused(format="video", markup="http://a.example/x.mp4", **media) == {"markup"}
+    for mime in ("audio/mpeg", "text/html", "x" * 130 + "/mp4"):
+        media_url = "https://a.example/x.mp4"
+        assert await refused(format="video", markup=media_url, **{**media, "mime": mime}) == {"mime"}
     insecure = "<img src='http://a.example/x.png'>"
     assert await refused(format="banner", markup=insecure, **size) == {"markup"}
     assert await refused(format="banner", markup="x" * 70_000, **size) == {"markup"}
