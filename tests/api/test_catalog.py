@@ -280,6 +280,8 @@ async def test_lists_are_paged_and_filtered(api: Api) -> None:
         assert found["id"] == ids[path]
         assert await names(f"{path}?advertiser_id={advertisers[4]['id']}") == []
     assert await names(f"creatives?campaign_id={ids['campaigns']}&line_item_id={ids['line-items']}") == ["Box"]
+    dry = await api.member.post("/v1/advertisers?validate_only=true", json={"name": "X", "domain": "x.example"})
+    assert errors(dry) == {"validate_only": "unknown parameter"}  # it would have been made
     twice = await api.viewer.get("/v1/campaigns?advertiser_id=1&advertiser_id=2&status=draft&status=active")
     assert errors(twice) == {"advertiser_id": "may be given once", "status": "may be given once"}
     assert await names("campaigns?advertiser_id=99") == []

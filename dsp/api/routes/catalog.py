@@ -97,7 +97,8 @@ def _list(kind: Kind) -> Callable[..., Response]:
 
 
 def _read(kind: Kind) -> Callable[..., Response]:
-    def read(id: str, served: Served, _key: Viewer) -> Response:
+    def read(id: str, request: Request, served: Served, _key: Viewer) -> Response:
+        known_parameters(request, frozenset())
         with served.reads() as session:
             repository = CatalogRepository(session, "", 0)
             return _response(_answer(repository, kind, repository.get(kind, _id(kind, id))))
@@ -157,6 +158,7 @@ def _once(
     request: Request, served: Services, key: ApiKey, body: bytes, work: Callable[[CatalogRepository], Answer]
 ) -> Response:
     """Do a write, or repeat the answer it got when it was done before under the same Idempotency-Key."""
+    known_parameters(request, frozenset())
     name, now_ms = idempotency_key(request.headers), served.clock.now_ms()
     with served.writes.begin() as session:
         repository = CatalogRepository(session, _actor(key), now_ms)
