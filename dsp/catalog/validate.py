@@ -15,7 +15,7 @@ from dsp.catalog.creative import creative, landing_url, markup, mime
 from dsp.catalog.entities import Advertiser, Audience, Campaign, ConversionRule, Creative, Deal, LineItem
 from dsp.catalog.fields import FieldRule, ItemsError, Rules
 from dsp.catalog.kinds import Entity, Kind
-from dsp.catalog.rules import Targeting
+from dsp.catalog.rules import Dimension, Targeting
 from dsp.catalog.terms import CAP_IMPRESSIONS_MAX, Budget, Daypart, Flight, FrequencyCap, Goal, GoalKind
 from dsp.kernel.errors import Fault, ValidationError
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
@@ -152,17 +152,21 @@ def _targeting(targeting: Targeting, path: str, faults: list[Fault]) -> Targetin
         shape = _shape_of(dimension)
         include = _normalised(clause.include, shape, f"{at}.include", faults)
         exclude = _normalised(clause.exclude, shape, f"{at}.exclude", faults)
-        both = sorted(set(include) & set(exclude))
+        excluded = set(exclude)
+        both = sorted(one for one in include if not excluded.isdisjoint((one, *values.broader(dimension, one))))
         if both:
             faults.append(Fault(f"{at}.exclude", f"also included: {', '.join(both[:5])}"))
         if include or exclude:
             clauses[dimension] = msgspec.structs.replace(clause, include=include, exclude=exclude)
-    groups = []
+    groups: list[tuple[str, ...]] = []
+    barred = frozenset(clauses[Dimension.SEGMENT].exclude) if Dimension.SEGMENT in clauses else frozenset()
     for number, group in enumerate(targeting.audience):
         at = f"{path}.audience[{number}]"
         if not group:
             faults.append(Fault(at, "must name at least one segment"))
         groups.append(_normalised(group, values.segment, at, faults))
+        if groups[-1] and barred.issuperset(groups[-1]):
+            faults.append(Fault(at, "every segment of it is excluded"))
     return Targeting(clauses=clauses, audience=tuple(groups))
 
 

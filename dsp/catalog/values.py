@@ -83,6 +83,16 @@ def normalise(dimension: Dimension, value: str) -> str:
     return _SHAPES[dimension](value)
 
 
+def broader(dimension: Dimension, value: str) -> tuple[str, ...]:
+    """Return the values that cover a value in normal form as well: of a host those above it, of a part its category."""
+    if dimension is Dimension.DOMAIN:
+        labels = value.split(".")
+        return tuple([".".join(labels[first:]) for first in range(1, len(labels))])
+    if dimension is Dimension.CATEGORY:
+        return (value.partition("-")[0],) if "-" in value else ()
+    return ()
+
+
 def _matching(pattern: re.Pattern[str], value: str, wanted: str) -> str:
     if not pattern.fullmatch(value):
         raise ValueError(f"must be {wanted}")

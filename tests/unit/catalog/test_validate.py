@@ -133,6 +133,29 @@ def test_what_is_both_included_and_excluded_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("targeting", "path"),
+    [
+        (
+            {"clauses": {"domain": {"include": ["a.news.example"], "exclude": ["news.example"]}}},
+            "clauses.domain.exclude",
+        ),
+        ({"clauses": {"category": {"include": ["IAB2-3"], "exclude": ["IAB2"]}}}, "clauses.category.exclude"),
+        ({"clauses": {"segment": {"exclude": ["a", "b"]}}, "audience": [["a", "c"], ["B", "a"]]}, "audience[1]"),
+    ],
+)
+def test_what_is_included_below_an_exclusion_is_refused(targeting: dict[str, Any], path: str) -> None:
+    assert list(refused(Kind.LINE_ITEM, {**LINE_ITEM, "targeting": targeting})) == [f"targeting.{path}"]
+
+
+def test_an_exclusion_below_what_is_included_is_accepted() -> None:
+    clauses = {
+        "domain": {"include": ["news.example"], "exclude": ["a.news.example"]},
+        "category": {"include": ["IAB2"], "exclude": ["IAB2-3"]},
+    }
+    parse(Kind.LINE_ITEM, {**LINE_ITEM, "targeting": {"clauses": clauses, "audience": [["a"]]}})
+
+
+@pytest.mark.parametrize(
     ("fields", "path"),
     [
         ({"budget": {"daily_micros": 2, "total_micros": 1}}, "budget.daily_micros"),
