@@ -2,6 +2,7 @@
 
 import os
 import re
+from base64 import urlsafe_b64decode
 
 import pytest
 from hypothesis import given
@@ -59,6 +60,16 @@ def test_tokens_of_several_kinds_are_those_made_singly(payload: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_round_trip(payload: bytes) -> None:
     assert SIGNER.verify("win", sign("win", payload)) == payload
+
+
+def test_what_a_token_says_cannot_be_read_in_a_page() -> None:
+    texts = [sign("click", b"user 7f3a worth 5000" + bytes([number])).partition(".")[0] for number in (1, 2)]
+    first, second = (urlsafe_b64decode(text + "=" * (-len(text) % 4)) for text in texts)
+    assert b"user" not in first
+    assert b"5000" not in first
+    # Facts that differ in a byte have nothing in common once sealed: nobody can tell what two bids share.
+    assert sum(one == other for one, other in zip(first, second, strict=True)) < len(first) // 4
+    assert first != TokenSigner([OLD_KEY], KINDS).tokens(["click"], b"user 7f3a worth 5000\x01")[0].encode()
 
 
 def test_a_click_token_is_no_billing_token() -> None:
