@@ -92,12 +92,16 @@ class CatalogRepository:
         Raises:
             NotFoundError, ConflictError: as `update`.
             TransitionError: the life cycle has no such step.
-            ValidationError: nothing would bound what it spends.
+            ValidationError: nothing would bound what it spends, or be worth it.
         """
         before = self._locked(kind, id, if_version)
         entity = msgspec.structs.replace(before, status=transition(before.status, status))
-        if faults := self._budget_faults(entity, before) if status is Status.ACTIVE else []:
-            raise ValidationError(faults)
+        if status is Status.ACTIVE:
+            faults = self._budget_faults(entity, before)
+            if isinstance(entity, LineItem):
+                faults += self._goal_faults(entity, before)
+            if faults:
+                raise ValidationError(faults)
         action = {Status.ACTIVE: "activate", Status.PAUSED: "pause", Status.ARCHIVED: "archive"}.get(status, "draft")
         return self._write(kind, action, before, entity)
 
@@ -219,20 +223,25 @@ class CatalogRepository:
         return []
 
     def _goal_faults(self, line_item: LineItem, before: Entity | None) -> Faults:
-        """Refuse a return on conversions that are worth nothing: such a line item would never bid."""
-        if line_item.goal.kind is not GoalKind.ROAS or (isinstance(before, LineItem) and before.goal == line_item.goal):
+        """Refuse a return on conversions that are worth nothing: such a line item would never bid.
+
+        One that is active needs a rule that is; before, a rule may be a draft as well.
+        """
+        same = isinstance(before, LineItem) and (before.goal, before.status) == (line_item.goal, line_item.status)
+        if line_item.goal.kind is not GoalKind.ROAS or same:
             return []
-        rule = ConversionRuleRow
+        rule, active = ConversionRuleRow, line_item.status is Status.ACTIVE
         query = (
             select(rule.id)
             .join(CampaignRow, CampaignRow.advertiser_id == rule.advertiser_id)
             .where(CampaignRow.id == line_item.campaign_id, rule.value_micros.is_not(None))
-            .where(rule.status != Status.ARCHIVED.value)
+            .where(rule.status == Status.ACTIVE.value if active else rule.status != Status.ARCHIVED.value)
         )
-        found = self._session.scalar(query.limit(1))
-        return (
-            [] if found is not None else [Fault("goal.kind", "needs a conversion rule of the advertiser with a value")]
-        )
+        if self._session.scalar(query.limit(1)) is not None:
+            return []
+        return [
+            Fault("goal.kind", f"needs {'an active' if active else 'a'} conversion rule of the advertiser with a value")
+        ]
 
     def _budget_faults(self, entity: Entity, before: Entity | None) -> Faults:
         """Refuse a change after which a line item is active that no budget bounds, its own or its campaign's."""

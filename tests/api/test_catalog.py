@@ -188,6 +188,10 @@ async def test_a_goal_on_the_return_is_kept_versioned_and_refused_in_units(api: 
     versions = (await api.viewer.get(f"{path}/versions")).json()["items"]
     assert [(one["before"] or {}).get("goal", {}).get("kind") for one in versions] == [None, "cpm"]
     assert versions[-1]["after"]["goal"] == goal
+    worthless = await api.member.post(f"{path}/activate")  # the rule is a draft, under which nothing counts
+    assert errors(worthless) == {"goal.kind": "needs an active conversion rule of the advertiser with a value"}
+    await api.member.post(f"{valued}/activate")
+    assert (await api.member.post(f"{path}/activate")).status_code == 200
     await api.member.post(f"{valued}/archive")  # what was agreed stays, and can be renamed
     assert (await api.member.patch(path, json={"name": "Return"}, headers=match)).status_code == 200
     refused = await api.member.patch(path, json={"goal": {"target_micros": 400}}, headers=match)  # per cent, not micros
