@@ -27,8 +27,8 @@ from models.serving import bundle
 from models.serving.predictor import Asked, Predictions, Scorer
 from tests.bench.bench_units import NOW_MS, PROFILE, Made, _auctioneer
 from tests.integration.bidder.world import bid_request
-from tests.unit.bidder import test_auction, test_users
-from tests.unit.bidder.test_auction import Heard, Market
+from tests.unit.bidder import markets, test_users
+from tests.unit.bidder.markets import Heard, Market
 
 REQUESTS = 5 * COHORT_MAX + 3
 
@@ -125,7 +125,7 @@ async def test_the_model_is_asked_once_for_all_of_them() -> None:
 
 @pytest.mark.parametrize("level", ["line item", "campaign", "advertiser"])
 async def test_a_cap_holds_among_them(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_auction, "catalogue", lambda: test_users._catalogue(level))
+    monkeypatch.setattr(markets, "catalogue", lambda: test_users._catalogue(level))
     market = test_users.market()
     requests = [bid_request(str(number), user={"id": "u1"}) for number in range(COHORT_MAX)]
     others = [bid_request(f"o{number}", user={"id": "u2"}) for number in range(COHORT_MAX)]

@@ -19,8 +19,8 @@ from models.serving.batcher import Batcher
 from models.serving.predictor import BatchScorer, RateTable
 from models.serving.prior import CTR_BY_FORMAT
 from tests.integration.bidder.world import bid_request
-from tests.unit.bidder import test_auction
-from tests.unit.bidder.test_auction import CONFIG, Market
+from tests.unit.bidder import markets
+from tests.unit.bidder.markets import CONFIG, Market
 from tests.unit.bidder.test_users import _catalogue, bids
 
 MODEL_RATE, WAIT_MS = 0.5, 2.0
@@ -86,7 +86,7 @@ class Bench:
 
 @pytest.fixture
 def capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_auction, "catalogue", lambda: _catalogue("line item"))
+    monkeypatch.setattr(markets, "catalogue", lambda: _catalogue("line item"))
 
 
 def test_requests_that_come_together_are_scored_together() -> None:

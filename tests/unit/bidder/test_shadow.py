@@ -14,7 +14,7 @@ from dsp.events.topics import Topic
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.serving.predictor import Predictions
 from tests.integration.bidder.world import bid_request
-from tests.unit.bidder.test_auction import Market
+from tests.unit.bidder.markets import Market
 
 
 class Kept:

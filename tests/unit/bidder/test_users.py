@@ -18,8 +18,8 @@ from dsp.openrtb.normalise import user_key
 from dsp.openrtb.request import User
 from loadtest.day import loop as simulated
 from tests.integration.bidder.world import bid_request, catalogue
-from tests.unit.bidder import test_auction
-from tests.unit.bidder.test_auction import Market
+from tests.unit.bidder import markets
+from tests.unit.bidder.markets import Market
 
 KEY = b"k" * 16
 ONCE_AN_HOUR = (FrequencyCap(impressions=1, window_seconds=3_600),)
@@ -31,7 +31,7 @@ Policy = Literal["bid", "no_bid_capped"]
 def capped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Give the market's only banner line item a cap, at each level in turn."""
     level = str(request.param)
-    monkeypatch.setattr(test_auction, "catalogue", lambda: _catalogue(level))
+    monkeypatch.setattr(markets, "catalogue", lambda: _catalogue(level))
     return level
 
 
