@@ -4,7 +4,6 @@ requests that came in the same turn of the loop: see bidder.cohort.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -101,7 +100,8 @@ class Auctioneer:
             run.reasons += [reason.value] if reason is not None else []
         body, offers = self.responder.respond(request, run.profile, run.reserved)
         run.reasons += [Exclusion.SELF_CHECK.value] * (len(run.reserved) - len(offers))
-        await run.mark(Stage.RESPOND)
+        if run.reserved:
+            await run.mark(Stage.RESPOND)
 
         run.late = run.left_ms() < 0.0
         run.sent = [] if run.late else offers
@@ -117,11 +117,8 @@ class Auctioneer:
     ) -> Exclusion | None:
         """Reserve the best candidate for one impression; where there is none, return why."""
         snapshot, user = state.served.snapshot, self.enricher.seen(opportunity, known, run.now_ms)
-        limit, seat = self.config.candidates_max, run.profile.seat
-        choose = partial(
-            select, snapshot, opportunity, controls=state.controls, now_ms=run.now_ms, limit=limit, seat=seat
-        )
-        chosen = choose(user=user)
+        terms = state.controls, run.now_ms, self.config.candidates_max, run.profile.seat
+        chosen = select(snapshot, opportunity, user, *terms)
         await run.mark(Stage.FUNNEL)
         if isinstance(chosen, Exclusion):
             return chosen
@@ -153,7 +150,8 @@ class Auctioneer:
         await run.mark(Stage.PRICE)
         fresh = self.enricher.seen(opportunity, known, run.now_ms)
         # Bids for this user that were made meanwhile may have reached caps.
-        if fresh is not user and fresh != user and not chosen.has_creatives_of(choose(user=fresh)):
+        renewed = fresh is not user and fresh != user
+        if renewed and not chosen.has_creatives_of(select(snapshot, opportunity, fresh, *terms)):
             return await self._choose(run, state, opportunity, known)
         reserved = self._reserve(run, state, opportunity, candidates)
         await run.mark(Stage.PRICE)
