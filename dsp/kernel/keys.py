@@ -13,23 +13,23 @@ def signing_keys(platform: Platform) -> list[bytes]:
     """Return the keys, the signing one first.
 
     Raises:
-        ConfigError: a configured key is not hexadecimal or is shorter than 16 bytes.
+        ConfigError: a key is not hexadecimal or is shorter than 16 bytes.
     """
     if platform.signing_keys:
-        return [_from_hex(text, position) for position, text in enumerate(platform.signing_keys)]
+        return [_from_hex(text, f"platform.signing_keys[{place}]") for place, text in enumerate(platform.signing_keys)]
     path = platform.data_path / "keys" / "signing.key"
     if not path.exists():
         _create(path)
-    return [bytes.fromhex(path.read_text(encoding="ascii"))]
+    return [_from_hex(path.read_text(encoding="ascii", errors="replace"), str(path))]
 
 
-def _from_hex(text: str, position: int) -> bytes:
+def _from_hex(text: str, name: str) -> bytes:
     try:
         key = bytes.fromhex(text)
     except ValueError:
         key = b""
     if len(key) < 16:
-        raise ConfigError([Fault(f"platform.signing_keys[{position}]", "must be 32 or more hexadecimal digits")])
+        raise ConfigError([Fault(name, "must be 32 or more hexadecimal digits")])
     return key
 
 
@@ -38,7 +38,10 @@ def _create(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     draft.touch(mode=0o600)
-    draft.write_text(os.urandom(KEY_BYTES).hex(), encoding="ascii")
+    with draft.open("w", encoding="ascii") as file:
+        file.write(os.urandom(KEY_BYTES).hex())
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave it empty, and what it signed is lost
     try:
         os.link(draft, path)  # fails if somebody else was first, and never shows a half-written key
     except FileExistsError:

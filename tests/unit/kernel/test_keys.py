@@ -20,6 +20,15 @@ def test_made_once_and_private(tmp_path: Path) -> None:
     assert (tmp_path / "keys" / "signing.key").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("written", ["", "no key", "abcd"])
+def test_a_key_file_that_holds_none_is_named(tmp_path: Path, written: str) -> None:
+    platform = Platform(data_dir=str(tmp_path))
+    signing_keys(platform)
+    (tmp_path / "keys" / "signing.key").write_text(written)
+    with pytest.raises(ConfigError, match=r"signing\.key"):
+        signing_keys(platform)
+
+
 def test_racing_processes_agree(tmp_path: Path) -> None:
     platform = Platform(data_dir=str(tmp_path))
     with ThreadPoolExecutor(8) as pool:
