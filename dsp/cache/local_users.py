@@ -80,9 +80,19 @@ class LocalUserStore:
         self.position: dict[int, int] = {}
 
     async def open(self) -> None:
-        """Load what was saved, and start saving."""
-        await self._file.open()
-        users, self.position, self._used = await self._file.read(self._load)
+        """Load what was saved, and start saving. A file that cannot be read is put aside: the log tells it again."""
+        try:
+            await self._file.open()
+            users, self.position, self._used = await self._file.read(self._load)
+        except (UnavailableError, msgspec.DecodeError, ValueError) as fault:
+            if not _unreadable(fault):
+                raise
+            await self._file.close()
+            path = self._file.path
+            await asyncio.to_thread(_put_aside, path)
+            logging.get(__name__).error("users unreadable, put aside and begun anew", file=path.name, fault=str(fault))
+            await self._file.open()
+            users, self.position, self._used = await self._file.read(self._load)
         self._users = OrderedDict(users)
         self._held = sum(map(_size, self._users.values()))
         metrics.USERS_CACHED_MAX.set(self._users_max)
@@ -222,6 +232,19 @@ class LocalUserStore:
                     await self.save()
                 except UnavailableError as fault:
                     logging.get(__name__).warning("users not saved, to be tried again", fault=str(fault))
+
+
+def _unreadable(fault: Exception) -> bool:
+    """Return whether no other try can read it: what is in the file is wrong, and not the disk or who else uses it."""
+    cause = fault.__cause__
+    code = getattr(cause, "sqlite_errorcode", None)
+    return not isinstance(fault, UnavailableError) or code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+
+def _put_aside(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(path.with_name(f"{path.name}.unreadable{suffix}"))
 
 
 def _size(record: UserRecord) -> int:

@@ -1,5 +1,6 @@
 """What every UserStore must do: the embedded one, a server's, a cluster's; and what the embedded one does beyond it."""
 
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import permutations
 from pathlib import Path
@@ -221,6 +222,28 @@ async def test_records_of_before_responses_are_read(tmp_path: Path) -> None:
     await respond(again, "user", response(1, 5))
     assert await get(again, "user") == UserRecord(pack([exposure(1)]), ("segment",), responses=(response(1, 5),))
     await again.close()
+
+
+@pytest.mark.parametrize("damage", ["no database", "no record"])
+async def test_an_embedded_file_that_cannot_be_read_is_put_aside(tmp_path: Path, damage: str) -> None:
+    """A bidder without its memory of users is one that reads the log again; one that does not start bids nothing."""
+    path = tmp_path / "users.db"
+    store = LocalUserStore(path)
+    await store.open()
+    store.expose("u", exposure(1))
+    await store.close()
+    if damage == "no database":
+        path.write_bytes(b"\xaa" * 8_000)
+    else:
+        with sqlite3.connect(path) as file:
+            file.execute("UPDATE users SET record = x'c1'")
+        file.close()
+    again = LocalUserStore(path)
+    await again.open()
+    assert (again.get("u"), again.position) == (None, {})
+    again.expose("u", exposure(2))
+    await again.close()
+    assert (tmp_path / "users.db.unreadable").exists()
 
 
 async def test_what_a_later_release_has_saved_is_read_from_the_log_again(tmp_path: Path) -> None:
