@@ -39,8 +39,11 @@ CREATE TABLE IF NOT EXISTS records (
     offset INTEGER PRIMARY KEY, appended_ms INTEGER NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS head (one INTEGER PRIMARY KEY CHECK (one = 1), next_offset INTEGER, floor_ms INTEGER);
 CREATE TABLE IF NOT EXISTS positions (consumer TEXT PRIMARY KEY, next_offset INTEGER NOT NULL);
-INSERT OR IGNORE INTO head VALUES (1, 1, 0);
 """
+#: From the clock, so that a file in the place of one that was lost begins after all positions in that one: who reads on
+#: from one of them misses nothing of the new file.
+_BEGIN = "INSERT OR IGNORE INTO head VALUES (1, {}, 0);"
+_OFFSETS_PER_MS = 1_000
 
 
 class LocalEventLog:
@@ -167,8 +170,9 @@ class _Topic:
     """One topic's file: a connection that writes, one that reads, and the appends that wait for the disk."""
 
     def __init__(self, path: Path, clock: Clock, synchronous: str) -> None:
-        self.writer = SqliteFile(path, _SCHEMA, synchronous)
-        self.reader = SqliteFile(path, _SCHEMA, "NORMAL")  # it writes nothing but the floor
+        schema = _SCHEMA + _BEGIN.format(max(1, clock.now_ms() * _OFFSETS_PER_MS))
+        self.writer = SqliteFile(path, schema, synchronous)
+        self.reader = SqliteFile(path, schema, "NORMAL")  # it writes nothing but the floor
         self._stamp = Stamp(clock)
         self._waiting: list[_Waiting] = []
         self._waiting_count = 0
