@@ -146,10 +146,10 @@ class Platform:
             raise
         return self.output(process, arguments)
 
-    def start(self, *arguments: str, idle: bool = False) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, nice: int = 0) -> subprocess.Popen[bytes]:
         """Start one command in the background, its output going to files; see `output`.
 
-        An `idle` one gets the processor time that nobody else wants, where the system can do that.
+        `nice` is how far it yields the processor to the others.
         """
         command = [sys.executable, "-m", *arguments]
         name = _title(arguments).replace(" ", "-").replace("/", "_")[:60]
@@ -158,8 +158,9 @@ class Platform:
                 command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
                 process_group=0, pass_fds=(self._pipe_read,),  # a session of its own would void priorities: sched(7)
             )  # fmt: skip
-        if idle:
-            _yield_processor(process.pid)
+        if nice:
+            with suppress(ProcessLookupError):  # it has ended already
+                os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
         return process
 
     def output(self, process: subprocess.Popen[bytes], arguments: tuple[str, ...]) -> str:
@@ -262,13 +263,6 @@ def _environment(data_dir: Path, ports: Ports, exchanges: Path, settings: Mappin
         "PYTHONUNBUFFERED": "1",
     }
     return kept | ours | dict(settings)
-
-
-def _yield_processor(pid: int) -> None:
-    with suppress(ProcessLookupError):  # it has ended already
-        os.setpriority(os.PRIO_PROCESS, pid, 19)
-        if hasattr(os, "SCHED_IDLE"):
-            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _title(arguments: tuple[str, ...]) -> str:
