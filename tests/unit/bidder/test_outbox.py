@@ -124,3 +124,14 @@ async def test_a_record_that_cannot_be_encoded_is_dropped_alone(outbox: Outbox, 
 
 def test_what_records_are_made_of_is_out_of_the_garbage_collectors_sight() -> None:
     assert not any(gc.is_tracked(one) for one in (FACTS, notice()))
+
+
+async def test_samples_that_cannot_be_written_do_not_turn_traffic_away(log: FakeLog) -> None:
+    tuning = {Topic.NOTICES: LaneTuning(1, 1), Topic.REQUESTS: LaneTuning(1, 1)}
+    box = Outbox(log, tuning, batch_max=3, clock=SystemClock())
+    log.away = True
+    assert box.offer(Topic.REQUESTS, "k", lambda: b"sample")
+    assert not box.offer(Topic.REQUESTS, "k", lambda: b"no room")
+    assert box.healthy()
+    box.append(Topic.NOTICES, "k", b"v").cancel()
+    assert not box.healthy()
