@@ -196,7 +196,6 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
         imp.tagid.lower(),
         _deals(pmp.deals, kind, profile, rates) if pmp is not None else (),
         pmp is not None and pmp.private_auction == 1,
-        imp.displaymanager.lower(),
         *shared.inventory,
         *shared.agent,
         shared.language,
@@ -281,7 +280,6 @@ class _Inventory(NamedTuple):
     inventory: str
     domain: str
     bundle: str
-    inventory_id: str
     publisher: str
     categories: frozenset[str]
     content_language: str
@@ -301,16 +299,15 @@ def _inventory(request: BidRequest) -> _Inventory:
         kind,
         domain(inventory.domain or inventory.page),  # pages differ far more than sites do
         _bundle(inventory) if kind == "app" else "",
-        inventory.id,
         publisher.id if publisher is not None else "",
         inventory.cat + inventory.sectioncat + inventory.pagecat + (content.cat if content is not None else ()),
         (content.language or content.langb) if content is not None else "",
     ]
 
 
-def _named(stated: tuple[str, str, str, str, str, tuple[Text, ...], str]) -> _Inventory:
-    kind, host, bundle, inventory_id, publisher, categories, spoken = stated
-    return _Inventory(kind, host, bundle, inventory_id.lower(), publisher.lower(), codes(categories), language(spoken))
+def _named(stated: tuple[str, str, str, str, tuple[Text, ...], str]) -> _Inventory:
+    kind, host, bundle, publisher, categories, spoken = stated
+    return _Inventory(kind, host, bundle, publisher.lower(), codes(categories), language(spoken))
 
 
 _inventories = Remembered(_named)

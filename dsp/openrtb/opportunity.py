@@ -59,7 +59,6 @@ class Video(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     linearity: int | None
     placement: int | None  # 2.6 plcmt, else 2.5 placement
     skippable: bool  # the player lets an ad be skipped, and nothing blocks that
-    start_delay: int | None
     skip_min_seconds: int = 0  # only longer ads may be skipped
     skip_after_seconds: int = 0  # and only after so long; 0 where the exchange did not say
     durations_required: frozenset[int] = frozenset()  # rqddurs: exactly one of these, where not empty
@@ -95,12 +94,10 @@ class Opportunity(msgspec.Struct, frozen=True, gc=False):
     placement: str
     deals: tuple[DealOffer, ...]
     private_auction: bool
-    display_manager: str
     # The inventory
     inventory: str  # "site" | "app" | "dooh", "" where the request names none (it need not)
     domain: str
     bundle: str
-    inventory_id: str
     publisher: str
     categories: frozenset[str]  # site/app/page/section/content categories, IAB codes upper case
     content_language: str

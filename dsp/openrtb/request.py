@@ -65,7 +65,6 @@ class Video(msgspec.Struct, frozen=True, gc=False):
     protocol: tuple[Int, ...] = ()  # 2.0 to 2.2, deprecated since
     w: Int = 0
     h: Int = 0
-    startdelay: Int | None = None
     linearity: Int | None = None
     placement: Int | None = None
     plcmt: Int | None = None
@@ -131,7 +130,6 @@ class Imp(msgspec.Struct, gc=False):
     audio: Video | None = None
     native: Native | None = None
     pmp: Pmp | None = None
-    displaymanager: str = ""
     instl: Int = 0
     tagid: str = ""
     bidfloor: float = 0.0

@@ -171,7 +171,6 @@ def _video(video: Video) -> VideoSlot:
         linearity=video.linearity,
         placement=video.plcmt if video.plcmt is not None else video.placement,
         skippable=video.skip == 1 and SKIPPABLE not in video.battr,
-        start_delay=video.startdelay,
         skip_min_seconds=max(video.skipmin, 0),
         skip_after_seconds=max(video.skipafter, 0),
         durations_required=required,

@@ -140,7 +140,7 @@ def impression(random: Random) -> Opportunity:
     required = frozenset(some(random, (6, 15), 1)) if random.random() < 0.3 else frozenset()
     video = Video(
         duration_seconds_min=low, duration_seconds_max=high, protocols=frozenset(some(random, (2, 3, 9), 2)),
-        linearity=None, placement=None, skippable=False, start_delay=None, durations_required=required,
+        linearity=None, placement=None, skippable=False, durations_required=required,
     )  # fmt: skip
     offers = tuple(
         DealOffer(
@@ -157,8 +157,8 @@ def impression(random: Random) -> Opportunity:
         mimes=frozenset(some(random, ("video/mp4", "image/png"), 1)), apis=frozenset(some(random, (3, 5), 2)),
         blocked_attributes=frozenset(some(random, (1, 2, 3, 500), 2)), position=0, interstitial=False, rewarded=False,
         secure=random.random() < 0.5, floor_micros_cpm=1, placement=value(Dimension.PLACEMENT), deals=offers,
-        private_auction=random.random() < 0.2, display_manager="", inventory=value(Dimension.INVENTORY),
-        domain=random.choice((*DOMAINS, "z.b.a.example")), bundle=value(Dimension.BUNDLE), inventory_id="",
+        private_auction=random.random() < 0.2, inventory=value(Dimension.INVENTORY),
+        domain=random.choice((*DOMAINS, "z.b.a.example")), bundle=value(Dimension.BUNDLE),
         publisher=value(Dimension.PUBLISHER), categories=frozenset(some(random, CATEGORIES, 3)), content_language="",
         device=random.choice(list(DeviceKind)), os=value(Dimension.OS), os_version="",
         browser=value(Dimension.BROWSER), make="", model="", language=value(Dimension.LANGUAGE), connection=0,

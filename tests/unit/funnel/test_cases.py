@@ -30,8 +30,8 @@ IMPRESSION: dict[str, Any] = {
     "auction_id": "auction", "imp_id": "1", "exchange": "alpha", "at_ms": 0, "test": False, "first_price": True,
     "tmax_ms": 100, "formats": ["banner"], "sizes": [[300, 250]], "video": None, "native_request": "", "mimes": [],
     "apis": [], "blocked_attributes": [], "position": 0, "interstitial": False, "rewarded": False, "secure": False,
-    "floor_micros_cpm": 500_000, "placement": "", "deals": [], "private_auction": False, "display_manager": "",
-    "inventory": "site", "domain": "news.example", "bundle": "", "inventory_id": "", "publisher": "",
+    "floor_micros_cpm": 500_000, "placement": "", "deals": [], "private_auction": False,
+    "inventory": "site", "domain": "news.example", "bundle": "", "publisher": "",
     "categories": [], "content_language": "", "device": "desktop", "os": "", "os_version": "", "browser": "",
     "make": "", "model": "", "language": "", "connection": 0, "country": "", "region": "", "city": "",
     "postcode": "", "utc_offset_minutes": 0, "user_key": "", "segments": [], "may_store": True,
@@ -40,7 +40,7 @@ IMPRESSION: dict[str, Any] = {
 }  # fmt: skip
 VIDEO = {
     "duration_seconds_min": 0, "duration_seconds_max": 86_400, "protocols": [], "linearity": None, "placement": None,
-    "skippable": False, "start_delay": None,
+    "skippable": False,
 }  # fmt: skip
 ENTITY: dict[str, dict[str, Any]] = {
     "advertisers": {"domain": "brand.example"},
