@@ -18,6 +18,7 @@ ENV_PREFIX = "DSP_"
 ENV_FILE = "DSP_CONFIG"
 #: Every table any process reads. One file serves all of them, so each must know the others' names.
 TABLES = ("platform", "up", "bidder", "api", "workers", "training")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
 
@@ -53,6 +54,10 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     #: Our id in the IAB's TCF vendor list, looked for in consent strings; 0: no consent is ever ours.
     privacy_vendor_id: int = 0
     log_level: str = "info"  # debug, info, warning or error
+
+    def __post_init__(self) -> None:
+        if self.log_level not in LOG_LEVELS:
+            raise ValueError(f"log_level: must be one of {', '.join(LOG_LEVELS)}")
 
     @property
     def data_path(self) -> Path:

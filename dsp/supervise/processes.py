@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from dsp.kernel.errors import ConfigError, Fault
 from dsp.supervise.supervisor import Child
 from dsp.workers.config import METERED, WORKERS
 
@@ -40,6 +41,9 @@ def platform(up: UpConfig, path: str | None, env: Mapping[str, str]) -> list[Chi
 
     Of the settings in the TOML file `path` and in `env` it reads where bidders and API answer `/readyz`, unchecked:
     the processes check their own tables.
+
+    Raises:
+        ConfigError: a port is no number.
     """
     tables = tomllib.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
@@ -48,10 +52,11 @@ def platform(up: UpConfig, path: str | None, env: Mapping[str, str]) -> list[Chi
             key = f"{prefix}{name}"
             return env.get(f"DSP_{table}_{key}".upper(), str(tables.get(table, {}).get(key, default)))
 
-        port = int(setting("port", default_port))
+        port = _number(f"{table}.{prefix}port", setting("port", default_port))
         return (setting("host", "127.0.0.1"), port) if port else None  # port 0 is chosen by the process itself
 
-    metrics_base = int(env.get(_METRICS_PORT_BASE, tables.get("workers", {}).get("metrics_port_base", 0)))
+    metrics_told = env.get(_METRICS_PORT_BASE, tables.get("workers", {}).get("metrics_port_base", 0))
+    metrics_base = _number("workers.metrics_port_base", metrics_told)
 
     def metrics_port(number: int) -> dict[str, str]:
         """Two processes cannot listen on one port: from the second on a worker is told another base."""
@@ -73,6 +78,13 @@ def platform(up: UpConfig, path: str | None, env: Mapping[str, str]) -> list[Chi
     api = Child("api", ("-m", "dsp", "api"), address("api", "", 8000))
     admin = address("bidder", "admin_", 9090)
     return [*workers, api, *(_bidder(number, up.bidders, admin) for number in range(up.bidders))]
+
+
+def _number(setting: str, told: str | int) -> int:
+    try:
+        return int(told)
+    except ValueError as fault:
+        raise ConfigError([Fault(setting, f"must be a number, not {told!r}")]) from fault
 
 
 def _bidder(number: int, of: int, admin: tuple[str, int] | None) -> Child:

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from dsp.__main__ import main
 from dsp.kernel import config
 from dsp.kernel.errors import ConfigError
 
@@ -82,3 +83,13 @@ def test_the_databases_password_is_read_and_never_shown(tmp_path: Path) -> None:
     overridden = config.load({"platform": config.Platform}, path, {"DSP_PLATFORM_DATABASE_URL": "sqlite:///x.db"})
     assert overridden["platform"].database_url == "sqlite:///x.db"
     assert config.digest(settings) != config.digest(overridden)
+
+
+@pytest.mark.parametrize(("name", "told"), [("DSP_PLATFORM_LOG_LEVEL", "loud"), ("DSP_API_PORT", "abc")])
+def test_up_says_which_setting_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, told: str
+) -> None:
+    monkeypatch.setenv("DSP_PLATFORM_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv(name, told)
+    assert main(["up"]) == 1
+    assert name.split("_", 2)[2].lower() in capsys.readouterr().err
