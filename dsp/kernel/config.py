@@ -18,7 +18,7 @@ ENV_PREFIX = "DSP_"
 ENV_FILE = "DSP_CONFIG"
 #: Every table any process reads. One file serves all of them, so each must know the others' names.
 TABLES = ("platform", "up", "bidder", "api", "workers", "training")
-LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
 
