@@ -11,10 +11,12 @@ LINE_ITEMS_MAX = 200_000
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status: 0 good, 1 failed, 2 misused, 130 interrupted."""
+    from dsp.kernel import logging
     from dsp.kernel.errors import InputError
     from loadtest.platform import PlatformError
 
     options = _parser().parse_args(arguments)
+    logging.configure("loadtest", "error")  # faults that are simulated make warnings, which are no part of a report
     try:
         status: int = options.run(options)
     except InputError as fault:

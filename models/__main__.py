@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from dsp.kernel import logging
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform, load
 from dsp.kernel.errors import ConfigError, DspError, InputError
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     That is 0 for done (keeping the champion is done), 1 for failed, 2 for refused settings or input.
     """
     options = _parser().parse_args(arguments)
+    logging.configure("models", "warning")
     try:
         if options.command == "benchmark":  # needs no settings: it reads the file that it is given
             return benchmarks.run(options)

@@ -11,7 +11,7 @@ from dsp.kernel import metrics
 
 def configure(component: str, level: str = "info") -> None:
     """Set up logging for one process; every line carries `component`."""
-    stream = cast(TextIO, _Lenient(sys.stderr))
+    stream = cast(TextIO, _Lenient())
     told: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -40,22 +40,19 @@ def configure(component: str, level: str = "info") -> None:
 
 
 class _Lenient:
-    """A stream that counts lines which cannot be written: what happens to the log must happen to nobody else."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    """Standard error; a line that cannot be written is counted: what happens to the log happens to nobody else."""
 
     def write(self, text: str) -> None:
         """Write a line, or lose it."""
         try:
-            self._stream.write(text)
+            sys.stderr.write(text)
         except OSError:
             metrics.LOG_LINES_LOST.inc()
 
     def flush(self) -> None:
         """Write what is buffered, or lose it."""
         try:
-            self._stream.flush()
+            sys.stderr.flush()
         except OSError:
             metrics.LOG_LINES_LOST.inc()
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from dsp.kernel import logging
 from dsp.kernel.money import Micros
 from loadtest.day.orders import CAMPAIGN_BUDGETS, ORDERS, ZONES, Order
 from loadtest.day.simulate import Outcome, Sample, Simulation
@@ -90,7 +89,6 @@ def _supply(outcome: Outcome, orders: Iterable[Order]) -> float | None:
 
 def main(seed: int, requests_per_day: int, as_json: bool, picture: Path | None) -> int:
     """Simulate a day and report; return 0 when all that had the traffic was on plan, and no money went wrong."""
-    logging.configure("simulation", "warning")
     outcome = Simulation(seed, requests_per_day).run()
     found = deliveries(outcome)
     good = all(one.on_plan for one in found if one.bound == "plan")

@@ -7,7 +7,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dsp.kernel import logging
 from loadtest.learning.experiment import LOG, POLICIES, UNSELECTED, VISIBLE, WIRE, Experiment, Run
 
 _SAYS = {
@@ -27,7 +26,6 @@ def main(learned: int, bought: int, seeds: int, limits: bool, as_json: bool, sam
 
     `learned` and `bought` are requests of the two days, of different people unless `same_people`.
     """
-    logging.configure("simulation", "warning")
     experiment = Experiment(learned, bought, same_people)
     runs = [experiment.run(seed, limits) for seed in range(1, seeds + 1)]
     found = {"requests": {"learned": learned, "bought": bought}, "same_people": same_people, **summary(runs)}

@@ -33,8 +33,8 @@ OPPORTUNITY = Opportunity(
     auction_id="a", imp_id="1", exchange="e", at_ms=AT_MS, test=False, first_price=True, tmax_ms=100,
     formats=frozenset({"banner"}), sizes=((300, 250), (320, 50)), video=None, native_request="", mimes=frozenset(),
     apis=frozenset(), blocked_attributes=frozenset(), position=3, interstitial=False, rewarded=False, secure=True,
-    floor_micros_cpm=100_000, placement="top", deals=(), private_auction=False, display_manager="", inventory="site",
-    domain="news.example", bundle="", inventory_id="", publisher="pub", categories=frozenset(), content_language="en",
+    floor_micros_cpm=100_000, placement="top", deals=(), private_auction=False, inventory="site",
+    domain="news.example", bundle="", publisher="pub", categories=frozenset(), content_language="en",
     device=DeviceKind.TABLET, os="ios", os_version="17", browser="safari", make="apple", model="ipad", language="en",
     connection=2, country="USA", region="USA-CA", city="USA-los angeles", postcode="", utc_offset_minutes=0,
     user_key="user", segments=frozenset({"b", "a"}), may_store=True, may_personalise=True,
@@ -117,7 +117,7 @@ def test_nothing_of_a_person_is_used_without_permission() -> None:
 def test_video_slots_and_apps() -> None:
     video = Video(
         duration_seconds_min=5, duration_seconds_max=30, protocols=frozenset(), linearity=1, placement=3,
-        skippable=True, start_delay=None,
+        skippable=True,
     )  # fmt: skip
     found = features(video=video, domain="", bundle="com.example.app", sizes=())
     assert (found["video_placement"], found["skippable"], found["slot_width"]) == (3, 1, 0)
