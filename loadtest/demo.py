@@ -89,7 +89,7 @@ class Demo:
                 Step("set up database, catalogue", 4.0),
                 Step("start the platform", 4.0),
                 Step("drive: the prior predicts", phase),
-                Step("train on what was logged", 20.0),
+                Step("train on what was logged", 12.0),
                 Step("swap the model in", 1.0),
                 Step("drive: the model predicts", phase),
                 Step("let the ledger settle", 5.0),
