@@ -63,7 +63,6 @@ def read(imp: Imp, device: Device | None) -> Slot:
     """Return the slot of an impression; `formats` is empty where nothing can fill it.
 
     Blocks are the union over the media offered, which at worst is stricter than the slot. MIME types and frameworks
-    Blocks are the union over the media offered, which at worst is stricter than the slot. MIME types and frameworks
     are the union too; where a bid needs a framework that only another medium has, `dsp.openrtb.check` sees it.
     """
     native = imp.native
