@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from dsp.kernel.errors import InputError
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
 from dsp.pricing.bid import price
-from models.benchmark.table import read
+from models.benchmark.table import cell, count, read
 
 _COLUMNS = ("campaign", "click", "market_price", "pctr")
 _SECOND_PRICE = np.array([False])
 _NONE_MICROS_CPM = np.zeros(1, dtype=np.int64)
 _TOTAL_MICROS_MAX = 2.0**60  # so that no sum or budget overflows
+_VALUE_MIN, _VALUE_MAX = 1e-100, 1e100  # likewise no price of a value, and no value of a stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,10 @@ def load(path: Path, campaign: str, split: str | None) -> Auctions:
         InputError: no such auctions, a column is missing, or a price or probability is none.
     """
 
-    def parse(row: Mapping[str, str]) -> tuple[float, float, float] | None:
+    def parse(row: Mapping[str, str]) -> tuple[float, float, int] | None:
         if row["campaign"].strip() != campaign or (split is not None and row["split"].strip() != split):
             return None
-        return _amount(row["market_price"]), _amount(row["pctr"]), _amount(row["click"])
+        return cell(row, "market_price", _amount), cell(row, "pctr", _value), cell(row, "click", count)
 
     rows = read(path, _COLUMNS if split is None else (*_COLUMNS, "split"), parse)
     if not rows:
@@ -88,3 +89,10 @@ def _amount(text: str) -> float:
     if not 0.0 <= amount < inf:
         raise ValueError(f"{text!r} is negative or no number")
     return amount
+
+
+def _value(text: str) -> float:
+    value = _amount(text)
+    if value and not _VALUE_MIN <= value <= _VALUE_MAX:
+        raise ValueError(f"{text!r} is out of range")
+    return value

@@ -18,6 +18,8 @@ from models.benchmark.auctions import Auctions, load, second_price_bid
 
 HELP = "replay recorded second-price auctions under budgets, beside reference bidders and the hindsight optimum"
 _CPM = 1_000
+#: A budget of more than all auctions cost is no budget; this one still fits 64 bits with the highest prices.
+_FRACTION_MIN = 0.125
 
 
 @dataclass(slots=True)
@@ -141,6 +143,6 @@ def _positive(text: str) -> int:
 
 def _fractions(text: str) -> list[float]:
     numbers = [float(part) for part in text.split(",")]
-    if not all(0.0 < number < inf for number in numbers):
-        raise argparse.ArgumentTypeError("must be above 0")
+    if not all(_FRACTION_MIN <= number < inf for number in numbers):
+        raise argparse.ArgumentTypeError(f"must be at least {_FRACTION_MIN}")
     return numbers

@@ -6,6 +6,7 @@ bid reached. What is known after the auction, or chosen by the logged bidder, is
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from dsp.kernel.errors import InputError
 from dsp.openrtb.device import parse_user_agent
 from dsp.pricing.landscape import FLOOR_LEVEL, NOTHING, Fields
-from models.benchmark.table import integer, read
+from models.benchmark.table import cell, count, instant_ms, read
 from models.features.encode import text_hash
 
 #: Prices are in fen (cents of CNY) per thousand impressions.
@@ -71,13 +72,14 @@ def load(path: Path) -> Impressions:
     """Read a CSV in the season 2 format.
 
     Raises:
-        InputError: no row counts, a column is missing, or a number is none.
+        InputError: no row counts, a column is missing, or a number or a time is none.
     """
     rows = read(path, _NEEDED, _impression)
     if not rows:
         sources = " or ".join(_SOURCES)
         raise InputError(f"{path} has no rows of source {sources} whose bid reached the price", reason="benchmark_file")
-    days, advertisers, contexts, floors, prices = zip(*rows, strict=True)
+    rows.sort(key=itemgetter(0))
+    _, days, advertisers, contexts, floors, prices = zip(*rows, strict=True)
     return Impressions(
         np.array(days, dtype=np.int64),
         np.array(advertisers, dtype=np.str_),
@@ -87,18 +89,19 @@ def load(path: Path) -> Impressions:
     )
 
 
-def _impression(row: Mapping[str, str]) -> tuple[int, str, list[int], int, int] | None:
-    """Return day, advertiser, context, floor and price of a row that counts."""
+def _impression(row: Mapping[str, str]) -> tuple[int, int, str, list[int], int, int] | None:
+    """Return time, day, advertiser, context, floor and price of a row that counts."""
     if row["src"] not in _SOURCES:
         return None
-    price = integer(row["payprice"])
-    if price > integer(row["bidprice"]):
+    price = cell(row, "payprice", count)
+    if price > cell(row, "bidprice", count):
         return None
     return (
+        cell(row, "timestamp", instant_ms),
         int(row["timestamp"][:8]),
         row["advertiser"],
         _context(row),
-        integer(row["slotprice"]) * MICROS_PER_FEN,
+        cell(row, "slotprice", count) * MICROS_PER_FEN,
         price * MICROS_PER_FEN,
     )
 

@@ -73,7 +73,8 @@ def measure(impressions: Impressions, train_until: int) -> Result:
 
     train, test = impressions[impressions.days <= train_until], impressions[impressions.days > train_until]
     if not len(train) or not len(test):
-        raise InputError(f"no impressions on one side of {train_until}", reason="benchmark_file")
+        days = f"{impressions.days.min()} to {impressions.days.max()}"
+        raise InputError(f"impressions of {days}: none on one side of {train_until}", reason="benchmark_file")
     fields = season2.fields()
     known_worth, worth = _worth(train, train), _worth(train, test)
 

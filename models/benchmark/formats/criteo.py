@@ -10,7 +10,7 @@ import numpy as np
 
 from dsp.kernel.errors import InputError
 from models.benchmark.formats.format import Format
-from models.benchmark.table import DAMAGED, integer, open_text
+from models.benchmark.table import DAMAGED, cell, integer, open_text
 from models.features.encode import text_hash
 from models.features.spec import FeatureSpec, Group
 from models.training.rows import Rows
@@ -20,6 +20,7 @@ COUNTS, CATEGORIES = 13, 26
 WIDTH = 1 + COUNTS + CATEGORIES
 #: What stands for a count that is not given; given ones are -3 at least.
 ABSENT = -10
+_LABEL = "label"
 _COUNTS = tuple(f"I{number}" for number in range(1, COUNTS + 1))
 _LEVELS = tuple(f"I{number}_level" for number in range(1, COUNTS + 1))
 _CATEGORIES = tuple(f"C{number}" for number in range(1, CATEGORIES + 1))
@@ -38,10 +39,11 @@ def load(path: Path) -> Rows:
                 cells = text.rstrip("\n\r").split("\t")
                 if len(cells) != WIDTH:
                     raise ValueError(f"{len(cells)} columns, not {WIDTH}")
-                if line == 1 and cells[0].strip().lower() == "label":
+                if line == 1 and cells[0].strip().lower() == _LABEL:
                     continue
-                labels.append(integer(cells[0]) > 0)
-                counts = [integer(cell) if cell else ABSENT for cell in cells[1 : 1 + COUNTS]]
+                row = dict(zip((_LABEL, *_COUNTS), cells, strict=False))
+                labels.append(cell(row, _LABEL, integer) > 0)
+                counts = [cell(row, name, integer) if row[name] else ABSENT for name in _COUNTS]
                 requests.append([*counts, *map(_level, counts), *map(text_hash, cells[1 + COUNTS :])])
     except (ValueError, *DAMAGED) as fault:
         raise InputError(f"{path}, line {line}: {fault}", reason="benchmark_file") from fault

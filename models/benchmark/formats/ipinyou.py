@@ -5,7 +5,6 @@ A click weighs 1 and a sampled impression its `weight`. Left out as inputs: what
 most clicks come from, states otherwise than the impression log does for one and the same bid: user id, milliseconds.
 """
 
-from calendar import timegm
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,11 +13,13 @@ import numpy as np
 from dsp.kernel.errors import InputError
 from dsp.openrtb.device import parse_user_agent
 from models.benchmark.formats.format import Format
-from models.benchmark.table import integer, read
+from models.benchmark.table import cell, count, instant_ms, integer, read
 from models.features.encode import text_hash
 from models.features.spec import FeatureSpec, Group
 from models.training.rows import Rows
 
+#: One impression of so many is sampled at most; a larger weight is a mistake.
+WEIGHT_MAX = 1e9
 #: Of a user; season 2 has at most 31.
 TAG_SLOTS = 32
 _TAGS = tuple(f"tag_{slot}" for slot in range(1, TAG_SLOTS + 1))
@@ -68,7 +69,7 @@ def load(path: Path) -> Rows:
     """Read a CSV of impressions; rows that weigh nothing are left out.
 
     Raises:
-        InputError: no row counts, a column is missing, or a number is none.
+        InputError: no row counts, a column is missing, or a number or a time is none.
     """
     found = read(path, _NEEDED, _event)
     if not found:
@@ -85,23 +86,24 @@ def load(path: Path) -> Rows:
 
 
 def _event(row: Mapping[str, str]) -> tuple[int, list[int], list[int], bool, float] | None:
-    clicked = integer(row["click"]) > 0
-    weight = float(row.get("weight") or 1.0)
+    clicked = cell(row, "click", count) > 0
+    weight = cell(row, "weight", _weight) if row.get("weight") else 1.0
     # `first_minute` weighs 0. A sampled impression that was clicked is in the click log too, so it is no sample of 291.
     weight = min(weight, 1.0) if clicked else weight
-    if not 0.0 < weight < np.inf:
+    if not weight:
         return None
+    at_ms = cell(row, "timestamp", instant_ms)
     agent = parse_user_agent(row["useragent"])
     tags = sorted({tag for tag in row["usertag"].split(",") if tag})[:TAG_SLOTS]
     request = [
         text_hash(row["adexchange"]),
         text_hash(row["slotid"]),
         text_hash(f"{row['slotwidth']}x{row['slotheight']}"),
-        integer(row["slotwidth"]),
-        integer(row["slotheight"]),
+        cell(row, "slotwidth", count),
+        cell(row, "slotheight", count),
         text_hash(row["slotvisibility"]),
         text_hash(row["slotformat"]),
-        integer(row["slotprice"]),
+        cell(row, "slotprice", count),
         text_hash(row["domain"]),
         text_hash(row["url"]),
         int(row["timestamp"][8:10]),
@@ -115,14 +117,15 @@ def _event(row: Mapping[str, str]) -> tuple[int, list[int], list[int], bool, flo
         *(text_hash(tag) for tag in tags),
         *(0 for _ in range(TAG_SLOTS - len(tags))),
     ]
-    ad = [integer(row["advertiser"]), text_hash(row["creative"]), text_hash(row["keypage"])]
-    return _at_ms(row["timestamp"]), request, ad, clicked, weight
+    ad = [cell(row, "advertiser", integer), text_hash(row["creative"]), text_hash(row["keypage"])]
+    return at_ms, request, ad, clicked, weight
 
 
-def _at_ms(stamp: str) -> int:
-    """Return milliseconds of a yyyyMMddHHmmssSSS. It is local time of one zone, and taken as if it were UTC."""
-    fields = (int(stamp[:4]), *(int(stamp[place : place + 2]) for place in range(4, 14, 2)))
-    return timegm(fields) * 1_000 + int(stamp[14:17] or 0)
+def _weight(text: str) -> float:
+    weight = float(text)
+    if not 0.0 <= weight <= WEIGHT_MAX:
+        raise ValueError(f"{text!r} is no weight")
+    return weight
 
 
 IPINYOU = Format("ipinyou", _spec(), load, advertiser="advertiser")

@@ -91,10 +91,13 @@ HEAD = "campaign,split,click,market_price,pctr\n"
     [
         ("", "no column campaign, click, market_price, pctr"),
         ("campaign,split,click,pctr\n7,a,0,1\n", "no column market_price"),
-        (HEAD + "8,a,0,x,1\n7,a,0,x,1\n", "line 3: could not convert string to float: 'x'"),
-        (HEAD + "7,a,0,5\n", "line 2"),
-        (HEAD + "7,a,0,-5,0.1\n", "line 2: '-5'"),
-        (HEAD + "\n7,a,0,5,nan\n", "line 3: 'nan'"),
+        (HEAD + "8,a,0,x,1\n7,a,0,x,1\n", "line 3: market_price: could not convert string to float: 'x'"),
+        (HEAD + "7,a,0,5\n", "line 2: 4 columns, not 5"),
+        (HEAD + "7,a,0,-5,0.1\n", "line 2: market_price: '-5'"),
+        (HEAD + "7,a,0.5,5,0.1\n", "line 2: click: "),
+        (HEAD + "\n7,a,0,5,nan\n", "line 3: pctr: 'nan'"),
+        (HEAD + "7,a,0,5,1e308\n", "line 2: pctr: '1e308' is out of range"),
+        (HEAD + "7,a,0,5,1e-310\n", "line 2: pctr: '1e-310' is out of range"),
         (HEAD + "7,a,0,1e18,0.1\n", "too large"),
     ],
 )
@@ -105,6 +108,12 @@ def test_a_broken_file_is_refused_by_line(
     path.write_bytes(gzip.compress(content.encode()))
     assert main(["benchmark", "pacing", "--auctions", str(path), "--campaign", "7", "--json"]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_budget_that_no_auctions_could_use_up_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["benchmark", "pacing", "--auctions", str(file), "--campaign", "7", "--fractions", "1e-300", "--json"])
+    assert "must be at least 0.125" in capsys.readouterr().err
 
 
 def test_half_a_zip_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from models.__main__ import main
+from models.benchmark.season2 import load
 
 COLUMNS = [
     "timestamp", "useragent", "region", "city", "adexchange", "domain", "slotid", "slotwidth", "slotheight",
@@ -104,3 +105,27 @@ def test_a_file_without_rows_that_count_is_refused(tmp_path: Path, capsys: pytes
     path.write_text(",".join(COLUMNS) + "\n" + ",".join("click_log" if name == "src" else "1" for name in COLUMNS))
     assert main(["benchmark", "shading", "--events", str(path), "--train-until", "20130607", "--json"]) == 2
     assert "no rows of source day_sample" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"), [("payprice", "-5"), ("timestamp", "2013"), ("bidprice", ""), ("slotprice", "x")]
+)
+def test_a_cell_that_cannot_be_is_refused_by_line_and_column(
+    tmp_path: Path, column: str, cell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = dict.fromkeys(COLUMNS, "1") | {"timestamp": "20130606000000000", "src": "day_sample"}
+    path = tmp_path / "events.csv"
+    path.write_text("\n".join(",".join(cells) for cells in (COLUMNS, row.values(), (row | {column: cell}).values())))
+    assert main(["benchmark", "shading", "--events", str(path), "--train-until", "20130607", "--json"]) == 2
+    assert f"{path}, line 3: {column}: " in capsys.readouterr().err
+
+
+def test_the_order_of_rows_is_that_of_time_however_they_were_written(tmp_path: Path) -> None:
+    row = dict.fromkeys(COLUMNS, "1") | {"src": "day_sample"}
+    stamps = ("20130608000000000", "20130606000000001", "20130606000000000")
+    rows = [COLUMNS, *((row | {"timestamp": stamp, "slotprice": stamp[-1]}).values() for stamp in stamps)]
+    path = tmp_path / "events.csv"
+    path.write_text("\n".join(map(",".join, rows)))
+    found = load(path)
+    assert found.days.tolist() == [20130606, 20130606, 20130608]
+    assert found.floors.tolist() == [0, 10_000, 0]
