@@ -1,7 +1,7 @@
 """VAST 2.0 to 4.2 documents for video and audio ads, and which version a slot can take."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from xml.sax.saxutils import quoteattr
 
 #: AdCOM list "Creative Subtypes - Audio/Video": the inline documents, best first.
@@ -38,10 +38,6 @@ def inline(
     height: int = 0,
     bitrate_kbps: int = 0,
     audio: bool = False,
-    advertiser: str = "",
-    click_trackers: Sequence[str] = (),
-    trackers: Mapping[str, Sequence[str]] | None = None,
-    error_url: str = "",
     skip_after_seconds: int | None = None,
 ) -> str:
     """Return an inline VAST document with one linear creative.
@@ -49,7 +45,6 @@ def inline(
     Args:
         version: one of `PROTOCOLS`' values.
         ad_id: identifies the creative to players and to us; `serving_id` this one showing of it (VAST 4.1).
-        trackers: URLs by VAST event name ("start", "firstQuartile", "complete", ...).
         skip_after_seconds: offer to skip after so long; None means the ad cannot be skipped, nor can any in VAST 2.0.
 
     Raises:
@@ -57,59 +52,41 @@ def inline(
     """
     if version not in _VERSIONS:
         raise ValueError(f"VAST {version} is not written here")
-    modern, first = version.startswith("4"), version == "2.0"
-    head = [
-        _node("AdSystem", "dsp"),
-        _node("AdTitle", title or ad_id),
+    modern = version.startswith("4")
+    impressions = [_node("Impression", url) for url in impression_urls]
+    titles = [
         _node("AdServingId", serving_id) if version in ("4.1", "4.2") else "",
-        _node("Advertiser", advertiser) if advertiser and not first else "",
-        _node("Error", error_url) if error_url else "",
-        *(_node("Impression", url) for url in impression_urls),
+        _node("AdTitle", title or ad_id),
     ]
-    skip = "" if skip_after_seconds is None or first else f' skipoffset="{_clock(skip_after_seconds)}"'
-    media = _media(media_url, mime, width, height, bitrate_kbps)
-    clicks = [_node("ClickThrough", click_url), *(_node("ClickTracking", url) for url in click_trackers)]
+    skip = "" if skip_after_seconds is None or version == "2.0" else f' skipoffset="{_clock(skip_after_seconds)}"'
+    duration = f"<Duration>{_clock(duration_seconds)}</Duration>"
+    media = f"<MediaFiles>{_media(media_url, mime, width, height, bitrate_kbps)}</MediaFiles>"
+    clicks = f"<VideoClicks>{_node('ClickThrough', click_url)}</VideoClicks>"
     universal_id = f'<UniversalAdId idRegistry="unknown"{_universal_value(version, ad_id)}' if modern else ""
     attribute = ' adType="audio"' if audio and version in ("4.1", "4.2") else ""
+    # The schemas, by which exchanges validate, fix the order of elements; from 4.0 on it is another.
     return "".join(
         [
             f'<?xml version="1.0" encoding="UTF-8"?><VAST version="{version}"',
             ' xmlns="http://www.iab.com/VAST">' if modern else ">",
             f"<Ad id={_attribute(ad_id)}{attribute}><InLine>",
-            *head,
+            _node("AdSystem", "dsp"),
+            *([*impressions, *titles] if modern else [*titles, *impressions]),
             f"<Creatives><Creative id={_attribute(ad_id)}>",
-            universal_id,
-            *_linear(_clock(duration_seconds), media, clicks, trackers or {}, skip),
+            universal_id if version != "4.2" else "",
+            f"<Linear{skip}>{duration}",
+            *([media, clicks] if modern else [clicks, media]),
+            "</Linear>",
+            universal_id if version == "4.2" else "",
             "</Creative></Creatives></InLine></Ad></VAST>",
         ]
     )
-
-
-def _linear(
-    duration: str, media: str, clicks: Sequence[str], trackers: Mapping[str, Sequence[str]], skip: str
-) -> list[str]:
-    return [
-        f"<Linear{skip}><Duration>{duration}</Duration>",
-        _tracking(trackers),
-        "<VideoClicks>",
-        *clicks,
-        f"</VideoClicks><MediaFiles>{media}</MediaFiles></Linear>",
-    ]
 
 
 def _media(url: str, mime: str, width: int, height: int, bitrate_kbps: int) -> str:
     bitrate = f' bitrate="{bitrate_kbps}"' if bitrate_kbps else ""
     opening = f'<MediaFile delivery="progressive" type={_attribute(mime)} width="{width}" height="{height}"{bitrate}>'
     return f"{opening}{_cdata(url)}</MediaFile>"
-
-
-def _tracking(trackers: Mapping[str, Sequence[str]]) -> str:
-    events = "".join(
-        f"<Tracking event={_attribute(event)}>{_cdata(url)}</Tracking>"
-        for event, urls in trackers.items()
-        for url in urls
-    )
-    return f"<TrackingEvents>{events}</TrackingEvents>" if events else ""
 
 
 def _universal_value(version: str, ad_id: str) -> str:

@@ -44,10 +44,6 @@ def _vast(version: str, **changes: Any) -> str:
         "bitrate_kbps": 800,
         "click_url": "https://a.example/click?t=1&p=${AUCTION_PRICE}",
         "impression_urls": ["https://a.example/imp?a=1&b=2", "https://b.example/"],
-        "click_trackers": ["https://a.example/clicked"],
-        "advertiser": "ford.com",
-        "trackers": {"start": ["https://a.example/s"], "complete": ["https://a.example/c"]},
-        "error_url": "https://a.example/e?c=[ERRORCODE]",
         "skip_after_seconds": 5,
     }
     return vast.inline(**{**fields, **changes})
@@ -72,7 +68,33 @@ def test_vast_is_valid_and_says_what_it_was_given(version: str, audio: bool) -> 
     assert texts("Impression") == ["https://a.example/imp?a=1&b=2", "https://b.example/"]
     assert texts("ClickThrough") == ["https://a.example/click?t=1&p=${AUCTION_PRICE}"]
     assert texts("Duration") == ["01:01:15"]
-    assert texts("Tracking") == ["https://a.example/s", "https://a.example/c"]
+
+
+@pytest.mark.parametrize("version", vast.PROTOCOLS.values())
+def test_vast_has_its_elements_in_the_order_of_its_schema(version: str) -> None:
+    root = etree.fromstring(_vast(version, impression_urls=["https://a.example/imp"]).encode())
+
+    def children(name: str) -> list[str]:
+        node = next(root.iter(f"{{*}}{name}"))
+        return [etree.QName(child).localname for child in node]
+
+    serving = ["AdServingId"] if version in ("4.1", "4.2") else []
+    modern = version.startswith("4")
+    assert children("InLine") == (
+        ["AdSystem", "Impression", *serving, "AdTitle", "Creatives"]
+        if modern
+        else ["AdSystem", "AdTitle", "Impression", "Creatives"]
+    )
+    assert children("Linear") == [
+        "Duration",
+        *(["MediaFiles", "VideoClicks"] if modern else ["VideoClicks", "MediaFiles"]),
+    ]
+    identified = {
+        "4.0": ["UniversalAdId", "Linear"],
+        "4.1": ["UniversalAdId", "Linear"],
+        "4.2": ["Linear", "UniversalAdId"],
+    }
+    assert children("Creative") == identified.get(version, ["Linear"])
 
 
 def test_vast_of_an_unknown_version_is_refused() -> None:
