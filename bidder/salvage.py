@@ -85,21 +85,34 @@ class Salvage:
                 await self._task
 
     async def look(self) -> None:
-        """Hand what is in abandoned places to the event log; what it does not take stays where it is."""
+        """Hand what is in abandoned places to the event log.
+
+        What it does not take stays where it is. A place that cannot be read does not hold up the others.
+
+        Raises:
+            UnavailableError: something stays for another try.
+        """
+        fault: UnavailableError | None = None
         for path in sorted(self._own.parent.iterdir()):
             if path == self._own or not path.is_dir():
                 continue
-            place = Place(path, self._store)
             try:
-                await place.open()
+                await self._hand_over(Place(path, self._store))
             except ConflictError:
                 continue
-            try:
-                moved = sum([await self._empty(Spill(place.store, topic, 0)) for topic in self._topics])
-                shutil.rmtree(path)
-            finally:
-                await place.close()
-            logging.get(__name__).warning("records of another process handed over", place=path.name, records=moved)
+            except UnavailableError as one:
+                fault = one
+        if fault is not None:
+            raise fault
+
+    async def _hand_over(self, place: Place) -> None:
+        await place.open()
+        try:
+            moved = sum([await self._empty(Spill(place.store, topic, 0)) for topic in self._topics])
+            shutil.rmtree(place.path)
+        finally:
+            await place.close()
+        logging.get(__name__).warning("records of another process handed over", place=place.path.name, records=moved)
 
     async def _empty(self, spill: Spill, limit: int = 1_000) -> int:
         await spill.open()

@@ -55,6 +55,18 @@ async def test_while_the_event_log_is_away_the_place_is_kept(tmp_path: Path) -> 
     assert not (tmp_path / "dead").exists()
 
 
+async def test_a_place_that_cannot_be_read_holds_up_no_other(tmp_path: Path) -> None:
+    await (await leave(tmp_path / "broken", 1)).close()
+    (broken,) = (tmp_path / "broken").glob("notices*.db")
+    broken.write_bytes(b"not a database" * 100)
+    await (await leave(tmp_path / "dead", 2)).close()
+    log = FakeLog()
+    with pytest.raises(UnavailableError):
+        await Salvage(tmp_path / "own", store, log, [Topic.NOTICES]).look()
+    assert [entry.value[0] for entry in log.appended["notices"]] == [2]
+    assert broken.exists()
+
+
 async def test_a_place_has_one_holder(tmp_path: Path) -> None:
     place = Place(tmp_path / "a", store)
     await place.open()
