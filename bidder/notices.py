@@ -146,9 +146,11 @@ class NoticeDesk:
                 min_to_win_micros_cpm=self._prices.hint(facts, query.get("m", "")),
                 clearing_micros_cpm=self._prices.hint(facts, query.get("p", "")),
             )
+        if kind is NoticeKind.CLICK:
+            return Notice(kind=kind, facts=facts, at_ms=now_ms)
         if facts.exchange not in self._profiles:
             raise InputError("the exchange is not configured any more", reason="unknown_exchange")
-        clearing = self._prices.clearing(facts, query.get("p", "")) if kind is not NoticeKind.CLICK else None
+        clearing = self._prices.clearing(facts, query.get("p", ""))
         min_to_win = self._prices.hint(facts, query.get("m", ""))
         if self._billing_kind(facts) is not kind:
             return Notice(

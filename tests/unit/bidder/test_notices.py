@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 
 from bidder.config import BidderConfig
 from bidder.notices import NoticeDesk, Outcome
 from bidder.outbox import LaneTuning, Outbox
 from bidder.pending import PendingExposures
-from bidder.state import Serving
+from bidder.state import Serving, ServingState, serve
+from dsp.catalog.entities import ConversionRule
 from dsp.catalog.exposures import seen
 from dsp.events.schema import BidFacts, Notice, NoticeKind, decode, encode_facts
 from dsp.events.topics import Topic
@@ -18,6 +20,10 @@ from dsp.kernel.clock import ManualClock
 from dsp.kernel.ids import TokenSigner
 from dsp.openrtb.price import cipher
 from dsp.openrtb.profile import Profile
+from dsp.pacing.columns import align
+from dsp.snapshot.build import build
+from models.serving.prior import PriorPredictor
+from tests.integration.bidder.world import LANDING, catalogue
 from tests.people import has_bids
 from tests.unit.bidder.fakes import FakeLog, FakeUsers
 
@@ -52,12 +58,13 @@ class Desk:
         self.pending = PendingExposures(1_000, 10)
         self.signer = TokenSigner([b"k" * 32], NoticeKind)
         self.outbox = Outbox(self.log, {Topic.NOTICES: LaneTuning(100, 1)}, 50, self.clock)
+        self.serving = Serving()
         self.desk = NoticeDesk(
             config=BidderConfig(**settings),  # type: ignore[arg-type]
             clock=self.clock,
             signer=self.signer,
             profiles=PROFILES,
-            serving=Serving(),
+            serving=self.serving,
             leases=self.leases,
             users=self.users,
             pending=self.pending,
@@ -92,6 +99,13 @@ class Desk:
     ) -> Outcome:
         token = self.signer.tokens([signed_as or kind], encode_facts(facts))[0]
         return await self.desk.receive(kind, {"t": token, **query})
+
+    def serve(self, *rules: ConversionRule) -> None:
+        """Load a snapshot with these conversion rules."""
+        snapshot = build(replace(catalogue(), conversion_rules=rules), "v1", self.clock.now_ms())
+        served = serve(snapshot, None)
+        prior = PriorPredictor().prepare(served.ad_rows)
+        self.serving.swap(ServingState(served, align(None, snapshot.line_item_ids), 0, prior, prior))
 
     @property
     def written(self) -> list[Notice]:
@@ -268,5 +282,13 @@ async def test_memory_of_duplicates_is_bounded() -> None:
 
 
 async def test_an_exchange_that_is_gone_bills_nothing(desk: Desk) -> None:
-    assert await desk.send(NoticeKind.BILL, desk.facts("vanished"), p="1") == Outcome(400)
+    for price in ("1", ""):
+        assert await desk.send(NoticeKind.BILL, desk.facts("vanished"), p=price) == Outcome(400)
     assert await desk.send(NoticeKind.LOSS, desk.facts("vanished"), p="1") == Outcome(200)
+
+
+async def test_a_click_on_an_ad_of_an_exchange_that_is_gone_still_leads_somewhere(desk: Desk) -> None:
+    desk.serve()
+    status, location = await desk.send(NoticeKind.CLICK, desk.facts("vanished", creative_id=100))
+    assert (status, location.startswith(LANDING)) == (302, True)
+    assert [one.kind for one in desk.written] == [NoticeKind.CLICK]
