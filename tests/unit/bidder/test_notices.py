@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from msgspec.structs import replace
+from prometheus_client import REGISTRY
 
 from bidder.config import BidderConfig
 from bidder.notices import NoticeDesk, Outcome
@@ -196,6 +197,74 @@ async def test_late_and_expired(desk: Desk) -> None:
     assert await desk.send(NoticeKind.BILL, older, p="1") == Outcome(410)
     assert await desk.send(NoticeKind.CLICK, older) == Outcome(410)  # no snapshot: nowhere to lead
     assert len(desk.written) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "age_max_seconds"),
+    [(NoticeKind.BILL, 100), (NoticeKind.LOSS, 100), (NoticeKind.CLICK, 200), (NoticeKind.CONVERSION, 300)],
+)
+@pytest.mark.parametrize("beyond_ms", [0, 1])
+async def test_each_kind_is_taken_for_as_long_as_its_setting_says(
+    kind: NoticeKind, age_max_seconds: int, beyond_ms: int
+) -> None:
+    desk = Desk(late_age_max_seconds=100, click_age_max_seconds=200, conversion_age_max_seconds=300)
+    await desk.outbox.start()
+    facts = desk.facts()
+    desk.clock.advance(age_max_seconds * 1_000 + beyond_ms)
+    await desk.send(kind, facts)
+    assert [one.kind for one in desk.written] == ([] if beyond_ms else [kind])
+    await desk.outbox.stop(1.0)
+
+
+async def test_a_conversion_counts_under_a_rule_of_its_advertisers_within_its_window(desk: Desk) -> None:
+    def rule(number: int, advertiser_id: int, days: int, value_micros: int) -> ConversionRule:
+        return ConversionRule(
+            id=number, name="r", advertiser_id=advertiser_id, window_seconds=days * 86_400, value_micros=value_micros
+        )
+
+    facts = desk.facts()
+    assert await desk.send(NoticeKind.CONVERSION, facts) == Outcome(200)  # under no rule: there is none
+    desk.serve(rule(9, 1, 10, 900), rule(5, 1, 1, 500), rule(4, 2, 10, 400))
+    for asked in ("", "9", "4", "5x", "5" * 20):  # the advertiser's first; his; another's; none; none
+        status = (await desk.send(NoticeKind.CONVERSION, facts, **({"rule": asked} if asked else {}))).status
+        assert status == (200 if asked in ("", "9") else 400)
+    told = [(one.conversion_rule_id, one.value_micros) for one in desk.written]
+    assert told == [(None, None), (5, 500), (9, 900)]
+
+    other = desk.facts(bid_id="b2")
+    desk.clock.advance(86_400_000)
+    assert (await desk.send(NoticeKind.CONVERSION, other, rule="5")).status == 200
+    other = replace(other, bid_id="b3")
+    desk.clock.advance(1)
+    assert [(await desk.send(NoticeKind.CONVERSION, other, rule=one)).status for one in ("5", "9")] == [400, 200]
+
+
+async def test_every_notice_is_counted_by_what_became_of_it(desk: Desk) -> None:
+    def counts(name: str, label: str, values: list[str], **labels: str) -> list[float]:
+        return [REGISTRY.get_sample_value(name, {**labels, label: one}) or 0.0 for one in values]
+
+    def counted() -> list[float]:
+        results = ["accepted", "duplicate", "late", "refused", "expired", "unavailable"]
+        reasons = ["token_missing", "price_above_bid"]
+        return [
+            *counts("dsp_notices_total", "result", results, kind="bill"),
+            *counts("dsp_notices_refused_total", "reason", reasons),
+        ]
+
+    before = counted()
+    facts, late, unlucky = desk.facts(), desk.facts(bid_id="b2"), desk.facts(bid_id="b3")
+    for _ in range(3):
+        await desk.send(NoticeKind.BILL, facts, p="1")  # the first is accepted
+    await desk.desk.receive(NoticeKind.BILL, {})
+    await desk.send(NoticeKind.BILL, unlucky, p="9")
+    desk.log.away = True
+    await desk.send(NoticeKind.BILL, unlucky, p="1")
+    desk.log.away = False
+    desk.clock.advance(60_001)
+    await desk.send(NoticeKind.BILL, late, p="1")
+    desk.clock.advance(25 * 3_600_000)
+    await desk.send(NoticeKind.BILL, unlucky, p="1")
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [1, 2, 1, 2, 1, 1, 1, 1]
 
 
 async def test_a_bill_after_the_loss_is_late(desk: Desk) -> None:
