@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 
 from dsp.api.errors import MEDIA_TYPE, Problem
 from dsp.api.explain import RequestReport
+from dsp.api.sheet import ReportFormat
 from dsp.api.spend import SpendDimension, SpendReport
 from dsp.api.wording import ACTIONS, DESCRIPTION, FIELDS, KINDS, PROBLEMS, TAGS
 from dsp.catalog.kinds import Kind
@@ -131,7 +132,7 @@ def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
 
 
 def _schemas() -> dict[str, Any]:
-    shown_types = [Change, EntityChange, Problem, Status, RequestReport, SpendDimension, SpendReport]
+    shown_types = [Change, EntityChange, Problem, Status, ReportFormat, RequestReport, SpendDimension, SpendReport]
     _, components = msgspec.json.schema_components(
         [*(kind.entity for kind in Kind), *shown_types], ref_template=_REF + "{name}"
     )

@@ -163,6 +163,9 @@ FIELDS: dict[str, str] = {
     "as_of_ms": "When the book was read.",
     "notices_pending": "Notices that the book has not read yet; null when that is not known.",
     "total": "The sum of all rows.",
+    "creative_id": "Null unless asked for, as each dimension is; also, as exchange and hour are, for what was entered "
+    "before the book told them apart.",
+    "hour": "When the hour of the bid began, in UTC, such as 2026-01-31T13:00Z.",
     "rows": "One for each combination of the dimensions, in their order.",
     "date": "Day in the advertiser's time zone; null unless asked for.",
     "spend_micros": "Billed and charged to the budget.",
@@ -172,6 +175,8 @@ FIELDS: dict[str, str] = {
     "conversion_value_micros": "What the conversions are worth by their rules.",
     "expected_value_micros": "What the impressions were expected to be worth when bid on, in the terms of each goal: "
     "spend below it is spend within the targets.",
+    "ctr_micros": "Clicks per impression: 12000 is 1.2 %.",
+    "cvr_micros": "Conversions per click: 12000 is 1.2 %.",
     "ecpm_micros": "Spend per thousand impressions.",
     "cpc_micros": "Spend per click.",
     "cpa_micros": "Spend per conversion.",

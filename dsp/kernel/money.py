@@ -39,6 +39,12 @@ def cost_micros(price_micros_cpm: Micros) -> Micros:
     return -(-price_micros_cpm // IMPRESSIONS_PER_MILLE)
 
 
+def decimal_from_micros(amount: Micros) -> str:
+    """Return an amount in units, exactly, such as `-0.000001`."""
+    units, micros = divmod(abs(amount), MICROS_PER_UNIT)
+    return f"{'-' if amount < 0 else ''}{units}.{micros:06}"
+
+
 def units_from_micros(amount: Micros) -> float:
     """Convert micros to units, for people to read; never for arithmetic."""
     return amount / MICROS_PER_UNIT

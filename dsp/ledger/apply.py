@@ -5,6 +5,7 @@ from dsp.kernel.money import Micros
 from dsp.ledger.book import Release, Response, Transaction
 from dsp.ledger.terms import closes_ms
 
+_MS_PER_HOUR = 3_600_000
 _RESPONSES = (NoticeKind.CLICK, NoticeKind.CONVERSION)
 
 
@@ -39,6 +40,7 @@ def entry(notice: Notice, appended_ms: int) -> Transaction | Release | Response 
         line_item_id=facts.line_item_id,
         creative_id=facts.creative_id,
         day=facts.day,
+        hour=facts.bid_at_ms // _MS_PER_HOUR,
         lease_id=facts.lease_id,
         charged_micros=charged,
         late_micros=notice.cost_micros - charged,
@@ -57,6 +59,9 @@ def _response(notice: Notice) -> Response:
         advertiser_id=facts.advertiser_id,
         campaign_id=facts.campaign_id,
         line_item_id=facts.line_item_id,
+        creative_id=facts.creative_id,
+        exchange=facts.exchange,
         day=facts.day,
+        hour=facts.bid_at_ms // _MS_PER_HOUR,
         value_micros=notice.value_micros or 0,
     )

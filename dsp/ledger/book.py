@@ -29,7 +29,7 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
 
     `charged_micros` is paid by the budgets and counts on the lease, `late_micros` is not and does not. Of that the
     budgets may pay `claim_micros` all the same, where they have room. `value_micros` is what the impression was
-    expected to be worth when it was bid on.
+    expected to be worth when it was bid on, and `hour` is that of the bid, since the epoch.
     """
 
     exchange: str
@@ -44,6 +44,7 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     line_item_id: int
     creative_id: int
     day: int
+    hour: int
     lease_id: str
     charged_micros: Micros
     late_micros: Micros
@@ -91,9 +92,9 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody did who saw the ad. Counted once per bid, kind and conversion rule, on the day of the bid.
+    """What somebody did who saw the ad. Counted once per bid, kind and conversion rule, in the day and hour of the bid.
 
-    So that cost and response of an impression fall on one day. `value_micros` is what a conversion is worth.
+    So that cost and response of an impression fall on one. `value_micros` is what a conversion is worth.
     """
 
     bid_id: str
@@ -103,7 +104,10 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     advertiser_id: int
     campaign_id: int
     line_item_id: int
+    creative_id: int
+    exchange: str
     day: int
+    hour: int
     value_micros: Micros
 
     @property

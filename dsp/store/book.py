@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, Table, func, select
@@ -302,16 +303,13 @@ class BookRepository:
 
         Those of duplicates are among them: the caller may not have learned that an earlier attempt was committed.
         """
-        days: dict[tuple[int, int], list[Transaction | Response]] = {}
         leases: dict[str, Micros] = {}
-        every: list[Transaction | Response] = [*new, *responses]
-        for entered in every:
-            days.setdefault((entered.line_item_id, entered.day), []).append(entered)
         for one in new:
             if one.lease_id and one.charged_micros:
                 leases[one.lease_id] = leases.get(one.lease_id, 0) + one.charged_micros
         # In the order of their keys: two ledgers that add to the same rows must not wait for each other.
-        self._write(statements.ADD_TO_DAYS, [_day(days[key]) for key in sorted(days)])
+        self._write(statements.ADD_TO_DAYS, _sums(statements.DAYS, [*new, *responses]))
+        self._write(statements.ADD_TO_HOURS, _sums(statements.HOURS, [*new, *responses]))
         rows = [{"lease_id": one, "micros": leases[one]} for one in sorted(leases)]
         self._write(statements.ADD_TO_LEASES, [row for row in rows if row["lease_id"] not in room])
         for row in rows:
@@ -351,23 +349,27 @@ class BookRepository:
                 self._session.execute(statements.INSERT_POSITIONS, row | {"watermark_ms": 0})
 
 
-def _day(group: Sequence[Transaction | Response]) -> dict[str, int]:
-    """Return what entries of one line item's day add to it, by column, with its keys."""
-    first = group[0]
-    keys = {name: getattr(first, name) for name in ("line_item_id", "day", "campaign_id", "advertiser_id")}
-    sums = keys | dict.fromkeys((column.name for column in statements.SUMS), 0)
-    for one in group:
+def _sums(table: Table, entries: Iterable[Transaction | Response]) -> list[dict[str, Any]]:
+    """Return what the entries add to the rows of a table of sums, in the order of their keys."""
+    keys = attrgetter(*table.primary_key.columns.keys())
+    sums = dict.fromkeys((column.name for column in statements.SUMS), 0)
+    names = [name for name in table.columns.keys() if name not in sums]  # noqa: SIM118 - of columns, not of a dict
+    rows: dict[Any, dict[str, Any]] = {}
+    for one in entries:
+        row = rows.get(keys(one))
+        if row is None:
+            row = rows[keys(one)] = {name: getattr(one, name) for name in names} | sums
         if isinstance(one, Transaction):
-            sums["spend_micros"] += one.charged_micros
-            sums["late_micros"] += one.late_micros
-            sums["impressions"] += 1
-            sums["value_micros"] += one.value_micros
+            row["spend_micros"] += one.charged_micros
+            row["late_micros"] += one.late_micros
+            row["impressions"] += 1
+            row["value_micros"] += one.value_micros
         elif one.kind == NoticeKind.CLICK:
-            sums["clicks"] += 1
+            row["clicks"] += 1
         else:
-            sums["conversions"] += 1
-            sums["conversion_value_micros"] += one.value_micros
-    return sums
+            row["conversions"] += 1
+            row["conversion_value_micros"] += one.value_micros
+    return [rows[key] for key in sorted(rows)]
 
 
 def _values(table: Table, entries: Iterable[Transaction | Response]) -> list[dict[str, Any]]:

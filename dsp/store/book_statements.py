@@ -28,6 +28,7 @@ from sqlalchemy import cast as sql_cast
 
 from dsp.store.book_tables import (
     BookDayRow,
+    BookHourRow,
     BookLeaseRow,
     BookPositionRow,
     BookPostingRow,
@@ -40,6 +41,7 @@ TRANSACTIONS = cast(Table, BookTransactionRow.__table__)
 POSTINGS = cast(Table, BookPostingRow.__table__)
 RESPONSES = cast(Table, BookResponseRow.__table__)
 DAYS = cast(Table, BookDayRow.__table__)
+HOURS = cast(Table, BookHourRow.__table__)
 LEASES = cast(Table, BookLeaseRow.__table__)
 RELEASES = cast(Table, BookReleaseRow.__table__)
 POSITIONS = cast(Table, BookPositionRow.__table__)
@@ -106,6 +108,7 @@ RESULTS_BEFORE = (
 POSTED = select(_total(POSTINGS.c.micros), _posted("spend:"), _posted("late:"))
 KEPT = select(_total(DAYS.c.spend_micros), _total(DAYS.c.late_micros))
 ADD_TO_DAYS = _added(DAYS, SUMS)
+ADD_TO_HOURS = _added(HOURS, SUMS)
 ADD_TO_LEASES = _added(LEASES, (LEASES.c.micros,))
 #: Adds nothing where the sum would be more than the lease was granted.
 ADD_TO_LATE_LEASE = _added(LEASES, (LEASES.c.micros,), "WHERE book_lease.micros + excluded.micros <= :granted")

@@ -56,6 +56,30 @@ class BookDayRow(Base):
     conversion_value_micros: Mapped[int]
 
 
+class BookHourRow(Base):
+    """The same sums, of what was bid in one hour (since the epoch) with one creative on one exchange.
+
+    What was entered before there was this table is in the sums of its day alone.
+    """
+
+    __tablename__ = "book_hour"
+
+    day: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    line_item_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    creative_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hour: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    exchange: Mapped[str] = mapped_column(String(64), primary_key=True)
+    campaign_id: Mapped[int]
+    advertiser_id: Mapped[int]
+    spend_micros: Mapped[int]
+    late_micros: Mapped[int]
+    impressions: Mapped[int]
+    value_micros: Mapped[int]
+    clicks: Mapped[int]
+    conversions: Mapped[int]
+    conversion_value_micros: Mapped[int]
+
+
 class BookResponseRow(Base):
     """One click or conversion (dsp.ledger.book.Response): that it is here is why it counts no second time."""
 

@@ -23,6 +23,7 @@ _UNIQUE: dict[Kind, tuple[str, str]] = {
     Kind.AUDIENCE: ("segment_id", "advertiser_id"),
 }
 ID_MAX = 2**63 - 1
+_NAMES_AT_ONCE = 500  # databases bound the parameters of a statement
 _REVISION = select(RevisionRow.__table__.c.revision)  # read every second or so by every worker
 Faults = list[Fault]
 
@@ -305,6 +306,16 @@ def merge(base: Any, patch: Any) -> Any:
         else:
             merged[name] = merge(merged.get(name), value)
     return merged
+
+
+def names(session: Session, kind: Kind, ids: Collection[int]) -> dict[int, str]:
+    """Return the names of the entities of a kind that have these ids."""
+    table, wanted = ROWS[kind].__table__, sorted(ids)
+    found: dict[int, str] = {}
+    for begin in range(0, len(wanted), _NAMES_AT_ONCE):
+        query = select(table.c.id, table.c.name).where(table.c.id.in_(wanted[begin : begin + _NAMES_AT_ONCE]))
+        found |= {row.id: row.name for row in session.execute(query)}
+    return found
 
 
 def load_catalogue(session: Session) -> tuple[int, Catalogue]:

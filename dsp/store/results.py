@@ -1,36 +1,61 @@
-"""Spend and results summed by the database: the book's days may be millions, of which a report shows a few sums."""
+"""Spend and results summed by the database: the book's sums may be millions, of which a report shows a few."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, cast, func, select
+from sqlalchemy import BigInteger, Select, Table, cast, func, literal, or_, select, union_all
 from sqlalchemy.orm import Session
 
-from dsp.store.book_statements import DAYS, SUMS
+from dsp.store.book_statements import DAYS, HOURS, SUMS
+
+Days = tuple[int | None, int | None]
+#: What only the sums of hours tell apart, with what stands for "not known".
+UNKNOWN: Mapping[str, int | str] = {"creative_id": 0, "hour": 0, "exchange": ""}
 
 
-def sum_days(
-    session: Session,
-    by: Sequence[str],
-    owners: Mapping[str, Collection[int]],
-    days: tuple[int | None, int | None],
-    rows_max: int,
+def sum_results(
+    session: Session, by: Sequence[str], owners: Mapping[str, Collection[int]], days: Days, rows_max: int
 ) -> list[dict[str, Any]]:
-    """Return one row for each combination of the columns `by` of the book's days, in their order, `rows_max` at most.
+    """Return one row for each combination of the columns `by` of the book's sums, in their order, `rows_max` at most.
+
+    By whatever columns, the rows of the same owners and days have the same sum, to the micro: what is in the sums of
+    days and not in those of hours has `UNKNOWN` as creative, hour and exchange.
 
     Args:
-        by: of `day`, `advertiser_id`, `campaign_id` and `line_item_id`, at least one.
+        by: of `day`, `advertiser_id`, `campaign_id`, `line_item_id` and `UNKNOWN`, at least one.
         owners: ids by column, to sum only what belongs to one of them.
         days: the first and the last day, inclusive; None for no bound.
     """
-    keys = [DAYS.c[name] for name in by]
-    query = select(*keys, *(cast(func.sum(one), BigInteger).label(one.name) for one in SUMS))
+    if UNKNOWN.keys().isdisjoint((*by, *owners)):
+        parts = [_part(DAYS, by, owners, days)]
+    elif UNKNOWN.keys().isdisjoint(owners):
+        rest = [_part(DAYS, by, owners, days, known=False), _part(HOURS, by, owners, days, known=False, sign=-1)]
+        parts = [_part(HOURS, by, owners, days), *rest]
+    else:
+        parts = [_part(HOURS, by, owners, days)]
+    found = union_all(*parts).subquery()
+    keys, sums = [found.c[name] for name in by], [func.sum(found.c[one.name]) for one in SUMS]
+    query = select(*keys, *(cast(one, BigInteger).label(to.name) for one, to in zip(sums, SUMS, strict=True)))
+    query = query.group_by(*keys).having(or_(*(one != 0 for one in sums))).order_by(*keys).limit(rows_max)
+    return [row._asdict() for row in session.execute(query)]
+
+
+def _part(
+    table: Table,
+    by: Sequence[str],
+    owners: Mapping[str, Collection[int]],
+    days: Days,
+    *,
+    known: bool = True,
+    sign: int = 1,
+) -> Select[Any]:
+    keys = [table.c[name] if known or name not in UNKNOWN else literal(UNKNOWN[name]).label(name) for name in by]
+    query = select(*keys, *((sign * table.c[one.name]).label(one.name) for one in SUMS))
     for name, ids in owners.items():
-        query = query.where(DAYS.c[name].in_(ids))
+        query = query.where(table.c[name].in_(ids))
     first, last = days
     if first is not None:
-        query = query.where(DAYS.c.day >= first)
+        query = query.where(table.c.day >= first)
     if last is not None:
-        query = query.where(DAYS.c.day <= last)
-    found = session.execute(query.group_by(*keys).order_by(*keys).limit(rows_max))
-    return [row._asdict() for row in found]
+        query = query.where(table.c.day <= last)
+    return query

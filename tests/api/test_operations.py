@@ -104,7 +104,7 @@ async def test_what_openapi_lets_a_report_be_asked_for_is_answered(api: Api) -> 
     parameters = {one["name"]: one for one in document["paths"]["/v1/reports/spend"]["get"]["parameters"]}
     (name,) = _references(parameters["dimension"])
     dimensions = document["components"]["schemas"][name.removeprefix("#/components/schemas/")]["enum"]
-    assert set(dimensions) == {"date", "advertiser", "campaign", "line_item"}
+    assert set(dimensions) == {"date", "advertiser", "campaign", "line_item", "creative", "exchange", "hour"}
     assert (await api.viewer.get("/v1/reports/spend", params={"dimension": dimensions})).status_code == 200
 
 

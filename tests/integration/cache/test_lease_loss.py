@@ -59,6 +59,7 @@ class Money:
             line_item_id=item,
             creative_id=1,
             day=DAY,
+            hour=DAY * 24,
             lease_id=lease_id,
             charged_micros=micros,
             late_micros=0,

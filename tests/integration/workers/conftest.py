@@ -92,6 +92,7 @@ class World:
             line_item_id=line_item_id,
             creative_id=1,
             day=day,
+            hour=day * 24,
             lease_id="",
             charged_micros=micros,
             late_micros=0,
