@@ -134,6 +134,11 @@ class LocalEventLog:
         oldest, end = await (await self._topic(topic)).reader.read(_bounds)
         return max(0, end - max(after, oldest))
 
+    async def tail(self, topic: str, count: int) -> Position:
+        """Return the position after which the newest `count` records lie, or all there are."""
+        oldest, end = await (await self._topic(topic)).reader.read(_bounds)
+        return {PARTITION: max(oldest, end - count)}
+
     async def trim(self, topic: str, before_ms: int, position: Position | None = None) -> int:
         """Drop records both appended before `before_ms` and before `position`, if given; return how many."""
         file = (await self._topic(topic)).writer

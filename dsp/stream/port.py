@@ -108,6 +108,13 @@ class EventLog(Protocol):
         """Return how many records lie after `position`, a log's own few included."""
         ...
 
+    async def tail(self, topic: str, count: int) -> Position:
+        """Return the position after which the newest `count` records lie, as many of each partition, or all there are.
+
+        A log's own few count as well.
+        """
+        ...
+
     async def trim(self, topic: str, before_ms: int, position: Position | None = None) -> int:
         """Drop records both appended before `before_ms` and before `position`, if given; return how many."""
         ...

@@ -1,8 +1,11 @@
 """Explain: the funnel's verdict on a request given, and on one the bidder kept."""
 
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
+from fastapi import FastAPI
 
 from dsp.catalog.reasons import Exclusion
 from dsp.events.schema import Decision, SampledRequest, encode
@@ -100,6 +103,16 @@ async def test_a_kept_request_is_explained_as_of_when_it_came(api: Api) -> None:
         missing = await api.viewer.get(f"/v1/explain/{unknown}")
         assert missing.status_code == 404
         errors(missing)
+
+
+async def test_of_more_requests_than_are_looked_through_the_newest_are_found(api: Api, application: FastAPI) -> None:
+    bounded = msgspec.structs.replace(api.services.config, explain_records_max=3)
+    application.state.services = replace(api.services, config=bounded)
+    body = b'{"id":"a","imp":[{"id":"1","banner":{"w":728,"h":90}}]}'
+    kept = SampledRequest(auction_id="a", exchange="demo-first", at_ms=5_000, body=body, outcome="size")
+    await api.services.log.append(Topic.REQUESTS, [Entry(f"a{number}", encode(kept)) for number in range(9)])
+    answers = [(await api.viewer.get(f"/v1/explain/a{number}")).status_code for number in range(9)]
+    assert answers == [404] * 6 + [200] * 3
 
 
 @pytest.mark.parametrize(

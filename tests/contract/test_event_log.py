@@ -160,6 +160,23 @@ async def test_lag_counts_what_lies_after_a_position(log: EventLog) -> None:
     assert (await log.lag(TOPIC, {}), await log.lag(TOPIC, first.position)) == (3, 2)
 
 
+async def test_the_tail_is_what_came_last(log: EventLog, clock: Clock, let_pass: LetPass) -> None:
+    assert await log.lag(TOPIC, await log.tail(TOPIC, 8)) == 0
+    for begin in (0, 40):
+        await log.append(TOPIC, [Entry(str(number), str(number).encode()) for number in range(begin, begin + 40)])
+    newest = await log.tail(TOPIC, 8)
+    batch = await log.read(TOPIC, newest, 80, 1_000)
+    found = [int(one.value) for one in batch.records]
+    assert 0 < len(found) <= 8
+    assert min(found) >= 40  # as many of each partition
+    everything = await log.read(TOPIC, await log.tail(TOPIC, 10_000), 80, 1_000)
+    assert everything.records
+    assert min(int(one.value) for one in everything.records) < 40
+    await let_pass(50)
+    assert await log.trim(TOPIC, clock.now_ms(), batch.position) > 0
+    assert len((await log.read(TOPIC, await log.tail(TOPIC, 10_000), 80)).records) <= 80
+
+
 async def test_trim_drops_only_what_is_both_old_and_read(log: EventLog, clock: Clock, let_pass: LetPass) -> None:
     await log.append(TOPIC, entries("old", "old but not read"))
     read = (await log.read(TOPIC, {}, 1)).position

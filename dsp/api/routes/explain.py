@@ -75,7 +75,8 @@ async def explain_request(served: Served, _key: Viewer, body: Body) -> Response:
 async def explain_auction(auction_id: str, served: Served, _key: Viewer) -> Response:
     """Run the funnel on a request that the bidder received and kept, as of when it came.
 
-    The bidder keeps a sample of requests; which of them is decided by the auction's id. `outcome` is what the bidder
+    The bidder keeps a sample of requests, which is looked through as far back as the platform is set to; which of them
+    is decided by the auction's id. `outcome` is what the bidder
     answered then; what its user had seen is not kept, so frequency caps take no line item here.
     """
     stored = await _find(served, auction_id)
@@ -102,8 +103,8 @@ async def _controls(served: Services) -> Paced | None:
 
 
 async def _find(served: Services, auction_id: str) -> SampledRequest | None:
-    """Return the newest stored request of the auction, looking through a bounded number of records."""
-    position: dict[int, int] = {}
+    """Return the newest stored request of the auction, looking through a bounded number of records, the newest."""
+    position = await served.log.tail(Topic.REQUESTS, served.config.explain_records_max)
     found = None
     for _ in range(0, served.config.explain_records_max, _BATCH_RECORDS):
         batch = await served.log.read(Topic.REQUESTS, position, _BATCH_RECORDS)

@@ -98,6 +98,12 @@ class KafkaEventLog:
         oldest, ends = await self._reader(topic).bounds()
         return sum(max(0, ends[one] - max(oldest[one], position.get(one.partition, 0))) for one in ends)
 
+    async def tail(self, topic: str, count: int) -> Position:
+        """Return the position after which the newest `count` records lie, markers included, or all there are."""
+        await self._ensure(topic)
+        oldest, ends = await self._reader(topic).bounds()
+        return {one.partition: max(oldest[one], ends[one] - count // len(ends)) for one in ends}
+
     async def trim(self, topic: str, before_ms: int, position: Position | None = None) -> int:
         """Drop records both appended before `before_ms` and before `position`, if given; return how many."""
         await self._ensure(topic)

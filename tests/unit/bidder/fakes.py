@@ -61,6 +61,9 @@ class FakeLog:
     async def lag(self, topic: str, position: Position) -> int:
         return 0
 
+    async def tail(self, topic: str, count: int) -> Position:
+        return {}
+
     async def trim(self, topic: str, before_ms: int, position: Position | None = None) -> int:
         return 0
 
