@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from dsp.api import errors, openapi
 from dsp.api.context import Services
 from dsp.api.middleware import Observer
-from dsp.api.routes import catalog, changes, explain, keys, operations, reports
+from dsp.api.routes import catalog, changes, delivery, explain, keys, operations, reports
 
 
 def create_app(services: Services) -> FastAPI:
@@ -15,6 +15,7 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="DSP", version=version("dsp"), redirect_slashes=False)
     app.state.services = services
     app.include_router(catalog.router())
+    app.include_router(delivery.router)
     app.include_router(changes.router)
     app.include_router(reports.router)
     app.include_router(explain.router)

@@ -13,7 +13,8 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     report_rows_max: int = 100_000  # in one report; asking for more: 422
     connections_max: int = 200  # requests at once; more: 503
     idempotency_seconds: int = 86_400  # how long the answer to a write with an Idempotency-Key is remembered
-    explain_records_max: int = 200_000  # stored requests looked through for one auction
+    explain_records_max: int = 200_000  # stored requests looked through for one auction, the newest
+    delivery_requests: int = 500  # stored requests, the newest, that a line item's delivery is explained by
     drain_timeout_seconds: int = 5  # after SIGTERM, for requests in flight
 
     def __post_init__(self) -> None:

@@ -19,7 +19,8 @@ from dsp.funnel import Explanation, explain
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError, Fault, InputError, UnavailableError, ValidationError
 from dsp.openrtb.codec import decode_request, validate
-from dsp.openrtb.normalise import opportunities
+from dsp.openrtb.normalise import Refusal, opportunities
+from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.profile import Profile, load_profiles
 from dsp.pacing.columns import Paced, align
 from dsp.privacy.policy import permissions
@@ -98,27 +99,31 @@ class Explainer:
             ValidationError: there is no profile of this exchange, or no such line item as was seen.
             UnavailableError: the exchanges' profiles cannot be read.
         """
-        profile = self._profile(exchange)
+        profile = self.profile(exchange)
         number, snapshot = self._snapshot(at_ms)
         user = _user(snapshot, seen)
         try:
-            request = decode_request(body)
-            validate(request)
+            found, lost = self.impressions(profile, body, at_ms)
         except InputError as fault:
             refused = Reason(label=fault.reason, sentence=str(fault))
             return RequestReport(exchange=exchange, at_ms=at_ms, catalogue_revision=number, refused=refused)
-        allowed = permissions(request, self._platform.privacy_vendor_id, profile.country_default)
-        rates = self._platform.currency_rates
-        found, lost = opportunities(request, profile, allowed, rates, _USER_KEY, at_ms)
         columns = align(controls, snapshot.line_item_ids)
         names = {line_item.id: line_item.name for line_item in snapshot.line_items}
-        impressions = [ImpressionReport(imp_id=imp_id, refused=_reason(label)) for imp_id, label in lost]
+        impressions = [ImpressionReport(imp_id=imp_id, refused=reason(label)) for imp_id, label in lost]
         for opportunity in found:
             explanation = explain(snapshot, opportunity, user, columns, at_ms, seat=profile.seat)
             impressions.append(_report(opportunity.imp_id, explanation, names))
         return RequestReport(exchange=exchange, at_ms=at_ms, catalogue_revision=number, impressions=impressions)
 
-    def _profile(self, exchange: str) -> Profile:
+    def impressions(self, profile: Profile, body: bytes, at_ms: int) -> tuple[list[Opportunity], list[Refusal]]:
+        """Return the impressions of a raw bid request, and those refused; raises InputError where all of it is."""
+        request = decode_request(body)
+        validate(request)
+        allowed = permissions(request, self._platform.privacy_vendor_id, profile.country_default)
+        return opportunities(request, profile, allowed, self._platform.currency_rates, _USER_KEY, at_ms)
+
+    def profile(self, exchange: str) -> Profile:
+        """Return an exchange's profile; raises as `explain` does."""
         with self._lock:
             if self._profiles is None:
                 try:
@@ -162,7 +167,7 @@ def _report(imp_id: str, explanation: Explanation, names: dict[int, str]) -> Imp
             line_item_id=line_item_id,
             name=names.get(line_item_id, ""),
             stage=verdict.stage,
-            reason=verdict.exclusion and Reason(label=verdict.exclusion.value, sentence=verdict.exclusion.sentence),
+            reason=verdict.exclusion and reason(verdict.exclusion.value),
         )
         for line_item_id, verdict in sorted(explanation.verdicts.items())
     ]
@@ -171,6 +176,7 @@ def _report(imp_id: str, explanation: Explanation, names: dict[int, str]) -> Imp
     return ImpressionReport(imp_id=imp_id, left=left, excluded=dict(excluded.most_common()), line_items=verdicts)
 
 
-def _reason(label: str) -> Reason:
+def reason(label: str) -> Reason:
+    """Return the reason of a label."""
     exclusion = BY_LABEL.get(label)
     return Reason(label=label, sentence=exclusion.sentence if exclusion is not None else "")

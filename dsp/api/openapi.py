@@ -6,6 +6,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from dsp.api.delivery import DeliveryReport
 from dsp.api.errors import MEDIA_TYPE, Problem
 from dsp.api.explain import RequestReport
 from dsp.api.sheet import ReportFormat
@@ -132,12 +133,22 @@ def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
 
 
 def _schemas() -> dict[str, Any]:
-    shown_types = [Change, EntityChange, Problem, Status, ReportFormat, RequestReport, SpendDimension, SpendReport]
+    shown_types = [
+        Change,
+        DeliveryReport,
+        EntityChange,
+        Problem,
+        Status,
+        ReportFormat,
+        RequestReport,
+        SpendDimension,
+        SpendReport,
+    ]
     _, components = msgspec.json.schema_components(
         [*(kind.entity for kind in Kind), *shown_types], ref_template=_REF + "{name}"
     )
-    for schema in components.values():
-        _describe(schema)
+    for name, schema in components.items():
+        _describe(name, schema)
     components["Targeting"]["properties"]["clauses"]["propertyNames"] = ref("Dimension")
     schemas: dict[str, Any] = dict(components)
     for kind in Kind:
@@ -156,10 +167,11 @@ def _schemas() -> dict[str, Any]:
     return schemas
 
 
-def _describe(schema: dict[str, Any]) -> None:
+def _describe(name: str, schema: dict[str, Any]) -> None:
     for field, value in schema.get("properties", {}).items():
-        if field in FIELDS:
-            value["description"] = FIELDS[field]
+        words = FIELDS.get(f"{name}.{field}", FIELDS.get(field))
+        if words is not None:
+            value["description"] = words
 
 
 def _create(entity: dict[str, Any], description: str) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""Cursor pages: an opaque token says after which item a list goes on."""
+"""Ids in paths, and cursor pages: an opaque token says after which item a list goes on."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Annotated
 
 from fastapi import Query
 
-from dsp.kernel.errors import Fault, ValidationError
+from dsp.catalog.kinds import Kind
+from dsp.kernel.errors import Fault, NotFoundError, ValidationError
 from dsp.store.catalog import ID_MAX
 
 PAGE_SIZE = 50
+ID_DIGITS_MAX = 19
 PageSize = Annotated[int, Query(ge=1, description="How many items at most.")]
 PageToken = Annotated[
     str | None, Query(max_length=128, description="`next_page_token` of the page before; leave out for the first.")
@@ -43,3 +45,10 @@ def decode_token(scope: str, token: str | None) -> int:
     except ValueError:  # not ASCII, not base64: the same refusal
         found = ""
     raise ValidationError([Fault("page_token", "is not a token of this list")])
+
+
+def entity_id(kind: Kind, text: str) -> int:
+    """Return the id in a path; raises NotFoundError where no entity can have it."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= ID_DIGITS_MAX):
+        raise NotFoundError(f"there is no {kind.words} {text[:40]}")
+    return int(text)

@@ -8,10 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from dsp.cache.connect import blob_store
 from dsp.cache.port import BlobStore
-from dsp.catalog.entities import Catalogue
 from dsp.catalog.reasons import Exclusion
-from dsp.catalog.status import Status
-from dsp.catalog.terms import Flight
 from dsp.events.schema import SampledRequest
 from dsp.events.topics import Topic
 from dsp.funnel import select
@@ -26,6 +23,7 @@ from dsp.pacing.columns import align
 from dsp.pacing.traffic import TRAFFIC_BLOB, Traffic, decode, encode
 from dsp.privacy.policy import permissions
 from dsp.snapshot.build import Snapshot, build
+from dsp.snapshot.unbound import unbound
 from dsp.store.database import create_engine, session_factory, url
 from dsp.store.leader import Leadership
 from dsp.store.replica import Replica
@@ -43,20 +41,6 @@ STEP_MS = 5_000
 PUBLISH_INTERVAL_MS = 60 * MS_PER_SECOND
 #: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
 _USER_KEY = b"dsp.workers.traffic"
-_ALWAYS = Flight(start_ms=0)
-
-
-def unbound(catalogue: Catalogue) -> Catalogue:
-    """Return the catalogue as if all of it ran at all hours: supply is there whether or not it may be bought."""
-    replace = msgspec.structs.replace
-    return replace(
-        catalogue,
-        advertisers=tuple(replace(one, status=Status.ACTIVE) for one in catalogue.advertisers),
-        campaigns=tuple(replace(one, status=Status.ACTIVE, flight=_ALWAYS) for one in catalogue.campaigns),
-        line_items=tuple(
-            replace(one, status=Status.ACTIVE, flight=_ALWAYS, dayparts=()) for one in catalogue.line_items
-        ),
-    )
 
 
 class TrafficJob:

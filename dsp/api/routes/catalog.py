@@ -20,11 +20,20 @@ from dsp.api.context import (
     version_wanted,
 )
 from dsp.api.openapi import operation
-from dsp.api.pages import PAGE_SIZE, PageSize, PageToken, decode_token, encode_token, page_size
+from dsp.api.pages import (
+    ID_DIGITS_MAX,
+    PAGE_SIZE,
+    PageSize,
+    PageToken,
+    decode_token,
+    encode_token,
+    entity_id,
+    page_size,
+)
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status
 from dsp.catalog.values import TEXT_CHARS_MAX
-from dsp.kernel.errors import Fault, NotFoundError, ValidationError
+from dsp.kernel.errors import Fault, ValidationError
 from dsp.store.catalog import CatalogRepository
 from dsp.store.idempotency import Answer, AnswerBook
 from dsp.store.keys import ApiKey
@@ -32,7 +41,6 @@ from dsp.store.keys import ApiKey
 ACTIONS = {"activate": Status.ACTIVE, "pause": Status.PAUSED, "archive": Status.ARCHIVED}
 _LIST_PARAMETERS = frozenset({"page_size", "page_token", "status", "external_id"})
 _PAGE_PARAMETERS = frozenset({"page_size", "page_token"})
-_ID_DIGITS_MAX = 19
 
 
 def router() -> APIRouter:
@@ -101,7 +109,7 @@ def _read(kind: Kind) -> Callable[..., Response]:
         known_parameters(request, frozenset())
         with served.reads() as session:
             repository = CatalogRepository(session, "", 0)
-            return _response(_answer(repository, kind, repository.get(kind, _id(kind, id))))
+            return _response(_answer(repository, kind, repository.get(kind, entity_id(kind, id))))
 
     return read
 
@@ -112,7 +120,7 @@ def _update(kind: Kind) -> Callable[..., Response]:
         fields = decode_object(body)
 
         def work(repository: CatalogRepository) -> Answer:
-            return _answer(repository, kind, repository.update(kind, _id(kind, id), fields, version))
+            return _answer(repository, kind, repository.update(kind, entity_id(kind, id), fields, version))
 
         return _once(request, served, key, body, work)
 
@@ -129,7 +137,7 @@ def _versions(kind: Kind) -> Callable[..., Response]:
         token: Annotated[PageToken, Query(alias="page_token")] = None,
     ) -> Response:
         known_parameters(request, _PAGE_PARAMETERS)
-        number, limit = _id(kind, id), page_size(size, served.config.page_size_max)
+        number, limit = entity_id(kind, id), page_size(size, served.config.page_size_max)
         scope = f"{kind}/{number}"
         with served.reads() as session:
             changes = CatalogRepository(session, "", 0).versions(kind, number, decode_token(scope, token), limit + 1)
@@ -147,7 +155,7 @@ def _act(kind: Kind, status: Status) -> Callable[..., Response]:
             raise ValidationError([Fault("", "the body must be empty")])
 
         def work(repository: CatalogRepository) -> Answer:
-            return _answer(repository, kind, repository.set_status(kind, _id(kind, id), status, version))
+            return _answer(repository, kind, repository.set_status(kind, entity_id(kind, id), status, version))
 
         return _once(request, served, key, body, work)
 
@@ -206,16 +214,10 @@ def _actor(key: ApiKey) -> str:
     return f"key:{key.name}"
 
 
-def _id(kind: Kind, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= _ID_DIGITS_MAX):
-        raise NotFoundError(f"there is no {kind.words} {text[:40]}")
-    return int(text)
-
-
 def _id_filter(request: Request, name: str) -> int | None:
     text = request.query_params.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal() and len(text) < _ID_DIGITS_MAX):
+    if not (text.isascii() and text.isdecimal() and len(text) < ID_DIGITS_MAX):
         raise ValidationError([Fault(name, "must be an id")])
     return int(text)

@@ -1,0 +1,77 @@
+"""/v1/line-items/{id}/delivery: why a line item does or does not deliver."""
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from dsp.api.context import Served, Services, Viewer, known_parameters
+from dsp.api.delivery import Delivery, DeliveryReport
+from dsp.api.openapi import content, problems, ref
+from dsp.api.pages import entity_id
+from dsp.catalog.kinds import Kind
+from dsp.events.schema import SampledRequest, decode
+from dsp.events.topics import Topic
+from dsp.kernel.errors import UnavailableError
+from dsp.pacing.controller import CONTROLS_BLOB
+from dsp.pacing.controller import decode as decode_controls
+from dsp.store.chain import load_chain
+
+router = APIRouter(prefix="/v1/line-items", tags=["line items"])
+
+
+@router.get(
+    "/{id}/delivery",
+    operation_id="explain_delivery",
+    summary="Explain the delivery of the line item",
+    responses={200: {"content": content(ref("DeliveryReport"))}, **problems(404)},
+)
+async def delivery(id: str, request: Request, served: Served, _key: Viewer) -> Response:
+    """Tell what holds the line item back, how its budgets and its pacing stand, and what it may bid on.
+
+    `supply` runs the funnel on the newest of the requests that bidders keep; `POST /v1/explain` tells of one of them.
+    """
+    known_parameters(request, frozenset())
+    number = entity_id(Kind.LINE_ITEM, id)
+    try:
+        requests = await _newest(served)
+        found = await served.blobs.get(CONTROLS_BLOB)
+    except UnavailableError:  # the rest can be told without them
+        requests, found = None, None
+    report = await run_in_threadpool(_report, served, number, requests, None if found is None else found[1])
+    return Response(msgspec.json.encode(report), media_type="application/json")
+
+
+def _report(
+    served: Services, line_item_id: int, requests: list[SampledRequest] | None, controls: bytes | None
+) -> DeliveryReport:
+    with served.reads() as session:
+        one = Delivery(load_chain(session, line_item_id), served.clock.now_ms())
+        budgets = one.budgets(session)
+    supply = None if requests is None else one.supply(requests, served.explainer)
+    try:
+        known = {} if controls is None else decode_controls(controls).line_items
+    except msgspec.DecodeError:  # of another version of the software
+        known = {}
+    return one.report(budgets, known.get(line_item_id), supply)
+
+
+async def _newest(served: Services) -> list[SampledRequest]:
+    """Return the newest requests kept, a bounded number."""
+    count = served.config.delivery_requests
+    position = await served.log.tail(Topic.REQUESTS, count)
+    found: list[SampledRequest] = []
+    while len(found) < count:
+        batch = await served.log.read(Topic.REQUESTS, position, count - len(found))
+        found += [one for record in batch.records if (one := _sampled(record.value)) is not None]
+        position = batch.position
+        if batch.end:
+            break
+    return found
+
+
+def _sampled(value: bytes) -> SampledRequest | None:
+    try:
+        event = decode(value)
+    except msgspec.DecodeError:  # the traffic worker parks it
+        return None
+    return event if isinstance(event, SampledRequest) else None
