@@ -28,7 +28,7 @@ from bidder.wiring import Deployment, wire
 from dsp import registry
 from dsp.cache.connect import blob_store, lease_store, user_store
 from dsp.events.topics import Topic
-from dsp.kernel import config, logging, metrics, tracing
+from dsp.kernel import config, limits, logging, metrics, tracing
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.keys import signing_keys
@@ -49,6 +49,8 @@ GC_THRESHOLDS = (2_000, 10, 2_000)
 SWITCH_INTERVAL_SECONDS = 0.000_5
 _LAG_PERIOD_SECONDS = 0.25
 _LAG_PERIODS = 4
+#: Files that a bidder has open beside its connections to the bid and notice ports: some forty, and clients of servers.
+_FILES_OWN = 256
 _NOTICE_BODY_BYTES_MAX = 65_536
 
 
@@ -112,9 +114,10 @@ class Bidder:
         self._admission, tally = auctioneer.admission, auctioneer.tally
         self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
         notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
-        self.bid_port = _listener(self._bids, settings, settings.body_bytes_max, cohort=auctioneer.cohort)
-        self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX, settings.outbox_notices_flush_ms)
-        self.admin_port = _listener(admin, settings, _NOTICE_BODY_BYTES_MAX)
+        room = _connections_max(settings.connections_max)
+        self.bid_port = _listener(self._bids, settings, settings.body_bytes_max, room, cohort=auctioneer.cohort)
+        self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX, room, settings.outbox_notices_flush_ms)
+        self.admin_port = _listener(admin, settings, _NOTICE_BODY_BYTES_MAX, room)
         self._lag: asyncio.Task[None] | None = None
         _report_bounds(settings)
 
@@ -189,6 +192,10 @@ class Bidder:
         self._sync.report()
         self.outbox.report()
         metrics.INFLIGHT.set(self._admission.inflight)
+        for name, port in (("bid", self.bid_port), ("notice", self.notice_port)):
+            metrics.CONNECTIONS.labels(name).set(len(port.connections))
+            metrics.CONNECTIONS_CLOSED.labels(name).inc(port.crowded_out)
+            port.crowded_out = 0
         if self._batcher is not None:
             self._batcher.report()
         ends = await asyncio.to_thread(registry.last_ends, self._registry)  # it may be on a slow network's disk
@@ -200,12 +207,25 @@ def _listener(
     handler: BidHandler | NoticeHandler | AdminHandler,
     settings: BidderConfig,
     body_bytes_max: int,
+    connections_max: int,
     gather_ms: int = 0,
     cohort: Cohort | None = None,
 ) -> Listener:
     keepalive, patience = settings.keepalive_seconds, settings.request_seconds_max
     gather_seconds = gather_ms / MS_PER_SECOND
-    return Listener(handler, handler.broken, body_bytes_max, keepalive, patience, gather_seconds, cohort)
+    return Listener(
+        handler, handler.broken, body_bytes_max, keepalive, patience, gather_seconds, cohort, connections_max
+    )
+
+
+def _connections_max(wanted: int) -> int:
+    """Return how many connections each port may have, so that there are files left for the process's own work."""
+    allowed = (limits.allow_files(_FILES_OWN + 2 * wanted) - _FILES_OWN) // 2
+    found = max(1, min(wanted, allowed))
+    if found < wanted:
+        logging.get(__name__).warning("too few files allowed (ulimit -n), fewer connections", connections_max=found)
+    metrics.CONNECTIONS_MAX.set(found)
+    return found
 
 
 def _store(clock: SystemClock, directory: Path) -> LocalEventLog:

@@ -23,6 +23,9 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     #: Where exchanges and browsers reach the notice port; empty: http://{host}:{notice_port}.
     notice_base_url: str = ""
     keepalive_seconds: float = 120.0  # an idle connection is closed after that; exchanges ask for 90 or more
+    #: Of the bid port, and of the notice port; at the bound those that have been idle the longest are closed. Fewer
+    #: where the system allows the process fewer files.
+    connections_max: int = 4_096
     request_seconds_max: float = 2.0  # for a request to arrive whole; slower: 400
     body_bytes_max: int = 262_144  # of a request, also once decompressed; larger: 400
     candidates_max: int = 24  # line items scored for one impression; the others are ranked out
@@ -123,6 +126,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 _BATCH_ROWS_MIN = 32
 _POSITIVE = (
     "keepalive_seconds",
+    "connections_max",
     "request_seconds_max",
     "body_bytes_max",
     "candidates_max",

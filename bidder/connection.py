@@ -5,6 +5,7 @@ wrong with HTTP itself, or with a body's size or pace, is a bare 400; everything
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
@@ -205,7 +206,17 @@ class Connection(asyncio.Protocol):
         """Close as soon as what was read, or is on its way, has been answered."""
         self._closing = True
         if not self._serving and not self._begun:
-            self._rearm(FINISH_SECONDS, self._close_idle)
+            self._rearm(FINISH_SECONDS, self.close_idle)
+
+    @property
+    def idle_since(self) -> float:
+        """Return when, in the loop's time, an idle connection was last heard; infinity for one that is not idle."""
+        return math.inf if self._serving or self._begun else self._heard_at
+
+    def close_idle(self) -> None:
+        """Close unless something has been asked."""
+        if not self._serving and not self._begun:
+            self._close()
 
     def abort(self) -> None:
         """Close at once."""
@@ -270,10 +281,6 @@ class Connection(asyncio.Protocol):
             self._close()
         else:
             self._rearm(max(left, LINGER_SECONDS), self._check_idle)
-
-    def _close_idle(self) -> None:
-        if not self._serving and not self._begun:
-            self._close()
 
     def _rearm(self, seconds: float, what: Callable[[], None]) -> None:
         if self._timer is not None:

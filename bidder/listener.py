@@ -1,9 +1,12 @@
 """One port: accepts connections, handles in batches what they say, and closes them in order at the end."""
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from heapq import nsmallest
+from typing import cast
 
 from bidder.cohort import Cohort
 from bidder.connection import Connection, Handler
@@ -12,6 +15,8 @@ BACKLOG = 1_024
 #: More than this is not kept waiting.
 GATHERED_BYTES_MAX = 4_194_304
 _POLL_SECONDS = 0.01
+#: At the bound so large a part of the connections makes room at once: to look for the longest idle costs a look at all.
+ROOM_PART = 16
 
 
 class Listener:
@@ -25,6 +30,9 @@ class Listener:
 
     With `gather_seconds` batches are larger: where an answer has to wait for the disk anyway, the waiting may as well
     come first, as many requests in a row cost far less than each by itself, woken up for.
+
+    Of `connections_max` those that have been idle the longest make room for others. Where none is idle, who comes is
+    not taken: strangers must not use up the files that the process needs for its own work.
     """
 
     def __init__(
@@ -36,6 +44,7 @@ class Listener:
         request_seconds_max: float,
         gather_seconds: float = 0.0,
         cohort: Cohort | None = None,
+        connections_max: int = 4_096,
     ) -> None:
         self.handler = handler
         self.broken = broken
@@ -45,6 +54,8 @@ class Listener:
         self.connections: set[Connection] = set()
         self.cohort = cohort or Cohort()
         self.port = 0
+        self.crowded_out = 0  # connections closed, or not taken, for want of room, since somebody set this to 0
+        self._connections_max = connections_max
         self._loop = asyncio.get_running_loop()
         self._gather_seconds = gather_seconds
         self._gathered: list[tuple[Connection, bytes]] = []
@@ -114,5 +125,25 @@ class Listener:
         for client in last:
             await asyncio.get_running_loop().connect_accepted_socket(self._connection, client)
 
-    def _connection(self) -> Connection:
-        return Connection(self, asyncio.get_running_loop())
+    def _connection(self) -> asyncio.Protocol:
+        if len(self.connections) >= self._connections_max and not self._make_room():
+            self.crowded_out += 1
+            return _TurnedAway()
+        return Connection(self, self._loop)
+
+    def _make_room(self) -> bool:
+        self.feed()  # who has asked something is not idle
+        longest_idle = nsmallest(
+            max(1, self._connections_max // ROOM_PART), self.connections, key=lambda one: one.idle_since
+        )
+        idle = [one for one in longest_idle if one.idle_since < math.inf]
+        for connection in idle:
+            self.connections.discard(connection)  # it closes a moment later
+            connection.close_idle()
+        self.crowded_out += len(idle)
+        return bool(idle)
+
+
+class _TurnedAway(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()

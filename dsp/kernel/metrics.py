@@ -77,6 +77,11 @@ BIDS = LoopCounter("dsp_bids_total", "Bids sent.", ["exchange", "format"])
 BIDS_DROPPED = LoopCounter("dsp_bids_dropped_total", "Bids that our own check withheld.", ["check"])
 INFLIGHT = Gauge("dsp_inflight_requests", "Bid requests being answered.")
 INFLIGHT_MAX = Gauge("dsp_inflight_requests_max", "The bound on requests being answered.")
+CONNECTIONS = Gauge("dsp_connections", "Connections that are open, by port.", ["port"])
+CONNECTIONS_MAX = Gauge("dsp_connections_max", "The bound on connections of each port.")
+CONNECTIONS_CLOSED = Counter(
+    "dsp_connections_closed_total", "Connections closed, or not taken, for want of room, by port.", ["port"]
+)
 PREDICT_DURATION = LoopHistogram(
     "dsp_predict_duration_seconds", "The call that scored an impression, alone or with others.", buckets=LATENCY_BUCKETS
 )

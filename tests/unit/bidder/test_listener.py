@@ -1,8 +1,10 @@
 """What a turn of the loop hands out is read, then parsed, then answered."""
 
 import asyncio
+import math
 import socket
 import time
+from contextlib import suppress
 from time import perf_counter_ns
 
 import uvloop
@@ -63,3 +65,39 @@ async def test_what_comes_in_one_turn_is_parsed_before_any_of_it_is_answered() -
     assert not done
     await asyncio.sleep(0)
     assert done == [("parse", b"1"), ("parse", b"2"), ("answer", b"1"), ("answer", b"2")]
+
+
+async def test_strangers_who_hold_connections_open_keep_nobody_out() -> None:
+    """The longest idle make room; who is being answered stays, and where all are, who comes is not taken."""
+    gate = asyncio.Event()
+
+    async def handler(request: Request) -> Reply:
+        if request.path == "/slow":
+            await gate.wait()
+        return Reply(204)
+
+    async def ask(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return reader, writer
+
+    listener = Listener(handler, lambda: None, 1_000, 60.0, 5.0, connections_max=4)
+    await listener.listen("127.0.0.1", 0, False)
+    served = await ask("/slow")
+    strangers = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(40)]
+    reader, writer = await ask("/")
+    assert await reader.readline() == b"HTTP/1.1 204 No Content\r\n"
+    assert len(listener.connections) <= 4
+    assert listener.crowded_out >= 38
+    busy = [await ask("/slow") for _ in range(3)]
+    while sum(one.idle_since == math.inf for one in listener.connections) < 4:
+        await asyncio.sleep(0.01)
+    last, last_writer = await ask("/")
+    with suppress(ConnectionError):
+        assert await last.read() == b""
+    gate.set()
+    for answered, _ in (served, *busy):
+        assert await answered.readline() == b"HTTP/1.1 204 No Content\r\n"
+    for _, each in (served, *strangers, *busy, (reader, writer), (last, last_writer)):
+        each.close()
+    await listener.close(1.0)

@@ -1,0 +1,15 @@
+"""What the operating system allows a process."""
+
+import resource
+
+
+def allow_files(wanted: int) -> int:
+    """Let this process have so many files and sockets open, as far as its hard limit goes; return how many it may.
+
+    Many systems start processes with a soft limit of 1,024, which is for programs that use select(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else soft
