@@ -1,8 +1,9 @@
 """Read a request that is not typed as the specification says, as far as its meaning is plain.
 
 The fast decoder is tried first; this reader handles what it refuses. Spelling is mended: numbers in strings, strings
-that are numbers, null for absence, one value where a list belongs. Shape is not: an object or a list where a single
-value belongs (or the reverse) is refused, but for objects that only describe, which are then read as absent.
+that are numbers, flags in words, null for absence, one value where a list belongs. Shape is not: an object or a list
+where a single value belongs (or the reverse) is refused, but for objects that only describe, which are then read as
+absent.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,10 @@ _Reader = Callable[[Any, str], Any]
 
 #: Objects that neither restrict a bid nor are bid on.
 _DESCRIPTIVE = frozenset({"ext", "source", "schain", "geo", "publisher", "content", "sua", "platform"})
+
+
+#: A flag is a number; some senders spell it.
+_FLAGS = {"true": 1.0, "false": 0.0}
 
 
 class _Absent:
@@ -133,6 +138,9 @@ def _read_float(value: Any, path: str) -> Any:
         raise _refuse(path, "a number")
     if value is None or value == "":
         return ABSENT
+    if isinstance(value, str):
+        # Underscores are Python's: "2_6" is a list of its sender's, not 26.
+        value = _FLAGS.get(value.strip().lower(), value.replace("_", "?"))
     try:
         return float(value)
     except (ValueError, OverflowError):
