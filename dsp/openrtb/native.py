@@ -3,6 +3,7 @@
 import msgspec
 
 from dsp.kernel.errors import InputError
+from dsp.openrtb import lenient
 from dsp.openrtb.request import Int
 
 _NATIVE_VERSION = "1.2"
@@ -31,14 +32,13 @@ class _Data(msgspec.Struct, gc=False):
 
 
 class _Video(msgspec.Struct, gc=False):
-    minduration: Int = 0
-    maxduration: Int = 0
+    """A video, whatever it is to be like."""
 
 
 class Asset(msgspec.Struct, gc=False):
     """What a slot asks for; one of the last four is there."""
 
-    id: Int = 0
+    id: Int | None = None
     required: Int = 0
     title: _Title | None = None
     img: _Image | None = None
@@ -57,8 +57,10 @@ class _Request(msgspec.Struct, gc=False):
     eventtrackers: list[_Tracker] = []
 
 
-class _Wrapped(msgspec.Struct, gc=False):
-    native: _Request
+class _Envelope(_Request, gc=False):
+    """A request, or before 1.1 an object that holds one."""
+
+    native: _Request | None = None
 
 
 class NativeImage(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -82,8 +84,9 @@ class NativeAssets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     video_vast: str = ""
 
 
-_decoder = msgspec.json.Decoder(_Request, strict=False)
-_wrapped_decoder = msgspec.json.Decoder(_Wrapped, strict=False)
+_decoder = msgspec.json.Decoder(_Envelope, strict=False)
+_untyped = msgspec.json.Decoder()
+_read_leniently = lenient.reader(_Envelope)
 _assets_decoder = msgspec.json.Decoder(NativeAssets, strict=False)
 
 
@@ -123,8 +126,7 @@ def respond(
     assets: NativeAssets,
     *,
     click_url: str,
-    click_trackers: list[str] | None = None,
-    impression_urls: list[str] | None = None,
+    impression_urls: list[str],
 ) -> str:
     """Return the native response, JSON for `bid.adm`, for an opportunity's `native_request`.
 
@@ -142,13 +144,14 @@ def respond(
     response: dict[str, object] = {
         "ver": str(request.ver) if request.ver else _NATIVE_VERSION,
         "assets": answered,
-        "link": {"url": click_url, "clicktrackers": click_trackers or []},
+        "link": {"url": click_url},
     }
-    pixels = impression_urls or []
     if _takes_event_trackers(request):
-        response["eventtrackers"] = [{"event": _IMPRESSION, "method": _IMAGE_PIXEL, "url": url} for url in pixels]
+        response["eventtrackers"] = [
+            {"event": _IMPRESSION, "method": _IMAGE_PIXEL, "url": url} for url in impression_urls
+        ]
     else:
-        response["imptrackers"] = pixels
+        response["imptrackers"] = impression_urls
     if str(request.ver) in ("1", "1.0"):
         return msgspec.json.encode({"native": response}).decode()
     return msgspec.json.encode(response).decode()
@@ -160,14 +163,24 @@ def _takes_event_trackers(request: _Request) -> bool:
 
 def _read(text: str) -> _Request:
     try:
-        request = _decoder.decode(text)
-        if not request.assets:
-            request = _wrapped_decoder.decode(text).native
-    except (ValueError, RecursionError) as fault:
+        envelope = _decode(text)
+    except (ValueError, RecursionError, InputError) as fault:
         raise InputError("the native request cannot be read", reason="native_request") from fault
+    request = envelope if envelope.assets or envelope.native is None else envelope.native
     if not request.assets:
         raise InputError("the native request asks for no assets", reason="native_request")
+    ids = {asset.id for asset in request.assets}
+    if None in ids or len(ids) != len(request.assets):  # nobody could tell which of them an answer's are
+        raise InputError("the assets have no ids of their own (Native 1.2, 4.2)", reason="native_request")
     return request
+
+
+def _decode(text: str) -> _Envelope:
+    try:
+        return _decoder.decode(text)
+    except msgspec.ValidationError:
+        envelope: _Envelope = _read_leniently(_untyped.decode(text), "native")
+        return envelope
 
 
 def _answer(asset: Asset, assets: NativeAssets) -> dict[str, object] | None:

@@ -188,9 +188,40 @@ def test_native_without_a_required_asset_is_refused(asset: dict[str, Any], fits:
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"assets":[]}', '{"native":{}}', '{"native":3}', "[" * 99_999])
 def test_unreadable_native_requests_are_refused(text: str) -> None:
     with pytest.raises(InputError) as caught:
-        native.respond(text, ASSETS, click_url="https://c/")
+        native.respond(text, ASSETS, click_url="https://c/", impression_urls=["https://i/"])
     assert caught.value.reason == "native_request"
     assert native.request_text(msgspec.Raw(msgspec.json.encode(text))) == ""
+
+
+@pytest.mark.parametrize(
+    "assets",
+    [
+        [{"title": {"len": 10}}],
+        [{"id": None, "title": {"len": 10}}, {"id": 1, "img": {}}],
+        [{"id": 1, "title": {"len": 10}}, {"id": 1, "img": {}}],
+    ],
+)
+def test_native_assets_that_an_answer_could_not_name_are_refused(assets: list[dict[str, Any]]) -> None:
+    assert native.request_text(msgspec.Raw(msgspec.json.encode({"assets": assets}))) == ""
+
+
+def test_native_requests_are_read_leniently() -> None:
+    got = _respond(
+        {
+            "ver": None,
+            "assets": [
+                {"id": "7", "required": True, "title": {"len": "10"}, "img": None},
+                {"id": 1, "required": False, "img": {"type": None, "wmin": 600.0, "hmin": None}},
+                None,
+            ],
+            "eventtrackers": [{"event": "1", "methods": [None, 1]}],
+        }
+    )
+    assert [asset["id"] for asset in got["assets"]] == [7, 1]
+    assert got["assets"][0]["title"]["text"] == "A fairly…"
+    assert got["eventtrackers"]
+    with pytest.raises(InputError):
+        _respond({"assets": [{"id": 1, "required": True, "data": {"type": 3, "len": None}}]})
 
 
 def test_native_assets_are_read_from_markup() -> None:
