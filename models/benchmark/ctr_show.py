@@ -24,7 +24,7 @@ def table(result: Result) -> None:
         cells = [_cell(found[column], _DIGITS.get(column, 4)) for column in _COLUMNS]
         cells += [_cell(scored.by_advertiser[advertiser]["pcoc"], 2) for advertiser in result.blend.by_advertiser]
         shown.add_row(name, *cells)
-    console = Console()
+    console = Console(width=max(Console().width, 140))
     console.print(shown)
     console.print("weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in result.weights.items()))
     console.print(f"the nightly would serve: {result.winner}")

@@ -29,7 +29,9 @@ _DECILES = 10
 
 
 class Calibration(NamedTuple):
-    """Win rates at the reference bids of the test days, by tenth of the predicted rate: predicted and found, (10,)."""
+    """Win rates at the reference bids of the test days, by tenth of the predicted rate: predicted and found, (10,), or
+    one for each row where there are fewer.
+    """
 
     predicted: NDArray[np.float64]
     found: NDArray[np.float64]
@@ -138,11 +140,11 @@ def _shares(
 
 def _calibration(curves: Sequence[WinCurve], bids: NDArray[np.int64], prices: NDArray[np.int64]) -> Calibration:
     predicted = np.array([curve.at(float(bid)) for curve, bid in zip(curves, bids, strict=True)])
-    tenths = np.array_split(np.argsort(predicted, kind="stable"), _DECILES)
+    tenths = np.array_split(np.argsort(predicted, kind="stable"), min(_DECILES, len(predicted)))
     won = bids >= prices
 
     def means(values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.array([values[tenth].mean() if len(tenth) else np.nan for tenth in tenths])
+        return np.array([values[tenth].mean() for tenth in tenths])
 
     return Calibration(means(predicted), means(won))
 

@@ -121,6 +121,7 @@ def test_a_table_and_a_plot_for_people(train: Path, tmp_path: Path, capsys: pyte
     assert "blend" in shown
     assert re.search(r"weights: .*ftrl", shown)
     assert "the nightly would serve: " in shown
+    assert "…" not in shown
     assert plot.stat().st_size > 1_000
 
 

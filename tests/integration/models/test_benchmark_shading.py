@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from models.__main__ import main
 from models.benchmark.season2 import load
+from models.benchmark.shading import measure
 
 COLUMNS = [
     "timestamp", "useragent", "region", "city", "adexchange", "domain", "slotid", "slotwidth", "slotheight",
@@ -90,6 +92,15 @@ def test_a_table_and_a_plot_for_people(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(arguments) == 0
     assert "ours_censored" in capsys.readouterr().out
     assert plot.stat().st_size > 1_000
+
+
+def test_fewer_rows_than_tenths_are_compared_one_by_one(tmp_path: Path) -> None:
+    write(tmp_path / "events.csv.gz")
+    impressions = load(tmp_path / "events.csv.gz")
+    few = (impressions.days < DAYS[-1]) | (np.arange(len(impressions)) >= len(impressions) - 3)
+    predicted, found = measure(impressions[few], DAYS[-2]).calibration
+    assert np.isfinite(predicted).all()
+    assert found.shape == predicted.shape == (3,)
 
 
 def test_a_file_of_another_format_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
