@@ -6,6 +6,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from dsp.api.batch import BatchAction
 from dsp.api.delivery import DeliveryReport
 from dsp.api.errors import MEDIA_TYPE, Problem
 from dsp.api.explain import RequestReport
@@ -52,7 +53,12 @@ def operation(kind: Kind, name: str) -> dict[str, Any]:
     words, plural = kind.words, kind.plural.replace("_", " ")
     entity = schema_name(kind)
     summary, description = ACTIONS[name]
-    answer = {"create": entity, "list": f"{entity}Page", "versions": "ChangePage"}.get(name, entity)
+    answer = {
+        "create": entity,
+        "list": f"{entity}Page",
+        "versions": "ChangePage",
+        "batch": f"{entity}List",
+    }.get(name, entity)
     success = 201 if name == "create" else 200
     refused = {
         "create": (400, 409, 413, 415),
@@ -60,6 +66,7 @@ def operation(kind: Kind, name: str) -> dict[str, Any]:
         "read": (404,),
         "versions": (404,),
         "update": (400, 404, 409, 412, 413, 415, 428),
+        "batch": (400, 409, 413, 415),
     }.get(name, (400, 404, 409, 412))
     made: dict[str, Any] = {
         "operation_id": f"{name}_{kind.plural if name == 'list' else kind}",
@@ -70,8 +77,8 @@ def operation(kind: Kind, name: str) -> dict[str, Any]:
         "responses": {success: _success(name, answer), **problems(*refused)},
         "openapi_extra": {"parameters": _parameters(kind, name)},
     }
-    if name in ("create", "update"):
-        schema = f"{entity}{'Create' if name == 'create' else 'Update'}"
+    if name in ("create", "update", "batch"):
+        schema = f"{entity}{name.capitalize()}"
         # Changes may be `application/merge-patch+json` as well; of two types, client generators make code that fails.
         made["openapi_extra"]["requestBody"] = {"required": True, "content": content(ref(schema))}
     return made
@@ -96,7 +103,7 @@ def install(app: FastAPI) -> None:
 
 def _success(name: str, schema: str) -> dict[str, Any]:
     made: dict[str, Any] = {"description": "Done.", "content": content(ref(schema))}
-    if name not in ("list", "versions"):
+    if name not in ("list", "versions", "batch"):
         made["headers"] = {"ETag": _header("The entity's version, for `If-Match`.")}
     if name == "create":
         made["headers"]["Location"] = _header("Where the entity is.")
@@ -126,7 +133,7 @@ def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
         made.append(header("If-Match", True, "The ETag the change is based on, or `*`."))
     elif name in ("activate", "pause", "archive"):
         made.append(header("If-Match", False, "The ETag the change is based on; without it any version will do."))
-    if name in ("create", "update", "activate", "pause", "archive"):
+    if name not in ("list", "read", "versions"):
         description = "A value of your choice: a repetition within 24 hours gets the first answer and does nothing."
         made.append(header("Idempotency-Key", False, description))
     return made
@@ -134,6 +141,7 @@ def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
 
 def _schemas() -> dict[str, Any]:
     shown_types = [
+        BatchAction,
         Change,
         DeliveryReport,
         EntityChange,
@@ -162,6 +170,8 @@ def _schemas() -> dict[str, Any]:
         required = [*READ_ONLY, *(field for field in shown if field not in READ_ONLY)]
         schemas[name] = {**entity, "description": KINDS[kind], "properties": shown, "required": required}
         schemas[f"{name}Page"] = _page(ref(name))
+        schemas[f"{name}List"] = _items("The entities after the changes, in their order.", ref(name))
+        schemas[f"{name}Batch"] = _batch(name)
     schemas |= {f"{name}Update": _update(components[name]) for name in _MERGED}
     schemas |= {f"{name}Page": _page(ref(name)) for name in ("Change", "EntityChange")}
     return schemas
@@ -212,11 +222,38 @@ def _mergeable(schema: dict[str, Any]) -> dict[str, Any]:
     return ref(f"{name}Update") if name in _MERGED else schema
 
 
-def _page(item: dict[str, Any]) -> dict[str, Any]:
-    token = {"type": ["string", "null"], "description": "Give it as `page_token` for the next page; null on the last."}
+def _batch(name: str) -> dict[str, Any]:
+    fields = {"description": "What to change; for an update, and for nothing else.", **ref(f"{name}Update")}
+    version = {"type": ["integer", "null"], "description": "The version it is based on; without it any will do."}
+    operation = {
+        "type": "object",
+        "properties": {"id": {"type": "integer"}, "action": ref("BatchAction"), "version": version, "fields": fields},
+        "required": ["id", "action"],
+        "additionalProperties": False,
+    }
     return {
         "type": "object",
-        "description": "One page of a list.",
-        "properties": {"items": {"type": "array", "items": item}, "next_page_token": token},
-        "required": ["items", "next_page_token"],
+        "description": "Changes to make in this order.",
+        "properties": {"operations": {"type": "array", "minItems": 1, "items": operation}},
+        "required": ["operations"],
+        "additionalProperties": False,
     }
+
+
+def _items(description: str, item: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": description,
+        "properties": {"items": {"type": "array", "items": item}},
+        "required": ["items"],
+    }
+
+
+def _page(item: dict[str, Any]) -> dict[str, Any]:
+    made = _items("One page of a list.", item)
+    made["properties"]["next_page_token"] = {
+        "type": ["string", "null"],
+        "description": "Give it as `page_token` for the next page; null on the last.",
+    }
+    made["required"].append("next_page_token")
+    return made

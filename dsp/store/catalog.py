@@ -121,10 +121,22 @@ class CatalogRepository:
         found = self.list(kind, {"external_id": external_id}).items
         return found[0] if found else None
 
-    def list(self, kind: Kind, filters: Mapping[str, Any] | None = None, after: int = 0, limit: int = 100) -> Page:
-        """Return the entities whose columns, or ancestors' ids, equal the filters, from the id after `after` on."""
+    def list(
+        self,
+        kind: Kind,
+        filters: Mapping[str, Any] | None = None,
+        after: int = 0,
+        limit: int = 100,
+        name_part: str = "",
+    ) -> Page:
+        """Return the entities whose columns, or ancestors' ids, equal the filters, from the id after `after` on.
+
+        Their names contain `name_part`, whatever the case of the letters A to Z; of others, as the database has it.
+        """
         table = ROWS[kind].__table__
         query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit + 1)
+        if name_part:
+            query = query.where(table.c.name.icontains(name_part, autoescape=True))
         for name, value in (filters or {}).items():
             query = query.where(_having(kind, name, value))
         items = [to_entity(kind, row) for row in self._session.execute(query).mappings()]

@@ -1,6 +1,7 @@
 """The catalogue over REST: create, read, change, list, life cycle, versions."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -276,6 +277,9 @@ async def test_lists_are_paged_and_filtered(api: Api) -> None:
 
     assert await names("advertisers?status=active") == ["A3"]
     assert await names("advertisers?external_id=ext-2") == ["A2"]
+    assert await names("advertisers?name=a3") == ["A3"]
+    assert await names("advertisers?name=a&status=draft&page_size=2") == ["A0", "A1"]
+    assert await names("advertisers?name=%25") == await names("advertisers?name=_") == []
     assert await names("advertisers?external_id=ext-2&status=active") == []
     assert await names(f"campaigns?advertiser_id={advertisers[1]['id']}") == ["C"]
     ids = await api.tree()
@@ -289,6 +293,77 @@ async def test_lists_are_paged_and_filtered(api: Api) -> None:
     twice = await api.viewer.get("/v1/campaigns?advertiser_id=1&advertiser_id=2&status=draft&status=active")
     assert errors(twice) == {"advertiser_id": "may be given once", "status": "may be given once"}
     assert await names("campaigns?advertiser_id=99") == []
+
+
+async def test_many_changes_are_made_together_or_not_at_all(api: Api) -> None:
+    ids = await api.tree()
+    goal = {"kind": "cpm", "target_micros": 2_000_000}
+    fields = {"campaign_id": ids["campaigns"], "flight": {"start_ms": 0}, "goal": goal}
+    others = [(await api.create("line-items", name=f"L{number}", **fields))["id"] for number in range(3)]
+    first, second, third = others
+    bare = await api.create("campaigns", name="Bare", advertiser_id=ids["advertisers"], flight={"start_ms": 0})
+    unbounded = await api.create("line-items", name="L", **{**fields, "campaign_id": bare["id"]})
+
+    async def batch(*operations: Any, **headers: str) -> Any:
+        return await api.member.post("/v1/line-items/batch", json={"operations": operations}, headers=headers)
+
+    budget = {"daily_micros": 1_000_000}
+    raised = {"id": first, "action": "update", "version": 1, "fields": {"budget": budget}}
+    activated = {"id": second, "action": "activate"}
+    headers = {"idempotency-key": "monday"}
+    answer = await batch(raised, activated, **headers)
+    assert answer.status_code == 200
+    assert [(one["id"], one["version"], one["status"], one["effective_status"]) for one in answer.json()["items"]] == [
+        (first, 2, "draft", "draft"), (second, 2, "active", "draft"),
+    ]  # fmt: skip
+    assert answer.json()["items"][0]["budget"] == {**budget, "total_micros": None}
+    again = await batch(raised, activated, **headers)
+    assert (again.content, again.headers["idempotency-replayed"]) == (answer.content, "true")
+    before = (await api.viewer.get("/v1/line-items")).content
+    refused = await batch(
+        {"id": third, "action": "activate"},
+        raised,
+        {"id": 99, "action": "pause"},
+        {"id": third, "action": "update", "fields": {"budget": {"daily_micros": -1}, "mood": 1}},
+        {"id": ids["line-items"], "action": "pause"},
+        {"id": unbounded["id"], "action": "activate"},
+    )
+    assert refused.status_code == 422
+    assert errors(refused) == {
+        "operations[1]": "the line item is at version 2, not 1",
+        "operations[2]": "there is no line item 99",
+        "operations[3].fields.budget.daily_micros": "must be between 1 and 10000000000000000",
+        "operations[3].fields.mood": "unknown field",
+        "operations[4]": "cannot go from draft to paused",
+        "operations[5]": "budget: is needed, here or on the campaign: spend would have no bound",
+    }
+    assert (await api.viewer.get("/v1/line-items")).content == before
+    actions = [(one["entity_id"], one["action"]) for one in (await api.viewer.get("/v1/changes")).json()["items"][-2:]]
+    assert actions == [(first, "update"), (second, "activate")]
+    assert (await api.viewer.post("/v1/line-items/batch", json={"operations": [activated]})).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("operations", "faults"),
+    [
+        ([], {"operations"}),
+        ([{"id": 1, "action": "pause"}] * 101, {"operations"}),
+        ({"id": 1}, {"operations"}),
+        (
+            [1, {}, {"id": "1", "action": "delete", "version": 1.5}, {"id": 1, "action": "update"}],
+            {
+                "operations[0]", "operations[1].id", "operations[1].action", "operations[2].id",
+                "operations[2].action", "operations[2].version", "operations[3].fields",
+            },
+        ),
+        ([{"id": 1, "action": "pause", "fields": {}}], {"operations[0].fields"}),
+        ([{"id": 1, "action": "pause", "status": "active"}], {"operations[0].status"}),
+    ],
+)  # fmt: skip
+async def test_what_a_batch_does_not_take(api: Api, operations: Any, faults: set[str]) -> None:
+    answer = await api.member.post("/v1/line-items/batch", json={"operations": operations})
+    assert answer.status_code == 422
+    assert set(errors(answer)) == faults
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
+from dsp.api.batch import STATUSES, apply, operations
 from dsp.api.context import (
     Body,
     Member,
@@ -38,8 +39,7 @@ from dsp.store.catalog import CatalogRepository
 from dsp.store.idempotency import Answer, AnswerBook
 from dsp.store.keys import ApiKey
 
-ACTIONS = {"activate": Status.ACTIVE, "pause": Status.PAUSED, "archive": Status.ARCHIVED}
-_LIST_PARAMETERS = frozenset({"page_size", "page_token", "status", "external_id"})
+_LIST_PARAMETERS = frozenset({"page_size", "page_token", "status", "external_id", "name"})
 _PAGE_PARAMETERS = frozenset({"page_size", "page_token"})
 
 
@@ -53,8 +53,9 @@ def router() -> APIRouter:
         _add(made, kind, "read", "GET", one, _read(kind))
         _add(made, kind, "update", "PATCH", one, _update(kind))
         _add(made, kind, "versions", "GET", f"{one}/versions", _versions(kind))
-        for action, status in ACTIONS.items():
+        for action, status in STATUSES.items():
             _add(made, kind, action, "POST", f"{one}/{action}", _act(kind, status))
+        _add(made, kind, "batch", "POST", f"{base}/batch", _batch(kind))
     return made
 
 
@@ -87,6 +88,13 @@ def _list(kind: Kind) -> Callable[..., Response]:
         external_id: Annotated[
             str | None, Query(max_length=TEXT_CHARS_MAX, description="Only the entity with this external id.")
         ] = None,
+        name: Annotated[
+            str,
+            Query(
+                max_length=TEXT_CHARS_MAX,
+                description="Only entities whose name contains this; the case of letters A to Z does not matter.",
+            ),
+        ] = "",
     ) -> Response:
         filters: dict[str, Any] = {"status": status and status.value, "external_id": external_id}
         owners = [f"{one}_id" for one in kind.ancestors]
@@ -96,7 +104,7 @@ def _list(kind: Kind) -> Callable[..., Response]:
         limit = page_size(size, served.config.page_size_max)
         with served.reads() as session:
             repository = CatalogRepository(session, "", 0)
-            page = repository.list(kind, wanted, decode_token(kind, token), limit)
+            page = repository.list(kind, wanted, decode_token(kind, token), limit, name)
             items = _shown(repository, kind, page.items)
         following = None if page.next_after is None else encode_token(kind, page.next_after)
         return _json({"items": items, "next_page_token": following})
@@ -160,6 +168,19 @@ def _act(kind: Kind, status: Status) -> Callable[..., Response]:
         return _once(request, served, key, body, work)
 
     return act
+
+
+def _batch(kind: Kind) -> Callable[..., Response]:
+    def batch(request: Request, served: Served, key: Member, body: Body) -> Response:
+        wanted = operations(decode_object(body), served.config.page_size_max)
+
+        def work(repository: CatalogRepository) -> Answer:
+            entities = _shown(repository, kind, apply(repository, kind, wanted))
+            return Answer(status=HTTPStatus.OK, headers={}, body=msgspec.json.encode({"items": entities}))
+
+        return _once(request, served, key, body, work)
+
+    return batch
 
 
 def _once(

@@ -22,6 +22,15 @@ def test_a_billing_notice_charges_its_budget_and_owes_the_exchange() -> None:
     assert found.value_micros == FACTS.value_micros
 
 
+def test_cost_and_response_fall_in_the_hour_of_the_bid_however_late_they_come() -> None:
+    for begin_ms, hour in ((0, 0), (3_599_999, 0), (3_600_000, 1)):
+        facts = msgspec.structs.replace(FACTS, bid_at_ms=begin_ms)
+        for kind in (NoticeKind.BILL, NoticeKind.CLICK):
+            found = entry(msgspec.structs.replace(notice(kind=kind), facts=facts, at_ms=9_999_999_999), 6_000)
+            assert isinstance(found, Transaction | Response)
+            assert (found.hour, found.creative_id, found.exchange) == (hour, FACTS.creative_id, FACTS.exchange)
+
+
 @pytest.mark.parametrize("appended_ms", [CLOSES_MS, CLOSES_MS + 1])
 def test_a_late_notice_is_owed_until_the_ledgers_own_lease_covers_it(appended_ms: int) -> None:
     found = entry(notice(cost_micros=80), appended_ms)
