@@ -98,15 +98,18 @@ def _latest(root: Path, from_ms: int, now_ms: int, rows_max: int) -> pa.Table:
     """Return the bids that can teach of the latest hours, of as many as it takes to have `rows_max`."""
     hours: list[pa.Table] = []
     for hour in Reading(root, "bids").tables(from_ms, now_ms + 1, _BIDS):
-        hours.append(_open(hour))
+        hours.append(_open(hour, from_ms, now_ms))
         if sum(map(len, hours)) >= rows_max:
             break
     return concatenate(hours[::-1], _BIDS)
 
 
-def _open(bids: pa.Table) -> pa.Table:
-    """Return the bids that can teach: first price, not in a deal, not a test, of our feature definition."""
+def _open(bids: pa.Table, from_ms: int, now_ms: int) -> pa.Table:
+    """Return the bids of [from_ms, now_ms] that can teach: first price, not in a deal, not a test, of our feature
+    definition. A bid dated in the future would make all that comes until then look known already.
+    """
     wanted = pc.and_(bids["first_price"], pc.equal(bids["deal_id"], ""))
+    wanted = pc.and_(wanted, pc.and_(pc.greater_equal(bids["at_ms"], from_ms), pc.less_equal(bids["at_ms"], now_ms)))
     wanted = pc.and_(wanted, pc.greater(bids["price_micros_cpm"], 0))
     wanted = pc.and_(wanted, pc.equal(bids["feature_hash"], FEATURE_HASH))
     return bids.filter(pc.and_(wanted, pc.equal(pc.binary_length(bids["request_features"]), 8 * len(REQUEST_COLUMNS))))

@@ -80,6 +80,19 @@ def test_no_more_hours_are_read_than_it_takes(tmp_path: Path, write_log: Any) ->
     assert len(auctions.load(tmp_path, START_MS, now_ms, 150).auctions) == 0
 
 
+def test_bids_out_of_the_window_or_without_a_time_teach_nothing(tmp_path: Path, write_log: Any) -> None:
+    """One dated in the future would be the latest that is known, and nothing would be new until then."""
+    write_log(tmp_path, 200)
+    (path,) = (tmp_path / "bids").rglob("*.parquet")
+    table = pq.ParquetFile(path).read()
+    times = [START_MS - 1, START_MS + 10_001, 2**62, None, *table["at_ms"].to_pylist()[4:]]
+    place = table.column_names.index("at_ms")
+    pq.write_table(table.set_column(place, "at_ms", pa.array(times, pa.int64())), path)
+    found = auctions.load(tmp_path, START_MS, START_MS + 10_000, 1_000)
+    assert len(found.auctions) == 196
+    assert (found.at_ms.min(), found.to_ms) == (START_MS + 40, START_MS + 1_990)
+
+
 def test_little_data_and_no_news_publish_nothing(tmp_path: Path, trained: Path, write_log: Any) -> None:
     write_log(tmp_path / "training", 200)
     assert landscapes.publish(tmp_path, NOW_MS, TrainingConfig())["result"] == "little_data"
