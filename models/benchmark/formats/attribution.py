@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import InputError
 from models.benchmark.formats.format import Format
 from models.features.spec import FeatureSpec, Group
@@ -18,6 +19,7 @@ _NAMES = ("_x_".join(COLUMNS[place] for place in cross) for cross in _CROSSES)
 _REQUEST = (*COLUMNS, *_NAMES)
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _TIME, _LABEL = "timestamp", "click"
+_SECONDS_MAX = 2**33  # the year 2242; milliseconds of any day that logs are from are beyond
 
 
 def load(path: Path) -> Rows:
@@ -39,12 +41,20 @@ def load(path: Path) -> Rows:
                 raise InputError(f"{path}: {name} is absent in {absent} row(s)", reason="benchmark_file")
 
         def column(name: str) -> NDArray[np.int64]:
-            numbers: NDArray[np.int64] = table[name].cast(pa.int64()).fill_null(0).to_numpy()
+            try:
+                numbers: NDArray[np.int64] = table[name].cast(pa.int64()).fill_null(0).to_numpy()
+            except pa.ArrowException as fault:
+                raise ValueError(f"{name}: {fault}") from fault
             return numbers
 
         values = np.stack([column(name) for name in COLUMNS], axis=1)
         labels = column(_LABEL) > 0
-        at_ms = column(_TIME) * 1_000 if _TIME in table.column_names else np.arange(len(labels), dtype=np.int64)
+        at_ms = np.arange(len(labels), dtype=np.int64)
+        if _TIME in table.column_names:
+            seconds = column(_TIME)
+            if len(seconds) and not 0 <= seconds.min() <= seconds.max() <= _SECONDS_MAX:
+                raise ValueError(f"{_TIME} is not in seconds")
+            at_ms = seconds * MS_PER_SECOND
     except (pa.ArrowException, OSError, ValueError) as fault:
         raise InputError(f"{path}: {fault}", reason="benchmark_file") from fault
     order = np.argsort(at_ms, kind="stable")

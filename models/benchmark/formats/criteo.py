@@ -27,7 +27,7 @@ _CATEGORIES = tuple(f"C{number}" for number in range(1, CATEGORIES + 1))
 
 
 def load(path: Path) -> Rows:
-    """Read the rows of a file, gzip or plain.
+    """Read the rows of a file, gzip or plain; empty lines are skipped.
 
     Raises:
         InputError: it is broken, a row has another width, or a number is none.
@@ -37,6 +37,8 @@ def load(path: Path) -> Rows:
         with open_text(path) as file:
             for line, text in enumerate(file, 1):
                 cells = text.rstrip("\n\r").split("\t")
+                if cells == [""]:
+                    continue
                 if len(cells) != WIDTH:
                     raise ValueError(f"{len(cells)} columns, not {WIDTH}")
                 if line == 1 and cells[0].strip().lower() == _LABEL:

@@ -85,7 +85,7 @@ def test_whole_numbers_may_be_written_with_a_point_and_display_rows_with_a_heade
     counts, hashes = ["1", "-2", *[""] * 11], ["68fd1e64"] * 26
     plain = CRITEO.read(write(tmp_path / "plain.tsv", "\t".join(["1", *counts, *hashes])))
     pointed = [cell and f"{cell}.0" for cell in counts]
-    path = write(tmp_path / "headed.tsv", "\t".join(names), "\t".join(["1.0", *pointed, *hashes]))
+    path = write(tmp_path / "headed.tsv", "\t".join(names), "\t".join(["1.0", *pointed, *hashes]), "")
     assert detect(path) is CRITEO
     headed = CRITEO.read(path)
     assert np.array_equal(headed.requests, plain.requests)
@@ -177,6 +177,14 @@ def test_a_category_that_is_absent_is_a_value_and_a_click_or_time_that_is_absent
     assert requests.dtype == np.int64
     assert requests[:, 0].tolist() == [1, 0, 2, 0]
     assert np.array_equal(requests[1], requests[3])
+    for name, column in (("click", [0.5] * 4), ("cat1", ["v1"] * 4)):
+        parquet.write_table(whole.drop([name]).append_column(name, pa.array(column)), tmp_path / "other")
+        with pytest.raises(InputError, match=f"other: {name}: "):
+            ATTRIBUTION.read(tmp_path / "other")
+    for at in (1_371_000_000_000, 2**62, -1):
+        parquet.write_table(whole.drop(["timestamp"]).append_column("timestamp", pa.array([at] * 4)), tmp_path / "ms")
+        with pytest.raises(InputError, match="timestamp is not in seconds"):
+            ATTRIBUTION.read(tmp_path / "ms")
     for name in ("click", "timestamp"):
         parquet.write_table(whole.drop([name]).append_column(name, pa.array([1, None, 2, 3])), tmp_path / "lacking")
         with pytest.raises(InputError, match=f"{name} is absent in 1 row"):
