@@ -58,25 +58,25 @@ class LeaseTuning(NamedTuple):
 
 
 class _Lease:
-    """What is held on one line item's day; `free` is kept equal to granted - settled - reserved - returning."""
+    """What is held on one line item's day; `free` is what was granted less settled, reserved and what goes back."""
 
     __slots__ = (
-        "cost_max", "cost_rare", "day", "demand", "free", "granted", "id", "line_item_id",
-        "rate", "recalled", "reserved", "returning", "settled", "spare", "target", "used_ms",
+        "cost_max", "cost_rare", "day", "demand", "free", "id", "line_item_id",
+        "rate", "recalled", "reserved", "spare", "target", "used_ms",
     )  # fmt: skip
 
     def __init__(self, epoch: int, line_item_id: int, day: int) -> None:
         self.id = lease_id(epoch, line_item_id, day)
         self.line_item_id = line_item_id
         self.day = day
-        self.granted = self.settled = self.reserved = self.returning = self.free = 0
+        self.reserved = self.free = 0
         self.demand = 0  # micros asked for since the last sync, refused ones included
         self.cost_max = self.cost_rare = 0  # of the dearest bid lately, and for long
         self.rate = 0.0  # micros per millisecond
         self.target = 0  # free micros that are wanted
         self.spare = 0  # micros that may be kept beyond need
         self.used_ms = _NEVER_MS
-        self.recalled = False  # a budget was lowered: what is free goes back
+        self.recalled = 0  # a budget was lowered: so much, which was free, goes back
 
 
 class _Reservation(msgspec.Struct, frozen=True, gc=False):
@@ -143,7 +143,6 @@ class LeaseBook:
             lease.used_ms = elapsed_ms
             if cost_micros > lease.cost_max:
                 lease.cost_max = cost_micros
-                lease.cost_rare = max(cost_micros, lease.cost_rare)
         if expires_at_ms - elapsed_ms > self._ahead_ms:
             self._ahead_ms = expires_at_ms - elapsed_ms
         if not 0 <= cost_micros <= lease.free or elapsed_ms > self._valid_until_ms:
@@ -200,8 +199,8 @@ class LeaseBook:
             if self._idle(lease, elapsed_ms):
                 lease.target = 0
             if lease.demand:  # an outlier is forgotten by what follows it; reserve() raises it again
-                lease.cost_max = lease.cost_max * 9 // 10
                 lease.cost_rare = max(lease.cost_max, lease.cost_rare - lease.cost_rare // self._tuning.rare_syncs - 1)
+                lease.cost_max = lease.cost_max * 9 // 10
             lease.demand = 0
             if lease.target > lease.free:
                 amount = min(lease.target - lease.free, self._tuning.want_micros_max)
@@ -216,14 +215,11 @@ class LeaseBook:
         returns = {}
         for lease in self._leases.values():
             if lease.recalled:  # only once: whether the store has heard of it, a report will tell
-                lease.recalled = False
-                returns[lease.id] = lease.returning
+                returns[lease.id], lease.recalled = lease.recalled, 0
                 continue
             keep = 0 if everything or self._idle(lease, elapsed_ms) else lease.target
             if lease.free > keep * self._tuning.surplus_factor:
-                returns[lease.id] = lease.free - keep
-                lease.returning += lease.free - keep
-                lease.free = keep
+                returns[lease.id], lease.free = lease.free - keep, keep
         return returns
 
     def apply(self, report: LeaseReport, elapsed_ms: int) -> None:
@@ -241,16 +237,13 @@ class LeaseBook:
             if lease.id != state.lease_id:
                 continue  # another epoch's
             reported.add(key)
-            lease.granted, lease.settled, lease.returning = state.granted_micros, state.settled_micros, 0
             lease.spare = state.spare_micros
-            lease.free = lease.granted - lease.settled - lease.reserved
-            lease.recalled = state.recalled and lease.free > 0
-            if lease.recalled:
-                lease.free, lease.returning = 0, lease.free
+            lease.free = state.granted_micros - state.settled_micros - lease.reserved
+            lease.recalled = max(lease.free, 0) if state.recalled else 0
+            lease.free -= lease.recalled
         for key, lease in list(self._leases.items()):
             if key not in reported:  # never granted, or spent and returned to the last micro
-                lease.granted = lease.settled = lease.returning = 0
-                lease.free = -lease.reserved
+                lease.free, lease.recalled = -lease.reserved, 0
                 if not lease.reserved and self._idle(lease, elapsed_ms):
                     del self._leases[key]
 

@@ -49,14 +49,15 @@ def test_the_last_instant_is_not_late_whatever_the_clock_of_the_receiver_said(la
 
 
 def test_what_exceeds_the_reservation_is_owed_but_not_charged() -> None:
-    found = entry(notice(cost_micros=130), 6_000)
+    found = entry(notice(cost_micros=200), 6_000)
     assert isinstance(found, Transaction)
-    assert found.postings == (("spend:3:20000", 100), ("late:3:20000", 30), ("payable:exchange", -130))
+    assert found.postings == (("spend:3:20000", 100), ("late:3:20000", 100), ("payable:exchange", -200))
     assert found.claim_micros == 0
-    late = entry(notice(cost_micros=130), CLOSES_MS)
+    late = entry(notice(cost_micros=200), CLOSES_MS)
     assert isinstance(late, Transaction)
-    assert (late.charged_micros, late.late_micros, late.claim_micros) == (0, 130, 100)
+    assert (late.charged_micros, late.late_micros, late.claim_micros) == (0, 200, 100)
     assert late.covered_late().postings == found.postings
+    assert late.covered_late().claim_micros == 0  # claimed once
 
 
 @pytest.mark.parametrize("kind", [NoticeKind.WIN, NoticeKind.IMPRESSION])
@@ -83,6 +84,7 @@ def test_a_conversion_carries_its_rule_and_value() -> None:
 @pytest.mark.parametrize("kind", [NoticeKind.CLICK, NoticeKind.CONVERSION])
 def test_the_response_to_a_test_counts_nowhere(kind: NoticeKind) -> None:
     assert entry(notice(kind=kind, cost_micros=0, cost_micros_max=0), 6_000) is None
+    assert entry(notice(kind=kind, cost_micros=0, cost_micros_max=1), 6_000) is not None
 
 
 def test_a_loss_releases_until_the_bid_is_late_anyway() -> None:
@@ -104,8 +106,9 @@ def test_postings_sum_to_zero_and_no_budget_pays_more_than_was_reserved(
     assert found.uncovered().covered_late().charged_micros == min(cost, max(0, cost_max))
 
 
-def test_a_transaction_of_nothing_is_refused() -> None:
+@pytest.mark.parametrize(("charged", "late"), [(0, 0), (-1, 5), (5, -1)])
+def test_a_transaction_of_nothing_or_less_is_refused(charged: int, late: int) -> None:
     found = entry(notice(cost_micros=80), 6_000)
     assert isinstance(found, Transaction)
     with pytest.raises(ValueError, match="positive"):
-        Transaction(**{name: getattr(found, name) for name in found.__struct_fields__} | {"charged_micros": 0})
+        msgspec.structs.replace(found, charged_micros=charged, late_micros=late)

@@ -49,7 +49,7 @@ def test_reservations_stop_at_what_is_free() -> None:
 
 def test_a_negative_cost_or_a_bid_id_used_twice_is_refused() -> None:
     book = granted(100)
-    assert not reserve(book, "a", -5)
+    assert not reserve(book, "a", -1)
     assert reserve(book, "a")
     assert not reserve(book, "a")
     assert book.reserved_micros == 10
@@ -63,13 +63,12 @@ def test_a_cancelled_bid_frees_at_once_and_only_once() -> None:
     assert book.free_micros == 10
 
 
-@pytest.mark.parametrize("outcome", ["bill", "release"])
-def test_a_notice_frees_when_the_watermark_has_passed_it(outcome: str) -> None:
+@pytest.mark.parametrize(("outcome", "settled"), [("bill", 8), ("bill", 10), ("release", 0)])
+def test_a_notice_frees_when_the_watermark_has_passed_it(outcome: str, settled: int) -> None:
     book = granted(10)
     reserve(book, "a")
-    settled = 8 if outcome == "bill" else 0
     if outcome == "bill":
-        book.bill("a", 8, 5_000)
+        book.bill("a", settled, 5_000)
     else:
         book.release("a", 5_000)
     assert book.free_micros == 0
@@ -88,13 +87,26 @@ def test_of_contradictory_notices_the_first_in_the_log_decides() -> None:
     assert (book.free_micros, book.reservations) == (2, 0)
 
 
-def test_an_expired_reservation_frees_once_nothing_more_can_be_billed_on_it() -> None:
+def test_expired_reservations_free_once_nothing_more_can_be_billed_on_them() -> None:
     book = granted(10)
-    reserve(book, "a")
+    assert reserve(book, "a", 4)
+    assert reserve(book, "b", 6)
     book.apply(report(10, 0, closes_ms(EXPIRES_MS) - 1), 0)
     assert book.free_micros == 0
     book.apply(report(10, 0, closes_ms(EXPIRES_MS) + 1_024), 0)
     assert book.free_micros == 10
+
+
+def test_bids_that_have_an_outcome_leave_nothing_behind() -> None:
+    book = granted(100)
+    for bid_id in ("cancelled", "billed", "lost", "expired"):
+        assert reserve(book, bid_id)
+    book.cancel("cancelled")
+    for bid_id in ("cancelled", "billed", "another process's"):
+        book.bill(bid_id, 10, 1_000)
+    book.release("lost", 1_000)
+    book.apply(report(100, 10, closes_ms(EXPIRES_MS) + 1_024), 0)
+    assert (book.free_micros, book._reservations, book._noticed, book._buckets) == (90, {}, {}, {})
 
 
 def test_a_bill_known_to_the_ledger_first_counts_twice_for_a_moment_never_zero_times() -> None:
@@ -136,11 +148,28 @@ def test_a_failed_sync_keeps_what_it_returned_out_of_use_until_a_report_tells() 
     assert reserve(book, "a", 1)
 
 
-def test_money_asked_for_follows_the_rate_of_reservations() -> None:
-    book = granted(1_000)
-    for number in range(50):
+@pytest.mark.parametrize(("spare", "target"), [(0, 1_000), (40_000, 40_000), (10**9, 60_000)])
+def test_money_asked_for_follows_the_rate_of_reservations_and_what_may_be_spared(spare: int, target: int) -> None:
+    book = granted(0, at_ms=500)
+    book.apply(LeaseReport([LeaseState(LEASE, ITEM, DAY, 1_500, 0, spare_micros=spare)], 0), 500)
+    for number in range(100):
         reserve(book, str(number), at_ms=1_000)
-    assert book.wants(1_000) == [LeaseWant(ITEM, DAY, 1_000 - 500)]  # 0.5 a millisecond, 2 seconds ahead, 500 free
+    # 0.5 a millisecond: 2 seconds ahead, and where there is plenty, 2 minutes; 500 are free.
+    assert book.wants(2_500) == [LeaseWant(ITEM, DAY, target - 500)]
+
+
+@pytest.mark.parametrize("spare", [0, 10**9])
+def test_what_a_dear_bid_needs_is_asked_for_and_goes_back_when_only_cheap_ones_follow(spare: int) -> None:
+    book, held = LeaseBook(1, tuning=LeaseTuning(rare_syncs=5)), 0
+    for second in range(200):
+        for number, cost in enumerate([10] if second != 10 else [50_000, 10]):
+            reserve(book, f"{second}-{number}", cost, 1_000 * second)
+        wanted = sum(want.amount_micros for want in book.wants(1_000 * second))
+        held += wanted - sum(book.returns(1_000 * second).values())
+        state = LeaseState(LEASE, ITEM, DAY, held, 0, spare_micros=spare)
+        book.apply(LeaseReport([state], 0), 1_000 * second)
+        assert second != 11 or book.free_micros >= 90_000
+    assert book.free_micros < 5_000
 
 
 def test_refused_reservations_count_as_demand_and_the_want_is_bounded() -> None:
@@ -201,6 +230,20 @@ def test_a_lease_that_is_not_reported_any_more_has_nothing_free() -> None:
     assert (book.free_micros, book.reserved_micros, book.wants(IDLE_MS)) == (0, 0, [])
 
 
+def test_a_lease_stays_while_bids_hold_its_money_and_then_makes_room() -> None:
+    book = LeaseBook(1, tuning=LeaseTuning(leases_max=1))
+    assert not reserve(book, "refused")
+    book.wants(0)
+    book.apply(report(100), 0)
+    assert reserve(book, "a", 40)
+    book.apply(LeaseReport([], 0), IDLE_MS)
+    book.apply(report(100), IDLE_MS)
+    assert book.free_micros == 60
+    book.apply(LeaseReport([], closes_ms(EXPIRES_MS) + 1_024), IDLE_MS)
+    book.reserve(ITEM + 1, DAY, "b", 1, IDLE_MS, IDLE_MS)
+    assert [want.line_item_id for want in book.wants(IDLE_MS)] == [ITEM + 1]
+
+
 def test_bounds_refuse_rather_than_grow() -> None:
     book = LeaseBook(1, tuning=LeaseTuning(reservations_max=1, leases_max=1))
     assert not reserve(book, "refused")
@@ -242,6 +285,7 @@ def test_a_first_demand_asks_for_an_early_sync_and_a_refused_one_does_not() -> N
     book.reserve(ITEM, DAY, "a", 10, 0, EXPIRES_MS)
     assert book.begun
     book.wants(50)
+    book.apply(LeaseReport([], 0), 50)
     book.reserve(ITEM, DAY, "b", 10, 60, EXPIRES_MS)  # the budget is spent, say: no reason to ask more often
     assert not book.begun
 
@@ -272,6 +316,7 @@ def test_the_promise_follows_expiries_down_again_and_stands_without_bids() -> No
     book.reserve(ITEM, DAY, "b", 10, 1_000, 50_000)
     book.wants(2_000)
     book.reserve(ITEM, DAY, "c", 10, 2_000, 51_000)
+    book.reserve(ITEM, DAY, "shorter", 10, 2_000, 20_000)
     book.wants(3_000)
     assert book.expires_ms_max == 49_000 + 3_000 + SILENCE_MS_MAX
 
@@ -296,6 +341,11 @@ def test_what_is_free_of_a_recalled_lease_goes_back_and_is_out_of_use_at_once() 
     book.wants(2_000)
     book.apply(LeaseReport([LeaseState(LEASE, ITEM, DAY, 30, 0)], 0), 2_000)
     assert (book.free_micros, book.reserved_micros) == (0, 30)
+    book.apply(LeaseReport([LeaseState(LEASE, ITEM, DAY, 20, 0, recalled=True)], 0), 3_000)
+    assert book.returns(3_000) == {}  # all of it is reserved
+    book.apply(recalled, 4_000)
+    book.apply(LeaseReport([], 0), 5_000)
+    assert book.returns(5_000) == {}  # the store has nothing of it any more
 
 
 def test_what_is_payable_is_what_is_free_while_the_lease_is_valid() -> None:
@@ -306,6 +356,8 @@ def test_what_is_payable_is_what_is_free_while_the_lease_is_valid() -> None:
     assert book.payable(ITEM, DAY + 1, 0) == book.payable(ITEM + 1, DAY, 0) == 0
     assert book.payable(ITEM, DAY, SILENCE_MS_MAX) == 15
     assert book.payable(ITEM, DAY, SILENCE_MS_MAX + 1) == 0
+    assert reserve(book, "b", 15)
+    assert book.payable(ITEM, DAY, 0) == 0
 
 
 def test_a_bid_that_is_cut_is_asked_for_once_and_in_full() -> None:
