@@ -3,6 +3,7 @@
 import os
 import re
 from base64 import urlsafe_b64decode
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -107,6 +108,26 @@ def test_ids_and_tokens_complete_no_macro_and_no_address(payload: bytes) -> None
         assert re.fullmatch(r"[A-Za-z0-9_.-]{24,}", text)
 
 
-def test_short_keys_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda token: token[:10] + "\n" + token[10:], "token_malformed"),  # decoders read past it
+        (lambda token: token.replace(".", "=."), "token_malformed"),
+        (lambda token: token.replace(".", ""), "token_malformed"),
+        (lambda token: token + "é", "token_malformed"),
+        (lambda token: "A" + token, "token_malformed"),
+        (lambda token: token + "A", "token_forged"),
+        (lambda token: token[:-1], "token_forged"),
+        (lambda token: token + 2_048 * "A", "token_oversized"),
+    ],
+)
+def test_a_token_is_written_in_one_way_only(spoil: Callable[[str], str], reason: str) -> None:
+    with pytest.raises(TokenError) as refused:
+        SIGNER.verify("win", spoil(sign("win", b"facts!")))
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("keys", [[], [b"k" * 15], [KEY, b"k" * 15]])
+def test_without_a_key_or_with_a_short_one_there_is_no_signer(keys: list[bytes]) -> None:
     with pytest.raises(ValueError, match="16 bytes"):
-        TokenSigner([b"short"], KINDS)
+        TokenSigner(keys, KINDS)

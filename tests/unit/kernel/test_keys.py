@@ -17,7 +17,9 @@ def test_made_once_and_private(tmp_path: Path) -> None:
     first = signing_keys(platform)
     assert first == signing_keys(platform)
     assert len(first[0]) == 32
-    assert (tmp_path / "keys" / "signing.key").stat().st_mode & 0o077 == 0
+    (path,) = (tmp_path / "keys").iterdir()  # and no draft of it beside it
+    assert path.name == "signing.key"
+    assert path.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("written", ["", "no key", "abcd"])
@@ -38,7 +40,7 @@ def test_racing_processes_agree(tmp_path: Path) -> None:
 
 def test_configured_keys_win_and_are_checked() -> None:
     assert signing_keys(Platform(signing_keys=["ab" * 16, "cd" * 16])) == [b"\xab" * 16, b"\xcd" * 16]
-    for wrong in ("", "xyz", "abcd"):
+    for wrong in ("", "xyz", "abcd", "ab" * 15):
         with pytest.raises(ConfigError, match=r"signing_keys\[0\]"):
             signing_keys(Platform(signing_keys=[wrong]))
 
