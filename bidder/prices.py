@@ -8,7 +8,6 @@ from dsp.kernel.money import Micros, price_micros_from_cpm
 from dsp.openrtb.price import PlainPrice, PriceCipher, cipher
 from dsp.openrtb.profile import Profile
 
-TEXT_CHARS_MAX = 256
 #: Exchanges round prices in their own currency, as we did when we bid: so many micros of it, or of the book's, above
 #: our bid are still our bid, and are billed as our bid.
 ROUNDING_MICROS_CPM = 10
@@ -31,8 +30,6 @@ class PriceReader:
         """
         if _unstated(text):
             return None
-        if text == "AUDIT":  # OpenRTB 4.4: the value in creative scans, which are no impressions
-            raise InputError("a creative scan bills nothing", reason="price_audit")
         price = _micros(self._ciphers[facts.exchange], facts, text)
         # A test costs nothing, whatever price its notices are tried out with.
         if facts.price_micros_cpm and price > facts.price_micros_cpm + ROUNDING_MICROS_CPM * max(1.0, facts.rate):
@@ -57,8 +54,6 @@ def _unstated(text: str) -> bool:
 
 
 def _micros(one: PriceCipher, facts: BidFacts, text: str) -> Micros:
-    if len(text) > TEXT_CHARS_MAX:
-        raise InputError("the price is too long", reason="price_malformed")
     try:
         return price_micros_from_cpm(one.decrypt(text) * facts.rate)
     except ValueError as fault:

@@ -23,7 +23,7 @@ _TOKEN_CHARS = 38
 #: The currency is not known here, and 10,000 of a strong one are hundreds of millions of a weak one. The limit on
 #: prices (PRICE_MICROS_CPM_MAX) holds once they are converted.
 _PRICE_MAX = 1e9
-#: What exchanges substitute where no price is known, and macros that nobody substituted.
+#: What exchanges substitute where no price is known, as in creative scans (OpenRTB 4.4), which are no impressions.
 _UNKNOWN = ("", "AUDIT", "-1")
 
 

@@ -171,8 +171,17 @@ async def test_who_only_looks_tells_nothing(desk: Desk) -> None:
     assert desk.written == []
 
 
-async def test_rounding_by_the_exchange_is_billed_at_our_bid(desk: Desk) -> None:
-    await desk.send(NoticeKind.BILL, desk.facts(), p="4.000009")
+@pytest.mark.parametrize(
+    ("rate", "rounded", "beyond"),
+    [(1.0, "4.00001", "4.000011"), (2.0, "2.00001", "2.000011"), (0.5, "8.00002", "8.000022")],
+)
+async def test_rounding_by_the_exchange_is_billed_at_our_bid(
+    desk: Desk, rate: float, rounded: str, beyond: str
+) -> None:
+    """Ten micros of the exchange's currency or of ours, whichever are more."""
+    facts = desk.facts(rate=rate)
+    assert await desk.send(NoticeKind.BILL, facts, p=beyond) == Outcome(400)
+    assert await desk.send(NoticeKind.BILL, facts, p=rounded) == Outcome(200)
     assert [(one.cost_micros, one.clearing_micros_cpm) for one in desk.written] == [(4_000, 4_000_000)]
 
 
