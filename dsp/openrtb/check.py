@@ -6,7 +6,6 @@ check reads the request itself and trusts nothing that the decision derived from
 
 from collections.abc import Mapping
 from functools import lru_cache
-from math import isfinite
 from typing import NamedTuple
 
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
@@ -98,7 +97,7 @@ def check(
     """
     whole = _whole(response, request)
     if whole:
-        return None, [whole] * max(1, sum(len(seat.bid) for seat in response.seatbid))
+        return None, [whole] * sum(len(seat.bid) for seat in response.seatbid)
     impressions = {imp.id: imp for imp in request.imp}
     ambiguous = len(impressions) != len(request.imp)
     terms = response.cur or "USD", rates or _NO_RATES
@@ -165,7 +164,7 @@ def _broken(
     if imp is None:
         return "impression"
     currency, rates = terms
-    if not isfinite(bid.price) or not 0 < bid.price * rates.get(currency, 1.0) <= _PRICE_MAX:
+    if not 0 < bid.price * rates.get(currency, 1.0) <= _PRICE_MAX:
         return "price"
     medium = _medium(bid, imp)
     if medium is None:
@@ -199,7 +198,7 @@ def _terms(bid: Bid, imp: Imp, medium: _Medium, currency: str, rates: Mapping[st
         if deal is None or not _deal_admits(deal, bid):
             return "deal"
         floor, floor_currency = deal.bidfloor, deal.bidfloorcur
-        if isinstance(medium, Video) and deal.at != _FIXED_PRICE:
+        if deal.at != _FIXED_PRICE:
             floor = _floor_by_duration(bid, deal, floor)
     elif imp.pmp is not None and imp.pmp.private_auction == 1:
         return "private_auction"
@@ -207,8 +206,6 @@ def _terms(bid: Bid, imp: Imp, medium: _Medium, currency: str, rates: Mapping[st
         floor = _floor_by_duration(bid, medium, floor)
     if floor == 0:
         return ""
-    if not isfinite(floor):
-        return "floor"
     floor_currency = floor_currency.upper()
     if floor_currency == currency:
         return "" if bid.price >= floor - _PRICE_TOLERANCE else "floor"
@@ -254,7 +251,7 @@ def _markup(imp: Imp, medium: _Medium, judgement: Judgement) -> str:
         return "markup"
     if judgement.unknown_macro:
         return "macro"
-    if isinstance(medium, Banner) and medium.btype and not judgement.banner_types.isdisjoint(medium.btype):
+    if isinstance(medium, Banner) and not judgement.banner_types.isdisjoint(medium.btype):
         return "attribute"
     return "secure" if imp.secure == 1 and judgement.insecure else ""
 
@@ -272,7 +269,7 @@ def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
         return "app"
     if (request.bcat or imp.bcat or request.acat) and _category_refused(bid, imp, request):
         return "category"
-    if bid.attr and medium.battr and set(bid.attr) & set(medium.battr):
+    if not set(bid.attr).isdisjoint(medium.battr):
         return "attribute"
     if _undisclosed(bid, request):
         return "disclosure"

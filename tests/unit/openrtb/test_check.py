@@ -39,6 +39,7 @@ def _labels(request: BidRequest, *bids: Bid, seat: str = "dsp", **fields: Any) -
     checked, labels = check(response, request, rates=RATES)
     kept = [] if checked is None else [bid for one in checked.seatbid for bid in one.bid]
     assert len(kept) + len(labels) == len(bids)
+    assert checked is None or kept  # without a bid there is no response
     assert set(labels) <= set(CHECKS)
     return labels
 
@@ -73,6 +74,7 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({}, {}, {"price": -1.0}, "price"),
         ({}, {}, {"price": float("nan")}, "price"),
         ({}, {}, {"price": 1e9}, "price"),
+        ({}, {}, {"price": float("inf")}, "price"),
         # Floors
         ({"bidfloor": 1.01}, {}, {}, "floor"),
         ({"bidfloor": 1.0}, {}, {}, ""),
@@ -80,6 +82,9 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({"bidfloor": 0.9, "bidfloorcur": "EUR"}, {}, {}, ""),
         ({"bidfloor": 0.9, "bidfloorcur": "XYZ"}, {}, {}, "floor"),
         ({"bidfloor": float("nan")}, {}, {}, "floor"),
+        ({"bidfloor": float("inf")}, {}, {}, "floor"),
+        ({"bidfloor": 1.0}, {}, {"price": 0.99}, "floor"),
+        ({"bidfloor": 0.0, "bidfloorcur": "XYZ"}, {}, {}, ""),
         # Deals
         (DEALS, {}, {}, "private_auction"),
         (DEALS, {}, {"dealid": "E", "price": 3.0}, "deal"),
@@ -91,6 +96,7 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({"bidfloor": 9.0, **DEALS}, {}, {"dealid": "D", "price": 2.0}, ""),
         ({"bidfloorcur": "EUR", "pmp": {"deals": [{"id": "D", "bidfloor": 1.0}]}}, {}, {"dealid": "D"}, ""),
         ({}, {}, {"dealid": "D"}, "deal"),
+        ({"pmp": {"private_auction": 0, "deals": [{"id": "D", "bidfloor": 2.0}]}}, {}, {}, ""),
         # Format, size, duration, protocol
         ({}, {}, {"mtype": 2}, "format"),
         ({}, {}, {"mtype": 0}, "format"),
@@ -109,12 +115,18 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({"banner": None, "video": {"poddur": 15, "maxduration": 30}}, {}, {**SPOT, "dur": 30}, "duration"),
         ({"banner": None, "video": {"poddur": 15, "maxduration": -1}}, {}, {**SPOT, "dur": 15}, ""),
         (VIDEO, {}, {**SPOT, "dur": 4}, "duration"),
+        (VIDEO, {}, {**SPOT, "dur": 5}, ""),
         (VIDEO, {}, {**SPOT, "dur": 30, "protocol": 3}, ""),
         (VIDEO, {}, {**SPOT, "protocol": 7}, "protocol"),
+        ({"banner": None, "video": {}}, {}, {**SPOT, "protocol": 7}, ""),
+        ({"banner": None, "video": {"protocol": [3]}}, {}, {**SPOT, "protocol": 7}, "protocol"),
+        ({"banner": None, "audio": {}}, {}, {**SPOT, "mtype": 3}, ""),
+        ({}, {}, {**SPOT, "mtype": 3}, "format"),
         ({"banner": None, "video": {"rqddurs": [15, 30]}}, {}, {**SPOT, "dur": 20}, "duration"),
         ({"banner": None, "video": {"mincpmpersec": 0.1}}, {}, {**SPOT, "dur": 15}, "floor"),
         ({"banner": None, "video": {"durfloors": [{"maxdur": 15, "bidfloor": 2}]}}, {}, {**SPOT, "dur": 15}, "floor"),
         ({"banner": None, "video": {"durfloors": [{"maxdur": 15, "bidfloor": 2}]}}, {}, {**SPOT, "dur": 16}, ""),
+        ({"banner": None, "video": {"durfloors": [{"mindur": 15, "bidfloor": 2}]}}, {}, {**SPOT, "dur": 15}, "floor"),
         (TIMED, {}, {**SPOT, "dealid": "D", "dur": 15, "price": 2.9}, "floor"),
         (TIMED, {}, {**SPOT, "dealid": "D", "dur": 15, "price": 3.0}, ""),
         (TIMED, {}, {**SPOT, "dealid": "E", "dur": 15, "price": 3.9}, "floor"),
@@ -135,6 +147,7 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         # Secure
         ({"secure": 1}, {}, {}, ""),
         ({"secure": 1}, {}, {"adm": '<img src="http://x">'}, "secure"),
+        ({}, {}, {"adm": '<img src="http://x">'}, ""),
         ({"secure": 1}, {}, {"adm": "<img src = 'HTTP://x'>"}, "secure"),
         ({"secure": 1}, {}, {"adm": "<img src=http://x>"}, "secure"),
         ({"secure": 1}, {}, {"adm": "<i style=\"background:url( 'http://x')\">"}, "secure"),
@@ -153,7 +166,9 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({}, {"badv": ["cars.ford.com"]}, {}, ""),
         ({}, {"badv": ["afford.com"]}, {}, ""),
         ({}, {}, {"adomain": []}, "advertiser"),
+        ({}, {"regs": {"ext": {}}}, {}, ""),
         ({}, {"regs": {"ext": {"dsa": {"dsarequired": 1}}}}, {}, ""),
+        ({}, {"regs": {"ext": {"dsa": {"dsarequired": 2, "pubrender": 1}}}}, {"ext": BidExt()}, "disclosure"),
         ({}, {"regs": {"ext": {"dsa": {"dsarequired": 2, "pubrender": 1}}}}, {}, "disclosure"),
         ({}, {"regs": {"ext": {"dsa": {"dsarequired": 2, "pubrender": 1}}}}, {"ext": PAYER}, ""),
         ({}, {"regs": {"ext": {"dsa": {"dsarequired": 3, "pubrender": 0}}}}, {"ext": PAYER}, "disclosure"),
@@ -174,7 +189,12 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({}, {"acat": ["IAB1"]}, {"cat": ["IAB1-2"]}, ""),
         ({"banner": {"w": 300, "h": 250, "battr": [1, 6]}}, {}, {"attr": [6]}, "attribute"),
         ({}, {"wlang": ["de"]}, {"language": "en"}, "language"),
+        ({"banner": {"w": 300, "h": 250, "battr": [1]}}, {}, {"attr": [6]}, ""),
         ({}, {"wlang": ["de"]}, {"language": "de"}, ""),
+        ({}, {"wlang": ["EN-us"]}, {"language": "en-GB"}, ""),
+        ({}, {"wlang": ["de"]}, {}, ""),
+        ({}, {"wlangb": ["de"]}, {"language": "en"}, "language"),
+        ({}, {}, {"language": "en"}, ""),
     ],
 )
 def test_each_rule(imp: dict[str, Any], fields: dict[str, Any], bid: dict[str, Any], want: str) -> None:
@@ -207,10 +227,12 @@ def test_prices_are_judged_in_the_book_s_currency(currency: str, price: float, f
         ({"wseat": ["x"]}, {}, "dsp", "seat"),
         ({"wseat": ["dsp"]}, {}, "dsp", ""),
         ({"bseat": ["dsp"]}, {}, "dsp", "seat"),
+        ({"bseat": ["x"]}, {}, "dsp", ""),
     ],
 )
 def test_the_response_as_a_whole(fields: dict[str, Any], response: dict[str, Any], seat: str, want: str) -> None:
-    assert _labels(_request(**fields), _bid(), seat=seat, **response) == ([want] if want else [])
+    bids = _bid(), _bid(id="c")
+    assert _labels(_request(**fields), *bids, seat=seat, **response) == ([want] * 2 if want else [])
 
 
 def test_a_broken_bid_does_not_cost_the_others() -> None:
@@ -232,7 +254,9 @@ def test_bids_are_bounded() -> None:
 def test_a_repeated_impression_id_cannot_be_bid_on() -> None:
     slot = {"id": "1", "banner": {"w": 300, "h": 250}}
     request = msgspec.convert({"id": "a", "imp": [slot, slot, {**slot, "id": "2"}]}, BidRequest)
-    assert _labels(request, _bid(), _bid(id="c", impid="2")) == ["impression"]
+    checked, labels = check(BidResponse(id="a", seatbid=[SeatBid(bid=[_bid(), _bid(id="c", impid="2")])]), request)
+    assert checked is not None
+    assert ([bid.id for bid in checked.seatbid[0].bid], labels) == (["c"], ["impression"])
 
 
 TOKEN = "01m807m562x0jsmrxvp59q3cph.CGgLUAGfIiCo"
