@@ -3,12 +3,12 @@
 import binascii
 from base64 import urlsafe_b64decode
 
-#: The longest string worth reading. Real ones stay below 2,000 characters.
+#: The longest string worth reading, or remembering. Real ones stay below 2,000 characters.
 CHARS_MAX = 4_096
 
 
 class BitsError(ValueError):
-    """The text is not base64, too long, or ends before the bits that were asked for."""
+    """The text is not base64, or ends before the bits that were asked for."""
 
 
 class Bits:
@@ -18,8 +18,6 @@ class Bits:
 
     def __init__(self, text: str) -> None:
         text = text.rstrip("=")
-        if not text or len(text) > CHARS_MAX or not text.isascii():
-            raise BitsError("empty, oversized or not ASCII")
         # Six bits a character: "A" is six zeros, so padding with it adds nothing but zeros past the end.
         try:
             data = urlsafe_b64decode(text + "A" * (-len(text) % 4))

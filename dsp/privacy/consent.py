@@ -67,9 +67,7 @@ def _vendor_listed(bits: Bits, vendor_id: int) -> bool:
     if bits.take(1):
         return _in_ranges(bits, vendor_id)
     start = bits.position
-    bits.position += vendor_max
-    if vendor_max:
-        bits.at(bits.position - 1, 1)  # the whole field must be there
+    bits.position += vendor_max  # what follows tells whether the whole field is there
     return vendor_id <= vendor_max and bits.at(start + vendor_id - 1, 1) == 1
 
 

@@ -56,12 +56,10 @@ def _limits_tracking(device: Device) -> bool:
 
 
 def _us_opt_out(regs: Regs) -> bool:
-    if regs.us_privacy and gpp.us_privacy_opted_out(regs.us_privacy):
+    if gpp.us_privacy_opted_out(regs.us_privacy):
         return True
     if regs.ext is not None and str(regs.ext.gpc) == "1":
         return True
-    if not regs.gpp and not regs.gpp_sid:
-        return False
     held = gpp.sections(regs.gpp) or {}
     if regs.us_privacy:
         held = {gpp.US_PRIVACY: regs.us_privacy, **held}

@@ -65,6 +65,7 @@ def _gdpr(text: str | None) -> Permissions:
         ({"device": {"geo": {}}, "user": {"geo": {"country": "DEU"}}}, CONTEXTUAL),
         ({"device": {"geo": {"country": "USA"}}, "user": {"geo": {"country": "DEU"}}}, CONTEXTUAL),
         ({"user": {"geo": {"country": "USA"}}}, FREE),
+        ({"device": {"geo": {"country": "DEU"}}, "regs": {"coppa": 0, "us_privacy": "1---"}}, CONTEXTUAL),
         # US privacy
         ({"regs": {"us_privacy": "1YNN"}}, FREE),
         ({"regs": {"us_privacy": "1YYN"}}, CONTEXTUAL),
@@ -81,6 +82,11 @@ def _gdpr(text: str | None) -> Permissions:
         ({"regs": {"gpp": "rubbish", "gpp_sid": [-1]}}, FREE),
         ({"regs": {"gpp": "DBABLA~BVQqAAAAAgA.QA", "gpp_sid": [7]}}, FREE),
         ({"regs": {"gpp": f"DBABM~{FULL}", "gpp_sid": [2]}}, FREE),
+        ({"regs": {"gdpr": 1, "gpp": "rubbish"}}, CONTEXTUAL),
+        ({"regs": {"gdpr": 1, "gpp": GPP_EU_US}, "user": {"consent": FULL}}, FREE),
+        ({"regs": {"gpp": "rubbish", "gpp_sid": [0]}}, FREE),
+        ({"regs": {"gpp": "rubbish", "gpp_sid": [1]}}, CONTEXTUAL),  # TCF 1, which nobody reads any more
+        ({"regs": {"gpp": "DBABBg~BAAAAAAAAAAAAAAA", "gpp_sid": [8]}}, FREE),  # California, nothing said
         # A section that applies and is nowhere
         ({"regs": {"gpp_sid": [7]}}, CONTEXTUAL),
         ({"regs": {"gpp": GPP_EU_US, "gpp_sid": [7]}}, CONTEXTUAL),
@@ -116,10 +122,23 @@ def test_signals(fields: dict[str, Any], want: Permissions) -> None:
         (tcf(purposes=ALL, vendors=[VENDOR], restrictions=[(7, 0, VENDOR)]), CONTEXTUAL),
         (tcf(purposes=ALL, vendors=[VENDOR], restrictions=[(2, 2, VENDOR)]), CONTEXTUAL),
         (tcf(purposes=ALL, vendors=[VENDOR], restrictions=[(2, 1, VENDOR)]), FREE),
+        (
+            tcf(
+                purposes=[1],
+                vendors=[VENDOR],
+                interests=[2, 7],
+                interest_vendors=[VENDOR],
+                restrictions=[(2, 1, VENDOR)],
+            ),
+            CONTEXTUAL,
+        ),
         # Unreadable
+        ("B" + FULL[1:], CONTEXTUAL),  # of version 1
         ("", CONTEXTUAL),
         (None, CONTEXTUAL),
         ("rubbish", CONTEXTUAL),
+        ("CP!x", CONTEXTUAL),
+        (FULL[:40] + "!!!!" + FULL[40:], CONTEXTUAL),  # decoders read past it
         (FULL[:-20], CONTEXTUAL),
         ("A" * 100_000, CONTEXTUAL),
         (FULL + ".YAAAAAAAAAAA", FREE),
@@ -136,6 +155,7 @@ def test_a_forbidden_bid_stays_forbidden_beside_weaker_signals() -> None:
 
 def test_nobody_consents_to_a_vendor_without_a_number() -> None:
     assert consent.basis(FULL, 0) == consent.NO_BASIS
+    assert consent.basis(tcf(purposes=ALL, vendors=[0], ranges=True), 0) == consent.NO_BASIS
 
 
 def test_a_string_cut_short_never_grants_more() -> None:
@@ -184,6 +204,8 @@ def test_recorded_strings_read_as_another_library_reads_them() -> None:
         ("DBABM", None),
         ("", None),
         ("CPXx~a", None),
+        ("CBABM~CP", None),  # of another type
+        ("DBAB4AAAAAAAAAG~CP", None),  # sections by the million million
         ("DB\u00e9~a", None),
         ("D" * 5_000, None),
     ],
@@ -262,6 +284,15 @@ def test_a_known_child_and_a_service_provider_s_mode_leave_a_user_s_data_unused(
         (7, "BVQqAAAAAg", False),
         (7, "BVQqAAAAEg", True),
         (7, "BVQqAAAAhg", True),
+        # A subsection that is not of Global Privacy Control
+        (8, "BAAAAAAAAAAAAAAA.Y", True),
+        (8, "BAAAAAAAAAAAAAAA.o", False),
+        # US privacy, whatever is wrong with it
+        (6, "1YNN", False),
+        (6, "1-n-", False),
+        (6, "1Y", True),
+        (6, "1YNNN", True),
+        (6, "2YNN", True),
     ],
 )
 def test_sections_as_others_write_them(section: int, text: str, want: bool) -> None:
