@@ -329,7 +329,7 @@ class BookRepository:
 
     def _save_releases(self, releases: Mapping[str, int], watermark_ms: int) -> None:
         """Keep the releases that the book does not have, until their bids close, and forget those that have closed."""
-        rows = [{"bid_id": bid_id, "closes_ms": at_ms} for bid_id, at_ms in releases.items() if at_ms > watermark_ms]
+        rows = [{"bid_id": bid_id, "closes_ms": at_ms} for bid_id, at_ms in releases.items()]
         self._write(statements.INSERT_RELEASES, rows)
         self._session.execute(statements.FORGET_RELEASES, {"watermark_ms": watermark_ms})
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, event, update
+from sqlalchemy import Engine, Update, event, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -15,7 +15,7 @@ from dsp.ledger.apply import entry
 from dsp.ledger.book import Transaction
 from dsp.ledger.terms import LateClaim, closes_ms
 from dsp.store.book import Applied, BookRepository, DayResult
-from dsp.store.book_tables import BookPostingRow, BookReleaseRow, BookTransactionRow
+from dsp.store.book_tables import BookDayRow, BookPostingRow, BookReleaseRow, BookTransactionRow
 from dsp.store.database import session_factory
 from tests.notices import FACTS, notice
 
@@ -183,12 +183,12 @@ def test_a_win_after_a_loss_is_charged_like_a_late_one_and_not_to_its_bids_lease
 def test_claims_count_from_what_was_charged_and_are_of_one_day_of_one_line_item(session: Session) -> None:
     apply(session, late(1, 60), room={LATE_LEASE: 60})
     applied = apply(
-        session, late(2, 10), late(3, 20, day=20_001), late(4, 30), notice(5), late(6, 130), late(7, 5, line_item_id=4)
+        session, late(2, 10), late(3, 20, day=20_001), late(4, 30), notice(5), late(6, 130), late(7, 1, line_item_id=4)
     )
     assert applied.claims == [
         LateClaim(3, 2, 20_000, 60, 6_000, (10, 30, 100)),  # what exceeds a bid's maximum no budget pays
         LateClaim(3, 2, 20_001, 0, 6_000, (20,)),
-        LateClaim(4, 2, 20_000, 0, 6_000, (5,)),
+        LateClaim(4, 2, 20_000, 0, 6_000, (1,)),
     ]
 
 
@@ -248,9 +248,20 @@ def test_a_large_batch_is_entered_whole_and_only_once(session: Session) -> None:
     assert BookRepository(session).imbalance() == 0
 
 
-def test_a_posting_that_was_tampered_with_shows_as_an_imbalance(session: Session) -> None:
-    apply(session, notice(1))
-    session.execute(update(BookPostingRow).where(BookPostingRow.account == "spend:3:20000").values(micros=79))
+@pytest.mark.parametrize(
+    "tampered",
+    [
+        update(BookPostingRow).where(BookPostingRow.account == "spend:3:20000").values(micros=79),
+        update(BookPostingRow).where(BookPostingRow.account == "spend:3:20000").values(account="late:3:20000"),
+        update(BookDayRow).values(spend_micros=81),
+        update(BookDayRow).values(late_micros=31),
+    ],
+    ids=["amount", "account", "spend kept", "late kept"],
+)
+def test_what_was_tampered_with_shows_as_an_imbalance(session: Session, tampered: Update) -> None:
+    apply(session, notice(1), late(2, 30))
+    assert BookRepository(session).imbalance() == 0
+    session.execute(tampered)
     assert BookRepository(session).imbalance() > 0
 
 
