@@ -248,7 +248,7 @@ def _is_day(day: int, now_ms: int) -> bool:
 def _left(sql: sqlite3.Connection, line_item_id: int, day: int, late: bool = False) -> Micros:
     query = _LATE + _LEFT if late else _LEFT
     (left,) = sql.execute(query, {"line_item_id": line_item_id, "day": day, "unbounded": _UNBOUNDED}).fetchone()
-    return 0 if left is None else int(left)
+    return int(left)
 
 
 def _lease(sql: sqlite3.Connection, name: str) -> _Lease | None:

@@ -126,6 +126,8 @@ async def test_nobody_returns_more_than_is_left_or_what_is_anothers(store: Lease
     await store.settle({lease.lease_id: 40}, NOW_MS)
     await store.sync(two, NOW_MS, [], {lease.lease_id: 10, "nonsense": 5}, 0)
     assert (await ask(store, one))[1].granted_micros == 100
+    for nothing in (0, -50):
+        assert (await ask(store, one, L1=nothing))[1].granted_micros == 100
     await ask(store, one, L1=10**9)
     assert 1 not in await ask(store, one)  # nothing is left on it
     granted = (await ask(store, one, (1, 1)))[1]
@@ -136,7 +138,7 @@ async def test_settling_is_absolute_and_never_goes_back(store: LeaseStore) -> No
     epoch = await store.register("bidder", NOW_MS)
     await store.set_limits([Limit(1, 1, *UNLIMITED)])
     lease = (await ask(store, epoch, (1, 100)))[1]
-    for billed, watermark_ms in ((30, 5_000), (30, 5_000), (20, 4_000), (45, 6_000)):
+    for billed, watermark_ms in ((30, 5_000), (30, 5_000), (45, 6_000), (20, 4_000)):
         await store.settle({lease.lease_id: billed}, watermark_ms)
     report = await store.sync(epoch, NOW_MS, [], {}, 0)
     assert (report.leases[0].settled_micros, report.watermark_ms) == (45, 6_000)
@@ -265,6 +267,15 @@ async def test_a_paused_line_item_gets_nothing_for_bids_and_still_pays_for_late_
     assert [(item, one.granted_micros, one.recalled) for item, one in leases.items()] == [(1, 60, False)]
 
 
+async def test_pausing_again_and_resuming_leave_no_budget_of_before(store: LeaseStore) -> None:
+    limit = Limit(1, 1, None, 100, None, None)
+    for total in (100, 45):
+        await store.set_limits([limit._replace(total_micros=total, active=False)])
+    assert await store.cover([claim(46, 45)]) == {f"0-1-{DAY}": 45}
+    await store.set_limits([limit])
+    assert await store.cover([claim(30, charged=45)]) == {f"0-1-{DAY}": 75}
+
+
 async def test_the_embedded_store_counts_what_was_billed_on_a_lease_it_does_not_know(tmp_path: Path) -> None:
     """The store's file was lost, and the ledger tells it everything again."""
     store = LocalLeaseStore(tmp_path / "leases.db", "NORMAL")
@@ -275,6 +286,15 @@ async def test_the_embedded_store_counts_what_was_billed_on_a_lease_it_does_not_
     epoch = await store.register("bidder", NOW_MS)
     leases = await ask(store, epoch, (1, 50), (2, 500))
     assert [leases[item].granted_micros for item in (1, 2)] == [10, 50]
+    await store.close()
+
+
+async def test_the_embedded_store_says_when_it_is_new_or_knows_less_than_the_book(tmp_path: Path) -> None:
+    store = LocalLeaseStore(tmp_path / "leases.db", "NORMAL")
+    await store.open()
+    assert await store.behind(0) is None
+    await store.settle({}, 5)
+    assert [await store.behind(at_ms) for at_ms in (4, 5, 6)] == [[], [], None]
     await store.close()
 
 
