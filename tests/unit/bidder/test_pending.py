@@ -65,12 +65,14 @@ def test_a_bid_that_won_stays_until_it_expires_or_is_counted() -> None:
     pending.hear(heard(3, NoticeKind.WIN, user_key=""), 2_000)
     pending.hear(heard(4, NoticeKind.WIN, expires_at_ms=2_000), 2_000)
     pending.hear(heard(5, NoticeKind.WIN, cost_micros=9), 2_000)  # proves the impression
+    pending.hear(heard(6, NoticeKind.CONVERSION), 2_000)  # tells nothing of one
     expected = UserRecord(pack(Exposure(f"bid-{number}", 1_000, 1, 2, 3) for number in (1, 2)))
     assert pending.merged("user", None, 60_999) == expected
     assert pending.merged("user", None, 61_000) is None
     pending.hear(heard(1, NoticeKind.BILL, cost_micros=9), 3_000)
     pending.hear(heard(2, NoticeKind.LOSS), 3_000)
     assert len(pending) == 0
+    assert not pending._exposures  # nor is the user remembered
 
 
 def heard(number: int, kind: NoticeKind, cost_micros: int = 0, user_key: str = "user", **facts: int) -> Notice:
