@@ -102,10 +102,14 @@ def _dataset(night: Night) -> dict[str, Any]:
 
 
 def _reason_to_wait(data: Dataset, champion: bundle.Bundle | None, config: TrainingConfig) -> dict[str, Any] | None:
-    rows, clicks = len(data.impressions), data.summary.clicks
-    if rows < config.rows_min or clicks < config.clicks_min or clicks == rows:
+    rows, clicks, summary = len(data.impressions), data.summary.clicks, data.summary
+    if rows < config.rows_min or clicks < config.clicks_min:
         found = f"{rows} impressions with {clicks} clicks; {config.rows_min} with {config.clicks_min} are needed"
-        return {"result": "little_data", "reasons": [found]}
+        left_out = ((summary.immature, "are too young yet"), (summary.foreign, "have features of another definition"))
+        others = [f"{count} more {why}" for count, why in left_out if count]
+        return {"result": "little_data", "reasons": [found, *others]}
+    if clicks == rows:
+        return {"result": "little_data", "reasons": [f"all {rows} impressions were clicked"]}
     if not _spread(data.impressions, config):
         return {"result": "little_data", "reasons": ["the impressions do not spread over time"]}
     if champion is None:

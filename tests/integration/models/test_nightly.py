@@ -140,6 +140,20 @@ def test_an_empty_day_publishes_nothing(tmp_path: Path) -> None:
     assert registry.resolve(tmp_path / "models", bundle.CHAMPION) is None
 
 
+def test_what_too_little_data_lack_is_said(tmp_path: Path, write_log: Any) -> None:
+    write_log(tmp_path / "training", 700)
+    write_log(tmp_path / "training", 40, start_ms=START_MS + 7_000, seed=2, feature_hash="other")
+    few = run(tmp_path, START_MS + 60_000, msgspec.structs.replace(CONFIG, maturity_seconds=4.0, rows_min=400))
+    assert few.result == "little_data"
+    assert few.reasons[0].endswith("400 with 30 are needed")
+    assert [reason.partition(" ")[2] for reason in few.reasons[1:]] == [
+        "more are too young yet",
+        "more have features of another definition",
+    ]
+    write_log(tmp_path / "all" / "training", 700, click_rate_of=lambda rate: 1.0)
+    assert run(tmp_path / "all", START_MS + 60_000).reasons == ("all 700 impressions were clicked",)
+
+
 def test_hours_without_data_are_named(tmp_path: Path, write_log: Any) -> None:
     write_log(tmp_path, 10)
     write_log(tmp_path, 10, start_ms=START_MS + 3 * 3_600_000, seed=2)
