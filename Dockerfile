@@ -21,10 +21,10 @@ FROM build AS build-gpu
 RUN --mount=type=cache,target=/var/cache/pip /opt/dsp/bin/pip install ".[gpu,${EXTRAS}]"
 
 FROM python:3.11-slim-bookworm AS runtime
-# LightGBM needs the OpenMP runtime. Debian keeps one version of a package, so a pinned one would soon be gone.
+# LightGBM needs the OpenMP runtime, and every container an init: see ENTRYPOINT. Debian keeps one version of a package, so a pinned one would soon be gone.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --no-install-recommends --yes libgomp1 \
+    && apt-get install --no-install-recommends --yes libgomp1 tini \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --user-group --no-create-home dsp \
     && install --directory --owner=dsp --group=dsp \
@@ -53,6 +53,9 @@ VOLUME /var/lib/dsp
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(os.environ['HEALTH_URL'], timeout=2)"]
 STOPSIGNAL SIGTERM
+# The kernel keeps from process 1 every signal that it has not asked for yet. A process that is stopped while it starts
+# would never hear of it, come up, and be killed with what it had taken on.
+ENTRYPOINT ["tini", "--"]
 CMD ["python", "-m", "dsp", "up"]
 
 FROM runtime AS gpu

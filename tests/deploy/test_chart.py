@@ -141,7 +141,7 @@ def test_what_is_no_value_is_refused(helm: Any) -> None:
 
 
 def test_every_process_of_the_platform_is_there(objects: list[dict[str, Any]]) -> None:
-    commands = sorted(" ".join(pod["spec"]["containers"][0]["command"][2:]) for _, pod in pods(objects))
+    commands = sorted(" ".join(pod["spec"]["containers"][0]["args"][2:]) for _, pod in pods(objects))
     assert commands == sorted(
         ["bidder", "dsp api", "dsp migrate", "models nightly --json", "models online"]
         + [f"dsp worker {name}" for name in METERED if name != "online"]
@@ -151,12 +151,17 @@ def test_every_process_of_the_platform_is_there(objects: list[dict[str, Any]]) -
 def test_commands_settings_and_ports_exist(objects: list[dict[str, Any]]) -> None:
     for name, pod in pods(objects):
         (container,) = pod["spec"]["containers"]
-        processes.check_command(container["command"])
-        listening = processes.ports(environment(objects, container), container["command"])
+        processes.check_command(container["args"])
+        listening = processes.ports(environment(objects, container), container["args"])
         assert {port["name"]: port["containerPort"] for port in container.get("ports", ())} == listening, name
         probes = [container[key] for key in container if key.endswith("Probe")]
         assert bool(probes) == bool(listening), name
         assert all(probe["httpGet"]["port"] in listening for probe in probes), name
+
+
+def test_every_process_has_the_image_s_init_above_it(objects: list[dict[str, Any]]) -> None:
+    """A `command` of Kubernetes would take its place."""
+    assert not [name for name, pod in pods(objects) if "command" in pod["spec"]["containers"][0]]
 
 
 def test_settings_arrive_as_they_were_written(rendered: dict[str, list[dict[str, Any]]]) -> None:

@@ -97,6 +97,15 @@ def test_the_image_s_own_command_exists() -> None:
     processes.check_command(json.loads(command))
 
 
+def test_no_process_is_the_first_of_its_container(compose: dict[str, Any]) -> None:
+    """The first never hears of a SIGTERM that comes before it has asked for it, that is while it starts."""
+    (entry,) = re.findall(r"^ENTRYPOINT (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    (installed,) = re.findall(r"apt-get install (.*) \\$", DOCKERFILE, re.MULTILINE)
+    assert json.loads(entry) == ["tini", "--"]
+    assert "tini" in installed.split()
+    assert not [name for name, service in ours(compose).items() if service.get("entrypoint")]
+
+
 def test_the_context_is_small_and_has_what_is_copied() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert lines[1] == "*"
