@@ -11,7 +11,7 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     body_bytes_max: int = 1_048_576  # of a request; larger: 413
     page_size_max: int = 500  # entities in one answer; asking for more: 422
     report_rows_max: int = 100_000  # in one report; asking for more: 422
-    connections_max: int = 200  # requests at once; more: 503
+    connections_max: int = 200  # requests being answered at once; more: 503, but for /healthz, /readyz and /metrics
     idempotency_seconds: int = 86_400  # how long the answer to a write with an Idempotency-Key is remembered
     explain_records_max: int = 200_000  # stored requests looked through for one auction, the newest
     delivery_requests: int = 500  # stored requests, the newest, that a line item's delivery is explained by

@@ -60,6 +60,12 @@ def problem(
     return Response(msgspec.json.encode(document), status, dict(headers or {}), MEDIA_TYPE)
 
 
+def unavailable(request_id: str, detail: str) -> Response:
+    """Return the problem document of what a second try may mend."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return problem(request_id, HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers)
+
+
 def pointer(field: str) -> str:
     """Return the JSON pointer of a field path such as `dayparts[0].end_hour`."""
     if not field:
@@ -124,6 +130,4 @@ def _data(request: Request, _fault: DataError) -> Response:
 def _unavailable(request: Request, fault: Exception) -> Response:
     """What is away, and where it was looked for, is for the log and not for strangers."""
     logging.get(__name__).warning("unavailable", fault=str(fault), request_id=request_id(request))
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    detail = "Something that this needs does not answer; try again."
-    return problem(request_id(request), HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers)
+    return unavailable(request_id(request), "Something that this needs does not answer; try again.")

@@ -1,4 +1,6 @@
-"""What happens to every API request: an id that is echoed, metrics, and an answer even when our code fails."""
+"""What happens to every API request: an id that is echoed, metrics, a bound on how many there are at once, and an
+answer even when our code fails.
+"""
 
 import re
 from http import HTTPStatus
@@ -7,9 +9,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dsp.api.errors import problem
+from dsp.api.context import Services
+from dsp.api.errors import problem, unavailable
 from dsp.kernel import logging
-from dsp.kernel.clock import Clock
 from dsp.kernel.ids import new_id
 from dsp.kernel.metrics import API_DURATION, API_REQUESTS
 
@@ -19,6 +21,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
 _UNMATCHED = "unmatched"
 _NS_PER_SECOND = 1e9
+#: Whoever asks whether the process lives is answered however much there is to do.
+_UNBOUNDED = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Observer:
@@ -26,6 +30,7 @@ class Observer:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._inflight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,7 +39,8 @@ class Observer:
         asked = scope["method"]
         if asked == "HEAD":  # what GET would say of itself (RFC 9110, 9.3.2); the server leaves the body out
             scope = {**scope, "method": "GET"}
-        clock: Clock = scope["app"].state.services.clock
+        services: Services = scope["app"].state.services
+        clock = services.clock
         began_ns = clock.elapsed_ns()
         request_id = _given_id(scope) or new_id(clock.now_ms())
         scope.setdefault("state", {})["request_id"] = request_id
@@ -50,8 +56,13 @@ class Observer:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
+        self._inflight += 1
         try:
-            await self._app(scope, receive, answer)
+            if self._inflight > services.config.connections_max and scope["path"] not in _UNBOUNDED:
+                detail = f"More than {services.config.connections_max} requests are being answered."
+                await unavailable(request_id, detail)(scope, receive, answer)
+            else:
+                await self._app(scope, receive, answer)
         except ClientDisconnect:
             status = status or HTTPStatus.BAD_REQUEST  # nobody is left to answer
         except Exception:
@@ -60,6 +71,7 @@ class Observer:
                 detail = "The server failed; its log has the fault under the request's id."
                 await problem(request_id, HTTPStatus.INTERNAL_SERVER_ERROR, detail)(scope, receive, answer)
         finally:
+            self._inflight -= 1
             _count(scope, asked, status, clock.elapsed_ns() - began_ns)
 
 

@@ -10,6 +10,7 @@ import uvicorn
 
 from dsp.api.app import create_app
 from dsp.api.config import ApiConfig
+from dsp.api.connection import Connection
 from dsp.api.context import Services
 from dsp.cache.connect import blob_store
 from dsp.kernel import config, logging, metrics
@@ -60,10 +61,10 @@ async def run(settings: Mapping[str, Any]) -> None:
             app,
             api.host,
             api.port,
+            http=Connection,
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=api.connections_max,
             timeout_graceful_shutdown=api.drain_timeout_seconds,
         ),
         lifecycle,

@@ -1,11 +1,17 @@
 """Health, metrics, the OpenAPI document, and what happens when the API itself fails."""
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 from prometheus_client import REGISTRY
 from sqlalchemy import text
+from starlette.responses import Response
 from structlog.testing import capture_logs
 
+from dsp.api.config import ApiConfig
+from dsp.api.middleware import Observer
 from dsp.api.wording import FIELDS
 from dsp.catalog.kinds import Kind
 from dsp.kernel.lifecycle import Phase
@@ -51,6 +57,32 @@ async def test_requests_are_counted_by_route_not_by_path(api: Api) -> None:
     await api.viewer.request("BREW", "/nowhere")
     assert [_count(*case) - was for case, was in zip(cases, before, strict=True)] == [2, 1, 1]
     assert "dsp_api_duration_seconds_bucket" in (await api.anonymous.get("/metrics")).text
+
+
+async def test_beyond_the_bound_requests_are_put_off_and_health_is_told(api: Api) -> None:
+    gate = asyncio.Event()
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/slow":
+            await gate.wait()
+        await Response(status_code=204)(scope, receive, send)
+
+    services = SimpleNamespace(clock=api.clock, config=ApiConfig(connections_max=1))
+    observer, state = Observer(answer), SimpleNamespace(state=SimpleNamespace(services=services))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await observer({**scope, "app": state}, receive, send)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        slow = asyncio.create_task(client.get("/slow"))
+        await asyncio.sleep(0.01)
+        refused = await client.get("/v1/campaigns")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert errors(refused) == {}
+        assert [(await client.get(path)).status_code for path in ("/healthz", "/readyz", "/metrics")] == [204] * 3
+        gate.set()
+        assert (await slow).status_code == 204
+        assert (await client.get("/v1/campaigns")).status_code == 204
 
 
 async def test_a_failing_database_is_503_with_retry_after(api: Api) -> None:

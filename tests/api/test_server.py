@@ -7,11 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
+from dsp.api.connection import Connection
 from dsp.kernel.config import Platform
 from dsp.store.database import url
 from dsp.store.migrate import upgrade
@@ -82,6 +86,44 @@ async def test_a_life(process: subprocess.Popen[bytes], port: int, tmp_path: Pat
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert "Traceback" not in (tmp_path / "api.log").read_text()
+
+
+async def test_clients_that_do_not_ask_keep_nobody_out() -> None:
+    """Silent ones and those whose request does not end are let go; one that waits for its answer stays."""
+
+    class Impatient(Connection):
+        request_seconds_max = 0.2
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        while (await receive())["more_body"]:
+            pass
+        await asyncio.sleep(1.0)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, http=Impatient, lifespan="off", log_config=None))
+    server.capture_signals = nullcontext  # type: ignore[method-assign]
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    clients = []
+    for said in (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said)
+        clients.append((reader, writer))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert await asyncio.wait_for(reader.readline(), 60) == b"HTTP/1.1 200 OK\r\n"
+    writer.close()
+    for reader, writer in clients:
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 60) == b""
+        writer.close()
+    server.should_exit = True
+    await serving
 
 
 @pytest.mark.platform

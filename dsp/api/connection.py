@@ -1,0 +1,33 @@
+"""A client's connection: uvicorn's, but for the patience with clients that do not ask."""
+
+import asyncio
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+
+class Connection(HttpToolsProtocol):
+    """Closes when no request has come whole for too long: uvicorn waits for ever for the first, and for a body."""
+
+    request_seconds_max: ClassVar[float] = 10.0
+
+    _last: RequestResponseCycle | None = None  # the request that the last look found
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to look every so often."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.request_seconds_max, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Look no more."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        cycle = self.cycle
+        answering = cycle is not None and not cycle.response_complete and not cycle.more_body
+        if cycle is self._last and not answering:
+            self.transport.abort()
+            return
+        self._last = cycle
+        self._timer = self.loop.call_later(self.request_seconds_max, self._look)
