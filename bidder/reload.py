@@ -69,7 +69,7 @@ class Reloader:
         for swaps in _SWAPS.values():  # so that the first fault is an increase
             for result in ("loaded", "failed"):
                 swaps.labels(result)
-        self._complaint = ""
+        self._complaints: dict[str, str] = {}  # by what was looked for
         self._swapping = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -178,14 +178,17 @@ class Reloader:
             try:
                 await look()
             except Exception as fault:
-                self._complain(fault)
+                self._complain(look.__name__, fault)
+            else:
+                self._complaints.pop(look.__name__, None)
 
     async def _blob(self, name: str, build: Callable[[bytes], _Part]) -> _Part | None:
         try:
             found = await self._blobs.get(name, self._seen[name])
         except Exception as fault:
-            self._complain(fault)
+            self._complain(name, fault)
             return None
+        self._complaints.pop(name, None)
         if found is None:
             return None
         self._seen[name], data = found
@@ -201,10 +204,12 @@ class Reloader:
     async def _named(self, alias: str) -> str | None:
         """Read an alias in a thread: it is a line in a file, but the file may be on a volume that does not answer."""
         try:
-            return await asyncio.to_thread(registry.resolve, self._root, alias)
+            named = await asyncio.to_thread(registry.resolve, self._root, alias)
         except Exception as fault:
-            self._complain(fault)
+            self._complain(alias, fault)
             return None
+        self._complaints.pop(alias, None)
+        return named
 
     async def _build(self, name: str, build: Callable[[], _Part]) -> _Part | None:
         """Build in a thread; whatever is wrong with the artefact, the old one goes on serving."""
@@ -220,8 +225,8 @@ class Reloader:
                 logging.get(__name__).info("loaded", artefact=name, version=self._seen[name])
         return built
 
-    def _complain(self, fault: Exception) -> None:
-        """Log a fault of the store once, not four times a second."""
-        if repr(fault) != self._complaint:
-            self._complaint = repr(fault)
-            logging.get(__name__).warning("cannot look for changes", fault=self._complaint)
+    def _complain(self, name: str, fault: Exception) -> None:
+        """Log a fault once until it has passed, not four times a second."""
+        if repr(fault) != self._complaints.get(name):
+            self._complaints[name] = repr(fault)
+            logging.get(__name__).warning("cannot look for changes", of=name, fault=self._complaints[name])

@@ -193,23 +193,22 @@ def _dead_letters(options: argparse.Namespace) -> int | None:
     return asyncio.run(run())
 
 
-def _api(_options: argparse.Namespace) -> None:
-    import asyncio
-
+def _api(_options: argparse.Namespace) -> int:
     from dsp.api.config import ApiConfig
     from dsp.api.server import run
+    from dsp.kernel import lifecycle
 
-    asyncio.run(run(_settings(api=ApiConfig)))
+    return lifecycle.run(run(_settings(api=ApiConfig)))
 
 
-def _worker(options: argparse.Namespace) -> None:
-    import asyncio
+def _worker(options: argparse.Namespace) -> int:
     from importlib import import_module
 
+    from dsp.kernel import lifecycle
     from dsp.workers.config import WorkersConfig
 
     settings = _settings(workers=WorkersConfig)
-    asyncio.run(import_module(f"dsp.workers.{options.name}").run(settings))
+    return lifecycle.run(import_module(f"dsp.workers.{options.name}").run(settings))
 
 
 def _up(_options: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@ measure: `report | explain | benchmark`.
 """
 
 import argparse
-import asyncio
 import os
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from dsp.kernel import logging
+from dsp.kernel import lifecycle, logging
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform, load
 from dsp.kernel.errors import ConfigError, DspError, InputError
@@ -115,8 +114,7 @@ def _nightly(options: argparse.Namespace, data_dir: Path, config: TrainingConfig
 def _online(settings: Mapping[str, msgspec.Struct]) -> int:
     from models.training import online
 
-    asyncio.run(online.run(settings))
-    return 0
+    return lifecycle.run(online.run(settings))
 
 
 def _evaluate(options: argparse.Namespace, data_dir: Path, config: TrainingConfig) -> int:

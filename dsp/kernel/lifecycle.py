@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
+
+from dsp.kernel import logging
+from dsp.kernel.errors import ConfigError, DspError
 
 #: Set by the supervisor to a pipe's file descriptor; end of file there means that the supervisor has died.
 PARENT_PIPE = "DSPCTL_PARENT_FD"
@@ -18,6 +21,28 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # there is none on this platform; asyncio's own loop serves as well, more slowly
         return None
     return new_event_loop
+
+
+def run(main: Coroutine[object, object, None], factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> int:
+    """Run a process; return its exit status, 1 where a fault ended it, which is then a line of its log.
+
+    Raises:
+        ConfigError: what the settings name is not as it should be, which is for whoever wrote them.
+    """
+
+    async def watched() -> int:
+        try:
+            await main
+        except ConfigError:
+            raise
+        except Exception as fault:
+            expected = isinstance(fault, DspError | OSError)
+            logging.get(__name__).critical("ended by a fault", fault=str(fault) or repr(fault), exc_info=not expected)
+            return 1
+        return 0
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(watched())
 
 
 class Phase(Enum):

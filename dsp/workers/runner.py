@@ -13,7 +13,7 @@ from prometheus_client import start_http_server
 
 from dsp.kernel import config, logging, metrics
 from dsp.kernel.config import Platform
-from dsp.kernel.errors import DspError
+from dsp.kernel.errors import DspError, UnavailableError
 from dsp.kernel.lifecycle import Lifecycle
 from dsp.workers.config import METERED, WorkersConfig
 
@@ -98,5 +98,10 @@ async def _work(name: str, workers: WorkersConfig, job: Job, interval_ms: int, l
 
 
 def _serve_metrics(name: str, workers: WorkersConfig) -> None:
-    if workers.metrics_port_base:
-        start_http_server(workers.metrics_port_base + METERED.index(name), addr=workers.metrics_host)
+    if not workers.metrics_port_base:
+        return
+    port = workers.metrics_port_base + METERED.index(name)
+    try:
+        start_http_server(port, addr=workers.metrics_host)
+    except OSError as fault:
+        raise UnavailableError(f"cannot listen on {workers.metrics_host}:{port}: {fault.strerror}") from fault

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -100,6 +101,17 @@ async def test_it_goes_on_at_once_while_more_is_waiting_and_else_keeps_its_inter
     await run(job, interval_ms=100)
     assert job.steps[19] - job.steps[0] < 0.1 * 19
     assert all(later - earlier >= 0.09 for earlier, later in zip(job.steps[19:22], job.steps[20:23], strict=True))
+
+
+async def test_a_metrics_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UnavailableError, match=f"cannot listen on 127.0.0.1:{port}"):
+            await run(Job(_never), metrics_port_base=port)
+
+
+async def _never(_: int) -> bool:
+    raise AssertionError
 
 
 async def test_a_stop_does_not_wait_for_the_interval_or_the_back_off() -> None:

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from bidder.compiling import Compiled, compile_here
 from bidder.reload import SNAPSHOT_BLOB, Reloader
@@ -40,6 +41,30 @@ async def test_a_registry_on_a_slow_volume_holds_up_no_bid(tmp_path: Path, monke
         assert not polling.done()
         answers.set()
         await polling
+    await blobs.close()
+
+
+async def test_what_is_wrong_with_several_places_is_told_once_each_until_it_has_passed(tmp_path: Path) -> None:
+    """As when a process has no more files: each look fails in each place."""
+    aliases = tmp_path / "models" / "aliases"
+    aliases.mkdir(parents=True)
+    blobs = LocalBlobStore(tmp_path / "blobs")
+    await blobs.open()
+    reloader = Reloader(Serving(), blobs, tmp_path / "models", 10)
+
+    async def told(looks: int) -> list[str]:
+        with capture_logs() as logs:
+            for _ in range(looks):
+                await reloader.poll()
+        return [line["of"] for line in logs if line["event"] == "cannot look for changes"]
+
+    for alias in ("champion", "landscape"):
+        (aliases / alias).mkdir()
+    assert await told(looks=3) == ["champion", "landscape"]
+    (aliases / "champion").rmdir()
+    assert await told(looks=3) == []
+    (aliases / "champion").mkdir()
+    assert await told(looks=3) == ["champion"]
     await blobs.close()
 
 

@@ -5,8 +5,10 @@ import os
 import signal
 
 import pytest
+from structlog.testing import capture_logs
 
-from dsp.kernel.lifecycle import PARENT_PIPE, Lifecycle, Phase
+from dsp.kernel.errors import ConfigError, Fault, UnavailableError
+from dsp.kernel.lifecycle import PARENT_PIPE, Lifecycle, Phase, run
 
 
 async def test_stops_in_reverse_and_past_a_failure() -> None:
@@ -56,3 +58,27 @@ async def test_supervisors_death_drains(monkeypatch: pytest.MonkeyPatch) -> None
     os.close(write_end)
     await asyncio.wait_for(waiting, 5)
     os.close(read_end)
+
+
+@pytest.mark.parametrize(
+    ("fault", "traced"),
+    [(UnavailableError("the port is taken"), False), (OSError("no space left"), False), (KeyError("ours"), True)],
+)
+def test_a_fault_that_ends_a_process_is_a_line_of_its_log(fault: Exception, traced: bool) -> None:
+    async def main() -> None:
+        raise fault
+
+    with capture_logs() as logs:
+        assert run(main()) == 1
+    (line,) = logs
+    assert (line["event"], line["fault"]) == ("ended by a fault", str(fault))
+    assert (line["log_level"], line["exc_info"]) == ("critical", traced)
+
+
+def test_settings_that_name_what_is_not_there_are_for_a_person() -> None:
+    async def main() -> None:
+        raise ConfigError([Fault("platform.exchanges_dir", "there is none")])
+
+    with capture_logs() as logs, pytest.raises(ConfigError):
+        run(main())
+    assert not logs
