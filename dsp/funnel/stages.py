@@ -10,8 +10,8 @@ from dsp.openrtb.opportunity import Opportunity
 from dsp.pacing.columns import ControlColumns
 from dsp.snapshot.build import Snapshot
 from dsp.targeting.bitmap import Bits, Positions
+from dsp.targeting.creatives import Fitting
 from dsp.targeting.groups import Asked
-from dsp.targeting.match import Fitting
 from dsp.targeting.rows import Conditions
 
 _NO_SEGMENTS: frozenset[str] = frozenset()

@@ -19,8 +19,9 @@ from dsp.targeting.bitmap import Bits
 from dsp.targeting.clauses import OfferTable, TraitTable, ValueTable
 from dsp.targeting.deals import AdvertiserDomains, Way, domain_and_parents
 from dsp.targeting.joint import Group, Reasons, Step
-from dsp.targeting.match import Slot, category_and_parents, slots_of
+from dsp.targeting.match import category_and_parents
 from dsp.targeting.rows import Conditions, Row, expand, known, union
+from dsp.targeting.slots import Slot, slots_of
 
 _REASONS = {reason.value: reason for reason in Exclusion}
 _Values = Callable[[Opportunity], Sequence[str]]

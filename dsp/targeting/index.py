@@ -19,10 +19,12 @@ from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Bits
 from dsp.targeting.calendar import Calendar
 from dsp.targeting.clauses import Clauses, OfferTable, TraitTable, ValueTable
+from dsp.targeting.creatives import Owners
 from dsp.targeting.deals import AdvertiserDomains, DealTable
 from dsp.targeting.groups import Advertisers, Asked, Audience, Inventory, Rule, Supply, Values, Ways
-from dsp.targeting.match import Matcher, Owners, slot_of
+from dsp.targeting.match import Matcher
 from dsp.targeting.rows import Conditions, compress, holders
+from dsp.targeting.slots import slot_of
 
 _PLACE = (Dimension.EXCHANGE, Dimension.COUNTRY, Dimension.REGION, Dimension.CITY, Dimension.POSTCODE)
 _DEVICE = (Dimension.DEVICE, Dimension.OS, Dimension.BROWSER)

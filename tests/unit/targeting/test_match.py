@@ -8,7 +8,8 @@ from dsp.catalog.entities import Creative, MediaFormat
 from dsp.catalog.reasons import Exclusion
 from dsp.openrtb.opportunity import Opportunity
 from dsp.targeting import bitmap
-from dsp.targeting.match import Matcher, Owners
+from dsp.targeting.creatives import Owners
+from dsp.targeting.match import Matcher
 from tests.unit.funnel.test_cases import impression
 
 

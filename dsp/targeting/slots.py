@@ -1,0 +1,177 @@
+"""What a slot takes of creatives: formats and sizes, MIME types, frameworks, attributes, and what players play."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Hashable, Iterable, Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from dsp.catalog.entities import Creative, MediaFormat
+from dsp.catalog.reasons import Exclusion
+from dsp.kernel.errors import InputError
+from dsp.openrtb.native import NativeAssets, meets, read_assets, required
+from dsp.openrtb.opportunity import Opportunity, Video
+from dsp.targeting import bitmap
+from dsp.targeting.bitmap import Words
+from dsp.targeting.creatives import Creatives, Owners, accept, accepting, holding, lacking, pairs
+from dsp.targeting.rows import Conditions, expand, known, union
+
+#: A creative's place: its format, and for banners its size; what an impression must offer.
+Slot = tuple[str, int, int]
+_BANNER = MediaFormat.BANNER.value
+_NATIVE = MediaFormat.NATIVE.value
+_SLOT = attrgetter("formats", "sizes", "blocked_attributes", "secure", "mimes", "apis", "video", "native_request")
+#: What native creatives differ in for slots: title, size of image and of icon, kinds of text, video.
+_Shape = tuple[bool, tuple[int, int] | None, tuple[int, int] | None, frozenset[int], bool]
+
+
+def slot_of(creative: Creative) -> Slot:
+    """Return the slot a creative fills; only banners have to match in size."""
+    if creative.format is MediaFormat.BANNER:
+        return (_BANNER, creative.width or 0, creative.height or 0)
+    return (creative.format.value, 0, 0)
+
+
+def slots_of(opportunity: Opportunity, banner_slots: Iterable[Slot]) -> list[Slot]:
+    """Return the slots an impression offers; a banner without any size said accepts all of `banner_slots`."""
+    slots: list[Slot] = [(kind, 0, 0) for kind in opportunity.formats if kind != _BANNER]
+    if _BANNER in opportunity.formats:
+        slots += [(_BANNER, width, height) for width, height in opportunity.sizes] or banner_slots
+    return slots
+
+
+class _Named(NamedTuple):
+    """What creatives say of themselves to a slot; no other value makes a difference."""
+
+    attributes: frozenset[int]
+    apis: frozenset[int]
+    mimes: frozenset[str | None]
+    protocols: frozenset[int | None]
+    durations: frozenset[int | None]
+
+
+class Slots(Creatives):
+    """What the slot takes: a place, and what it says of MIME types, frameworks, attributes and players."""
+
+    def __init__(self, creatives: Sequence[Creative], servable: Sequence[bool], owners: Owners) -> None:
+        super().__init__(_SLOT, len(creatives), owners)
+        size = len(creatives)
+        self._nothing = bitmap.zeros(size)
+        self._slots = holding(size, ((slot_of(one), n) for n, one in enumerate(creatives) if servable[n]))
+        self._banner_slots = [slot for slot in self._slots if slot[0] == _BANNER]
+        self._sizes = frozenset([slot[1:] for slot in self._banner_slots])
+        # What is blocked value by value: the row of a value is what a block on it leaves.
+        self._attributes = lacking(size, pairs(creatives, lambda one: one.attributes))
+        self._apis = lacking(size, pairs(creatives, lambda one: one.apis))
+        self._insecure = lacking(size, pairs(creatives, lambda one: () if one.secure else (True,)))
+        # What is accepted value by value: a creative that names no value is indifferent.
+        self._mimes = accepting(creatives, lambda one: (one.mime.lower(),) if one.mime else ())
+        self._protocols = accepting(creatives, lambda one: one.protocols if _timed(one) else ())
+        self._exact = accepting(creatives, _duration)
+        self._durations, self._up_to = self._compile_durations()
+        #: One native creative's assets for all of its shape.
+        self._assets: dict[_Shape, NativeAssets] = {}
+        self._shapes = holding(size, self._native(creatives, servable))
+        self._not_native = bitmap.from_mask(
+            np.array([one.format.value != _NATIVE for one in creatives], dtype=np.bool_)
+        )
+        self._named = _Named(
+            frozenset(self._attributes),
+            frozenset(self._apis),
+            frozenset(self._mimes),
+            frozenset(self._protocols),
+            frozenset(self._exact),
+        )
+
+    def key(self, opportunity: Opportunity) -> Hashable:
+        """Return what of the slot makes a difference to some creative."""
+        video, named, sizes = opportunity.video, self._named, opportunity.sizes
+        return (
+            opportunity.formats,
+            self._sizes.intersection(sizes),
+            not sizes,
+            opportunity.blocked_attributes & named.attributes,
+            opportunity.secure,
+            known(opportunity.mimes, named.mimes),
+            opportunity.apis & named.apis,
+            video
+            and (
+                known(video.protocols, named.protocols),
+                known(video.durations_required, named.durations),
+                bisect_left(self._durations, video.duration_seconds_min),
+                bisect_right(self._durations, video.duration_seconds_max),
+            ),
+            self._meeting(opportunity),
+        )
+
+    def require(self, opportunity: Opportunity, out: Conditions) -> None:
+        """Add the conditions that can bind."""
+        rows = [self._slots[slot] for slot in slots_of(opportunity, self._banner_slots) if slot in self._slots]
+        out.require(Exclusion.SIZE, union(rows) if rows else self._nothing)
+        for attribute in opportunity.blocked_attributes & self._attributes.keys():
+            out.require(Exclusion.ATTRIBUTE_BLOCKED, expand(self._attributes[attribute]))
+        if opportunity.secure and self._insecure:
+            out.require(Exclusion.CREATIVE_INSECURE, expand(self._insecure[True]))
+        if opportunity.mimes:
+            accept(Exclusion.MIME_UNSUPPORTED, self._mimes, opportunity.mimes, out)
+        # OpenRTB 2.6, 3.2.6 `api`: a framework that is not listed is not supported.
+        for api in self._apis.keys() - opportunity.apis:
+            out.require(Exclusion.API_UNSUPPORTED, expand(self._apis[api]))
+        if opportunity.video is not None:
+            self._require_player(opportunity.video, out)
+        shapes = self._meeting(opportunity)
+        if shapes is not None:
+            out.require(Exclusion.NATIVE_ASSETS, union([self._not_native, *[self._shapes[one] for one in shapes]]))
+
+    def _require_player(self, video: Video, out: Conditions) -> None:
+        if video.protocols:
+            accept(Exclusion.PROTOCOL_UNSUPPORTED, self._protocols, video.protocols, out)
+        if video.durations_required:
+            accept(Exclusion.DURATION, self._exact, video.durations_required, out)
+        elif self._durations:
+            # _up_to[i] are the creatives that last as long as one of the i shortest durations.
+            too_short = self._up_to[bisect_left(self._durations, video.duration_seconds_min)]
+            not_too_long = self._up_to[bisect_right(self._durations, video.duration_seconds_max)]
+            too_long = self._up_to[-1] & ~not_too_long
+            out.require(Exclusion.DURATION, self.everyone.creatives & ~(too_short | too_long))
+
+    def _native(self, creatives: Sequence[Creative], servable: Sequence[bool]) -> Iterable[tuple[_Shape, int]]:
+        for number, one in enumerate(creatives):
+            if one.format.value == _NATIVE and servable[number]:
+                try:
+                    assets = read_assets(one.markup)
+                except InputError:  # it can be shown nowhere
+                    continue
+                shape = _shape(assets)
+                self._assets.setdefault(shape, assets)
+                yield shape, number
+
+    def _meeting(self, opportunity: Opportunity) -> frozenset[_Shape] | None:
+        """Return the shapes of native creatives that have all that the slot requires, None where it is not native."""
+        if _NATIVE not in opportunity.formats or not opportunity.native_request or not self._assets:
+            return None
+        wanted = required(opportunity.native_request)
+        return frozenset([shape for shape, assets in self._assets.items() if meets(assets, wanted)])
+
+    def _compile_durations(self) -> tuple[list[int], list[Words]]:
+        rows = {duration: expand(row) for duration, row in self._exact.items() if duration is not None}
+        durations = sorted(rows)
+        up_to = [self._nothing]
+        for duration in durations:
+            up_to.append(up_to[-1] | rows[duration])
+        return durations, up_to
+
+
+def _shape(assets: NativeAssets) -> _Shape:
+    image, icon = [(one.w, one.h) if one is not None else None for one in (assets.image, assets.icon)]
+    texts = frozenset([kind for kind, value in assets.data.items() if value])
+    return bool(assets.title), image, icon, texts, bool(assets.video_vast)
+
+
+def _timed(creative: Creative) -> bool:
+    return creative.format in (MediaFormat.VIDEO, MediaFormat.AUDIO)
+
+
+def _duration(creative: Creative) -> tuple[int, ...]:
+    return (creative.duration_seconds,) if _timed(creative) and creative.duration_seconds else ()
