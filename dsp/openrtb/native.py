@@ -179,8 +179,8 @@ def _decode(text: str) -> _Envelope:
     try:
         return _decoder.decode(text)
     except msgspec.ValidationError:
-        envelope: _Envelope = _read_leniently(_untyped.decode(text), "native")
-        return envelope
+        envelope = _read_leniently(_untyped.decode(text), "native")
+        return envelope if isinstance(envelope, _Envelope) else _Envelope()
 
 
 def _answer(asset: Asset, assets: NativeAssets) -> dict[str, object] | None:

@@ -210,7 +210,7 @@ def test_any_price_text(text: str, one: PlainPrice | GooglePrice) -> None:
 def test_any_native_request(text: str) -> None:
     assets = native.NativeAssets(title="t", data={1: "d"})
     try:
-        assert json.loads(native.respond(text, assets, click_url="https://c/"))
+        assert json.loads(native.respond(text, assets, click_url="https://c/", impression_urls=["https://i/"]))
     except InputError as fault:
         _refused(fault, "native_")
 

@@ -97,6 +97,15 @@ def test_vast_has_its_elements_in_the_order_of_its_schema(version: str) -> None:
     assert children("Creative") == identified.get(version, ["Linear"])
 
 
+@pytest.mark.parametrize(
+    ("mime", "want"),
+    [("video/mp4", "progressive"), ("audio/mpeg", "progressive"), ("application/x-mpegURL", "streaming")],
+)
+def test_vast_says_how_its_media_are_delivered(mime: str, want: str) -> None:
+    (media,) = etree.fromstring(_vast("3.0", mime=mime).encode()).iter("MediaFile")
+    assert media.get("delivery") == want
+
+
 def test_vast_of_an_unknown_version_is_refused() -> None:
     with pytest.raises(ValueError, match=r"VAST 1\.0"):
         _vast("1.0")
@@ -185,7 +194,9 @@ def test_native_without_a_required_asset_is_refused(asset: dict[str, Any], fits:
     assert caught.value.reason == "native_mismatch"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"assets":[]}', '{"native":{}}', '{"native":3}', "[" * 99_999])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", "null", "3", '{"assets":[]}', '{"native":{}}', '{"native":3}', "[" * 99_999]
+)
 def test_unreadable_native_requests_are_refused(text: str) -> None:
     with pytest.raises(InputError) as caught:
         native.respond(text, ASSETS, click_url="https://c/", impression_urls=["https://i/"])
