@@ -84,7 +84,7 @@ class Exclusion(Enum):
         0,
         "bcat blocks a category of the creative, or acat does not allow its categories.",
     )
-    ATTRIBUTE_BLOCKED = "attribute_blocked", 0, "battr blocks an attribute of the creative."
+    ATTRIBUTE_BLOCKED = "attribute_blocked", 0, "battr blocks an attribute of the creative, or btype its type."
     CREATIVE_INSECURE = "creative_insecure", 0, "The impression is secure and the creative is not."
     MIME_UNSUPPORTED = "mime_unsupported", 0, "The impression does not accept the creative's MIME type."
     API_UNSUPPORTED = "api_unsupported", 0, "The creative needs an API framework the impression lacks."
@@ -94,6 +94,8 @@ class Exclusion(Enum):
         "The impression supports none of the creative's protocols.",
     )
     DURATION = "duration", 0, "The creative is too short or too long."
+    BITRATE = "bitrate", 0, "The creative's bit rate is too low or too high for the player."
+    DELIVERY_UNSUPPORTED = "delivery_unsupported", 0, "The player takes no media delivered like the creative's."
     NATIVE_ASSETS = "native_assets", 0, "The creative has nothing that fits for an asset that the native slot requires."
     CREATIVE_LANGUAGE = "creative_language", 0, "The impression does not accept the creative's language."
     # Caps, pacing, price, money

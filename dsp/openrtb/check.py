@@ -14,7 +14,7 @@ from dsp.openrtb.names import codes, domain, domains, lower
 from dsp.openrtb.request import Banner, BidRequest, Deal, Imp, Native, Video
 from dsp.openrtb.response import Bid, BidResponse, MarkupType
 from dsp.openrtb.slot import banner_sizes, plays
-from dsp.openrtb.template import insecure
+from dsp.openrtb.template import banner_types, insecure
 
 #: Every label that `check` may return, for metrics to preset.
 CHECKS = (
@@ -49,8 +49,6 @@ _PRICE_MAX = PRICE_MICROS_CPM_MAX / MICROS_PER_UNIT
 #: is none.
 _PRICE_TOLERANCE = 1e-6
 _BANNER, _VIDEO, _AUDIO, _NATIVE = (kind.value for kind in MarkupType)
-#: Banner ad types (list 5.2) that markup shows to be of.
-_BANNER_TYPES = {3: "<script", 4: "<iframe"}
 _JSON_OR_XML = {_BANNER: "", _VIDEO: "<", _AUDIO: "<", _NATIVE: "{"}
 
 #: OpenRTB 2.6, 3.2.12 `at`: the floor is the price agreed.
@@ -128,12 +126,11 @@ def check(
 
 def judge(bid: Bid) -> Judgement:
     """Judge a bid's texts, which may be templates' as well as those it leaves with."""
-    lower = bid.adm.lower() if bid.mtype == _BANNER else ""
     return Judgement(
         kind=bool(bid.adm) and bid.adm.lstrip().startswith(_JSON_OR_XML[bid.mtype]),
         unknown_macro=any(macros.unknown(text) for text in (bid.adm, bid.nurl, bid.burl, bid.lurl)),
         insecure=insecure(bid.adm),
-        banner_types=frozenset([number for number, mark in _BANNER_TYPES.items() if mark in lower]),
+        banner_types=banner_types(bid.adm) if bid.mtype == _BANNER else frozenset(),
     )
 
 

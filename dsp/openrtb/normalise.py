@@ -215,6 +215,7 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
         taxonomy(request.cattax),
         shared.disclosure,
         lasting,
+        frozenset(imp.banner.btype if imp.banner is not None else ()),
     )
 
 

@@ -62,6 +62,9 @@ class Video(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     skip_min_seconds: int = 0  # only longer ads may be skipped
     skip_after_seconds: int = 0  # and only after so long; 0 where the exchange did not say
     durations_required: frozenset[int] = frozenset()  # rqddurs: exactly one of these, where not empty
+    bitrate_kbps_min: int = 0
+    bitrate_kbps_max: int = 2**31 - 1
+    deliveries: frozenset[int] = frozenset()  # AdCOM list "Delivery Methods": 1 streaming, 2 progressive
 
 
 class Opportunity(msgspec.Struct, frozen=True, gc=False):
@@ -134,3 +137,4 @@ class Opportunity(msgspec.Struct, frozen=True, gc=False):
     #: What a bid has to disclose of itself: 0 nothing, 1 who pays for it, 2 by what it was chosen as well.
     disclosure: int = 0
     duration_floors: DurationFloors | None = None  # of the open auction
+    blocked_types: frozenset[int] = frozenset()  # of banner markup, OpenRTB list 5.2

@@ -71,6 +71,9 @@ class Video(msgspec.Struct, frozen=True, gc=False):
     skip: Int = 0
     skipmin: Int = 0
     skipafter: Int = 0
+    minbitrate: Int = 0
+    maxbitrate: Int = 0
+    delivery: tuple[Int, ...] = ()
     battr: tuple[Int, ...] = ()
     api: tuple[Int, ...] = ()
     pos: Int = 0

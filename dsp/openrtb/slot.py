@@ -13,6 +13,8 @@ from dsp.openrtb.request import Banner, Device, Imp, Text, Video
 SKIPPABLE = 16
 #: An ad is shorter than a day; where a slot names no maximum this is it.
 DURATION_SECONDS_MAX = 86_400
+#: No ad has more; where a slot names no maximum this is it.
+BITRATE_KBPS_MAX = 2**31 - 1
 _SIDE_MAX = 20_000
 _NON_LINEAR = 2  # AdCOM list "Linearity Modes": an overlay, which our VAST documents are not
 _POSITIONS = frozenset(range(1, 10))
@@ -173,6 +175,9 @@ def _video(video: Video) -> VideoSlot:
         skip_min_seconds=max(video.skipmin, 0),
         skip_after_seconds=max(video.skipafter, 0),
         durations_required=required,
+        bitrate_kbps_min=max(video.minbitrate, 0),
+        bitrate_kbps_max=video.maxbitrate if video.maxbitrate > 0 else BITRATE_KBPS_MAX,
+        deliveries=frozenset(video.delivery),
     )
 
 

@@ -14,6 +14,9 @@ _NAVIGATION = re.compile(
     |"link":\{"url":"[^"]*"|xmlns(?::\w+)?\s*=\s*(?:"[^"]*"|'[^']*')|http://www\.w3\.org/[\w./#-]*""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
+#: What shows banner markup to be of a type (OpenRTB list 5.2); what shows none is an XHTML banner.
+_BANNER_TYPES = {3: "<script", 4: "<iframe"}
+_XHTML_BANNER = 2
 #: Nobody outside this process knows it, so no creative and no request can hold it.
 _MARK = secrets.token_hex(16)
 _OPEN = re.compile(_MARK + r"([0-9]{2})")
@@ -27,6 +30,12 @@ def mark(number: int) -> str:
 def insecure(text: str) -> bool:
     """Return whether showing the markup would load something over http."""
     return "http:" in text.lower() and _INSECURE.search(_NAVIGATION.sub("", text)) is not None
+
+
+def banner_types(markup: str) -> frozenset[int]:
+    """Return the banner ad types that the markup is of."""
+    text = markup.lower()
+    return frozenset([number for number, tag in _BANNER_TYPES.items() if tag in text] or [_XHTML_BANNER])
 
 
 class Template:

@@ -7,6 +7,11 @@ from xml.sax.saxutils import quoteattr
 #: AdCOM list "Creative Subtypes - Audio/Video": the inline documents, best first.
 PROTOCOLS = {13: "4.2", 11: "4.1", 7: "4.0", 3: "3.0", 2: "2.0"}
 _DEFAULT_PROTOCOL = 3
+#: AdCOM list "Delivery Methods", as VAST calls them.
+STREAMING, PROGRESSIVE = 1, 2
+_DELIVERIES = {STREAMING: "streaming", PROGRESSIVE: "progressive"}
+#: Playlists of HTTP Live Streaming and of MPEG-DASH.
+_STREAMED = frozenset({"application/x-mpegurl", "application/vnd.apple.mpegurl", "application/dash+xml"})
 _VERSIONS = frozenset(PROTOCOLS.values())
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -21,6 +26,11 @@ def protocol(accepted: Collection[int], spoken: Collection[int] = ()) -> int:
     return next(
         (code for code in PROTOCOLS if (not accepted or code in accepted) and (not spoken or code in spoken)), 0
     )
+
+
+def delivery(mime: str) -> int:
+    """Return how media of a MIME type reach a player."""
+    return STREAMING if mime.lower() in _STREAMED else PROGRESSIVE
 
 
 def inline(
@@ -85,7 +95,8 @@ def inline(
 
 def _media(url: str, mime: str, width: int, height: int, bitrate_kbps: int) -> str:
     bitrate = f' bitrate="{bitrate_kbps}"' if bitrate_kbps else ""
-    opening = f'<MediaFile delivery="progressive" type={_attribute(mime)} width="{width}" height="{height}"{bitrate}>'
+    how = f'delivery="{_DELIVERIES[delivery(mime)]}" type={_attribute(mime)}'
+    opening = f'<MediaFile {how} width="{width}" height="{height}"{bitrate}>'
     return f"{opening}{_cdata(url)}</MediaFile>"
 
 

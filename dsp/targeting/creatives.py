@@ -1,6 +1,6 @@
 """Groups of conditions on creatives, as rows over them: by value, who has it, who lacks it, who is indifferent."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,9 @@ def lacking(size: int, held: Iterable[tuple[Value, int]]) -> dict[Value, Row]:
     return {value: compress(everything & ~words, everything) for value, (words,) in holders(size, held)}
 
 
-def accepting(creatives: Sequence[Creative], values: Callable[[Creative], Sequence[Value]]) -> dict[Value | None, Row]:
+def accepting(
+    creatives: Sequence[Creative], values: Callable[[Creative], Collection[Value]]
+) -> dict[Value | None, Row]:
     """Return the rows of every value and, under None, of the creatives without one; empty when no creative has any."""
     rows: dict[Value | None, Row] = {**holding(len(creatives), pairs(creatives, values))}
     if rows:

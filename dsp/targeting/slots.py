@@ -1,7 +1,7 @@
 """What a slot takes of creatives: formats and sizes, MIME types, frameworks, attributes, and what players play."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -10,10 +10,11 @@ import numpy as np
 from dsp.catalog.entities import Creative, MediaFormat
 from dsp.catalog.reasons import Exclusion
 from dsp.kernel.errors import InputError
+from dsp.openrtb import vast
 from dsp.openrtb.native import NativeAssets, meets, read_assets, required
 from dsp.openrtb.opportunity import Opportunity, Video
+from dsp.openrtb.template import banner_types
 from dsp.targeting import bitmap
-from dsp.targeting.bitmap import Words
 from dsp.targeting.creatives import Creatives, Owners, accept, accepting, holding, lacking, pairs
 from dsp.targeting.rows import Conditions, expand, known, union
 
@@ -21,7 +22,10 @@ from dsp.targeting.rows import Conditions, expand, known, union
 Slot = tuple[str, int, int]
 _BANNER = MediaFormat.BANNER.value
 _NATIVE = MediaFormat.NATIVE.value
-_SLOT = attrgetter("formats", "sizes", "blocked_attributes", "secure", "mimes", "apis", "video", "native_request")
+_SLOT = attrgetter(
+    "formats", "sizes", "blocked_attributes", "blocked_types", "secure", "mimes", "apis", "video", "native_request"
+)
+_NO_PROTOCOL = 0  # what no slot accepts
 #: What native creatives differ in for slots: title, size of image and of icon, kinds of text, video.
 _Shape = tuple[bool, tuple[int, int] | None, tuple[int, int] | None, frozenset[int], bool]
 
@@ -45,10 +49,29 @@ class _Named(NamedTuple):
     """What creatives say of themselves to a slot; no other value makes a difference."""
 
     attributes: frozenset[int]
+    types: frozenset[int]
     apis: frozenset[int]
     mimes: frozenset[str | None]
     protocols: frozenset[int | None]
     durations: frozenset[int | None]
+    deliveries: frozenset[int | None]
+
+
+class _Measured:
+    """Creatives by a number that some have: those for which it is within bounds are looked up."""
+
+    def __init__(self, creatives: Sequence[Creative], measure: Callable[[Creative], tuple[int, ...]]) -> None:
+        self.rows = accepting(creatives, measure)
+        self._numbers = sorted([number for number in self.rows if number is not None])
+
+    def key(self, least: int, most: int) -> tuple[int, int]:
+        """Return what of the bounds makes a difference to some creative."""
+        return bisect_left(self._numbers, least), bisect_right(self._numbers, most)
+
+    def require(self, reason: Exclusion, least: int, most: int, out: Conditions) -> None:
+        """Require that a creative's number is within the bounds, or that it has none."""
+        begin, end = self.key(least, most)
+        accept(reason, self.rows, frozenset(self._numbers[begin:end]), out)
 
 
 class Slots(Creatives):
@@ -63,13 +86,14 @@ class Slots(Creatives):
         self._sizes = frozenset([slot[1:] for slot in self._banner_slots])
         # What is blocked value by value: the row of a value is what a block on it leaves.
         self._attributes = lacking(size, pairs(creatives, lambda one: one.attributes))
+        self._types = lacking(size, pairs(creatives, _types))
         self._apis = lacking(size, pairs(creatives, lambda one: one.apis))
         self._insecure = lacking(size, pairs(creatives, lambda one: () if one.secure else (True,)))
         # What is accepted value by value: a creative that names no value is indifferent.
         self._mimes = accepting(creatives, lambda one: (one.mime.lower(),) if one.mime else ())
-        self._protocols = accepting(creatives, lambda one: one.protocols if _timed(one) else ())
-        self._exact = accepting(creatives, _duration)
-        self._durations, self._up_to = self._compile_durations()
+        self._protocols = accepting(creatives, _protocols)
+        self._deliveries = accepting(creatives, lambda one: (vast.delivery(one.mime or ""),) if _timed(one) else ())
+        self._durations, self._bitrates = _Measured(creatives, _duration), _Measured(creatives, _bitrate)
         #: One native creative's assets for all of its shape.
         self._assets: dict[_Shape, NativeAssets] = {}
         self._shapes = holding(size, self._native(creatives, servable))
@@ -78,10 +102,12 @@ class Slots(Creatives):
         )
         self._named = _Named(
             frozenset(self._attributes),
+            frozenset(self._types),
             frozenset(self._apis),
             frozenset(self._mimes),
             frozenset(self._protocols),
-            frozenset(self._exact),
+            frozenset(self._durations.rows),
+            frozenset(self._deliveries),
         )
 
     def key(self, opportunity: Opportunity) -> Hashable:
@@ -92,6 +118,7 @@ class Slots(Creatives):
             self._sizes.intersection(sizes),
             not sizes,
             opportunity.blocked_attributes & named.attributes,
+            opportunity.blocked_types & named.types,
             opportunity.secure,
             known(opportunity.mimes, named.mimes),
             opportunity.apis & named.apis,
@@ -99,8 +126,9 @@ class Slots(Creatives):
             and (
                 known(video.protocols, named.protocols),
                 known(video.durations_required, named.durations),
-                bisect_left(self._durations, video.duration_seconds_min),
-                bisect_right(self._durations, video.duration_seconds_max),
+                self._durations.key(video.duration_seconds_min, video.duration_seconds_max),
+                self._bitrates.key(video.bitrate_kbps_min, video.bitrate_kbps_max),
+                known(video.deliveries, named.deliveries),
             ),
             self._meeting(opportunity),
         )
@@ -111,6 +139,8 @@ class Slots(Creatives):
         out.require(Exclusion.SIZE, union(rows) if rows else self._nothing)
         for attribute in opportunity.blocked_attributes & self._attributes.keys():
             out.require(Exclusion.ATTRIBUTE_BLOCKED, expand(self._attributes[attribute]))
+        for kind in opportunity.blocked_types & self._types.keys():
+            out.require(Exclusion.ATTRIBUTE_BLOCKED, expand(self._types[kind]))
         if opportunity.secure and self._insecure:
             out.require(Exclusion.CREATIVE_INSECURE, expand(self._insecure[True]))
         if opportunity.mimes:
@@ -128,13 +158,12 @@ class Slots(Creatives):
         if video.protocols:
             accept(Exclusion.PROTOCOL_UNSUPPORTED, self._protocols, video.protocols, out)
         if video.durations_required:
-            accept(Exclusion.DURATION, self._exact, video.durations_required, out)
-        elif self._durations:
-            # _up_to[i] are the creatives that last as long as one of the i shortest durations.
-            too_short = self._up_to[bisect_left(self._durations, video.duration_seconds_min)]
-            not_too_long = self._up_to[bisect_right(self._durations, video.duration_seconds_max)]
-            too_long = self._up_to[-1] & ~not_too_long
-            out.require(Exclusion.DURATION, self.everyone.creatives & ~(too_short | too_long))
+            accept(Exclusion.DURATION, self._durations.rows, video.durations_required, out)
+        else:
+            self._durations.require(Exclusion.DURATION, video.duration_seconds_min, video.duration_seconds_max, out)
+        self._bitrates.require(Exclusion.BITRATE, video.bitrate_kbps_min, video.bitrate_kbps_max, out)
+        if video.deliveries:
+            accept(Exclusion.DELIVERY_UNSUPPORTED, self._deliveries, video.deliveries, out)
 
     def _native(self, creatives: Sequence[Creative], servable: Sequence[bool]) -> Iterable[tuple[_Shape, int]]:
         for number, one in enumerate(creatives):
@@ -154,14 +183,6 @@ class Slots(Creatives):
         wanted = required(opportunity.native_request)
         return frozenset([shape for shape, assets in self._assets.items() if meets(assets, wanted)])
 
-    def _compile_durations(self) -> tuple[list[int], list[Words]]:
-        rows = {duration: expand(row) for duration, row in self._exact.items() if duration is not None}
-        durations = sorted(rows)
-        up_to = [self._nothing]
-        for duration in durations:
-            up_to.append(up_to[-1] | rows[duration])
-        return durations, up_to
-
 
 def _shape(assets: NativeAssets) -> _Shape:
     image, icon = [(one.w, one.h) if one is not None else None for one in (assets.image, assets.icon)]
@@ -175,3 +196,20 @@ def _timed(creative: Creative) -> bool:
 
 def _duration(creative: Creative) -> tuple[int, ...]:
     return (creative.duration_seconds,) if _timed(creative) and creative.duration_seconds else ()
+
+
+def _bitrate(creative: Creative) -> tuple[int, ...]:
+    return (creative.bitrate_kbps,) if _timed(creative) and creative.bitrate_kbps else ()
+
+
+def _protocols(creative: Creative) -> Collection[int]:
+    """Return in which protocols a creative can be written; one that says nothing can be in all of them."""
+    if not _timed(creative):
+        return ()
+    if not creative.protocols:
+        return vast.PROTOCOLS
+    return [one for one in vast.PROTOCOLS if one in creative.protocols] or [_NO_PROTOCOL]
+
+
+def _types(creative: Creative) -> Collection[int]:
+    return banner_types(creative.markup) if creative.format is MediaFormat.BANNER else ()

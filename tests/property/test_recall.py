@@ -122,7 +122,8 @@ def creative(random: Random, number: int, line_item_id: int, status: Status) -> 
     banner = random.random() < 0.7
     width, height = random.choice(SIZES)
     return Creative(
-        id=number, name="c", status=status, line_item_id=line_item_id, markup="<b>",
+        id=number, name="c", status=status, line_item_id=line_item_id,
+        markup=random.choice(("<b>", "<b>", "<script>", "<iframe>")), bitrate_kbps=random.choice((None, 400, 1500)),
         landing_url=f"{STORE}brand.app" if number % 10 == 0 else "https://brand.example/",
         format=MediaFormat.BANNER if banner else MediaFormat.VIDEO, width=width, height=height,
         duration_seconds=random.choice((None, 6, 15, 30)), mime=random.choice((None, None, "video/mp4", "image/png")),
@@ -141,6 +142,8 @@ def impression(random: Random) -> Opportunity:
     video = Video(
         duration_seconds_min=low, duration_seconds_max=high, protocols=frozenset(some(random, (2, 3, 9), 2)),
         linearity=None, placement=None, skippable=False, durations_required=required,
+        bitrate_kbps_min=random.choice((0, 0, 0, 401)), bitrate_kbps_max=random.choice((2_000, 2_000, 2_000, 1_499)),
+        deliveries=frozenset(random.choice(((), (), (), (2, 3), (1,)))),
     )  # fmt: skip
     offers = tuple(
         DealOffer(
@@ -167,6 +170,7 @@ def impression(random: Random) -> Opportunity:
         segments=frozenset(some(random, SEGMENTS, 2)), may_store=random.random() < 0.8,
         may_personalise=random.random() < 0.8,
         blocked_categories=frozenset(some(random, CATEGORIES, 1)),
+        blocked_types=frozenset(random.choice(((), (), (), (1, 3), (2,), (4,)))),
         blocked_advertisers=frozenset(some(random, ("brand1.example", "x.brand2.example"), 1)),
         blocked_apps=frozenset(("7", "brand.app") if "video" in formats else ()),
         languages_allowed=frozenset(some(random, ("de", "en"), 1)), currency="USD", currency_rate=1.0,
@@ -283,8 +287,12 @@ class Naive:
             and (not one.mimes or creative.mime is None or creative.mime in one.mimes)
             and set(creative.apis) <= one.apis
             and (not one.languages_allowed or creative.language is None or creative.language in one.languages_allowed)
-            and (not timed or video is None or not video.protocols or not creative.protocols
-                 or bool(video.protocols & set(creative.protocols)))
+            and (timed or {"<b>": 2, "<script>": 3, "<iframe>": 4}[creative.markup] not in one.blocked_types)
+            and (not timed or video is None or not video.protocols
+                 or bool(video.protocols & set(creative.protocols or (2, 3, 7, 11, 13))))
+            and (not timed or video is None or not video.deliveries or 2 in video.deliveries)
+            and (not timed or video is None or creative.bitrate_kbps is None
+                 or video.bitrate_kbps_min <= creative.bitrate_kbps <= video.bitrate_kbps_max)
             and (not timed or video is None or duration is None
                  or (duration in video.durations_required if video.durations_required
                      else video.duration_seconds_min <= duration <= video.duration_seconds_max))
@@ -452,7 +460,7 @@ def test_a_tier_that_holds_nobody_recalled_is_passed_over() -> None:
     snapshot = build(msgspec.structs.replace(whole, line_items=tuple(items)), "v1", 0)
     controls = align(None, snapshot.line_item_ids)
     found = 0
-    for _ in range(40):
+    for _ in range(120):
         one = msgspec.structs.replace(impression(random), exchange="alpha")
         every, few = (select(snapshot, one, None, controls, NOW_MS, limit, SEAT) for limit in (10**9, 2))
         if isinstance(every, Exclusion):
