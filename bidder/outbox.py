@@ -91,7 +91,7 @@ class Outbox:
             await lane.start()
 
     async def stop(self, timeout_s: float) -> int:
-        """Write what is left, for at most `timeout_s`, and stop; return how many records could not be written.
+        """Write what is left, for at most `timeout_s`, and stop; return how many records were lost.
 
         What is on disk then stays there for the next process.
         """
@@ -199,14 +199,14 @@ class _Lane:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        left = self.depth
+        lost = sum(item.done is None for item in self._items)  # who waits for one is told, and sends it again
         for item in self._items:
             _fail(item, UnavailableError("the bidder is stopping"))
-        self._dropped.inc(sum(item.done is None for item in self._items))
+        self._dropped.inc(lost)
         self._items.clear()
         if self._spill is not None and self._spill.depth:
             logging.get(__name__).warning("left on disk", topic=self._topic.value, records=self._spill.depth)
-        return left
+        return lost
 
     def _busy(self) -> bool:
         return self.depth > 0 or (self._spill is not None and self._spill.depth > 0)
@@ -265,10 +265,13 @@ class _Lane:
 
     async def _sift(self, batch: list[_Item], fault: Exception) -> None:
         """Write one by one what was refused together, and drop what cannot be written: it never will be."""
-        for item in batch if len(batch) > 1 else []:
+        for place, item in enumerate(batch if len(batch) > 1 else []):
             try:
                 await self._write([item])
             except AWAY:
+                if _cancelled():
+                    self._keep(batch[place:], UnavailableError("the bidder is stopping"))
+                    raise
                 self._keep([item], UnavailableError("the event log is away"))
             except Exception as unusable:
                 self._drop(item, unusable)

@@ -21,6 +21,7 @@ class FakeLog:
     away: bool = False
     fault: BaseException | None = None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -30,7 +31,11 @@ class FakeLog:
     async def close(self) -> None: ...
 
     async def append(self, topic: str, entries: Sequence[Entry]) -> int:
-        await self.gate.wait()
+        self.waiting += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.waiting -= 1
         if self.fault is not None:
             raise self.fault
         if self.away:

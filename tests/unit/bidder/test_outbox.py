@@ -2,15 +2,17 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 import pytest
+from prometheus_client import REGISTRY
 
 from bidder.outbox import LaneTuning, Outbox
 from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.errors import UnavailableError
+from dsp.stream.port import Entry
 from tests.notices import FACTS, notice
 from tests.unit.bidder.fakes import FakeLog
 from tests.waiting import until
@@ -77,12 +79,21 @@ async def test_decisions_survive_a_log_that_comes_back(outbox: Outbox, log: Fake
     assert [entry.value[0] for entry in log.appended["decisions"]] == [0, 1, 2, 3]
 
 
+def dropped() -> dict[str, float]:
+    topics = ("decisions", "notices")
+    return {one: REGISTRY.get_sample_value("dsp_outbox_dropped_total", {"topic": one}) or 0.0 for one in topics}
+
+
 async def test_the_bound_drops_decisions_and_refuses_notices(outbox: Outbox, log: FakeLog) -> None:
     log.gate.clear()
-    assert [outbox.offer(Topic.DECISIONS, "k", lambda: b"v") for _ in range(7)] == [True] * 5 + [False] * 2
+    before = dropped()
+    assert outbox.offer(Topic.DECISIONS, "k", lambda: b"v")
+    await until(lambda: log.waiting == 1)  # what is being written counts as well
+    assert [outbox.offer(Topic.DECISIONS, "k", lambda: b"v") for _ in range(6)] == [True] * 4 + [False] * 2
     kept = [outbox.append(Topic.NOTICES, "k", b"v") for _ in range(5)]
     with pytest.raises(UnavailableError):
         outbox.append(Topic.NOTICES, "k", b"v")
+    assert dropped() == {**before, "decisions": before["decisions"] + 2}  # a notice that is refused comes again
     log.gate.set()
     await asyncio.gather(*kept)
 
@@ -99,15 +110,37 @@ async def test_stop_writes_what_is_left(log: FakeLog) -> None:
 
 async def test_stop_gives_up_in_time_and_says_how_much_is_lost(log: FakeLog) -> None:
     box = Outbox(
-        log, {Topic.DECISIONS: LaneTuning(100, 1), Topic.NOTICES: LaneTuning(100, 1)}, batch_max=3, clock=SystemClock()
+        log, {Topic.DECISIONS: LaneTuning(100, 1), Topic.NOTICES: LaneTuning(100, 1)}, batch_max=1, clock=SystemClock()
     )
     await box.start()
     log.gate.clear()
+    before = dropped()
     box.offer(Topic.DECISIONS, "k", lambda: b"v")
-    write = box.append(Topic.NOTICES, "k", b"v")
-    assert await box.stop(0.05) == 1  # the decision; the notice was refused, so it is not lost
-    with pytest.raises(UnavailableError):
-        await write
+    writes = [box.append(Topic.NOTICES, "k", b"v") for _ in range(3)]
+    assert await box.stop(0.05) == 1  # the decision; the notices were refused, so they are not lost
+    assert dropped() == {**before, "decisions": before["decisions"] + 1}
+    for write in writes:
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(write, 1.0)
+
+
+async def test_stop_ends_while_what_was_refused_together_is_written_one_by_one() -> None:
+    class Choosy(FakeLog):
+        async def append(self, topic: str, entries: Sequence[Entry]) -> int:
+            if len(entries) > 1:
+                raise RuntimeError("one of them is unusable")
+            self.gate.clear()  # it takes its time
+            return await super().append(topic, entries)
+
+    log = Choosy()
+    box = Outbox(log, {Topic.NOTICES: LaneTuning(100, 1)}, batch_max=3, clock=SystemClock())
+    await box.start()
+    writes = [box.append(Topic.NOTICES, "k", b"v") for _ in range(3)]
+    await until(lambda: log.waiting == 1)
+    assert await asyncio.wait_for(box.stop(0.05), 5.0) == 0
+    for write in writes:
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(write, 1.0)
 
 
 async def test_a_record_that_cannot_be_encoded_is_dropped_alone(outbox: Outbox, log: FakeLog) -> None:
