@@ -343,10 +343,23 @@ async def test_no_trace_of_a_user_who_may_not_be_stored(desk: Desk) -> None:
     assert desk.users.records == {}
 
 
-async def test_a_user_store_that_is_away_does_not_cost_the_notice(desk: Desk) -> None:
-    desk.users.away = True
-    assert await desk.send(NoticeKind.BILL, desk.facts(), p="1") == Outcome(200)
+@pytest.mark.parametrize("fault", ["unavailable", "timeout"])
+async def test_a_user_store_without_an_answer_does_not_cost_the_notice_and_a_won_bid_stays_pending(
+    desk: Desk, fault: str
+) -> None:
+    def faults() -> float:
+        return REGISTRY.get_sample_value("dsp_user_faults_total", {"call": "expose", "fault": fault}) or 0.0
+
+    facts, before = desk.facts(), faults()
+    assert await desk.send(NoticeKind.WIN, facts) == Outcome(200)
+    assert len(desk.pending) == 1
+    desk.users.away, desk.users.silent = fault == "unavailable", 60.0
+    assert await desk.send(NoticeKind.BILL, facts, p="1") == Outcome(200)
     assert desk.leases.billed == {"b1": 1_000}
+    assert (faults() - before, len(desk.pending)) == (1, 1)
+    desk.users.away, desk.users.silent = False, 0.0
+    assert await desk.send(NoticeKind.IMPRESSION, facts) == Outcome(200)
+    assert len(desk.pending) == 0  # it is in the record now
 
 
 async def test_memory_of_duplicates_is_bounded() -> None:
