@@ -94,6 +94,8 @@ async def test_the_bound_drops_decisions_and_refuses_notices(outbox: Outbox, log
     with pytest.raises(UnavailableError):
         outbox.append(Topic.NOTICES, "k", b"v")
     assert dropped() == {**before, "decisions": before["decisions"] + 2}  # a notice that is refused comes again
+    outbox.report()
+    assert REGISTRY.get_sample_value("dsp_outbox_depth", {"topic": "decisions"}) == 5
     log.gate.set()
     await asyncio.gather(*kept)
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from bidder.outbox import LaneTuning, Outbox
 from bidder.spill import DRAIN_RECORDS_MAX, PROBE_RECORDS, Spill
@@ -54,6 +55,8 @@ async def test_notices_are_durable_while_the_log_is_away_and_leave_in_order(log:
     assert values(log) == [0]
     assert len(stamps) == 1  # durable, and not stamped yet
     assert box.healthy()
+    box.report()
+    assert REGISTRY.get_sample_value("dsp_outbox_spilled", {"topic": "notices"}) == 7
     log.away = False
     # What comes while it drains stays behind what waits.
     for number in range(8, 12):
