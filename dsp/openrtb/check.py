@@ -138,7 +138,7 @@ def _whole(response: BidResponse, request: BidRequest) -> str:
     """Return what is wrong with the response apart from its bids."""
     if response.id != request.id:
         return "request_id"
-    accepted = [str(code).upper() for code in request.cur]
+    accepted = [code for code in [str(code).strip().upper() for code in request.cur] if code]
     return "currency" if accepted and (response.cur or "USD") not in accepted else ""
 
 
@@ -203,7 +203,7 @@ def _terms(bid: Bid, imp: Imp, medium: _Medium, currency: str, rates: Mapping[st
         floor = _floor_by_duration(bid, medium, floor)
     if floor == 0:
         return ""
-    floor_currency = floor_currency.upper()
+    floor_currency = floor_currency.strip().upper()
     if floor_currency == currency:
         return "" if bid.price >= floor - _PRICE_TOLERANCE else "floor"
     rate, floor_rate = rates.get(currency), rates.get(floor_currency or "USD")

@@ -94,7 +94,7 @@ def _refusal(request: BidRequest, profile: Profile, permissions: Permissions, cu
 
 def _currency(request: BidRequest, profile: Profile, rates: Mapping[str, float]) -> str:
     """Return the currency to quote in: the exchange's default if the request takes it, else the first we know."""
-    accepted = _accepted[request.cur] if request.cur else profile.currencies
+    accepted = (_accepted[request.cur] if request.cur else ()) or profile.currencies
     for code in profile.currencies:
         if code in accepted and code in rates:
             return code
@@ -105,7 +105,7 @@ def _currency(request: BidRequest, profile: Profile, rates: Mapping[str, float])
 
 
 def _upper(codes: tuple[Text, ...]) -> tuple[str, ...]:
-    return tuple([str(code).strip().upper() for code in codes])
+    return tuple([code for code in [str(code).strip().upper() for code in codes] if code])
 
 
 _accepted = Remembered(_upper)

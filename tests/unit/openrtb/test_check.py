@@ -148,6 +148,8 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({"secure": 1}, {}, {}, ""),
         ({"secure": 1}, {}, {"adm": '<img src="http://x">'}, "secure"),
         ({}, {}, {"adm": '<img src="http://x">'}, ""),
+        ({"bidfloor": 1.0, "bidfloorcur": " usd "}, {"cur": ["usd "]}, {"price": 1.5}, ""),
+        ({"bidfloor": 2.0, "bidfloorcur": " usd "}, {"cur": [" "]}, {"price": 1.5}, "floor"),
         ({"secure": 1}, {}, {"adm": "<img src = 'HTTP://x'>"}, "secure"),
         ({"secure": 1}, {}, {"adm": "<img src=http://x>"}, "secure"),
         ({"secure": 1}, {}, {"adm": "<i style=\"background:url( 'http://x')\">"}, "secure"),
