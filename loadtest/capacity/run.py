@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ _HIGHEST = 1.1  # of what a closed loop reached: more is not to be had
 LATE_SHARE_MAX = 0.001
 SHARE = 0.7  # of capacity, where one would run
 OVERLOAD = 2.0
+#: Below capacity each thing happens so often, in turn: what else the machine does in a step is not in the middle one.
+ROUNDS = 3
 #: A step in which the generator sent its requests so much later than they were due says little of the server.
 LAG_MS_MAX = 2.0
 #: Reasons of a fast no: what was not decided because there was too much to do.
@@ -116,12 +118,22 @@ def _overload(setting: Setting, load: Open, capacity: float, seconds: float) -> 
 def _below(setting: Setting, load: Open, rate: float, seconds: float) -> dict[str, Any]:
     """Offer less than the capacity, in peace and while things happen; raises PlatformError if a drain loses any."""
     events = Events(setting.bench, setting.models)
-    found = {"nothing": load.step(rate, seconds).report()}
-    for name in events.known:
-        with events.during(name):
-            found[name] = load.step(rate, seconds).report()
-    found["drain"] = drain.step(setting, rate, seconds).report()
-    return found
+    found: dict[str, list[Step]] = {name: [] for name in ("nothing", *events.known, "drain")}
+    for _ in range(ROUNDS):
+        found["nothing"].append(load.step(rate, seconds))
+        for name in events.known:
+            with events.during(name):
+                found[name].append(load.step(rate, seconds))
+        found["drain"].append(drain.step(setting, rate, seconds))
+    return {name: middle(steps) for name, steps in found.items()}
+
+
+def middle(steps: Sequence[Step]) -> dict[str, Any]:
+    """Return the report of the step whose p99 is the median, with the p99 of every step, and who was late in any."""
+    reports = sorted((step.report() for step in steps), key=lambda report: report["p99"])
+    late, refused = (sum(report[name] for report in reports) for name in ("late", "refused"))
+    p99s = [report["p99"] for report in reports]
+    return {**reports[len(reports) // 2], "late": late, "refused": refused, "p99s": p99s}
 
 
 def main(options: Options, as_json: bool) -> int:

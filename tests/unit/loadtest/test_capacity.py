@@ -12,7 +12,7 @@ from bidder.app import QUIET_MS
 from loadtest.bids import supply
 from loadtest.capacity.drain import CONNECTIONS_MAX, connections
 from loadtest.capacity.open import Open, Step
-from loadtest.capacity.run import keeps, search
+from loadtest.capacity.run import keeps, middle, search
 from loadtest.platform import PlatformError
 from loadtest.soak import Sample, judged
 from tests.unit.loadtest.test_bids import PROFILE, bodies
@@ -85,6 +85,12 @@ def test_the_search_finds_where_the_service_level_breaks(capacity: float) -> Non
 def test_late_answers_break_the_service_level_whatever_the_p99() -> None:
     assert keeps(Step(1.0, 1.0, late=1, latencies_ms=[1.0] * 1_000), 20.0)
     assert not keeps(Step(1.0, 1.0, late=2, latencies_ms=[1.0] * 1_000), 20.0)
+
+
+def test_the_middle_step_is_told_with_the_late_answers_of_all() -> None:
+    told = middle([Step(1.0, 1.0, late=late, latencies_ms=[ms] * 9) for ms, late in ((9.0, 0), (2.0, 3), (5.0, 1))])
+    assert told["p50"] == told["p99"] == 5.0
+    assert (told["late"], told["p99s"]) == (4, [2.0, 5.0, 9.0])
 
 
 def samples(megabytes: list[float]) -> list[Sample]:
