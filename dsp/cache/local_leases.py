@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit
+from dsp.kernel.clock import MS_PER_DAY, MS_PER_HOUR
 from dsp.kernel.errors import ConfigError, ConflictError, Fault
 from dsp.kernel.money import Micros
 from dsp.kernel.sqlite import SqliteFile
@@ -27,7 +28,6 @@ from dsp.ledger.terms import LATE_EPOCH, LateClaim, closes_ms, lease_id, lease_p
 
 _LIVE, _FENCED, _CLOSED = 0, 1, 2
 _ALL_DAYS = -1
-_HOUR_MS = 3_600_000
 _UNBOUNDED = 1 << 62
 #: While several holders compete, one gets at most half of its share of what is left, but always this much of it.
 GRANT_MIN_MICROS = 20_000
@@ -40,7 +40,7 @@ _SETTLED_MAX = 5_000
 _HOLDER_COLUMNS = {"epoch", "holder", "state", "expires_ms", "syncs", "syncs_seen", "seen_ms"}
 #: Files of before holders promised when their last bid expires. No exchange bills a bid as late as this after it.
 _UNPROMISED_COLUMNS = {"epoch", "holder", "state", "seen_ms"}
-_UNPROMISED_MS = 24 * _HOUR_MS
+_UNPROMISED_MS = MS_PER_DAY
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER, watermark_ms INTEGER);
 CREATE TABLE IF NOT EXISTS holders (
@@ -242,7 +242,7 @@ def _grant(sql: sqlite3.Connection, epoch: int, now_ms: int, want: LeaseWant, ho
 
 def _is_day(day: int, now_ms: int) -> bool:
     """Return whether it is this day somewhere on Earth: a holder may not draw on another day's budget."""
-    return (now_ms - 12 * _HOUR_MS) // (24 * _HOUR_MS) <= day <= (now_ms + 14 * _HOUR_MS) // (24 * _HOUR_MS)
+    return (now_ms - 12 * MS_PER_HOUR) // MS_PER_DAY <= day <= (now_ms + 14 * MS_PER_HOUR) // MS_PER_DAY
 
 
 def _left(sql: sqlite3.Connection, line_item_id: int, day: int, late: bool = False) -> Micros:

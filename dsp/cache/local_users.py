@@ -25,7 +25,7 @@ from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.events.schema import Notice
 from dsp.frequency.evidence import exposure_of, response_of
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_SECOND
+from dsp.kernel.clock import MS_PER_DAY, MS_PER_SECOND
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.sqlite import SqliteFile
 
@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS positions (partition INTEGER PRIMARY KEY, next_offset
 """
 
 #: Exposures are features as well, and a cap that is added later finds at least these.
-KEPT_MS_MIN = 86_400_000
+KEPT_MS_MIN = MS_PER_DAY
 #: Responses remembered of one user; older ones would tell a model little.
 RESPONSES_MAX = 16
 _NEVER_MS = -(2**62)

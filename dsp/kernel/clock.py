@@ -7,6 +7,9 @@ from typing import Protocol
 NS_PER_MS = 1_000_000
 MS_PER_SECOND = 1_000
 NS_PER_SECOND = NS_PER_MS * MS_PER_SECOND
+MS_PER_MINUTE = 60 * MS_PER_SECOND
+MS_PER_HOUR = 60 * MS_PER_MINUTE
+MS_PER_DAY = 24 * MS_PER_HOUR
 
 
 class Clock(Protocol):

@@ -1,11 +1,11 @@
 """What a notice means in the book. A pure function of the notice and of its place in the log."""
 
 from dsp.events.schema import Notice, NoticeKind
+from dsp.kernel.clock import MS_PER_HOUR
 from dsp.kernel.money import Micros
 from dsp.ledger.book import Release, Response, Transaction
 from dsp.ledger.terms import closes_ms
 
-_MS_PER_HOUR = 3_600_000
 _RESPONSES = (NoticeKind.CLICK, NoticeKind.CONVERSION)
 
 
@@ -40,7 +40,7 @@ def entry(notice: Notice, appended_ms: int) -> Transaction | Release | Response 
         line_item_id=facts.line_item_id,
         creative_id=facts.creative_id,
         day=facts.day,
-        hour=facts.bid_at_ms // _MS_PER_HOUR,
+        hour=facts.bid_at_ms // MS_PER_HOUR,
         lease_id=facts.lease_id,
         charged_micros=charged,
         late_micros=notice.cost_micros - charged,
@@ -62,6 +62,6 @@ def _response(notice: Notice) -> Response:
         creative_id=facts.creative_id,
         exchange=facts.exchange,
         day=facts.day,
-        hour=facts.bid_at_ms // _MS_PER_HOUR,
+        hour=facts.bid_at_ms // MS_PER_HOUR,
         value_micros=notice.value_micros or 0,
     )

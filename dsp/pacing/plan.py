@@ -13,9 +13,9 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
+from dsp.kernel.clock import MS_PER_DAY, MS_PER_HOUR
 from dsp.kernel.money import Micros
 
-MS_PER_HOUR = 3_600_000
 #: A flight is planned no further than this; the plan of today hardly depends on a share that small.
 _DAYS_MAX = 3_660
 #: How much faster than even an `ahead` plan begins; it ends as much slower.
@@ -165,7 +165,7 @@ def _day(
 
 def _rest(begin_ms: int, end_ms: int, timezone: str, hours: Sequence[float]) -> float:
     """Return the weight between two instants: the days at both ends exactly, those between by weekday."""
-    end_ms = min(end_ms, begin_ms + _DAYS_MAX * 24 * MS_PER_HOUR)
+    end_ms = min(end_ms, begin_ms + _DAYS_MAX * MS_PER_DAY)
     if end_ms <= begin_ms:
         return 0.0
     first, last = _local(begin_ms, timezone).date(), _local(end_ms, timezone).date()

@@ -9,10 +9,11 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from dsp.kernel.clock import MS_PER_HOUR
+
 #: The blob under which the traffic worker publishes `Traffic` and the pacing worker follows it.
 TRAFFIC_BLOB = "traffic"
 HOURS = 24
-_MS_PER_HOUR = 3_600_000
 #: An hour is taken for watched in twelfths: one without a single impression on the whole platform is a hole.
 _SLOTS = 12
 #: What is left of a count after a day: yesterday weighs as much as all days before it.
@@ -52,14 +53,14 @@ class Traffic(msgspec.Struct, kw_only=True):
 
     def add(self, at_ms: int, line_item_ids: Iterable[int]) -> None:
         """Count one impression that these line items may bid on; one of a day before the hour's last is too old."""
-        since_epoch, into_hour_ms = divmod(at_ms, _MS_PER_HOUR)
+        since_epoch, into_hour_ms = divmod(at_ms, MS_PER_HOUR)
         day, hour = divmod(since_epoch, HOURS)
         if day > self.days[hour]:
             self._fade(hour, _DECAY ** (day - self.days[hour]))
             self.days[hour] = day
         elif day < self.days[hour]:
             return
-        self.slots[hour] |= 1 << (into_hour_ms * _SLOTS // _MS_PER_HOUR)
+        self.slots[hour] |= 1 << (into_hour_ms * _SLOTS // MS_PER_HOUR)
         self.platform[hour] += 1.0
         for number in line_item_ids:
             if number in self.line_items:

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.catalog.terms import Daypart
+from dsp.kernel.clock import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Words
 
-_MS_PER_MINUTE = 60_000
-_MS_PER_DAY = 86_400_000
 _HOURS_PER_DAY = 24
 _HOURS_PER_WEEK = 7 * _HOURS_PER_DAY
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,7 +67,7 @@ class Calendar:
 
     def _minute(self, now_ms: int) -> tuple[int, Words, NDArray[np.int64]]:
         # UTC offsets are whole minutes since long before any flight, so local hours change on a minute.
-        minute = now_ms // _MS_PER_MINUTE
+        minute = now_ms // MS_PER_MINUTE
         memo = self._minute_memo
         if memo[0] != minute:
             memo = self._minute_memo = (minute, *self._at(now_ms))
@@ -76,7 +75,7 @@ class Calendar:
 
     def _at(self, now_ms: int) -> tuple[Words, NDArray[np.int64]]:
         local_ms = [now_ms + _offset_ms(zone, now_ms) for zone in self._zones]
-        days = np.array([ms // _MS_PER_DAY for ms in local_ms], dtype=np.int64)
+        days = np.array([ms // MS_PER_DAY for ms in local_ms], dtype=np.int64)
         rows = self._nothing
         for zone_row, ms in zip(self._zone_rows, local_ms, strict=True):
             rows = rows | (zone_row & self._hour_rows[_hour_of_week(ms)])
@@ -89,7 +88,7 @@ def _offset_ms(zone: ZoneInfo, now_ms: int) -> int:
 
 
 def _hour_of_week(local_ms: int) -> int:
-    return (local_ms // (_MS_PER_DAY // _HOURS_PER_DAY) + _EPOCH_WEEKDAY * _HOURS_PER_DAY) % _HOURS_PER_WEEK
+    return (local_ms // MS_PER_HOUR + _EPOCH_WEEKDAY * _HOURS_PER_DAY) % _HOURS_PER_WEEK
 
 
 def _hour_rows(dayparts: Sequence[Sequence[Daypart]], size: int) -> list[Words]:

@@ -2,9 +2,9 @@
 
 from sqlalchemy.orm import Session
 
+from dsp.kernel.clock import MS_PER_DAY
 from dsp.store.book import BookRepository, DayResult
 
-_MS_PER_DAY = 86_400_000
 #: Past days change by late notices and by conversions, which come hours after their clicks: seen so often is soon
 #: enough, as the whole history is read for it.
 _RECOUNT_MS = 300_000
@@ -20,7 +20,7 @@ class Results:
 
     def read(self, session: Session, now_ms: int) -> list[DayResult]:
         """Return results by line item and day; what lies before today, wherever that is, may be of one day."""
-        book, first = BookRepository(session), now_ms // _MS_PER_DAY - 1  # somewhere it may still be yesterday
+        book, first = BookRepository(session), now_ms // MS_PER_DAY - 1  # somewhere it may still be yesterday
         if first != self._first or now_ms >= self._recount_at_ms:
             self._before = book.results_before(first)
             self._first, self._recount_at_ms = first, now_ms + _RECOUNT_MS

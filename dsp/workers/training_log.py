@@ -17,7 +17,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from dsp.events.schema import Decision, Notice
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
+from dsp.kernel.clock import MS_PER_HOUR, MS_PER_SECOND, Clock, SystemClock
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.locks import lock_folder
 from dsp.store.book import BookRepository
@@ -32,7 +32,6 @@ from dsp.workers.ledger import GROUP as LEDGER_GROUP
 from dsp.workers.training_rows import BIDS_SCHEMA, NOTICES_SCHEMA, bid_rows, notice_rows
 
 GROUP = "training_log"
-_HOUR_MS = 3_600_000
 
 
 class DataSet(NamedTuple):
@@ -163,7 +162,9 @@ class TrainingLogJob:
         if now_ms < self._trim_at_ms:
             return
         self._trim_at_ms = now_ms + int(self._workers.trim_every_seconds * MS_PER_SECOND)
-        dropped = await retention.trim(self._log, now_ms - int(self._workers.retention_hours * _HOUR_MS), self._readers)
+        dropped = await retention.trim(
+            self._log, now_ms - int(self._workers.retention_hours * MS_PER_HOUR), self._readers
+        )
         if any(dropped.values()):
             logging.get(__name__).info("event log trimmed", records=dropped)
 

@@ -4,7 +4,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-MS_PER_DAY = 86_400_000
+from dsp.kernel.clock import MS_PER_DAY
+
 #: The local day that is measured, a Tuesday; it begins in Iran and ends in Canada.
 DATE = (2025, 6, 10)
 ZONES = {"acadia": "America/Halifax", "spree": "Europe/Berlin", "alborz": "Asia/Tehran"}

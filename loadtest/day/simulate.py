@@ -12,7 +12,7 @@ import msgspec
 
 from dsp.events.schema import SampledRequest, encode
 from dsp.events.topics import Topic
-from dsp.kernel.clock import MS_PER_SECOND, ManualClock
+from dsp.kernel.clock import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND, ManualClock
 from dsp.kernel.config import Platform as PlatformConfig
 from dsp.kernel.money import Micros
 from dsp.pacing.controller import CONTROLS_BLOB, Control, Controls, decode
@@ -20,9 +20,9 @@ from dsp.pacing.traffic import TRAFFIC_BLOB
 from dsp.pacing.traffic import decode as decode_traffic
 from dsp.stream.port import Entry
 from loadtest.day.loop import run
-from loadtest.day.orders import CAMPAIGN_BUDGETS, MS_PER_DAY, ORDERS, Order, midnight_ms, tables
+from loadtest.day.orders import CAMPAIGN_BUDGETS, ORDERS, Order, midnight_ms, tables
 from loadtest.day.platform import BIDDER, Platform
-from loadtest.day.traffic import MS_PER_HOUR, arrivals
+from loadtest.day.traffic import arrivals
 from loadtest.exchange import Exchange, Rules
 from loadtest.ledger import Ledger
 from loadtest.notifier import Manners, Notifier

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from random import Random
 
-MS_PER_HOUR = 3_600_000
+from dsp.kernel.clock import MS_PER_DAY, MS_PER_HOUR
+
 #: Requests by hour of the day, UTC, relative: the night brings a sixth of the evening, as in open bid logs.
 CURVE = (
     0.46, 0.33, 0.25, 0.20, 0.17, 0.18, 0.24, 0.36, 0.50, 0.60, 0.66, 0.70,
@@ -27,7 +28,7 @@ def arrivals(seed: int, begin_ms: int, end_ms: int, requests_per_day: float) -> 
     for slot_ms in range(begin_ms, end_ms, _WEATHER_MS):
         chance = Random(f"arrivals {seed} {slot_ms}")  # noqa: S311 - to be reproduced, not kept secret
         weather = chance.lognormvariate(-(_WEATHER**2) / 2, _WEATHER)
-        per_ms = requests_per_day / (24 * MS_PER_HOUR) * relative(slot_ms + _WEATHER_MS // 2) * weather
+        per_ms = requests_per_day / MS_PER_DAY * relative(slot_ms + _WEATHER_MS // 2) * weather
         at_ms = slot_ms + chance.expovariate(per_ms)
         while at_ms < min(slot_ms + _WEATHER_MS, end_ms):
             yield int(at_ms)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp import registry
+from dsp.kernel.clock import MS_PER_DAY
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, MICROS_PER_UNIT
 from dsp.pacing.traffic import Curves, Traffic
 from dsp.pricing.value import value_micros_cpm
@@ -20,7 +21,7 @@ from loadtest.learning.orders import orders
 from loadtest.learning.play import Played, play
 from loadtest.learning.policy import Fixed, Modelled, Policy
 from loadtest.learning.posterior import Posterior
-from loadtest.learning.supply import MS_PER_DAY, Supply, supply
+from loadtest.learning.supply import Supply, supply
 from loadtest.learning.told import Placed
 from loadtest.learning.visible import visible
 from models.serving import bundle

@@ -5,11 +5,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dsp.catalog.entities import Catalogue
+from dsp.kernel.clock import MS_PER_DAY
 from dsp.store import load as loading
 from dsp.store.catalog import CatalogRepository, load_catalogue
 from dsp.store.database import create_engine, session_factory
 from dsp.store.migrate import upgrade
-from loadtest.learning.supply import MS_PER_DAY
 from loadtest.platform import CATALOGUE
 
 #: How many requests the demo's budgets are made for.

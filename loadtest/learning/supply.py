@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dsp.catalog.reasons import Exclusion
 from dsp.funnel import Selection, select
+from dsp.kernel.clock import MS_PER_DAY
 from dsp.openrtb.codec import decode_request
 from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.profile import Profile, load_profiles
@@ -25,7 +26,6 @@ from models.features.columns import REQUEST_COLUMNS
 from models.features.encode import ad_rows, request_row
 from models.serving.predictor import Predictions
 
-MS_PER_DAY = 86_400_000
 _BODY_BYTES_MAX = 262_144
 _KEY = b"of a simulated day, and no secret"
 _RATES = {"USD": 1.0}

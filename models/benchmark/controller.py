@@ -9,13 +9,13 @@ what a unit of value may cost on average; what was expected counts as realised.
 import numpy as np
 
 from dsp.catalog.terms import Budget, Flight, PacingMode
+from dsp.kernel.clock import MS_PER_DAY
 from dsp.pacing.bids import pace
 from dsp.pacing.columns import ControlColumns
 from dsp.pacing.controller import Bought, Control, Law, step
 from dsp.pacing.plan import plan
 from models.benchmark.auctions import Auctions, second_price_bid
 
-_DAY_MS = 86_400_000
 _STEP_MS = 1_000  # WorkersConfig.pacing_step_ms
 _FLIGHT = Flight(start_ms=0)
 _LINE_ITEM, _ROW = np.array([1]), np.array([0])
@@ -38,7 +38,7 @@ def replay(
     control: Control | None = None
     won, wins, total, spends = 0.0, 0, 0, []
     for day, (episode, budget) in enumerate(zip(auctions.episodes(length), budgets_micros_cpm, strict=True)):
-        start_ms, spent = day * _DAY_MS, 0
+        start_ms, spent = day * MS_PER_DAY, 0
         today = plan(Budget(daily_micros=budget), _FLIGHT, (), "UTC", PacingMode.EVEN, (), total, start_ms)
         if today is None:
             raise AssertionError("a day with a budget has a plan")
@@ -46,7 +46,7 @@ def replay(
         for number, (value, market_price) in enumerate(
             zip(episode.values.tolist(), episode.prices_micros_cpm.tolist(), strict=True)
         ):
-            now_ms = start_ms + number * _DAY_MS // len(episode)
+            now_ms = start_ms + number * MS_PER_DAY // len(episode)
             if now_ms >= stepped_ms + _STEP_MS or control is None:
                 stepped_ms = now_ms
                 worth = int(won * unit_micros_cpm)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp.kernel.clock import MS_PER_DAY
 from models.evaluation import drift, gates, slices
 from models.evaluation.drift import Drift
 from models.evaluation.importance import Importance, Spread
@@ -19,7 +20,6 @@ from models.training.rows import Rows
 PARTS_MAX = 11
 CLICKS_MIN = 20
 CONFIDENCE = 0.95
-_MS_PER_DAY = 86_400_000
 
 
 class Score(NamedTuple):
@@ -180,7 +180,7 @@ def _parting(group: Group, judged: Judged, spec: FeatureSpec, names: Names) -> P
 
 def _shift(earlier: Earlier, judged: Judged, spec: FeatureSpec) -> Shift:
     """Compare what was trained on with the latest day of the judged rows."""
-    latest = judged.rows.at_ms > judged.rows.at_ms[-1] - _MS_PER_DAY
+    latest = judged.rows.at_ms > judged.rows.at_ms[-1] - MS_PER_DAY
     after, predicted = judged.rows[latest], next(iter(judged.predicted.values()))[latest]
     moved = None
     if len(earlier.predicted):

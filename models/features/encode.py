@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dsp.catalog.entities import Advertiser, Creative
 from dsp.catalog.exposures import ROW_BYTES, shown
 from dsp.catalog.user import Response, UserRecord
+from dsp.kernel.clock import MS_PER_MINUTE
 from dsp.openrtb.opportunity import Opportunity
 from models.features.columns import (
     AD_CATEGORY_SLOTS,
@@ -34,7 +35,6 @@ _HASHES_MAX = 131_072
 #: Sets of no more categories are remembered; who names more means nothing by it.
 _CATEGORIES_MAX = 16
 _MINUTES_PER_DAY = 1_440
-_MS_PER_MINUTE = 60_000
 _ABSENT, _AGELESS = (0,) * HISTORY_SLOTS, (-1,) * HISTORY_SLOTS
 _HISTORY_BYTES = HISTORY_SLOTS * ROW_BYTES
 _NO_HISTORY = (0, *_ABSENT, *_AGELESS)
@@ -79,7 +79,7 @@ def request_row(opportunity: Opportunity, user: UserRecord | None) -> NDArray[np
     personal = user if opportunity.may_personalise else None
     width, height = opportunity.sizes[0] if opportunity.sizes else (0, 0)
     video = opportunity.video
-    local_minutes = opportunity.at_ms // _MS_PER_MINUTE + opportunity.utc_offset_minutes
+    local_minutes = opportunity.at_ms // MS_PER_MINUTE + opportunity.utc_offset_minutes
     segments: Collection[str] = opportunity.segments if opportunity.may_personalise else ()
     if personal is not None and personal.segments:
         segments = {*segments, *personal.segments}

@@ -12,9 +12,10 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from dsp.kernel.clock import MS_PER_HOUR
 from models.features.columns import FEATURE_HASH, REQUEST_COLUMNS
 from models.training.landscape import NEVER_MICROS_CPM, Auctions
-from models.training.parquet import MS_PER_HOUR, Reading, concatenate
+from models.training.parquet import Reading, concatenate
 
 _BIDS = pa.schema(
     [

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp import registry
+from dsp.kernel.clock import MS_PER_DAY
 from dsp.kernel.errors import BundleError
 from models.evaluation import compare, gates
 from models.evaluation.metrics import measure
@@ -23,7 +24,6 @@ from models.training.rows import Rows
 
 _CAMPAIGN = AD_COLUMNS.index("campaign_id")
 _EXCHANGE = REQUEST_COLUMNS.index("exchange")
-_MS_PER_DAY = 86_400_000
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -133,7 +133,7 @@ def decide(found: Findings, now_ms: int, config: TrainingConfig) -> Decision:
         reason = f"the challenger {live.version} has proven itself in shadow"
         return Decision("refuse", "promote", (*tonight.reasons, reason))
     enough = live.difference.rows >= bounds.rows_min and live.difference.clicks >= bounds.clicks_min
-    days = (now_ms - registry.built_at_ms(live.version)) / _MS_PER_DAY
+    days = (now_ms - registry.built_at_ms(live.version)) / MS_PER_DAY
     if (enough and live.difference.high < 0) or days > config.challenger_days_max:
         return Decision(tonight.result, "drop", tonight.reasons)
     if tonight.result == "shadow":

@@ -17,11 +17,12 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from dsp.kernel.clock import MS_PER_HOUR
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.training import delay, join, sampling
 from models.training.config import TrainingConfig
 from models.training.engine import Engine
-from models.training.parquet import MS_PER_HOUR, Reading, Skipped
+from models.training.parquet import Reading, Skipped
 from models.training.rows import Rows
 
 _NEVER = np.iinfo(np.int64).max

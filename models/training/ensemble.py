@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp.kernel.clock import MS_PER_DAY
 from models.evaluation import gates
 from models.evaluation.metrics import losses
 from models.features.spec import FeatureSpec
@@ -27,7 +28,6 @@ from models.training.rows import Rows
 
 Floats = NDArray[np.float64]
 BLEND = "blend"
-_MS_PER_DAY = 86_400_000
 #: Rows of fewer days are all alike: there is no trend to be told from the hours of the day.
 _DAYS_MIN = 2.0
 #: Half-lives tried, in time blocks; 0: all alike.
@@ -225,7 +225,7 @@ def _task(
     edges = gbdt.block_edges(rows.at_ms, config.blocks)
     if len(edges) < gbdt.BLOCKS_MIN + 1:
         raise ValueError("the rows do not spread over three time blocks")
-    days = (int(rows.at_ms[-1]) - int(rows.at_ms[0])) / _MS_PER_DAY
+    days = (int(rows.at_ms[-1]) - int(rows.at_ms[0])) / MS_PER_DAY
     block_days = days / (len(edges) - 1) if days >= _DAYS_MIN else 0.0
     half_lives = tuple(blocks * block_days for blocks in _HALF_LIVES) if block_days else (0.0,)
     start = int(edges[2])

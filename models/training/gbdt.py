@@ -14,6 +14,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp.kernel.clock import MS_PER_DAY
 from models.features.spec import FeatureSpec, Group
 from models.serving.statistics import Columns, Statistics
 from models.serving.transform import Transform
@@ -26,7 +27,6 @@ from models.training.weights import recent, sampling
 _SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 #: A walk needs a block to start from, one to learn from what that predicts, and one to predict.
 BLOCKS_MIN = 3
-_MS_PER_DAY = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def block_edges(at_ms: NDArray[np.int64], blocks: int) -> NDArray[np.intp]:
     if not len(at_ms):
         return np.zeros(1, dtype=np.intp)
     places = np.arange(1, blocks) * len(at_ms) // blocks
-    starts = np.flatnonzero(np.diff(at_ms // _MS_PER_DAY)) + 1
+    starts = np.flatnonzero(np.diff(at_ms // MS_PER_DAY)) + 1
     if len(starts) >= BLOCKS_MIN - 1:
         nearest = starts[np.abs(starts[:, np.newaxis] - places).argmin(axis=0)]
         days: NDArray[np.intp] = np.unique(np.concatenate(([0], nearest, [len(at_ms)])))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp import registry
+from dsp.kernel.clock import MS_PER_DAY
 from dsp.kernel.errors import BundleError
 from dsp.pricing.landscape import Landscape
 from models.evaluation import gates
@@ -44,7 +45,6 @@ _LATER = 0.2
 #: Share of the auctions new to what serves that the landscapes to be compared with it know as well: what is learned
 #: anew every night has to show what that is worth.
 _FRESH = 1 / 3
-_MS_PER_DAY = 86_400_000
 
 
 class _Manifest(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ def publish(data_dir: Path, now_ms: int, config: TrainingConfig) -> dict[str, An
     `landscape_rows_min` on, one learned from the context, where that foretells later auctions better. What serves is
     replaced by what foretells later auctions better than it, with confidence.
     """
-    from_ms = now_ms - config.window_days * _MS_PER_DAY
+    from_ms = now_ms - config.window_days * MS_PER_DAY
     found = log.load(data_dir / "training", from_ms, now_ms, config.landscape_rows_max)
     root = data_dir / "models"
     served, trained_to_ms = _served(root)

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from dsp import registry
+from dsp.kernel.clock import MS_PER_DAY
 from dsp.kernel.errors import ConflictError
 from dsp.kernel.locks import lock
 from models.evaluation import compare, gates, report
@@ -33,7 +34,6 @@ from models.training.dataset import Dataset
 from models.training.families import Seen
 from models.training.rows import Rows
 
-MS_PER_DAY = 86_400_000
 #: The night's report, in the run's folder and in the bundle.
 _PAGE = "report.html"
 _LIBRARIES = ("duckdb", "ibis-framework", "lightgbm", "numpy", "onnx", "onnxruntime", "pyarrow")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-MS_PER_HOUR = 3_600_000
+from dsp.kernel.clock import MS_PER_HOUR
 
 
 class Skipped(NamedTuple):

@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp.kernel.clock import MS_PER_HOUR
 from dsp.registry.runs import END
 
 _RUN = "run.json"
-_MS_PER_HOUR = 3_600_000
 
 
 class _Begun(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ def begin(root: Path, now_ms: int, identity: str, hours_max: float) -> Run:
     folders = _folders(root)
     if folders and not (folders[-1] / END).exists():
         begun = _begun(folders[-1])
-        if begun is not None and begun.identity == identity and now_ms - begun.started_ms <= hours_max * _MS_PER_HOUR:
+        if begun is not None and begun.identity == identity and now_ms - begun.started_ms <= hours_max * MS_PER_HOUR:
             return Run(folders[-1])
     name = f"{datetime.fromtimestamp(now_ms // 1_000, UTC):%Y%m%dT%H%M%S}"
     number = sum(folder.name.startswith(name) for folder in folders)

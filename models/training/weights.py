@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dsp.kernel.clock import MS_PER_DAY
 from models.training.rows import Rows
 
-_MS_PER_DAY = 86_400_000
 _OFFSET_MIN = 1.0
 
 
@@ -15,7 +15,7 @@ def recent(rows: Rows, half_life_days: float) -> Rows:
     """Return rows that count half as much for every half-life they are older than the latest; 0: as they are."""
     if not half_life_days or not len(rows):
         return rows
-    age_days = (rows.at_ms.max() - rows.at_ms) / _MS_PER_DAY
+    age_days = (rows.at_ms.max() - rows.at_ms) / MS_PER_DAY
     return replace(rows, weights=rows.weights * 0.5 ** (age_days / half_life_days))
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from dsp.kernel.clock import MS_PER_DAY
+
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, so that it needs no test runner
 
 from dsp.events.schema import Decision, Event, Notice
@@ -21,7 +23,7 @@ from loadtest.learning import log, told
 from loadtest.learning.experiment import BEGIN_MS, Experiment
 from loadtest.learning.play import Played, play
 from loadtest.learning.policy import Modelled
-from loadtest.learning.supply import MS_PER_DAY, Supply
+from loadtest.learning.supply import Supply
 from models.evaluation.metrics import measure
 from models.features.columns import FEATURE_HASH
 from models.serving.predictor import Predictions

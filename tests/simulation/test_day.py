@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from dsp.kernel.clock import MS_PER_HOUR
 from loadtest.day.orders import ORDERS, midnight_ms
 from loadtest.day.report import TOLERANCE, Delivery, deliveries
 from loadtest.day.simulate import Outcome, Simulation
-from loadtest.day.traffic import MS_PER_HOUR, relative
+from loadtest.day.traffic import relative
 from tests.simulation import parity
 
 pytestmark = pytest.mark.timeout(900)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from dsp.kernel.clock import MS_PER_HOUR
 from loadtest.day.orders import DATE, ORDERS, ZONES, midnight_ms, tables
 from loadtest.day.report import Delivery, deliveries, draw, summary
 from loadtest.day.simulate import Outcome, Sample
-from loadtest.day.traffic import CURVE, MS_PER_HOUR, arrivals, relative
+from loadtest.day.traffic import CURVE, arrivals, relative
 from loadtest.reconcile import Reconciliation
 
 DAY_MS = 24 * MS_PER_HOUR

@@ -9,6 +9,7 @@ import pytest
 
 from dsp.catalog.entities import Catalogue
 from dsp.events.schema import NoticeKind
+from dsp.kernel.clock import MS_PER_DAY
 from dsp.kernel.money import cost_micros, price_micros_from_cpm
 from dsp.pacing.traffic import Curves
 from dsp.pricing.value import value_micros_cpm
@@ -20,7 +21,7 @@ from loadtest.learning.play import STEP_MS, Played, play, preferred
 from loadtest.learning.policy import Fixed, Modelled
 from loadtest.learning.posterior import Posterior
 from loadtest.learning.report import summary
-from loadtest.learning.supply import MS_PER_DAY, Supply, supply
+from loadtest.learning.supply import Supply, supply
 from loadtest.learning.told import Memory, Placed, facts_of, notices_of
 from loadtest.learning.visible import visible
 from loadtest.market import rival_cpm

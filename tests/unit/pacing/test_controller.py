@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
+from dsp.kernel.clock import MS_PER_HOUR
 from dsp.pacing.controller import Control, Controls, Law, decode, encode, hold, step
-from dsp.pacing.plan import MS_PER_HOUR, Pace, Plan, plan
+from dsp.pacing.plan import Pace, Plan, plan
 from tests.unit.pacing.market import Market, run
 
 MIDNIGHT = 1_748_822_400_000  # a Monday, UTC

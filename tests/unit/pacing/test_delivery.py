@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from dsp.catalog.terms import Budget, Flight, PacingMode
+from dsp.kernel.clock import MS_PER_HOUR
 from dsp.pacing.controller import Bought, Control, Law, step
-from dsp.pacing.plan import MS_PER_HOUR, Pace, Plan, plan
+from dsp.pacing.plan import Pace, Plan, plan
 from tests.unit.pacing.market import Market, Trace, run
 
 MIDNIGHT = 1_748_822_400_000  # a Monday, UTC

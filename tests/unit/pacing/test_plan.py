@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
-from dsp.pacing.plan import MS_PER_HOUR, Plan, day_number, left_micros, plan
+from dsp.kernel.clock import MS_PER_HOUR
+from dsp.pacing.plan import Plan, day_number, left_micros, plan
 
 HOUR = MS_PER_HOUR
 DAY = 24 * HOUR
