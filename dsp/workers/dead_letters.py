@@ -53,7 +53,6 @@ async def park(log: EventLog, topic: Topic, group: str, poison: Sequence[Poison]
     letters = []
     for record, fault in poison:
         place = {"partition": record.partition, "offset": record.offset}
-        logging.get(__name__).error("record parked", topic=topic, group=group, fault=fault, **place)
         letter = DeadLetter(
             topic=topic,
             group=group,
@@ -66,3 +65,9 @@ async def park(log: EventLog, topic: Topic, group: str, poison: Sequence[Poison]
         letters.append(Entry(f"{topic}/{record.partition}/{record.offset}", encode(letter)))
     await log.append(Topic.DEAD_LETTERS, letters)
     counter.inc(len(poison))
+    # One line a batch: what is wrong with one record is often wrong with millions. Each letter says its own fault.
+    first = poison[0]
+    logging.get(__name__).error(
+        "records parked", topic=topic, group=group, records=len(poison), partition=first.record.partition,
+        first_offset=first.record.offset, fault=first.fault,
+    )  # fmt: skip

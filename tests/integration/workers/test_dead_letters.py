@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from dsp.events.dead_letter import decode as decode_letter
 from dsp.events.schema import Notice, SampledRequest, encode
@@ -66,6 +67,15 @@ async def test_a_letter_says_where_it_stood_and_fits_where_it_did(tmp_path: Path
     assert len(letters[1].value) == VALUE_BYTES_MAX
     assert POISON_RECORDS.labels(topic="decisions")._value.get() - before == 2
     await log.close()
+
+
+async def test_a_batch_of_poison_is_one_line_of_the_log() -> None:
+    poison = [Poison(Record(2, offset, 60, "key", b"\xc1"), "why") for offset in range(7, 1_007)]
+    with capture_logs() as logs:
+        await park(FakeLog(), Topic.DECISIONS, "group", poison)
+    (line,) = logs
+    assert (line["event"], line["records"], line["fault"]) == ("records parked", 1_000, "why")
+    assert (line["topic"], line["partition"], line["first_offset"]) == ("decisions", 2, 7)
 
 
 async def test_what_could_not_be_parked_is_not_counted() -> None:
