@@ -20,6 +20,10 @@ CEILING_SLACK_MS = 60_000
 #: No promise counts that is further ahead of the ledger than this: a holder whose clock is years ahead would otherwise
 #: leave the store closed for years after a loss.
 PROMISE_AHEAD_MS_MAX = 26 * 3_600_000
+#: Of so many days a store that lost its data is told day by day what was spent, of all before them as of one day. Late
+#: wins of those are charged where that day has room.
+DAYS_TOLD = 8
+_MS_PER_DAY = 86_400_000
 
 
 class LeaseKeeper:
@@ -68,7 +72,7 @@ class LeaseKeeper:
             for one in may:
                 generations.write(one.shard, one.generation, ceilings[one.shard])
             if not all(one.whole for one in may):
-                spent, epoch_min = _spent(BookRepository(session))
+                spent, epoch_min = _spent(BookRepository(session), watermark_ms // _MS_PER_DAY - DAYS_TOLD)
         for one in may:
             ceiling_ms = ceilings[one.shard]
             if one.whole:
@@ -92,11 +96,13 @@ def _needed_ms(one: Standing, watermark_ms: int) -> int:
     return max(watermark_ms, min(one.asked_ms, watermark_ms + PROMISE_AHEAD_MS_MAX))
 
 
-def _spent(book: BookRepository) -> tuple[list[Spent], int]:
-    """Return what was charged for each line item's days, and the latest epoch that anything was charged to."""
-    spent = [
-        Spent(one.line_item_id, one.campaign_id, one.day, one.spend_micros) for one in book.days() if one.spend_micros
-    ]
+def _spent(book: BookRepository, first: int) -> tuple[list[Spent], int]:
+    """Return what was charged for each line item's days, and the latest epoch that anything was charged to.
+
+    What was charged for days before `first` is of the one before it: the book may have years of them.
+    """
+    days = [*book.results_before(first), *book.days(day_min=first)]
+    spent = [Spent(one.line_item_id, one.campaign_id, one.day, one.spend_micros) for one in days if one.spend_micros]
     epoch, after = 0, ""
     while leases := book.spent_by_lease(after):
         epoch = max([epoch, *(parts[0] for name in leases if (parts := lease_parts(name)) is not None)])

@@ -1,11 +1,11 @@
 """What becomes of money when the lease store's server dies, keeps its data, or loses it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from sqlalchemy import Engine
 
-from dsp.cache.port import LeaseReport, LeaseWant, Limit, Standing
+from dsp.cache.port import LeaseReport, LeaseWant, Limit, Spent, Standing
 from dsp.cache.redis import RedisLeaseStore
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import ConflictError, UnavailableError
@@ -13,13 +13,34 @@ from dsp.ledger.book import Transaction
 from dsp.ledger.terms import LateClaim, closes_ms
 from dsp.store.book import BookRepository
 from dsp.store.database import session_factory
-from dsp.workers.lease_keeper import CEILING_SLACK_MS, PROMISE_AHEAD_MS_MAX, LeaseKeeper
+from dsp.workers.lease_keeper import CEILING_SLACK_MS, DAYS_TOLD, PROMISE_AHEAD_MS_MAX, LeaseKeeper
 from tests.servers.valkey import Cluster, Valkey
 from tests.waiting import until
 
 NOW_MS = ManualClock().now_ms()
 DAY = NOW_MS // 86_400_000
 PROMISE_MS = NOW_MS + 125_000
+
+
+def transaction(number: int, item: int, campaign: int, micros: int, lease_id: str, day: int) -> Transaction:
+    return Transaction(
+        exchange="exchange",
+        auction_id=f"auction-{number}",
+        imp_id="1",
+        kind="bill",
+        bid_id=f"bid-{number}",
+        at_ms=NOW_MS,
+        appended_ms=NOW_MS,
+        advertiser_id=1,
+        campaign_id=campaign,
+        line_item_id=item,
+        creative_id=1,
+        day=day,
+        hour=day * 24,
+        lease_id=lease_id,
+        charged_micros=micros,
+        late_micros=0,
+    )
 
 
 class Money:
@@ -46,24 +67,7 @@ class Money:
     async def bill(self, lease_id: str, item: int, campaign: int, micros: int, watermark_ms: int) -> None:
         """Do what the ledger does with a billing notice: the book first, then the lease store."""
         self.bids += 1
-        one = Transaction(
-            exchange="exchange",
-            auction_id=f"auction-{self.bids}",
-            imp_id="1",
-            kind="bill",
-            bid_id=f"bid-{self.bids}",
-            at_ms=NOW_MS,
-            appended_ms=NOW_MS,
-            advertiser_id=1,
-            campaign_id=campaign,
-            line_item_id=item,
-            creative_id=1,
-            day=DAY,
-            hour=DAY * 24,
-            lease_id=lease_id,
-            charged_micros=micros,
-            late_micros=0,
-        )
+        one = transaction(self.bids, item, campaign, micros, lease_id, DAY)
         with self.sessions.begin() as session:
             applied = BookRepository(session).apply([one], {}, "notices", "test")
         await self.store.settle(applied.leases, watermark_ms)
@@ -261,3 +265,20 @@ async def test_what_one_node_of_a_cluster_lost_the_others_still_grant(valkey_clu
     found = await granted(money, epoch, *((item, 100) for item in items))
     assert found == [100 if item % 16 in lost else 40 for item in items]
     await money.store.close()
+
+
+async def test_a_store_is_told_the_latest_days_each_and_all_before_as_one(engine: Engine) -> None:
+    class Lost:
+        async def standing(self) -> list[Standing]:
+            return [Standing(0, "new", False, 0, 0)]
+
+        async def restate(self, shard: int, generation: str, spent: Sequence[Spent], *_: int) -> None:
+            self.spent = sorted(spent)
+
+    days = [DAY, DAY - 1, *range(DAY - 300, DAY - 20)]
+    with session_factory(engine).begin() as session:
+        entries = [transaction(number, 1, 1, 7, f"5-1-{day}", day) for number, day in enumerate(days)]
+        BookRepository(session).apply(entries, {0: 1}, "notices", "ledger")
+    lost = Lost()
+    await LeaseKeeper(session_factory(engine), lost).keep(NOW_MS)  # type: ignore[arg-type]
+    assert lost.spent == [Spent(1, 1, DAY - DAYS_TOLD - 1, 7 * 280), Spent(1, 1, DAY - 1, 7), Spent(1, 1, DAY, 7)]
