@@ -121,6 +121,12 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         if not self.holder:
             raise ValueError("holder: must not be empty")
 
+    @property
+    def notice_url(self) -> str:
+        """Return what notice URLs begin with: what was told, or where the port is."""
+        host = f"[{self.host}]" if ":" in self.host else self.host  # RFC 3986, 3.2.2
+        return self.notice_base_url or f"http://{host}:{self.notice_port}"
+
 
 #: So that a bundle's golden rows for one impression fit in.
 _BATCH_ROWS_MIN = 32

@@ -85,7 +85,7 @@ def wire(
         enricher=Enricher(users, pending, rates, user_secret, vendor_id, policy),
         leases=leases,
         pending=pending,
-        responder=Responder(config.notice_base_url or f"http://{config.host}:{config.notice_port}", signer, rates),
+        responder=Responder(config.notice_url, signer, rates),
         journal=Journal(outbox, config.request_sample_rate, config.shadow_share, vendor_id),
         tally=Tally(profiles, tracer),
         scoring=Scoring(batcher, config.predict_ms_min, clock),

@@ -11,6 +11,12 @@ def test_defaults_hold() -> None:
     assert BidderConfig().bid_port == 8080
 
 
+def test_notices_are_sent_to_where_the_port_is_unless_told_otherwise() -> None:
+    assert BidderConfig().notice_url == "http://127.0.0.1:8081"
+    assert BidderConfig(host="2001:db8::1", notice_port=9001).notice_url == "http://[2001:db8::1]:9001"
+    assert BidderConfig(host="::", notice_base_url="https://n.example").notice_url == "https://n.example"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
