@@ -64,6 +64,7 @@ async def run(settings: Mapping[str, Any]) -> None:
             http=Connection,
             log_config=None,
             access_log=False,
+            log_level="error",  # what strangers send that is not HTTP is answered, and no line each
             server_header=False,
             timeout_graceful_shutdown=api.drain_timeout_seconds,
         ),

@@ -1,6 +1,7 @@
 """The API as a process: it listens, answers over a real socket, survives rubbish, and stops on SIGTERM."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -83,6 +84,8 @@ async def test_a_life(process: subprocess.Popen[bytes], port: int, tmp_path: Pat
         assert b"Traceback" not in answer
     assert _ready(port)
     assert _status(port, "/v1/advertisers") == 401
+    logged = (tmp_path / "api.log").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in logged] == ["api started"]  # strangers write nothing into our log
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert "Traceback" not in (tmp_path / "api.log").read_text()
