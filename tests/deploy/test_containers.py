@@ -181,6 +181,14 @@ def test_stores_are_the_servers_of_compose(compose: dict[str, Any]) -> None:
         assert hosts <= set(compose["services"])
 
 
+def test_valkey_forgets_users_at_its_bound_and_leases_never(compose: dict[str, Any]) -> None:
+    """What docs/cache.md says it must be set to; without a bound it takes all of the machine's memory."""
+    _, *given = compose["services"]["valkey"]["command"]
+    told = dict(zip(given[::2], given[1::2], strict=True))
+    assert (told["--appendonly"], told["--maxmemory-policy"]) == ("yes", "volatile-ttl")
+    assert re.fullmatch(r"[1-9]\d*[mg]b", told["--maxmemory"])
+
+
 def test_prometheus_scrapes_what_compose_runs(compose: dict[str, Any]) -> None:
     config = read_yaml(PROMETHEUS / "prometheus.yml")
     targets = {
