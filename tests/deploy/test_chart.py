@@ -35,6 +35,7 @@ FULL: dict[str, Any] = {
         "platform": {"currency_rates": {"USD": 1.0, "EUR": 1.2}, "privacy_vendor_id": 1234567},
         "bidder": {"notice_base_url": "https://notices.example", "drain_timeout_ms": 7500, "trace_share": 0.001,
                    "trace_url": "http://collector:4318/v1/traces", "exposures_max": 2000000},
+        "api": {"drain_timeout_seconds": 60},
         "workers": {"traffic_curve": [1.0] * 24},
         "training": {"rows_max": 3000000},
     },
@@ -235,6 +236,14 @@ def test_a_bidder_has_time_to_drain(objects: list[dict[str, Any]]) -> None:
     # Not ready is seen twice before the port closes.
     readiness = container["readinessProbe"]
     assert bidder.drain_wait_ms / 1_000 >= readiness["periodSeconds"] * readiness["failureThreshold"]
+
+
+def test_the_api_has_time_to_drain(objects: list[dict[str, Any]]) -> None:
+    spec = dict(pods(objects))["dsp-api"]["spec"]
+    (container,) = spec["containers"]
+    api: Any = processes.settings(environment(objects, container))["api"]
+    drain = container["lifecycle"]["preStop"]["sleep"]["seconds"] + api.drain_timeout_seconds
+    assert spec["terminationGracePeriodSeconds"] >= drain + 10  # and its connections to the servers
 
 
 def test_bidders_scale_by_requests_in_flight_and_processor(rendered: dict[str, list[dict[str, Any]]]) -> None:
