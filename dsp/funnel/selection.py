@@ -7,12 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.catalog.entities import MediaFormat
+from dsp.catalog.entities import Creative, MediaFormat
 from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import UserRecord
 from dsp.funnel import candidates
+from dsp.funnel.candidates import Spans
 from dsp.funnel.stages import Stages
-from dsp.openrtb.opportunity import DealOffer, Opportunity
+from dsp.kernel.money import Micros
+from dsp.openrtb.opportunity import DealOffer, DurationFloors, Opportunity
 from dsp.pacing.columns import ControlColumns
 from dsp.snapshot.build import Snapshot
 from dsp.targeting import bitmap
@@ -70,17 +72,24 @@ def select(
     if not left:
         return stages.match_lost(fitting, recalled)
     matched = slot.creatives & publisher.creatives
-    chosen = _choose(snapshot, stages, left, matched, limit, opportunity.auction_id, sure=False)
+    chosen = _choose(snapshot, stages, left, matched, limit, opportunity, sure=False)
     if not isinstance(chosen, Selection):
         # A line item may have one creative for the slot, another for the publisher, and none for both.
-        chosen = _choose(snapshot, stages, left, matched, limit, opportunity.auction_id, sure=True)
+        chosen = _choose(snapshot, stages, left, matched, limit, opportunity, sure=True)
     if chosen is None:
         return stages.match_lost(fitting, recalled)
     return chosen if isinstance(chosen, Exclusion) else _lasting(chosen, snapshot, opportunity)
 
 
 def _choose(
-    snapshot: Snapshot, stages: Stages, members: Bits, matched: Words, limit: int, auction_id: str, *, sure: bool
+    snapshot: Snapshot,
+    stages: Stages,
+    members: Bits,
+    matched: Words,
+    limit: int,
+    opportunity: Opportunity,
+    *,
+    sure: bool,
 ) -> Selection | Exclusion | None:
     """Caps, rank, and for each line item a creative that matched and a way in; None where one has no such creative.
 
@@ -90,7 +99,10 @@ def _choose(
     if best is None or isinstance(best, Exclusion):
         return best
     some = candidates.spans(best, snapshot.creative_start)
-    creatives = candidates.draw(some, bitmap.held(matched, some.creatives), snapshot.creative_lots, auction_id)
+    fitting = bitmap.held(matched, some.creatives)
+    if opportunity.duration_floors is not None:
+        fitting = _cheapest(some, fitting, snapshot, opportunity, opportunity.duration_floors)
+    creatives = candidates.draw(some, fitting, snapshot.creative_lots, opportunity.auction_id)
     return _enter(best, creatives, stages.ways) if creatives.shape[0] == best.shape[0] else None
 
 
@@ -143,6 +155,22 @@ def _enter(rows: Positions, creatives: Positions, ways: Sequence[Way]) -> Select
     return Selection(rows, creatives, floors, auctions == FIRST_PRICE, auctions == FIXED_PRICE, offers)
 
 
+def _cheapest(
+    some: Spans, fitting: NDArray[np.bool_], snapshot: Snapshot, opportunity: Opportunity, terms: DurationFloors
+) -> NDArray[np.bool_]:
+    """Return which of the creatives that fit have the lowest floor of their line item's, which is worth no more."""
+    asked = [_floor(snapshot.creatives[number], terms) for number in some.creatives.tolist()]
+    floors = np.maximum(np.array(asked, dtype=np.int64), opportunity.floor_micros_cpm)
+    floors[~fitting] = np.iinfo(np.int64).max
+    cheapest: NDArray[np.bool_] = floors == np.minimum.reduceat(floors, some.begins).repeat(some.counts)
+    return fitting & cheapest
+
+
+def _floor(ad: Creative, terms: DurationFloors) -> Micros:
+    timed = ad.format in (MediaFormat.VIDEO, MediaFormat.AUDIO)
+    return terms.floor(ad.duration_seconds) if timed and ad.duration_seconds else 0
+
+
 def _lasting(chosen: Selection, snapshot: Snapshot, opportunity: Opportunity) -> Selection:
     """Raise the floors of ads to those for as long as they last, which few slots and deals have."""
     if opportunity.video is None:
@@ -152,10 +180,9 @@ def _lasting(chosen: Selection, snapshot: Snapshot, opportunity: Opportunity) ->
         return chosen
     floors = chosen.floors_micros_cpm.copy()
     for number, found in enumerate(terms):
-        ad = snapshot.creatives[chosen.creatives[number]]
-        timed = ad.format in (MediaFormat.VIDEO, MediaFormat.AUDIO) and not chosen.fixed_price[number]
-        if found is not None and ad.duration_seconds and timed:
-            floors[number] = max(floors.item(number), found.floor(ad.duration_seconds))
+        if found is not None and not chosen.fixed_price[number]:
+            ad = snapshot.creatives[chosen.creatives[number]]
+            floors[number] = max(floors.item(number), _floor(ad, found))
     return chosen._replace(floors_micros_cpm=floors)
 
 
