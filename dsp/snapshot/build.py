@@ -50,8 +50,6 @@ class Snapshot:
     bid_max_micros_cpm: NDArray[np.int64]
     #: (N, 5), a line item's beside each other, for auctions: pricing.value.UnitPrices, its lowest and its highest bid.
     terms_micros: NDArray[np.float64]
-    flight_start_ms: NDArray[np.int64]  # the line item's and its campaign's together
-    flight_end_ms: NDArray[np.int64]
     has_caps: NDArray[np.bool_]  # of its own, its campaign's or its advertiser's
     prior_value_micros_cpm: NDArray[np.float64]  # at PRIOR_CTR and PRIOR_CVR, within the bid's bounds
     # Columns over creatives, shape (C,), and where each line item's begin, shape (N + 1,)
@@ -118,8 +116,6 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
         bid_min_micros_cpm=bid_min,
         bid_max_micros_cpm=bid_max,
         terms_micros=np.stack((*unit_prices(goal_kind, target), bid_min, bid_max), axis=1),
-        flight_start_ms=starts,
-        flight_end_ms=ends,
         has_caps=np.array(has_caps, dtype=np.bool_),
         prior_value_micros_cpm=prior_value,
         creative_ids=creative_ids,

@@ -6,7 +6,6 @@ thousands, and whether anybody is left costs nothing, but no member can be picke
 """
 
 import sys
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +38,6 @@ def from_mask(mask: NDArray[np.bool_]) -> Words:
     packed = np.packbits(mask, bitorder="little")
     words.view(np.uint8)[: packed.shape[0]] = packed
     return words
-
-
-def from_positions(members: Iterable[int], size: int) -> Words:
-    """Return the bitmap with these members."""
-    mask = np.zeros(size, dtype=np.bool_)
-    mask[np.fromiter(members, dtype=np.int64)] = True
-    return from_mask(mask)
 
 
 def to_bits(words: Words) -> Bits:

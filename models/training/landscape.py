@@ -16,6 +16,7 @@ from dsp.pricing.landscape import FLOOR_RATIOS, SENTINEL, Fields, Landscape, flo
 
 #: Above every price: the open end of an interval.
 NEVER_MICROS_CPM = 2**62
+_MARGINAL_ROUNDS = 30
 Floats = NDArray[np.float32]
 
 
@@ -123,11 +124,11 @@ class _Likelihood:
         told -= predicted
         return told
 
-    def marginal(self, rounds: int = 30) -> Floats:
+    def marginal(self) -> Floats:
         """Return scores (G,) that fit all auctions without a context: self-consistent counts (Turnbull, 1976)."""
         opportunities = self.possible.sum(axis=0) + 1.0
         shares = np.ones(self.possible.shape[1], dtype=np.float32)
-        for _ in range(rounds):
+        for _ in range(_MARGINAL_ROUNDS):
             told = self.inside * shares
             told /= np.maximum(told.sum(axis=1, keepdims=True), 1e-30)
             shares = ((told.sum(axis=0) + 0.5) / opportunities).astype(np.float32)

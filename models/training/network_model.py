@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.serving.embedding import Floats, Inputs, Int64s
 from models.serving.network import ARRAYS, GRAPH, HEADS, LAYOUT, SPEC_KEY, NetworkModel, Shares, restore
-from models.serving.session import CPU, Device
+from models.serving.session import CPU
 from models.training.network_export import Form, NetworkWeights, Precision, logits, share_weights, to_onnx
 
 _CHUNK_ROWS = 16_384
@@ -49,10 +49,9 @@ class Network:
         form: Form = "split",
         precision: Precision = "fp32",
         sample: Floats | None = None,
-        device: Device = CPU,
     ) -> NetworkModel:
         """Return the network as it is served; arguments as to_onnx."""
-        return restore(self.files(form=form, precision=precision, sample=sample), device)
+        return restore(self.files(form=form, precision=precision, sample=sample), CPU)
 
     def files(
         self, *, form: Form = "split", precision: Precision = "fp32", sample: Floats | None = None

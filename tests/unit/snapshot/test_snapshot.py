@@ -13,6 +13,7 @@ from dsp.catalog.terms import Flight, FrequencyCap, Goal, GoalKind
 from dsp.kernel.money import PRICE_MICROS_CPM_MAX
 from dsp.snapshot.build import build
 from dsp.snapshot.codec import decode, encode
+from dsp.targeting import bitmap
 
 DAY_MS = 86_400_000
 
@@ -64,9 +65,9 @@ def test_rows_and_columns() -> None:
     assert [one.id for one in snapshot.creatives] == snapshot.creative_ids.tolist() == [2, 1, 3]
     assert snapshot.creative_line_items.tolist() == [0, 1, 1]
     assert snapshot.creative_start.tolist() == [0, 1, 3]
-    assert snapshot.flight_start_ms.tolist() == [0, 9]
-    assert snapshot.flight_end_ms.tolist()[0] == 50
-    assert snapshot.flight_end_ms.tolist()[1] == 90
+    # A flight is the line item's and its campaign's together: the first ends at 50, the second is from 9 to 90.
+    running = [bitmap.positions(snapshot.index.calendar.in_flight(at_ms)).tolist() for at_ms in (8, 9, 49, 50, 89, 90)]
+    assert running == [[0], [0, 1], [0, 1], [1], [1], []]
     assert snapshot.bid_min_micros_cpm.tolist() == [0, 3]
     assert snapshot.bid_max_micros_cpm.tolist() == [PRICE_MICROS_CPM_MAX, 800]
     assert snapshot.terms_micros.tolist() == [[0, 500_000, 0, 0, PRICE_MICROS_CPM_MAX], [1, 0, 0, 3, 800]]

@@ -1,5 +1,6 @@
 """Rows of groups and reasons: worked out once a key, and bounded in number and in bytes."""
 
+import numpy as np
 import pytest
 
 from dsp.catalog.reasons import Exclusion
@@ -26,7 +27,7 @@ class Multiples(Group[int, Words]):
     def require(self, asked: int, out: Conditions) -> None:
         self.asked.append(asked)
         if asked:
-            out.require(Exclusion.DEAL, bitmap.from_positions(range(0, self.size, asked), self.size))
+            out.require(Exclusion.DEAL, bitmap.from_mask(np.arange(self.size) % asked == 0))
 
     def fold(self, conditions: Conditions) -> Words:
         return conditions.intersection() if conditions.rows else bitmap.ones(self.size)

@@ -13,7 +13,7 @@ SIZE = 10_000
 @pytest.mark.parametrize("base", [bitmap.zeros(SIZE), bitmap.ones(SIZE)], ids=["zeros", "ones"])
 @pytest.mark.parametrize("members", [[], [0], [5, 6, 7_000], list(range(0, SIZE, 3))], ids=len)
 def test_kept_rows_come_back(members: list[int], base: bitmap.Words) -> None:
-    words = bitmap.from_positions(members, SIZE)
+    words = bitmap.from_mask(np.isin(np.arange(SIZE), members))
     before = base.copy()
     kept = compress(words ^ base, base)
     assert isinstance(kept, Sparse) == (len(members) < 20)
@@ -28,7 +28,8 @@ def test_a_dense_row_is_a_copy() -> None:
 
 def test_union_mixes_kinds() -> None:
     nobody = bitmap.zeros(SIZE)
-    rare, common = bitmap.from_positions([3, 9_999], SIZE), bitmap.from_positions(range(0, SIZE, 2), SIZE)
+    places = np.arange(SIZE)
+    rare, common = bitmap.from_mask(np.isin(places, [3, 9_999])), bitmap.from_mask(places % 2 == 0)
     both = union([compress(rare, nobody), compress(common, nobody)])
     assert (both == rare | common).all()
     assert (nobody == 0).all()
