@@ -57,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     key = add("key", _key, "Make, list or revoke API keys.")
     key.add_argument("action", choices=("create", "list", "revoke"))
     key.add_argument("name", metavar="NAME", nargs="?", help="of the key to create or revoke")
-    key.add_argument("--role", choices=("viewer", "member", "owner"), default="member", help="default: %(default)s")
+    key.add_argument("--advertiser", metavar="ID", type=int, help="whose client the key is for")
+    key.add_argument(
+        "--role", choices=("client", "viewer", "member", "owner"), default="member", help="default: %(default)s"
+    )
     backup = add("backup", _backup, "Copy the database to a file, while it is in use.")
     backup.add_argument("file", metavar="FILE", type=Path)
     restore = add("restore", _restore, "Fill an empty database from a backup, and migrate and audit it.")
@@ -109,12 +112,13 @@ def _key(options: argparse.Namespace) -> int | None:
         return _fail(f"key {options.action} needs the key's NAME")
     with _session() as session:
         if options.action == "create":
-            key = create_key(session, options.name, Role(options.role), now_ms)
+            key = create_key(session, options.name, Role(options.role), now_ms, options.advertiser)
         elif options.action == "revoke":
             revoke_key(session, options.name, now_ms)
         else:
             for each in list_keys(session):
-                print(f"{each.name:30} {each.role:8} {each.prefix}...{'  revoked' if each.revoked_ms else ''}")
+                of = "" if each.advertiser_id is None else f"  of advertiser {each.advertiser_id}"
+                print(f"{each.name:30} {each.role:8} {each.prefix}...{of}{'  revoked' if each.revoked_ms else ''}")
     if options.action == "create":
         print(f"key {options.name} ({options.role}); keep it, it is not shown again:", file=sys.stderr)
         print(key)

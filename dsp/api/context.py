@@ -80,6 +80,8 @@ def role(wanted: Role) -> Callable[..., ApiKey]:
     return check
 
 
+#: For a client's key, which has an `advertiser_id`, what is others' must not be there.
+Client = Annotated[ApiKey, Depends(role(Role.CLIENT))]
 Viewer = Annotated[ApiKey, Depends(role(Role.VIEWER))]
 Member = Annotated[ApiKey, Depends(role(Role.MEMBER))]
 Owner = Annotated[ApiKey, Depends(role(Role.OWNER))]

@@ -5,7 +5,8 @@ from dsp.catalog.kinds import Kind
 DESCRIPTION = """\
 The control plane: what is advertised, to whom, for how much, and what came of it.
 
-* **Keys.** Every request under `/v1` needs `Authorization: Bearer KEY`. A `viewer` reads, a `member` writes the
+* **Keys.** Every request under `/v1` needs `Authorization: Bearer KEY`. A `client` reads what is one advertiser's, and
+  reports on it; what is others' is not there for it, or refused. A `viewer` reads everything, a `member` writes the
   catalogue, an `owner` manages keys.
 * **Money** is a whole number of micros (1/1,000,000) of the book's currency; a `price_micros_cpm` is for a thousand
   impressions.

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from dsp.catalog.values import text
 from dsp.kernel.errors import Fault, NotFoundError, ValidationError
-from dsp.store.tables import ApiKeyRow
+from dsp.store.tables import AdvertiserRow, ApiKeyRow
 
 KEY_PREFIX = "dsp_"
 _SECRET_BYTES = 32
@@ -21,6 +21,7 @@ _PREFIX_CHARS = 12
 class Role(StrEnum):
     """What a key may do; each role may do what those before it may."""
 
+    CLIENT = "client"  # read what is one advertiser's
     VIEWER = "viewer"  # read
     MEMBER = "member"  # write the catalogue
     OWNER = "owner"  # list and revoke keys
@@ -32,21 +33,22 @@ class Role(StrEnum):
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it may be shown. `prefix` is how it begins."""
+    """A key as it may be shown. `prefix` is how it begins; a client's has the advertiser whose it is."""
 
     id: int
     name: str
     prefix: str
     role: Role
+    advertiser_id: int | None = None
     created_ms: int
     revoked_ms: int | None = None
 
 
-def create_key(session: Session, name: str, role: Role, now_ms: int) -> str:
-    """Make a key and return it; it cannot be shown again.
+def create_key(session: Session, name: str, role: Role, now_ms: int, advertiser_id: int | None = None) -> str:
+    """Make a key and return it; it cannot be shown again. A client's is for one advertiser.
 
     Raises:
-        ValidationError: the name is taken or is none.
+        ValidationError: the name is taken or is none, or there is no such advertiser.
     """
     try:
         name = text(name)
@@ -54,9 +56,14 @@ def create_key(session: Session, name: str, role: Role, now_ms: int) -> str:
         raise ValidationError([Fault("name", str(fault))]) from fault
     if session.scalar(select(ApiKeyRow.id).where(ApiKeyRow.name == name)) is not None:
         raise ValidationError([Fault("name", f"there is a key named {name} already")])
+    if (role is Role.CLIENT) is not (advertiser_id is not None):
+        raise ValidationError([Fault("advertiser_id", "is needed for a client, and for no other role")])
+    advertiser = select(AdvertiserRow.id).where(AdvertiserRow.id == advertiser_id)
+    if advertiser_id is not None and session.scalar(advertiser) is None:
+        raise ValidationError([Fault("advertiser_id", f"there is no advertiser {advertiser_id}")])
     key = KEY_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
     values = {"name": name, "prefix": key[:_PREFIX_CHARS], "hash": _hash(key), "role": role.value, "created_ms": now_ms}
-    session.execute(insert(ApiKeyRow).values(values))
+    session.execute(insert(ApiKeyRow).values(values | {"advertiser_id": advertiser_id}))
     return key
 
 

@@ -196,6 +196,7 @@ class ApiKeyRow(Base):
     prefix: Mapped[str] = mapped_column(String(16))
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     role: Mapped[str] = mapped_column(String(16))
+    advertiser_id: Mapped[int | None]
     created_ms: Mapped[int]
     revoked_ms: Mapped[int | None]
 

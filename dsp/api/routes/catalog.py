@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from dsp.api.batch import STATUSES, apply, operations
 from dsp.api.context import (
     Body,
+    Client,
     Member,
     Served,
     Services,
@@ -20,6 +21,7 @@ from dsp.api.context import (
     known_parameters,
     version_wanted,
 )
+from dsp.api.errors import HeaderError
 from dsp.api.openapi import operation
 from dsp.api.pages import (
     ID_DIGITS_MAX,
@@ -34,12 +36,13 @@ from dsp.api.pages import (
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status
 from dsp.catalog.values import TEXT_CHARS_MAX
-from dsp.kernel.errors import Fault, ValidationError
+from dsp.kernel.errors import Fault, NotFoundError, ValidationError
 from dsp.store.catalog import CatalogRepository
 from dsp.store.idempotency import Answer, AnswerBook
 from dsp.store.keys import ApiKey
 
 _LIST_PARAMETERS = frozenset({"page_size", "page_token", "status", "external_id", "name"})
+_NONE = {"id": 0}  # what no entity has
 _PAGE_PARAMETERS = frozenset({"page_size", "page_token"})
 
 
@@ -81,7 +84,7 @@ def _list(kind: Kind) -> Callable[..., Response]:
     def list_(
         request: Request,
         served: Served,
-        _key: Viewer,
+        key: Client,
         size: Annotated[PageSize, Query(alias="page_size")] = PAGE_SIZE,
         token: Annotated[PageToken, Query(alias="page_token")] = None,
         status: Annotated[Status | None, Query(description="Only entities set to this status.")] = None,
@@ -100,7 +103,7 @@ def _list(kind: Kind) -> Callable[..., Response]:
         owners = [f"{one}_id" for one in kind.ancestors]
         filters |= {name: _id_filter(request, name) for name in owners}
         known_parameters(request, _LIST_PARAMETERS.union(owners))
-        wanted = {name: value for name, value in filters.items() if value is not None}
+        wanted = _limited(kind, key, {name: value for name, value in filters.items() if value is not None})
         limit = page_size(size, served.config.page_size_max)
         with served.reads() as session:
             repository = CatalogRepository(session, "", 0)
@@ -113,11 +116,14 @@ def _list(kind: Kind) -> Callable[..., Response]:
 
 
 def _read(kind: Kind) -> Callable[..., Response]:
-    def read(id: str, request: Request, served: Served, _key: Viewer) -> Response:
+    def read(id: str, request: Request, served: Served, key: Client) -> Response:
         known_parameters(request, frozenset())
+        number = entity_id(kind, id)
         with served.reads() as session:
             repository = CatalogRepository(session, "", 0)
-            return _response(_answer(repository, kind, repository.get(kind, entity_id(kind, id))))
+            if key.advertiser_id is not None and not repository.list(kind, _limited(kind, key, {"id": number})).items:
+                raise NotFoundError(f"there is no {kind.words} {number}")
+            return _response(_answer(repository, kind, repository.get(kind, number)))
 
     return read
 
@@ -229,6 +235,16 @@ def _response(answer: Answer, headers: dict[str, str] | None = None) -> Response
 
 def _json(value: Any) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def _limited(kind: Kind, key: ApiKey, filters: dict[str, Any]) -> dict[str, Any]:
+    """Return filters that leave what a key may see: a client's, what is its advertiser's."""
+    if key.advertiser_id is None:
+        return filters
+    if Kind.ADVERTISER not in (kind, *kind.ancestors):
+        raise HeaderError(HTTPStatus.FORBIDDEN, f"A client sees what is its advertiser's, and a {kind.words} is not.")
+    name = "id" if kind is Kind.ADVERTISER else f"{Kind.ADVERTISER}_id"
+    return filters | ({name: key.advertiser_id} if filters.get(name, key.advertiser_id) == key.advertiser_id else _NONE)
 
 
 def _actor(key: ApiKey) -> str:

@@ -4,17 +4,18 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from dsp.api.context import Served, Services, Viewer, known_parameters
+from dsp.api.context import Client, Served, Services, known_parameters
 from dsp.api.delivery import Delivery, DeliveryReport
 from dsp.api.openapi import content, problems, ref
 from dsp.api.pages import entity_id
 from dsp.catalog.kinds import Kind
 from dsp.events.schema import SampledRequest, decode
 from dsp.events.topics import Topic
-from dsp.kernel.errors import UnavailableError
+from dsp.kernel.errors import NotFoundError, UnavailableError
 from dsp.pacing.controller import CONTROLS_BLOB
 from dsp.pacing.controller import decode as decode_controls
 from dsp.store.chain import load_chain
+from dsp.store.keys import ApiKey
 
 router = APIRouter(prefix="/v1/line-items", tags=["line items"])
 
@@ -25,7 +26,7 @@ router = APIRouter(prefix="/v1/line-items", tags=["line items"])
     summary="Explain the delivery of the line item",
     responses={200: {"content": content(ref("DeliveryReport"))}, **problems(404)},
 )
-async def delivery(id: str, request: Request, served: Served, _key: Viewer) -> Response:
+async def delivery(id: str, request: Request, served: Served, key: Client) -> Response:
     """Tell what holds the line item back, how its budgets and its pacing stand, and what it may bid on.
 
     `supply` runs the funnel on the newest of the requests that bidders keep; `POST /v1/explain` tells of one of them.
@@ -37,15 +38,18 @@ async def delivery(id: str, request: Request, served: Served, _key: Viewer) -> R
         found = await served.blobs.get(CONTROLS_BLOB)
     except UnavailableError:  # the rest can be told without them
         requests, found = None, None
-    report = await run_in_threadpool(_report, served, number, requests, None if found is None else found[1])
+    report = await run_in_threadpool(_report, served, key, number, requests, None if found is None else found[1])
     return Response(msgspec.json.encode(report), media_type="application/json")
 
 
 def _report(
-    served: Services, line_item_id: int, requests: list[SampledRequest] | None, controls: bytes | None
+    served: Services, key: ApiKey, line_item_id: int, requests: list[SampledRequest] | None, controls: bytes | None
 ) -> DeliveryReport:
     with served.reads() as session:
-        one = Delivery(load_chain(session, line_item_id), served.clock.now_ms())
+        chain = load_chain(session, line_item_id)
+        if key.advertiser_id not in (None, chain.advertisers[0].id):
+            raise NotFoundError(f"there is no line item {line_item_id}")
+        one = Delivery(chain, served.clock.now_ms())
         budgets = one.budgets(session)
     supply = None if requests is None else one.supply(requests, served.explainer)
     try:

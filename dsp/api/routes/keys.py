@@ -14,7 +14,8 @@ _KEY = {
     "properties": {
         "name": {"type": "string"},
         "prefix": {"type": "string", "description": "How the key begins."},
-        "role": {"enum": ["viewer", "member", "owner"]},
+        "role": {"enum": ["client", "viewer", "member", "owner"]},
+        "advertiser_id": {"type": ["integer", "null"], "description": "Whose client it is for."},
         "created_ms": {"type": "integer"},
         "revoked_ms": {"type": ["integer", "null"]},
     },

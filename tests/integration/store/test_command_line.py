@@ -82,6 +82,17 @@ def test_keys(shell: Shell) -> None:
     shell.run("key", "create", status=1)
 
 
+def test_keys_of_clients(shell: Shell, tmp_path: Path) -> None:
+    shell.run("migrate")
+    create = ("key", "create", "acme", "--role", "client", "--advertiser", "1")
+    assert "there is no advertiser 1" in shell.run(*create, status=1)
+    file = tmp_path / "catalogue.toml"
+    file.write_text('[[advertiser]]\nexternal_id = "a"\nname = "A"\ndomain = "a.example"\n', encoding="utf-8")
+    shell.run("load", str(file))
+    shell.run(*create)
+    assert "of advertiser 1" in shell.run("key", "list")
+
+
 def test_refusals(shell: Shell, tmp_path: Path) -> None:
     config = tmp_path / "dsp.toml"
     config.write_text("[api]\nport = 'x'\nprot = 1\n[platfrom]\n")
