@@ -107,8 +107,10 @@ async def test_each_day_has_its_own_budget_and_all_share_the_total(store: LeaseS
 async def test_only_days_that_are_today_somewhere_are_granted(store: LeaseStore) -> None:
     epoch = await store.register("bidder", NOW_MS)
     await store.set_limits([Limit(1, 1, 60, None, None, None)])
-    for day in (DAY - 2, DAY + 2, -1, 0, 10**9):
+    for day in (DAY - 2, DAY - 1, DAY + 2, -1, 0, 10**9):
         assert await ask(store, epoch, (1, 10), day=day) == {}
+    for day in (DAY, DAY + 1):  # it is a quarter past three in the afternoon, in Greenwich
+        assert 1 in await ask(store, epoch, (1, 10), day=day)
 
 
 async def test_returned_money_can_be_granted_again(store: LeaseStore) -> None:

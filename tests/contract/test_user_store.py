@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from itertools import permutations
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dsp.catalog.exposures import pack
 from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.events.schema import NoticeKind
 from dsp.frequency.evidence import exposure_of
+from dsp.kernel.errors import UnavailableError
 from tests.notices import notice
 from tests.people import exposure_count, has_bids
 from tests.servers.valkey import server_url
@@ -388,3 +390,32 @@ async def test_what_a_notice_proves_counts_for_known_users(tmp_path: Path) -> No
 
 def _forgotten(bound: str) -> float:
     return REGISTRY.get_sample_value("dsp_exposures_forgotten_total", {"bound": bound}) or 0.0
+
+
+async def test_an_embedded_file_that_cannot_be_opened_is_left_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "users.db"
+    path.mkdir()
+    with pytest.raises(UnavailableError):
+        await LocalUserStore(path).open()
+    assert (path.is_dir(), (tmp_path / "users.db.unreadable").exists()) == (True, False)
+
+
+async def test_what_a_failed_save_has_not_written_the_next_one_writes(tmp_path: Path) -> None:
+    def rename(old: str, new: str) -> None:
+        with closing(sqlite3.connect(tmp_path / "users.db")) as file:
+            file.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+    store = LocalUserStore(tmp_path / "users.db", save_interval_ms=60_000, users_max=1)
+    await store.open()
+    store.expose("forgotten", exposure(1))
+    await store.save()
+    store.expose("kept", exposure(2))
+    rename("users", "elsewhere")
+    with pytest.raises(UnavailableError):
+        await store.save()
+    rename("elsewhere", "users")
+    await store.close()
+    again = LocalUserStore(tmp_path / "users.db")
+    await again.open()
+    assert (again.get("forgotten"), exposure_count(again.get("kept"))) == (None, 1)
+    await again.close()
