@@ -167,7 +167,7 @@ class LocalUserStore:
             await self._file.write(lambda sql: _save(sql, rows, [(key,) for key in dropped], position))
         except BaseException:
             self._changed |= changed
-            self._dropped |= dropped - self._users.keys()
+            self._dropped |= dropped
             raise
 
     def _replace(self, user_key: str, record: UserRecord, kept: UserRecord, now_ms: int) -> None:
@@ -176,7 +176,6 @@ class LocalUserStore:
         self._held += _size(kept) - _size(record)
         self._users.move_to_end(user_key)
         self._changed.add(user_key)
-        self._dropped.discard(user_key)
         self._make_room(now_ms)
 
     def _kept(self, rows: bytes) -> bytes:
@@ -262,6 +261,6 @@ def _save(
     dropped: list[tuple[str]],
     position: list[tuple[int, int]],
 ) -> None:
+    sql.executemany("DELETE FROM users WHERE user_key = ?", dropped)  # first: one may have been heard of again since
     sql.executemany("INSERT OR REPLACE INTO users VALUES (?, ?, ?)", rows)
-    sql.executemany("DELETE FROM users WHERE user_key = ?", dropped)
     sql.executemany("INSERT OR REPLACE INTO positions VALUES (?, ?)", position)

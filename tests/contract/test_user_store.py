@@ -410,12 +410,31 @@ async def test_what_a_failed_save_has_not_written_the_next_one_writes(tmp_path: 
     store.expose("forgotten", exposure(1))
     await store.save()
     store.expose("kept", exposure(2))
+    await store.save()
+    store.expose("forgotten", exposure(3))
     rename("users", "elsewhere")
     with pytest.raises(UnavailableError):
         await store.save()
+    store.expose("kept", exposure(4))  # both were forgotten since the last save, and one was heard of again
     rename("elsewhere", "users")
     await store.close()
     again = LocalUserStore(tmp_path / "users.db")
     await again.open()
     assert (again.get("forgotten"), exposure_count(again.get("kept"))) == (None, 1)
     await again.close()
+
+
+@pytest.mark.parametrize("bound", [{"users_max": 2}, {"exposures_max": 2}])
+async def test_of_too_many_saved_users_those_heard_of_last_are_loaded(tmp_path: Path, bound: dict[str, int]) -> None:
+    store = LocalUserStore(tmp_path / "users.db", save_interval_ms=60_000)
+    await store.open()
+    for number, user_key in enumerate(("first", "second", "first", "third")):
+        store.expose(user_key, exposure(number if user_key != "first" else 0))
+        await respond(store, user_key, response(number, number))
+        await store.save()
+    await store.close()
+    store = LocalUserStore(tmp_path / "users.db", **bound)
+    await store.open()
+    loaded = [key for key in ("first", "second", "third") if store.get(key)]
+    assert loaded == (["first", "third"] if "users_max" in bound else ["third"])
+    await store.close()
