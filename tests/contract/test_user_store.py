@@ -21,6 +21,7 @@ from dsp.kernel.errors import UnavailableError
 from tests.notices import notice
 from tests.people import exposure_count, has_bids
 from tests.servers.valkey import server_url
+from tests.waiting import until
 
 MakeStore = Callable[..., Awaitable[ReplayedUserStore]]
 DAY_MS = 86_400_000
@@ -437,4 +438,18 @@ async def test_of_too_many_saved_users_those_heard_of_last_are_loaded(tmp_path: 
     await store.open()
     loaded = [key for key in ("first", "second", "third") if store.get(key)]
     assert loaded == (["first", "third"] if "users_max" in bound else ["third"])
+    await store.close()
+
+
+async def test_the_embedded_store_saves_by_itself(tmp_path: Path) -> None:
+    def saved() -> list[str]:
+        with closing(sqlite3.connect(tmp_path / "users.db")) as file:
+            return [key for (key,) in file.execute("SELECT user_key FROM users ORDER BY user_key")]
+
+    store = LocalUserStore(tmp_path / "users.db", save_interval_ms=1)
+    await store.open()
+    store.expose("u1", exposure(1))
+    await until(lambda: saved() == ["u1"])
+    store.expose("u2", exposure(2))
+    await until(lambda: saved() == ["u1", "u2"])
     await store.close()
