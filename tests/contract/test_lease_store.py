@@ -89,6 +89,13 @@ async def test_no_bound_grants_what_is_wanted_and_no_limits_nothing(store: Lease
     assert 1 in await ask(store, epoch, (1, 0), (1, -5))
 
 
+async def test_who_is_alone_gets_all_that_is_left_to_the_last_micro(store: LeaseStore) -> None:
+    await store.register("bidder", NOW_MS)
+    epoch = await store.register("bidder", NOW_MS)  # which replaces the one before
+    await store.set_limits([Limit(1, 1, None, 10**15 + 1, None, None)])
+    assert (await ask(store, epoch, (1, 10**16)))[1].granted_micros == 10**15 + 1
+
+
 async def test_line_items_share_their_campaigns_budget(store: LeaseStore) -> None:
     epoch = await store.register("bidder", NOW_MS)
     await store.set_limits([Limit(item, 9, None, None, None, 100) for item in (1, 2)])
