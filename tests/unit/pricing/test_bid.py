@@ -53,6 +53,11 @@ def bid(**given: Any) -> int:
         ({"fixed_price": True, "first_price": False, "floors": 1_500_000}, 1_500_000),
         ({"fixed_price": True, "first_price": False, "floors": 4_500_000}, 0),
         ({"shading": 1.0}, 4_000_000),
+        ({"jitter": 1.25}, 3_500_000),
+        ({"jitter": 1.6}, 4_000_000),
+        ({"jitter": 0.1}, USD + FLOOR_MARGIN_MICROS_CPM),
+        ({"jitter": 0.5, "bid_min": 2_500_000}, 2_500_000),
+        ({"jitter": 0.5, "first_price": False}, 4_000_000),
     ],
     ids=str,
 )
@@ -78,15 +83,23 @@ MICROS = st.integers(0, PRICE_MICROS_CPM_MAX)
     shading=st.floats(0, 1),
     bounds=st.tuples(MICROS, MICROS).map(sorted),
     fixed=st.booleans(),
+    jitter=st.floats(0.5, 2.0),
 )
 def test_bounds_hold(
-    value: float, multiplier: float, floor: int, first: bool, shading: float, bounds: list[int], fixed: bool
+    value: float,
+    multiplier: float,
+    floor: int,
+    first: bool,
+    shading: float,
+    bounds: list[int],
+    fixed: bool,
+    jitter: float,
 ) -> None:
     low, high = bounds
     with np.errstate(all="ignore"):
         result = bid(
             value=value, multiplier=multiplier, floors=floor, first_price=first and not fixed, shading=shading,
-            bid_min=low, bid_max=high, fixed_price=fixed,
+            bid_min=low, bid_max=high, fixed_price=fixed, jitter=jitter,
         )  # fmt: skip
         paced = value * multiplier
     assert result >= 0
