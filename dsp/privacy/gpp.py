@@ -95,10 +95,10 @@ def opted_out(section: int, body: str) -> bool:
 def _layout(section: int, bits: Bits) -> _Layout:
     if section == US_NATIONAL and bits.length < _NATIONAL_BITS:
         return _NATIONAL_BEFORE
-    layout = _LAYOUTS[section]
+    layout = _LAYOUTS.get(section)
     # The specifications of the newest states have a header before the core, which nobody writes as yet.
-    if layout.provider == _MODE_FIRST.provider and bits.at(0, 6) == section:
-        raise BitsError("a section with a header")
+    if layout is None or (layout.provider == _MODE_FIRST.provider and bits.at(0, 6) == section):
+        raise BitsError("not a section of the United States, or one with a header")
     return layout
 
 
