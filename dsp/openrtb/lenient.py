@@ -1,7 +1,8 @@
 """Read a request that is not typed as the specification says, as far as its meaning is plain.
 
 The fast decoder is tried first; this reader handles what it refuses. Spelling is mended: numbers in strings, strings
-that are numbers, flags in words, null for absence, one value where a list belongs. Shape is not: an object or a list
+that are numbers, flags in words, null for absence, one value where a list belongs, and an empty list for an empty
+object or the reverse, which languages that do not tell them apart write. Other shapes are not: an object or a list
 where a single value belongs (or the reverse) is refused, but for objects that only describe, which are then read as
 absent.
 """
@@ -71,7 +72,7 @@ def _struct_reader(kind: inspect.StructType) -> _Reader:
     make: Callable[..., Any] = kind.cls
 
     def read(value: Any, path: str) -> Any:
-        if value is None:
+        if value is None or value == []:
             return ABSENT
         if not isinstance(value, dict):
             if path.rpartition(".")[2] in _DESCRIPTIVE:
@@ -90,7 +91,7 @@ def _struct_reader(kind: inspect.StructType) -> _Reader:
 
 def _list_reader(read_item: _Reader, make: Callable[[Any], Any], *, objects: bool) -> _Reader:
     def read(value: Any, path: str) -> Any:
-        if value is None:
+        if value is None or value == {}:
             return ABSENT
         if not isinstance(value, list):
             if objects or isinstance(value, dict):
