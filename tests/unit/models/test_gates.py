@@ -73,6 +73,13 @@ def test_the_interval_covers_the_gain_and_is_reproducible() -> None:
     assert again[0] == again[1]
 
 
+def test_without_rows_nothing_is_better() -> None:
+    nothing = np.empty(0)
+    assert gates.difference(Pair(nothing, nothing, nothing.astype(np.bool_), nothing), FAIR) == Difference(
+        0, 0, 0.0, 0.0, 0.0
+    )
+
+
 def test_a_row_counts_as_often_as_it_weighs() -> None:
     labels, weights = np.array([True, False]), np.array([1.0, 3.0])
     pair = Pair(np.array([0.5, 0.5]), np.array([0.25, 0.25]), labels, weights)
@@ -131,6 +138,14 @@ def test_each_objection_is_a_sentence() -> None:
     assert "of the prior" in gates.worse_than_prior(none, good, FAIR)[0]
     assert not gates.worse_than_prior(none, good, FAIR._replace(log_loss_tolerance=0.5))
     assert "no rows" in gates.worse_than_prior(measure(np.empty(0), np.empty(0, dtype=bool)), good, FAIR)[0]
+
+
+def test_what_is_on_a_bound_is_within_it() -> None:
+    found = measure(np.array([0.5, 0.5]), np.array([True, False]))
+    for pcoc in (FAIR.pcoc_min, FAIR.pcoc_max):
+        assert gates.uncalibrated(found._replace(pcoc=pcoc), FAIR) == []
+    assert gates.worse_than_prior(found, found, FAIR) == []
+    assert verdict(Difference(FAIR.rows_min, FAIR.clicks_min, 0.001, 0.0, 0.002)).result == "shadow"
 
 
 def test_only_what_is_surely_worse_is_beaten() -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from models.evaluation.metrics import auc, losses, measure
+from models.evaluation.metrics import auc, losses, measure, reliability
 
 PREDICTED = np.array([0.1, 0.4, 0.35, 0.8])
 LABELS = np.array([False, False, True, True])
@@ -57,7 +57,21 @@ def test_ece_is_zero_for_what_came_true_and_large_for_what_did_not() -> None:
 
 
 def test_nothing_and_certainty_have_finite_scores() -> None:
-    assert measure(np.empty(0), np.empty(0, dtype=np.bool_)).log_loss is None
+    empty = measure(np.empty(0), np.empty(0, dtype=np.bool_))
+    assert (empty.rows, empty.clicks, empty.log_loss) == (0, 0, None)
     assert np.isfinite(losses(np.array([0.0, 1.0]), np.array([True, False]))).all()
     none = measure(np.array([0.1, 0.2]), np.zeros(2, dtype=np.bool_))
     assert (none.pcoc, none.auc, none.normalised_entropy) == (None, None, None)
+    every = measure(np.array([0.1, 0.2]), np.ones(2, dtype=np.bool_))
+    assert every.pcoc == pytest.approx(0.15)
+    assert (every.auc, every.normalised_entropy) == (None, None)
+    one = measure(np.array([0.5, 0.5]), np.array([True, False]))
+    assert one.normalised_entropy == pytest.approx(1.0)
+
+
+def test_a_heavy_row_is_in_the_part_where_its_middle_is() -> None:
+    predicted, labels = np.array([0.1, 0.2, 0.3, 0.4]), np.array([False, True, False, True])
+    curve, share = reliability(predicted, labels, np.array([4.0, 3.0, 2.0, 1.0]), 2)
+    assert [entry.rows for entry in curve] == [1, 3]
+    assert [entry.clicks for entry in curve] == [0, 2]
+    assert share == pytest.approx([0.4, 0.6])

@@ -57,6 +57,10 @@ def by_campaign(rows: Rows) -> np.ndarray:
     return learned(rows, one)
 
 
+def test_a_single_row_of_a_class_stands_for_all_of_it() -> None:
+    assert sampling.weigh(np.array([True, False]), Counts(3, 50)).tolist() == [3.0, 50.0]
+
+
 @pytest.mark.parametrize(
     ("of", "kept"),
     [
