@@ -56,7 +56,6 @@ class Video(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     duration_seconds_min: int
     duration_seconds_max: int
     protocols: frozenset[int]
-    linearity: int | None
     placement: int | None  # 2.6 plcmt, else 2.5 placement
     skippable: bool  # the player lets an ad be skipped, and nothing blocks that
     skip_min_seconds: int = 0  # only longer ads may be skipped

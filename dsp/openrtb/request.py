@@ -86,7 +86,6 @@ class Native(msgspec.Struct, gc=False):
     """A native slot (3.2.9). `request` is JSON in a string by the specification, an object with some exchanges."""
 
     request: msgspec.Raw = msgspec.Raw(b"null")
-    ver: str = ""
     api: tuple[Int, ...] = ()
     battr: tuple[Int, ...] = ()
 
@@ -139,7 +138,6 @@ class Imp(msgspec.Struct, gc=False):
     bidfloorcur: str = "USD"
     secure: Int = 0
     rwdd: Int = 0
-    exp: Int = 0
     qty: Quantity | None = None
     bcat: tuple[Text, ...] = ()  # not in the specification; exchanges that block by slot put it here
     ext: ImpExt | None = None

@@ -169,7 +169,6 @@ def _video(video: Video) -> VideoSlot:
         duration_seconds_min=min(shortest, DURATION_SECONDS_MAX),
         duration_seconds_max=min(longest, DURATION_SECONDS_MAX) if longest > 0 else DURATION_SECONDS_MAX,
         protocols=frozenset(video.protocols or video.protocol),
-        linearity=video.linearity,
         placement=video.plcmt if video.plcmt is not None else video.placement,
         skippable=video.skip == 1 and SKIPPABLE not in video.battr,
         skip_min_seconds=max(video.skipmin, 0),

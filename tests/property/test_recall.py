@@ -141,7 +141,7 @@ def impression(random: Random) -> Opportunity:
     required = frozenset(some(random, (6, 15), 1)) if random.random() < 0.3 else frozenset()
     video = Video(
         duration_seconds_min=low, duration_seconds_max=high, protocols=frozenset(some(random, (2, 3, 9), 2)),
-        linearity=None, placement=None, skippable=False, durations_required=required,
+        placement=None, skippable=False, durations_required=required,
         bitrate_kbps_min=random.choice((0, 0, 0, 401)), bitrate_kbps_max=random.choice((2_000, 2_000, 2_000, 1_499)),
         deliveries=frozenset(random.choice(((), (), (), (2, 3), (1,)))),
     )  # fmt: skip

@@ -39,7 +39,7 @@ IMPRESSION: dict[str, Any] = {
     "languages_allowed": [], "currency": "USD", "currency_rate": 1.0,
 }  # fmt: skip
 VIDEO = {
-    "duration_seconds_min": 0, "duration_seconds_max": 86_400, "protocols": [], "linearity": None, "placement": None,
+    "duration_seconds_min": 0, "duration_seconds_max": 86_400, "protocols": [], "placement": None,
     "skippable": False,
 }  # fmt: skip
 ENTITY: dict[str, dict[str, Any]] = {

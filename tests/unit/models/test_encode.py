@@ -116,7 +116,7 @@ def test_nothing_of_a_person_is_used_without_permission() -> None:
 
 def test_video_slots_and_apps() -> None:
     video = Video(
-        duration_seconds_min=5, duration_seconds_max=30, protocols=frozenset(), linearity=1, placement=3,
+        duration_seconds_min=5, duration_seconds_max=30, protocols=frozenset(), placement=3,
         skippable=True,
     )  # fmt: skip
     found = features(video=video, domain="", bundle="com.example.app", sizes=())
