@@ -27,7 +27,6 @@ from dsp.kernel.lifecycle import PARENT_PIPE, Lifecycle
 
 LOCK_FILE = "up.lock"
 STATUS_FILE = "up.json"
-LOCK_WAIT_SECONDS = 10.0  # for the children of a supervisor that was killed to end
 PROBE_SECONDS = 0.1
 PROBE_TIMEOUT_SECONDS = 1.0
 _OK = b"200"
@@ -55,6 +54,7 @@ class Patience(NamedTuple):
     window_seconds: float = 60.0
     ask_seconds: float = 2.0  # a child that is ready is asked so often whether it is alive
     silences_max: int = 10  # so many times in a row without any answer, and it is killed
+    orphans_seconds: float = 25.0  # for the children of a supervisor that was killed to end, a bidder's drain included
 
 
 def run(
@@ -73,7 +73,7 @@ def run(
     Raises:
         UnavailableError: another supervisor, or what is left of one, runs on this data directory.
     """
-    lock = _lock(data_path)
+    lock = _lock(data_path, patience.orphans_seconds)
     try:
         if prepare is not None:
             prepare()
@@ -82,20 +82,24 @@ def run(
         os.close(lock)
 
 
-def _lock(data_path: Path) -> int:
+def _lock(data_path: Path, orphans_seconds: float) -> int:
     """Take the data directory's lock; wait for the children of a dead supervisor, but not for a living one."""
     data_path.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(data_path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    give_up_at = time.monotonic() + LOCK_WAIT_SECONDS
+    give_up_at = time.monotonic() + orphans_seconds
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            if _alive(holder) or time.monotonic() > give_up_at:
+            if _alive(holder):
                 os.close(descriptor)
-                message = f"{data_path} is in use by another `up` (process {holder or 'unknown'}); stop that one first"
+                message = f"{data_path} is in use by another `up` (process {holder}); stop that one first"
                 raise UnavailableError(message) from None
+            if time.monotonic() > give_up_at:
+                os.close(descriptor)
+                left = f"processes of another `up`, which has died, still run on {data_path}"
+                raise UnavailableError(f"{left}; end them first: {STATUS_FILE} there names them") from None
             time.sleep(PROBE_SECONDS)
             continue
         os.ftruncate(descriptor, 0)

@@ -71,7 +71,8 @@ def child(name, arguments, seconds, ready, relief=None, nice=0):
     return Child(name, tuple(arguments), ready, seconds, relief=relief and child(*relief), nice=nice)
 
 children = [child(*each) for each in json.loads(sys.argv[1])]
-patience = Patience(wait_seconds_min=0.02, deaths_max=4, ask_seconds=0.1, silences_max=int(sys.argv[2]))
+patience = Patience(wait_seconds_min=0.02, deaths_max=4, ask_seconds=0.1, silences_max=int(sys.argv[2]),
+                    orphans_seconds=float(sys.argv[3]))
 try:
     sys.exit(run(children, Path("data"), patience=patience))
 except DspError as fault:
@@ -93,9 +94,9 @@ class Up:
         self.path = path
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, *children: Spec, silences_max: int = 20) -> subprocess.Popen[str]:
+    def start(self, *children: Spec, silences_max: int = 20, orphans_seconds: float = 25.0) -> subprocess.Popen[str]:
         """Start one; a child that is silent so often, which takes a second or longer each time, it takes for hung."""
-        command = [sys.executable, "-c", PARENT, json.dumps(children), str(silences_max)]
+        command = [sys.executable, "-c", PARENT, json.dumps(children), str(silences_max), str(orphans_seconds)]
         with (self.path / "errors").open("a") as errors:
             process = subprocess.Popen(command, cwd=self.path, stderr=errors, text=True)
         self.started.append(process)
@@ -286,6 +287,18 @@ def test_a_new_supervisor_waits_for_what_a_killed_one_left(up: Up) -> None:
     up.start(child("a"))
     eventually(lambda: len(up.begun("a")) == 2)
     assert [what for what, _, _ in up.journal()] == ["begin", "end", "begin"]
+
+
+def test_what_a_killed_supervisor_left_and_does_not_end_is_told_apart_from_a_living_one(up: Up) -> None:
+    first = up.start(child("a", linger_seconds=600.0))
+    eventually(lambda: up.ready("a") and up.begun("a"))
+    (left,) = up.begun("a")
+    first.kill()
+    first.wait()
+    assert up.start(child("a"), orphans_seconds=0.3).wait(DEADLINE_SECONDS) == 3
+    assert "which has died" in up.errors()
+    assert up.status()["children"]["a"]["pid"] == left
+    os.kill(left, signal.SIGKILL)
 
 
 def test_the_platform_stops_the_bidder_first_and_asks_it_whether_it_is_ready(tmp_path: Path) -> None:
