@@ -8,6 +8,7 @@ import asyncio
 import gzip
 import time
 import zlib
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ def replay(path: Path, exchange: str, connections: int) -> dict[str, Any]:
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, gzip or plain, that hold anything, as they are.
+    """Yield the lines of a file, gzip or plain, that hold anything, as they are but for the file's byte order mark.
 
     Raises:
         InputError: it cannot be read.
@@ -80,9 +81,10 @@ def lines(path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             zipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
         with gzip.open(path) if zipped else path.open("rb") as file:
-            for line in file:
-                if line.strip():
-                    yield line.rstrip(b"\r\n")
+            for number, line in enumerate(file):
+                body = line.rstrip(b"\r\n") if number else line.rstrip(b"\r\n").removeprefix(BOM_UTF8)
+                if body.strip():
+                    yield body
     except (OSError, EOFError, zlib.error) as fault:
         told = fault.strerror if isinstance(fault, OSError) and fault.strerror else fault
         raise InputError(f"{path} cannot be read: {told}", reason="requests_file") from fault

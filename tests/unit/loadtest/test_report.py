@@ -140,6 +140,8 @@ def test_replay_reads_lines_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     path.write_bytes(b'{"id":"1"}\r\n\n  \nnot json\n')
     assert list(lines(path)) == [b'{"id":"1"}', b"not json"]
+    path.write_bytes(b'\xef\xbb\xbf{"id":"1"}\n\xef\xbb\xbf\n')  # a byte order mark is the file's, not the request's
+    assert list(lines(path)) == [b'{"id":"1"}', b"\xef\xbb\xbf"]
 
 
 def test_percentile_is_the_nearest_rank() -> None:
