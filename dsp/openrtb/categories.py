@@ -21,9 +21,9 @@ def is_first(code: str) -> bool:
     return code.startswith("IAB")
 
 
-def later(listed: frozenset[str], cattax: int) -> bool:
-    """Return whether a list said to be of a taxonomy holds what no code of content taxonomy 1.0 can equal."""
-    return cattax > FIRST and not all(map(is_first, listed))
+def later(listed: frozenset[str], of: int) -> bool:
+    """Return whether a list of a taxonomy, as `taxonomy` says, holds what no code of the first can equal."""
+    return of != FIRST and not all(map(is_first, listed))
 
 
 def declared(codes: tuple[str, ...], asked: int) -> tuple[int, tuple[str, ...]]:

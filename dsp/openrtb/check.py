@@ -290,7 +290,7 @@ def _undisclosed(bid: Bid, request: BidRequest) -> bool:
 
 def _category_refused(bid: Bid, imp: Imp, request: BidRequest) -> bool:
     barred, allowed = codes(request.bcat + imp.bcat), codes(request.acat)
-    if bid.cattax != request.cattax and categories.later(barred | allowed, request.cattax):
+    if bid.cattax != request.cattax and categories.later(barred | allowed, categories.taxonomy(request.cattax)):
         return True  # nobody can tell
     return categories.refused([code.upper() for code in bid.cat], barred, allowed)
 

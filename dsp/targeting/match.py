@@ -9,7 +9,7 @@ import numpy as np
 
 from dsp.catalog.entities import Creative
 from dsp.catalog.reasons import Exclusion
-from dsp.openrtb.categories import FIRST, is_first
+from dsp.openrtb.categories import is_first, later
 from dsp.openrtb.names import STORES, advertised_app, domain
 from dsp.openrtb.opportunity import Opportunity
 from dsp.targeting import bitmap
@@ -139,8 +139,7 @@ class _Publishers(Creatives):
     def _unequal(self, opportunity: Opportunity) -> int | None:
         """Return the taxonomy of the categories listed where none of the first can equal all of them."""
         listed = opportunity.blocked_categories | opportunity.allowed_categories
-        taxonomy = opportunity.category_taxonomy
-        return taxonomy if taxonomy != FIRST and not all(map(is_first, listed)) else None
+        return opportunity.category_taxonomy if later(listed, opportunity.category_taxonomy) else None
 
     def _require_allowed(self, allowed: frozenset[str], out: Conditions) -> None:
         """Add that a creative has an allowed category, and none of the same form that is not."""
