@@ -69,7 +69,7 @@ def _reservations_forgotten(patch: pytest.MonkeyPatch) -> None:
     def wrong(self: LeaseBook, *arguments: Any) -> None:
         right(self, *arguments)
         for one in self._leases.values():
-            one.free = one.granted - one.settled
+            one.free += one.reserved
 
     patch.setattr(LeaseBook, "apply", wrong)
 
