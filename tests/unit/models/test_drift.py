@@ -8,7 +8,7 @@ import pytest
 
 from models.evaluation import drift
 from models.evaluation.families import families
-from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
+from models.features.columns import AD_COLUMNS, HISTORY_AGE_COLUMNS, REQUEST_COLUMNS
 from models.features.platform import PLATFORM
 from models.training.rows import Rows
 
@@ -59,6 +59,24 @@ def test_chance_is_what_no_change_gives_on_average() -> None:
     rng = np.random.default_rng(2)
     found = [drift.values_without_order("x", rng.integers(0, 10, 2_000), rng.integers(0, 10, 500)) for _ in range(200)]
     assert np.mean([each.psi for each in found]) == pytest.approx(np.mean([each.chance for each in found]), rel=0.1)
+
+
+def test_a_bin_that_neither_side_fills_is_none() -> None:
+    before, after = np.repeat(np.array([11, 22], dtype=np.int64), 4), np.repeat(np.array([11, 22], dtype=np.int64), 2)
+    found = drift.values_without_order("domain", before, after)  # no value is beyond the most frequent ones
+    assert found.chance == pytest.approx(1 / 8 + 1 / 4)
+    assert found.psi == pytest.approx(0.0)
+
+
+def test_how_long_ago_something_was_has_an_order() -> None:
+    """Each age is a value that was never seen, and none differs from what was usual."""
+    before, after = made(2_000, 1), made(2_000, 2)
+    places = [REQUEST_COLUMNS.index(name) for name in HISTORY_AGE_COLUMNS]
+    before.requests[:, places] = 2 * np.arange(2_000)[:, np.newaxis]
+    after.requests[:, places] = 2 * np.arange(2_000)[:, np.newaxis] + 1
+    (found,) = [each for each in drift.columns(before, after, PLATFORM) if each.name == "history_age_seconds"]
+    assert found.unseen is None
+    assert found.psi < drift.MODERATE
 
 
 def test_the_column_that_moved_comes_first() -> None:
