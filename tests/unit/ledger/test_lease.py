@@ -172,6 +172,13 @@ def test_what_a_dear_bid_needs_is_asked_for_and_goes_back_when_only_cheap_ones_f
     assert book.free_micros < 5_000
 
 
+def test_the_dearest_of_recent_bids_says_how_much_is_needed() -> None:
+    book = granted(0)
+    for cost in (100, 10):
+        reserve(book, str(cost), cost, at_ms=5_000)
+    assert book.wants(10_000) == [LeaseWant(ITEM, DAY, LeaseTuning().bids_min * 100)]
+
+
 def test_refused_reservations_count_as_demand_and_the_want_is_bounded() -> None:
     book = LeaseBook(1, tuning=LeaseTuning(want_micros_max=700))
     for number in range(100):
@@ -314,6 +321,7 @@ def test_the_promise_follows_expiries_down_again_and_stands_without_bids() -> No
         book.wants(1_000)
     assert book.expires_ms_max == EXPIRES_MS + 1_000 + SILENCE_MS_MAX
     book.reserve(ITEM, DAY, "b", 10, 1_000, 50_000)
+    book.reserve(ITEM, DAY, "short", 10, 1_000, 20_000)
     book.wants(2_000)
     book.reserve(ITEM, DAY, "c", 10, 2_000, 51_000)
     book.reserve(ITEM, DAY, "shorter", 10, 2_000, 20_000)
