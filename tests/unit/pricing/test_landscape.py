@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dsp.pricing.landscape import FLOOR_LEVEL, FLOOR_RATIOS, NOTHING, SENTINEL, Fields, Landscape, WinCurve
+from dsp.pricing.landscape import (
+    FLOOR_LEVEL,
+    FLOOR_RATIOS,
+    NOTHING,
+    SENTINEL,
+    Fields,
+    Landscape,
+    WinCurve,
+    floor_multiples,
+)
 
 NEAR = len(FLOOR_RATIOS)
 POINTS = np.array([10_000, 50_000, 100_000, 2_000_000])
@@ -112,3 +121,16 @@ def test_scores_that_could_overflow_are_refused() -> None:
     for table in (high, -high, np.full_like(high, np.nan)):
         with pytest.raises(ValueError, match="scores"):
             Landscape(Fields.of([(0, NOTHING)]), np.array([SENTINEL]), table, POINTS, np.array([0]))
+
+
+def test_keys_are_those_that_landscapes_were_published_with() -> None:
+    """A bundle holds keys that an earlier release has made: made otherwise, all it knows would look unknown."""
+    keys = Fields.of([(0, NOTHING), (1, FLOOR_LEVEL)]).keys(np.array([[3, 5]]), np.array([1_000_000]))
+    assert keys.tolist() == [[10366745158634438513, 10329574809009964125]]
+
+
+def test_prices_just_above_a_floor_are_whole_cents_and_never_below_it() -> None:
+    assert floor_multiples(np.array([1_000_000, 5_000])).tolist() == [
+        [1_000_000, 1_020_000, 1_050_000, 1_070_000, 1_100_000, 1_120_000, 1_150_000],
+        [5_000] * 7,
+    ]
