@@ -72,6 +72,7 @@ def _gdpr(text: str | None) -> Permissions:
         ({"regs": {"us_privacy": "1---"}}, FREE),
         ({"regs": {"ext": {"us_privacy": "1NYN"}}}, CONTEXTUAL),
         ({"regs": {"us_privacy": "rubbish"}}, CONTEXTUAL),
+        ({"regs": {"us_privacy": "1YYN", "gpp_sid": [-1]}}, CONTEXTUAL),
         # GPP
         ({"regs": {"gpp": GPP_EU_US, "gpp_sid": [6]}}, FREE),
         ({"regs": {"gpp": GPP_EU_US, "gpp_sid": [2]}}, CONTEXTUAL),
@@ -112,6 +113,7 @@ def test_signals(fields: dict[str, Any], want: Permissions) -> None:
         (tcf(purposes=[2, 7], vendors=[VENDOR]), CONTEXTUAL),
         (tcf(purposes=ALL, vendors=[VENDOR - 1]), CONTEXTUAL),
         (tcf(purposes=ALL, vendors=[VENDOR], ranges=True), FREE),
+        (tcf(purposes=ALL, vendors=[VENDOR - 9, VENDOR, VENDOR + 9], ranges=True), FREE),
         (tcf(purposes=ALL, vendors=[VENDOR + 1], ranges=True), CONTEXTUAL),
         # Legitimate interest may carry purposes 2 and 7, never storage.
         (tcf(purposes=[1], vendors=[VENDOR], interests=[2, 7], interest_vendors=[VENDOR]), NO_PROFILE),
