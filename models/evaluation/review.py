@@ -150,7 +150,7 @@ def gather(
         baseline=baseline,
         difference=gates.difference(pair, limits),
         confidence=limits.confidence,
-        overall=slices.by_value(np.zeros(len(rows), np.int64), *_scored(predicted, rows), 0, 1)[0],
+        overall=slices.by_value(np.zeros(len(rows), np.int64), *_scored(predicted, rows), 0, 1, CONFIDENCE)[0],
         partings=tuple(_parting(group, judged, spec, names) for group in spec.calibrate_by),
         shift=_shift(earlier, judged, spec),
         importance=tuple(inputs.importance),

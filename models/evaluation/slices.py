@@ -66,7 +66,7 @@ def by_value(
     weights: NDArray[np.float64],
     clicks_min: int,
     count_max: int,
-    confidence: float = 0.95,
+    confidence: float,
 ) -> list[Slice]:
     """Return the metrics of the values of `keys` (n,), most clicks first; at the end all others together, as None.
 

@@ -49,13 +49,13 @@ def test_thin_values_are_one_part_and_every_row_is_in_one() -> None:
     keys = rng.choice([7, 8, 9, 10, 11], 5_000, p=[0.5, 0.3, 0.15, 0.04, 0.01])
     predicted = rng.uniform(0.01, 0.2, 5_000)
     labels = rng.random(5_000) < predicted
-    found = slices.by_value(keys, predicted, labels, np.ones(5_000), clicks_min=30, count_max=2)
+    found = slices.by_value(keys, predicted, labels, np.ones(5_000), clicks_min=30, count_max=2, confidence=0.95)
     assert [(part.value, part.parts) for part in found] == [(7, 1), (8, 1), (None, 3)]
     assert sum(part.metrics.rows for part in found) == 5_000
     assert sum(part.metrics.clicks for part in found) == labels.sum()
     first = keys == 7
     assert found[0].metrics == measure(predicted[first], labels[first])
-    everything = slices.by_value(keys, predicted, labels, np.ones(5_000), clicks_min=0, count_max=9)
+    everything = slices.by_value(keys, predicted, labels, np.ones(5_000), clicks_min=0, count_max=9, confidence=0.95)
     assert [part.value for part in everything] == [7, 8, 9, 10, 11]
 
 
