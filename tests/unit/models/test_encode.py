@@ -11,6 +11,7 @@ import pytest
 from dsp.catalog.exposures import pack
 from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.openrtb.opportunity import DeviceKind, Opportunity, Video
+from models.features import encode
 from models.features.columns import (
     AD_COLUMNS,
     CLICKED_ADVERTISER_COLUMNS,
@@ -162,3 +163,16 @@ def test_the_definition_is_pinned() -> None:
     assert len(set(REQUEST_COLUMNS)) == len(REQUEST_COLUMNS) == 72
     assert len(set(AD_COLUMNS)) == len(AD_COLUMNS) == 12
     assert text_hash("news.example") == 4_884_597_473_972_978_772
+
+
+def test_no_more_hashes_are_remembered_than_the_bound_and_forgotten_ones_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Anybody may send new strings without end."""
+    monkeypatch.setattr(encode, "_HASHES_MAX", 10)
+    monkeypatch.setattr(encode, "_HASHES", encode._Hashes())
+    sent = [f"s{number}" for number in range(25)] * 2
+    found = [text_hash(text) for text in sent]
+    assert len(encode._HASHES) <= 10
+    assert found[:25] == found[25:]
+    assert len(set(found)) == 25
