@@ -124,6 +124,7 @@ def _below(setting: Setting, load: Open, rate: float, seconds: float) -> dict[st
         for name in events.known:
             with events.during(name):
                 found[name].append(load.step(rate, seconds))
+    for _ in range(ROUNDS):  # at the end: what has stood idle meanwhile is slow at first
         found["drain"].append(drain.step(setting, rate, seconds))
     return {name: middle(steps) for name, steps in found.items()}
 
