@@ -19,6 +19,7 @@ from bidder.config import BidderConfig
 from bidder.exposures import REPLAY_SECONDS, SHARED_REPLAY_SECONDS, ExposureReplay
 from bidder.handlers import BidHandler, NoticeHandler
 from bidder.listener import Listener
+from bidder.priority import precede
 from bidder.readiness import Readiness
 from bidder.reload import Reloader
 from bidder.salvage import Place, Salvage
@@ -62,8 +63,10 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     metrics.BUILD.info({"version": version("dsp")})
     # Threads write to disk and load models; none of them may keep a bid waiting for 5 ms.
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    bidding = cast(BidderConfig, settings["bidder"])
+    logging.get(__name__).info("event loop's priority", nice=precede(bidding.loop_nice))
     lifecycle = Lifecycle()
-    bidder = Bidder(platform, cast(BidderConfig, settings["bidder"]))
+    bidder = Bidder(platform, bidding)
     try:
         await bidder.start(lifecycle)
         await lifecycle.wait_for_stop()

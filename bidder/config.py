@@ -28,6 +28,10 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     connections_max: int = 4_096
     request_seconds_max: float = 2.0  # for a request to arrive whole; slower: 400
     body_bytes_max: int = 262_144  # of a request, also once decompressed; larger: 400
+    #: Priority of the event loop's thread, -20 to 0 (nice; see setpriority(2)), where the system allows it: before the
+    #: process's threads that write to disk and load models, and before other processes. Far below -10 those that write
+    #: fall behind at full load. 0: as all others.
+    loop_nice: int = -10
     candidates_max: int = 24  # line items scored for one impression; the others are ranked out
     inflight_max: int = 512  # requests being answered; more: a fast 204, reason `overload`
     safety_ms: int = 5  # kept from tmax, beside the profile's network margin
@@ -108,6 +112,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError("first_price_shade: must be above 0 and at most 1")
         if not 0.0 <= self.first_price_explore_share <= 0.5:
             raise ValueError("first_price_explore_share: must be 0 to 0.5")
+        if not -20 <= self.loop_nice <= 0:
+            raise ValueError("loop_nice: must be -20 to 0")
         positive = [name for name in _POSITIVE if getattr(self, name) <= 0]
         if positive:
             raise ValueError(f"{', '.join(positive)}: must be above 0")

@@ -30,6 +30,8 @@ def test_notices_are_sent_to_where_the_port_is_unless_told_otherwise() -> None:
         ("DSP_BIDDER_USER_EXPOSURES_MAX", "999"),  # a cap may be higher
         ("DSP_BIDDER_EXPOSURES_MAX", "999"),
         ("DSP_BIDDER_USER_TIMEOUT_MS", "0"),
+        ("DSP_BIDDER_LOOP_NICE", "1"),
+        ("DSP_BIDDER_LOOP_NICE", "-21"),
         ("DSP_BIDDER_USER_ABSENT_POLICY", "perhaps"),
         ("DSP_BIDDER_USER_UNIDENTIFIED_POLICY", ""),
         ("DSP_BIDDER_PREDICT_PROVIDER", "tpu"),
