@@ -262,8 +262,9 @@ class _Supervisor:
             # would have as large a share of the processor as all others, whatever its priority (sched(7), autogroup).
             process_group=0,
         )
-        with suppress(ProcessLookupError):  # it has ended already
-            os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + child.nice)
+        if child.nice:  # a bidder sets its own priority
+            with suppress(ProcessLookupError):  # it has ended already
+                os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + child.nice)
         return process
 
     async def _probe(self, running: _Running, process: asyncio.subprocess.Process) -> None:

@@ -1,6 +1,7 @@
 """What changes while the bidder runs, and how it ends: pause, model swap, budgets, caps, drain, kill and restart."""
 
 import asyncio
+import os
 import signal
 import sqlite3
 import time
@@ -30,6 +31,7 @@ from tests.integration.bidder.world import (
     price_at,
     world,
 )
+from tests.priority import may_precede
 from tests.waiting import until
 
 pytestmark = pytest.mark.platform
@@ -57,6 +59,18 @@ async def test_answers_no_until_a_snapshot_is_there(bidder: World) -> None:
     await bidder.publish(catalogue())
     await until(bidder.ready)
     await bidder.offer("now")
+
+
+async def test_the_event_loop_comes_before_the_other_threads(bidder: World) -> None:
+    await begin(bidder)
+    assert bidder.process is not None
+    pid = bidder.process.pid
+    threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
+    priorities = {thread: os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+    others = os.nice(0)
+    assert priorities.pop(pid) == (-10 if may_precede() else others)
+    assert priorities
+    assert set(priorities.values()) == {others}
 
 
 async def test_a_paused_line_item_stops_within_two_seconds(bidder: World) -> None:
