@@ -65,7 +65,7 @@ async def test_the_event_loop_comes_before_the_other_threads(bidder: World) -> N
     await begin(bidder)
     assert bidder.process is not None
     pid = bidder.process.pid
-    threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
+    threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
     priorities = {thread: os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
     others = os.nice(0)
     assert priorities.pop(pid) == (-10 if may_precede() else others)
