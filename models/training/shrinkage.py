@@ -22,7 +22,7 @@ from models.training.rows import Rows
 
 ROUNDS = 12
 #: Strengths tried, in expected clicks. One chosen by a few days' likelihood may silence what tells something on the
-#: next day, so it is bounded (docs/benchmarks.md, Learning).
+#: next day, so it is bounded (docs/experiments/decisions.md, Learning).
 STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 #: Of what conversions have beside what clicks tell of them, which is often nothing: the last all but silences it.
 STRENGTHS_BESIDE = (*STRENGTHS, 128.0, 256.0, 512.0, 1024.0)
