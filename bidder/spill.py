@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
 from dsp.kernel.errors import UnavailableError
-from dsp.stream.port import Entry, EventLog, Position
+from dsp.stream.port import Entry, EventLog
 
 #: Hears the stamp that the event log has given a record.
 Stamped = Callable[[int], None]
@@ -20,8 +20,6 @@ Stamped = Callable[[int], None]
 DRAIN_RECORDS_MAX = 256
 #: Where it has just refused some: it is only asked whether it is back, so that being away costs next to nothing.
 PROBE_RECORDS = 8
-#: The name under which the store keeps how much has left.
-_GROUP = "drain"
 
 
 class Spill:
@@ -37,15 +35,13 @@ class Spill:
         self._store = store
         self._topic = topic
         self._records_max = records_max
-        self._position: Position = {}
         self._told: deque[Stamped | None] = deque()
         self._limit = PROBE_RECORDS
         self.depth = 0
 
     async def open(self) -> None:
         """Find what an earlier process has left."""
-        self._position = await self._store.committed(self._topic, _GROUP)
-        self.depth = await self._store.lag(self._topic, self._position)
+        self.depth = await self._store.lag(self._topic, {})
         self._told.extend([None] * self.depth)
 
     async def put(self, entries: Sequence[Entry], told: Sequence[Stamped | None]) -> None:
@@ -75,7 +71,7 @@ class Spill:
         Raises:
             UnavailableError: the event log is away, or this disk; they stay here then.
         """
-        batch = await self._store.read(self._topic, self._position, min(limit, self._limit))
+        batch = await self._store.read(self._topic, {}, min(limit, self._limit))
         if not batch.records:
             return
         stamp: int | None = None
@@ -92,13 +88,11 @@ class Spill:
             logging.get(__name__).error("record refused and dropped", topic=self._topic.value, fault=repr(fault))
             metrics.OUTBOX_DROPPED.labels(self._topic.value).inc()
         self._limit = min(2 * self._limit, DRAIN_RECORDS_MAX)
-        await self._store.commit(self._topic, _GROUP, batch.position)
-        self._position = batch.position
+        await self._store.trim(self._topic, sys.maxsize, batch.position)
         self.depth -= len(batch.records)
         told = [self._told.popleft() for _ in batch.records]
         if stamp is not None:
             tell(told, stamp)
-        await self._store.trim(self._topic, sys.maxsize, batch.position)
 
 
 def tell(told: Sequence[Stamped | None], stamp: int) -> None:
