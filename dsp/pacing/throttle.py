@@ -11,7 +11,6 @@ _GOLDEN = np.array(0x9E3779B97F4A7C15, dtype=np.uint64)
 _MIX = tuple(np.array(one, dtype=np.uint64) for one in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _SHIFTS = tuple(np.array(one, dtype=np.uint64) for one in (30, 27, 31, 11))
 _UNIT = np.array(2.0**-53)  # one step of a float64 in [0, 1) made of 53 random bits
-_ALWAYS = np.array(1.0)
 
 
 def passes(
@@ -25,8 +24,6 @@ def passes(
     The draw depends on nothing but the auction, the line item and the key: equal for every impression of a request and
     for every replay, independent between line items. A rate of 1 always passes, a rate of 0 never does.
     """
-    if not np.count_nonzero(pass_rates < _ALWAYS):
-        return np.ones(len(line_item_ids), dtype=np.bool_)
     digest = blake2b(auction_id.encode("utf-8", "surrogatepass"), digest_size=8, key=key[:64]).digest()
     auction = np.array(int.from_bytes(digest, "little"), dtype=np.uint64)
     # SplitMix64 (Steele, Lea, Flood 2014): every bit of the line item's id reaches every bit of the draw.

@@ -42,6 +42,12 @@ def test_line_items_are_drawn_independently() -> None:
     assert np.abs(correlations).max() < 0.09  # 5.7 standard errors
 
 
+def test_an_auction_replayed_by_a_later_release_draws_the_same_lots() -> None:
+    """Whoever changes these numbers changes which auctions a log of before is replayed into."""
+    ids = np.arange(64) * 2**56 + np.arange(64)
+    assert np.packbits(passes("auction-1", ids, np.full(64, 0.5))).tobytes().hex() == "80a46d2000fa90bf"
+
+
 def test_raising_a_rate_only_adds_auctions() -> None:
     for number in range(200):
         low = passes(f"{number}", IDS, np.full(len(IDS), 0.3))
