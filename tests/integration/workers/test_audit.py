@@ -1,5 +1,6 @@
 """The audit runs beside the ledger: it tells the imbalance, leaves the event loop alone, and outlives a database."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 
-from dsp.kernel.clock import SystemClock
+from dsp.kernel.clock import ManualClock, SystemClock
 from dsp.kernel.errors import UnavailableError
 from dsp.store.book import BookRepository
 from dsp.store.book_tables import BookDayRow
@@ -74,6 +75,28 @@ async def test_it_waits_in_a_thread_and_goes_on_when_the_database_is_back(
     assert threading.get_ident() not in asked
     go_on.set()
     await until(lambda: len(asked) > 2)
+    await one.stop()
+
+
+async def test_a_sum_that_takes_long_is_followed_by_a_longer_pause(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, sums = ManualClock(), list[int]()
+
+    def slow(_: BookRepository) -> int:
+        clock.advance(60_000 if len(sums) == 2 else 0)
+        sums.append(0)
+        return 0
+
+    monkeypatch.setattr(BookRepository, "imbalance", slow)
+    monkeypatch.setattr(audit, "INTERVAL_SECONDS", 0.05)
+    one = Audit(session_factory(engine, read_only=True), clock)
+    one.start()
+    began = asyncio.get_running_loop().time()
+    await until(lambda: len(sums) == 3)
+    assert asyncio.get_running_loop().time() - began > 0.1
+    await asyncio.sleep(0.2)
+    assert len(sums) == 3
     await one.stop()
 
 

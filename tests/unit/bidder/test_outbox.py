@@ -25,9 +25,9 @@ async def log() -> FakeLog:
 
 @pytest.fixture
 async def outbox(log: FakeLog) -> AsyncIterator[Outbox]:
-    box = Outbox(
-        log, {Topic.NOTICES: LaneTuning(5, 1), Topic.DECISIONS: LaneTuning(5, 1)}, batch_max=3, clock=SystemClock()
-    )
+    tuning = {Topic.NOTICES: LaneTuning(5, 1), Topic.DECISIONS: LaneTuning(5, 1)}
+    # Without a place on disk there is nothing better than to wait for the log, however long that takes.
+    box = Outbox(log, tuning, batch_max=3, clock=SystemClock(), append_ms_max=1)
     await box.start()
     yield box
     log.away, log.fault = False, None
