@@ -5,6 +5,9 @@ from base64 import urlsafe_b64decode
 
 #: The longest string worth reading, or remembering. Real ones stay below 2,000 characters.
 CHARS_MAX = 4_096
+#: The longest Fibonacci code worth reading. A longer one is a number beyond three millions, and there are a few dozen
+#: sections: what goes on for thousands of bits was made to be slow.
+_FIBONACCI_BITS_MAX = 32
 
 
 class BitsError(ValueError):
@@ -46,9 +49,10 @@ class Bits:
         """Return the next Fibonacci-coded number and move on: its code ends with the first two ones in a row."""
         total, previous = 0, 0
         step, after = 1, 2
-        while True:
+        for _ in range(_FIBONACCI_BITS_MAX):
             bit = self.take(1)
             if bit and previous:
                 return total
             total += bit * step
             previous, step, after = bit, after, step + after
+        raise BitsError("a number without an end")

@@ -210,6 +210,7 @@ def test_recorded_strings_read_as_another_library_reads_them() -> None:
         ("DBAB4AAAAAAAAAG~CP", None),  # sections by the million million
         ("DB\u00e9~a", None),
         ("D" * 5_000, None),
+        (f"DBAB{'A' * 4_000}D~CP", None),  # the number of one section in thousands of bits
     ],
 )
 def test_gpp_sections(text: str, want: dict[int, str] | None) -> None:
