@@ -68,7 +68,13 @@ class SharedLog(FakeLog):
             watermarks[partition] = self.partitions.now_ms if at_end else found[-1].appended_ms
         while self.between:
             await self.between.pop().step()
-        return Batch(records, after, True, watermarks)
+        return Batch(records, after, not self.waiting_after(after), watermarks)
+
+    async def lag(self, topic: str, position: Position) -> int:
+        return self.waiting_after(position)
+
+    def waiting_after(self, position: Position) -> int:
+        return sum(len(self.partitions.records[one]) - offset for one, offset in position.items())
 
 
 class Leases(LocalLeaseStore):

@@ -6,6 +6,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine, insert
 
 from dsp.cache.port import LeaseWant, Limit
@@ -23,6 +24,7 @@ from tests.integration.workers.ledgers import LEASE, World
 from tests.notices import FACTS, notice
 
 DAY_MS = 86_400_000
+LABELS = {"topic": "notices", "group": GROUP}
 
 
 async def test_two_workers_that_read_the_same_enter_it_once(engine: Engine, tmp_path: Path) -> None:
@@ -35,6 +37,7 @@ async def test_two_workers_that_read_the_same_enter_it_once(engine: Engine, tmp_
     assert world.entered() == 5
     world.partitions.add(0, encode(notice(5)))
     await one.step()
+    assert world.entered() == 6
     await two.step()
     await two.step()
     assert world.entered() == 6
@@ -42,6 +45,19 @@ async def test_two_workers_that_read_the_same_enter_it_once(engine: Engine, tmp_
         assert BookRepository(session).position(Topic.NOTICES, GROUP) == {0: 6}
     await one.close()
     await two.close()
+
+
+async def test_a_worker_says_whether_more_is_waiting_and_how_much(engine: Engine, tmp_path: Path) -> None:
+    world = World(engine, tmp_path, 1)
+    world.partitions.add(0, *(encode(notice(number)) for number in range(5)))
+    one, log, _ = await world.worker(0)
+    log.limit = 2
+    found = [(await one.step(), REGISTRY.get_sample_value("dsp_consumer_lag_records", LABELS)) for _ in range(4)]
+    assert found == [(True, 3), (True, 1), (False, 0), (False, 0)]
+    log.share = set()
+    world.partitions.add(0, encode(notice(5)))
+    assert not await one.step()  # whoever has no share waits for one
+    await one.close()
 
 
 async def test_a_worker_that_lost_one_partition_in_a_batch_enters_the_others(engine: Engine, tmp_path: Path) -> None:
@@ -134,6 +150,18 @@ async def test_a_worker_that_begins_tells_the_leases_that_are_open_and_a_new_fil
     report = await leases.sync(epoch, 20_000 * DAY_MS, [], {}, 0)
     assert [(one.granted_micros, one.settled_micros) for one in report.leases] == [(500, 70)]
     await second.close()
+
+
+async def test_a_stamp_beyond_the_watermark_counts_as_it_is(engine: Engine, tmp_path: Path) -> None:
+    world = World(engine, tmp_path, 1)
+    one, _, _ = await world.worker(0)
+    await one.step()
+    assert await world.watermark_ms() < FACTS.expires_at_ms
+    world.partitions.now_ms = FACTS.expires_at_ms + NOTICE_GRACE_MS
+    world.partitions.add(0, encode(notice(1)))
+    await one.step()
+    assert world.money() == (0, 80)
+    await one.close()
 
 
 async def test_a_stamp_behind_a_watermark_counts_as_late_as_the_watermark(engine: Engine, tmp_path: Path) -> None:

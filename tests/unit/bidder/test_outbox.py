@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
@@ -51,6 +52,39 @@ async def test_records_keep_their_order_and_share_appends(outbox: Outbox, log: F
     await asyncio.gather(*writes)
     assert [entry.value[0] for entry in log.appended["notices"]] == [0, 1, 2, 3, 4]
     assert log.batches == 2  # batch_max is 3
+
+
+async def test_what_comes_within_some_milliseconds_is_appended_together(log: FakeLog) -> None:
+    box = Outbox(log, {Topic.NOTICES: LaneTuning(100, 500)}, batch_max=100, clock=SystemClock())
+    await box.start()
+    writes = []
+    for number in range(10):
+        writes.append(box.append(Topic.NOTICES, "k", bytes([number])))
+        await asyncio.sleep(0)
+    await asyncio.gather(*writes)
+    assert log.batches == 1
+    assert await box.stop(30.0) == 0
+
+
+async def test_between_a_hundred_records_encoded_others_have_their_turn(log: FakeLog) -> None:
+    box = Outbox(log, {Topic.DECISIONS: LaneTuning(1_000, 1)}, batch_max=1_000, clock=SystemClock())
+    turn, encoded = 0, list[int]()
+
+    async def others() -> None:
+        nonlocal turn
+        while len(encoded) < 250:
+            turn += 1
+            await asyncio.sleep(0)
+
+    def encode() -> bytes:
+        encoded.append(turn)
+        return b"v"
+
+    await box.start()
+    assert all(box.offer(Topic.DECISIONS, "k", encode) for _ in range(250))
+    await others()
+    assert await box.stop(30.0) == 0
+    assert sorted(Counter(encoded).values()) == [50, 100, 100]
 
 
 async def test_notice_fails_when_the_log_is_away_and_later_ones_succeed(outbox: Outbox, log: FakeLog) -> None:
