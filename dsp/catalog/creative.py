@@ -18,8 +18,11 @@ _MIME = re.compile(r"[a-z]{1,20}/[a-z0-9][a-z0-9.+-]{0,99}")
 #: Where clicks are counted; bidder.markup fills it in. The address is whole: what follows would spoil its token.
 _CLICK = re.compile(r"\$\{CLICK_URL(?:_ENC)?\}(?P<more>[\w%/?=$.~+:-])?")
 #: Click macros of other platforms and misspelt ones of ours, which nobody replaces.
-_FOREIGN_CLICK = re.compile(r"%%[A-Z_]*CLI?C?K[A-Z_]*%%|\$\{(?!CLICK_URL(?:_ENC)?\})CLICK[A-Z_]*\}|\[CLICK_?URL\]")
-_LINK = re.compile(r"<a\s[^>]*\bhref\s*=", re.I)
+#: What repeats is bounded, and a tag ends before the next: markup that is made to be slow must take no longer than other.
+_FOREIGN_CLICK = re.compile(
+    r"%%[A-Z_]{0,40}CLI?C?K[A-Z_]{0,40}%%|\$\{(?!CLICK_URL(?:_ENC)?\})CLICK[A-Z_]*\}|\[CLICK_?URL\]"
+)
+_LINK = re.compile(r"<a\s[^<>]*\bhref\s*=", re.I)
 
 
 def landing_url(value: str) -> str:

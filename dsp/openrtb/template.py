@@ -8,11 +8,13 @@ from collections.abc import Sequence
 _LOOPBACK = r"(?!//(?:127\.0\.0\.1|localhost|\[::1\])[:/])"
 #: http: as the value of an attribute, in url(), in a VAST node or in a JSON or script string loads something insecure.
 _INSECURE = re.compile(r"""(?:[="'(>]|<!\[CDATA\[)\s*http:""" + _LOOPBACK, re.IGNORECASE)
-#: What is only followed when a person clicks, and XML namespaces, which nothing loads at all.
+#: What is only followed when a person clicks, and XML namespaces, which nothing loads at all. A tag ends before the
+#: next, and so does a node's text: else each tag of many without an end would be looked for until the markup's.
 _NAVIGATION = re.compile(
-    r"""<a\s[^>]*>|<(ClickThrough|IconClickThrough|CompanionClickThrough)\b[^>]*>.*?</\1>
+    r"""<a\s[^<>]*>
+    |<(ClickThrough|IconClickThrough|CompanionClickThrough)\b[^<>]*>[^<]*(?:<!\[CDATA\[[^<]*)?</\1>
     |"link":\{"url":"[^"]*"|xmlns(?::\w+)?\s*=\s*(?:"[^"]*"|'[^']*')|http://www\.w3\.org/[\w./#-]*""",
-    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+    re.IGNORECASE | re.VERBOSE,
 )
 #: What shows banner markup to be of a type (OpenRTB list 5.2); what shows none is an XHTML banner.
 _BANNER_TYPES = {3: "<script", 4: "<iframe"}

@@ -1,5 +1,7 @@
 """What the catalogue accepts: property-like checks of the rules without a database."""
 
+from contextlib import suppress
+from time import process_time
 from typing import Any
 
 import msgspec
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsp.catalog import values
+from dsp.catalog.creative import MARKUP_BYTES_MAX
 from dsp.catalog.entities import LineItem
 from dsp.catalog.kinds import Kind
 from dsp.catalog.rules import Dimension
@@ -220,6 +223,19 @@ def test_a_target_on_the_return_is_value_per_unit_of_cost(target_micros: int) ->
 )
 def test_time_zones_must_be_known(zone: str) -> None:
     assert list(refused(Kind.ADVERTISER, {**REQUIRED[Kind.ADVERTISER], "timezone": zone})) == ["timezone"]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<a ", "<a href ", "%%CLK", "CLK", "${CLICK", "http:<a ", "http:<ClickThrough>", "http:<ClickThrough ", "http:= "],
+)
+def test_markup_that_is_made_to_be_slow_is_not(piece: str) -> None:
+    """Some took half a minute, of a process that answers others as well."""
+    markup = "%%" + piece * ((MARKUP_BYTES_MAX - 2) // len(piece))
+    began = process_time()
+    with suppress(ValidationError):
+        parse(Kind.CREATIVE, REQUIRED[Kind.CREATIVE] | {"markup": markup})
+    assert process_time() - began < 0.5
 
 
 def test_items_that_are_refused_are_named_each() -> None:
