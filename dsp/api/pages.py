@@ -49,6 +49,6 @@ def decode_token(scope: str, token: str | None) -> int:
 
 def entity_id(kind: Kind, text: str) -> int:
     """Return the id in a path; raises NotFoundError where no entity can have it."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= ID_DIGITS_MAX):
+    if not (text.isascii() and text.isdecimal() and len(text) <= ID_DIGITS_MAX and int(text) <= ID_MAX):
         raise NotFoundError(f"there is no {kind.words} {text[:40]}")
     return int(text)

@@ -40,6 +40,7 @@ async def test_what_is_others_is_not_there(api: Api, client: httpx.AsyncClient) 
         assert (await api.viewer.get(f"/v1/{path}/{number}")).status_code == 200
         missing = await client.get(f"/v1/{path}/{number}")
         assert missing.status_code == 404, path
+        assert (await client.get(f"/v1/{path}/{'9' * 19}")).status_code == 404, path  # more than a database counts to
         assert missing.json()["detail"] == (await api.viewer.get(f"/v1/{path}/99")).json()["detail"].replace("99", "2")
         own = (await client.get(f"/v1/{path}/1")).json()
         assert own == (await api.viewer.get(f"/v1/{path}/1")).json()
