@@ -34,6 +34,9 @@ ROAS_MICROS_MIN, ROAS_MICROS_MAX = 10_000, 1_000 * MICROS_PER_UNIT
 TIME_MS_MAX = 253_402_300_799_999
 #: In 1973. What is below is a time in seconds, which would be long past: a flight would begin, or end, at once.
 TIME_MS_MIN = 100_000_000_000
+#: Before the year 9000. Plans look years beyond where a flight begins, in time zones that are ahead, and calendars end
+#: with the year 9999: one that began in its last hours was planned by nobody, and nothing beside it either.
+START_MS_MAX = 221_845_391_999_999
 SECONDS_PER_DAY = 86_400
 WINDOW_SECONDS_MAX = 365 * SECONDS_PER_DAY
 FREQUENCY_CAPS_MAX = 10
@@ -64,10 +67,13 @@ def _between(low: int, high: int) -> FieldRule:
     return rule
 
 
-def _instant(value: int) -> int:
-    if value and not TIME_MS_MIN <= value <= TIME_MS_MAX:
-        raise ValueError(f"must be 0 or milliseconds since the epoch, between {TIME_MS_MIN} and {TIME_MS_MAX}")
-    return value
+def _instant(latest_ms: int) -> FieldRule:
+    def rule(value: int) -> int:
+        if value and not TIME_MS_MIN <= value <= latest_ms:
+            raise ValueError(f"must be 0 or milliseconds since the epoch, between {TIME_MS_MIN} and {latest_ms}")
+        return value
+
+    return rule
 
 
 def _clicked(post_view: bool) -> bool:
@@ -242,7 +248,7 @@ _RULES = Rules(
             "value_micros": _AMOUNT,
         },
         Budget: {"daily_micros": _AMOUNT, "total_micros": _AMOUNT},
-        Flight: {"start_ms": _instant, "end_ms": _instant},
+        Flight: {"start_ms": _instant(START_MS_MAX), "end_ms": _instant(TIME_MS_MAX)},
         Goal: {"target_micros": _AMOUNT},
         Daypart: {"weekday": _between(0, 6), "start_hour": _between(0, 23), "end_hour": _between(1, 24)},
         FrequencyCap: {

@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from dsp.catalog.reasons import Exclusion
+from dsp.catalog.validate import START_MS_MAX
 from dsp.events.schema import Decision, SampledRequest, encode
 from dsp.events.topics import Topic
 from dsp.stream.port import Entry
@@ -80,7 +81,8 @@ async def test_the_instant_decides_about_flights(api: Api) -> None:
     await api.member.patch(f"/v1/campaigns/{ids['campaigns']}", json={"flight": flight}, headers={"if-match": "*"})
     assert (await _verdict(api, REQUEST))["excluded"] == {"out_of_flight": 1}
     assert (await _verdict(api, REQUEST, at_ms=1_700_001_500_000))["excluded"] == {}
-    assert (await _verdict(api, REQUEST, at_ms=1_700_002_000_000))["excluded"] == {"out_of_flight": 1}
+    for outside in (0, 1_700_002_000_000, START_MS_MAX):
+        assert (await _verdict(api, REQUEST, at_ms=outside))["excluded"] == {"out_of_flight": 1}
 
 
 async def test_a_kept_request_is_explained_as_of_when_it_came(api: Api) -> None:
@@ -138,6 +140,7 @@ async def test_rubbish_within_a_request_is_no_failure(api: Api, imp: Any) -> Non
         ({"exchange": "nobody", "request": {}}, {"exchange"}),
         ({"exchange": 1, "request": []}, {"exchange", "request"}),
         ({"exchange": "demo-first", "request": {}, "at_ms": -1}, {"at_ms"}),
+        ({"exchange": "demo-first", "request": {}, "at_ms": START_MS_MAX + 1}, {"at_ms"}),
         ({"exchange": "demo-first", "request": {}, "at_ms": 2**63}, {"at_ms"}),
         ({"exchange": "demo-first", "request": {}, "when": 1}, {"when"}),
         ({"exchange": "demo-first", "request": {}, "seen": 1}, {"seen"}),

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from dsp.api.context import Body, Served, Services, Viewer, decode_object
 from dsp.api.explain import RequestReport, Seen
 from dsp.api.openapi import content, problems, ref
-from dsp.catalog.validate import TIME_MS_MAX
+from dsp.catalog.validate import START_MS_MAX
 from dsp.events.schema import SampledRequest, decode
 from dsp.events.topics import Topic
 from dsp.kernel.errors import Fault, NotFoundError, ValidationError
@@ -126,7 +126,7 @@ def _wanted(fields: dict[str, Any], now_ms: int) -> tuple[str, dict[str, Any], i
     if not isinstance(request, dict):
         faults.append(Fault("request", "is required, as an object"))
     if not _is_time(at_ms):
-        faults.append(Fault("at_ms", f"must be a whole number between 0 and {TIME_MS_MAX}"))
+        faults.append(Fault("at_ms", f"must be a whole number between 0 and {START_MS_MAX}"))
     seen = _seen(fields.get("seen", []), at_ms, faults)
     if faults:
         raise ValidationError(faults)
@@ -148,14 +148,14 @@ def _seen(given: Any, now_ms: Any, faults: list[Fault]) -> list[Seen]:
         if type(line_item_id) is not int:
             faults.append(Fault(f"{at}.line_item_id", "is required, as a whole number"))
         elif not _is_time(at_ms):
-            faults.append(Fault(f"{at}.at_ms", f"must be a whole number between 0 and {TIME_MS_MAX}"))
+            faults.append(Fault(f"{at}.at_ms", f"must be a whole number between 0 and {START_MS_MAX}"))
         else:
             seen.append(Seen(line_item_id, at_ms))
     return seen
 
 
 def _is_time(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= TIME_MS_MAX
+    return type(value) is int and 0 <= value <= START_MS_MAX
 
 
 def _answer(value: Any) -> Response:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsp.catalog.terms import Budget, Daypart, Flight, PacingMode
+from dsp.catalog.validate import START_MS_MAX, TIME_MS_MAX, TIME_MS_MIN
 from dsp.kernel.clock import MS_PER_HOUR
 from dsp.pacing.plan import Plan, day_number, left_micros, plan
 
@@ -160,6 +161,13 @@ def test_absurd_flights_are_planned() -> None:
     assert _planned(MONDAY + DAY, daily=100, start=-(10**15), end=10**17) == 0
     assert _planned(MONDAY + HOUR, total=10**12, start=0, end=10**17) > 0
     assert _planned(MONDAY, total=100, start=MONDAY + DAY, end=MONDAY) == 0
+
+
+@pytest.mark.parametrize("timezone", ["Pacific/Kiritimati", "Etc/GMT+12"])
+@pytest.mark.parametrize("start", [0, TIME_MS_MIN, MONDAY, START_MS_MAX])
+def test_every_flight_that_the_catalogue_takes_is_planned(start: int, timezone: str) -> None:
+    for end in (None, start + TIME_MS_MIN, TIME_MS_MAX):
+        assert _planned(MONDAY, daily=100, total=1_000, start=start, end=end, timezone=timezone) >= 0
 
 
 @given(
