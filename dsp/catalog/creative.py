@@ -14,11 +14,13 @@ from dsp.openrtb.template import insecure
 URL_CHARS_MAX = 2_048
 #: Bytes as sent; exchanges bound whole responses, and no tag needs more.
 MARKUP_BYTES_MAX = 65_536
+#: Each becomes an address of hundreds of characters: a few thousand would make every bid one of megabytes.
+CLICK_MACROS_MAX = 100
 _MIME = re.compile(r"[a-z]{1,20}/[a-z0-9][a-z0-9.+-]{0,99}")
 #: Where clicks are counted; bidder.markup fills it in. The address is whole: what follows would spoil its token.
 _CLICK = re.compile(r"\$\{CLICK_URL(?:_ENC)?\}(?P<more>[\w%/?=$.~+:-])?")
 #: Click macros of other platforms and misspelt ones of ours, which nobody replaces.
-#: What repeats is bounded, and a tag ends before the next: markup that is made to be slow must take no longer than other.
+#: What repeats is bounded, and a tag ends before the next, so that markup made to be slow takes no longer than other.
 _FOREIGN_CLICK = re.compile(
     r"%%[A-Z_]{0,40}CLI?C?K[A-Z_]{0,40}%%|\$\{(?!CLICK_URL(?:_ENC)?\})CLICK[A-Z_]*\}|\[CLICK_?URL\]"
 )
@@ -96,6 +98,8 @@ def _banner(html: str, faults: list[Fault]) -> None:
         faults.append(
             Fault("markup", f"has a click macro that is not known here, {foreign[0][:64]}: write ${{CLICK_URL}}")
         )
+    elif len(clicks) > CLICK_MACROS_MAX:
+        faults.append(Fault("markup", f"must have ${{CLICK_URL}} at most {CLICK_MACROS_MAX} times"))
     elif any(click["more"] for click in clicks):
         faults.append(Fault("markup", "has something right after ${CLICK_URL}, which leads to landing_url by itself"))
     elif not clicks and _LINK.search(html):

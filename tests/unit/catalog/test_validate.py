@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsp.catalog import values
-from dsp.catalog.creative import MARKUP_BYTES_MAX
+from dsp.catalog.creative import CLICK_MACROS_MAX, MARKUP_BYTES_MAX
 from dsp.catalog.entities import LineItem
 from dsp.catalog.kinds import Kind
 from dsp.catalog.rules import Dimension
 from dsp.catalog.terms import Goal, GoalKind
-from dsp.catalog.validate import parse
+from dsp.catalog.validate import START_MS_MAX, parse
 from dsp.kernel.errors import ValidationError
 
 LINE_ITEM: dict[str, Any] = {
@@ -167,6 +167,7 @@ def test_an_exclusion_below_what_is_included_is_accepted() -> None:
         ({"flight": {"start_ms": 1_795_000_000}}, "flight.start_ms"),  # seconds: it would begin at once
         ({"flight": {"start_ms": 0, "end_ms": 1_795_000_000}}, "flight.end_ms"),
         ({"flight": {"start_ms": -1}}, "flight.start_ms"),
+        ({"flight": {"start_ms": START_MS_MAX + 1}}, "flight.start_ms"),  # its plan would go beyond the calendar
         ({"bid_min_micros_cpm": 2, "bid_max_micros_cpm": 1}, "bid_min_micros_cpm"),
         ({"goal": {"kind": "cpm", "target_micros": 10**11}}, "goal.target_micros"),
         ({"goal": {"kind": "roas", "target_micros": 4}}, "goal.target_micros"),  # units, where micros are meant
@@ -236,6 +237,14 @@ def test_markup_that_is_made_to_be_slow_is_not(piece: str) -> None:
     with suppress(ValidationError):
         parse(Kind.CREATIVE, REQUIRED[Kind.CREATIVE] | {"markup": markup})
     assert process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("macro", ["${CLICK_URL}", "${CLICK_URL_ENC}"])
+def test_markup_holds_so_many_addresses(macro: str) -> None:
+    link = f'<a href="{macro}">x</a>'
+    parse(Kind.CREATIVE, REQUIRED[Kind.CREATIVE] | {"markup": link * CLICK_MACROS_MAX})
+    too_many = REQUIRED[Kind.CREATIVE] | {"markup": link * (CLICK_MACROS_MAX + 1)}
+    assert refused(Kind.CREATIVE, too_many)["markup"] == "must have ${CLICK_URL} at most 100 times"
 
 
 def test_items_that_are_refused_are_named_each() -> None:
