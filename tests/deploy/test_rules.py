@@ -14,7 +14,7 @@ from tests.deploy import files
 from tests.servers.prometheus import program
 
 RULE_TESTS = sorted((files.PROMETHEUS / "tests").glob("*.yml"))
-SECTIONS = ("## Meaning", "## Impact", "## Look at", "## Mend")
+SECTIONS = ("## Meaning", "## Impact", "## Diagnosis", "## Mitigation")
 #: Labels that Prometheus adds, those that rules keep, and what an info metric says.
 ADDED = {"job", "instance", "version", "device", "hash"}
 
