@@ -12,7 +12,7 @@ from dsp.cache.port import KeptLeaseStore, Spent, Standing
 from dsp.kernel import logging, metrics
 from dsp.ledger.terms import closes_ms, lease_parts
 from dsp.store.book import BookRepository
-from dsp.store.lease_generations import LeaseGenerations
+from dsp.store.lease_generations import Known, LeaseGenerations
 
 #: The ceiling is raised to so much beyond what holders ask for, and again when less than half of that is left. A loss
 #: costs that much longer without grants.
@@ -24,6 +24,8 @@ PROMISE_AHEAD_MS_MAX = 26 * 3_600_000
 #: wins of those are charged where that day has room.
 DAYS_TOLD = 8
 _MS_PER_DAY = 86_400_000
+#: Before any watermark, where there was nothing to lose.
+_NEVER = -(1 << 62)
 
 
 class LeaseKeeper:
@@ -47,24 +49,24 @@ class LeaseKeeper:
             if not one.whole or _needed_ms(one, watermark_ms) + CEILING_SLACK_MS // 2 > one.ceiling_ms
         ]
         if due:
-            await self._mend(due, watermark_ms)
+            live = {one.shard: one.generation for one in standings if one.whole}
+            await self._mend(due, live, watermark_ms)
         else:
             self._waiting = {}
         metrics.LEASE_SHARDS_CLOSED.set(len(self._waiting))
 
-    async def _mend(self, due: list[Standing], watermark_ms: int) -> None:
+    async def _mend(self, due: list[Standing], live: dict[int, str], watermark_ms: int) -> None:
         spent: list[Spent] = []
         epoch_min = 0
         with self._sessions.begin() as session:
             generations = LeaseGenerations(session)
             known = generations.all()
-            lost_ms = max((one.ceiling_ms for one in known.values()), default=None)
+            lost_ms = {one.shard: _lost_ms(one.shard, known, live) for one in due}
             may = [
                 one
                 for one in due
                 if one.whole
-                or lost_ms is None  # no store was ever used
-                or watermark_ms >= closes_ms(lost_ms)
+                or watermark_ms >= closes_ms(lost_ms[one.shard])
                 or (one.shard in known and known[one.shard].generation == one.generation)  # it never granted anything
             ]
             self._report([one for one in due if one not in may], lost_ms)
@@ -81,19 +83,31 @@ class LeaseKeeper:
                 await self._leases.restate(one.shard, one.generation, spent, epoch_min, ceiling_ms)
                 logging.get(__name__).info("lease store whole", shard=one.shard, generation=one.generation)
 
-    def _report(self, waiting: list[Standing], lost_ms: int | None) -> None:
+    def _report(self, waiting: list[Standing], lost_ms: dict[int, int]) -> None:
         for one in waiting:
             if self._waiting.get(one.shard) != one.generation:
                 logging.get(__name__).error(
                     "lease store has lost its data and grants nothing until the ledger has read on",
                     shard=one.shard,
-                    until_ms=lost_ms,
+                    until_ms=lost_ms[one.shard],
                 )
         self._waiting = {one.shard: one.generation for one in waiting}
 
 
 def _needed_ms(one: Standing, watermark_ms: int) -> int:
     return max(watermark_ms, min(one.asked_ms, watermark_ms + PROMISE_AHEAD_MS_MAX))
+
+
+def _lost_ms(shard: int, known: dict[int, Known], live: dict[int, str]) -> int:
+    """Return until when bids may be out on leases that a shard should know and does not; far past where there are none.
+
+    They were lost with generations that are no more. What stands is not waited for: its holders go on promising. A
+    shard that never was waits for all that was ever promised, as campaigns were divided otherwise before.
+    """
+    of_all = shard not in known
+    return max(
+        (one.ceiling_ms for at, one in known.items() if of_all or live.get(at) != one.generation), default=_NEVER
+    )
 
 
 def _spent(book: BookRepository, first: int) -> tuple[list[Spent], int]:
