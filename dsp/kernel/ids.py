@@ -76,7 +76,8 @@ class TokenSigner:
     The hash is SHAKE256 (FIPS 202) after a block that holds the key, as KMAC does it (NIST SP 800-185, 4). Each kind
     has its own part of the output, and no part tells anything of another. One more part is the vector that the payload
     is sealed with, by the same hash under a key of its own: a synthetic one (RFC 5297), as no two bids are alike.
-    The first key signs; every key verifies, so that keys rotate without losing notices in flight.
+    The first key signs; every key verifies, so that keys rotate without losing notices in flight. So do
+    versions: tokens of the form before this one, whose payload was not sealed, are understood as well.
     """
 
     def __init__(self, keys: Sequence[bytes], kinds: Iterable[str]) -> None:
@@ -115,6 +116,9 @@ class TokenSigner:
             own, tags = self._tags(number, payload)
             if hmac.compare_digest(tags[at : at + _TAG_CHARS], tag) and hmac.compare_digest(own, vector):
                 return payload
+        for number in range(len(self._keyed)):
+            if hmac.compare_digest(self._tags_unsealed(number, encoded)[at : at + _TAG_CHARS], tag):
+                return _unb64(encoded)
         raise TokenError("token signature does not match", reason="token_forged")
 
     def _tags(self, number: int, payload: bytes) -> tuple[bytes, str]:
@@ -123,6 +127,15 @@ class TokenSigner:
         keyed.update(payload)
         made = keyed.digest(_VECTOR_BYTES + self._bytes)
         return made[:_VECTOR_BYTES], _b64(made[_VECTOR_BYTES:])
+
+    def _tags_unsealed(self, number: int, encoded: str) -> str:
+        """Return the tags that versions made which did not seal: notices of their bids come for as long as conversions.
+
+        No payload that is sealed is text, so neither form's tags are the other's.
+        """
+        keyed = self._keyed[number].copy()
+        keyed.update(encoded.encode())
+        return _b64(keyed.digest(self._bytes))
 
     def _seal(self, number: int, vector: bytes, text: bytes) -> bytes:
         """Return a payload sealed, or a sealed one opened: the same operation."""

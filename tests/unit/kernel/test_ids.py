@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsp.events.schema import NoticeKind, decode_facts
 from dsp.kernel.errors import TokenError
 from dsp.kernel.ids import TokenSigner, new_id
 
@@ -84,6 +85,33 @@ def test_rotation_keeps_notices_in_flight() -> None:
     assert TokenSigner([KEY, OLD_KEY], KINDS).verify("win", token) == b"facts"
     with pytest.raises(TokenError):
         SIGNER.verify("win", token)
+
+
+#: Made by each version that wrote another form: facts of a bid as they stood then, and the tokens of two kinds.
+UNSEALED = "3AAUo2FkeKNhLTGhMaMwazEBAgMEzgAmJaDNCcSjVVNEyz_wAAAAAAAAzwAAAZqqrCYAzwAAAZqqsLngoTfNT76hdc0LuKRJQUIyww"
+SEALED = (
+    "QB760Rj_Ne3OKCSQfoVDeH-mDmUhUHwgjHXRGzHHhTOoAP86KYKRk8miX9IXpxPq4k6ezugTAqtkUchR8iJumOhvThKCMH5IszvGlHNi64oc5p5E"
+    "9l7Zb5v2TKRf5A"
+)
+FORMS = [
+    (UNSEALED, {"bill": "MUac48mt166U65tvQm0vz0bZ", "conv": "1Y5aVzCY7AYGJeX7YKjpTxlS"}),
+    (SEALED, {"bill": "DCVARHvWnGk79recNGcV8g9S", "conv": "ooveaYqjm-LKq5Oi3K-Sw-9Z"}),
+]
+
+
+@pytest.mark.parametrize(("text", "tags"), FORMS, ids=["unsealed", "sealed"])
+def test_a_notice_of_a_bid_that_an_earlier_version_made_is_understood(text: str, tags: dict[str, str]) -> None:
+    """A bidder that is replaced leaves bids behind: their notices come for minutes, conversions for weeks."""
+    rotated = TokenSigner([OLD_KEY, KEY], NoticeKind)
+    for kind, tag in tags.items():
+        facts = decode_facts(rotated.verify(kind, f"{text}.{tag}"))
+        assert (facts.bid_id, facts.line_item_id, facts.cost_micros_max, facts.personal) == ("0k1", 3, 2_500, True)
+    for kind, token in (("win", f"{text}.{tags['bill']}"), ("bill", f"X{text[1:]}.{tags['bill']}")):
+        with pytest.raises(TokenError) as refused:
+            rotated.verify(kind, token)
+        assert refused.value.reason in ("token_forged", "token_malformed")
+    with pytest.raises(TokenError):
+        TokenSigner([OLD_KEY], NoticeKind).verify("bill", f"{text}.{tags['bill']}")
 
 
 @given(st.text(max_size=200))
