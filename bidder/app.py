@@ -245,8 +245,12 @@ def _tracer(settings: BidderConfig, clock: SystemClock) -> Tracer:
 
 
 def _report_bounds(settings: BidderConfig) -> None:
-    decisions, notices = settings.outbox_decisions_max, settings.outbox_notices_max
-    for topic, bound in ((Topic.DECISIONS, decisions), (Topic.NOTICES, notices), (Topic.REQUESTS, decisions)):
+    bounds = {
+        Topic.DECISIONS: settings.outbox_decisions_max,
+        Topic.REQUESTS: settings.outbox_requests_max,
+        Topic.NOTICES: settings.outbox_notices_max,
+    }
+    for topic, bound in bounds.items():
         metrics.OUTBOX_DEPTH_MAX.labels(topic.value).set(bound)
 
 

@@ -53,8 +53,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     #: the landscape is learned around it too.
     first_price_explore_share: float = 0.02
     reload_interval_ms: int = 250  # how often a new snapshot, new controls and a new champion are looked for
-    #: Share of requests kept for `explain`, chosen by a hash of the auction id; raw, or without the user where privacy
-    #: signals forbid to keep anything about him.
+    #: Share of requests kept for `explain`, chosen by a keyed hash of the auction id; raw, or without the user where
+    #: privacy signals forbid to keep anything about him.
     request_sample_rate: float = 0.02
     #: Share of auctions, chosen likewise, whose bids a challenger scores beside the champion once the answer has left.
     shadow_share: float = 0.01
@@ -83,6 +83,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     outbox_decisions_flush_ms: int = 250  # so do decisions; a kill loses at most those, and no money with them
     outbox_batch_max: int = 2_000  # records of one append
     outbox_decisions_max: int = 50_000  # waiting; beyond it decisions are dropped and counted
+    outbox_requests_max: int = 1_000  # samples waiting, each of up to body_bytes_max; beyond it they are dropped
     outbox_notices_max: int = 20_000  # waiting; beyond it notices get 503
     #: An event log on a server may take so long; what it has not taken then goes to this machine's disk.
     outbox_append_ms_max: int = 1_000
@@ -155,6 +156,7 @@ _POSITIVE = (
     "notices_remembered_max",
     "outbox_batch_max",
     "outbox_decisions_max",
+    "outbox_requests_max",
     "outbox_notices_max",
     "outbox_append_ms_max",
     "outbox_spill_records_max",

@@ -75,6 +75,7 @@ def wire(
     signer, vendor_id = TokenSigner(deployment.keys, NoticeKind), deployment.platform.privacy_vendor_id
     # Pseudonyms outlive the rotation of signing keys as long as the oldest key is listed last.
     user_secret = hmac.digest(deployment.keys[-1], b"user-key", "sha256")
+    sample_secret = hmac.digest(deployment.keys[-1], b"sample-key", "sha256")
     policy = UserPolicy(config.user_timeout_ms, config.user_absent_policy, config.user_unidentified_policy)
     pending = PendingExposures(config.pending_exposure_ms, config.pending_exposures_max)
     auctioneer = Auctioneer(
@@ -86,7 +87,7 @@ def wire(
         leases=leases,
         pending=pending,
         responder=Responder(config.notice_url, signer, rates),
-        journal=Journal(outbox, config.request_sample_rate, config.shadow_share, vendor_id),
+        journal=Journal(outbox, sample_secret, config.request_sample_rate, config.shadow_share, vendor_id),
         tally=Tally(profiles, tracer),
         scoring=Scoring(batcher, config.predict_ms_min, clock),
     )
@@ -107,4 +108,5 @@ def wire(
 def _lanes(config: BidderConfig) -> dict[Topic, LaneTuning]:
     decisions = LaneTuning(config.outbox_decisions_max, config.outbox_decisions_flush_ms)
     notices = LaneTuning(config.outbox_notices_max, 0)  # they have gathered before: see bidder.listener
-    return {Topic.DECISIONS: decisions, Topic.NOTICES: notices, Topic.REQUESTS: decisions}
+    requests = LaneTuning(config.outbox_requests_max, config.outbox_decisions_flush_ms)
+    return {Topic.DECISIONS: decisions, Topic.NOTICES: notices, Topic.REQUESTS: requests}

@@ -86,7 +86,7 @@ class Heard(Journal):
     """Keeps the records of bids beside queueing them."""
 
     def __init__(self, outbox: Outbox) -> None:
-        super().__init__(outbox, 1.0)
+        super().__init__(outbox, b"k", 1.0)
         self.bids: list[Bid] = []
 
     def decision(self, run: Run, auction_id: str) -> None:

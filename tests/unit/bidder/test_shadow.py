@@ -51,7 +51,7 @@ class Challenger:
 
 def market(challenger: Challenger | None, share: float = 1.0) -> tuple[Market, Kept]:
     made, kept = Market(), Kept()
-    journal: Any = Journal(kept, 0.0, share)  # type: ignore[arg-type]
+    journal: Any = Journal(kept, b"k", 0.0, share)  # type: ignore[arg-type]
     made.auctioneer = dataclasses.replace(made.auctioneer, journal=journal)
     made.serving.swap(dataclasses.replace(made.state, challenger=challenger))
     return made, kept
