@@ -155,12 +155,11 @@ def _day(
 ) -> Day:
     hours = _hours_of_week(dayparts, traffic_curve)
     midnight, next_midnight = _midnight(today, timezone), _midnight(today + timedelta(days=1), timezone)
-    begin = min(max(flight.start_ms, midnight), next_midnight)
-    end = next_midnight if flight.end_ms is None else max(begin, min(flight.end_ms, next_midnight))
-    edges, weights = _walk(begin, end, timezone, hours)
+    begin = max(flight.start_ms, midnight)
     if flight.end_ms is None:
-        return Day(edges, weights, None)
-    return Day(edges, weights, _rest(max(flight.start_ms, next_midnight), flight.end_ms, timezone, hours))
+        return Day(*_walk(begin, next_midnight, timezone, hours), None)
+    edges, weights = _walk(begin, min(flight.end_ms, next_midnight), timezone, hours)
+    return Day(edges, weights, _rest(next_midnight, flight.end_ms, timezone, hours))
 
 
 def _rest(begin_ms: int, end_ms: int, timezone: str, hours: Sequence[float]) -> float:

@@ -82,6 +82,7 @@ def test_the_day_and_the_flight_both_bind() -> None:
     assert _planned(noon, daily=60) == 30
     assert _planned(noon, total=700, daily=60) == 30
     assert _planned(noon, total=700, daily=5_000) == 50
+    assert _planned(noon, total=150, end=MONDAY + 36 * HOUR) == 50  # its last day is half a day
 
 
 def test_what_was_left_unspent_is_spread_over_the_rest_of_the_flight() -> None:
@@ -111,6 +112,8 @@ def test_the_traffic_curve_shapes_the_day() -> None:
     assert _planned(MONDAY + 6 * HOUR, daily=3_000, curve=curve) == 0
     assert _planned(MONDAY + 18 * HOUR, daily=3_000, curve=curve) == 1_200
     assert _planned(MONDAY + 21 * HOUR, daily=3_000, curve=curve) == 2_100
+    half_past = {"start": MONDAY + HOUR // 2, "end": MONDAY + 2 * HOUR, "curve": (1.0, 3.0) * 12}
+    assert _planned(MONDAY + HOUR, total=700, **half_past) == 100
     week = tuple(2.0 if hour < 24 else 1.0 for hour in range(168))
     assert _planned(MONDAY + DAY, total=800, curve=week) == 0  # Tuesday began: the day's own count starts again
     assert _planned(MONDAY + DAY - 1, total=800, curve=week) == pytest.approx(200, abs=1)
@@ -142,6 +145,7 @@ def test_ahead_is_ahead_and_arrives() -> None:
     assert _planned(MONDAY + 50_000, **terms) == 625_000
     assert _planned(MONDAY + 100_000, **terms) == 1_000_000
     assert _plan(MONDAY, **terms).pace(MONDAY).rate_micros_second == pytest.approx(15_000)
+    assert _plan(MONDAY, **terms).pace(MONDAY + 25_000).rate_micros_second == pytest.approx(12_500)
     assert _plan(MONDAY, **terms).pace(MONDAY + 99_999).rate_micros_second == pytest.approx(5_000, rel=0.01)
 
 
@@ -212,7 +216,13 @@ def test_the_plan_rises_within_its_bounds(
     assert amounts[0] == before
     room = min(limit for limit in (daily, None if total is None else total - before) if limit is not None)
     assert amounts[-1] <= before + room
-    assert all(today.pace(instant).rate_micros_second >= 0.0 for instant in instants)
+    for instant, amount in zip(instants, amounts, strict=True):
+        pace = today.pace(instant)
+        assert pace.planned_micros == amount
+        assert pace.rate_micros_second >= 0.0
+        assert pace.today_micros == pytest.approx(amount - before, abs=1)
+        assert pace.today_micros + pace.rest_micros == pytest.approx(amounts[-1] - before, abs=1)
+        assert pace.day_seconds == pytest.approx((today.day.edges_ms[-1] - today.day.edges_ms[0]) / 1_000)
 
 
 def test_what_is_left_of_today_is_the_smaller_of_what_is_left_of_the_day_and_of_the_whole() -> None:
