@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dsp.cache.local import LocalLeaseStore
+from dsp.cache.local_leases import GRANT_MIN_MICROS
 from dsp.cache.port import LeaseState, LeaseStore, LeaseWant, Limit
 from dsp.cache.redis import RedisLeaseStore
 from dsp.kernel.clock import ManualClock
@@ -94,6 +95,26 @@ async def test_who_is_alone_gets_all_that_is_left_to_the_last_micro(store: Lease
     epoch = await store.register("bidder", NOW_MS)  # which replaces the one before
     await store.set_limits([Limit(1, 1, None, 10**15 + 1, None, None)])
     assert (await ask(store, epoch, (1, 10**16)))[1].granted_micros == 10**15 + 1
+
+
+async def test_competitors_take_parts_of_what_is_left_and_the_last_money_as_it_is_asked_for(store: LeaseStore) -> None:
+    first, second = await store.register("first", NOW_MS), await store.register("second", NOW_MS)
+    await store.set_limits([Limit(1, 1, None, 8 * GRANT_MIN_MICROS, None, None)])
+    for epoch in (first, second):
+        await ask(store, epoch)
+    assert (await ask(store, first, (1, 10**9)))[1].granted_micros == 2 * GRANT_MIN_MICROS  # half of a half
+    assert (await ask(store, second, (1, 5 * GRANT_MIN_MICROS)))[1].granted_micros == 6 * GRANT_MIN_MICROS // 4
+    for epoch in (second, first, second, first, second):
+        await ask(store, epoch, (1, GRANT_MIN_MICROS))
+    assert (await ask(store, second, (1, 1)))[1].granted_micros == 4 * GRANT_MIN_MICROS  # and so all is gone
+
+
+async def test_who_registers_at_once_gets_an_epoch_of_his_own(make_store: MakeStore) -> None:
+    stores = [await make_store() for _ in range(4)]
+    epochs = await asyncio.gather(*(one.register(f"b{index}", NOW_MS) for index, one in enumerate(stores)))
+    assert len(set(epochs)) == 4
+    for one, epoch in zip(stores, epochs, strict=True):
+        await ask(one, epoch)  # nobody is fenced
 
 
 async def test_line_items_share_their_campaigns_budget(store: LeaseStore) -> None:

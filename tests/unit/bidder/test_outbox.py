@@ -92,6 +92,7 @@ async def test_notice_fails_when_the_log_is_away_and_later_ones_succeed(outbox: 
     with pytest.raises(UnavailableError):
         await outbox.append(Topic.NOTICES, "k", b"lost")
     assert not outbox.healthy()
+    assert outbox.depth(Topic.NOTICES) == 0
     log.away = False
     await outbox.append(Topic.NOTICES, "k", b"kept")
     await until(outbox.healthy)
@@ -99,9 +100,10 @@ async def test_notice_fails_when_the_log_is_away_and_later_ones_succeed(outbox: 
 
 
 async def test_a_fault_nobody_foresaw_is_no_acknowledgement(outbox: Outbox, log: FakeLog) -> None:
-    log.fault = RuntimeError("disk on fire")
+    log.fault, before = RuntimeError("disk on fire"), dropped()
     with pytest.raises(UnavailableError):
         await outbox.append(Topic.NOTICES, "k", b"v")
+    assert dropped() == {**before, "notices": before["notices"] + 1}
 
 
 async def test_decisions_survive_a_log_that_comes_back(outbox: Outbox, log: FakeLog) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from bidder.outbox import LaneTuning, Outbox
+from bidder.outbox import RETRY_SECONDS, LaneTuning, Outbox
 from bidder.spill import DRAIN_RECORDS_MAX, PROBE_RECORDS, Spill
 from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
@@ -106,6 +106,39 @@ async def test_a_log_that_hangs_holds_nobody_up_for_long(log: FakeLog, store: Lo
     log.gate.set()
     assert await box.stop(30.0) == 0
     assert values(log) == list(range(5))  # who stops hands over what is on disk, as long as there is time
+
+
+async def test_who_stops_does_not_wait_for_a_log_that_hangs(log: FakeLog, store: LocalEventLog) -> None:
+    spills = {Topic.NOTICES: Spill(store, Topic.NOTICES, 100)}
+    box = Outbox(log, TUNING, batch_max=3, clock=SystemClock(), spills=spills, append_ms_max=60_000)
+    await box.start()
+    log.gate.clear()
+    write = box.append(Topic.NOTICES, "k", b"v")
+    await until(lambda: log.waiting == 1)
+    await asyncio.wait_for(box.stop(0.05), 30.0)
+    with pytest.raises(UnavailableError):
+        await write
+
+
+@pytest.mark.parametrize("spilled", [False, True])
+async def test_a_log_that_is_away_is_asked_now_and_then(store: LocalEventLog, spilled: bool) -> None:
+    class Away(FakeLog):
+        asked = 0
+
+        async def append(self, topic: str, entries: Sequence[Entry]) -> int:
+            self.asked += 1
+            return await super().append(topic, entries)
+
+    log = Away(away=True)
+    box = boxed(log, store) if spilled else Outbox(log, TUNING, batch_max=3, clock=SystemClock())
+    await box.start()
+    box.offer(Topic.DECISIONS, "k", partial(bytes, [0]))
+    await until(lambda: log.asked > 1)
+    before = log.asked
+    await asyncio.sleep(2 * RETRY_SECONDS)
+    assert log.asked - before <= 3
+    log.away = False
+    assert await box.stop(30.0) == 0
 
 
 async def test_the_next_process_hands_over_what_the_last_one_left(log: FakeLog, store: LocalEventLog) -> None:
