@@ -1,6 +1,5 @@
 """A bundle taken apart: what each input adds to the log-odds of each model of a rate, to look into what is served."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.evaluation.trees import Leaf, contributions, leaves
 from models.features.spec import FeatureSpec
-from models.serving import bundle, linear
+from models.serving import bundle, linear, npz
 from models.serving.bundle import BundleSpec, LinearSpec, NetworkSpec, PartSpec
 from models.serving.calibration import CalibrationSpec, HierarchicalCalibration
 from models.serving.calibration import restore as restore_calibration
@@ -113,8 +112,7 @@ def _part(spec: PartSpec, files: Mapping[str, bytes]) -> Trees | LinearModel:
     if isinstance(spec, NetworkSpec):
         raise ValueError("a network does not fall apart into what its inputs add")
     if isinstance(spec, LinearSpec):
-        with np.load(io.BytesIO(files[spec.arrays]), allow_pickle=False) as arrays:
-            return linear.restore(spec.features, arrays)
+        return linear.restore(spec.features, npz.read(files[spec.arrays]))
     return Trees(bundle.transform(spec, files), leaves(onnx.load_from_string(files[spec.graph]).graph))
 
 

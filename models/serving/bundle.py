@@ -13,7 +13,7 @@ from dsp import registry
 from dsp.kernel.errors import BundleError
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
 from models.features.spec import FeatureSpec, Match
-from models.serving import linear, network
+from models.serving import linear, network, npz
 from models.serving.calibration import CalibrationSpec
 from models.serving.calibration import restore as restore_calibration
 from models.serving.onnx import FEATURE_HASH_KEY, OnnxModel
@@ -183,8 +183,7 @@ def part(spec: PartSpec, files: Mapping[str, bytes], device: Device = CPU, known
         ValueError: a file is not as described.
     """
     if isinstance(spec, LinearSpec):
-        with np.load(io.BytesIO(files[spec.arrays]), allow_pickle=False) as arrays:
-            return Part(linear.restore(spec.features, arrays))
+        return Part(linear.restore(spec.features, npz.read(files[spec.arrays])))
     if isinstance(spec, NetworkSpec):
         return _network(spec, files, device, {} if known is None else known)
     return _trees(spec, files, device)

@@ -1,6 +1,5 @@
 """Published landscapes of first-price auctions, ready to serve; how a curve is made of one is dsp.pricing.landscape."""
 
-import io
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from dsp import registry
 from dsp.kernel.errors import BundleError
 from dsp.pricing.landscape import FLOOR_LEVEL, FLOOR_RATIOS, NOTHING, Fields, Landscape, WinCurve
 from models.features.columns import FEATURE_HASH, REQUEST_COLUMNS
+from models.serving import npz
 
 #: The registry's alias of the landscapes that are served.
 LANDSCAPE = "landscape"
@@ -66,9 +66,7 @@ def pack(landscapes: Mapping[str, Landscape], spec: Spec) -> dict[str, bytes]:
     """Return a bundle's files; `load` reads them."""
     files = {"landscape.json": msgspec.json.encode(spec)}
     for name, landscape in landscapes.items():
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **{array: getattr(landscape, array) for array in _ARRAYS})
-        files[f"{name}.npz"] = buffer.getvalue()
+        files[f"{name}.npz"] = npz.write({array: getattr(landscape, array) for array in _ARRAYS})
     return files
 
 
@@ -92,8 +90,8 @@ def load(root: Path, version: str) -> Landscapes:
 
 
 def _landscape(data: bytes, names: Sequence[tuple[str, str]]) -> Landscape:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        keys, table, points = (arrays[name] for name in _ARRAYS)
+    arrays = npz.read(data)
+    keys, table, points = (arrays[name] for name in _ARRAYS)
     known, steps = len(keys) - 1, len(FLOOR_RATIOS) + len(points) + 1
     if table.shape != (known + len(names), steps):
         raise ValueError(f"a table of shape {table.shape} for {known} keys, {len(names)} fields and {steps} steps")

@@ -5,7 +5,6 @@ What a graph takes is a row of state: the shares of the inputs x0 (x0 times a ma
 snapshot, the request's, made once a request, and what the few inputs add that look at both.
 """
 
-import io
 import mmap
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.serving import npz
 from models.serving.embedding import Floats, Inputs, Int64s, Layout, Tables, getter
 from models.serving.keys import Finder, MatchCounts, Shared
 from models.serving.predictor import Asked
@@ -102,9 +102,9 @@ def restore(files: Mapping[str, bytes], device: Device = CPU) -> NetworkModel:
         ValueError: the files do not fit each other.
     """
     layout = msgspec.json.decode(files[LAYOUT], type=Layout)
-    with np.load(io.BytesIO(files[ARRAYS]), allow_pickle=False) as arrays:
-        tables = Tables(*(arrays[name] for name in Tables._fields))
-        shares = Shares(*(arrays[name] for name in Shares._fields))
+    arrays = npz.read(files[ARRAYS])
+    tables = Tables(*(arrays[name] for name in Tables._fields))
+    shares = Shares(*(arrays[name] for name in Shares._fields))
     return NetworkModel(files[GRAPH], Inputs(layout, tables), shares, device)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dsp.kernel.errors import BundleError
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
 from models.features.platform import PLATFORM
-from models.serving import linear
+from models.serving import linear, npz
 from models.serving.linear import LinearModel
 from models.serving.predictor import predict
 from models.serving.prior import ConstantPredictor, OnlinePredictor
@@ -69,8 +69,7 @@ def unseal(data: bytes) -> dict[str, NDArray[np.generic]]:
     digest, rest = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
     if hashlib.sha256(rest).digest() != digest:
         raise BundleError("not as it was written: the checksum is another")
-    with np.load(io.BytesIO(rest), allow_pickle=False) as found:
-        return {name: found[name] for name in found.files}
+    return npz.read(rest)
 
 
 def pack(learned_to_ms: int, models: Mapping[str, LinearModel], golden: Golden) -> bytes:

@@ -1,12 +1,12 @@
 """A trained network as it leaves training: what it says, and the files of it that are served. Needs no PyTorch."""
 
-import io
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.serving import npz
 from models.serving.embedding import Floats, Inputs, Int64s
 from models.serving.network import ARRAYS, GRAPH, HEADS, LAYOUT, SPEC_KEY, NetworkModel, Shares, restore
 from models.serving.session import CPU
@@ -59,9 +59,8 @@ class Network:
         """Return the files of a bundle that models.serving.network.restore reads; arguments as to_onnx."""
         metadata = {SPEC_KEY: self.spec}
         made = to_onnx(self.weights, form=form, precision=precision, sample=sample, metadata=metadata)
-        arrays = io.BytesIO()
-        np.savez(arrays, **self.inputs.tables._asdict(), **self._shares(form)._asdict())
-        return {GRAPH: made, ARRAYS: arrays.getvalue(), LAYOUT: msgspec.json.encode(self.inputs.layout)}
+        arrays = npz.write({**self.inputs.tables._asdict(), **self._shares(form)._asdict()})
+        return {GRAPH: made, ARRAYS: arrays, LAYOUT: msgspec.json.encode(self.inputs.layout)}
 
     def _shares(self, form: Form) -> Shares:
         if form == "full":

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from dsp.kernel.errors import BundleError
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
-from models.serving import bundle
+from models.serving import bundle, npz
 from models.serving.bundle import (
     BundleSpec,
     Golden,
@@ -96,7 +95,7 @@ def _add_rate(files: dict[str, bytes], rate: str, made: Rate, rows: Rows) -> Rat
 def _add_model(files: dict[str, bytes], name: str, model: Learned) -> PartSpec:
     """Add a model's files, whose names begin with `name`; return how it is read from them."""
     if isinstance(model, LinearModel):
-        files[f"{name}.npz"] = _npz(model.arrays())
+        files[f"{name}.npz"] = npz.write(model.arrays())
         return LinearSpec(f"{name}.npz", model.coordinates.spec)
     if isinstance(model, NetworkHead):
         return NetworkSpec(_add_network(files, name, model.network), model.head)
@@ -123,12 +122,6 @@ def _add_statistics(files: dict[str, bytes], name: str, statistics: Statistics) 
     np.save(buffer, statistics.table(), allow_pickle=False)
     files[file] = buffer.getvalue()
     return StatisticsSpec(file, Description(statistics.base_logit, statistics.groups))
-
-
-def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
 
 
 def _golden(files: dict[str, bytes], rows: Rows) -> list[Golden]:

@@ -1,6 +1,5 @@
 """A run's folder: what each step made and found, so that a run that was killed goes on where it stopped."""
 
-import io
 import os
 import shutil
 from collections.abc import Mapping
@@ -9,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from dsp.kernel.clock import MS_PER_HOUR
 from dsp.registry.runs import END
+from models.serving import npz
 
 _RUN = "run.json"
 
@@ -49,14 +48,11 @@ class Run:
 
     def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write arrays by name."""
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
-        self.write(name, buffer.getvalue())
+        self.write(name, npz.write(arrays))
 
     def read_arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """Return the arrays of a file."""
-        with np.load(self.folder / name, allow_pickle=False) as arrays:
-            return dict(arrays)
+        return npz.read((self.folder / name).read_bytes())
 
     def end(self, findings: Mapping[str, Any]) -> None:
         """Mark the run as over, well or badly: nobody goes on with it."""
