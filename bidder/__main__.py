@@ -8,7 +8,7 @@ import msgspec
 
 from bidder.app import run
 from bidder.config import BidderConfig
-from dsp.kernel import config, lifecycle
+from dsp.kernel import config, lifecycle, limits
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError
 
@@ -28,4 +28,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    limits.hide_files()
     sys.exit(main())

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from dsp.kernel import config
+from dsp.kernel import config, limits
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.errors import ConfigError, DspError, ValidationError
 from dsp.workers.config import WORKERS
@@ -265,4 +265,5 @@ def _shown(address: str) -> str:
 
 
 if __name__ == "__main__":
+    limits.hide_files()
     sys.exit(main())

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from dsp.kernel import lifecycle, logging
+from dsp.kernel import lifecycle, limits, logging
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform, load
 from dsp.kernel.errors import ConfigError, DspError, InputError
@@ -182,4 +182,5 @@ def _json(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    limits.hide_files()
     sys.exit(main())

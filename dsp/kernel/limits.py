@@ -1,6 +1,15 @@
-"""What the operating system allows a process."""
+"""What the operating system allows a process, and what a process allows others."""
 
+import os
 import resource
+
+#: Nothing for those who are neither the owner nor of its group, and for the group nothing to write.
+_UMASK = 0o027
+
+
+def hide_files() -> None:
+    """Let no stranger on this host read what the process writes: users, their requests, and what is paid for them."""
+    os.umask(os.umask(_UMASK) | _UMASK)
 
 
 def allow_files(wanted: int) -> int:

@@ -106,3 +106,14 @@ def test_refusals(shell: Shell, tmp_path: Path) -> None:
     assert "database_url" in shell.run("migrate", status=1)
     shell.env["DSP_PLATFORM_DATABASE_URL"] = "sqlite:////proc/nowhere/dsp.db"
     shell.run("migrate", status=1)
+
+
+def test_what_is_written_is_nothing_for_strangers_on_the_host(shell: Shell, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        shell.run("migrate")
+        shell.run("backup", str(tmp_path / "copy.db"))
+    finally:
+        os.umask(before)
+    written = [tmp_path / "data", *(tmp_path / "data").rglob("*"), tmp_path / "copy.db"]
+    assert [path.name for path in written if path.stat().st_mode & 0o007] == []
