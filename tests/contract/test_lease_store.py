@@ -141,6 +141,21 @@ async def test_only_days_that_are_today_somewhere_are_granted(store: LeaseStore)
         assert 1 in await ask(store, epoch, (1, 10), day=day)
 
 
+@pytest.mark.parametrize(("hours", "days"), [(10, (-1, 0, 1)), (12, (0, 1))])
+async def test_a_day_begins_at_14_hours_ahead_of_greenwich_and_ends_12_behind(
+    store: LeaseStore, hours: int, days: tuple[int, ...]
+) -> None:
+    now_ms = DAY * 86_400_000 + hours * 3_600_000
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(item, 1, *UNLIMITED) for item in (1, 2)])
+    for item, at_ms, expected in ((1, now_ms - 1, (-1, 0, 1) if hours > 10 else (-1, 0)), (2, now_ms, days)):
+        granted = [
+            after for after in (-2, -1, 0, 1, 2)
+            if item in await ask(store, epoch, (item, 10), day=DAY + after, now_ms=at_ms)
+        ]  # fmt: skip
+        assert granted == list(expected)
+
+
 async def test_returned_money_can_be_granted_again(store: LeaseStore) -> None:
     epoch = await store.register("bidder", NOW_MS)
     await store.set_limits([Limit(item, 9, None, None, 100, None) for item in (1, 2)])
@@ -158,6 +173,7 @@ async def test_nobody_returns_more_than_is_left_or_what_is_anothers(store: Lease
     assert (await ask(store, one))[1].granted_micros == 100
     for nothing in (0, -50):
         assert (await ask(store, one, L1=nothing))[1].granted_micros == 100
+    assert (await ask(store, one, L2=5))[1].granted_micros == 100  # nobody has that lease
     await ask(store, one, L1=10**9)
     assert 1 not in await ask(store, one)  # nothing is left on it
     granted = (await ask(store, one, (1, 1)))[1]
@@ -421,6 +437,29 @@ async def test_a_shard_covers_nothing_beyond_its_ceiling_or_on_days_it_has_forgo
     assert await store.cover([beyond]) == {f"0-1-{DAY}": 5}
     await store.reclaim(NOW_MS + 8 * 86_400_000, HOLDER_TIMEOUT_MS)
     assert await store.cover([claim(5, charged=5)]) == {}
+    await store.close()
+
+
+async def test_a_lease_that_is_spent_and_over_takes_no_room(valkey: Valkey) -> None:
+    url = valkey.url
+    store = RedisLeaseStore(url)
+    await store.open()
+    (one,) = await store.standing()
+    await store.restate(one.shard, one.generation, [], 0, FAR_MS)
+    await store.set_limits([Limit(item, 1, *UNLIMITED) for item in (1, 2)])
+    epoch = await store.register("bidder", NOW_MS)
+    await ask(store, epoch, (1, 10), (2, 10))
+
+    def kept() -> list[str]:
+        with valkey.client(url) as client:
+            return sorted(name.decode() for name in client.hkeys("dsp:{dsp-0}:leases") if name.startswith(b"lease:"))
+
+    names = [f"lease:{epoch}-{item}-{DAY}" for item in (1, 2)]
+    await store.settle({f"{epoch}-1-{DAY}": 10}, NOW_MS)
+    await ask(store, epoch)
+    assert kept() == names  # more may be granted on it
+    await ask(store, epoch, now_ms=NOW_MS + 3 * 86_400_000)
+    assert kept() == names[1:]  # the other may still be billed
     await store.close()
 
 
