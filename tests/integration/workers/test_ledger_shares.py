@@ -152,6 +152,22 @@ async def test_a_worker_that_begins_tells_the_leases_that_are_open_and_a_new_fil
     await second.close()
 
 
+async def test_what_is_billed_on_a_lease_that_a_lost_file_knew_counts_for_its_campaign(
+    engine: Engine, tmp_path: Path
+) -> None:
+    world = World(engine, tmp_path, 1)
+    one, _, leases = await world.worker(0)
+    await one.step()
+    world.partitions.add(0, encode(notice(1)))
+    await one.step()
+    used = "SELECT scope, id, micros FROM used WHERE day = -1 ORDER BY scope"
+    assert await leases._file.read(lambda sql: sql.execute(used).fetchall()) == [
+        ("campaign", 2, 80),
+        ("line_item", 3, 80),
+    ]
+    await one.close()
+
+
 async def test_a_stamp_beyond_the_watermark_counts_as_it_is(engine: Engine, tmp_path: Path) -> None:
     world = World(engine, tmp_path, 1)
     one, _, _ = await world.worker(0)
