@@ -78,7 +78,7 @@ def _copy(parsed: URL, part: Path) -> None:
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("VACUUM INTO ?", (str(part),))
     except sqlite3.Error as fault:
-        raise UnavailableError(f"cannot copy the database: {fault}") from fault
+        raise UnavailableError(f"cannot copy the database {database}: {fault}") from fault
 
 
 def _fill(file: Path, parsed: URL) -> None:

@@ -1,5 +1,7 @@
 """What a database's refusals mean: those that trying again may mend become UnavailableError, others stay."""
 
+import sqlite3
+
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
@@ -39,4 +41,6 @@ def _on_fault(context: ExceptionContext) -> None:
     if context.is_disconnect or isinstance(fault, OperationalError | InterfaceError) or state in _RETRIABLE:
         # The first line: PostgreSQL's further lines are hints, or the statement.
         message = str(fault.orig).partition("\n")[0]
+        if getattr(fault.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_CANTOPEN and context.engine is not None:
+            message = f"{message} {context.engine.url.database}"  # SQLite does not say which
         raise UnavailableError(f"the database does not answer: {message}") from fault.orig

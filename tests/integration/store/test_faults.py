@@ -1,7 +1,9 @@
 """A database that is away, slow, locked or gone in mid-transaction: what callers see, and that nothing is half done."""
 
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, select, text, update
@@ -11,6 +13,7 @@ from dsp.catalog.kinds import Kind
 from dsp.events.schema import Notice
 from dsp.kernel.errors import ConfigError, UnavailableError
 from dsp.ledger.apply import entry
+from dsp.store.backup import backup
 from dsp.store.book import Applied, BookRepository
 from dsp.store.catalog import CatalogRepository, load_catalogue, revision
 from dsp.store.database import create_engine, session_factory
@@ -67,6 +70,16 @@ def test_a_database_that_is_away_is_unavailable_and_its_password_is_not_told() -
     with pytest.raises(UnavailableError) as other:
         upgrade(away)
     assert PASSWORD not in f"{fault.value!r} {other.value!r} {engine!r}"
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dsp.db").mkdir()  # as nobody may write it, or its file system is read-only: SQLite says the same
+    address, backup_file = f"sqlite:///{tmp_path / 'dsp.db'}", tmp_path / "backup"
+    attempts: list[Callable[[], object]] = [lambda: upgrade(address), lambda: backup(address, backup_file)]
+    for attempt in attempts:
+        with pytest.raises(UnavailableError, match=re.escape(str(tmp_path / "dsp.db"))):
+            attempt()
+    assert list(tmp_path.iterdir()) == [tmp_path / "dsp.db"]
 
 
 def test_a_database_without_the_schema_is_unavailable(bare_database: str) -> None:
