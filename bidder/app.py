@@ -114,7 +114,7 @@ class Bidder:
         self._reloader = Reloader(
             self.serving, self._blobs, self._registry, settings.reload_interval_ms, device, self._compiler
         )
-        self._admission, tally = auctioneer.admission, auctioneer.tally
+        self._admission, tally, self._counter = auctioneer.admission, auctioneer.tally, auctioneer.journal.counter
         self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
         notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
         room = _connections_max(settings.connections_max)
@@ -144,6 +144,7 @@ class Bidder:
             await lifecycle.start(spill.open(), spill.close)
             await lifecycle.start(salvage.start(), salvage.stop)
         await lifecycle.start(self.outbox.start(), self._flush)
+        await lifecycle.start(self._counter.start(), self._counter.stop)
         await lifecycle.start(self._sync.start(), self._sync.stop)
         await lifecycle.start(self._reloader.start(), self._reloader.stop)
         await lifecycle.start(asyncio.sleep(0), self._compiler.stop)

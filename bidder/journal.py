@@ -1,10 +1,13 @@
-"""What the bidder tells the event log of its own accord: decisions, and a sample of requests for `explain`."""
+"""What the bidder tells the event log of its own accord: decisions, how many bids there were, and a sample of
+requests for `explain`.
+"""
 
 import asyncio
 import zlib
 from functools import partial
 from hashlib import blake2b
 
+from bidder.counter import BidCounter
 from bidder.outbox import Outbox
 from bidder.run import Run
 from bidder.shadow import scored
@@ -34,6 +37,7 @@ class Journal:
     ) -> None:
         self._outbox = outbox
         self._key = key
+        self.counter = BidCounter(outbox)
         self._sampled_below = int(sample_rate * _HASH_RANGE)
         self._shadowed_below = int(shadow_share * _HASH_RANGE)
         self._vendor_id = vendor_id
@@ -43,6 +47,8 @@ class Journal:
         bids = tuple(offer.record for offer in run.sent if not offer.opportunity.test)
         if not bids or run.state is None:
             return
+        for bid in bids:
+            self.counter.count(bid.facts)
         decision = Decision(
             auction_id=auction_id,
             exchange=run.profile.name,

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from dsp.events.schema import BidFacts, Notice, NoticeKind
+from dsp.events.schema import BidCount, BidFacts, BidsSent, Notice, NoticeKind
 
 FACTS = BidFacts(
     exchange="exchange",
@@ -41,3 +41,10 @@ def notice(
         cost_micros=cost_micros if kind is not NoticeKind.LOSS else 0,
         late=late,
     )
+
+
+def bids_sent(number: int, bids: int, sender: str = "bidder", at_ms: int = 5_000, **count: Any) -> BidsSent:
+    """Return a sender's record `number`, which counts bids like the one that notices are of."""
+    owner = (FACTS.advertiser_id, FACTS.campaign_id, FACTS.line_item_id)
+    made = BidCount(*owner, FACTS.creative_id, FACTS.exchange, FACTS.day, 0, bids)
+    return BidsSent(sender=sender, number=number, at_ms=at_ms, counts=(msgspec.structs.replace(made, **count),))

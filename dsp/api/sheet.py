@@ -18,12 +18,13 @@ NAMED = {
     SpendDimension.LINE_ITEM: Kind.LINE_ITEM,
     SpendDimension.CREATIVE: Kind.CREATIVE,
 }
-_COUNTS = ("impressions", "clicks", "conversions")
+_COUNTS = ("bids", "impressions", "clicks", "conversions")
 _MICROS = (
     "spend_micros",
     "late_micros",
     "conversion_value_micros",
     "expected_value_micros",
+    "win_rate_micros",
     "ctr_micros",
     "cvr_micros",
     "ecpm_micros",

@@ -20,6 +20,7 @@ _SUMS = (
     "conversions",
     "conversion_value_micros",
     "expected_value_micros",
+    "bids",
 )
 
 
@@ -60,6 +61,10 @@ class SpendRow(msgspec.Struct, frozen=True, kw_only=True):
 
     A click or conversion counts in the hour and on the day of its bid, so that cost and results of a row belong to the
     same impressions. Averages are of `spend_micros`, what the budgets paid; null where there is nothing to divide by.
+
+    `bids` are those sent, without tests, as bidders count them: statistics, not money. A bidder that is killed takes up
+    to five seconds of them with it, and versions before this one counted none. `win_rate_micros` is `impressions`,
+    which are those billed, per bid.
     """
 
     date: str | None = None
@@ -76,6 +81,8 @@ class SpendRow(msgspec.Struct, frozen=True, kw_only=True):
     conversions: int = 0
     conversion_value_micros: Micros = 0
     expected_value_micros: Micros = 0
+    bids: int = 0
+    win_rate_micros: int | None = None
     ctr_micros: int | None = None
     cvr_micros: int | None = None
     ecpm_micros: Micros | None = None
@@ -87,7 +94,7 @@ class SpendRow(msgspec.Struct, frozen=True, kw_only=True):
 class SpendReport(msgspec.Struct, frozen=True, kw_only=True):
     """Rows and their sum. Dates are days in the advertiser's time zone, hours are UTC.
 
-    `notices_pending` is how many notices the book has not read yet; null when that is not known.
+    `notices_pending` is how many notices and counts of bids the book has not read yet; null when that is not known.
     """
 
     currency: str
@@ -122,6 +129,7 @@ def total(rows: Iterable[SpendRow]) -> SpendRow:
 def _averaged(row: SpendRow) -> SpendRow:
     return msgspec.structs.replace(
         row,
+        win_rate_micros=_per(row.impressions * MICROS_PER_UNIT, row.bids),
         ctr_micros=_per(row.clicks * MICROS_PER_UNIT, row.impressions),
         cvr_micros=_per(row.conversions * MICROS_PER_UNIT, row.clicks),
         ecpm_micros=_per(row.spend_micros * IMPRESSIONS_PER_MILLE, row.impressions),

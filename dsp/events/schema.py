@@ -10,13 +10,16 @@ from typing import Annotated
 import msgspec
 
 from dsp.catalog.validate import AMOUNT_MICROS_MAX, SECONDS_PER_DAY, TIME_MS_MAX
-from dsp.kernel.clock import MS_PER_SECOND
+from dsp.kernel.clock import MS_PER_HOUR, MS_PER_SECOND
 from dsp.kernel.money import Micros
 
 #: Numbers of databases, of Parquet and of arrays have 64 bits; MessagePack's may have one more.
 _Integer = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _Instant = Annotated[int, msgspec.Meta(ge=0, le=TIME_MS_MAX)]
 _Day = Annotated[int, msgspec.Meta(ge=0, le=TIME_MS_MAX // (SECONDS_PER_DAY * MS_PER_SECOND))]
+_Hour = Annotated[int, msgspec.Meta(ge=0, le=TIME_MS_MAX // MS_PER_HOUR)]
+#: Of what happened in a process's life, and summed as well.
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 #: What is billed is summed, over all that was ever billed.
 _Amount = Annotated[Micros, msgspec.Meta(ge=0, le=AMOUNT_MICROS_MAX)]
 
@@ -114,6 +117,32 @@ class Notice(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="notice.1"
     value_micros: _Amount | None = None
 
 
+class BidCount(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How many bids were sent of one creative to one exchange, in the hour and on the day that its notices count in."""
+
+    advertiser_id: _Integer
+    campaign_id: _Integer
+    line_item_id: _Integer
+    creative_id: _Integer
+    exchange: str
+    day: _Day
+    hour: _Hour
+    bids: _Count
+
+
+class BidsSent(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="bids.1"):
+    """What one bidder process has sent since its record before; tests are not counted.
+
+    A sender is one process's life. Its numbers only rise, in the log as well: a record is delivered a second time where
+    its number does not.
+    """
+
+    sender: str
+    number: _Count
+    at_ms: _Instant
+    counts: tuple[BidCount, ...]
+
+
 class SampledRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="request.1"):
     """One bid request kept for `explain` and for the parity tests, with what was answered.
 
@@ -128,7 +157,7 @@ class SampledRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="r
     snapshot_version: str = ""
 
 
-Event = Decision | Notice | SampledRequest
+Event = Decision | Notice | BidsSent | SampledRequest
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)

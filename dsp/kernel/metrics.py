@@ -133,7 +133,9 @@ LOG_LINES_LOST = Counter("dsp_log_lines_lost_total", "Log lines that could not b
 OUTBOX_DEPTH = Gauge("dsp_outbox_depth", "Records waiting to be written to the event log.", ["topic"])
 OUTBOX_SPILLED = Gauge("dsp_outbox_spilled", "Records on disk that the event log has not taken yet.", ["topic"])
 OUTBOX_DEPTH_MAX = Gauge("dsp_outbox_depth_max", "The bound on records waiting.", ["topic"])
-OUTBOX_DROPPED = Counter("dsp_outbox_dropped_total", "Decision records dropped because the outbox was full.", ["topic"])
+OUTBOX_DROPPED = Counter(
+    "dsp_outbox_dropped_total", "Records that nobody waits for, dropped because the outbox was full.", ["topic"]
+)
 OUTBOX_FLUSH_DURATION = Histogram(
     "dsp_outbox_flush_duration_seconds", "One append to the event log.", buckets=LATENCY_BUCKETS
 )

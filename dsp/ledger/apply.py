@@ -1,22 +1,26 @@
-"""What a notice means in the book. A pure function of the notice and of its place in the log."""
+"""What an event means in the book. A pure function of the event and of its place in the log."""
 
-from dsp.events.schema import Notice, NoticeKind
+from dsp.events.schema import BidsSent, Notice, NoticeKind
 from dsp.kernel.clock import MS_PER_HOUR
 from dsp.kernel.money import Micros
-from dsp.ledger.book import Release, Response, Transaction
+from dsp.ledger.book import Entry, Release, Response, Transaction
 from dsp.ledger.terms import closes_ms
 
 _RESPONSES = (NoticeKind.CLICK, NoticeKind.CONVERSION)
 
 
-def entry(notice: Notice, appended_ms: int) -> Transaction | Release | Response | None:
+def entry(notice: Notice | BidsSent, appended_ms: int) -> Entry | None:
     """Return what is to be entered for a notice that the log has stamped `appended_ms`; None for nothing.
+
+    Counts of bids are entered as they are.
 
     A billing notice is late when it came into the log at `closes_ms` or later: the bid's reservation may be free by
     then, so its lease must not pay; the budgets may, where they have room besides (`claim_micros`). The stamp decides,
     not the clock of the process that received it (which says what it thinks in `late`), because the watermark that
     frees reservations is measured on the same scale. What exceeds the reservation no budget pays.
     """
+    if isinstance(notice, BidsSent):
+        return notice
     facts = notice.facts
     closing_ms = closes_ms(facts.expires_at_ms)
     if notice.kind is NoticeKind.LOSS:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from dsp.events.schema import BidsSent
 from dsp.kernel.money import Micros
 from dsp.ledger.terms import late_lease_id
 
@@ -124,3 +125,7 @@ class Release(msgspec.Struct, frozen=True):
 
     bid_id: str
     closes_ms: int
+
+
+#: What a batch of events adds to the book.
+Entry = Transaction | Release | Response | BidsSent

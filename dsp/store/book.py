@@ -9,12 +9,13 @@ from sqlalchemy import Executable, Table, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from dsp.events.schema import NoticeKind
+from dsp.events.schema import BidCount, NoticeKind
 from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.money import Micros
-from dsp.ledger.book import Release, Response, Transaction
+from dsp.ledger.book import Entry, Release, Response, Transaction
 from dsp.ledger.terms import LateClaim, late_lease_id
 from dsp.store import book_statements as statements
+from dsp.store import senders
 from dsp.store.book_tables import (
     BookDayRow,
     BookLeaseRow,
@@ -59,6 +60,7 @@ class DayResult(NamedTuple):
     clicks: int
     conversions: int
     conversion_value_micros: Micros
+    bids: int = 0
 
 
 class BookRepository:
@@ -69,7 +71,7 @@ class BookRepository:
 
     def apply(
         self,
-        entries: Sequence[Transaction | Release | Response],
+        entries: Sequence[Entry],
         position: Mapping[int, int],
         topic: str,
         group: str,
@@ -103,7 +105,7 @@ class BookRepository:
 
     def _apply(
         self,
-        entries: Sequence[Transaction | Release | Response],
+        entries: Sequence[Entry],
         watermark_ms: int,
         room: Mapping[str, Micros],
     ) -> Applied:
@@ -116,7 +118,7 @@ class BookRepository:
         new = [paid.get(one.bid_id, one) for one in new]
         responses = self._select_responses(entries)
         self._insert(new, responses)
-        leases = self._add_sums(candidates, new, responses, room)
+        leases = self._add_sums(candidates, new, [*responses, *senders.unheard(self._session, entries)], room)
         self._save_releases(
             {bid_id: at_ms for bid_id, at_ms in releases.items() if bid_id not in released}, watermark_ms
         )
@@ -221,7 +223,7 @@ class BookRepository:
 
     def _select_new(
         self,
-        entries: Sequence[Transaction | Release | Response],
+        entries: Sequence[Entry],
         candidates: Sequence[Transaction],
         released: set[str],
     ) -> list[Transaction]:
@@ -273,7 +275,7 @@ class BookRepository:
             found.update(tuple(row) for row in self._session.execute(query, {"wanted": chunk}))
         return found
 
-    def _select_responses(self, entries: Sequence[Transaction | Release | Response]) -> list[Response]:
+    def _select_responses(self, entries: Sequence[Entry]) -> list[Response]:
         """Return the clicks and conversions that were never counted."""
         candidates = {one.key: one for one in reversed(entries) if isinstance(one, Response)}
         seen = self._look_up(statements.RESPONSES_COUNTED, candidates)
@@ -296,7 +298,7 @@ class BookRepository:
         self,
         candidates: Iterable[Transaction],
         new: Sequence[Transaction],
-        responses: Sequence[Response],
+        others: Sequence[Response | BidCount],
         room: Mapping[str, Micros],
     ) -> dict[str, Micros]:
         """Add what is new to the sums of its days and leases; return the sums of all leases that the batch names.
@@ -308,8 +310,8 @@ class BookRepository:
             if one.lease_id and one.charged_micros:
                 leases[one.lease_id] = leases.get(one.lease_id, 0) + one.charged_micros
         # In the order of their keys: two ledgers that add to the same rows must not wait for each other.
-        self._write(statements.ADD_TO_DAYS, _sums(statements.DAYS, [*new, *responses]))
-        self._write(statements.ADD_TO_HOURS, _sums(statements.HOURS, [*new, *responses]))
+        self._write(statements.ADD_TO_DAYS, _sums(statements.DAYS, [*new, *others]))
+        self._write(statements.ADD_TO_HOURS, _sums(statements.HOURS, [*new, *others]))
         rows = [{"lease_id": one, "micros": leases[one]} for one in sorted(leases)]
         self._write(statements.ADD_TO_LEASES, [row for row in rows if row["lease_id"] not in room])
         for row in rows:
@@ -349,7 +351,7 @@ class BookRepository:
                 self._session.execute(statements.INSERT_POSITIONS, row | {"watermark_ms": 0})
 
 
-def _sums(table: Table, entries: Iterable[Transaction | Response]) -> list[dict[str, Any]]:
+def _sums(table: Table, entries: Iterable[Transaction | Response | BidCount]) -> list[dict[str, Any]]:
     """Return what the entries add to the rows of a table of sums, in the order of their keys."""
     keys = attrgetter(*table.primary_key.columns.keys())
     sums = dict.fromkeys((column.name for column in statements.SUMS), 0)
@@ -364,6 +366,8 @@ def _sums(table: Table, entries: Iterable[Transaction | Response]) -> list[dict[
             row["late_micros"] += one.late_micros
             row["impressions"] += 1
             row["value_micros"] += one.value_micros
+        elif isinstance(one, BidCount):
+            row["bids"] += one.bids
         elif one.kind == NoticeKind.CLICK:
             row["clicks"] += 1
         else:

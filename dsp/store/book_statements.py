@@ -34,6 +34,7 @@ from dsp.store.book_tables import (
     BookPostingRow,
     BookReleaseRow,
     BookResponseRow,
+    BookSenderRow,
     BookTransactionRow,
 )
 
@@ -44,6 +45,7 @@ DAYS = cast(Table, BookDayRow.__table__)
 HOURS = cast(Table, BookHourRow.__table__)
 LEASES = cast(Table, BookLeaseRow.__table__)
 RELEASES = cast(Table, BookReleaseRow.__table__)
+SENDERS = cast(Table, BookSenderRow.__table__)
 POSITIONS = cast(Table, BookPositionRow.__table__)
 
 
@@ -93,6 +95,7 @@ SUMS = (
     DAYS.c.clicks,
     DAYS.c.conversions,
     DAYS.c.conversion_value_micros,
+    DAYS.c.bids,
 )
 DAY_RESULTS = select(DAYS.c.advertiser_id, DAYS.c.campaign_id, DAYS.c.line_item_id, DAYS.c.day, *SUMS).order_by(
     DAYS.c.line_item_id, DAYS.c.day
@@ -112,6 +115,12 @@ ADD_TO_HOURS = _added(HOURS, SUMS)
 ADD_TO_LEASES = _added(LEASES, (LEASES.c.micros,))
 #: Adds nothing where the sum would be more than the lease was granted.
 ADD_TO_LATE_LEASE = _added(LEASES, (LEASES.c.micros,), "WHERE book_lease.micros + excluded.micros <= :granted")
+SENDERS_HEARD = select(SENDERS.c.sender, SENDERS.c.number).where(SENDERS.c.sender.in_(_WANTED))
+HEAR_SENDERS = text(
+    "INSERT INTO book_sender (sender, number, at_ms) VALUES (:sender, :number, :at_ms)"
+    " ON CONFLICT (sender) DO UPDATE SET number = excluded.number, at_ms = excluded.at_ms"
+)
+FORGET_SENDERS = delete(SENDERS).where(SENDERS.c.at_ms < bindparam("before_ms"))
 FORGET_RELEASES = delete(RELEASES).where(RELEASES.c.closes_ms <= bindparam("watermark_ms"))
 _PLACE = (
     POSITIONS.c.topic == bindparam("of_topic"),

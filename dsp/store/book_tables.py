@@ -54,6 +54,7 @@ class BookDayRow(Base):
     clicks: Mapped[int]
     conversions: Mapped[int]
     conversion_value_micros: Mapped[int]
+    bids: Mapped[int]
 
 
 class BookHourRow(Base):
@@ -78,6 +79,17 @@ class BookHourRow(Base):
     clicks: Mapped[int]
     conversions: Mapped[int]
     conversion_value_micros: Mapped[int]
+    bids: Mapped[int]
+
+
+class BookSenderRow(Base):
+    """The latest record of counted bids that was entered of one bidder process (dsp.events.schema.BidsSent)."""
+
+    __tablename__ = "book_sender"
+
+    sender: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int]
+    at_ms: Mapped[int]
 
 
 class BookResponseRow(Base):

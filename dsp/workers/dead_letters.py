@@ -24,8 +24,13 @@ class Poison(NamedTuple):
     fault: str
 
 
-def sift(records: Sequence[Record], kind: type[_Event]) -> tuple[list[tuple[Record, _Event]], list[Poison]]:
-    """Return the records of one kind, decoded, and apart from them all others."""
+def sift(
+    records: Sequence[Record], kind: type[_Event] | tuple[type[_Event], ...], beside: tuple[type[Event], ...] = ()
+) -> tuple[list[tuple[Record, _Event]], list[Poison]]:
+    """Return the records of one kind or several, decoded, and apart from them all that do not belong in the topic.
+
+    What does belong there and is not the reader's business is `beside`: it is in neither.
+    """
     found: list[tuple[Record, _Event]] = []
     poison: list[Poison] = []
     for record in records:
@@ -36,7 +41,7 @@ def sift(records: Sequence[Record], kind: type[_Event]) -> tuple[list[tuple[Reco
             continue
         if isinstance(event, kind):
             found.append((record, event))
-        else:
+        elif not isinstance(event, beside):
             poison.append(Poison(record, f"is a {type(event).__name__}"))
     return found, poison
 

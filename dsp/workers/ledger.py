@@ -10,14 +10,14 @@ from sqlalchemy.orm import Session
 from dsp.cache.connect import lease_store
 from dsp.cache.local import LocalLeaseStore
 from dsp.cache.port import LeaseStore
-from dsp.events.schema import Notice
+from dsp.events.schema import BidsSent, Notice
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import NS_PER_MS, Clock, SystemClock
 from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.money import Micros
 from dsp.ledger.apply import entry
-from dsp.ledger.book import Release, Response, Transaction
+from dsp.ledger.book import Entry, Transaction
 from dsp.ledger.terms import NOTICE_GRACE_MS, SILENCE_MS_MAX, LateClaim
 from dsp.store.book import Applied, BookRepository
 from dsp.store.database import create_engine, session_factory, url
@@ -155,7 +155,8 @@ class LedgerJob:
             logging.get(__name__).info("share taken", partitions=sorted(share.partitions))
 
     async def _enter(self, batch: Batch) -> None:
-        found, poison = sift(batch.records, Notice)
+        found: list[tuple[Record, Notice | BidsSent]]
+        found, poison = sift(batch.records, (Notice, BidsSent))
         await park(self._log, Topic.NOTICES, GROUP, poison)
         try:
             await self._apply(found, batch.position)
@@ -163,7 +164,7 @@ class LedgerJob:
             logging.get(__name__).error("one of a batch cannot be entered", fault=repr(fault))
             await self._enter_singly(found, batch.position)
 
-    async def _enter_singly(self, found: Sequence[tuple[Record, Notice]], position: Position) -> None:
+    async def _enter_singly(self, found: Sequence[tuple[Record, Notice | BidsSent]], position: Position) -> None:
         """Enter a batch record by record, and park those that nothing can be done with."""
         for record, notice in found:
             after = self._position | {record.partition: record.offset + 1}
@@ -175,9 +176,9 @@ class LedgerJob:
         if position != self._position:
             await self._apply([], position)
 
-    async def _apply(self, found: Sequence[tuple[Record, Notice]], position: Position) -> None:
+    async def _apply(self, found: Sequence[tuple[Record, Notice | BidsSent]], position: Position) -> None:
         """Enter notices and the position after them in one transaction; where wins are late, ask for money first."""
-        entries: list[Transaction | Release | Response] = []
+        entries: list[Entry] = []
         for record, notice in found:
             before_ms = self._watermarks.get(record.partition, record.appended_ms)
             stamp = before_ms if self._held else max(record.appended_ms, before_ms)
@@ -200,7 +201,7 @@ class LedgerJob:
         self._position = dict(position)
         self._unsettled |= applied.leases
         self._campaigns |= {one.line_item_id: one.campaign_id for one in entries if isinstance(one, Transaction)}
-        self._count(applied, len(found))
+        self._count(applied, sum(isinstance(notice, Notice) for _, notice in found))
 
     async def _cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
         """Return what the ledger's own leases were granted for late wins.
@@ -269,7 +270,7 @@ class LedgerJob:
     def _elapsed_ms(self) -> int:
         return self._clock.elapsed_ns() // NS_PER_MS
 
-    def _count(self, applied: Applied, records: int) -> None:
+    def _count(self, applied: Applied, notices: int) -> None:
         entered = applied.charged + applied.late
         for result, count in (
             ("charged", applied.charged - applied.late_charged),
@@ -277,7 +278,7 @@ class LedgerJob:
             ("late", applied.late),
             ("duplicate", applied.duplicate),
             ("response", applied.responses),
-            ("not_billing", records - entered - applied.duplicate - applied.responses),
+            ("not_billing", notices - entered - applied.duplicate - applied.responses),
         ):
             metrics.LEDGER_EVENTS.labels(result).inc(count)
         metrics.SPEND.labels(self._currency).inc(applied.charged_micros)

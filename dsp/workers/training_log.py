@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from dsp.events.schema import Decision, Notice
+from dsp.events.schema import BidsSent, Decision, Notice
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_HOUR, MS_PER_SECOND, Clock, SystemClock
@@ -127,7 +127,8 @@ class TrainingLogJob:
             if not shelf.certain:
                 await self._recover(shelf)
             batch = await self._log.read(shelf.data_set.topic, shelf.position, self._workers.batch_records)
-            found, poison = sift(batch.records, shelf.data_set.kind)
+            found: list[tuple[Record, Decision | Notice]]
+            found, poison = sift(batch.records, shelf.data_set.kind, beside=(BidsSent,))
             await park(self._log, shelf.data_set.topic, GROUP, poison)
             now_ms = self._clock.now_ms()
             shelf.add(batch, found, now_ms)

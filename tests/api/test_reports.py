@@ -18,6 +18,7 @@ from dsp.store.book import BookRepository
 from dsp.store.book_tables import BookDayRow
 from dsp.stream.port import Entry
 from tests.api.conftest import Api, errors
+from tests.notices import bids_sent
 
 DAY = 20_000  # 2024-10-04
 
@@ -62,7 +63,8 @@ async def test_all_dimensions(billed: Api) -> None:
     assert report["currency"] == "USD"
     assert report["total"] == {
         "date": None, "advertiser_id": None, "campaign_id": None, "line_item_id": None, "creative_id": None,
-        "exchange": None, "hour": None, "impressions": 5, "spend_micros": 4_240, "late_micros": 2,
+        "exchange": None, "hour": None, "bids": 0, "win_rate_micros": None, "impressions": 5,
+        "spend_micros": 4_240, "late_micros": 2,
         "expected_value_micros": 50, "clicks": 2, "conversions": 1, "conversion_value_micros": 8_400,
         "ctr_micros": 400_000, "cvr_micros": 500_000, "ecpm_micros": 848_000, "cpc_micros": 2_120,
         "cpa_micros": 4_240, "roas_micros": 1_981_132,
@@ -140,8 +142,9 @@ async def test_a_report_for_a_spreadsheet_has_names_and_units(api: Api) -> None:
     own = {"advertiser_id": ids["advertisers"], "line_item_id": ids["line-items"], "creative_id": ids["creatives"]}
     bill = msgspec.structs.replace(_billed(1, 2, DAY, 1_000_001), **own)
     click = msgspec.structs.replace(_response(1, "click", 2, DAY), **own)
+    bids = bids_sent(1, 3, exchange="demo-first", day=DAY, hour=24 * DAY, campaign_id=1, **own)
     with api.services.writes.begin() as session:
-        BookRepository(session).apply([bill, click, _billed(2, 2, DAY, 5)], {0: 3}, Topic.NOTICES, "ledger")
+        BookRepository(session).apply([bill, bids, click, _billed(2, 2, DAY, 5)], {0: 3}, Topic.NOTICES, "ledger")
     query = "dimension=advertiser&dimension=creative&dimension=exchange&dimension=date&format=csv"
     answer = await api.viewer.get(f"/v1/reports/spend?{query}")
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
@@ -150,12 +153,13 @@ async def test_a_report_for_a_spreadsheet_has_names_and_units(api: Api) -> None:
     shown = {name: value for name, value in rows[0].items() if value}
     assert shown == {
         "advertiser_id": "1", "advertiser": "'=1+1, Söhne", "creative_id": "1", "creative": "Box",
-        "exchange": "demo-first", "date": "2024-10-04", "currency": "USD", "impressions": "1", "clicks": "1",
-        "conversions": "0", "spend": "1.000001", "late": "0.000000", "conversion_value": "0.000000",
-        "expected_value": "0.000010", "ctr": "1.000000", "cvr": "0.000000", "ecpm": "1000.001000", "cpc": "1.000001",
-        "roas": "0.000000",
+        "exchange": "demo-first", "date": "2024-10-04", "currency": "USD", "bids": "3", "impressions": "1",
+        "clicks": "1", "conversions": "0", "spend": "1.000001", "late": "0.000000", "conversion_value": "0.000000",
+        "expected_value": "0.000010", "win_rate": "0.333333", "ctr": "1.000000", "cvr": "0.000000",
+        "ecpm": "1000.001000", "cpc": "1.000001", "roas": "0.000000",
     }  # fmt: skip
     assert (rows[1]["creative_id"], rows[1]["creative"], rows[1]["cpc"]) == ("20", "", "")  # loaded from elsewhere
+    assert (rows[1]["bids"], rows[1]["win_rate"]) == ("0", "")
 
 
 async def test_a_report_of_too_many_rows_is_refused(billed: Api, application: FastAPI) -> None:
@@ -182,6 +186,34 @@ async def test_results_stand_beside_their_cost(billed: Api) -> None:
     # Nothing to divide by is no average, and no results are a return of nothing.
     assert [rows[3][name] for name in names] == [500_000, 0, None, 0, None, 0, 0]
     assert {number: row["expected_value_micros"] for number, row in rows.items()} == {2: 30, 3: 10, 12: 10}
+
+
+async def test_bids_and_their_win_rate_by_every_dimension(billed: Api) -> None:
+    """Also of what was never won; and every report has all bids."""
+    where = {"exchange": "demo-first", "advertiser_id": 1, "campaign_id": 1, "day": DAY, "hour": 24 * DAY}
+    entries = [
+        bids_sent(1, 8, line_item_id=2, creative_id=20, **where),
+        bids_sent(2, 2, line_item_id=2, creative_id=21, **where | {"hour": 24 * DAY + 1}),
+        bids_sent(3, 30, line_item_id=5, creative_id=50, **where | {"exchange": "other"}),
+    ]
+    with billed.services.writes.begin() as session:
+        BookRepository(session).apply(entries, {0: 4}, Topic.NOTICES, "ledger")
+    expected: dict[str, list[tuple[Any, int, int | None]]] = {
+        "date": [("2024-10-04", 40, 100_000), ("2024-10-05", 0, None)],
+        "advertiser": [(1, 40, 100_000), (2, 0, None)],
+        "campaign": [(1, 40, 100_000), (6, 0, None)],
+        "line_item": [(2, 10, 300_000), (3, 0, None), (5, 30, 0), (12, 0, None)],
+        "creative": [(20, 8, 250_000), (21, 2, 500_000), (31, 0, None), (50, 30, 0), (121, 0, None)],
+        "exchange": [("demo-first", 10, 500_000), ("other", 30, 0)],
+        "hour": [
+            ("2024-10-04T00:00Z", 38, 26_316), ("2024-10-04T01:00Z", 2, 1_500_000), ("2024-10-05T00:00Z", 0, None),
+        ],
+    }  # fmt: skip
+    for dimension, rows in expected.items():
+        report = await _report(billed, f"?dimension={dimension}")
+        field = SpendDimension(dimension).field
+        assert [(row[field], row["bids"], row["win_rate_micros"]) for row in report["rows"]] == rows
+        assert (report["total"]["bids"], report["total"]["win_rate_micros"]) == (40, 125_000)
 
 
 async def test_a_click_before_its_bill_has_no_cost(api: Api) -> None:

@@ -5,19 +5,20 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, Update, event, update
+from sqlalchemy import Engine, Update, event, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from dsp.events.schema import Notice, NoticeKind
+from dsp.events.schema import BidsSent, Notice, NoticeKind
 from dsp.kernel.errors import UnavailableError
 from dsp.ledger.apply import entry
 from dsp.ledger.book import Transaction
 from dsp.ledger.terms import LateClaim, closes_ms
 from dsp.store.book import Applied, BookRepository, DayResult
-from dsp.store.book_tables import BookDayRow, BookPostingRow, BookReleaseRow, BookTransactionRow
+from dsp.store.book_tables import BookDayRow, BookPostingRow, BookReleaseRow, BookSenderRow, BookTransactionRow
 from dsp.store.database import session_factory
-from tests.notices import FACTS, notice
+from dsp.store.results import sum_results
+from tests.notices import FACTS, bids_sent, notice
 
 LOSS = NoticeKind.LOSS
 LATE_LEASE = "0-3-20000"
@@ -31,7 +32,7 @@ def session(engine: Engine) -> Iterator[Session]:
 
 def apply(
     session: Session,
-    *notices: Notice,
+    *notices: Notice | BidsSent,
     watermark_ms: int = 0,
     offset: int = 1,
     room: dict[str, int] | None = None,
@@ -60,6 +61,34 @@ def test_clicks_and_conversions_count_once_on_the_day_of_their_bid(session: Sess
     again = apply(session, notice(1), bought, conversion, click)
     assert (first.responses, again.responses) == (2, 1)  # a conversion under no rule is another
     assert BookRepository(session).days() == [DayResult(1, 2, 3, 20_000, 80, 0, 1, 7, 1, 2, 900)]
+
+
+def test_bids_are_sums_beside_the_impressions_and_no_money(session: Session) -> None:
+    applied = apply(session, bids_sent(1, 5), notice(1), bids_sent(1, 2, "other"), bids_sent(2, 3, creative_id=9))
+    book = BookRepository(session)
+    assert book.days() == [DayResult(1, 2, 3, 20_000, 80, 0, 1, 7, 0, 0, 0, bids=10)]
+    assert (applied.charged, applied.duplicate, applied.responses, book.imbalance()) == (1, 0, 0, 0)
+    for by, found in (
+        (["day"], [(20_000, 10, 1)]),
+        (["creative_id"], [(FACTS.creative_id, 7, 1), (9, 3, 0)]),
+        (["hour", "exchange"], [(0, FACTS.exchange, 10, 1)]),
+    ):
+        rows = sum_results(session, by, {}, (None, None), 9)
+        assert [tuple(row[name] for name in (*by, "bids", "impressions")) for row in rows] == found
+
+
+def test_counts_of_bids_that_come_again_count_once(session: Session) -> None:
+    apply(session, bids_sent(1, 5), bids_sent(2, 10), bids_sent(1, 5), bids_sent(2, 10))
+    apply(session, bids_sent(2, 10), bids_sent(3, 100), bids_sent(1, 5, "other"), offset=2)
+    apply(session, bids_sent(1, 5), offset=3)
+    assert [day.bids for day in BookRepository(session).days()] == [120]
+
+
+def test_a_sender_long_silent_is_forgotten(session: Session) -> None:
+    day_ms = 86_400_000
+    apply(session, bids_sent(1, 5, "old", at_ms=day_ms), bids_sent(1, 5, "quiet", at_ms=20 * day_ms))
+    apply(session, bids_sent(1, 5, "new", at_ms=40 * day_ms), offset=2)
+    assert set(session.scalars(select(BookSenderRow.sender))) == {"quiet", "new"}
 
 
 def test_a_click_of_another_bid_is_another_click(session: Session) -> None:

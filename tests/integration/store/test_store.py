@@ -26,6 +26,7 @@ from dsp.store.database import create_engine, session_factory
 from dsp.store.migrate import current, head, upgrade
 from dsp.store.results import sum_results
 from dsp.store.tables import Base
+from tests.notices import bids_sent
 
 FLIGHT = {"start_ms": 0}
 
@@ -71,6 +72,19 @@ def test_a_book_from_before_results_were_kept_goes_on(database: str) -> None:
         names = ("creative_id", "spend_micros", "impressions", "clicks")
         assert [tuple(row[name] for name in names) for row in by_creative] == [(0, 80, 2, 0), (4, 0, 0, 1)]
     engine.dispose()
+
+
+def test_a_ledger_that_does_not_count_bids_goes_on_beside_one_that_does(engine: Engine) -> None:
+    """Workers are replaced one after the other once the schema is new."""
+    columns = (
+        "line_item_id, day, campaign_id, advertiser_id, spend_micros, late_micros, impressions, value_micros, clicks,"
+        " conversions, conversion_value_micros"
+    )
+    with session_factory(engine).begin() as session:
+        session.execute(text(f"INSERT INTO book_day ({columns}) VALUES (3, 20000, 2, 1, 80, 5, 2, 0, 0, 0, 0)"))
+        book = BookRepository(session)
+        book.apply([bids_sent(1, 9)], {0: 1}, "notices", "ledger")
+        assert book.days() == [DayResult(1, 2, 3, 20_000, 80, 5, 2, 0, 0, 0, 0, bids=9)]
 
 
 def test_migrating_again_changes_nothing(engine: Engine) -> None:

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from dsp.events.dead_letter import decode as decode_letter
-from dsp.events.schema import Notice, SampledRequest, encode
+from dsp.events.schema import BidsSent, Notice, SampledRequest, encode
 from dsp.events.topics import Topic
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import UnavailableError
@@ -15,7 +15,7 @@ from dsp.kernel.metrics import POISON_RECORDS
 from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Record
 from dsp.workers.dead_letters import VALUE_BYTES_MAX, Poison, park, sift
-from tests.notices import notice
+from tests.notices import bids_sent, notice
 from tests.unit.bidder.fakes import FakeLog
 
 
@@ -27,6 +27,14 @@ def test_what_is_no_event_of_the_kind_is_set_apart() -> None:
     assert [(record.offset, event.facts.bid_id) for record, event in found] == [(2, "bid-1"), (6, "bid-3")]
     assert [one.record.offset for one in poison] == [1, 3, 4, 5]
     assert "SampledRequest" in poison[2].fault
+
+
+def test_what_belongs_in_the_topic_and_is_not_asked_for_is_left_alone() -> None:
+    events = (notice(1), bids_sent(1, 5))
+    records = [Record(0, offset, 1, "key", encode(event)) for offset, event in enumerate(events, 1)]
+    assert [event for _, event in sift(records, Notice, beside=(BidsSent,))[0]] == [events[0]]
+    assert sift(records, Notice, beside=(BidsSent,))[1] == []
+    assert [event for _, event in sift(records, (Notice, BidsSent))[0]] == list(events)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dsp.store.book_statements import LEASES
 from dsp.store.database import session_factory
 from dsp.workers.ledger import GROUP, HANDOVER_MS
 from tests.integration.workers.ledgers import LEASE, World
-from tests.notices import FACTS, notice
+from tests.notices import FACTS, bids_sent, notice
 
 DAY_MS = 86_400_000
 LABELS = {"topic": "notices", "group": GROUP}
@@ -58,6 +58,32 @@ async def test_a_worker_says_whether_more_is_waiting_and_how_much(engine: Engine
     world.partitions.add(0, encode(notice(5)))
     assert not await one.step()  # whoever has no share waits for one
     await one.close()
+
+
+async def test_counts_of_bids_are_entered_once_whatever_comes_twice(engine: Engine, tmp_path: Path) -> None:
+    """Delivered twice, read twice by two workers, and read again after one was killed in the middle of a batch."""
+    parked = POISON_RECORDS.labels(topic=Topic.NOTICES)._value.get()
+    world = World(engine, tmp_path, 2)
+    first = [encode(bids_sent(1, 5)), encode(notice(1)), encode(bids_sent(2, 7)), encode(bids_sent(1, 5))]
+    world.partitions.add(0, *first)
+    world.partitions.add(1, encode(bids_sent(1, 100, "other")), encode(notice(2)))
+    one, log, leases = await world.worker(0, 1)
+    two, _, _ = await world.worker(0)
+    log.between = [two]
+    await one.step()
+    await one.step()
+    world.partitions.add(0, *first, encode(bids_sent(3, 11)))
+    leases.away = True
+    with pytest.raises(UnavailableError):
+        await one.step()  # entered, and then it dies
+    three, _, _ = await world.worker(0, 1)
+    await three.step()
+    with world.views() as session:
+        (day,) = BookRepository(session).days()
+    assert (day.bids, day.impressions) == (5 + 7 + 11 + 100, 2)
+    assert POISON_RECORDS.labels(topic=Topic.NOTICES)._value.get() == parked
+    for job in (one, two, three):
+        await job.close()
 
 
 async def test_a_worker_that_lost_one_partition_in_a_batch_enters_the_others(engine: Engine, tmp_path: Path) -> None:

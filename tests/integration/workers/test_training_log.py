@@ -22,7 +22,7 @@ from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Entry, Position
 from dsp.workers.config import WorkersConfig
 from dsp.workers.training_log import GROUP, TrainingLogJob
-from tests.notices import FACTS
+from tests.notices import FACTS, bids_sent
 
 HOUR_MS = 3_600_000
 AT_MS = 1_748_865_600_000 + HOUR_MS // 2
@@ -120,6 +120,20 @@ async def test_numbers_that_no_file_can_hold_keep_nothing_else_from_being_writte
     assert [row["auction_id"] for row in shop.rows()] == ["auction-1", "auction-3"]
     assert [row["auction_id"] for row in shop.rows("notices")] == ["auction-1", "auction-5"]
     assert len((await shop.log.read(Topic.DEAD_LETTERS, {}, 10)).records) == 4
+    await job.close()
+
+
+async def test_counts_of_bids_are_no_rows_and_nothing_to_complain_of(shop: Shop) -> None:
+    counts = [Entry("bidder", encode(bids_sent(number, 5))) for number in range(1, 4)]
+    await shop.log.append(Topic.NOTICES, [counts[0], notice(1), counts[1]])
+    job = shop.job()
+    await job.open()
+    await shop.work(job)
+    await shop.log.append(Topic.NOTICES, counts[2:])
+    await shop.work(job)
+    assert [row["auction_id"] for row in shop.rows("notices")] == ["auction-1"]
+    assert (await shop.log.read(Topic.DEAD_LETTERS, {}, 10)).records == []
+    assert await shop.log.lag(Topic.NOTICES, await shop.log.committed(Topic.NOTICES, GROUP)) == 0
     await job.close()
 
 
