@@ -440,7 +440,7 @@ async def test_a_shard_covers_nothing_beyond_its_ceiling_or_on_days_it_has_forgo
     await store.close()
 
 
-async def test_a_lease_that_is_spent_and_over_takes_no_room(valkey: Valkey) -> None:
+async def test_what_can_matter_no_more_takes_no_room(valkey: Valkey) -> None:
     url = valkey.url
     store = RedisLeaseStore(url)
     await store.open()
@@ -450,16 +450,28 @@ async def test_a_lease_that_is_spent_and_over_takes_no_room(valkey: Valkey) -> N
     epoch = await store.register("bidder", NOW_MS)
     await ask(store, epoch, (1, 10), (2, 10))
 
-    def kept() -> list[str]:
+    def kept(start: str) -> list[str]:
         with valkey.client(url) as client:
-            return sorted(name.decode() for name in client.hkeys("dsp:{dsp-0}:leases") if name.startswith(b"lease:"))
+            fields = [name.decode() for name in client.hkeys("dsp:{dsp-0}:leases")]
+        return sorted(name for name in fields if name.startswith(start))
 
     names = [f"lease:{epoch}-{item}-{DAY}" for item in (1, 2)]
     await store.settle({f"{epoch}-1-{DAY}": 10}, NOW_MS)
     await ask(store, epoch)
-    assert kept() == names  # more may be granted on it
+    assert kept("lease:") == names  # more may be granted on it
     await ask(store, epoch, now_ms=NOW_MS + 3 * 86_400_000)
-    assert kept() == names[1:]  # the other may still be billed
+    assert kept("lease:") == names[1:]  # the other may still be billed
+    await store.reclaim(NOW_MS, HOLDER_TIMEOUT_MS)
+    assert kept("lease") == [*names[1:], f"leases:{epoch}"]
+    await store.reclaim(NOW_MS + HOLDER_TIMEOUT_MS + 1, HOLDER_TIMEOUT_MS)
+    assert kept("lease") == []
+    used = [f"used:{one}:{DAY}" for one in ("campaign:1", "line_item:1", "line_item:2")]
+    always = [f"used:{one}:all" for one in ("campaign:1", "line_item:1", "line_item:2")]
+    await store.cover([claim(5)])
+    own = f"lease:0-1-{DAY}"
+    for days, expected in ((7, [own, *sorted(used + always)]), (8, always)):
+        await store.reclaim(NOW_MS + days * 86_400_000, HOLDER_TIMEOUT_MS)
+        assert kept("lease") + kept("used") == expected
     await store.close()
 
 

@@ -268,6 +268,28 @@ async def test_what_one_node_of_a_cluster_lost_the_others_still_grant(valkey_clu
     await money.store.close()
 
 
+async def test_a_replica_that_takes_over_counts_as_a_loss(valkey_cluster: Cluster) -> None:
+    """It may lack what its primary acknowledged last: what another node wrote cannot be relied upon."""
+    store = RedisLeaseStore(valkey_cluster.url)
+    await store.open()
+    for one in await store.standing():
+        await store.restate(one.shard, one.generation, [], 0, PROMISE_MS)
+    before = await store.standing()
+    generations = {one.generation for one in before}
+    with valkey_cluster.nodes[0].client() as client:
+        taken = [key for key in client.keys("*:leases") if client.hget(key, "generation").decode() in generations]
+        for key in taken:
+            client.hset(key, "node", "the primary of before")
+    after = await store.standing()
+    assert 0 < len(taken) < len(after)
+    lost = [one for one, known in zip(after, before, strict=True) if one != known]
+    assert len(lost) == len(taken)
+    assert not any(one.whole for one in lost)
+    assert generations.isdisjoint(one.generation for one in lost)
+    assert await store.standing() == after  # once, not at every call
+    await store.close()
+
+
 async def test_a_store_is_told_the_latest_days_each_and_all_before_as_one(engine: Engine) -> None:
     class Lost:
         async def standing(self) -> list[Standing]:
