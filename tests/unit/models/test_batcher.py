@@ -1,6 +1,7 @@
 """The batcher on a clock and with a device that do what a test says: whose rows, by when, how many, and what if not."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from dsp.kernel import metrics
 from dsp.kernel.clock import ManualClock, SystemClock
 from dsp.kernel.metrics import Fallback
 from loadtest.day import loop as simulated
 from models.serving.batcher import IN_FLIGHT_MAX, Batcher, ThreadWorker
+from tests.waiting import until
 
 ROWS_MAX, WAIT_MS, QUEUE_MAX = 10, 2.0, 30
 ENDLESS_MS = 100_000
@@ -126,6 +129,28 @@ def test_a_full_batch_leaves_at_once_and_takes_no_more_than_fit(bench: Bench) ->
         bench.device.let()
         assert [await answer for answer in answers] == [("m", number) for number in range(3)]
         assert bench.model.batches == [[0, 1], [2]]
+        for number in range(2):
+            bench.submit(number, rows=ROWS_MAX // 2)
+        assert len(bench.device.waiting) == 1
+
+    bench.run(work())
+
+
+def test_the_clock_of_one_batch_does_not_send_the_next_one_off(bench: Bench) -> None:
+    async def work() -> None:
+        bench.submit("a")
+        await asyncio.sleep(0.001)
+        bench.submit("b")
+        await asyncio.sleep(0.001)
+        assert len(bench.device.waiting) == 1
+        bench.submit("c")
+        bench.batcher.report()
+        assert REGISTRY.get_sample_value("dsp_batch_queue_rows") == 1
+        await asyncio.sleep(0.001)  # as long as "b" could have waited, and not as long as "c"
+        await turn()
+        assert len(bench.device.waiting) == 1
+        await asyncio.sleep(0.001)
+        assert len(bench.device.waiting) == 2
 
     bench.run(work())
 
@@ -199,6 +224,23 @@ def test_an_item_in_a_hurry_does_not_wait_for_company(bench: Bench) -> None:
         bench.submit("patient", patience_ms=5)
         assert not bench.device.waiting
         bench.submit("hasty", patience_ms=WAIT_MS - 1)
+        assert len(bench.device.waiting) == 1
+
+    bench.run(work())
+
+
+def test_who_is_in_a_hurry_depends_on_how_long_a_run_takes(bench: Bench) -> None:
+    def slow(staged: Sequence[Any]) -> Sequence[Any]:
+        bench.clock.advance(20)
+        return staged
+
+    async def work() -> None:
+        answer = bench.batcher.submit(slow, "a", ROWS_MAX, ENDLESS_MS)
+        bench.device.let()
+        assert await answer == "a"
+        bench.submit("patient", patience_ms=WAIT_MS + 21)
+        assert not bench.device.waiting
+        bench.submit("hasty", patience_ms=WAIT_MS + 19)
         assert len(bench.device.waiting) == 1
 
     bench.run(work())
@@ -387,3 +429,4 @@ async def test_a_thread_runs_batches_and_the_loop_hears_of_it() -> None:
     answers = [batcher.submit(model.run, number, 3, 5_000.0) for number in range(100)]
     assert await asyncio.gather(*answers) == [("m", number) for number in range(100)]
     await batcher.stop(5.0)
+    await until(lambda: "batcher" not in [one.name for one in threading.enumerate()])
