@@ -185,6 +185,11 @@ async def test_rounding_by_the_exchange_is_billed_at_our_bid(
     assert [(one.cost_micros, one.clearing_micros_cpm) for one in desk.written] == [(4_000, 4_000_000)]
 
 
+async def test_no_more_is_billed_than_was_reserved(desk: Desk) -> None:
+    await desk.send(NoticeKind.BILL, desk.facts(cost_micros_max=3_999), p="4.0")
+    assert desk.leases.billed == {"b1": 3_999}
+
+
 async def test_prices_are_converted_to_the_book(desk: Desk) -> None:
     await desk.send(NoticeKind.BILL, desk.facts(currency="EUR", rate=1.25), p="2.0")
     assert [one.cost_micros for one in desk.written] == [2_500]
@@ -234,7 +239,7 @@ async def test_a_conversion_counts_under_a_rule_of_its_advertisers_within_its_wi
     facts = desk.facts()
     assert await desk.send(NoticeKind.CONVERSION, facts) == Outcome(200)  # under no rule: there is none
     desk.serve(rule(9, 1, 10, 900), rule(5, 1, 1, 500), rule(4, 2, 10, 400))
-    for asked in ("", "9", "4", "5x", "5" * 20):  # the advertiser's first; his; another's; none; none
+    for asked in ("", "9", "4", "5x", "5" * 20, "5" * 5_000, "\u0665"):  # the advertiser's first; his; another's; none
         status = (await desk.send(NoticeKind.CONVERSION, facts, **({"rule": asked} if asked else {}))).status
         assert status == (200 if asked in ("", "9") else 400)
     told = [(one.conversion_rule_id, one.value_micros) for one in desk.written]
@@ -336,6 +341,13 @@ async def test_frequency_counts_once_for_bill_and_impression(desk: Desk) -> None
     record = desk.users.records["u"]
     assert has_bids(record, "b1")
     assert [line_item_id for *_, line_item_id in seen(record.exposures)] == [3]
+
+
+async def test_a_click_is_remembered_of_whom_that_may_be_said(desk: Desk) -> None:
+    for bid_id, personal in (("b1", True), ("b2", False)):
+        facts = desk.facts(bid_id=bid_id, user_key=bid_id, personal=personal)
+        assert (await desk.send(NoticeKind.CLICK, facts)).status == 410  # the ad is gone, the click is not
+    assert {key: len(record.responses) for key, record in desk.users.records.items()} == {"b1": 1, "b2": 0}
 
 
 async def test_no_trace_of_a_user_who_may_not_be_stored(desk: Desk) -> None:
