@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.spec import Match
-from models.serving.statistics import UInt64s, mix, salt
+from models.serving.keys import MatchCounts
+from models.serving.statistics import Columns, UInt64s, mix, salt
 
 Floats = NDArray[np.float32]
 Int64s = NDArray[np.int64]
@@ -270,27 +271,6 @@ class HistoryInputs:
         return odds
 
 
-class Matches:
-    """How many of a request's columns hold an ad's value, log(1 + count), one input a match."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._columns = [
-            (
-                np.array([layout.request.columns.index(name) for name in match.request], dtype=np.intp),
-                layout.ad.columns.index(match.ad),
-            )
-            for match in layout.matches
-        ]
-
-    def __call__(self, requests: Int64s, ads: Int64s) -> Floats:
-        """Return the matches of rows (n or 1, R) and (n, A), float32 (n, M)."""
-        found = np.zeros((len(ads), len(self._columns)), dtype=np.float32)
-        for place, (held, column) in enumerate(self._columns):
-            sought = ads[:, column, np.newaxis]
-            found[:, place] = ((requests[:, held] == sought) & (sought != 0)).sum(axis=1)
-        return np.log1p(found, out=found)
-
-
 class Inputs:
     """Rows to the network's inputs x0."""
 
@@ -300,8 +280,12 @@ class Inputs:
         self.tables = tables
         self.request = SideInputs(layout.request, tables)
         self.ad = SideInputs(layout.ad, tables)
-        self.matches = Matches(layout)
+        self._counts = MatchCounts(layout.matches, Columns(layout.request.columns, layout.ad.columns))
         self.history = HistoryInputs(layout, layout.history, tables) if layout.history else None
+
+    def matches(self, requests: Int64s, ads: Int64s) -> Floats:
+        """Return log(1 + how often each match holds), float32 (n, M), of rows (n or 1, R) and (n, A)."""
+        return np.log1p(self._counts.of_rows(requests, ads).astype(np.float32))
 
     def __call__(self, requests: Int64s, ads: Int64s) -> Floats:
         """Return the inputs, float32 (n, D), of request rows (n or 1, R) and ad rows (n, A)."""

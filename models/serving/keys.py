@@ -72,10 +72,14 @@ class Shared:
 
 
 class MatchCounts:
-    """Counts how many of one request's columns hold an ad's value; whoever asks keeps what the ads look for."""
+    """Counts how many of a request's columns hold an ad's value; absent values (0) are no match.
+
+    Of one request's candidates, for which whoever asks keeps what the ads look for, or of any rows.
+    """
 
     def __init__(self, matches: Sequence[Match], columns: Columns) -> None:
         held = [[columns.request.index(name) for name in match.request] for match in matches]
+        self._columns = list(zip(held, [columns.ad.index(match.ad) for match in matches], strict=True))
         #: The request's columns that are compared, (W,): match after match.
         self.held = np.array([column for each in held for column in each], dtype=np.intp)
         self._starts = np.cumsum([0, *map(len, held)], dtype=np.intp)[:-1]
@@ -95,6 +99,14 @@ class MatchCounts:
         """Return the counts (K, M) of the values held (W,) in what K ads look for (K, U)."""
         matching = sought.take(self._places, 1) == seen
         return np.add.reduceat(matching.view(np.int8), self._starts, 1, np.int64)
+
+    def of_rows(self, requests: Int64s, ads: Int64s) -> Int64s:
+        """Return the counts (n, M) of request rows (n or 1, R) and ad rows (n, A)."""
+        counts = np.empty((len(ads), len(self._columns)), dtype=np.int64)
+        for place, (held, column) in enumerate(self._columns):
+            sought = ads[:, column, np.newaxis]
+            counts[:, place] = ((requests[:, held] == sought) & (sought != 0)).sum(axis=1)
+        return counts
 
 
 class Found(NamedTuple):

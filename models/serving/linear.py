@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.spec import FeatureSpec, Group, Match
-from models.serving.keys import Finder, PreparedKeys, Shared
+from models.serving.keys import Finder, MatchCounts, PreparedKeys, Shared
 from models.serving.statistics import Columns, Slots, UInt64s, mix, salt
 
 Int64s = NDArray[np.int64]
@@ -44,23 +44,23 @@ class Coordinates:
         self._in_set = np.array([group.is_set for group in groups for _ in range(_width(group))], dtype=np.bool_)
         self._request_numbers = _Numbers(spec.request_numbers, columns.request)
         self._ad_numbers = _Numbers(spec.ad_numbers, columns.ad)
-        self._matches = [_Match(match, columns) for match in spec.matches]
+        self._counts = MatchCounts(spec.matches, columns)
 
     def __call__(self, requests: Int64s, ads: Int64s) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Return the place of each slot and row, and whether it counts, both (slots, n), of rows (n, R) and (n, A)."""
-        counts = [match.counts(requests, ads) for match in self._matches]
+        counts = self._counts.of_rows(requests, ads).T
         told = np.concatenate(self._slots.present(requests, ads)) | ~self._in_set[:, np.newaxis]
         numbers = np.concatenate([self._request_numbers.keys(requests), self._ad_numbers.keys(ads)])
         keys = [
             *self._slots.keys(requests, ads),
             numbers,
-            *(match.keys(count)[np.newaxis] for match, count in zip(self._matches, counts, strict=True)),
+            *(_count_keys(match, each)[np.newaxis] for match, each in zip(self.spec.matches, counts, strict=True)),
             np.full((1, len(ads)), salt("intercept"), dtype=np.uint64),
         ]
         filled = [
             told,
             np.ones(numbers.shape, dtype=np.bool_),
-            *((count > 0)[np.newaxis] for count in counts),
+            counts > 0,
             np.ones((1, len(ads)), dtype=np.bool_),
         ]
         return self.places(np.concatenate(keys)), np.concatenate(filled)
@@ -171,8 +171,7 @@ class PreparedCoordinates(Finder[Found]):
         self._numbers = numbers.columns
         self._levels = coordinates.places(numbers.all_keys()).ravel()
         self._level_starts = np.arange(len(numbers.columns)) * (2 * _LEVEL_MAX + 1) + _LEVEL_MAX
-        matches = [_Match(match, columns) for match in spec.matches]
-        counts = [coordinates.places(match.keys(np.arange(len(match.held) + 1))) for match in matches]
+        counts = [coordinates.places(_count_keys(match, np.arange(len(match.request) + 1))) for match in spec.matches]
         for places in counts:
             places[0] = self._beyond  # no match is nothing to be told
         self._counts = np.concatenate([np.empty(0, dtype=np.int64), *counts])
@@ -243,23 +242,9 @@ class _Numbers:
         return mix(levels.view(np.uint64) + self._salts)
 
 
-class _Match:
-    """How many of a request's columns hold the ad's value, absent ones (0) left out."""
-
-    def __init__(self, match: Match, columns: Columns) -> None:
-        self.held = np.array([columns.request.index(name) for name in match.request], dtype=np.intp)
-        self.column = columns.ad.index(match.ad)
-        self._salt = np.uint64(salt(f"matches of {match.name}"))
-
-    def counts(self, requests: Int64s, ads: Int64s) -> Int64s:
-        """Return the count of each row, (n,)."""
-        sought = ads[:, self.column]
-        counts: Int64s = ((requests[:, self.held] == sought[:, np.newaxis]) & (sought != 0)[:, np.newaxis]).sum(axis=1)
-        return counts
-
-    def keys(self, counts: Int64s) -> UInt64s:
-        """Return the keys of counts, (n,)."""
-        return mix(counts.view(np.uint64) + self._salt)
+def _count_keys(match: Match, counts: Int64s) -> UInt64s:
+    """Return the keys of how often a match holds, (n,)."""
+    return mix(counts.view(np.uint64) + np.uint64(salt(f"matches of {match.name}")))
 
 
 def _levels(numbers: Int64s) -> Int64s:

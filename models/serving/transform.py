@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.spec import Match
-from models.serving.keys import PreparedKeys, Shared
+from models.serving.keys import MatchCounts, PreparedKeys, Shared
 from models.serving.statistics import Statistics
 
 
@@ -28,11 +28,7 @@ class Transform:
         self.request_columns = np.array([columns.request.index(name) for name in request_numbers], dtype=np.intp)
         self.ad_columns = np.array([columns.ad.index(name) for name in ad_numbers], dtype=np.intp)
         self.matches = tuple(matches)
-        #: For each match the request's columns and the ad's.
-        self.matched = [
-            (np.array([columns.request.index(name) for name in match.request], np.intp), columns.ad.index(match.ad))
-            for match in matches
-        ]
+        self._counts = MatchCounts(matches, columns)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,13 +41,11 @@ class Transform:
         groups = len(self.statistics.groups)
         numbers = groups + len(self.request_columns)
         matches = numbers + len(self.ad_columns)
-        features = np.empty((len(ads), matches + len(self.matched)), dtype=np.float32)
+        features = np.empty((len(ads), matches + len(self.matches)), dtype=np.float32)
         features[:, :groups] = self.statistics.deltas(request, ads)
         features[:, groups:numbers] = request[:, self.request_columns]
         features[:, numbers:matches] = ads[:, self.ad_columns]
-        for place, (held, column) in enumerate(self.matched, matches):
-            sought = ads[:, column, np.newaxis]
-            features[:, place] = ((request[:, held] == sought) & (sought != 0)).sum(axis=1)
+        features[:, matches:] = self._counts.of_rows(request, ads)
         return features
 
 
