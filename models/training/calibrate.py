@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from models.features.spec import FeatureSpec, Group
 from models.serving.calibration import HierarchicalCalibration, shifts
 from models.serving.statistics import Columns, Slots, sigmoid
+from models.training import logistic
 from models.training.rows import Rows
 
 #: Standard deviation of what slope and shift are believed to be before the data.
 _SLOPE_SD = 0.3
 _SHIFT_SD = 0.3
-_STEPS = 25
 #: Spreads tried for a group's shifts, and what they are believed to be beforehand.
 _SPREADS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 _SPREAD_SD = 0.5
@@ -51,7 +51,7 @@ def fit(
     centre = float(np.average(logits, weights=weights * rates * (1.0 - rates) + _TINY))
     design = np.stack([logits - centre, np.ones(len(logits))], axis=1)
     start = np.array([1.0, centre])
-    found = _likeliest(design, labels, weights, start)
+    found = logistic.fit(design, labels, weights, start, _FREE)
     rates = sigmoid(design @ found)
     curvature = (design * (weights * rates * (1.0 - rates))[:, np.newaxis]).T @ design + np.diag(_FREE)
     scores = design * (weights * (labels - rates))[:, np.newaxis]
@@ -112,21 +112,6 @@ def _known(keys: NDArray[np.uint64], blocks: NDArray[np.int64], earlier: NDArray
     before = seen.cumsum(axis=1) - seen
     enough: NDArray[np.bool_] = before[codes, numbers] >= _KNOWN_MIN * seen.sum(axis=1)[codes]
     return enough[len(earlier) :]
-
-
-def _likeliest(
-    design: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64], start: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    found = start.copy()
-    for _ in range(_STEPS):
-        rates = sigmoid(design @ found)
-        gradient = design.T @ (weights * (labels - rates)) - _FREE * (found - start)
-        hessian = (design * (weights * rates * (1 - rates))[:, np.newaxis]).T @ design + np.diag(_FREE)
-        step = np.linalg.solve(hessian, gradient)
-        found += np.clip(step, -1.0, 1.0)
-        if np.abs(step).max() < 1e-9:
-            break
-    return found
 
 
 def _drift(blocks: NDArray[np.int64] | None) -> float:

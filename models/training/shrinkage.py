@@ -18,6 +18,7 @@ from scipy.special import gammaln  # type: ignore[import-untyped]
 
 from models.features.spec import Group
 from models.serving.statistics import PLATFORM_COLUMNS, Columns, Slots, Statistics, UInt64s, sigmoid
+from models.training import logistic
 from models.training.rows import Rows
 
 ROUNDS = 12
@@ -34,7 +35,6 @@ _BASE_ROWS = 20.0
 _SHARE_SD = 0.3
 #: Likewise of the log-odds of conversions, so wide that it only keeps them finite where none or all came.
 _LEVEL_SD = 10.0
-_SHARE_STEPS = 25
 
 
 @dataclass(slots=True)
@@ -108,15 +108,7 @@ def _carried(groups: Sequence[Group], rows: Rows, seen: Rows, columns: Columns) 
     tables = _tables(groups, coded)
     told = np.concatenate((_told(tables, rows, columns), np.ones((len(rows), 1))), axis=1)
     precision = np.append(np.full(len(tables), _SHARE_SD**-2), _LEVEL_SD**-2)
-    shares = np.zeros(len(precision))
-    for _ in range(_SHARE_STEPS):
-        rates = sigmoid(told @ shares)
-        gradient = told.T @ (rows.weights * (rows.labels - rates)) - precision * shares
-        hessian = (told * (rows.weights * rates * (1.0 - rates))[:, np.newaxis]).T @ told + np.diag(precision)
-        step = np.linalg.solve(hessian, gradient)
-        shares += np.clip(step, -1.0, 1.0)
-        if np.abs(step).max() < 1e-9:
-            break
+    shares = logistic.fit(told, rows.labels, rows.weights, np.zeros(len(precision)), precision)
     return [one._replace(values=one.values * share) for one, share in zip(tables, shares.tolist(), strict=False)]
 
 
