@@ -25,7 +25,7 @@ from dsp.stream.port import EventLog, Position
 from dsp.workers import runner
 from dsp.workers.dead_letters import sift
 from models.serving.online import PRIOR_BLOB
-from models.training import learner
+from models.training import files, learner
 from models.training.config import TrainingConfig
 from models.training.learner import Learner
 from models.training.pending import Counts
@@ -142,7 +142,7 @@ class OnlineJob:
             self._news = False
 
     async def _save(self) -> None:
-        await asyncio.to_thread(_replace, self._root / STATE, self._learner.state())
+        await asyncio.to_thread(files.replace, self._root / STATE, self._learner.state())
 
     def _saved(self) -> Learner | None:
         path = self._root / STATE
@@ -172,16 +172,6 @@ class OnlineJob:
         metrics.ONLINE_LEARNED.set(self._learner.learned_to_ms / MS_PER_SECOND)
         for target, gain in self._learner.gains.items():
             metrics.ONLINE_LOSS.labels(target.value).set(gain.ratio)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; it survives a power cut once this returns."""
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:

@@ -1,6 +1,5 @@
 """A run's folder: what each step made and found, so that a run that was killed goes on where it stopped."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from dsp.kernel.clock import MS_PER_HOUR
 from dsp.registry.runs import END
 from models.serving import npz
+from models.training import files
 
 _RUN = "run.json"
 
@@ -44,7 +44,7 @@ class Run:
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file of this name, which may be in a folder below."""
-        _write(self.folder / name, data)
+        files.replace(self.folder / name, data)
 
     def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write arrays by name."""
@@ -69,7 +69,7 @@ def begin(root: Path, now_ms: int, identity: str, hours_max: float) -> Run:
     name = f"{datetime.fromtimestamp(now_ms // 1_000, UTC):%Y%m%dT%H%M%S}"
     number = sum(folder.name.startswith(name) for folder in folders)
     folder = root / f"{name}-{number:03d}"
-    _write(folder / _RUN, msgspec.json.encode(_Begun(now_ms, identity)))
+    files.replace(folder / _RUN, msgspec.json.encode(_Begun(now_ms, identity)))
     return Run(folder)
 
 
@@ -88,18 +88,3 @@ def _begun(folder: Path) -> _Begun | None:
         return msgspec.json.decode((folder / _RUN).read_bytes(), type=_Begun)
     except (OSError, msgspec.DecodeError):  # it had not begun properly
         return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".draft")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
