@@ -1,19 +1,16 @@
 """Reviews a published version on the traffic that came after its training: what none of its rows can flatter."""
 
-from contextlib import suppress
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
 from dsp import registry
 from dsp.kernel.config import Platform
-from dsp.kernel.errors import BundleError, InputError, NotFoundError
+from dsp.kernel.errors import InputError, NotFoundError
 from models.evaluation import compare, importance, known
 from models.evaluation.review import Earlier, Inputs, Judged, Review, gather
 from models.features.platform import PLATFORM
 from models.serving import bundle
-from models.training import dataset
+from models.training import aliases, dataset
 from models.training.config import TrainingConfig
 
 
@@ -41,7 +38,7 @@ def review(platform: Platform, wanted: str | None, now_ms: int, config: Training
         raise InputError(f"{version}: no clicks are known on traffic after its training")
     before = rows[rows.at_ms < trained_to_ms]
     predicted: dict[str, NDArray[np.float64]] = {"model": compare.pctr(served.predictor, after)}
-    previous = _previous(root)
+    previous = aliases.loaded(root, bundle.PREVIOUS)
     # After a rollback what served before is the newer one: what it was trained on would flatter it.
     if previous is not None and previous.version != version and compare.trained_to_ms(previous) <= trained_to_ms:
         predicted["previous champion"] = compare.pctr(previous.predictor, after)
@@ -63,11 +60,3 @@ def review(platform: Platform, wanted: str | None, now_ms: int, config: Training
         now_ms,
     )
     return version, found
-
-
-def _previous(root: Path) -> bundle.Bundle | None:
-    """Return what served before the champion; None where nothing did, or it cannot be read."""
-    with suppress(BundleError):
-        version = registry.resolve(root, bundle.PREVIOUS)
-        return bundle.load(root, version) if version is not None else None
-    return None

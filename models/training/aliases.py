@@ -15,6 +15,14 @@ def named(root: Path, alias: str) -> str | None:
     return None
 
 
+def loaded(root: Path, alias: str) -> bundle.Bundle | None:
+    """Return the bundle that an alias names; None where it names none, or one that cannot be read."""
+    version = named(root, alias)
+    with suppress(BundleError):
+        return bundle.load(root, version) if version is not None else None
+    return None
+
+
 def promote(root: Path, version: str) -> None:
     """Let a version serve, and remember what served before. Doing it again changes nothing.
 

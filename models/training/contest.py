@@ -1,6 +1,5 @@
 """The night's contest: the candidate, the champion, and the challenger that was scored in shadow, on later traffic."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 
 from dsp import registry
 from dsp.kernel.clock import MS_PER_DAY
-from dsp.kernel.errors import BundleError
 from models.evaluation import compare, gates
 from models.evaluation.metrics import measure
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
@@ -55,14 +53,7 @@ class Decision(NamedTuple):
 
 def champion(root: Path) -> bundle.Bundle | None:
     """Return what serves; None where nothing does, or it cannot be read: then the bidder cannot serve it either."""
-    return _readable(root, bundle.CHAMPION)
-
-
-def _readable(root: Path, alias: str) -> bundle.Bundle | None:
-    version = aliases.named(root, alias)
-    with suppress(BundleError):
-        return bundle.load(root, version) if version is not None else None
-    return None
+    return aliases.loaded(root, bundle.CHAMPION)
 
 
 def hold(root: Path, data: Dataset, walked: Walk, config: TrainingConfig) -> Findings:
@@ -107,7 +98,7 @@ def bid_with(live: NDArray[np.float64], rows: Rows) -> NDArray[np.float64]:
 
 
 def _live(root: Path, data: Dataset, bounds: gates.Limits) -> Live | None:
-    challenger = _readable(root, bundle.CHALLENGER)
+    challenger = aliases.loaded(root, bundle.CHALLENGER)
     if challenger is None:
         return None
     version, shadowed = challenger.version, data.shadowed
