@@ -150,13 +150,10 @@ def _show(outcome: Outcome, found: list[Delivery]) -> None:
 
 def draw(found: list[Delivery], samples: list[Sample], path: Path) -> None:
     """Draw each line item's spend beside its plan."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    columns = 4
-    figure, axes = pyplot.subplots(-(-len(found) // columns), columns, figsize=(16, 11), squeeze=False)
+    columns, figure = 4, Figure(figsize=(16, 11))
+    axes = figure.subplots(-(-len(found) // columns), columns, squeeze=False)
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
     for axis, one in zip(axes.flat, found, strict=False):
@@ -170,4 +167,3 @@ def draw(found: list[Delivery], samples: list[Sample], path: Path) -> None:
     figure.suptitle("Spend (blue) and plan (grey) since midnight by hour of the advertiser's day")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)

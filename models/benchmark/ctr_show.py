@@ -38,12 +38,10 @@ def _cell(value: float | None, digits: int) -> str:
 
 def draw(result: Result, path: Path) -> None:
     """Draw observed against predicted rates by tenth of the predictions, on logarithmic scales."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
     for name, scored in {**result.models, "blend": result.blend}.items():
         bins = [entry for entry in scored.metrics.reliability if entry.observed > 0.0]
         axes.plot([entry.predicted for entry in bins], [entry.observed for entry in bins], marker="o", label=name)
@@ -53,4 +51,3 @@ def draw(result: Result, path: Path) -> None:
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    plt.close(figure)

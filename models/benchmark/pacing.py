@@ -117,12 +117,10 @@ def _show(result: dict[str, Any], title: str) -> None:
 
 
 def _draw(result: dict[str, Any], path: Path) -> None:
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
     rows, fractions = list(result["fractions"].values()), list(result["fractions"])
     for name in rows[0]["baselines"]:
         axes.plot(fractions, [row["baselines"][name] for row in rows], marker=".", linewidth=1, label=name)
@@ -131,7 +129,6 @@ def _draw(result: dict[str, Any], path: Path) -> None:
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _positive(text: str) -> int:

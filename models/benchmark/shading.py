@@ -170,12 +170,10 @@ def _table(result: Result) -> str:
 
 
 def _draw(result: Result, path: Path) -> None:
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     names = list(next(iter(result.shares.values())))
     width, places = 0.8 / len(names), np.arange(len(result.shares))
     for number, name in enumerate(names):
@@ -189,4 +187,3 @@ def _draw(result: Result, path: Path) -> None:
     right.set(xlabel="predicted win rate", ylabel="found win rate", xlim=(0, 1), ylim=(0, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
