@@ -160,7 +160,6 @@ class Exchange:
         draw = Draw("response", self._traffic.seed, request.id, offer.slot.imp_id)
         price = rules.price_text(clearing.price_micros_cpm, request.id, offer.slot.imp_id)
         cost = cost_micros(clearing.price_micros_cpm)
-        tally.value_cleared_micros += cost
 
         async def notify(kind: str, url: str | None) -> str | None:
             if not url:

@@ -105,8 +105,7 @@ class Notifier:
                 sent.acknowledged_at = sent.acknowledged_at or time.perf_counter()
                 return location
             if status is not None and 400 <= status < 500:
-                sent.refused += 1  # saying it again will not help
-                return None
+                return None  # saying it again will not help
             await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
             attempt += 1
         return None

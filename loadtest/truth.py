@@ -25,7 +25,6 @@ class Sent:
     cost_micros: Micros
     attempts: int = 0
     acknowledged: int = 0
-    refused: int = 0
     acknowledged_at: float = 0.0  # for the first time, seconds, monotonic
 
 
@@ -53,7 +52,6 @@ class Tally:
     faults: Counter[str] = field(default_factory=Counter)
     latencies_ms: list[float] = field(default_factory=list)
     lag_ms_max: float = 0.0  # how far the driver itself fell behind its schedule
-    value_cleared_micros: Micros = 0
 
     @property
     def failed(self) -> int:
@@ -78,7 +76,6 @@ class Truth:
         self.phases: dict[str, Tally] = {}
         self.notices: dict[NoticeKey, Sent] = {}
         self.never_sent: set[NoticeKey] = set()
-        self.pending = 0
         self.recent: deque[Answer] = deque()
         self.failures_at: list[float] = []
         self.tally = self.begin("start")
@@ -95,7 +92,6 @@ class Truth:
             for name in ("requests", "responses", "bids", "wins", "impressions", "clicks", "conversions", "late"):
                 setattr(total, name, getattr(total, name) + getattr(part, name))
             total.failures += part.failures
-            total.value_cleared_micros += part.value_cleared_micros
             total.statuses += part.statuses
             total.faults += part.faults
             total.latencies_ms += part.latencies_ms
@@ -120,10 +116,6 @@ class Truth:
         return {
             key: sent for key, sent in self.notices.items() if sent.acknowledged and bool(sent.cost_micros) == billing
         }
-
-    def unacknowledged(self) -> dict[NoticeKey, Sent]:
-        """Return the notices that were sent and never acknowledged."""
-        return {key: sent for key, sent in self.notices.items() if sent.attempts and not sent.acknowledged}
 
 
 def percentile(values: list[float], share: float) -> float:
