@@ -6,7 +6,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from tests.databases import bare_database, database, engine, migrated_file
+from tests.databases import bare_database, database, engine, migrated_file, sqlite
 from tests.servers.kafka import brokers, kafka, kafka_server
 from tests.servers.postgres import postgres
 from tests.servers.valkey import own_valkey, valkey, valkey_cluster
@@ -25,6 +25,7 @@ __all__ = [
     "migrated_file",
     "own_valkey",
     "postgres",
+    "sqlite",
     "valkey",
     "valkey_cluster",
 ]

@@ -22,12 +22,21 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def sqlite(migrated_file: Path, tmp_path: Path) -> str:
+    """Return the URL of an empty SQLite database with the newest schema, dsp.db in the test's folder."""
+    shutil.copy(migrated_file, tmp_path / "dsp.db")
+    return f"sqlite:///{tmp_path / 'dsp.db'}"
+
+
 @pytest.fixture(params=KINDS)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Yield the URL of an empty database with the newest schema: the test runs once on each kind."""
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Yield the URL of an empty database with the newest schema: the test runs once on each kind.
+
+    A module whose tests are of one kind alone has a fixture of this name.
+    """
     if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "dsp.db")
-        yield f"sqlite:///{tmp_path / 'dsp.db'}"
+        yield request.getfixturevalue("sqlite")
     else:
         server: Postgres = request.getfixturevalue("postgres")
         name = server.migrated()

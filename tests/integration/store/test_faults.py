@@ -27,17 +27,10 @@ _ADVERTISER = {"name": "A", "domain": "a.example"}
 
 
 @pytest.fixture
-def address(postgres: Postgres) -> Iterator[str]:
+def database(postgres: Postgres) -> Iterator[str]:
     name = postgres.migrated()
     yield postgres.address(name)
     postgres.give_back(name)
-
-
-@pytest.fixture
-def engine(address: str) -> Iterator[Engine]:
-    made = create_engine(address)
-    yield made
-    made.dispose()
 
 
 def _enter(session: Session, notices: list[Notice]) -> Applied:
@@ -109,8 +102,8 @@ def test_a_session_outlives_a_restart_of_the_server_but_its_transaction_does_not
         assert revision(session) == 1
 
 
-def test_a_row_that_stays_locked_is_unavailable(address: str) -> None:
-    engine = create_engine(f"{address}?options=-c%20lock_timeout%3D100")
+def test_a_row_that_stays_locked_is_unavailable(database: str) -> None:
+    engine = create_engine(f"{database}?options=-c%20lock_timeout%3D100")
     sessions = session_factory(engine)
     with sessions() as first, sessions() as second:
         first.execute(update(RevisionRow).values(revision=5))
@@ -119,15 +112,15 @@ def test_a_row_that_stays_locked_is_unavailable(address: str) -> None:
     engine.dispose()
 
 
-def test_a_statement_that_takes_too_long_is_unavailable(address: str) -> None:
-    engine = create_engine(f"{address}?options=-c%20statement_timeout%3D100")
+def test_a_statement_that_takes_too_long_is_unavailable(database: str) -> None:
+    engine = create_engine(f"{database}?options=-c%20statement_timeout%3D100")
     with session_factory(engine)() as session, pytest.raises(UnavailableError, match="timeout"):
         session.execute(text("SELECT pg_sleep(10)"))
     engine.dispose()
 
 
-def test_who_is_paused_in_a_transaction_keeps_nobody_waiting_for_long(address: str) -> None:
-    engine = create_engine(f"{address}?options=-c%20idle_in_transaction_session_timeout%3D1000")
+def test_who_is_paused_in_a_transaction_keeps_nobody_waiting_for_long(database: str) -> None:
+    engine = create_engine(f"{database}?options=-c%20idle_in_transaction_session_timeout%3D1000")
     sessions = session_factory(engine)
     with sessions() as paused:
         CatalogRepository(paused, "t", 1).create(Kind.ADVERTISER, _ADVERTISER)
@@ -149,8 +142,8 @@ def test_time_outs_are_set_where_the_url_sets_none(engine: Engine) -> None:
     assert shown == ["5s", "30s", "30s"]
 
 
-def test_of_several_servers_the_one_that_can_be_written_is_used(postgres: Postgres, address: str) -> None:
-    name = address.rpartition("/")[2]
+def test_of_several_servers_the_one_that_can_be_written_is_used(postgres: Postgres, database: str) -> None:
+    name = database.rpartition("/")[2]
     hosts = f"host=127.0.0.1:{free_port()}&host=127.0.0.1:{postgres.port}"
     engine = create_engine(f"postgresql://dsp:{PASSWORD}@/{name}?{hosts}&target_session_attrs=read-write")
     with session_factory(engine)() as session:

@@ -1,7 +1,5 @@
 """The catalogue kept by the log of its writes against the catalogue read."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 import msgspec
@@ -12,19 +10,14 @@ from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
 from dsp.kernel.errors import TransitionError, ValidationError
 from dsp.store.catalog import CatalogRepository, load_catalogue
-from dsp.store.database import create_engine, session_factory
-from dsp.store.migrate import upgrade
+from dsp.store.database import session_factory
 from dsp.store.replica import Replica
 from dsp.store.tables import ChangeRow, RevisionRow
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    address = f"sqlite:///{tmp_path / 'dsp.db'}"
-    upgrade(address)
-    engine = create_engine(address)
-    yield engine
-    engine.dispose()
+def database(sqlite: str) -> str:
+    return sqlite
 
 
 def write(repository: CatalogRepository, random: Random, ids: dict[Kind, list[int]]) -> None:

@@ -17,7 +17,6 @@ from dsp.ledger.book import Transaction
 from dsp.store.book import BookRepository
 from dsp.store.catalog import CatalogRepository
 from dsp.store.database import create_engine, session_factory
-from dsp.store.migrate import upgrade
 
 #: A Monday at noon, UTC.
 NOON_MS = 1_748_865_600_000
@@ -29,12 +28,10 @@ ENDLESS = {"total_micros": 10**15}
 class World:
     """What the workers of one machine share, in a directory of its own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, database: str) -> None:
         self.path = path
         self.clock = ManualClock(NOON_MS)
-        self.address = f"sqlite:///{path / 'dsp.db'}"
-        upgrade(self.address)
-        self.engine: Engine = create_engine(self.address)
+        self.engine: Engine = create_engine(database)
         self.sessions = session_factory(self.engine)
         self.views = session_factory(self.engine, read_only=True)
         self.leases = LocalLeaseStore(path / "leases.db")
@@ -102,7 +99,7 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+def world(tmp_path: Path, sqlite: str) -> Iterator[World]:
+    made = World(tmp_path, sqlite)
     yield made
     made.engine.dispose()

@@ -2,8 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
@@ -13,8 +11,7 @@ from dsp.kernel.clock import ManualClock, SystemClock
 from dsp.kernel.errors import UnavailableError
 from dsp.store.book import BookRepository
 from dsp.store.book_tables import BookDayRow
-from dsp.store.database import create_engine, session_factory
-from dsp.store.migrate import upgrade
+from dsp.store.database import session_factory
 from dsp.workers import audit
 from dsp.workers.audit import Audit
 from tests.waiting import until
@@ -24,12 +21,8 @@ TAMPERED = {column.name: 7 for column in BookDayRow.__table__.columns}
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    address = f"sqlite:///{tmp_path / 'book.db'}"
-    upgrade(address)
-    made = create_engine(address)
-    yield made
-    made.dispose()
+def database(sqlite: str) -> str:
+    return sqlite
 
 
 @pytest.fixture
