@@ -1,6 +1,6 @@
 """A bundle taken apart: what each input adds to the log-odds of each model of a rate, to look into what is served."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -9,7 +9,6 @@ import onnx
 from numpy.typing import NDArray
 
 from models.evaluation.trees import Leaf, contributions, leaves
-from models.features.spec import FeatureSpec
 from models.serving import bundle, linear, npz
 from models.serving.bundle import BundleSpec, LinearSpec, NetworkSpec, PartSpec
 from models.serving.calibration import CalibrationSpec, HierarchicalCalibration
@@ -97,15 +96,8 @@ def _of_trees(part: Trees, requests: NDArray[np.int64], ads: NDArray[np.int64]) 
 def _of_linear(part: LinearModel, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> tuple[float, list[_Told]]:
     places, filled = part.coordinates(requests, ads)
     *told, intercept = (part.weights[places] * filled).astype(np.float64)
-    named = zip(_slots(part.coordinates.spec), told, strict=True)
+    named = zip(part.coordinates.names, told, strict=True)
     return part.base + float(intercept[0]), [_Told(name, "regression", values) for name, values in named]
-
-
-def _slots(spec: FeatureSpec) -> Iterator[str]:
-    """Yield the names of a regression's slots but the intercept's, in the order of models.serving.linear."""
-    for group in sorted(spec.groups, key=lambda group: bool(group.ad)):
-        yield from [group.name] * (max(1, len(group.request)) * max(1, len(group.ad)))
-    yield from (*spec.request_numbers, *spec.ad_numbers, *(match.name for match in spec.matches))
 
 
 def _part(spec: PartSpec, files: Mapping[str, bytes]) -> Trees | LinearModel:

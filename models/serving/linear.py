@@ -45,6 +45,11 @@ class Coordinates:
         self._request_numbers = _Numbers(spec.request_numbers, columns.request)
         self._ad_numbers = _Numbers(spec.ad_numbers, columns.ad)
         self._counts = MatchCounts(spec.matches, columns)
+        #: Of each slot but the intercept's, the group, number or match that it belongs to.
+        self.names = (
+            *(group.name for group in groups for _ in range(_width(group))),
+            *(*spec.request_numbers, *spec.ad_numbers, *(match.name for match in spec.matches)),
+        )
 
     def __call__(self, requests: Int64s, ads: Int64s) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Return the place of each slot and row, and whether it counts, both (slots, n), of rows (n, R) and (n, A)."""

@@ -336,7 +336,7 @@ def _outcome(night: Night) -> Outcome:
 
 def _spread(rows: Rows, config: TrainingConfig) -> bool:
     """Tell whether the rows make blocks enough to walk through."""
-    return len(gbdt.block_edges(rows.at_ms, config.blocks)) >= 4
+    return len(gbdt.block_edges(rows.at_ms, config.blocks)) > gbdt.BLOCKS_MIN  # with both ends one more than blocks
 
 
 @contextmanager
