@@ -119,7 +119,7 @@ class Truth:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Return the nearest-rank percentile; 0 for no values."""
+    """Return the first value, in ascending order, that more than this share do not exceed; 0 for no values."""
     if not values:
         return 0.0
     ordered = sorted(values)
