@@ -13,13 +13,13 @@ from models.serving.predictor import BatchPredictor, Predictor, Scorer
 from models.serving.prior import OnlinePredictor, PriorPredictor
 
 #: Between two steps of what is worked out ahead auctions have the interpreter for so long.
-_REST_SECONDS = 0.004
+REST_SECONDS = 0.004
 
 
 def ahead(steps: Iterable[None]) -> None:
     """Work something out ahead, step by step, in a thread that may sleep."""
     for _ in steps:
-        time.sleep(_REST_SECONDS)
+        time.sleep(REST_SECONDS)
 
 
 class Scorers(NamedTuple):

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from bidder.compiling import Compile, compile_here
 from bidder.predictors import Predictors, ahead
+from bidder.revaluation import revalued
 from bidder.state import Served, Serving, ServingState, activate, serve
 from dsp import registry
 from dsp.cache.port import BlobStore
@@ -19,6 +20,7 @@ from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.pacing import columns
 from dsp.pacing.columns import PACED_BLOB, Paced
+from dsp.pacing.revaluation import REVALUED_BLOB, encode
 from dsp.snapshot import active
 from dsp.snapshot.active import ACTIVE_BLOB, Active
 from dsp.snapshot.codec import SNAPSHOT_BLOB
@@ -26,9 +28,11 @@ from models.serving import bundle, landscape, online
 from models.serving.bundle import CHALLENGER, CHAMPION, Bundle
 from models.serving.landscape import LANDSCAPE, NO_LANDSCAPES, Landscapes
 from models.serving.online import PRIOR_BLOB
-from models.serving.predictor import BatchPredictor
+from models.serving.predictor import BatchPredictor, Scorer
 from models.serving.session import CPU, Device
 
+#: So long another predictor waits for controls that are meant for its values. Where pacing is away, it serves without.
+REVALUED_SECONDS_MAX = 5.0
 _Part = TypeVar("_Part")
 _SWAPS = {
     SNAPSHOT_BLOB: metrics.SNAPSHOT_SWAPS,
@@ -61,6 +65,8 @@ class Reloader:
         self._active: Active | None = None
         self._controls: Paced | None = None
         self._predictors = Predictors()
+        self._told = ""  # of which predictor pacing was told last
+        self._waits_until: float | None = None  # on the loop's clock; None: no predictor waits for its controls
         self._challenger: BatchPredictor | None = None
         self._landscapes: Landscapes = NO_LANDSCAPES
         #: What was looked at last, good or bad, so that a broken artefact is tried and reported once.
@@ -121,7 +127,8 @@ class Reloader:
         prior = await self._blob(PRIOR_BLOB, online.load)
         landscapes = await self._published(LANDSCAPE, landscape.load)
         shadowed = await self._follow_challenger()
-        if not shadowed and all(part is None for part in (controls, model, prior, landscapes)):
+        waits = self._waits_until is not None
+        if not shadowed and not waits and all(part is None for part in (controls, model, prior, landscapes)):
             return False
         async with self._swapping:
             self._controls = controls or self._controls
@@ -137,13 +144,14 @@ class Reloader:
             return False
         ads, ids = self._served.ad_rows, self._served.snapshot.line_item_ids
         scorers = await asyncio.to_thread(self._predictors.prepared, ads)
+        predictor = await self._agreed(scorers.predictor)
         controls = await asyncio.to_thread(columns.align, self._controls, ids)
         self._serving.swap(
             ServingState(
                 served=self._served,  # who is active may have changed meanwhile
                 controls=controls,
                 controls_at_ms=self._controls.at_ms if self._controls is not None else 0,
-                predictor=scorers.predictor,
+                predictor=predictor,
                 prior=scorers.prior,
                 prior_at_ms=self._predictors.learned_to_ms,
                 landscapes=self._landscapes,
@@ -151,6 +159,37 @@ class Reloader:
             )
         )
         return True
+
+    async def _agreed(self, found: Scorer) -> Scorer:
+        """Return who is to predict: another predictor begins with the controls that are meant for its values.
+
+        Pacing is told of it, which scales the levels that it has learned on the values of the one before.
+        """
+        state, controls, now = self._serving.current, self._controls, asyncio.get_running_loop().time()
+        ads = self._served.ad_rows if self._served is not None else None
+        if state is None or state.served.ad_rows is not ads or not state.controls_at_ms or controls is None:
+            self._waits_until = None
+            return found  # there is nothing to compare, or nobody to tell
+        if found.version in (state.predictor.version, controls.predicted_by):
+            self._waits_until = None
+            return found
+        if self._waits_until is None or self._told != found.version:
+            self._told, self._waits_until = found.version, now + REVALUED_SECONDS_MAX
+            await self._tell(state, found)
+        if now < self._waits_until:
+            return state.predictor
+        self._waits_until = None
+        return found
+
+    async def _tell(self, state: ServingState, found: Scorer) -> None:
+        recent, snapshot, ads = list(self._serving.recent), state.served.snapshot, state.served.ad_rows
+        try:
+            told = await asyncio.to_thread(revalued, recent, snapshot, ads, state.predictor.version, found)
+            await self._blobs.put(REVALUED_BLOB, encode(told))
+        except Exception as fault:  # pacing finds out by the money
+            self._complain(REVALUED_BLOB, fault)
+        else:
+            self._complaints.pop(REVALUED_BLOB, None)
 
     async def _follow_challenger(self) -> bool:
         """Follow the model in shadow, which may end as well; one that cannot be loaded is none. Return news of it."""

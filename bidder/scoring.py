@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from bidder.revaluation import Recent, Scored
 from bidder.run import Run
 from bidder.state import ServingState
 from dsp.kernel import metrics
@@ -19,10 +20,11 @@ class Scoring:
     auctions of a cohort in one call, by the first of them to need the answer.
     """
 
-    def __init__(self, batcher: Batcher | None, ms_min: float, clock: Clock) -> None:
+    def __init__(self, batcher: Batcher | None, ms_min: float, clock: Clock, recent: Recent) -> None:
         self._batcher = batcher
         self._ms_min = ms_min
         self._clock = clock
+        self._recent = recent
         self._together = Together(None)
 
     async def predict(
@@ -41,10 +43,13 @@ class Scoring:
             answer = await self._batcher.submit(scorer.run, scorer.stage(features, chosen), len(chosen), spare_ms)
         else:
             run.model_version = scorer.version
-            return await self._ask(run, scorer, features, chosen)
+            found = await self._ask(run, scorer, features, chosen)
+            self._recent.append(Scored(state.served.ad_rows, scorer.version, (features, chosen), found))
+            return found
         by = scorer if answer is not None else state.prior
         run.model_version = by.version
         found = answer or by.predict(features, chosen)
+        self._recent.append(Scored(state.served.ad_rows, by.version, (features, chosen), found))
         _observe(self._clock.elapsed_ns() - began_ns, len(chosen))
         return found
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from bidder.revaluation import RECENT_MAX, Recent
 from dsp import registry
 from dsp.catalog.entities import ConversionRule
 from dsp.kernel import metrics
@@ -86,6 +87,7 @@ class Serving:
 
     def __init__(self) -> None:
         self.current: ServingState | None = None
+        self.recent = Recent(maxlen=RECENT_MAX)  # what the predictor has scored
 
     def swap(self, state: ServingState) -> None:
         """Serve another state from the next auction on."""

@@ -89,7 +89,7 @@ def wire(
         responder=Responder(config.notice_url, signer, rates),
         journal=Journal(outbox, sample_secret, config.request_sample_rate, config.shadow_share, vendor_id),
         tally=Tally(profiles, tracer),
-        scoring=Scoring(batcher, config.predict_ms_min, clock),
+        scoring=Scoring(batcher, config.predict_ms_min, clock, serving.recent),
     )
     desk = NoticeDesk(
         config=config,

@@ -25,6 +25,7 @@ class Paced(msgspec.Struct, frozen=True, kw_only=True, tag="paced.1"):
     line_item_ids: bytes
     multiplier: bytes
     left_micros: bytes  # of today's budgets, by the book; infinite without any
+    predicted_by: str = ""  # the predictor for whose values the multipliers are; empty where nobody has told of another
 
 
 class ControlColumns(msgspec.Struct, frozen=True):
@@ -44,6 +45,7 @@ def paced(controls: Controls) -> Paced:
         line_item_ids=np.array([number for number, _ in held], dtype=_ID).tobytes(),
         multiplier=np.array([control.multiplier for _, control in held], dtype=_NUMBER).tobytes(),
         left_micros=np.array(left, dtype=_NUMBER).tobytes(),
+        predicted_by=next(reversed(controls.predicted_by), ""),
     )
 
 

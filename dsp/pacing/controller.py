@@ -63,6 +63,7 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int
     line_items: dict[int, Control] = {}
     campaigns: dict[int, Control] = {}
+    predicted_by: tuple[str, ...] = ()  # predictors on whose values levels were learned, as told; the latest last
 
 
 def encode(controls: Controls) -> bytes:

@@ -19,10 +19,11 @@ from dsp.catalog.terms import Budget, Daypart, Flight, Goal, GoalKind, PacingMod
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import Clock, SystemClock
 from dsp.kernel.money import MICROS_PER_UNIT, Micros
-from dsp.pacing import columns
+from dsp.pacing import columns, revaluation
 from dsp.pacing.columns import PACED_BLOB
 from dsp.pacing.controller import CONTROLS_BLOB, Bought, Control, Controls, Law, decode, encode, hold, step
 from dsp.pacing.plan import Pace, day_number, left_micros, plan
+from dsp.pacing.revaluation import REVALUED_BLOB, rescale
 from dsp.pacing.traffic import TRAFFIC_BLOB, Curves
 from dsp.pacing.traffic import decode as decode_traffic
 from dsp.pricing.value import conversion_worths, unit_micros
@@ -93,7 +94,7 @@ def next_controls(
     for day in days:
         of_line_items.setdefault(day.line_item_id, []).append(day)
         of_campaigns.setdefault(day.campaign_id, []).append(day)
-    after = Controls(at_ms=now_ms)
+    after = Controls(at_ms=now_ms, predicted_by=before.predicted_by)
     for campaign in catalogue.campaigns:
         if not turn.has(campaign.id) and _kept(campaign.id, members[campaign.id], before, after):
             continue
@@ -230,7 +231,7 @@ class PacingJob:
         self._turn = Turn()
         self._controls = Controls(at_ms=0)
         self._curves = Curves(configured=workers.traffic_curve)
-        self._traffic_version = ""
+        self._traffic_version = self._revalued_version = ""
         self._reclaim_at_ms = 0
 
     async def open(self) -> None:
@@ -259,6 +260,8 @@ class PacingJob:
         now_ms = self._clock.now_ms()
         await self._follow_traffic()
         law, self._turn = self._law, self._turn.after(len(self._catalogue.line_items))
+        if await self._follow_values():
+            self._turn = Turn()  # all multipliers are to be for the same values
         self._controls = next_controls(self._catalogue, days, self._controls, self._curves, law, now_ms, self._turn)
         await self._blobs.put(PACED_BLOB, columns.encode(columns.paced(self._controls)))
         if self._turn.number == 0:  # all have had theirs
@@ -281,6 +284,21 @@ class PacingJob:
             self._curves = Curves(decode_traffic(data), self._workers.traffic_curve)
         except msgspec.DecodeError as fault:
             logging.get(__name__).error("traffic unreadable, the curves stay", fault=str(fault))
+
+    async def _follow_values(self) -> bool:
+        """Scale levels by what bidders say that another predictor does to values; return whether they do."""
+        found = await self._blobs.get(REVALUED_BLOB, self._revalued_version)
+        if found is None:
+            return False
+        self._revalued_version, data = found
+        try:
+            told = revaluation.decode(data)
+        except msgspec.DecodeError as fault:
+            logging.get(__name__).error("revaluation unreadable, levels stay", fault=str(fault))
+            return False
+        campaigns = {line_item.id: line_item.campaign_id for line_item in self._catalogue.line_items}
+        before, self._controls = self._controls, rescale(self._controls, told, campaigns, self._law)
+        return self._controls is not before
 
     def _read(self) -> list[DayResult]:
         with self._sessions() as session:

@@ -3,6 +3,7 @@
 from itertools import chain
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
@@ -14,6 +15,8 @@ from dsp.catalog.status import Status
 from dsp.pacing import columns
 from dsp.pacing.columns import PACED_BLOB
 from dsp.pacing.controller import CONTROLS_BLOB, Controls, decode
+from dsp.pacing.revaluation import REVALUED_BLOB, Revalued
+from dsp.pacing.revaluation import encode as encode_revalued
 from dsp.pacing.traffic import TRAFFIC_BLOB, Traffic
 from dsp.pacing.traffic import encode as encode_traffic
 from dsp.store.tables import LineItemRow
@@ -125,6 +128,40 @@ async def test_a_restart_goes_on_at_the_same_level(world: World) -> None:
     after = await steps(world, again, 1)
     assert not after.line_items[line_item].cold
     assert after.line_items[line_item].level == pytest.approx(before.line_items[line_item].level, abs=0.2)
+    await again.close()
+
+
+async def test_levels_are_scaled_once_by_what_bidders_tell_of_values(world: World) -> None:
+    campaign = world.campaign(world.advertiser())
+    line_item = world.line_item(campaign, budget={"total_micros": 1_200_000})
+    job, told = new_job(world), Revalued(before="a", after="b", log_ratios={line_item: 1.0})
+    await job.open()
+    for _ in range(20):
+        world.spend(campaign, line_item, 15_000)
+        before = await steps(world, job, 1)
+
+    async def predicted_by() -> str:
+        found = await world.blobs.get(PACED_BLOB)
+        assert found is not None
+        return columns.decode(found[1]).predicted_by
+
+    assert await predicted_by() == ""
+    await world.blobs.put(REVALUED_BLOB, encode_revalued(told))
+    after = await steps(world, job, 1)
+    assert await predicted_by() == "b"
+    moved = after.line_items[line_item].level - before.line_items[line_item].level
+    assert moved == pytest.approx(-1.0, abs=0.2)
+    await job.close()
+    again = new_job(world)  # it reads what was told as well
+    await again.open()
+    other = msgspec.structs.replace(told, log_ratios={line_item: 1.1})
+    await world.blobs.put(REVALUED_BLOB, encode_revalued(other))  # another bidder's word of the same
+    restarted = await steps(world, again, 1)
+    assert await predicted_by() == "b"
+    assert restarted.line_items[line_item].level == pytest.approx(after.line_items[line_item].level, abs=0.2)
+    await world.blobs.put(REVALUED_BLOB, b"\xc1 rubbish")
+    await steps(world, again, 1)
+    assert await predicted_by() == "b"
     await again.close()
 
 

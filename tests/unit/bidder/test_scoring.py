@@ -69,7 +69,8 @@ class Bench:
         self.rates = Rates()
         self.batcher = Batcher(64, WAIT_MS, 1_024, self.clock, SlowDevice(ms))
         self.market.auctioneer = dataclasses.replace(
-            self.market.auctioneer, scoring=Scoring(self.batcher, CONFIG.predict_ms_min, self.clock)
+            self.market.auctioneer,
+            scoring=Scoring(self.batcher, CONFIG.predict_ms_min, self.clock, self.market.serving.recent),
         )
         creatives = len(self.market.state.served.ad_rows)
         self.market.model(BatchScorer("batched", self.rates, RateTable(np.full(creatives, 0.05)), "cuda"))
