@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from itertools import permutations
 from pathlib import Path
+from struct import unpack
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from prometheus_client import REGISTRY
 from dsp.cache.local import LocalUserStore
 from dsp.cache.port import ReplayedUserStore, UserStore
 from dsp.cache.redis import RedisUserStore
-from dsp.catalog.exposures import pack
+from dsp.catalog.exposures import digest, pack
 from dsp.catalog.user import Exposure, Response, UserRecord
 from dsp.events.schema import NoticeKind
 from dsp.frequency.evidence import exposure_of
@@ -102,12 +103,21 @@ async def test_a_restart_keeps_the_records(make_store: MakeStore) -> None:
 
 async def test_the_order_in_which_impressions_come_makes_no_difference(make_store: MakeStore) -> None:
     store = await make_store()
-    given = [("first", exposure(1, 50)), ("first", exposure(1, 40)), ("first", exposure(2, 45)), ("first", exposure(1))]
-    given += [("second", exposure(1, 40)), ("second", exposure(2, 45)), ("second", exposure(1, 1))]
-    for user_key, one in given:
-        await expose(store, user_key, one)
-    # Each once, at the earliest time given.
-    assert await get(store, "first") == await get(store, "second") == UserRecord(pack([exposure(1), exposure(2, 45)]))
+    given = [exposure(1, 50), exposure(1, 40), exposure(2, 45), exposure(1)]
+    for number, order in enumerate(permutations(given)):
+        for one in (*order, *order[::-1]):
+            await expose(store, f"user-{number}", one)
+        # Each once, at the earliest time given.
+        assert await get(store, f"user-{number}") == UserRecord(pack([exposure(1), exposure(2, 45)]))
+
+
+async def test_a_bid_is_told_from_numbers_that_look_like_it(make_store: MakeStore) -> None:
+    store = await make_store()
+    advertiser_id, campaign_id = unpack("<2I", digest("bid-2"))
+    alike = Exposure("bid-1", 10, advertiser_id, campaign_id, 3)
+    for one in (alike, exposure(2, 30), exposure(2, 20), exposure(2, 40)):
+        await expose(store, "user", one)
+    assert await get(store, "user") == UserRecord(pack([alike, exposure(2, 20)]))
 
 
 async def test_responses_are_the_same_in_whatever_order_and_however_often_they_come(make_store: MakeStore) -> None:
