@@ -16,9 +16,11 @@ Step = tuple[Exclusion, Bits]
 #: What the rows of one group may take, and their number where rows are short: a key takes memory as well.
 _BYTES_MAX = 4_000_000
 _ROWS_MAX = 4_096
-#: Spellings of keys that are kept, and how long one may be: strangers decide what is sent.
+#: Spellings of keys that are kept, how long one may be, and all of them: strangers decide what is sent, and a list of
+#: short names takes many times its characters.
 _SPELLINGS_MAX = 8_192
 _SPELLING_CHARS_MAX = 1_024
+SPELLINGS_CHARS_MAX = 1_000_000
 
 
 def _rows_max(row_bytes: int) -> int:
@@ -38,6 +40,7 @@ class Group(ABC, Generic[Asked, Kept]):
         self._rows: dict[Hashable, Kept] = {}
         self._rows_max = _rows_max(row_bytes)
         self._spelled: dict[Hashable, Kept] = {}
+        self._spelled_chars = 0
 
     def row(self, asked: Asked) -> Kept:
         """Return the members for which all conditions hold. One object while the key is kept."""
@@ -45,10 +48,12 @@ class Group(ABC, Generic[Asked, Kept]):
         row = self._spelled.get(spelling)
         if row is None:
             row = self._row(asked)
-            if len(self._spelled) >= _SPELLINGS_MAX:
-                self._spelled.clear()
-            if len(repr(spelling)) <= _SPELLING_CHARS_MAX:
+            chars = len(repr(spelling))
+            if len(self._spelled) >= _SPELLINGS_MAX or self._spelled_chars + chars > SPELLINGS_CHARS_MAX:
+                self._forget()
+            if chars <= _SPELLING_CHARS_MAX:
                 self._spelled[spelling] = row
+                self._spelled_chars += chars
         return row
 
     def _row(self, asked: Asked) -> Kept:
@@ -60,9 +65,13 @@ class Group(ABC, Generic[Asked, Kept]):
             row = self.fold(out)
             if len(self._rows) >= self._rows_max:
                 self._rows.clear()
-                self._spelled.clear()
+                self._forget()
             self._rows[key] = row
         return row
+
+    def _forget(self) -> None:
+        self._spelled.clear()
+        self._spelled_chars = 0
 
     @abstractmethod
     def key(self, asked: Asked) -> Hashable:

@@ -1,7 +1,6 @@
 """Encodes opportunities and snapshots as raw feature rows. The bidder, the tests and offline jobs all call this."""
 
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from dsp.catalog.entities import Advertiser, Creative
 from dsp.catalog.exposures import ROW_BYTES, shown
 from dsp.catalog.user import Response, UserRecord
 from dsp.kernel.clock import MS_PER_MINUTE
+from dsp.kernel.remember import Remembered
 from dsp.openrtb.opportunity import Opportunity
 from models.features.columns import (
     AD_CATEGORY_SLOTS,
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from dsp.snapshot.build import Snapshot
 
 _INT64_MAX = 2**63 - 1
-_HASHES_MAX = 131_072
+#: Nobody's name for anything is longer; strangers may send hundreds of thousands of characters, which are not kept.
+_TEXT_CHARS_MAX = 256
 #: Sets of no more categories are remembered; who names more means nothing by it.
 _CATEGORIES_MAX = 16
 _MINUTES_PER_DAY = 1_440
@@ -46,18 +47,13 @@ _CLICKED, _CONVERTED = attrgetter("clicked_ms"), attrgetter("converted_ms")
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday
 
 
-class _Hashes(dict[str, int]):
-    """The hashes of strings seen. A hit is half of lru_cache's time, which moves what was hit to the front."""
-
-    def __missing__(self, text: str) -> int:
-        if len(self) >= _HASHES_MAX:
-            self.clear()
-        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        found = self[text] = int.from_bytes(digest, "big") >> 1 if text else 0
-        return found
+def _hash(text: str) -> int:
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1 if text else 0
 
 
-_HASHES = _Hashes()
+#: A hit is half of lru_cache's time, which moves what was hit to the front.
+_HASHES = Remembered(_hash, entries_max=131_072, chars_max=_TEXT_CHARS_MAX, kept_chars_max=8_000_000)
 
 
 def text_hash(text: str) -> int:
@@ -65,10 +61,16 @@ def text_hash(text: str) -> int:
     return _HASHES[text]
 
 
-@lru_cache(maxsize=16_384)
 def tier_one(category: str) -> str:
     """Return the top level of an IAB category ("IAB2" of "IAB2-3"): there is data enough for those."""
+    return _TIERS[category]
+
+
+def _tier_one(category: str) -> str:
     return category.partition("-")[0].upper()
+
+
+_TIERS = Remembered(_tier_one, entries_max=16_384, chars_max=_TEXT_CHARS_MAX)
 
 
 def request_row(opportunity: Opportunity, user: UserRecord | None) -> NDArray[np.int64]:
@@ -200,14 +202,14 @@ def _responses(responses: Sequence[Response], now_ms: int) -> Sequence[int]:
 
 def _content(categories: frozenset[str]) -> Sequence[int]:
     """Return the slots of what a site or app is about, of which there are few kinds."""
-    return _known_content(categories) if len(categories) <= _CATEGORIES_MAX else _content_slots(categories)
+    return _KNOWN_CONTENT[categories] if len(categories) <= _CATEGORIES_MAX else _content_slots(categories)
 
 
 def _content_slots(categories: frozenset[str]) -> Sequence[int]:
     return _slots({tier_one(category) for category in categories}, CONTENT_CATEGORY_SLOTS)
 
 
-_known_content = lru_cache(maxsize=4_096)(_content_slots)
+_KNOWN_CONTENT = Remembered(_content_slots)
 
 
 def _slots(values: Collection[str], slots: int) -> list[int]:

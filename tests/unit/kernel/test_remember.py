@@ -17,6 +17,11 @@ def test_number_and_size_are_bounded() -> None:
         assert upper[text] == text.upper()
     assert asked == ["a", "b", "c", "d", "a"]
     asked.clear()
+    all_of_them = Remembered(lambda text: (asked.append(text), text.upper())[1], kept_chars_max=14)
+    for text in ("aa", "bb", "cc", "aa", "dd", "dd", "aa"):  # four characters each, quotes and all
+        assert all_of_them[text] == text.upper()
+    assert asked == ["aa", "bb", "cc", "dd", "aa"]
+    asked.clear()
     for _ in range(2):
         assert upper["x" * 11] == "X" * 11
     assert len(asked) == 2

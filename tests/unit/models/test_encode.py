@@ -10,6 +10,7 @@ import pytest
 
 from dsp.catalog.exposures import pack
 from dsp.catalog.user import Exposure, Response, UserRecord
+from dsp.kernel.remember import Remembered
 from dsp.openrtb.opportunity import DeviceKind, Opportunity, Video
 from models.features import encode
 from models.features.columns import (
@@ -169,10 +170,20 @@ def test_no_more_hashes_are_remembered_than_the_bound_and_forgotten_ones_come_ag
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Anybody may send new strings without end."""
-    monkeypatch.setattr(encode, "_HASHES_MAX", 10)
-    monkeypatch.setattr(encode, "_HASHES", encode._Hashes())
+    monkeypatch.setattr(encode, "_HASHES", Remembered(encode._hash, entries_max=10))
     sent = [f"s{number}" for number in range(25)] * 2
     found = [text_hash(text) for text in sent]
     assert len(encode._HASHES) <= 10
     assert found[:25] == found[25:]
     assert len(set(found)) == 25
+
+
+def test_what_nobody_calls_anything_is_not_remembered() -> None:
+    """A request may name a publisher or a category in as many characters as a body holds."""
+    endless = "x" * 100_000
+    assert text_hash(endless) == text_hash(endless) != 0
+    assert tier_one(endless) == endless.upper()
+    text_hash("publisher"), tier_one("IAB1"), encode._content(frozenset(["IAB1"]))
+    encode._content(frozenset([endless]))
+    for kept in (encode._HASHES, encode._TIERS, encode._KNOWN_CONTENT):
+        assert max(len(repr(key)) for key in kept) < 10_000

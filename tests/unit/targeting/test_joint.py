@@ -6,7 +6,7 @@ import pytest
 from dsp.catalog.reasons import Exclusion
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Words
-from dsp.targeting.joint import Group, Reasons, Step
+from dsp.targeting.joint import SPELLINGS_CHARS_MAX, Group, Reasons, Step
 from dsp.targeting.rows import Conditions
 
 
@@ -135,3 +135,21 @@ def test_steps_are_worked_out_once_an_owner_and_are_bounded() -> None:
             break
         kept += 1
     assert 1 <= kept <= 2
+
+
+def test_what_spellings_take_is_bounded() -> None:
+    """Each may have a thousand characters, and there may be thousands."""
+
+    class Wordy(Multiples):
+        def spell(self, asked: int) -> str:
+            return f"{asked:01000}"
+
+        def key(self, asked: int) -> int:
+            return 1
+
+    group = Wordy(200)
+    most = 0
+    for asked in range(2_000):
+        group.row(asked)
+        most = max(most, sum(map(len, group._spelled)))
+    assert 0.9 * SPELLINGS_CHARS_MAX < most <= SPELLINGS_CHARS_MAX
