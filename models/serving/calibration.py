@@ -51,7 +51,7 @@ class HierarchicalCalibration:
         deltas = self.shifts.deltas(requests, ads)
         # In the order in which a prepared calibration adds, so that both give the same to the last bit.
         offsets: NDArray[np.float64] = deltas[:, : self._shared].sum(axis=1, dtype=np.float64)
-        offsets += self.intercept + self.shifts.base_logit
+        offsets += self.intercept
         offsets += deltas[:, self._shared :].sum(axis=1, dtype=np.float64)
         calibrated: NDArray[np.float64] = logits * self.slope + offsets
         return calibrated
@@ -77,7 +77,7 @@ class HierarchicalCalibration:
                 self._known.clear()
             nothing = np.zeros((1, len(self.shifts.columns.ad)), dtype=np.int64)
             deltas = self.shifts.deltas(request[np.newaxis], nothing)[0, : self._shared]
-            shift = self._known[values] = self.intercept + self.shifts.base_logit + float(deltas.sum(dtype=np.float64))
+            shift = self._known[values] = self.intercept + float(deltas.sum(dtype=np.float64))
         return shift
 
     def spec(self) -> CalibrationSpec:
