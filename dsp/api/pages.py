@@ -1,13 +1,16 @@
 """Ids in paths, and cursor pages: an opaque token says after which item a list goes on."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Query
 
 from dsp.catalog.kinds import Kind
 from dsp.kernel.errors import Fault, NotFoundError, ValidationError
 from dsp.store.catalog import ID_MAX
+
+_Item = TypeVar("_Item")
 
 PAGE_SIZE = 50
 ID_DIGITS_MAX = 19
@@ -24,8 +27,17 @@ def page_size(given: int, bound: int) -> int:
     return given
 
 
-def encode_token(scope: str, after: int) -> str:
-    """Return the token of the page after item `after` of the list `scope`."""
+def page(scope: str, found: Sequence[_Item], size: int, number: Callable[[_Item], int]) -> dict[str, Any]:
+    """Return a page of the list `scope`: the first `size` of what was found, and a token where more was found.
+
+    `number` gives the number of an item, by which the list is ordered. To know whether a page is the last one, look
+    for one item more than it shows.
+    """
+    following = _encode_token(scope, number(found[size - 1])) if len(found) > size else None
+    return {"items": found[:size], "next_page_token": following}
+
+
+def _encode_token(scope: str, after: int) -> str:
     return urlsafe_b64encode(f"{scope}:{after}".encode()).rstrip(b"=").decode("ascii")
 
 

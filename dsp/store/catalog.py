@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 from sqlalchemy import ColumnElement, insert, select, update
@@ -37,13 +37,6 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     before: dict[str, Any] | None
     after: dict[str, Any]
-
-
-class Page(NamedTuple):
-    """Entities in order of id; `next_after` continues the list, None at its end."""
-
-    items: Sequence[Entity]
-    next_after: int | None
 
 
 class CatalogRepository:
@@ -118,7 +111,7 @@ class CatalogRepository:
 
     def find(self, kind: Kind, external_id: str) -> Entity | None:
         """Return the entity with this external id."""
-        found = self.list(kind, {"external_id": external_id}).items
+        found = self.list(kind, {"external_id": external_id})
         return found[0] if found else None
 
     def list(
@@ -128,19 +121,18 @@ class CatalogRepository:
         after: int = 0,
         limit: int = 100,
         name_part: str = "",
-    ) -> Page:
-        """Return the entities whose columns, or ancestors' ids, equal the filters, from the id after `after` on.
+    ) -> Sequence[Entity]:
+        """Return up to `limit` entities after the id `after`, by id, whose columns or ancestors' ids equal the filters.
 
         Their names contain `name_part`, whatever the case of the letters A to Z; of others, as the database has it.
         """
         table = ROWS[kind].__table__
-        query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit + 1)
+        query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit)
         if name_part:
             query = query.where(table.c.name.icontains(name_part, autoescape=True))
         for name, value in (filters or {}).items():
             query = query.where(_having(kind, name, value))
-        items = [to_entity(kind, row) for row in self._session.execute(query).mappings()]
-        return Page(items[:limit], items[limit - 1].id if len(items) > limit else None)
+        return [to_entity(kind, row) for row in self._session.execute(query).mappings()]
 
     def versions(self, kind: Kind, id: int, after: int = 0, limit: int = 100) -> Sequence[Change]:
         """Return the entity's writes after version `after`, oldest first; raises NotFoundError."""

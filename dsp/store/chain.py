@@ -32,9 +32,8 @@ def load_chain(session: Session, line_item_id: int) -> Catalogue:
 
 def _all(repository: CatalogRepository, kind: Kind, filters: dict[str, Any]) -> list[Entity]:
     found: list[Entity] = []
-    after: int | None = 0
-    while after is not None:
-        page = repository.list(kind, filters, after, _PAGE)
-        found += page.items
-        after = page.next_after
-    return found
+    while True:
+        page = repository.list(kind, filters, found[-1].id if found else 0, _PAGE)
+        found += page
+        if len(page) < _PAGE:
+            return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
+from operator import attrgetter, itemgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -22,6 +23,7 @@ from dsp.api.context import (
     version_wanted,
 )
 from dsp.api.errors import HeaderError
+from dsp.api.json import JsonResponse
 from dsp.api.openapi import operation
 from dsp.api.pages import (
     ID_DIGITS_MAX,
@@ -29,8 +31,8 @@ from dsp.api.pages import (
     PageSize,
     PageToken,
     decode_token,
-    encode_token,
     entity_id,
+    page,
     page_size,
 )
 from dsp.catalog.kinds import Entity, Kind
@@ -107,10 +109,9 @@ def _list(kind: Kind) -> Callable[..., Response]:
         limit = page_size(size, served.config.page_size_max)
         with served.reads() as session:
             repository = CatalogRepository(session, "", 0)
-            page = repository.list(kind, wanted, decode_token(kind, token), limit, name)
-            items = _shown(repository, kind, page.items)
-        following = None if page.next_after is None else encode_token(kind, page.next_after)
-        return _json({"items": items, "next_page_token": following})
+            found = repository.list(kind, wanted, decode_token(kind, token), limit + 1, name)
+            shown = _shown(repository, kind, found)
+        return JsonResponse(page(kind, shown, limit, itemgetter("id")))
 
     return list_
 
@@ -121,7 +122,7 @@ def _read(kind: Kind) -> Callable[..., Response]:
         number = entity_id(kind, id)
         with served.reads() as session:
             repository = CatalogRepository(session, "", 0)
-            if key.advertiser_id is not None and not repository.list(kind, _limited(kind, key, {"id": number})).items:
+            if key.advertiser_id is not None and not repository.list(kind, _limited(kind, key, {"id": number})):
                 raise NotFoundError(f"there is no {kind.words} {number}")
             return _response(_answer(repository, kind, repository.get(kind, number)))
 
@@ -155,9 +156,7 @@ def _versions(kind: Kind) -> Callable[..., Response]:
         scope = f"{kind}/{number}"
         with served.reads() as session:
             changes = CatalogRepository(session, "", 0).versions(kind, number, decode_token(scope, token), limit + 1)
-        more = len(changes) > limit
-        following = encode_token(scope, changes[limit - 1].version) if more else None
-        return _json({"items": changes[:limit], "next_page_token": following})
+        return JsonResponse(page(scope, changes, limit, attrgetter("version")))
 
     return versions
 
@@ -231,10 +230,6 @@ def _shown(repository: CatalogRepository, kind: Kind, entities: Sequence[Entity]
 
 def _response(answer: Answer, headers: dict[str, str] | None = None) -> Response:
     return Response(answer.body, answer.status, {**answer.headers, **(headers or {})}, "application/json")
-
-
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 def _limited(kind: Kind, key: ApiKey, filters: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """/v1/changes: who did what to the catalogue, across all its entities."""
 
+from operator import attrgetter
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from dsp.api.context import Served, Viewer, known_parameters
+from dsp.api.json import JsonResponse
 from dsp.api.openapi import content, problems, ref
-from dsp.api.pages import PAGE_SIZE, PageSize, PageToken, decode_token, encode_token, page_size
+from dsp.api.pages import PAGE_SIZE, PageSize, PageToken, decode_token, page, page_size
 from dsp.catalog.kinds import Kind
 from dsp.catalog.validate import TIME_MS_MAX
 from dsp.catalog.values import TEXT_CHARS_MAX
@@ -42,6 +43,4 @@ def changes(
     wanted = {name: value for name, value in filters.items() if value is not None}
     with served.reads() as session:
         found = list_changes(session, wanted, since_ms, decode_token(_SCOPE, token), limit + 1)
-    following = encode_token(_SCOPE, found[limit - 1].number) if len(found) > limit else None
-    body = msgspec.json.encode({"items": found[:limit], "next_page_token": following})
-    return Response(body, media_type="application/json")
+    return JsonResponse(page(_SCOPE, found, limit, attrgetter("number")))

@@ -6,6 +6,7 @@ from starlette.concurrency import run_in_threadpool
 
 from dsp.api.context import Client, Served, Services, known_parameters
 from dsp.api.delivery import Delivery, DeliveryReport
+from dsp.api.json import JsonResponse
 from dsp.api.openapi import content, problems, ref
 from dsp.api.pages import entity_id
 from dsp.catalog.kinds import Kind
@@ -39,7 +40,7 @@ async def delivery(id: str, request: Request, served: Served, key: Client) -> Re
     except UnavailableError:  # the rest can be told without them
         requests, found = None, None
     report = await run_in_threadpool(_report, served, key, number, requests, None if found is None else found[1])
-    return Response(msgspec.json.encode(report), media_type="application/json")
+    return JsonResponse(report)
 
 
 def _report(

@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from dsp.api.context import Body, Served, Services, Viewer, decode_object
 from dsp.api.explain import RequestReport, Seen
+from dsp.api.json import JsonResponse
 from dsp.api.openapi import content, problems, ref
 from dsp.catalog.validate import START_MS_MAX
 from dsp.events.schema import SampledRequest, decode
@@ -63,7 +64,7 @@ async def explain_request(served: Served, _key: Viewer, body: Body) -> Response:
     anything about the user they count none. Prices and budgets come after the funnel.
     """
     exchange, request, at_ms, seen = _wanted(decode_object(body), served.clock.now_ms())
-    return _answer(await _explain(served, exchange, msgspec.json.encode(request), at_ms, seen))
+    return JsonResponse(await _explain(served, exchange, msgspec.json.encode(request), at_ms, seen))
 
 
 @router.get(
@@ -84,7 +85,7 @@ async def explain_auction(auction_id: str, served: Served, _key: Viewer) -> Resp
         raise NotFoundError(f"no request of auction {auction_id[:64]} is kept")
     report = await _explain(served, stored.exchange, stored.body, stored.at_ms)
     told = {"auction_id": stored.auction_id, "outcome": stored.outcome, "snapshot_version": stored.snapshot_version}
-    return _answer(told | msgspec.to_builtins(report))
+    return JsonResponse(told | msgspec.to_builtins(report))
 
 
 async def _explain(
@@ -156,7 +157,3 @@ def _seen(given: Any, now_ms: Any, faults: list[Fault]) -> list[Seen]:
 
 def _is_time(value: Any) -> bool:
     return type(value) is int and 0 <= value <= START_MS_MAX
-
-
-def _answer(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -1,9 +1,9 @@
 """/v1/keys: owners see which API keys there are and revoke them. Keys are made on the command line."""
 
-import msgspec
 from fastapi import APIRouter, Response
 
 from dsp.api.context import Owner, Served
+from dsp.api.json import JsonResponse
 from dsp.api.openapi import content, problems
 from dsp.store.keys import list_keys, revoke_key
 
@@ -27,8 +27,7 @@ _KEYS = {"type": "object", "properties": {"items": {"type": "array", "items": _K
 def list_(served: Served, _key: Owner) -> Response:
     """List every key, revoked ones too. The keys themselves are not stored and cannot be shown."""
     with served.reads() as session:
-        keys = list_keys(session)
-    return Response(msgspec.json.encode({"items": keys}), media_type="application/json")
+        return JsonResponse({"items": list_keys(session)})
 
 
 @router.post("/{name:path}/revoke", summary="Revoke an API key", status_code=204, responses=problems(404))

@@ -4,11 +4,11 @@ import re
 from datetime import date
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from dsp.api.context import Client, Served, Services, known_parameters
+from dsp.api.json import JsonResponse
 from dsp.api.openapi import content, problems, ref
 from dsp.api.sheet import MEDIA_TYPE as CSV
 from dsp.api.sheet import NAMED, ReportFormat, to_csv
@@ -97,8 +97,7 @@ async def spend(
     if format is ReportFormat.CSV:
         headers = {"Content-Disposition": 'attachment; filename="spend.csv"'}
         return Response(await run_in_threadpool(to_csv, report, by, names), headers=headers, media_type=CSV)
-    body = await run_in_threadpool(msgspec.json.encode, report)
-    return Response(body, media_type="application/json")
+    return await run_in_threadpool(JsonResponse, report)
 
 
 def _read(
