@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from dsp.api.config import ApiConfig
-from dsp.api.errors import HeaderError
+from dsp.api.errors import RequestError
 from dsp.api.explain import Explainer
 from dsp.cache.port import BlobStore
 from dsp.kernel.clock import Clock
@@ -68,13 +68,13 @@ def role(wanted: Role) -> Callable[..., ApiKey]:
 
     def check(served: Served, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> ApiKey:
         if credentials is None:
-            raise HeaderError(HTTPStatus.UNAUTHORIZED, "The request needs `Authorization: Bearer KEY`.")
+            raise RequestError(HTTPStatus.UNAUTHORIZED, "The request needs `Authorization: Bearer KEY`.")
         with served.reads() as session:
             key = find_key(session, credentials.credentials)
         if key is None:
-            raise HeaderError(HTTPStatus.UNAUTHORIZED, "The API key is unknown or revoked.")
+            raise RequestError(HTTPStatus.UNAUTHORIZED, "The API key is unknown or revoked.")
         if not key.role.may(wanted):
-            raise HeaderError(HTTPStatus.FORBIDDEN, f"This needs a key with role {wanted}; yours has {key.role}.")
+            raise RequestError(HTTPStatus.FORBIDDEN, f"This needs a key with role {wanted}; yours has {key.role}.")
         return key
 
     return check
@@ -91,15 +91,15 @@ async def _body(request: Request, served: Served) -> bytes:
     """Read the body within its bound, refusing what is not plain JSON."""
     media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media_type not in _JSON:
-        raise HeaderError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json.")
+        raise RequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json.")
     if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-        raise HeaderError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must not be compressed.")
+        raise RequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must not be compressed.")
     bound = served.config.body_bytes_max
     chunks = bytearray()
     async for chunk in request.stream():
         chunks += chunk
         if len(chunks) > bound:
-            raise HeaderError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body must have at most {bound} bytes.")
+            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body must have at most {bound} bytes.")
     return bytes(chunks)
 
 
@@ -127,26 +127,26 @@ def version_wanted(headers: Mapping[str, str], *, required: bool) -> int | None:
     """Return the version that `If-Match` names; None where any will do.
 
     Raises:
-        HeaderError: 428 when it is missing and required, 400 when it is not an ETag of ours.
+        RequestError: 428 when it is missing and required, 400 when it is not an ETag of ours.
     """
     given = headers.get("if-match")
     if given is None:
         if required:
-            raise HeaderError(HTTPStatus.PRECONDITION_REQUIRED, "The request needs `If-Match` with the entity's ETag.")
+            raise RequestError(HTTPStatus.PRECONDITION_REQUIRED, "The request needs `If-Match` with the entity's ETag.")
         return None
     if given.strip() == "*":
         return None
     match = _ETAG.fullmatch(given.strip())
     if match is None:
-        raise HeaderError(HTTPStatus.BAD_REQUEST, "`If-Match` must be one ETag as this API gives them, or *.")
+        raise RequestError(HTTPStatus.BAD_REQUEST, "`If-Match` must be one ETag as this API gives them, or *.")
     return int(match[1])
 
 
 def idempotency_key(headers: Mapping[str, str]) -> str | None:
-    """Return the Idempotency-Key, if there is one; raises HeaderError when it is not fit to be one."""
+    """Return the Idempotency-Key, if there is one; raises RequestError when it is not fit to be one."""
     given = headers.get("idempotency-key")
     if given is not None and not _IDEMPOTENCY_KEY.fullmatch(given):
-        raise HeaderError(HTTPStatus.BAD_REQUEST, "`Idempotency-Key` must be 1 to 200 visible ASCII characters.")
+        raise RequestError(HTTPStatus.BAD_REQUEST, "`Idempotency-Key` must be 1 to 200 visible ASCII characters.")
     return given
 
 

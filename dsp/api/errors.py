@@ -38,12 +38,12 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     errors: list[FieldError] = []
 
 
-class HeaderError(InputError):
-    """A header is missing or not what it should be; carries its own status."""
+class RequestError(InputError):
+    """A request is refused as HTTP: for its key, a header, or the size or type of its body. Carries its own status."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
-        self.http_status = status
+        self.status = status
 
 
 def problem(
@@ -97,9 +97,8 @@ def request_id(request: Request) -> str:
 def _refused(request: Request, fault: DspError) -> Response:
     if isinstance(fault, ValidationError):
         return problem(request_id(request), fault.status, "Some values are refused.", fault.faults)
-    status = fault.http_status if isinstance(fault, HeaderError) else fault.status
-    headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
-    return problem(request_id(request), status, str(fault), headers=headers)
+    headers = {"WWW-Authenticate": "Bearer"} if fault.status == HTTPStatus.UNAUTHORIZED else {}
+    return problem(request_id(request), fault.status, str(fault), headers=headers)
 
 
 def _http(request: Request, fault: HTTPException) -> Response:

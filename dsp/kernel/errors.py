@@ -14,14 +14,13 @@ DspError
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 class DspError(Exception):
     """Root of the tree. Subclasses state the HTTP status, and whether a retry may help."""
 
-    status: ClassVar[int] = 500
-    retriable: ClassVar[bool] = False
+    status: int = 500
+    retriable: bool = False
 
 
 class InputError(DspError):

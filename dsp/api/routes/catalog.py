@@ -22,7 +22,7 @@ from dsp.api.context import (
     known_parameters,
     version_wanted,
 )
-from dsp.api.errors import HeaderError
+from dsp.api.errors import RequestError
 from dsp.api.json import JsonResponse
 from dsp.api.openapi import operation
 from dsp.api.pages import (
@@ -237,7 +237,7 @@ def _limited(kind: Kind, key: ApiKey, filters: dict[str, Any]) -> dict[str, Any]
     if key.advertiser_id is None:
         return filters
     if Kind.ADVERTISER not in (kind, *kind.ancestors):
-        raise HeaderError(HTTPStatus.FORBIDDEN, f"A client sees what is its advertiser's, and a {kind.words} is not.")
+        raise RequestError(HTTPStatus.FORBIDDEN, f"A client sees what is its advertiser's, and a {kind.words} is not.")
     name = "id" if kind is Kind.ADVERTISER else f"{Kind.ADVERTISER}_id"
     return filters | ({name: key.advertiser_id} if filters.get(name, key.advertiser_id) == key.advertiser_id else _NONE)
 
