@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dsp.api.context import Services
 from dsp.api.errors import problem, unavailable
 from dsp.kernel import logging
+from dsp.kernel.clock import NS_PER_SECOND
 from dsp.kernel.ids import new_id
 from dsp.kernel.metrics import API_DURATION, API_REQUESTS
 
@@ -20,7 +21,6 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 #: Labels are bounded: a method or path that we do not know is not a label.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
 _UNMATCHED = "unmatched"
-_NS_PER_SECOND = 1e9
 #: Whoever asks whether the process lives is answered however much there is to do.
 _UNBOUNDED = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -79,7 +79,7 @@ def _count(scope: Scope, asked: str, status: int, elapsed_ns: int) -> None:
     route = getattr(scope.get("route"), "path", _UNMATCHED)
     method = asked if asked in _METHODS else "OTHER"
     API_REQUESTS.labels(method=method, route=route, status=status).inc()
-    API_DURATION.labels(method=method, route=route).observe(elapsed_ns / _NS_PER_SECOND)
+    API_DURATION.labels(method=method, route=route).observe(elapsed_ns / NS_PER_SECOND)
 
 
 def _given_id(scope: Scope) -> str:

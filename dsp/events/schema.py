@@ -9,14 +9,14 @@ from typing import Annotated
 
 import msgspec
 
-from dsp.catalog.validate import AMOUNT_MICROS_MAX, SECONDS_PER_DAY, TIME_MS_MAX
-from dsp.kernel.clock import MS_PER_HOUR, MS_PER_SECOND
+from dsp.catalog.validate import AMOUNT_MICROS_MAX, TIME_MS_MAX
+from dsp.kernel.clock import MS_PER_DAY, MS_PER_HOUR
 from dsp.kernel.money import Micros
 
 #: Numbers of databases, of Parquet and of arrays have 64 bits; MessagePack's may have one more.
 _Integer = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _Instant = Annotated[int, msgspec.Meta(ge=0, le=TIME_MS_MAX)]
-_Day = Annotated[int, msgspec.Meta(ge=0, le=TIME_MS_MAX // (SECONDS_PER_DAY * MS_PER_SECOND))]
+_Day = Annotated[int, msgspec.Meta(ge=0, le=TIME_MS_MAX // MS_PER_DAY)]
 _Hour = Annotated[int, msgspec.Meta(ge=0, le=TIME_MS_MAX // MS_PER_HOUR)]
 #: Of what happened in a process's life, and summed as well.
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]

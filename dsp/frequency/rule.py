@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from dsp.catalog.exposures import seen
 from dsp.catalog.terms import FrequencyCap
-
-_MS_PER_SECOND = 1_000
+from dsp.kernel.clock import MS_PER_SECOND
 
 #: The caps of the entities of one kind, by id; entities without caps are not in it.
 Caps = Mapping[int, Sequence[FrequencyCap]]
@@ -25,7 +24,7 @@ class CapBook:
     def __post_init__(self) -> None:
         levels = (self.line_items, self.campaigns, self.advertisers)
         windows = [cap.window_seconds for level in levels for caps in level.values() for cap in caps]
-        object.__setattr__(self, "window_ms_max", max(windows, default=0) * _MS_PER_SECOND)
+        object.__setattr__(self, "window_ms_max", max(windows, default=0) * MS_PER_SECOND)
 
     def any(self, line_item_id: int, campaign_id: int, advertiser_id: int) -> bool:
         """Return whether a line item has a cap of its own or of a parent."""
@@ -47,7 +46,7 @@ def reached(seen_ms: Sequence[int], caps: Sequence[FrequencyCap], now_ms: int) -
     """
     for cap in caps:
         allowed = cap.impressions
-        if len(seen_ms) >= allowed and now_ms - sorted(seen_ms)[-allowed] < cap.window_seconds * _MS_PER_SECOND:
+        if len(seen_ms) >= allowed and now_ms - sorted(seen_ms)[-allowed] < cap.window_seconds * MS_PER_SECOND:
             return True
     return False
 

@@ -9,6 +9,7 @@ from sqlalchemy import create_engine as sqlalchemy_engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
+from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError, Fault
 from dsp.kernel.sqlite import use_wal
@@ -20,7 +21,6 @@ BUSY_TIMEOUT_SECONDS = 5.0
 #: room for all processes'.
 POOL_CONNECTIONS = 5
 POOL_OVERFLOW = 10
-_MS_PER_SECOND = 1_000
 #: A statement of ours takes milliseconds; only the audit of a large book takes seconds.
 _STATEMENT_SECONDS = 30.0
 #: A process that is paused within a transaction would otherwise keep its locks from all others for as long.
@@ -34,9 +34,9 @@ _POSTGRESQL = {
     "keepalives_count": "2",
     "tcp_user_timeout": "20000",
     "options": (
-        f"-c lock_timeout={BUSY_TIMEOUT_SECONDS * _MS_PER_SECOND:.0f}"
-        f" -c statement_timeout={_STATEMENT_SECONDS * _MS_PER_SECOND:.0f}"
-        f" -c idle_in_transaction_session_timeout={_IDLE_SECONDS * _MS_PER_SECOND:.0f}"
+        f"-c lock_timeout={BUSY_TIMEOUT_SECONDS * MS_PER_SECOND:.0f}"
+        f" -c statement_timeout={_STATEMENT_SECONDS * MS_PER_SECOND:.0f}"
+        f" -c idle_in_transaction_session_timeout={_IDLE_SECONDS * MS_PER_SECOND:.0f}"
         # And the server notices as soon that a client is gone, which may hold locks (dsp.store.leader).
         " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2"
     ),

@@ -6,10 +6,9 @@ import msgspec
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
+from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import Fault, ValidationError
 from dsp.store.tables import ApiKeyRow, IdempotencyRow
-
-_MS_PER_SECOND = 1_000
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +26,7 @@ class AnswerBook:
         self._session = session
         self._api_key_id = api_key_id
         self._now_ms = now_ms
-        self._oldest_ms = now_ms - keep_seconds * _MS_PER_SECOND
+        self._oldest_ms = now_ms - keep_seconds * MS_PER_SECOND
 
     def find(self, key: str, fingerprint: str) -> Answer | None:
         """Return the answer given before, also by a request of the same API key that is being answered now.

@@ -16,11 +16,11 @@ from dsp.catalog.entities import Campaign, LineItem
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status
 from dsp.catalog.terms import Flight
+from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import Fault, InputError, TransitionError, ValidationError
 from dsp.store.catalog import CatalogRepository
 
 _RELATIVE = ("start_in_seconds", "end_in_seconds")
-_MS_PER_SECOND = 1_000
 
 
 class LoadReport(msgspec.Struct, kw_only=True):
@@ -142,9 +142,9 @@ def _flight(value: Any, current: Flight | None, now_ms: int, flight_seconds: int
     ]
     if faults:
         raise ValidationError(faults)
-    start_ms = now_ms + value.get("start_in_seconds", 0) * _MS_PER_SECOND
+    start_ms = now_ms + value.get("start_in_seconds", 0) * MS_PER_SECOND
     end_in = value.get("end_in_seconds") if flight_seconds is None else flight_seconds
-    end_ms = None if end_in is None else now_ms + end_in * _MS_PER_SECOND
+    end_ms = None if end_in is None else now_ms + end_in * MS_PER_SECOND
     if current is not None and _length(current.start_ms, current.end_ms) == _length(start_ms, end_ms):
         running = current.end_ms is None or now_ms < current.end_ms
         if running:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from dsp.cache.port import KeptLeaseStore, Spent, Standing
 from dsp.kernel import logging, metrics
+from dsp.kernel.clock import MS_PER_DAY, MS_PER_HOUR
 from dsp.ledger.terms import closes_ms, lease_parts
 from dsp.store.book import BookRepository
 from dsp.store.lease_generations import Known, LeaseGenerations
@@ -19,11 +20,10 @@ from dsp.store.lease_generations import Known, LeaseGenerations
 CEILING_SLACK_MS = 60_000
 #: No promise counts that is further ahead of the ledger than this: a holder whose clock is years ahead would otherwise
 #: leave the store closed for years after a loss.
-PROMISE_AHEAD_MS_MAX = 26 * 3_600_000
+PROMISE_AHEAD_MS_MAX = 26 * MS_PER_HOUR
 #: Of so many days a store that lost its data is told day by day what was spent, of all before them as of one day. Late
 #: wins of those are charged where that day has room.
 DAYS_TOLD = 8
-_MS_PER_DAY = 86_400_000
 #: Before any watermark, where there was nothing to lose.
 _NEVER = -(1 << 62)
 
@@ -74,7 +74,7 @@ class LeaseKeeper:
             for one in may:
                 generations.write(one.shard, one.generation, ceilings[one.shard])
             if not all(one.whole for one in may):
-                spent, epoch_min = _spent(BookRepository(session), watermark_ms // _MS_PER_DAY - DAYS_TOLD)
+                spent, epoch_min = _spent(BookRepository(session), watermark_ms // MS_PER_DAY - DAYS_TOLD)
         for one in may:
             ceiling_ms = ceilings[one.shard]
             if one.whole:
