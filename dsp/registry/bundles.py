@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from dsp.kernel.errors import BundleError
+from dsp.kernel.files import sync, write_synced
 
 MANIFEST = "manifest.json"
 FILE_BYTES_MAX = 256 * 1024 * 1024
@@ -56,15 +57,15 @@ def publish(root: Path, files: dict[str, bytes], manifest: dict[str, Any]) -> st
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     for name, data in {**files, MANIFEST: text}.items():
-        _write(draft / name, data)
-    _sync_folder(draft)
+        write_synced(draft / name, data)
+    sync(draft)
     try:
         draft.rename(folder)
     except OSError:
         shutil.rmtree(draft)
         if not folder.exists():  # otherwise somebody published the same content meanwhile
             raise
-    _sync_folder(folder.parent)
+    sync(folder.parent)
     return version
 
 
@@ -127,9 +128,9 @@ def set_alias(root: Path, alias: str, version: str) -> None:
     target = root / "aliases" / _check_name(alias)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{alias}.{os.getpid()}")
-    _write(draft, version.encode("ascii"))
+    write_synced(draft, version.encode("ascii"))
     draft.replace(target)
-    _sync_folder(target.parent)
+    sync(target.parent)
 
 
 def clear_alias(root: Path, alias: str) -> None:
@@ -137,7 +138,7 @@ def clear_alias(root: Path, alias: str) -> None:
     target = root / "aliases" / _check_name(alias)
     target.unlink(missing_ok=True)
     if target.parent.exists():
-        _sync_folder(target.parent)
+        sync(target.parent)
 
 
 def prune(root: Path, keep: int) -> list[str]:
@@ -182,18 +183,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as fault:
         raise BundleError(f"{path.parent.name}: {path.name}: {fault.strerror}") from fault
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import URL, inspect, make_url
 
 from dsp.kernel.errors import InputError, UnavailableError
+from dsp.kernel.files import sync
 from dsp.store.database import create_engine
 
 #: Of an SQLite file's beginning; anything else is taken for an archive of pg_dump's.
@@ -37,9 +38,9 @@ def backup(url: str, file: Path) -> None:
             _copy(parsed, part)
         else:
             _run("pg_dump", parsed, "--format=custom", "--no-owner", "--no-privileges", f"--file={part}")
-        _sync(part)
+        sync(part)
         part.rename(file)
-        _sync(file.parent)
+        sync(file.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -111,11 +112,3 @@ def _run(program: str, parsed: URL, *arguments: str) -> None:
 def _quoted(value: str) -> str:
     """Return a value as libpq's connection strings have it."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,7 +8,6 @@ directory's lock, so that nobody else runs on the directory while any of them is
 """
 
 import asyncio
-import fcntl
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from typing import NamedTuple
 from dsp.kernel import logging
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.lifecycle import PARENT_PIPE, Lifecycle
+from dsp.kernel.locks import lock
 
 LOCK_FILE = "up.lock"
 STATUS_FILE = "up.json"
@@ -73,38 +73,31 @@ def run(
     Raises:
         UnavailableError: another supervisor, or what is left of one, runs on this data directory.
     """
-    lock = _lock(data_path, patience.orphans_seconds)
+    held = _lock(data_path, patience.orphans_seconds)
     try:
         if prepare is not None:
             prepare()
-        return asyncio.run(_Supervisor(children, data_path, lock, patience).run())
+        return asyncio.run(_Supervisor(children, data_path, held, patience).run())
     finally:
-        os.close(lock)
+        os.close(held)
 
 
 def _lock(data_path: Path, orphans_seconds: float) -> int:
     """Take the data directory's lock; wait for the children of a dead supervisor, but not for a living one."""
     data_path.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(data_path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    path = data_path / LOCK_FILE
     give_up_at = time.monotonic() + orphans_seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            if _alive(holder):
-                os.close(descriptor)
-                message = f"{data_path} is in use by another `up` (process {holder}); stop that one first"
-                raise UnavailableError(message) from None
-            if time.monotonic() > give_up_at:
-                os.close(descriptor)
-                left = f"processes of another `up`, which has died, still run on {data_path}"
-                raise UnavailableError(f"{left}; end them first: {STATUS_FILE} there names them") from None
-            time.sleep(PROBE_SECONDS)
-            continue
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        return descriptor
+    while (descriptor := lock(path)) is None:
+        holder = path.read_text(encoding="ascii", errors="replace").strip()
+        if _alive(holder):
+            raise UnavailableError(f"{data_path} is in use by another `up` (process {holder}); stop that one first")
+        if time.monotonic() > give_up_at:
+            left = f"processes of another `up`, which has died, still run on {data_path}"
+            raise UnavailableError(f"{left}; end them first: {STATUS_FILE} there names them")
+        time.sleep(PROBE_SECONDS)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
 
 
 def _alive(pid: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from dsp.kernel.files import sync
 from dsp.stream.port import Position
 
 _NAME = re.compile(r"(\d+)-(\d+)-(\d+)\.parquet")
@@ -64,7 +65,7 @@ class HourlyFiles:
                 os.fsync(file.fileno())
             draft.replace(path)
             for made in (folder, folder.parent, self._root):
-                _sync_folder(made)
+                sync(made)
 
     def _files(self) -> Iterator[tuple[Path, int, int]]:
         for path in list(self._root.glob("date=*/hour=*/*.parquet")):
@@ -75,11 +76,3 @@ class HourlyFiles:
 
 def _folder(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms // 1_000, UTC).strftime("date=%Y-%m-%d/hour=%H")
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
