@@ -15,7 +15,8 @@ from dsp.catalog.kinds import Kind
 from dsp.catalog.reasons import Exclusion
 from dsp.catalog.status import Status, effective
 from dsp.events.schema import SampledRequest
-from dsp.funnel import explain
+from dsp.funnel import explain, offered
+from dsp.kernel.config import Platform
 from dsp.kernel.errors import InputError
 from dsp.kernel.money import Micros
 from dsp.pacing.columns import align
@@ -139,7 +140,7 @@ class Delivery:
                 found.append(BudgetReport(budget_of=kind, daily=daily, **amounts))
         return found
 
-    def supply(self, requests: Iterable[SampledRequest], explainer: Explainer) -> SupplyReport:
+    def supply(self, requests: Iterable[SampledRequest], explainer: Explainer, platform: Platform) -> SupplyReport:
         """Run the funnel of this line item alone on requests that the bidder kept."""
         snapshot = build(unbound(self._chain), "", self._now_ms)
         controls = align(None, snapshot.line_item_ids)
@@ -149,7 +150,7 @@ class Delivery:
         for request in requests:
             try:
                 profile = explainer.profile(request.exchange)
-                found, _ = explainer.impressions(profile, request.body, request.at_ms)
+                found, _ = offered(request.body, profile, platform, request.at_ms)
             except InputError:  # an exchange that is gone, or a request that another version took
                 continue
             times.append(request.at_ms)

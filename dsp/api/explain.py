@@ -15,20 +15,13 @@ from sqlalchemy.orm import Session, sessionmaker
 from dsp.catalog.exposures import pack
 from dsp.catalog.reasons import BY_LABEL
 from dsp.catalog.user import Exposure, UserRecord
-from dsp.funnel import Explanation, explain
+from dsp.funnel import Explanation, explain, offered
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError, Fault, InputError, UnavailableError, ValidationError
-from dsp.openrtb.codec import decode_request, validate
-from dsp.openrtb.normalise import Refusal, opportunities
-from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.profile import Profile, load_profiles
 from dsp.pacing.columns import Paced, align
-from dsp.privacy.policy import permissions
 from dsp.snapshot.build import Snapshot, build
 from dsp.store.replica import Replica
-
-#: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
-_USER_KEY = b"dsp.api.explain"
 
 
 class Seen(NamedTuple):
@@ -103,7 +96,7 @@ class Explainer:
         number, snapshot = self._snapshot(at_ms)
         user = _user(snapshot, seen)
         try:
-            found, lost = self.impressions(profile, body, at_ms)
+            found, lost = offered(body, profile, self._platform, at_ms)
         except InputError as fault:
             refused = Reason(label=fault.reason, sentence=str(fault))
             return RequestReport(exchange=exchange, at_ms=at_ms, catalogue_revision=number, refused=refused)
@@ -114,13 +107,6 @@ class Explainer:
             explanation = explain(snapshot, opportunity, user, columns, at_ms, seat=profile.seat)
             impressions.append(_report(opportunity.imp_id, explanation, names))
         return RequestReport(exchange=exchange, at_ms=at_ms, catalogue_revision=number, impressions=impressions)
-
-    def impressions(self, profile: Profile, body: bytes, at_ms: int) -> tuple[list[Opportunity], list[Refusal]]:
-        """Return the impressions of a raw bid request, and those refused; raises InputError where all of it is."""
-        request = decode_request(body)
-        validate(request)
-        allowed = permissions(request, self._platform.privacy_vendor_id, profile.country_default)
-        return opportunities(request, profile, allowed, self._platform.currency_rates, _USER_KEY, at_ms)
 
     def profile(self, exchange: str) -> Profile:
         """Return an exchange's profile; raises as `explain` does."""

@@ -5,6 +5,7 @@ money come later.
 """
 
 from dsp.funnel.explanation import Explanation, Stage, Verdict, explain
+from dsp.funnel.offered import offered
 from dsp.funnel.selection import Selection, select
 
-__all__ = ["Explanation", "Selection", "Stage", "Verdict", "explain", "select"]
+__all__ = ["Explanation", "Selection", "Stage", "Verdict", "explain", "offered", "select"]

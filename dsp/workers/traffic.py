@@ -11,17 +11,14 @@ from dsp.cache.port import BlobStore
 from dsp.catalog.reasons import Exclusion
 from dsp.events.schema import SampledRequest
 from dsp.events.topics import Topic
-from dsp.funnel import select
+from dsp.funnel import offered, select
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import InputError
-from dsp.openrtb.codec import decode_request, validate
-from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.profile import Profile, load_profiles
 from dsp.pacing.columns import align
 from dsp.pacing.traffic import TRAFFIC_BLOB, Traffic, decode, encode
-from dsp.privacy.policy import permissions
 from dsp.snapshot.build import Snapshot, build
 from dsp.snapshot.unbound import unbound
 from dsp.store.database import create_engine, session_factory, url
@@ -39,8 +36,6 @@ GROUP = "traffic"
 STEP_MS = 5_000
 #: How often what was learned is published; what came since then is read again after a kill.
 PUBLISH_INTERVAL_MS = 60 * MS_PER_SECOND
-#: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
-_USER_KEY = b"dsp.workers.traffic"
 
 
 class TrafficJob:
@@ -131,13 +126,9 @@ class TrafficJob:
         if profile is None:
             return
         try:
-            request = decode_request(sampled.body)
-            validate(request)
+            found, _ = offered(sampled.body, profile, self._platform, sampled.at_ms)
         except InputError:  # the bidder took it, so it is of another version of the software
             return
-        allowed = permissions(request, self._platform.privacy_vendor_id, profile.country_default)
-        rates = self._platform.currency_rates
-        found, _ = opportunities(request, profile, allowed, rates, _USER_KEY, sampled.at_ms)
         everybody = max(1, len(snapshot.line_items))
         for opportunity in found:
             if opportunity.test:

@@ -52,7 +52,7 @@ def _report(
             raise NotFoundError(f"there is no line item {line_item_id}")
         one = Delivery(chain, served.clock.now_ms())
         budgets = one.budgets(session)
-    supply = None if requests is None else one.supply(requests, served.explainer)
+    supply = None if requests is None else one.supply(requests, served.explainer, served.platform)
     try:
         known = {} if controls is None else decode_controls(controls).line_items
     except msgspec.DecodeError:  # of another version of the software
