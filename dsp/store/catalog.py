@@ -39,65 +39,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     after: dict[str, Any]
 
 
-class CatalogRepository:
-    """Reads and writes entities in one session; the caller owns the transaction."""
+class CatalogReader:
+    """Reads entities in one session."""
 
-    def __init__(self, session: Session, actor: str, now_ms: int) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._actor = actor
-        self._now_ms = now_ms
-
-    def create(self, kind: Kind, fields: Mapping[str, Any]) -> Entity:
-        """Create a draft.
-
-        Raises:
-            ValidationError: with every refused field.
-        """
-        entity = parse(kind, fields)
-        self._take_turn()
-        self._check(kind, entity, None)
-        table = ROWS[kind].__table__
-        made = self._session.execute(insert(ROWS[kind]).values(to_values(entity)).returning(table.c.id))
-        entity = msgspec.structs.replace(entity, id=made.scalar_one())
-        self._record(kind, "create", None, entity)
-        return entity
-
-    def update(self, kind: Kind, id: int, fields: Mapping[str, Any], if_version: int | None = None) -> Entity:
-        """Merge the fields into an entity (RFC 7396: null removes, objects merge, lists are replaced).
-
-        Raises:
-            NotFoundError: no such entity.
-            ConflictError: its version is not `if_version`.
-            TransitionError: it is archived.
-            ValidationError: with every refused field.
-        """
-        before = self._locked(kind, id, if_version)
-        if before.status is Status.ARCHIVED:
-            raise TransitionError("an archived entity cannot be changed")
-        base = {name: value for name, value in msgspec.to_builtins(before).items() if name not in READ_ONLY}
-        entity = parse(kind, merge(base, fields))
-        entity = msgspec.structs.replace(entity, id=id, status=before.status, version=before.version)
-        self._check(kind, entity, before)
-        return self._write(kind, "update", before, entity)
-
-    def set_status(self, kind: Kind, id: int, status: Status, if_version: int | None = None) -> Entity:
-        """Take an entity to another step of its life cycle; taking it where it is changes nothing.
-
-        Raises:
-            NotFoundError, ConflictError: as `update`.
-            TransitionError: the life cycle has no such step.
-            ValidationError: nothing would bound what it spends, or be worth it.
-        """
-        before = self._locked(kind, id, if_version)
-        entity = msgspec.structs.replace(before, status=transition(before.status, status))
-        if status is Status.ACTIVE:
-            faults = self._budget_faults(entity, before)
-            if isinstance(entity, LineItem):
-                faults += self._goal_faults(entity, before)
-            if faults:
-                raise ValidationError(faults)
-        action = {Status.ACTIVE: "activate", Status.PAUSED: "pause", Status.ARCHIVED: "archive"}.get(status, "draft")
-        return self._write(kind, action, before, entity)
 
     def get(self, kind: Kind, id: int) -> Entity:
         """Return one entity; raises NotFoundError."""
@@ -157,6 +103,67 @@ class CatalogRepository:
         parents = [to_entity(parent, row) for row in rows]
         above = dict(zip([each.id for each in parents], self.effective_statuses(parent, parents), strict=True))
         return [effective(entity.status, above[getattr(entity, field)]) for entity in entities]
+
+
+class CatalogRepository(CatalogReader):
+    """Writes entities as well, on behalf of an actor; the caller owns the transaction."""
+
+    def __init__(self, session: Session, actor: str, now_ms: int) -> None:
+        super().__init__(session)
+        self._actor = actor
+        self._now_ms = now_ms
+
+    def create(self, kind: Kind, fields: Mapping[str, Any]) -> Entity:
+        """Create a draft.
+
+        Raises:
+            ValidationError: with every refused field.
+        """
+        entity = parse(kind, fields)
+        self._take_turn()
+        self._check(kind, entity, None)
+        table = ROWS[kind].__table__
+        made = self._session.execute(insert(ROWS[kind]).values(to_values(entity)).returning(table.c.id))
+        entity = msgspec.structs.replace(entity, id=made.scalar_one())
+        self._record(kind, "create", None, entity)
+        return entity
+
+    def update(self, kind: Kind, id: int, fields: Mapping[str, Any], if_version: int | None = None) -> Entity:
+        """Merge the fields into an entity (RFC 7396: null removes, objects merge, lists are replaced).
+
+        Raises:
+            NotFoundError: no such entity.
+            ConflictError: its version is not `if_version`.
+            TransitionError: it is archived.
+            ValidationError: with every refused field.
+        """
+        before = self._locked(kind, id, if_version)
+        if before.status is Status.ARCHIVED:
+            raise TransitionError("an archived entity cannot be changed")
+        base = {name: value for name, value in msgspec.to_builtins(before).items() if name not in READ_ONLY}
+        entity = parse(kind, merge(base, fields))
+        entity = msgspec.structs.replace(entity, id=id, status=before.status, version=before.version)
+        self._check(kind, entity, before)
+        return self._write(kind, "update", before, entity)
+
+    def set_status(self, kind: Kind, id: int, status: Status, if_version: int | None = None) -> Entity:
+        """Take an entity to another step of its life cycle; taking it where it is changes nothing.
+
+        Raises:
+            NotFoundError, ConflictError: as `update`.
+            TransitionError: the life cycle has no such step.
+            ValidationError: nothing would bound what it spends, or be worth it.
+        """
+        before = self._locked(kind, id, if_version)
+        entity = msgspec.structs.replace(before, status=transition(before.status, status))
+        if status is Status.ACTIVE:
+            faults = self._budget_faults(entity, before)
+            if isinstance(entity, LineItem):
+                faults += self._goal_faults(entity, before)
+            if faults:
+                raise ValidationError(faults)
+        action = {Status.ACTIVE: "activate", Status.PAUSED: "pause", Status.ARCHIVED: "archive"}.get(status, "draft")
+        return self._write(kind, action, before, entity)
 
     def _take_turn(self) -> None:
         """Wait for the other writers of the catalogue: what a check has found, none of them changes before the commit.

@@ -39,7 +39,7 @@ from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status
 from dsp.catalog.values import TEXT_CHARS_MAX
 from dsp.kernel.errors import Fault, NotFoundError, ValidationError
-from dsp.store.catalog import CatalogRepository
+from dsp.store.catalog import CatalogReader, CatalogRepository
 from dsp.store.idempotency import Answer, AnswerBook
 from dsp.store.keys import ApiKey
 
@@ -108,9 +108,9 @@ def _list(kind: Kind) -> Callable[..., Response]:
         wanted = _limited(kind, key, {name: value for name, value in filters.items() if value is not None})
         limit = page_size(size, served.config.page_size_max)
         with served.reads() as session:
-            repository = CatalogRepository(session, "", 0)
-            found = repository.list(kind, wanted, decode_token(kind, token), limit + 1, name)
-            shown = _shown(repository, kind, found)
+            reader = CatalogReader(session)
+            found = reader.list(kind, wanted, decode_token(kind, token), limit + 1, name)
+            shown = _shown(reader, kind, found)
         return JsonResponse(page(kind, shown, limit, itemgetter("id")))
 
     return list_
@@ -121,10 +121,10 @@ def _read(kind: Kind) -> Callable[..., Response]:
         known_parameters(request, frozenset())
         number = entity_id(kind, id)
         with served.reads() as session:
-            repository = CatalogRepository(session, "", 0)
-            if key.advertiser_id is not None and not repository.list(kind, _limited(kind, key, {"id": number})):
+            reader = CatalogReader(session)
+            if key.advertiser_id is not None and not reader.list(kind, _limited(kind, key, {"id": number})):
                 raise NotFoundError(f"there is no {kind.words} {number}")
-            return _response(_answer(repository, kind, repository.get(kind, number)))
+            return _response(_answer(reader, kind, reader.get(kind, number)))
 
     return read
 
@@ -155,7 +155,7 @@ def _versions(kind: Kind) -> Callable[..., Response]:
         number, limit = entity_id(kind, id), page_size(size, served.config.page_size_max)
         scope = f"{kind}/{number}"
         with served.reads() as session:
-            changes = CatalogRepository(session, "", 0).versions(kind, number, decode_token(scope, token), limit + 1)
+            changes = CatalogReader(session).versions(kind, number, decode_token(scope, token), limit + 1)
         return JsonResponse(page(scope, changes, limit, attrgetter("version")))
 
     return versions
@@ -209,19 +209,19 @@ def _once(
 
 
 def _answer(
-    repository: CatalogRepository,
+    reader: CatalogReader,
     kind: Kind,
     entity: Entity,
     status: HTTPStatus = HTTPStatus.OK,
     headers: dict[str, str] | None = None,
 ) -> Answer:
-    body = msgspec.json.encode(_shown(repository, kind, [entity])[0])
+    body = msgspec.json.encode(_shown(reader, kind, [entity])[0])
     return Answer(status=status, headers={"ETag": f'"{entity.version}"', **(headers or {})}, body=body)
 
 
-def _shown(repository: CatalogRepository, kind: Kind, entities: Sequence[Entity]) -> list[dict[str, Any]]:
+def _shown(reader: CatalogReader, kind: Kind, entities: Sequence[Entity]) -> list[dict[str, Any]]:
     """Return the entities as the API shows them: their fields, and the status they effectively have."""
-    statuses = repository.effective_statuses(kind, entities)
+    statuses = reader.effective_statuses(kind, entities)
     return [
         {**msgspec.to_builtins(entity), "effective_status": status.value}
         for entity, status in zip(entities, statuses, strict=True)
