@@ -18,6 +18,7 @@ from dsp.catalog.status import Status
 from dsp.catalog.validate import READ_ONLY
 from dsp.store.catalog import Change
 from dsp.store.changes import EntityChange
+from dsp.store.keys import ApiKey
 
 _REF = "#/components/schemas/"
 _JSON = "application/json"
@@ -141,6 +142,7 @@ def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
 
 def _schemas() -> dict[str, Any]:
     shown_types = [
+        ApiKey,
         BatchAction,
         Change,
         DeliveryReport,
@@ -174,6 +176,7 @@ def _schemas() -> dict[str, Any]:
         schemas[f"{name}Batch"] = _batch(name)
     schemas |= {f"{name}Update": _update(components[name]) for name in _MERGED}
     schemas |= {f"{name}Page": _page(ref(name)) for name in ("Change", "EntityChange")}
+    schemas["ApiKeyList"] = _items("Every key, oldest first.", ref("ApiKey"))
     return schemas
 
 

@@ -272,6 +272,27 @@ async def test_roles(api: Api) -> None:
     assert (await api.member.post("/v1/advertisers", json=ADVERTISER)).status_code == 401
 
 
+async def test_keys_are_shown_as_the_document_says(api: Api) -> None:
+    schemas = (await api.anonymous.get("/openapi.json")).json()["components"]["schemas"]
+    described = schemas["ApiKey"]["properties"]
+    assert not [name for name, schema in described.items() if "description" not in schema]
+    (key, *_) = (await api.owner.get("/v1/keys")).json()["items"]
+    assert key.keys() == described.keys()
+
+
+async def test_no_parameter_is_ignored(api: Api) -> None:
+    """A filter or an instant that had no effect would make the answer one to another question."""
+    unknown = {"limit": "1"}
+    for asked in (
+        api.owner.get("/v1/keys", params=unknown),
+        api.owner.post("/v1/keys/viewer/revoke", params=unknown),
+        api.viewer.get("/v1/explain/a", params=unknown),
+        api.viewer.post("/v1/explain", params=unknown, json={"exchange": "example", "request": {}}),
+    ):
+        assert errors(await asked) == {"limit": "unknown parameter"}
+    assert (await api.viewer.get("/v1/advertisers")).status_code == 200  # its key was not revoked
+
+
 async def test_request_ids(api: Api) -> None:
     echoed = await api.viewer.get("/v1/advertisers", headers={"x-request-id": "abc-1.2_3"})
     assert echoed.headers["x-request-id"] == "abc-1.2_3"

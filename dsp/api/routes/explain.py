@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from dsp.api.context import Body, Served, Services, Viewer, decode_object
+from dsp.api.context import Body, Served, Services, Viewer, decode_object, known_parameters
 from dsp.api.explain import RequestReport, Seen
 from dsp.api.json import JsonResponse
 from dsp.api.openapi import content, problems, ref
@@ -57,14 +57,15 @@ _REQUEST = {
     responses={200: {"content": content(ref("RequestReport"))}, **problems(400, 413, 415)},
     openapi_extra={"requestBody": {"required": True, "content": content(_REQUEST)}},
 )
-async def explain_request(served: Served, _key: Viewer, body: Body) -> Response:
+async def explain_request(request: Request, served: Served, _key: Viewer, body: Body) -> Response:
     """Run the funnel on a request that you give, against the catalogue as it is. Nothing is bid or stored.
 
     Frequency caps count the impressions in `seen`, as the user is not looked up; where privacy signals forbid to keep
     anything about the user they count none. Prices and budgets come after the funnel.
     """
-    exchange, request, at_ms, seen = _wanted(decode_object(body), served.clock.now_ms())
-    return JsonResponse(await _explain(served, exchange, msgspec.json.encode(request), at_ms, seen))
+    known_parameters(request, frozenset())
+    exchange, bid_request, at_ms, seen = _wanted(decode_object(body), served.clock.now_ms())
+    return JsonResponse(await _explain(served, exchange, msgspec.json.encode(bid_request), at_ms, seen))
 
 
 @router.get(
@@ -73,13 +74,14 @@ async def explain_request(served: Served, _key: Viewer, body: Body) -> Response:
     summary="Explain a stored bid request",
     responses={200: {"content": content(ref("RequestReport"))}, **problems(404)},
 )
-async def explain_auction(auction_id: str, served: Served, _key: Viewer) -> Response:
+async def explain_auction(auction_id: str, request: Request, served: Served, _key: Viewer) -> Response:
     """Run the funnel on a request that the bidder received and kept, as of when it came.
 
-    The bidder keeps a sample of requests, which is looked through as far back as the platform is set to; which of them
-    is decided by the auction's id. `outcome` is what the bidder
-    answered then; what its user had seen is not kept, so frequency caps take no line item here.
+    The bidder keeps a sample of requests, chosen by their auctions' ids, which is looked through as far back as the
+    platform is set to. `outcome` is what the bidder answered then; what its user had seen is not kept, so frequency
+    caps take no line item here.
     """
+    known_parameters(request, frozenset())
     stored = await _find(served, auction_id)
     if stored is None:
         raise NotFoundError(f"no request of auction {auction_id[:64]} is kept")
