@@ -37,11 +37,6 @@ class Deployment(NamedTuple):
     profiles: Mapping[str, Profile]  # by the exchange's name
     keys: Sequence[bytes]  # that sign tokens, the current first
 
-    @property
-    def rates(self) -> dict[str, float]:
-        """Return what a unit of each known currency is worth in the book's."""
-        return {self.platform.currency: 1.0, **self.platform.currency_rates}
-
 
 class Sides(NamedTuple):
     """What answers bid requests, what hears how the bids fared, and their common way to the event log."""
@@ -71,7 +66,7 @@ def wire(
     lanes = _lanes(config)
     spills = {topic: Spill(spill, topic, config.outbox_spill_records_max) for topic in lanes} if spill else {}
     outbox = Outbox(log, lanes, config.outbox_batch_max, clock, spills, config.outbox_append_ms_max)
-    profiles, rates = deployment.profiles, deployment.rates
+    profiles, rates = deployment.profiles, deployment.platform.rates
     signer, vendor_id = TokenSigner(deployment.keys, NoticeKind), deployment.platform.privacy_vendor_id
     # Pseudonyms outlive the rotation of signing keys as long as the oldest key is listed last.
     user_secret = hmac.digest(deployment.keys[-1], b"user-key", "sha256")

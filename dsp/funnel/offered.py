@@ -20,4 +20,4 @@ def offered(body: bytes, profile: Profile, platform: Platform, at_ms: int) -> tu
     request = decode_request(body)
     validate(request)
     allowed = permissions(request, platform.privacy_vendor_id, profile.country_default)
-    return opportunities(request, profile, allowed, platform.currency_rates, _USER_KEY, at_ms)
+    return opportunities(request, profile, allowed, platform.rates, _USER_KEY, at_ms)

@@ -64,6 +64,11 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return the data directory."""
         return Path(self.data_dir)
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """Return what a unit of each known currency is worth in the book's, which is one of them whatever is set."""
+        return {self.currency: 1.0, **self.currency_rates}
+
 
 def load(sections: Mapping[str, type[_Section]], path: str | Path | None, env: Mapping[str, str]) -> dict[str, Any]:
     """Read the named tables of a TOML file, overridden by the environment.

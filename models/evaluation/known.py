@@ -13,13 +13,11 @@ from dsp.cache.local import LocalBlobStore
 from dsp.cache.port import BlobStore
 from dsp.events.schema import SampledRequest, decode
 from dsp.events.topics import Topic
+from dsp.funnel import offered
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError, InputError, UnavailableError
-from dsp.openrtb.codec import decode_request, validate
-from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.profile import Profile, load_profiles
-from dsp.privacy.policy import permissions
 from dsp.snapshot import codec
 from dsp.stream.connect import event_log
 from dsp.stream.port import EventLog
@@ -30,8 +28,6 @@ REQUESTS_MAX = 50_000
 _BATCH = 1_000
 #: Files of the training log, the latest, that tell which exchanges there are.
 _FILES_MAX = 100
-#: Users are not looked up, so that their pseudonyms need not be those the bidder makes.
-_USER_KEY = b"models.evaluation.known"
 
 
 def load(platform: Platform) -> Names:
@@ -102,12 +98,8 @@ def _learn_request(names: Names, record: bytes, platform: Platform, profiles: Ma
         sampled = decode(record)
         if not isinstance(sampled, SampledRequest) or sampled.exchange not in profiles:
             return
-        request = decode_request(sampled.body)
-        validate(request)
+        found, _ = offered(sampled.body, profiles[sampled.exchange], platform, sampled.at_ms)
     except (msgspec.DecodeError, InputError):  # of another version of the software
         return
-    profile = profiles[sampled.exchange]
-    allowed = permissions(request, platform.privacy_vendor_id, profile.country_default)
-    found, _ = opportunities(request, profile, allowed, platform.currency_rates, _USER_KEY, sampled.at_ms)
     for opportunity in found:
         names.learn_opportunity(opportunity)
