@@ -38,7 +38,7 @@ class Tally:
         self._bid = cache(metrics.BIDS.labels)
         for fallback in Fallback:
             metrics.PREDICT_FALLBACKS.labels(fallback.value)
-        for call, fault in product(("get", "expose"), ("timeout", "unavailable")):
+        for call, fault in product(("get", "expose", "respond"), ("timeout", "unavailable")):
             metrics.USER_FAULTS.labels(call, fault)
         for result in ("scored", "failed"):
             metrics.SHADOW_SCORED.labels(result)

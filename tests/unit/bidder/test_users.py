@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 
 from bidder.enrich import Enricher, UserPolicy
 from bidder.patience import at_most
+from bidder.tally import Tally
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.exposures import pack
 from dsp.catalog.terms import FrequencyCap
@@ -169,3 +170,11 @@ def test_a_store_that_ignores_being_cancelled_is_left_alone() -> None:
 
     simulated.run(work(), clock)
     assert clock.now_ms() - began_ms == 5
+
+
+@pytest.mark.parametrize("call", ["get", "expose", "respond"])
+@pytest.mark.parametrize("fault", ["timeout", "unavailable"])
+def test_every_fault_is_counted_from_the_start(call: str, fault: str) -> None:
+    """Else a rate would not see the first one."""
+    Tally(())
+    assert REGISTRY.get_sample_value("dsp_user_faults_total", {"call": call, "fault": fault}) is not None
