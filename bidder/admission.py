@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from dsp.catalog.reasons import Exclusion
 from dsp.kernel import metrics
+from dsp.kernel.clock import NS_PER_SECOND
 from dsp.openrtb.profile import Profile
 
-NS_PER_SECOND = 1_000_000_000
 #: Longer waits are overload once they have gone on for so long. Before that they are a stall, which passes.
 QUEUE_NS_MAX = 40_000_000
 STANDING_NS = 100_000_000

@@ -1,1 +1,1 @@
-"""Shared fast state: budget leases, user records and published blobs; one port each, embedded and (later) Redis."""
+"""Shared fast state: budget leases, user records and published blobs; one port each, embedded or on Redis."""

@@ -1,1 +1,1 @@
-"""Foundations every room may use: money, time, ids, errors, configuration, metrics, logging, lifecycle."""
+"""Foundations that every package may use: money, time, ids, errors, settings, metrics, logs, files, lifecycle."""

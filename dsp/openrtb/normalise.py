@@ -55,7 +55,7 @@ def opportunities(
     if label:
         return [], [(imp.id, label) for imp in request.imp]
     shared = _shared(request, profile, permissions, key)
-    auction = _Auction(profile, now_ms, _auction(request, profile), currency, rates)
+    auction = _Auction(profile, now_ms, _auction_type(request, profile), currency, rates)
     counts = Counter([imp.id for imp in request.imp]) if len(request.imp) > 1 else None
     found: list[Opportunity] = []
     refused: list[Refusal] = []
@@ -159,8 +159,8 @@ def _shared(request: BidRequest, profile: Profile, permissions: Permissions, key
     )
 
 
-def _auction(request: BidRequest, profile: Profile) -> int:
-    """Return the auction type. Types of an exchange's own (500 and up) are bid on as if each paid its bid."""
+def _auction_type(request: BidRequest, profile: Profile) -> int:
+    """Return `at`. Types of an exchange's own (500 and up) are bid on as first-price auctions."""
     return request.at if request.at is not None and request.at > 0 else profile.auction_default
 
 

@@ -147,7 +147,6 @@ class Publisher(msgspec.Struct, gc=False):
     """Who sells the inventory (3.2.15)."""
 
     id: str = ""
-    domain: str = ""
 
 
 class Content(msgspec.Struct, gc=False):
@@ -161,7 +160,6 @@ class Content(msgspec.Struct, gc=False):
 class Inventory(msgspec.Struct, gc=False):
     """A site (3.2.13), an app (3.2.14) or a screen (3.2.32): the union of what is read of them."""
 
-    id: str = ""
     domain: str = ""
     page: str = ""  # site
     bundle: str = ""  # app

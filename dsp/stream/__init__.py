@@ -1,1 +1,1 @@
-"""The event log: one port, an embedded implementation, and (later) Kafka."""
+"""The event log: one port, embedded or on Kafka."""

@@ -2,7 +2,6 @@
 
 from bidder.admission import (
     CALM_NS,
-    NS_PER_SECOND,
     QUEUE_NS_MAX,
     SHORT_NS,
     STANDING_NS,
@@ -12,6 +11,7 @@ from bidder.admission import (
     TokenBucket,
 )
 from dsp.catalog.reasons import Exclusion
+from dsp.kernel.clock import NS_PER_SECOND
 from dsp.openrtb.profile import Profile
 
 PROFILES = {"x": Profile(name="x", qps_max=10), "y": Profile(name="y", qps_max=1_000)}
