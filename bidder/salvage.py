@@ -5,7 +5,6 @@ replaced, is emptied by whichever process of the host finds it.
 """
 
 import asyncio
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from bidder.spill import Spill
 from dsp.events.topics import Topic
 from dsp.kernel import logging
 from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.kernel.locks import lock
 from dsp.stream.port import EventLog
 
 #: How often is looked for places that nobody holds.
@@ -34,22 +34,22 @@ class Place:
     def __init__(self, path: Path, store: Callable[[Path], EventLog]) -> None:
         self.path = path
         self.store = store(path)
-        self._lock = -1
+        self._lock: int | None = None
 
     async def open(self) -> None:
         """Lock the directory, and open its store."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(self._lock), os.stat(self.path / _LOCK)):
-                raise FileNotFoundError("it was cleared away meanwhile")
-        except (BlockingIOError, FileNotFoundError) as fault:
-            self._unlock()
-            raise ConflictError(f"{self.path} is another process's") from fault
+            self._lock = lock(self.path / _LOCK)
+            held = self._lock is not None and os.path.samestat(os.fstat(self._lock), os.stat(self.path / _LOCK))
+        except FileNotFoundError:
+            held = False  # it was cleared away meanwhile
         except OSError as fault:
             self._unlock()
             raise UnavailableError(f"{self.path}: {fault}") from fault
+        if not held:
+            self._unlock()
+            raise ConflictError(f"{self.path} is another process's")
         await self.store.open()
 
     async def close(self) -> None:
@@ -58,9 +58,9 @@ class Place:
         self._unlock()
 
     def _unlock(self) -> None:
-        if self._lock >= 0:
+        if self._lock is not None:
             os.close(self._lock)
-            self._lock = -1
+            self._lock = None
 
 
 class Salvage:
