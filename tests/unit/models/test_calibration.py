@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.features.spec import FeatureSpec, Group
-from models.serving.calibration import CalibrationSpec, HierarchicalCalibration, restore, shifts
+from models.serving.calibration import CalibrationSpec, HierarchicalCalibration, PairedCalibration, restore, shifts
 from models.serving.statistics import Columns, sigmoid
 from models.training import calibrate
 from models.training.rows import Rows
@@ -104,6 +104,19 @@ def test_a_prepared_calibration_gives_what_calibrating_rows_gives() -> None:
         found = prepared(logits[chosen].astype(np.float32), prepared.offsets(request, chosen))
         assert found == pytest.approx(expected, rel=1e-5)
         assert found.dtype == np.float64
+
+
+def test_a_pair_gives_what_its_calibrations_give_by_themselves() -> None:
+    pair = []
+    for seed in (1, 2):
+        logits, rows = made(20_000, seed)
+        pair.append(calibrate.fit_hierarchy(logits, rows, SPEC))
+    ads = np.array([[creative, 1 + creative % 4] for creative in range(1, 40)])
+    paired = PairedCalibration((pair[0].prepare(ads), pair[1].prepare(ads)))
+    request, chosen, logits = np.array([5, 2]), np.array([3, 30, 7]), np.array([[-3.0, -5.0], [-1.0, 0.5], [2.0, -2.0]])
+    alone = [one(logits[:, at], request[np.newaxis], ads[chosen]) for at, one in enumerate(pair)]
+    assert np.array_equal(paired(logits, request, chosen), np.column_stack(alone))
+    assert np.array_equal(paired.of_all(logits, [(request, chosen[:1]), (request, chosen[1:])]), np.column_stack(alone))
 
 
 def test_its_json_form_is_the_same_calibration_and_rubbish_is_refused() -> None:
