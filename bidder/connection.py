@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self._begun = self._headed = False
         self._begun_at = 0.0
-        self._head_bytes = self._body_bytes = 0
+        self._head_bytes = self._part_bytes = self._body_bytes = 0
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._begun, self._headed = True, False
         self._begun_at = self._heard_at
-        self._head_bytes = self._body_bytes = 0
+        self._head_bytes = self._part_bytes = self._body_bytes = 0
         self._url, self._headers, self._body, self._fault = b"", {}, [], ""
 
     def on_url(self, url: bytes) -> None:
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes += len(name) + len(value)
         if len(self._headers) >= HEADERS_MAX or self._head_bytes > HEAD_BYTES_MAX:
             self._fault = "head_too_large"
-        else:
+        elif not self._headed:  # what comes after a body in chunks is no header (RFC 9110, 6.5.1)
             self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
@@ -244,8 +244,9 @@ class Connection(asyncio.Protocol):
         if not self._begun:
             return
         if not self._headed:
-            self._head_bytes += received
-            if self._head_bytes > HEAD_BYTES_MAX:
+            if begun_before:  # else others before it may have had most of what came in
+                self._part_bytes += received
+            if self._part_bytes > HEAD_BYTES_MAX:
                 self._deaf = self._malformed = True
                 return
         if self._fault:  # nothing is gained by waiting for the rest

@@ -119,6 +119,39 @@ async def test_pipelined_answers_keep_their_order_and_reading_ahead_is_bounded(s
     assert paths == [*(b"/%d" % number for number in range(count - 1)), b"/last"]
 
 
+async def test_what_comes_with_a_head_that_is_cut_does_not_count_as_its_bytes(served: Served) -> None:
+    bodies, cut = post("/a", b"x" * 900) * 40, post("/cut", b"body", CLOSE)
+    assert len(bodies) > HEAD_BYTES_MAX
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.listener.port)
+    writer.write(bodies + cut[:30])
+    await until(lambda: len(served.echo.seen) == 40)
+    writer.write(cut[30:])
+    answer = await reader.read()
+    writer.close()
+    assert answer.count(b"HTTP/1.1 200") == 41
+    assert answer.endswith(b"POST /cut 4")
+
+
+async def test_a_head_that_comes_in_parts_is_bounded(served: Served) -> None:
+    served.listener.request_seconds_max = 60.0
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.listener.port)
+    writer.write(b"GET /a HTTP/1.1\r\na: ")
+    for _ in range(HEAD_BYTES_MAX // 1_000 + 2):
+        writer.write(b"b" * 1_000)
+        await asyncio.sleep(0.002)
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+async def test_trailers_are_no_headers(served: Served) -> None:
+    begin = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" + CLOSE + b"\r\n4\r\nbody\r\n0\r\n"
+    assert b"HTTP/1.1 200" in await served.raw(begin + b"Content-Encoding: gzip\r\n\r\n")
+    assert b"content-encoding" not in served.echo.seen[0].headers
+    many = await served.raw(begin + b"A: " + b"b" * 2 * HEAD_BYTES_MAX + b"\r\n\r\n")
+    assert many.startswith(b"HTTP/1.1 400")
+
+
 async def test_head_is_told_the_length_of_a_body_that_it_does_not_get(served: Served) -> None:
     answer = await served.raw(b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n" + get("/b", CLOSE))
     first, _, rest = answer.partition(b"\r\n\r\n")
