@@ -17,7 +17,7 @@ from models.serving.predictor import Asked, Predictions, Scorer
 #: Impressions remembered. Each is scored once more at a swap.
 RECENT_MAX = 512
 #: So many are scored between two rests, as auctions go on meanwhile.
-_STEP_IMPRESSIONS = 4
+_STEP_IMPRESSIONS = 8
 #: So many impressions weigh as much as the belief that nothing changes: a few prove little.
 _PRIOR_IMPRESSIONS = 5.0
 

@@ -11,14 +11,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from dsp.cache.local import LocalBlobStore, LocalLeaseStore
 from dsp.cache.port import Limit
 from dsp.catalog.entities import Catalogue
 from dsp.kernel.errors import UnavailableError
 from dsp.openrtb.profile import Profile, load_profiles
-from dsp.pacing import columns
+from dsp.pacing import columns, revaluation
 from dsp.pacing.columns import PACED_BLOB
 from dsp.pacing.controller import Control, Controls
+from dsp.pacing.revaluation import REVALUED_BLOB
 from dsp.snapshot import codec
 from loadtest.bids.supply import EXCHANGE
 from loadtest.platform import START_SECONDS, Platform, PlatformError, free_ports
@@ -36,7 +39,7 @@ qps_max = 1_000_000
 notice_ttl_seconds = 60
 """
 _SETTINGS = {"DSP_BIDDER_CANDIDATES_MAX": str(CANDIDATES_MAX)}
-_LEDGER_SECONDS = 0.25
+_WORKERS_SECONDS = 0.25
 _POLL_SECONDS = 0.05
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -53,6 +56,7 @@ class Bench:
         self.platform = Platform(directory, settings=_SETTINGS, exchanges=profiles)
         self.models = self.platform.data_dir / "models"
         self._catalogue = Catalogue()
+        self._paced = columns.paced(Controls(at_ms=0))
         self._blobs = LocalBlobStore(self.platform.data_dir / "blobs")
 
     def encoded(self, version: str) -> bytes:
@@ -67,11 +71,12 @@ class Bench:
             at_ms=now_ms,
             line_items={item.id: Control(multiplier=0.8 + item.id % 40 / 100) for item in catalogue.line_items},
         )
+        self._paced = columns.paced(controls)
         limits = [Limit(item.id, item.campaign_id, None, None, None, None) for item in catalogue.line_items]
 
         async def put() -> None:
             await self._blobs.put(codec.SNAPSHOT_BLOB, self.encoded(f"bench-{now_ms}"))
-            await self._blobs.put(PACED_BLOB, columns.encode(columns.paced(controls)))
+            await self._blobs.put(PACED_BLOB, columns.encode(self._paced))
             leases = self._leases()
             await leases.open()
             await leases.set_limits(limits)
@@ -81,22 +86,22 @@ class Bench:
 
     @contextmanager
     def bidder(self, core: int | None) -> Iterator[int]:
-        """Run `python -m bidder` and what the ledger does for it, and yield the process's id when it is ready.
+        """Run `python -m bidder` and what workers do for it, and yield the process's id when it is ready.
 
         Raises:
             PlatformError: it died, or was not ready in time.
         """
         stop = threading.Event()
-        ledger = threading.Thread(target=lambda: asyncio.run(self._keep_books(stop)), name="ledger")
+        workers = threading.Thread(target=lambda: asyncio.run(self._work(stop)), name="workers")
         with self.process(self.platform, core) as process:
-            ledger.start()
+            workers.start()
             try:
                 yield process.pid
                 if process.poll() is not None:
                     raise PlatformError(f"the bidder died\n{self.platform.tail('bidder.log')}")
             finally:
                 stop.set()
-                ledger.join()
+                workers.join()
 
     def sharing(self, port: int, holder: str) -> Platform:
         """Return the platform of one more bidder in this directory: of all that share a bid port."""
@@ -134,15 +139,24 @@ class Bench:
     def _leases(self) -> LocalLeaseStore:
         return LocalLeaseStore(self.platform.data_dir / "leases.db")
 
-    async def _keep_books(self, stop: threading.Event) -> None:
-        """Tell the bidder, as the ledger does, that all notices so far are entered; so reservations end in time."""
+    async def _work(self, stop: threading.Event) -> None:
+        """Tell the bidder what the ledger and pacing workers would.
+
+        That all notices so far are entered, so that reservations end in time; and that the controls are meant for the
+        predictor that it is about to serve, which it waits for.
+        """
         leases = self._leases()
         await leases.open()
+        seen = ""
         try:
             while not stop.is_set():
                 with suppress(UnavailableError):  # locked for a moment; the next one tells the same
                     await leases.settle({}, int(time.time() * 1_000))
-                await asyncio.sleep(_LEDGER_SECONDS)
+                if (told := await self._blobs.get(REVALUED_BLOB, seen)) is not None:
+                    seen, data = told
+                    paced = msgspec.structs.replace(self._paced, predicted_by=revaluation.decode(data).after)
+                    await self._blobs.put(PACED_BLOB, columns.encode(paced))
+                await asyncio.sleep(_WORKERS_SECONDS)
         finally:
             await leases.close()
 

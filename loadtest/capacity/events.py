@@ -20,7 +20,8 @@ from models.serving.bundle import CHAMPION
 
 SNAPSHOT, MODEL, SCRAPE = "snapshot", "model", "scrape"
 EVENTS = (SNAPSHOT, MODEL, SCRAPE)
-_EVERY_SECONDS = 1.0
+#: Another champion is served two seconds after it was named, as pacing is told first.
+_EVERY_SECONDS = {SNAPSHOT: 1.0, MODEL: 3.0, SCRAPE: 1.0}
 
 
 class Events:
@@ -42,14 +43,14 @@ class Events:
 
     @contextmanager
     def during(self, name: str) -> Iterator[None]:
-        """Let it happen about once a second, the first time at once."""
+        """Let it happen every few seconds, the first time at once."""
         stop = threading.Event()
 
         def work() -> None:
             while not stop.is_set():
                 with suppress(OSError):  # a scrape that finds nobody is the run's fault, and told by it
                     self._makes[name]()
-                stop.wait(_EVERY_SECONDS)
+                stop.wait(_EVERY_SECONDS[name])
 
         thread = threading.Thread(target=work, name=name)
         thread.start()
