@@ -35,7 +35,7 @@ from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.request import BidRequest
 from dsp.pacing.bids import pace
 from dsp.pricing.bid import price
-from dsp.pricing.explore import UNMOVED, draw
+from dsp.pricing.explore import UNMOVED, Explorer
 from dsp.pricing.value import value_by_unit_micros_cpm
 from models.features.encode import request_row
 
@@ -62,6 +62,7 @@ class Auctioneer:
     journal: Journal
     tally: Tally
     scoring: Scoring
+    explorer: Explorer
     cohort: Cohort = field(default_factory=Cohort)
 
     async def answer(self, arrival: Arrival) -> Answer:
@@ -127,7 +128,7 @@ class Auctioneer:
         await run.mark(Stage.PREDICT)
         jitter, shading = UNMOVED, None
         if opportunity.first_price:
-            jitter = draw(opportunity.auction_id, opportunity.imp_id, self.config.first_price_explore_share)
+            jitter = self.explorer.draw(opportunity.auction_id, opportunity.imp_id)
             shading = state.landscapes.curve(features, opportunity.floor_micros_cpm)
         await run.mark(Stage.PRICE)
         per_mille, per_click, per_conversion, bid_min, bid_max = snapshot.terms_micros.take(rows, 0).T

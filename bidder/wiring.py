@@ -26,6 +26,7 @@ from dsp.kernel.ids import TokenSigner
 from dsp.kernel.tracing import Tracer
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
+from dsp.pricing.explore import Explorer
 from dsp.stream.port import EventLog
 from models.serving.batcher import Batcher
 
@@ -36,6 +37,13 @@ class Deployment(NamedTuple):
     platform: Platform
     profiles: Mapping[str, Profile]  # by the exchange's name
     keys: Sequence[bytes]  # that sign tokens, the current first
+
+    def secret(self, purpose: bytes) -> bytes:
+        """Return a key for one purpose.
+
+        Users' pseudonyms outlive the rotation of signing keys as long as the oldest is listed last.
+        """
+        return hmac.digest(self.keys[-1], purpose, "sha256")
 
 
 class Sides(NamedTuple):
@@ -68,9 +76,6 @@ def wire(
     outbox = Outbox(log, lanes, config.outbox_batch_max, clock, spills, config.outbox_append_ms_max)
     profiles, rates = deployment.profiles, deployment.platform.rates
     signer, vendor_id = TokenSigner(deployment.keys, NoticeKind), deployment.platform.privacy_vendor_id
-    # Pseudonyms outlive the rotation of signing keys as long as the oldest key is listed last.
-    user_secret = hmac.digest(deployment.keys[-1], b"user-key", "sha256")
-    sample_secret = hmac.digest(deployment.keys[-1], b"sample-key", "sha256")
     policy = UserPolicy(config.user_timeout_ms, config.user_absent_policy, config.user_unidentified_policy)
     pending = PendingExposures(config.pending_exposure_ms, config.pending_exposures_max)
     auctioneer = Auctioneer(
@@ -78,13 +83,16 @@ def wire(
         clock=clock,
         serving=serving,
         admission=Admission(profiles, config.inflight_max, config.time_left_ms_min, clock.elapsed_ns()),
-        enricher=Enricher(users, pending, rates, user_secret, vendor_id, policy),
+        enricher=Enricher(users, pending, rates, deployment.secret(b"user-key"), vendor_id, policy),
         leases=leases,
         pending=pending,
         responder=Responder(config.notice_url, signer, rates),
-        journal=Journal(outbox, sample_secret, config.request_sample_rate, config.shadow_share, vendor_id),
+        journal=Journal(
+            outbox, deployment.secret(b"sample-key"), config.request_sample_rate, config.shadow_share, vendor_id
+        ),
         tally=Tally(profiles, tracer),
         scoring=Scoring(batcher, config.predict_ms_min, clock, serving.recent),
+        explorer=Explorer(deployment.secret(b"explore-key"), config.first_price_explore_share),
     )
     desk = NoticeDesk(
         config=config,

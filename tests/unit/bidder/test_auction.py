@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 from bidder.auction import Answer
-from bidder.config import BidderConfig
 from bidder.respond import Responder
 from dsp.events.schema import NoticeKind, SampledRequest, decode
 from dsp.events.topics import Topic
@@ -18,7 +17,7 @@ from dsp.kernel.ids import TokenSigner
 from dsp.pacing.columns import align, paced
 from dsp.pacing.controller import Control, Controls
 from dsp.pacing.dual import concave_bid
-from dsp.pricing.explore import FACTORS
+from dsp.pricing.explore import FACTORS, Explorer
 from dsp.pricing.landscape import WinCurve
 from models.serving.landscape import Landscapes
 from models.serving.predictor import Asked, Predictions
@@ -85,8 +84,8 @@ async def test_a_landscape_prices_first_price_auctions_and_no_others() -> None:
 
 async def test_explored_prices_are_logged_with_their_propensity() -> None:
     market = Market()
-    heard, config = Heard(market.outbox), BidderConfig(first_price_explore_share=0.5)
-    market.auctioneer = dataclasses.replace(market.auctioneer, config=config, journal=heard)
+    heard = Heard(market.outbox)
+    market.auctioneer = dataclasses.replace(market.auctioneer, explorer=Explorer(b"key", 0.5), journal=heard)
     await market.ask({**bid_request("second"), "at": 2})
     assert [(bid.jitter, bid.propensity) for bid in heard.bids] == [(1.0, 1.0)]
     heard.bids.clear()
