@@ -87,7 +87,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     outbox_notices_max: int = 20_000  # waiting; beyond it notices get 503
     #: An event log on a server may take so long; what it has not taken then goes to this machine's disk.
     outbox_append_ms_max: int = 1_000
-    #: Of each topic on disk, about 1 kB each; beyond it as if there were no disk. The log in data_dir needs none.
+    #: Of notices and of decisions on disk, about 1 kB each; beyond it as if there were no disk. The log in data_dir
+    #: needs none.
     outbox_spill_records_max: int = 1_000_000
     #: Share of auctions traced, of those whose caller does not decide it; failed and late ones are traced besides, up
     #: to ten a second. 0: tracing is off. It needs the extra `trace`.

@@ -30,6 +30,10 @@ from dsp.pricing.explore import Explorer
 from dsp.stream.port import EventLog
 from models.serving.batcher import Batcher
 
+#: What may wait on disk: records of a known size. A sampled request has any size that its sender chose, and the disk is
+#: for what was acknowledged.
+_SPILLED = (Topic.NOTICES, Topic.DECISIONS)
+
 
 class Deployment(NamedTuple):
     """What all bidder processes of one deployment have in common."""
@@ -72,7 +76,7 @@ def wire(
     `spill` keeps on disk what `log` does not take; None where `log` is on that disk itself.
     """
     lanes = _lanes(config)
-    spills = {topic: Spill(spill, topic, config.outbox_spill_records_max) for topic in lanes} if spill else {}
+    spills = {topic: Spill(spill, topic, config.outbox_spill_records_max) for topic in _SPILLED} if spill else {}
     outbox = Outbox(log, lanes, config.outbox_batch_max, clock, spills, config.outbox_append_ms_max)
     profiles, rates = deployment.profiles, deployment.platform.rates
     signer, vendor_id = TokenSigner(deployment.keys, NoticeKind), deployment.platform.privacy_vendor_id

@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from bidder.config import BidderConfig
 from bidder.outbox import RETRY_SECONDS, LaneTuning, Outbox
 from bidder.spill import DRAIN_RECORDS_MAX, PROBE_RECORDS, Spill
+from bidder.state import Serving
+from bidder.wiring import Deployment, wire
 from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
+from dsp.kernel.config import Platform
 from dsp.kernel.errors import UnavailableError
+from dsp.ledger.lease import LeaseBook
 from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Entry
-from tests.unit.bidder.fakes import FakeLog
+from tests.unit.bidder.fakes import FakeLog, FakeUsers
 from tests.waiting import until
 
 TUNING = {Topic.NOTICES: LaneTuning(100, 1), Topic.DECISIONS: LaneTuning(100, 1)}
@@ -178,6 +183,22 @@ async def test_beyond_the_bound_notices_are_refused_and_nothing_acknowledged_is_
     assert values(log) == list(range(5))
     assert box.healthy()
     await box.stop(30.0)
+
+
+async def test_sampled_requests_never_wait_on_disk(log: FakeLog, store: LocalEventLog) -> None:
+    log.away = True
+    deployment, config = Deployment(Platform(), {}, [b"k" * 16]), BidderConfig(outbox_decisions_flush_ms=1)
+    parts = {"serving": Serving(), "leases": LeaseBook(0), "users": FakeUsers()}
+    box = wire(deployment, config, SystemClock(), log, spill=store, **parts).outbox
+    await box.start()
+    for topic in (Topic.REQUESTS, Topic.DECISIONS):
+        box.offer(topic, "k", lambda: b"some")
+    await until(lambda: box.depth(Topic.DECISIONS) == 0)
+    assert await store.lag(Topic.DECISIONS, {}) == 1
+    assert await store.lag(Topic.REQUESTS, {}) == 0
+    log.away = False
+    await until(lambda: len(log.appended) == 2)
+    assert await box.stop(30.0) == 0
 
 
 class FullDisk(LocalEventLog):
