@@ -9,7 +9,7 @@ from sqlalchemy import Engine, StaticPool
 from sqlalchemy import create_engine as sqlalchemy_engine
 
 from dsp.cache.local import LocalLeaseStore
-from dsp.cache.port import LateClaim, LeaseReport, LeaseWant, Limit
+from dsp.kernel.clock import NS_PER_MS
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.money import Micros
 from dsp.kernel.sqlite import SqliteFile
@@ -18,7 +18,6 @@ from dsp.stream.port import Assignment, Batch, Entry, Position, Record
 from dsp.stream.stamp import Stamp
 
 _T = TypeVar("_T")
-_NS_PER_MS = 1_000_000
 
 
 def finish(work: Coroutine[Any, Any, _T]) -> _T:
@@ -53,7 +52,7 @@ class SkewedClock:
 
     def elapsed_ns(self) -> int:
         """Return a monotonic reading."""
-        return (self._world.at_ms - self._started_ms) * _NS_PER_MS
+        return (self._world.at_ms - self._started_ms) * NS_PER_MS
 
     @property
     def elapsed_ms(self) -> int:
@@ -62,7 +61,9 @@ class SkewedClock:
 
 
 class InlineFile(SqliteFile):
-    """A SQLite file, or memory, that is used by the calling thread."""
+    """A SQLite file, or memory, that is used by the calling thread; who calls it while it is `away` is told so."""
+
+    away = False
 
     async def open(self) -> None:
         """Open it; harmless when it is open."""
@@ -73,6 +74,8 @@ class InlineFile(SqliteFile):
         self._close()
 
     async def _call(self, work: Callable[[], _T]) -> _T:
+        if self.away:
+            raise UnavailableError("away")
         try:
             return work()
         except (sqlite3.Error, OSError) as fault:
@@ -87,64 +90,33 @@ class InlineFile(SqliteFile):
 
 
 class Grantor(LocalLeaseStore):
-    """The real lease store in memory, which can be away."""
+    """The real lease store in memory, whose file can be away, or which takes the ledger with it."""
 
     _file: InlineFile
 
     def __init__(self) -> None:
         super().__init__(Path(":memory:"), "NORMAL", InlineFile)
-        self.away = False
         self.dies_at_settle = False
+        self._opened = False
 
     @property
-    def sql(self) -> sqlite3.Connection:
-        """Return the connection, for looking at what is true."""
-        return self._file.sql
+    def file(self) -> InlineFile:
+        """Return the file, to look into it or to take it away."""
+        return self._file
 
-    def _reach(self) -> None:
-        if self.away:
-            raise UnavailableError("the grantor is away")
-
-    async def register(self, holder: str, now_ms: int) -> int:
-        """See LocalLeaseStore."""
-        self._reach()
-        return await super().register(holder, now_ms)
-
-    async def sync(
-        self, epoch: int, now_ms: int, wants: Sequence[LeaseWant], returns: Mapping[str, Micros], expires_ms_max: int
-    ) -> LeaseReport:
-        """See LocalLeaseStore."""
-        self._reach()
-        return await super().sync(epoch, now_ms, wants, returns, expires_ms_max)
-
-    async def set_limits(self, limits: Sequence[Limit]) -> None:
-        """See LocalLeaseStore."""
-        self._reach()
-        await super().set_limits(limits)
+    async def open(self) -> None:
+        """Open it the first time; a ledger that comes back while it is away needs nothing of it yet."""
+        if not self._opened:
+            await super().open()
+            self._opened = True
 
     async def settle(
         self, settled: Mapping[str, Micros], watermark_ms: int, campaigns: Mapping[int, int] | None = None
     ) -> None:
         """See LocalLeaseStore."""
-        self._reach()
         if self.dies_at_settle:
             raise UnavailableError("the ledger was killed")
         await super().settle(settled, watermark_ms, campaigns)
-
-    async def behind(self, watermark_ms: int) -> Sequence[str] | None:
-        """See LocalLeaseStore."""
-        self._reach()
-        return await super().behind(watermark_ms)
-
-    async def cover(self, claims: Sequence[LateClaim]) -> dict[str, Micros]:
-        """See LocalLeaseStore."""
-        self._reach()
-        return await super().cover(claims)
-
-    async def reclaim(self, now_ms: int, holder_timeout_ms: int) -> Micros:
-        """See LocalLeaseStore."""
-        self._reach()
-        return await super().reclaim(now_ms, holder_timeout_ms)
 
 
 class Log:

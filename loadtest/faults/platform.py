@@ -182,7 +182,7 @@ class Platform:
         except ConflictError:
             book.adopt(finish(self.store.register(process.name, process.clock.now_ms())))
             return False
-        self.oracle.store_is_right(self.store.sql, book.epoch)
+        self.oracle.store_is_right(self.store.file.sql, book.epoch)
         process.answer = answer if answered else None
         return True
 
@@ -196,7 +196,7 @@ class Platform:
 
     def ledger(self, *, dies_at_commit: bool = False, dies_at_settle: bool = False) -> bool:
         """Let the ledger's job do a step; one that dies is started again. Return whether more is waiting."""
-        more, store_answers = True, not self.store.away and not dies_at_settle
+        more, store_answers = True, not self.store.file.away and not dies_at_settle
         self.store.dies_at_settle = dies_at_settle
         if dies_at_commit:
             event.listen(self.engine, "commit", _die)
@@ -210,7 +210,7 @@ class Platform:
             if dies_at_commit:
                 event.remove(self.engine, "commit", _die)
         self.oracle.passed(self.log.floor_ms)
-        self.oracle.store_is_right(self.store.sql)
+        self.oracle.store_is_right(self.store.file.sql)
         self.oracle.book_is_right(self.engine, store_answers=store_answers)
         return more
 
@@ -226,7 +226,7 @@ class Platform:
             reclaimed = finish(self.store.reclaim(self.ledger_clock.now_ms(), HOLDER_TIMEOUT_MS))
         except UnavailableError:
             return 0
-        self.oracle.store_is_right(self.store.sql)
+        self.oracle.store_is_right(self.store.file.sql)
         return reclaimed
 
     def set_limits(self, limits: Sequence[Limit]) -> bool:

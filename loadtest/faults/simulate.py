@@ -174,7 +174,7 @@ class Simulation:
 
     def _grantor(self, *, away: bool) -> None:
         self._say(f"grantor away {away}")
-        self._platform.store.away = away
+        self._platform.store.file.away = away
 
     def _pace(self) -> None:
         with Session(self._platform.engine) as session:

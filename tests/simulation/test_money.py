@@ -97,10 +97,10 @@ def test_while_the_grantor_is_away_bidding_goes_on_from_the_lease_and_then_stops
         return made
 
     minute()
-    platform.store.away = True
+    platform.store.file.away = True
     assert minute() == 180  # the budget has plenty, so the lease lasts
     assert (minute(), minute()) < (60, 1)
-    platform.store.away = False
+    platform.store.file.away = False
     assert minute() > 150
 
 
