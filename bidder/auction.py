@@ -13,7 +13,7 @@ from bidder.cohort import Cohort
 from bidder.config import BidderConfig
 from bidder.enrich import Enricher
 from bidder.journal import Journal
-from bidder.offer import Candidates, Reservation, make_offer
+from bidder.offer import Candidates, Reservation, apart, make_offer
 from bidder.pending import PendingExposures
 from bidder.respond import Responder
 from bidder.run import Arrival, Run
@@ -97,7 +97,7 @@ class Auctioneer:
         run.reasons += [label for _, label in refused]
         await run.mark(Stage.ENRICH)
         for opportunity in opportunities:
-            reason = await self._choose(run, run.state, opportunity, user)
+            reason = await self._choose(run, run.state, apart(opportunity, run.reserved), user)
             run.reasons += [reason.value] if reason is not None else []
         body, offers = self.responder.respond(request, run.profile, run.reserved)
         run.reasons += [Exclusion.SELF_CHECK.value] * (len(run.reserved) - len(offers))

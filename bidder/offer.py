@@ -1,6 +1,6 @@
 """One impression's candidates once priced, and the offer made of the best: its facts for notices and for the log."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from dsp.catalog.user import Exposure
 from dsp.events.schema import Bid, BidFacts
 from dsp.funnel import Selection
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros
+from dsp.openrtb.names import domain
 from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.pricing.explore import UNMOVED, Jitter
 from models.features.encode import tier_one
@@ -102,6 +103,19 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
         """Return the impression that this bid may become."""
         facts = self.facts
         return Exposure(facts.bid_id, facts.bid_at_ms, facts.advertiser_id, facts.campaign_id, facts.line_item_id)
+
+
+def apart(opportunity: Opportunity, offers: Sequence[Offer]) -> Opportunity:
+    """Return the opportunity without the advertisers that bid for another slot of its pod.
+
+    A pod's ads are shown in a row, and its seller takes one of an advertiser (OpenRTB 2.6, 3.2.7 `poddedupe`).
+    """
+    if not opportunity.pod:
+        return opportunity
+    others = [domain(offer.advertiser.domain) for offer in offers if offer.opportunity.pod == opportunity.pod]
+    if not others:
+        return opportunity
+    return msgspec.structs.replace(opportunity, blocked_advertisers=opportunity.blocked_advertisers.union(others))
 
 
 class Reservation(msgspec.Struct, frozen=True, gc=False):

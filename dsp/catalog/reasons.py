@@ -71,7 +71,7 @@ class Exclusion(Enum):
     ADVERTISER_BLOCKED = (
         "advertiser_blocked",
         0,
-        "badv blocks the advertiser's domain, or the one that the creative leads to.",
+        "badv blocks the advertiser's domain or where the creative leads, or another of its ads is bid for the pod.",
     )
     APP_BLOCKED = "app_blocked", 0, "bapp blocks the app that the creative leads to."
     CATEGORY_UNKNOWN = (

@@ -216,6 +216,7 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
         shared.disclosure,
         lasting,
         frozenset(imp.banner.btype if imp.banner is not None else ()),
+        str(player.podid).lower() if player is not None else "",
     )
 
 

@@ -137,3 +137,4 @@ class Opportunity(msgspec.Struct, frozen=True, gc=False):
     disclosure: int = 0
     duration_floors: DurationFloors | None = None  # of the open auction
     blocked_types: frozenset[int] = frozenset()  # of banner markup, OpenRTB list 5.2
+    pod: str = ""  # the break of which this slot is a part, among those of the request

@@ -60,6 +60,7 @@ class Video(msgspec.Struct, frozen=True, gc=False):
     minduration: Int = 0
     maxduration: Int = 0
     rqddurs: tuple[Int, ...] = ()
+    podid: Text = ""
     poddur: Int = 0
     protocols: tuple[Int, ...] = ()
     protocol: tuple[Int, ...] = ()  # 2.0 to 2.2, deprecated since

@@ -224,6 +224,18 @@ async def test_without_tmax_the_profile_decides(tmax: int | None) -> None:
     assert (await market.ask(bid_request("a", tmax=tmax)))[0].status == 200
 
 
+@pytest.mark.parametrize(("pods", "won"), [("ppq", "13"), ("p", "1"), ("", "123")])
+async def test_an_advertiser_bids_once_for_a_pod(pods: str, won: str) -> None:
+    market = Market()
+    request = bid_request("a")
+    video = {"mimes": ["video/mp4"], "protocols": [2, 3], "maxduration": 30}
+    slots = [{**video, "podid": pods[number] if len(pods) > 1 else pods, "poddedupe": [1]} for number in range(3)]
+    request["imp"] = [{"id": str(number), "video": slot} for number, slot in enumerate(slots, 1)]
+    _, bids = await market.ask(request)
+    assert "".join(bid["impid"] for bid in bids) == won
+    assert market.leases.reserved_micros == 4_250 * len(won)
+
+
 async def test_two_impressions_of_one_request_count_for_one_user() -> None:
     market = Market()
     request = bid_request("a", user={"id": "u"})
