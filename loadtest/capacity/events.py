@@ -7,7 +7,6 @@ this process is to send.
 
 import itertools
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -72,7 +71,7 @@ class Events:
             path.write_bytes(bench.encoded(f"bench-{number}"))
         for path in itertools.cycle(both):
             draft = path.with_suffix(".draft")
-            shutil.copyfile(path, draft)
+            draft.hardlink_to(path)
             yield draft, blobs / SNAPSHOT_BLOB
 
 
