@@ -4,7 +4,7 @@ Where there are more line items than a second is enough for, each has its turn e
 flight runs all day looks back over ten minutes.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -40,8 +40,10 @@ from dsp.workers.single import Single
 RECLAIM_INTERVAL_MS = 5_000
 #: About so many line items are stepped at once: a quarter of a second.
 STEP_LINE_ITEMS = 5_000
-#: Where no budget bounds it, what is paced may spend all at once; where it may not bid, nothing.
-_UNPLANNED, _RESTING = (Pace(None, rate, 0.0, 0.0, 86_400.0) for rate in (inf, 0.0))
+#: A campaign whose budget is the sum of its line items', but for rounding, does not hold them.
+_SAME = 1.0001
+#: Where no budget bounds it, what is paced may spend all at once.
+_UNPLANNED = Pace(None, inf, 0.0, 0.0, 86_400.0)
 
 
 class Turn(NamedTuple):
@@ -102,20 +104,22 @@ def next_controls(
         above = (advertiser.status, campaign.status)
         terms = {each.id: _line_item_terms(each, campaign, advertiser.timezone, above) for each in members[campaign.id]}
         shared = _campaign_terms(campaign, advertiser.timezone, terms.values())
-        known = before.campaigns.get(campaign.id)
-        curve = curves.local([number for number, own in terms.items() if own.active], advertiser.timezone, now_ms)
-        held = _next(shared, of_campaigns.get(campaign.id, ()), None, known, curve, law, now_ms)
+        active = [number for number, own in terms.items() if own.active]
+        held_by = _Paced.of(shared, of_campaigns.get(campaign.id, ()), curves, active, now_ms)
+        paced = {
+            number: _Paced.of(own, of_line_items.get(number, ()), curves, [number], now_ms)
+            for number, own in terms.items()
+        }
+        holds = _holds(campaign.budget, held_by, paced.values())
+        held = (held_by if holds else held_by.resting()).step(before.campaigns.get(campaign.id), None, law, now_ms)
         after.campaigns[campaign.id] = held
         for line_item in members[campaign.id]:
             number, own = line_item.id, terms[line_item.id]
-            known = before.line_items.get(number)
-            results = of_line_items.get(number, [])
-            bought = _bought(line_item.goal, worths.get(advertiser.id, 0), results)
-            curve = curves.local([number], advertiser.timezone, now_ms)
-            control = _next(own, results, bought, known, curve, law, now_ms)
+            bought = _bought(line_item.goal, worths.get(advertiser.id, 0), of_line_items.get(number, ()))
+            control = paced[number].step(before.line_items.get(number), bought, law, now_ms)
             # Who asked for as soon as possible is not slowed by a campaign that others share evenly.
-            hurried = own.mode is PacingMode.ASAP
-            control = control if hurried else hold(control, held.level_now, law)
+            if holds and own.mode is not PacingMode.ASAP:
+                control = hold(control, held.level_now, law)
             left = min((each for each in (control.left_micros, held.left_micros) if each is not None), default=None)
             after.line_items[number] = msgspec.structs.replace(control, left_micros=left)
     return after
@@ -132,38 +136,64 @@ def _kept(campaign_id: int, members: Iterable[LineItem], before: Controls, after
     return True
 
 
-def _next(
-    terms: _Terms,
-    days: Collection[DayResult],
-    bought: Bought | None,
-    before: Control | None,
-    traffic_curve: tuple[float, ...],
-    law: Law,
-    now_ms: int,
-) -> Control:
-    today = day_number(now_ms, terms.timezone)
-    spent = impressions = spent_before_today = spent_today = 0
-    for day in days:
-        spent += day.spend_micros
-        impressions += day.impressions
-        if day.day < today:
-            spent_before_today += day.spend_micros
-        elif day.day == today:
-            spent_today += day.spend_micros
-    budget, flight, dayparts, timezone, mode, active = terms
-    found = plan(budget, flight, dayparts, timezone, mode, traffic_curve, spent_before_today, now_ms)
-    if found is None:
-        unplanned = _UNPLANNED if active else _RESTING
-        control = step(before, spent, impressions, unplanned, now_ms, law, bought)
-        return msgspec.structs.replace(control, left_micros=None)
-    # What may not bid tells nothing about the market: its level waits as it is.
-    pace = found.pace(now_ms)
-    if not active:
-        pace = pace._replace(rate_micros_second=0.0)
-    if pace.planned_micros and pace.rate_micros_second not in (0.0, inf):
-        metrics.PACING_ERROR.observe(spent / pace.planned_micros)
-    control = step(before, spent, impressions, pace, now_ms, law, bought)
-    return msgspec.structs.replace(control, left_micros=left_micros(budget, spent_today, spent))
+class _Paced(NamedTuple):
+    """What a line item or campaign spent, and what its plan has for now."""
+
+    pace: Pace
+    spent_micros: Micros
+    impressions: int
+    left_micros: Micros | None  # of today's budgets; None: no budget
+    today_micros: float  # all that its plan has for today; of what may not bid, what it has spent
+    ever_micros: float  # the same of the flight
+
+    @classmethod
+    def of(
+        cls, terms: _Terms, days: Collection[DayResult], curves: Curves, line_items: Sequence[int], now_ms: int
+    ) -> "_Paced":
+        """Return it by the book, with the traffic that these line items have."""
+        today = day_number(now_ms, terms.timezone)
+        spent = impressions = spent_before_today = spent_today = 0
+        for day in days:
+            spent += day.spend_micros
+            impressions += day.impressions
+            if day.day < today:
+                spent_before_today += day.spend_micros
+            elif day.day == today:
+                spent_today += day.spend_micros
+        budget, flight, dayparts, timezone, mode, active = terms
+        curve = curves.local(line_items, timezone, now_ms)
+        found = plan(budget, flight, dayparts, timezone, mode, curve, spent_before_today, now_ms)
+        pace = _UNPLANNED if found is None else found.pace(now_ms)
+        left = None if found is None else left_micros(budget, spent_today, spent)
+        if not active:  # what may not bid tells nothing about the market
+            return cls(pace, spent, impressions, left, spent_today, spent).resting()
+        all_day = inf if found is None else pace.today_micros + pace.rest_micros
+        ever = inf if budget.total_micros is None else budget.total_micros
+        return cls(pace, spent, impressions, left, all_day, ever)
+
+    def resting(self) -> "_Paced":
+        """Return it with nothing to learn from: its level waits as it is."""
+        return self._replace(pace=self.pace._replace(rate_micros_second=0.0))
+
+    def step(self, before: Control | None, bought: Bought | None, law: Law, now_ms: int) -> Control:
+        """Return the next control."""
+        planned_micros, rate = self.pace.planned_micros, self.pace.rate_micros_second
+        if planned_micros and rate not in (0.0, inf):
+            metrics.PACING_ERROR.observe(self.spent_micros / planned_micros)
+        control = step(before, self.spent_micros, self.impressions, self.pace, now_ms, law, bought)
+        return msgspec.structs.replace(control, left_micros=self.left_micros)
+
+
+def _holds(budget: Budget, campaign: _Paced, members: Collection[_Paced]) -> bool:
+    """Tell whether a campaign's budget is less than its line items come to spend by their own.
+
+    Where it is not, to keep the campaign to an even plan would only hold back those that are late for those in a hurry.
+    """
+    today, ever = sum(one.today_micros for one in members), sum(one.ever_micros for one in members)
+    if today <= campaign.today_micros * _SAME:
+        return False
+    bounds = ((budget.daily_micros, today), (budget.total_micros, ever))
+    return any(most is not None and most * _SAME < own for most, own in bounds)
 
 
 def _bought(goal: Goal, conversion_worth: Micros, days: Iterable[DayResult]) -> Bought | None:

@@ -1,6 +1,7 @@
 """The pacing worker against the embedded stores: from the book to the controls that bidders read."""
 
 from itertools import chain
+from math import exp
 from typing import Any
 
 import msgspec
@@ -80,6 +81,43 @@ async def test_a_campaign_holds_its_line_items_but_not_the_hurried(world: World)
     assert found.line_items[even].multiplier == found.campaigns[campaign].multiplier
     assert found.line_items[hurried].multiplier == 1.0
     assert found.line_items[even].left_micros == found.line_items[hurried].left_micros == 0  # the campaign's
+    await job.close()
+
+
+async def test_a_campaign_that_its_line_items_cannot_exhaust_does_not_hold_back_the_late(world: World) -> None:
+    campaign = world.campaign(world.advertiser(), budget={"total_micros": 1_700_000})
+    late = world.line_item(campaign, budget={"total_micros": 1_200_000})
+    hurried = world.line_item(campaign, pacing="asap", budget={"total_micros": 500_000})
+    job = new_job(world)
+    await job.open()
+    await steps(world, job, 10)
+    for _ in range(10):
+        world.spend(campaign, hurried, 50_000)
+        found = await steps(world, job, 1)
+    assert found.campaigns[campaign].spent_micros > 1.5 * (found.campaigns[campaign].planned_micros or 0)
+    assert found.line_items[late].multiplier == 1.0  # nothing was bought yet: as far as value is known to go
+    # Who lowers the campaign's budget has it shared, so that it lasts.
+    world.update(Kind.CAMPAIGN, campaign, budget={"total_micros": 1_600_000})
+    found = await steps(world, job, 1)
+    assert found.line_items[late].multiplier == found.campaigns[campaign].multiplier < 1.0
+    await job.close()
+
+
+async def test_a_campaign_s_even_plan_does_not_stretch_a_flight_of_its_own_budget(world: World) -> None:
+    """Two flights one after the other, the first with twice the money: the campaign's total is theirs together."""
+    begin, middle, end = (NOON_MS + seconds * 1_000 for seconds in (0, 60, 120))
+    campaign = world.campaign(world.advertiser(), budget={"total_micros": 3_000_000})
+    flight = {"start_ms": begin, "end_ms": middle}
+    first = world.line_item(campaign, budget={"total_micros": 2_000_000}, flight=flight)
+    world.line_item(campaign, budget={"total_micros": 1_000_000}, flight={"start_ms": middle, "end_ms": end})
+    job = new_job(world)
+    await job.open()
+    for _ in range(50):
+        world.spend(campaign, first, 2_000_000 // 60)
+        found = await steps(world, job, 1)
+    assert found.campaigns[campaign].spent_micros > 1.3 * (found.campaigns[campaign].planned_micros or 0)
+    assert found.line_items[first].spent_micros == pytest.approx(found.line_items[first].planned_micros, rel=0.01)
+    assert found.line_items[first].multiplier == pytest.approx(exp(found.line_items[first].level_now))
     await job.close()
 
 
