@@ -71,6 +71,7 @@ class Findings:
     model_since_ms: int = 0
     swap: Swap | None = None
     swap_at_seconds: float | None = None
+    driven_until_ms: int | None = None  # nothing is bought any more, so the plan is compared as of then
     cpu: list[Metrics] = field(default_factory=list)  # at the begin and at the end of the last phase
     last: Metrics = field(default_factory=Metrics)
 
@@ -145,7 +146,7 @@ class Demo:
                     group.create_task(self._watch(platform, ledger))
                     group.create_task(exchange.drive(self._options.rate, lambda _: self._done, RAMP_SECONDS))
                     await self._script(platform)
-                    self._done = True
+                    self._done, self._findings.driven_until_ms = True, SystemClock().now_ms()
                 self._view.begin(6)
                 watching = asyncio.create_task(self._watch(platform, ledger, forever=True))
                 try:
@@ -215,9 +216,12 @@ class Demo:
         """Sample the book once a second, and notice when the platform dies."""
         while forever or not self._done:
             platform.check()
-            self._sample(await asyncio.to_thread(ledger.progress, SystemClock().now_ms()))
+            self._sample(await asyncio.to_thread(self._progress, ledger))
             self._ticker.tick()
             await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _progress(self, ledger: Ledger) -> list[terminal.Progress]:
+        return ledger.progress(self._findings.driven_until_ms or SystemClock().now_ms())
 
     def _sample(self, campaigns: list[terminal.Progress]) -> None:
         self._view.campaigns = campaigns
@@ -246,7 +250,7 @@ class Demo:
         charges = ledger.charges()
         notices = reconcile(self._truth.notices, charges, ledger.events())
         passed = overspent(ledger.budgets(), charges)
-        self._sample(ledger.progress(SystemClock().now_ms()))
+        self._sample(self._progress(ledger))
         spent_out = ledger.spent_out()
         imbalance = ledger.imbalance()
         ledger.close()
