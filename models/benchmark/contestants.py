@@ -11,10 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.serving.network import INPUT as NETWORK_INPUT
-from models.serving.network import OUTPUT as NETWORK_OUTPUT
-from models.serving.onnx import INPUT as TREES_INPUT
-from models.serving.onnx import OUTPUT as TREES_OUTPUT
 from models.serving.session import Provider, Session
 
 FIELDS, EMBEDDING = 24, 16
@@ -53,8 +49,6 @@ class Graph:
     name: str
     table: Floats
     session: Session
-    input: str
-    output: str
     request: Floats | None = None
 
     def rows(self, count: int) -> Floats:
@@ -64,13 +58,14 @@ class Graph:
 
     def raw(self, count: int) -> Callable[[], object]:
         """Return one call of ONNX Runtime for so many rows: its `run`, on arrays."""
-        run, outputs, inputs = self.session.runtime.run, (self.output,), {self.input: self.rows(count)}
+        run, outputs = self.session.runtime.run, (self.session.output,)
+        inputs = {self.session.input: self.rows(count)}
         return lambda: run(outputs, inputs)
 
     def served(self, count: int) -> Callable[[], object]:
         """Return one call as serving does it: gather the ads, add the request, run on bound memory."""
         rows, request, table = self.rows(count), self.request, self.table
-        memory = self.session.bind({self.input: rows})
+        memory = self.session.bind(rows)
         chosen = np.arange(count) % len(table)
 
         def call() -> None:
@@ -90,7 +85,7 @@ def empty(provider: Provider) -> Graph:
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "empty", values[:1], values[1:])
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     table = np.zeros((_ADS, 1), np.float32)
-    return Graph("empty", table, Session(made.SerializeToString(), provider), "x", "y")
+    return Graph("empty", table, Session(made.SerializeToString(), provider))
 
 
 def all_of(provider: Provider, trees: int = TREES) -> Iterator[Contestant | Graph]:
@@ -116,9 +111,9 @@ def _networks(provider: Provider) -> Iterator[Graph]:
     for precision in precisions:
         sample = drawn[_ADS:] if precision == "int8" else None
         whole = Session(to_onnx(weights, form="full", precision=precision, sample=sample), provider)
-        yield Graph(f"network {precision}", ads, whole, NETWORK_INPUT, NETWORK_OUTPUT, request)
+        yield Graph(f"network {precision}", ads, whole, request)
         split = Session(to_onnx(weights, form="split", precision=precision, sample=sample), provider)
-        yield Graph(f"network {precision} split", states, split, NETWORK_INPUT, NETWORK_OUTPUT, state)
+        yield Graph(f"network {precision} split", states, split, state)
 
 
 def _forests(trees: int) -> Iterator[Contestant | Graph]:
@@ -130,7 +125,7 @@ def _forests(trees: int) -> Iterator[Contestant | Graph]:
     parameters = {"objective": "binary", "num_leaves": LEAVES, "num_threads": 1, "verbosity": -1, "seed": _SEED}
     booster = lightgbm.train(parameters, lightgbm.Dataset(features, labels), trees)
     ads = features[:_ADS]
-    yield Graph("trees", ads, Session(_trees_onnx(booster)), TREES_INPUT, TREES_OUTPUT)
+    yield Graph("trees", ads, Session(_trees_onnx(booster)))
     yield Contestant("trees LightGBM", ads, lambda rows: booster.predict(rows, raw_score=True, num_threads=1))
     if find_spec("lleaves") is not None:
         compiled = _compiled(booster)

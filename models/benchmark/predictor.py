@@ -23,7 +23,6 @@ from dsp.kernel.lifecycle import loop_factory
 from models.benchmark import contestants
 from models.benchmark.contestants import Contestant, Graph
 from models.benchmark.timing import Pace, batched, calls, median
-from models.serving.batcher import Run
 from models.serving.session import Provider, choose
 from models.serving.stack import Stack
 
@@ -89,8 +88,7 @@ def measure(
 
 def _overhead(empty: Graph, seconds: float) -> dict[str, float]:
     """Return the median microseconds of one row through a graph that does nothing; the batcher with one client."""
-    stack = Stack(empty.session, 1)
-    alone = _run(batched(_stacked(stack, empty), [{empty.input: empty.rows(1)}], 1, 1, seconds, clients=1))
+    alone = _run(batched(Stack(empty.session, 1), [empty.rows(1)], 1, 1, seconds, clients=1))
     return {
         "session": round(calls(empty.raw(1), 1, seconds).p50_us, 2),
         "served": round(calls(empty.served(1), 1, seconds).p50_us, 2),
@@ -119,20 +117,14 @@ def _figures(one: Contestant | Graph, rows: int, seconds: float) -> Figures:
 
 def _saturated(one: Graph, rows_max: int, seconds: float) -> Pace:
     rows = min(rows_max, REQUEST_ROWS)
-    stack = Stack(one.session, rows_max)
-    stack.warm_up()
     # Other rows for each, as trees take the way they have just been sooner.
-    items = [{one.input: part} for part in np.array_split(one.rows(rows * _ITEMS), _ITEMS)]
-    return _run(batched(_stacked(stack, one), items, rows, rows_max, seconds))
+    items = np.array_split(one.rows(rows * _ITEMS), _ITEMS)
+    return _run(batched(Stack(one.session, rows_max), items, rows, rows_max, seconds))
 
 
 def _run(measuring: Coroutine[Any, Any, Pace]) -> Pace:
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(measuring)
-
-
-def _stacked(stack: Stack, one: Graph) -> Run:
-    return lambda staged: stack(staged, one.output)
 
 
 @contextmanager

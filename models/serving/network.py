@@ -1,8 +1,8 @@
 """The network at serving: raw rows to log-odds, the first layers' work done once a request and once an ad.
 
-What a graph takes is a row of state: the shares of the inputs x0 (x0 times a matrix, plus a bias), which the graph
-"split" goes on from, or x0 itself, in the graph "full". State is a sum: the ad's row, made once for each ad of a
-snapshot, the request's, made once a request, and what the few inputs add that look at both.
+What the graph takes is a row of state: the shares of the inputs x0 (x0 times a matrix, plus a bias). State is a sum:
+the ad's row, made once for each ad of a snapshot, the request's, made once a request, and what the few inputs add that
+look at both.
 """
 
 import mmap
@@ -24,8 +24,6 @@ from models.serving.shares import RequestShares
 from models.serving.stack import Stack
 from models.serving.statistics import Columns
 
-INPUT = "inputs"
-OUTPUT = "logits"
 #: Click, and conversion given a click.
 HEADS = 2
 #: A bundle's files: the graph, the learned vectors and shares, and the layout of the inputs.
@@ -48,7 +46,7 @@ _ADS_AHEAD, _REQUESTS_AHEAD = 64, 8
 
 
 class Shares(NamedTuple):
-    """What is linear in the inputs: inputs @ matrix + bias; matrix (D, S), bias (S,). S is 0 for the graph "full"."""
+    """What is linear in the inputs: inputs @ matrix + bias; matrix (D, S), bias (S,)."""
 
     matrix: Floats
     bias: Floats
@@ -61,17 +59,12 @@ class NetworkModel:
         if shares.matrix.shape != (inputs.layout.width, len(shares.bias)):
             raise ValueError(f"shares of {shares.matrix.shape} do not fit {inputs.layout.width} inputs")
         self.session = Session(model, device.provider)
-        taken = self.session.blank(1)[INPUT].shape[1]
-        if taken == inputs.layout.width + len(shares.bias):
-            shares = _with_inputs(shares)
-        if taken != len(shares.bias):
-            raise ValueError(f"the graph takes {taken} columns, not {len(shares.bias)}")
+        if self.session.input_width != len(shares.bias):
+            raise ValueError(f"the graph takes {self.session.input_width} columns, not {len(shares.bias)}")
         self.inputs = inputs
         self.shares = shares
         self.request_shares = RequestShares(inputs.layout.request, inputs.tables, shares.matrix[: inputs.request.width])
-        self.stack = Stack(self.session, device.rows_max) if device.batches(self.session.provider) else None
-        if self.stack is not None:
-            self.stack.warm_up()
+        self.stack = Stack.on(device, self.session)
 
     def logits(self, requests: Int64s, ads: Int64s) -> NDArray[np.float64]:
         """Return logits before calibration, float64 (n, 2), of request rows (n or 1, R) and ad rows (n, A)."""
@@ -79,19 +72,12 @@ class NetworkModel:
         for start in range(0, len(ads), _CHUNK_ROWS):
             part = slice(start, start + _CHUNK_ROWS)
             inputs = self.inputs(requests[part] if len(requests) > 1 else requests, ads[part])
-            found[part] = self.session.run(OUTPUT, {INPUT: inputs @ self.shares.matrix + self.shares.bias})
+            found[part] = self.session.run(inputs @ self.shares.matrix + self.shares.bias)
         return found
 
     def prepare(self, ads: Int64s) -> "PreparedNetwork":
         """Return what scores ads of this table, (C, A)."""
         return PreparedNetwork(self, ads)
-
-
-def _with_inputs(shares: Shares) -> Shares:
-    """Return the shares of a graph that takes the inputs themselves as well, before the others."""
-    width = len(shares.matrix)
-    matrix = np.concatenate([np.eye(width, dtype=np.float32), shares.matrix], axis=1)
-    return Shares(matrix, np.concatenate([np.zeros(width, dtype=np.float32), shares.bias]))
 
 
 def restore(files: Mapping[str, bytes], device: Device = CPU) -> NetworkModel:
@@ -282,8 +268,8 @@ class PreparedNetwork:
 
     def _bind(self, rows: int) -> tuple[Memory, Floats, Floats]:
         states = np.zeros((rows, self._shares.shape[1]), dtype=np.float32)
-        memory = self._session.bind({INPUT: states})
-        self._bound[rows] = memory, states, memory.outputs[OUTPUT]
+        memory = self._session.bind(states)
+        self._bound[rows] = memory, states, memory.output
         return self._bound[rows]
 
     def blank(self, rows: int) -> Floats:
@@ -333,7 +319,7 @@ class Staging(Finder[Floats]):
         """Return both heads' log-odds, (K, 2), of each that was staged."""
         states, found = self._latest_run
         if len(states) != len(staged) or any(one is not other for one, other in zip(states, staged, strict=True)):
-            found = self._stack([{INPUT: state} for state in staged], OUTPUT)
+            found = self._stack(staged)
             self._latest_run = list(staged), found
         return found
 

@@ -10,8 +10,6 @@ from models.serving.session import CPU, Device, Memory, Session
 from models.serving.stack import Stack
 from models.serving.transform import PreparedTransform, Sheet, Transform
 
-INPUT = "features"
-OUTPUT = "logit"
 #: Key of the ONNX metadata that holds models.features.columns.FEATURE_HASH.
 FEATURE_HASH_KEY = "feature_hash"
 
@@ -22,10 +20,7 @@ class OnnxModel:
     def __init__(self, model: bytes, transform: Transform, device: Device = CPU) -> None:
         self._session = Session(model, device.provider)
         self._transform = transform
-        self._stack: Stack | None = None
-        if device.batches(self._session.provider):
-            self._stack = Stack(self._session, device.rows_max)
-            self._stack.warm_up()
+        self._stack = Stack.on(device, self._session)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -34,8 +29,7 @@ class OnnxModel:
 
     def logits(self, request: NDArray[np.int64], ads: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return log-odds, float64 (K,), of request rows (K or 1, R) and ad rows (K, A)."""
-        output = self._session.run(OUTPUT, {INPUT: self._transform(request, ads)})
-        logits: NDArray[np.float64] = output[:, 0].astype(np.float64)
+        logits: NDArray[np.float64] = self._session.run(self._transform(request, ads))[:, 0].astype(np.float64)
         return logits
 
     def prepare(self, ads: NDArray[np.int64], shared: Shared | None = None) -> "PreparedModel":
@@ -66,8 +60,8 @@ class PreparedModel:
 
     def _bind(self, rows: int) -> tuple[Memory, Sheet, NDArray[np.float32]]:
         sheet = self._transform.sheet(rows)
-        memory = self._session.bind({INPUT: sheet.features})
-        self._bound[rows] = memory, sheet, memory.outputs[OUTPUT][:, 0]
+        memory = self._session.bind(sheet.features)
+        self._bound[rows] = memory, sheet, memory.output[:, 0]
         return self._bound[rows]
 
 
@@ -89,4 +83,4 @@ class BatchedModel(PreparedModel):
 
     def run(self, staged: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Return the log-odds, float32 (K,), of each impression that was staged."""
-        return [found[:, 0] for found in self._stack([{INPUT: features} for features in staged], OUTPUT)]
+        return [found[:, 0] for found in self._stack(staged)]

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ Provider = Literal["cpu", "cuda"]
 Choice = Literal["auto", "cpu", "cuda"]
 #: Whether rows of several impressions are run together; `auto` where the graph runs on a GPU.
 Batching = Literal["auto", "never", "always"]
-Arrays = Mapping[str, NDArray[Any]]
+Floats = NDArray[np.float32]
 
 _CUDA = "CUDAExecutionProvider"
 _SILENT = 4
@@ -25,15 +24,6 @@ _WARNING = 2
 _CUDA_OPTIONS = {"device_id": "0", "use_tf32": "0"}
 #: ONNX Runtime has kernels for trees on the CPU alone; elsewhere each call would only copy there and back.
 _TREES = b"TreeEnsemble"
-_TYPES: Mapping[str, type[np.generic]] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-}
 
 
 class Device(NamedTuple):
@@ -82,7 +72,10 @@ def _cuda_fault() -> str:
 
 
 class Session:
-    """A graph on a device, one thread a call. It may be called from several threads; `Memory` may not."""
+    """A graph on a device, one thread a call. It may be called from several threads; `Memory` may not.
+
+    A graph takes one matrix of rows and gives another, both float32.
+    """
 
     def __init__(self, model: bytes, provider: Provider = "cpu") -> None:
         options = onnxruntime.SessionOptions()
@@ -98,67 +91,49 @@ class Session:
         self.runtime = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
         if self.provider == "cuda" and _CUDA not in self.runtime.get_providers():
             raise UnavailableError("ONNX Runtime did not take the graph to the GPU")
-        self._inputs = [(node.name, _TYPES[node.type], node.shape) for node in self.runtime.get_inputs()]
-        self._outputs = [(node.name, _TYPES[node.type], node.shape) for node in self.runtime.get_outputs()]
+        (taken,), (given,) = self.runtime.get_inputs(), self.runtime.get_outputs()
+        self.input, self.output = taken.name, given.name
+        #: How many columns the graph takes, and gives.
+        self.input_width, self.output_width = taken.shape[1], given.shape[1]
 
     @property
     def metadata(self) -> dict[str, str]:
         """Return the graph's metadata_props."""
         return dict(self.runtime.get_modelmeta().custom_metadata_map)
 
-    def run(self, output: str, inputs: Arrays) -> NDArray[Any]:
-        """Return one output of inputs of any number of rows, in memory of its own."""
-        (found,) = self.runtime.run((output,), dict(inputs))
+    def run(self, rows: Floats) -> Floats:
+        """Return what the graph makes of any number of rows, in memory of its own."""
+        (found,) = self.runtime.run((self.output,), {self.input: rows})
         return np.asarray(found)
 
-    def blank(self, rows: int) -> dict[str, NDArray[Any]]:
-        """Return zeroed inputs in which every axis that the graph leaves open has so many entries."""
-        return {name: np.zeros(_shape(shape, {}, rows), kind) for name, kind, shape in self._inputs}
-
-    def bind(self, inputs: Arrays) -> "Memory":
-        """Return what runs the graph on these arrays, whatever they hold at the time of each call."""
-        return Memory(self.runtime, self.provider, inputs, self._allocate(inputs))
-
-    def _allocate(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Return memory for the outputs, which have the inputs' open axes."""
-        axes = {
-            axis: size
-            for name, _, shape in self._inputs
-            for axis, size in zip(shape, inputs[name].shape, strict=True)
-            if isinstance(axis, str)
-        }
-        return {name: np.zeros(_shape(shape, axes, 0), kind) for name, kind, shape in self._outputs}
+    def bind(self, rows: Floats) -> "Memory":
+        """Return what runs the graph on this array, whatever it holds at the time of each call."""
+        return Memory(self, rows)
 
 
 class Memory:
-    """Arrays bound to a session: write into `inputs`, call, read `outputs`. One thread at a time.
+    """Arrays bound to a session: write into `input`, call, read `output`. One thread at a time.
 
-    A run on bound memory does what a run with passed arrays does, and costs about half. On a GPU the inputs have a copy
+    A run on bound memory does what a run with passed arrays does, and costs about half. On a GPU the input has a copy
     there, which each call renews.
     """
 
-    def __init__(self, session: Any, provider: Provider, inputs: Arrays, outputs: Arrays) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
-        self._run = session.run_with_iobinding
-        self._binding = session.io_binding()
-        self._copies: list[tuple[Any, NDArray[Any]]] = []
-        for name, array in inputs.items():
-            if provider == "cuda":
-                copy = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
-                self._binding.bind_ortvalue_input(name, copy)
-                self._copies.append((copy, array))
-            else:
-                self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        for name, array in outputs.items():
-            self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    def __init__(self, session: Session, rows: Floats) -> None:
+        self.input = rows
+        self.output = np.zeros((len(rows), session.output_width), dtype=np.float32)
+        self._run = session.runtime.run_with_iobinding
+        self._binding = session.runtime.io_binding()
+        self._copy: Any = None
+        if session.provider == "cuda":
+            self._copy = onnxruntime.OrtValue.ortvalue_from_numpy(rows, "cuda", 0)
+            self._binding.bind_ortvalue_input(session.input, self._copy)
+        else:
+            self._binding.bind_input(session.input, "cpu", 0, np.float32, rows.shape, rows.ctypes.data)
+        found = self.output
+        self._binding.bind_output(session.output, "cpu", 0, np.float32, found.shape, found.ctypes.data)
 
     def __call__(self) -> None:
         """Run the graph."""
-        for copy, array in self._copies:
-            copy.update_inplace(array)
+        if self._copy is not None:
+            self._copy.update_inplace(self.input)
         self._run(self._binding)
-
-
-def _shape(shape: list[int | str], axes: Mapping[str, int], rows: int) -> tuple[int, ...]:
-    return tuple(axes.get(size, rows) if isinstance(size, str) else size for size in shape)

@@ -11,9 +11,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from models.features.columns import FEATURE_HASH
-from models.serving.onnx import FEATURE_HASH_KEY, INPUT, OUTPUT
+from models.serving.onnx import FEATURE_HASH_KEY
 from models.training.gbdt import Model
 
+INPUT, OUTPUT = "features", "logit"
 OPSET = 17
 ML_OPSET = 3
 _IR_VERSION = 8

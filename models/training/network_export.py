@@ -22,8 +22,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from models.serving.network import HEADS, INPUT, OUTPUT
+from models.serving.network import HEADS
 
+INPUT, OUTPUT = "inputs", "logits"
 OPSET = 17
 _IR_VERSION = 8
 #: ONNX Runtime's own operators: the quantised product is one of them.

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.serving import npz
-from models.serving.embedding import Floats, Inputs, Int64s
-from models.serving.network import ARRAYS, GRAPH, HEADS, LAYOUT, SPEC_KEY, NetworkModel, Shares, restore
-from models.serving.session import CPU
-from models.training.network_export import Form, NetworkWeights, Precision, logits, share_weights, to_onnx
+from models.serving.embedding import Inputs, Int64s
+from models.serving.network import ARRAYS, GRAPH, HEADS, LAYOUT, SPEC_KEY, Shares
+from models.training.network_export import NetworkWeights, logits, share_weights, to_onnx
 
 _CHUNK_ROWS = 16_384
 
@@ -43,26 +42,9 @@ class Network:
         bias[0] += ctr
         return replace(self, weights=replace(self.weights, bias=bias))
 
-    def model(
-        self,
-        *,
-        form: Form = "split",
-        precision: Precision = "fp32",
-        sample: Floats | None = None,
-    ) -> NetworkModel:
-        """Return the network as it is served; arguments as to_onnx."""
-        return restore(self.files(form=form, precision=precision, sample=sample), CPU)
-
-    def files(
-        self, *, form: Form = "split", precision: Precision = "fp32", sample: Floats | None = None
-    ) -> dict[str, bytes]:
-        """Return the files of a bundle that models.serving.network.restore reads; arguments as to_onnx."""
-        metadata = {SPEC_KEY: self.spec}
-        made = to_onnx(self.weights, form=form, precision=precision, sample=sample, metadata=metadata)
-        arrays = npz.write({**self.inputs.tables._asdict(), **self._shares(form)._asdict()})
+    def files(self) -> dict[str, bytes]:
+        """Return the files of a bundle that models.serving.network.restore reads."""
+        made = to_onnx(self.weights, metadata={SPEC_KEY: self.spec})
+        shares = Shares(*share_weights(self.weights))
+        arrays = npz.write({**self.inputs.tables._asdict(), **shares._asdict()})
         return {GRAPH: made, ARRAYS: arrays, LAYOUT: msgspec.json.encode(self.inputs.layout)}
-
-    def _shares(self, form: Form) -> Shares:
-        if form == "full":
-            return Shares(np.zeros((self.inputs.layout.width, 0), dtype=np.float32), np.zeros(0, dtype=np.float32))
-        return Shares(*share_weights(self.weights))

@@ -22,7 +22,7 @@ from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.features.platform import PLATFORM
 from models.serving.calibration import platt
 from models.serving.embedding import AGE_CLASSES, Inputs, Tables
-from models.serving.network import INPUT, NetworkHead, NetworkModel, Shares
+from models.serving.network import NetworkHead, NetworkModel, Shares
 from models.serving.rate import Part, Rate
 from models.serving.session import Session
 from models.training.network_export import NetworkShape, random_weights, share_weights, to_onnx
@@ -64,7 +64,7 @@ def measured(rows: Rows, inputs: Inputs) -> Iterator[tuple[str, Callable[[], obj
     stranger = request.copy()
     stranger[[REQUEST_COLUMNS.index(name) for match in PLATFORM.matches for name in match.request]] = 0
     reference = Session(to_onnx(random_weights(NetworkShape(384, 3, 64, (256, 128, 64)), 1), form="full"))
-    yield "reference", reference.bind({INPUT: np.zeros((64, 384), dtype=np.float32)})
+    yield "reference", reference.bind(np.zeros((64, 384), dtype=np.float32))
     sample = inputs(rows.requests[:2_000], rows.ads[:2_000])
     config = NetworkConfig()
     for layers, rank in dict.fromkeys(((config.cross_layers, config.cross_rank), (1, 16), (2, 16), (3, 16))):
@@ -72,7 +72,7 @@ def measured(rows: Rows, inputs: Inputs) -> Iterator[tuple[str, Callable[[], obj
         for form in ("full", "split"):
             shares = Shares(*share_weights(weights))
             if form == "full":
-                shares = Shares(shares.matrix[:, :0], shares.bias[:0])
+                shares = Shares(np.eye(len(shares.matrix), dtype=np.float32), np.zeros(len(shares.matrix), np.float32))
             for precision in ("fp32", "int8"):
                 given = sample if precision == "int8" else None
                 graph = to_onnx(weights, form=form, precision=precision, sample=given)

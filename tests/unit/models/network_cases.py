@@ -10,7 +10,6 @@ from models.serving.embedding import AGE_CLASSES, Inputs, Tables
 from models.serving.network import NetworkModel, Shares
 from models.serving.session import CPU, Device
 from models.training.network_export import (
-    Form,
     NetworkShape,
     NetworkWeights,
     random_weights,
@@ -79,10 +78,7 @@ def random_inputs(rows: Rows, config: NetworkConfig = SMALL, spec: FeatureSpec =
     return Inputs(layout, Tables(keys, places, vectors, ages, query))
 
 
-def random_model(inputs: Inputs, form: Form = "split", device: Device = CPU) -> tuple[NetworkModel, NetworkWeights]:
+def random_model(inputs: Inputs, device: Device = CPU) -> tuple[NetworkModel, NetworkWeights]:
     """Return a model of these inputs with weights drawn, and the weights."""
     weights = random_weights(NetworkShape(inputs.layout.width, 3, 8, (32, 16)), seed=2)
-    shares = Shares(*share_weights(weights))
-    if form == "full":
-        shares = Shares(shares.matrix[:, :0], shares.bias[:0])
-    return NetworkModel(to_onnx(weights, form=form), inputs, shares, device), weights
+    return NetworkModel(to_onnx(weights), inputs, Shares(*share_weights(weights)), device), weights

@@ -47,10 +47,10 @@ def test_serving_computes_what_the_library_does(measured: dict[str, Contestant |
         bound.append(bind(inputs))
         return bound[-1]
 
-    call = Graph(one.name, one.table, _Bound(one.session, keep), one.input, one.output, one.request).served(7)  # type: ignore[arg-type]
+    call = Graph(one.name, one.table, _Bound(one.session, keep), one.request).served(7)  # type: ignore[arg-type]
     call()
     call()
-    np.testing.assert_allclose(bound[0].outputs[one.output], outputs(one, 7), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(bound[0].output, outputs(one, 7), rtol=1e-5, atol=1e-6)
 
 
 class _Bound:

@@ -106,7 +106,7 @@ def test_onnx_equals_lightgbm_on_the_thresholds_themselves(model: gbdt.Model) ->
                 value if towards is None else np.nextafter(value, np.float32(towards))
             )
     native = gbdt.linear(model.transform, features) + gbdt.trees(model.booster, features)
-    found = Session(graph).run("logit", {"features": features})
+    found = Session(graph).run(features)
     assert np.abs(found[:, 0] - native).max() < 1e-5
 
 

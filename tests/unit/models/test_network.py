@@ -1,6 +1,7 @@
 """Training of the network: it learns what it should, from what it should, and serves what PyTorch computes."""
 
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,6 +17,7 @@ from tests.unit.models.network_cases import AD_COLUMNS, REQUEST_COLUMNS, SMALL, 
 pytest.importorskip("torch", reason="PyTorch (extra `deep`) is not installed")
 
 from models.training.network import Trainer, fit
+from models.training.network_export import to_onnx
 from models.training.network_model import Network
 
 
@@ -79,8 +81,9 @@ def test_serves_what_pytorch_computes(rows: Rows) -> None:
     network = trainer.network(0, 0.0)
     requests, ads = rows.requests[part], rows.ads[part]
     np.testing.assert_allclose(network.logits(requests, ads), expected, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(network.model(form="full").logits(requests, ads), expected, rtol=0, atol=1e-5)
-    prepared = network.model().prepare(ads)
+    model = restore(network.files())
+    np.testing.assert_allclose(model.logits(requests, ads), expected, rtol=0, atol=1e-5)
+    prepared = model.prepare(ads)
     one_by_one = [prepared.logits(requests[n], np.array([n]))[0].copy() for n in range(40)]
     np.testing.assert_allclose(one_by_one, expected[:40], rtol=0, atol=1e-5)
 
@@ -88,10 +91,15 @@ def test_serves_what_pytorch_computes(rows: Rows) -> None:
 def test_lower_precision_is_accurate_enough(network: Network, rows: Rows) -> None:
     requests, ads = rows.requests[:2_000], rows.ads[:2_000]
     exact = network.logits(requests, ads)[:, 0]
-    half = network.model(precision="fp16").logits(requests, ads)[:, 0]
-    assert np.abs(sigmoid(half) - sigmoid(exact)).max() < 1e-3
     sample = network.inputs(rows.requests[2_000:4_000], rows.ads[2_000:4_000])
-    bytes_ = network.model(precision="int8", sample=sample).logits(requests, ads)[:, 0]
+
+    def lower(**form: Any) -> NDArray[np.float64]:
+        files = {**network.files(), GRAPH: to_onnx(network.weights, **form)}
+        return restore(files).logits(requests, ads)[:, 0]
+
+    half = lower(precision="fp16")
+    assert np.abs(sigmoid(half) - sigmoid(exact)).max() < 1e-3
+    bytes_ = lower(precision="int8", sample=sample)
     labels = rows.labels[:2_000]
     assert log_loss(sigmoid(bytes_), labels) < 1.005 * log_loss(sigmoid(exact), labels)
 

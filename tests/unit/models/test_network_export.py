@@ -1,11 +1,10 @@
 """The network's graphs: each form and precision computes what the reference does, row by row."""
 
 import numpy as np
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from models.serving.network import INPUT, OUTPUT
+from models.serving.session import Session
 from models.training.network_export import (
     Form,
     NetworkShape,
@@ -26,9 +25,7 @@ SHAPES = [
 
 
 def run(model: bytes, fed: NDArray[np.float32]) -> NDArray[np.float64]:
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    found: NDArray[np.float64] = session.run((OUTPUT,), {INPUT: fed})[0].astype(np.float64)
-    return found
+    return Session(model).run(fed).astype(np.float64)
 
 
 def fed(weights: NetworkWeights, inputs: NDArray[np.float32], form: Form) -> NDArray[np.float32]:

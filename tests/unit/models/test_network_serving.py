@@ -1,4 +1,4 @@
-"""Serving of the network: prepared, batched, split and whole, all give what its definition does."""
+"""Serving of the network: prepared and batched, it gives what its definition does."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ import pytest
 from models.features.spec import FeatureSpec
 from models.serving.calibration import platt
 from models.serving.embedding import Inputs, Layout, Tables
-from models.serving.network import INPUT, NetworkHead, NetworkModel, PreparedNetwork, Shares
+from models.serving.network import NetworkHead, NetworkModel, PreparedNetwork, Shares
 from models.serving.predictor import BatchScorer, predict
 from models.serving.prior import PriorPredictor
 from models.serving.rate import ModelPredictor, Part, Rate
 from models.serving.session import Device, Memory
 from models.serving.stack import Stack
 from models.serving.statistics import Columns
-from models.training.network_export import Form, logits, to_onnx
+from models.training.network_export import logits, to_onnx
 from models.training.network_layout import NetworkConfig, lay_out
 from models.training.rows import Rows
 from tests.unit.models.network_cases import AD_COLUMNS, REQUEST_COLUMNS, SMALL, SPEC, made, random_inputs, random_model
@@ -52,7 +52,6 @@ def request_with(**values: int) -> np.ndarray:
     return row
 
 
-@pytest.mark.parametrize("form", ["full", "split"])
 @pytest.mark.parametrize(
     "request_values",
     [
@@ -64,8 +63,8 @@ def request_with(**values: int) -> np.ndarray:
     ],
     ids=str,
 )
-def test_prepared_equals_definition(inputs: Inputs, form: Form, request_values: dict[str, int]) -> None:
-    model, weights = random_model(inputs, form)
+def test_prepared_equals_definition(inputs: Inputs, request_values: dict[str, int]) -> None:
+    model, weights = random_model(inputs)
     request = request_with(**request_values)
     prepared = model.prepare(TABLE)
     for chosen in (np.arange(32), np.array([7]), np.array([3, 3, 49, 0])):
@@ -111,7 +110,7 @@ def test_several_impressions_get_what_each_gets_alone(
 def test_several_impressions_run_the_network_once(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[int] = []
     run = Memory.__call__
-    monkeypatch.setattr(Memory, "__call__", lambda self: runs.append(len(self.inputs[INPUT])) or run(self))
+    monkeypatch.setattr(Memory, "__call__", lambda self: runs.append(len(self.input)) or run(self))
     scorer = predictor_of(random_model(inputs)[0]).prepare(TABLE)
     scorer.predict_all([(request_with(seen_1=seen), np.arange(12)) for seen in range(4)])
     assert runs == [64]  # 48, in a multiple of 32
@@ -120,9 +119,7 @@ def test_several_impressions_run_the_network_once(inputs: Inputs, monkeypatch: p
 def test_both_heads_run_a_batch_once(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[int] = []
     run = Stack.__call__
-    monkeypatch.setattr(
-        Stack, "__call__", lambda self, items, output: runs.append(len(items)) or run(self, items, output)
-    )
+    monkeypatch.setattr(Stack, "__call__", lambda self, items: runs.append(len(items)) or run(self, items))
     scorer = predictor_of(random_model(inputs, device=Device("cpu", "always", 64))[0]).prepare(TABLE)
     assert isinstance(scorer, BatchScorer)
     requests = [request_with(seen_1=seen) for seen in (3, 5, 7)]
@@ -295,15 +292,14 @@ def test_rates_made_together_are_those_of_each_by_itself(inputs: Inputs, heads: 
         np.testing.assert_allclose(found.pcvr, scorer.pcvr(request, chosen), rtol=1e-14)
 
 
-@pytest.mark.parametrize("form", ["full", "split"])
-def test_batches_of_several_impressions_equal_single_calls(inputs: Inputs, form: Form) -> None:
-    model, _ = random_model(inputs, form, device=Device("cpu", "always", 64))
+def test_batches_of_several_impressions_equal_single_calls(inputs: Inputs) -> None:
+    model, _ = random_model(inputs, Device("cpu", "always", 64))
     scorer = predictor_of(model).prepare(TABLE)
     assert isinstance(scorer, BatchScorer)
     asked = [(request_with(site=n, seen_1=n), np.arange(n, 3 * n)) for n in range(1, 6)]
     found = scorer.run([scorer.stage(*item) for item in asked])
     for (request, chosen), batched in zip(asked, found, strict=True):
-        single = predict(predictor_of(random_model(inputs, form)[0]), request, TABLE[chosen])
+        single = predict(predictor_of(random_model(inputs)[0]), request, TABLE[chosen])
         np.testing.assert_allclose(batched, single, rtol=1e-5)
 
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from dsp.kernel.errors import UnavailableError
 from models.serving import session
-from models.serving.network import INPUT, OUTPUT
 from models.serving.session import Device, Session, choose
 from models.serving.stack import Stack
 from models.training.network_export import NetworkShape, random_weights, to_onnx
@@ -25,21 +24,21 @@ def drawn(rows: int, seed: int = 0) -> NDArray[np.float32]:
 
 def test_bound_memory_gives_what_a_run_gives_for_whatever_it_holds() -> None:
     made = Session(GRAPH)
-    inputs = {INPUT: drawn(7)}
-    memory = made.bind(inputs)
+    rows = drawn(7)
+    memory = made.bind(rows)
     for seed in range(3):
-        inputs[INPUT][...] = drawn(7, seed)
+        rows[...] = drawn(7, seed)
         memory()
-        np.testing.assert_allclose(memory.outputs[OUTPUT], made.run(OUTPUT, inputs), rtol=1e-6)
+        np.testing.assert_allclose(memory.output, made.run(rows), rtol=1e-6)
 
 
 def test_a_stack_gives_each_its_own_rows() -> None:
     made = Session(GRAPH)
     stack = Stack(made, 16)
     for counts in ([1], [3, 1, 5], [16], [2] * 8):
-        items = [{INPUT: drawn(rows, seed)} for seed, rows in enumerate(counts)]
-        for item, found in zip(items, stack(items, OUTPUT), strict=True):
-            np.testing.assert_allclose(found, made.run(OUTPUT, item), rtol=1e-4, atol=1e-5)
+        items = [drawn(rows, seed) for seed, rows in enumerate(counts)]
+        for item, found in zip(items, stack(items), strict=True):
+            np.testing.assert_allclose(found, made.run(item), rtol=1e-4, atol=1e-5)
 
 
 class PretendGpu:
@@ -49,27 +48,24 @@ class PretendGpu:
 
     def __init__(self) -> None:
         self._real = Session(GRAPH)
+        self.input_width = WIDTH
         self.sizes: list[int] = []
 
-    def blank(self, rows: int) -> dict[str, NDArray[Any]]:
-        return self._real.blank(rows)
-
-    def bind(self, inputs: dict[str, NDArray[Any]]) -> Any:
-        self.sizes.append(len(inputs[INPUT]))
-        return self._real.bind(inputs)
+    def bind(self, rows: NDArray[np.float32]) -> Any:
+        self.sizes.append(len(rows))
+        return self._real.bind(rows)
 
 
 def test_a_gpu_sees_warm_sizes_alone_and_the_padding_reaches_nobody() -> None:
     pretended = PretendGpu()
     stack = Stack(pretended, 12)  # type: ignore[arg-type]
-    stack.warm_up()
     assert sorted(pretended.sizes) == [1, 2, 4, 8, 16]
-    stack([{INPUT: drawn(12)}], OUTPUT)
-    items = [{INPUT: drawn(3, 1)}, {INPUT: drawn(2, 2)}]
-    found = stack(items, OUTPUT)
+    stack([drawn(12)])
+    items = [drawn(3, 1), drawn(2, 2)]
+    found = stack(items)
     assert [len(rows) for rows in found] == [3, 2]
     for item, rows in zip(items, found, strict=True):
-        np.testing.assert_allclose(rows, Session(GRAPH).run(OUTPUT, item), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(rows, Session(GRAPH).run(item), rtol=1e-4, atol=1e-5)
     assert len(pretended.sizes) == 5
 
 
