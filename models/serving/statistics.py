@@ -6,7 +6,7 @@ Every (group, request value, ad value) has one 64-bit key. Fitting them is model
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -176,10 +176,6 @@ class Statistics:
             return RateTable(self.probabilities(np.zeros((1, len(self.columns.request)), dtype=np.int64), ads))
         return lambda request, chosen: self.probabilities(request[np.newaxis, :], ads[chosen])
 
-    def description(self) -> dict[str, Any]:
-        """Return what `restore` needs besides the tables, fit for JSON."""
-        return {"base_logit": self.base_logit, "groups": [msgspec.to_builtins(group) for group in self.groups]}
-
     def table(self) -> NDArray[np.void]:
         """Return keys and values as one structured array."""
         table = np.empty(len(self.keys) - 1, dtype=TABLE_DTYPE)
@@ -191,7 +187,7 @@ TABLE_DTYPE = np.dtype([("key", "<u8"), ("value", "<f4")])
 
 
 class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The JSON form of `Statistics.description`."""
+    """What `restore` needs besides the table."""
 
     base_logit: float
     groups: tuple[Group, ...]

@@ -2,7 +2,7 @@
 
 What is a coordinate says models.serving.linear. A batch's gradients are summed by coordinate, and each coordinate has
 its own rate of learning. Source: McMahan et al., "Ad click prediction: a view from the trenches", KDD 2013,
-algorithm 1.
+algorithm 1, without L1.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,14 +29,11 @@ class FtrlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     bits: int = 20  # of the table: 2**bits coordinates
     alpha: float = 0.1  # the rate of learning
     beta: float = 1.0  # how much gradient a coordinate needs before its rate falls
-    l1: float = 0.0  # keeps coordinates at zero that tell little
-    l2: float = 1.0  # keeps all of them small
+    l2: float = 1.0  # keeps all weights small
     epochs: int = 3
     batch: int = 256  # rows whose gradients are summed
     #: Rows count half as much when they are so much older than the latest; 0: all alike.
     half_life_days: float = 0.0
-    #: Learn from sampled rows as if none had been sampled more than others, and correct what is predicted.
-    balance: bool = True
 
 
 class Lessons(NamedTuple):
@@ -122,8 +119,7 @@ class Ftrl:
 
     def _weights(self, sums: NDArray[np.float64], squares: NDArray[np.float64]) -> NDArray[np.float64]:
         config = self.config
-        shrunk = np.sign(sums) * np.maximum(np.abs(sums) - config.l1, 0.0)
-        weights: NDArray[np.float64] = -shrunk / ((config.beta + np.sqrt(squares)) / config.alpha + config.l2)
+        weights: NDArray[np.float64] = -sums / ((config.beta + np.sqrt(squares)) / config.alpha + config.l2)
         return weights
 
 
@@ -136,7 +132,7 @@ def begin(spec: FeatureSpec, config: FtrlConfig, base: float = 0.0, sampled: Sam
 def fit(rows: Rows, spec: FeatureSpec, config: FtrlConfig) -> Ftrl:
     """Learn from rows in order of time, `epochs` times over."""
     rows = recent(rows, config.half_life_days)
-    sampled = sampling(rows) if config.balance else Sampling()
+    sampled = sampling(rows)
     rows = sampled.undo(rows)
     rate = float(np.average(rows.labels, weights=rows.weights)) if len(rows) else 0.5
     rate = min(max(rate, _RATE_MIN), 1.0 - _RATE_MIN)

@@ -16,20 +16,15 @@ from dsp.pricing.landscape import FLOOR_RATIOS, SENTINEL, Fields, Landscape, flo
 
 #: Above every price: the open end of an interval.
 NEVER_MICROS_CPM = 2**62
+# How a landscape is fitted. One setting served every data set tried; results move little around it.
+_POINTS = 80  # absolute prices of the grid, at most
+_COUNT_MIN = 2  # a field's value seen less often counts as unknown
+_STRENGTH = 15.0  # of the prior, in auctions
+_BUMPS = 10  # smooth shapes over log price
+_ROUNDS = 60
+_LEARNING_RATE = 0.1
 _MARGINAL_ROUNDS = 30
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a landscape is fitted. One setting served every data set tried; results move little around it."""
-
-    points: int = 80  # absolute prices of the grid, at most
-    count_min: int = 2  # a field's value seen less often counts as unknown
-    strength: float = 15.0  # of the prior, in auctions
-    bumps: int = 10  # smooth shapes over log price
-    rounds: int = 60
-    learning_rate: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +43,11 @@ class Auctions:
         return len(self.floors)
 
 
-def fit(auctions: Auctions, fields: Fields, settings: Settings | None = None) -> Landscape:
+def fit(auctions: Auctions, fields: Fields) -> Landscape:
     """Return the landscape of the auctions; there must be one at least. Deterministic."""
-    chosen = settings or Settings()
-    points = grid_points(auctions, chosen.points)
+    points = grid_points(auctions)
     found, counts = np.unique(fields.keys(auctions.contexts, auctions.floors), return_counts=True)
-    keys = np.append(found[counts >= chosen.count_min], SENTINEL)
+    keys = np.append(found[counts >= _COUNT_MIN], SENTINEL)
     columns, rows = len(FLOOR_RATIOS) + len(points) + 1, len(keys) - 1 + len(fields)
     likelihood = _Likelihood(auctions, points)
     fitted = Landscape(
@@ -64,13 +58,13 @@ def fit(auctions: Auctions, fields: Fields, settings: Settings | None = None) ->
         unknown=np.arange(len(keys) - 1, rows),
     )
     used, bias = fitted.rows(auctions.contexts, auctions.floors), likelihood.marginal()
-    table = _ascend(used, rows, likelihood, bias, _shapes(points, chosen.bumps), chosen)
+    table = _ascend(used, rows, likelihood, bias, _shapes(points))
     table += bias / np.float32(len(fields))  # as many rows are summed, so the sum has it once
     return replace(fitted, table=table)
 
 
-def grid_points(auctions: Auctions, count: int) -> NDArray[np.int64]:
-    """Return at most `count` prices, dense where observed prices are and with the highest of them, ascending.
+def grid_points(auctions: Auctions) -> NDArray[np.int64]:
+    """Return some prices, dense where observed prices are and with the highest of them, ascending.
 
     Each price weighs the square root of how often it was seen, so that mass points get a step of their own and
     the tail is not left out. Bids whose auction told nothing but won or lost count as prices.
@@ -80,7 +74,7 @@ def grid_points(auctions: Auctions, count: int) -> NDArray[np.int64]:
     if not len(prices):
         return np.ones(1, dtype=np.int64)
     reached = np.sqrt(counts).cumsum()
-    places = reached.searchsorted(reached[-1] * np.arange(1, count + 1) / count - 1e-9)
+    places = reached.searchsorted(reached[-1] * np.arange(1, _POINTS + 1) / _POINTS - 1e-9)
     return np.unique(prices[np.minimum(places, len(prices) - 1)])
 
 
@@ -135,22 +129,20 @@ class _Likelihood:
         return np.log(shares)
 
 
-def _shapes(points: NDArray[np.int64], bumps: int) -> Floats:
+def _shapes(points: NDArray[np.int64]) -> Floats:
     """Return what a row of the table is made of, (M, G): each step alone, then bumps and slopes over log price."""
     near, count = len(FLOOR_RATIOS), len(points) + 1
     logs = np.log(np.append(points, 2 * points[-1]) + points[len(points) // 2] / 20.0)
-    centres, width = np.linspace(logs[0], logs[-1], bumps, retstep=True)
+    centres, width = np.linspace(logs[0], logs[-1], _BUMPS, retstep=True)
     away = (logs - centres[:, np.newaxis]) / max(float(width), 1e-9)
-    smooth = np.zeros((2 * bumps + 1, near + count))
-    smooth[:bumps, near:] = np.exp(-0.5 * away**2)
-    smooth[bumps:-1, near:] = 0.5 / (1.0 + np.exp(-np.clip(2.0 * away, -50.0, 50.0)))
+    smooth = np.zeros((2 * _BUMPS + 1, near + count))
+    smooth[:_BUMPS, near:] = np.exp(-0.5 * away**2)
+    smooth[_BUMPS:-1, near:] = 0.5 / (1.0 + np.exp(-np.clip(2.0 * away, -50.0, 50.0)))
     smooth[-1, :near] = 1.0
     return np.concatenate((np.eye(near + count), smooth)).astype(np.float32)
 
 
-def _ascend(
-    rows: NDArray[np.intp], count: int, likelihood: _Likelihood, bias: Floats, shapes: Floats, settings: Settings
-) -> Floats:
+def _ascend(rows: NDArray[np.intp], count: int, likelihood: _Likelihood, bias: Floats, shapes: Floats) -> Floats:
     """Return the table (count, G) of the highest posterior, by Adam with all auctions in each round."""
     auctions, fields = rows.shape
     ones = np.ones(rows.size, dtype=np.float32)
@@ -158,13 +150,13 @@ def _ascend(
     used_by = uses.T.tocsr()
     weights = np.zeros((count, len(shapes)), dtype=np.float32)
     mean, square = np.zeros_like(weights), np.zeros_like(weights)
-    for number in range(1, settings.rounds + 1):
+    for number in range(1, _ROUNDS + 1):
         slope = (used_by @ likelihood.slope(uses @ (weights @ shapes) + bias)) @ shapes.T
-        slope -= settings.strength * weights
+        slope -= _STRENGTH * weights
         slope /= auctions
         mean += 0.1 * (slope - mean)
         square += 0.01 * (slope * slope - square)
-        cooled = settings.learning_rate * 0.5 * (1.0 + np.cos(np.pi * number / (settings.rounds + 1)))
+        cooled = _LEARNING_RATE * 0.5 * (1.0 + np.cos(np.pi * number / (_ROUNDS + 1)))
         rise = cooled / (1.0 - 0.9**number)
         weights += rise * mean / (np.sqrt(square / (1.0 - 0.99**number)) + 1e-7)
     table: Floats = (weights @ shapes).astype(np.float32)

@@ -119,7 +119,7 @@ def _compare(
     cut = max(int(count * (1.0 - _LATER)), new + int((count - new) * _FRESH))
     later = np.arange(count) >= cut
     earlier, judged = found.auctions[~later], found.auctions[later & np.isin(exchanges, common)]
-    points = landscape.grid_points(earlier, landscape.Settings().points)
+    points = landscape.grid_points(earlier)
     fitted = {name: _fit(name, earlier) for name in {chosen[exchange] for exchange in common}}
     candidate = serving.Landscapes("", {exchange: fitted[chosen[exchange]] for exchange in common})
     gains = log_likelihood(candidate, judged, points) - log_likelihood(served, judged, points)
@@ -145,7 +145,7 @@ def _judge(auctions: Auctions) -> dict[str, float]:
     earlier, later = auctions[slice(0, cut)], auctions[slice(cut, None)]
     if not len(later):
         return dict.fromkeys(FIELDS, 0.0)
-    points = landscape.grid_points(earlier, landscape.Settings().points)
+    points = landscape.grid_points(earlier)
     return {name: round(float(log_likelihood(_fit(name, earlier), later, points).mean()), 5) for name in FIELDS}
 
 

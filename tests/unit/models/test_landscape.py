@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dsp.pricing.landscape import NOTHING, Fields
-from models.training.landscape import NEVER_MICROS_CPM, Auctions, Settings, fit, grid_points
+from models.training.landscape import NEVER_MICROS_CPM, Auctions, fit, grid_points
 
 CENT = 10_000
 FIELDS = Fields.of([(0, NOTHING)])
@@ -24,7 +24,7 @@ def market(floor_cents: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64], 
 
 
 def rate(auctions: Auctions, value: int, bid_cents: int, floor_cents: int = 0) -> float:
-    return fit(auctions, FIELDS, Settings(rounds=100)).curve(np.array([value]), floor_cents * CENT).at(bid_cents * CENT)
+    return fit(auctions, FIELDS).curve(np.array([value]), floor_cents * CENT).at(bid_cents * CENT)
 
 
 def test_told_prices_give_each_context_its_mass_points() -> None:
@@ -73,7 +73,7 @@ def test_a_single_auction_makes_a_landscape() -> None:
 
 def test_the_grid_has_the_highest_price_and_its_mass_points() -> None:
     contexts, floors, prices = market()
-    assert grid_points(Auctions(contexts, floors, prices - 1, prices), 80).tolist() == [
+    assert grid_points(Auctions(contexts, floors, prices - 1, prices)).tolist() == [
         20 * CENT, 50 * CENT, 80 * CENT, 200 * CENT,
     ]  # fmt: skip
 
