@@ -50,7 +50,8 @@ class LeaseTuning(NamedTuple):
     rare_syncs: int = 5_000
     want_micros_max: Micros = 100_000_000
     #: Free money of a lease unused for so long goes back. Long, or a line item that is asked for once in a while would
-    #: give its money back between one request and the next, and never bid.
+    #: give its money back between one request and the next, and never bid. So long at least bids are promised to take
+    #: as long as the longest, for the same reason: an exchange that takes longer than others may ask but now and then.
     idle_ms: int = 600_000
     surplus_factor: int = 2  # free money beyond so many horizons goes back
     reservations_max: int = 1_000_000
@@ -100,7 +101,8 @@ class LeaseBook:
         self._tuning = tuning or LeaseTuning()
         self._silence_ms_max = silence_ms_max
         self._ledger_ahead_ms = _NEVER_MS  # of the monotonic clock; the watermark only ever tells too little
-        self._ahead_ms = self._ahead_ms_before = _NEVER_MS  # expiries asked for, ahead of the monotonic clock
+        #: Expiries asked for, ahead of the monotonic clock: since the turn, and in the while before it.
+        self._ahead_ms = self._ahead_ms_before = self._turned_ms = _NEVER_MS
         self.adopt(epoch)
 
     def adopt(self, epoch: int) -> None:
@@ -190,7 +192,8 @@ class LeaseBook:
         interval_ms = _FIRST_INTERVAL_MS if self._sent_ms == _NEVER_MS else max(1, elapsed_ms - self._sent_ms)
         self._sent_ms, self._begun = elapsed_ms, False
         self.expires_ms_max = max(self._ahead_ms, self._ahead_ms_before) + elapsed_ms + self._silence_ms_max
-        if self._ahead_ms != _NEVER_MS:
+        if self._ahead_ms != _NEVER_MS and elapsed_ms - self._turned_ms >= self._tuning.idle_ms:
+            self._turned_ms = elapsed_ms
             self._ahead_ms, self._ahead_ms_before = _NEVER_MS, self._ahead_ms
         wants = []
         for lease in self._leases.values():

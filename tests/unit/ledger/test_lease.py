@@ -314,19 +314,31 @@ def test_a_sync_promises_when_the_last_bid_expires_and_no_bid_breaks_the_promise
     assert expires("b", promised_ms + 1)
 
 
-def test_the_promise_follows_expiries_down_again_and_stands_without_bids() -> None:
+def test_bids_that_last_longer_are_made_once_in_a_while_beside_others_that_do_not() -> None:
+    book = granted(100_000)
+    hour_ms, made = 3_600_000, []
+    for second in range(600):
+        now_ms = 1_000 * second
+        if second % 60 == 0:
+            made.append(book.reserve(ITEM, DAY, f"long {second}", 10, now_ms, now_ms + hour_ms) is not None)
+        assert book.reserve(ITEM, DAY, f"short {second}", 10, now_ms, now_ms + 60_000)
+        book.wants(now_ms)
+        book.apply(report(100_000), now_ms)
+    assert made == [False, *[True] * 9]
+
+
+def test_the_promise_follows_expiries_down_again_in_a_while_and_stands_without_bids() -> None:
     book = granted(100)
-    reserve(book, "a", at_ms=0)
+    asked_ms = EXPIRES_MS + 1  # ahead of the clock, a millisecond before it began
     for _ in range(3):
-        book.wants(1_000)
-    assert book.expires_ms_max == EXPIRES_MS + 1_000 + SILENCE_MS_MAX
-    book.reserve(ITEM, DAY, "b", 10, 1_000, 50_000)
-    book.reserve(ITEM, DAY, "short", 10, 1_000, 20_000)
-    book.wants(2_000)
-    book.reserve(ITEM, DAY, "c", 10, 2_000, 51_000)
-    book.reserve(ITEM, DAY, "shorter", 10, 2_000, 20_000)
-    book.wants(3_000)
-    assert book.expires_ms_max == 49_000 + 3_000 + SILENCE_MS_MAX
+        book.wants(2 * IDLE_MS)
+    assert book.expires_ms_max == asked_ms + 2 * IDLE_MS + SILENCE_MS_MAX
+    for turn, longest_ms in ((3, asked_ms), (4, 49_000), (5, 49_000)):
+        now_ms = turn * IDLE_MS
+        book.reserve(ITEM, DAY, f"a {turn}", 10, now_ms, now_ms + 49_000)
+        book.reserve(ITEM, DAY, f"short {turn}", 10, now_ms, now_ms + 20_000)
+        book.wants(now_ms)
+        assert book.expires_ms_max == longest_ms + now_ms + SILENCE_MS_MAX
 
 
 def test_the_ledgers_time_goes_on_between_watermarks_and_never_back() -> None:
