@@ -162,7 +162,7 @@ class Auctioneer:
         """Set aside the maximum cost of the best candidate that has money; without any there is no bid."""
         bid_id, elapsed_ms = new_id(run.now_ms), run.elapsed_ms()
         days, ledger_ms = state.served.snapshot.days(run.now_ms), self.leases.ledger_ms(elapsed_ms)
-        expires_at_ms = max(run.now_ms, ledger_ms) + run.profile.notice_ttl_seconds * MS_PER_SECOND
+        expires_at_ms = max(run.now_ms, ledger_ms) + opportunity.expires_seconds * MS_PER_SECOND
 
         def take(priced: Candidates, number: int, again: bool) -> Micros | None:
             row = priced.selection.line_items[number]

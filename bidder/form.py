@@ -25,8 +25,8 @@ FORM_CHARS_MAX = 131_072
 KEPT_CHARS_MAX = 16_777_216
 _ENTRY_CHARS = 1_024
 #: The marks of what each bid says itself; those of tokens follow.
-_ID, _IMP_ID, _PRICE, _DEAL_ID = map(mark, range(4))
-_TOKENS_FROM = 4
+_ID, _IMP_ID, _PRICE, _DEAL_ID, _EXPIRES = map(mark, range(5))
+_TOKENS_FROM = 5
 
 _MARKUP_TYPES = {
     MediaFormat.BANNER: MarkupType.BANNER,
@@ -74,16 +74,16 @@ class Form(NamedTuple):
             impid=opportunity.imp_id,
             price=quote(offer.price_micros_cpm, opportunity.currency_rate),
             dealid=deal.id if deal is not None else "",
+            exp=opportunity.expires_seconds,
         )
 
 
 class Forms:
-    """The forms for exchanges of one kind, which agree on notices and on when a bid expires."""
+    """The forms for exchanges of one kind, which agree on notices."""
 
     def __init__(self, base_url: str, signer: TokenSigner, profile: Profile) -> None:
         self._signer = signer
         self._domain = domain(base_url)
-        self._expires_seconds = profile.notice_ttl_seconds
         wanted = {
             NoticeKind.IMPRESSION: True,
             NoticeKind.CLICK: True,
@@ -122,7 +122,7 @@ class Forms:
         """Return the JSON of a form's bid, with the tokens that carry its facts."""
         tokens = self._signer.tokens(self._kinds, encode_facts(facts))
         deal_id = _json(bid.dealid) if bid.dealid else ""  # then the text has no place for it
-        return form.json.fill([bid.id, _json(bid.impid), _json(bid.price), deal_id, *tokens])
+        return form.json.fill([bid.id, _json(bid.impid), _json(bid.price), deal_id, str(bid.exp), *tokens])
 
     def _make(self, offer: Offer) -> Form:
         creative, advertiser, opportunity = offer.creative, offer.advertiser, offer.opportunity
@@ -149,7 +149,6 @@ class Forms:
             language=creative.language or "",
             w=creative.width or 0,
             h=creative.height or 0,
-            exp=self._expires_seconds,
             dur=creative.duration_seconds or 0,
             protocol=video_protocol(creative, opportunity) if creative.duration_seconds else 0,
             mtype=_MARKUP_TYPES[creative.format],
@@ -162,6 +161,7 @@ class Forms:
             impid=cast(Any, msgspec.Raw(_IMP_ID)),
             price=cast(Any, msgspec.Raw(_PRICE)),
             dealid=cast(Any, msgspec.Raw(_DEAL_ID)) if offer.deal is not None else "",
+            exp=cast(Any, msgspec.Raw(_EXPIRES)),
         )
         json = Template(_encoder.encode(opened).decode())
         bid.nurl = bid.burl = bid.lurl = bid.adm = ""

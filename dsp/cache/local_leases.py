@@ -152,9 +152,10 @@ def _upgrade(sql: sqlite3.Connection) -> None:
         return
     if columns != _UNPROMISED_COLUMNS:
         fault = (
-            "is of a version that this one cannot read. Stop every process, wait for the longest notice_ttl_seconds of "
-            "the exchanges, run the ledger worker of the version that wrote it until it has read everything, then move "
-            "the file away and start the ledger worker first: it tells a new file what every lease has spent"
+            "is of a version that this one cannot read. Stop every process, wait for the longest notice_ttl_seconds or "
+            "notice_ttl_seconds_max of the exchanges, run the ledger worker of the version that wrote it until it has "
+            "read everything, then move the file away and start the ledger worker first: it tells a new file what "
+            "every lease has spent"
         )
         raise ConfigError([Fault("leases.db", fault)])
     for column in (

@@ -216,6 +216,7 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
         shared.disclosure,
         lasting,
         frozenset(imp.banner.btype if imp.banner is not None else ()),
+        max(profile.notice_ttl_seconds, min(imp.exp, profile.notice_ttl_seconds_max)),
         str(player.podid).lower() if player is not None else "",
     )
 

@@ -137,4 +137,5 @@ class Opportunity(msgspec.Struct, frozen=True, gc=False):
     disclosure: int = 0
     duration_floors: DurationFloors | None = None  # of the open auction
     blocked_types: frozenset[int] = frozenset()  # of banner markup, OpenRTB list 5.2
+    expires_seconds: int = 3_600  # after the auction nothing is set aside any more for a bid
     pod: str = ""  # the break of which this slot is a part, among those of the request

@@ -43,7 +43,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     version: str = "2.6"
     impressions_max: int = 64
     bids_max: int = 16
+    #: How long a bid's money is set aside, and so how long after the auction a notice may bill it. Where an impression
+    #: says that it may take longer (`imp.exp`), so long, but no longer than the second.
     notice_ttl_seconds: int = 3_600
+    notice_ttl_seconds_max: int = 3_600
     #: ISO 3166-1 alpha-3 of where requests come from that name no country.
     country_default: str = ""
     #: Bid only where the supply chain is stated to be complete.

@@ -139,6 +139,7 @@ class Imp(msgspec.Struct, gc=False):
     bidfloorcur: str = "USD"
     secure: Int = 0
     rwdd: Int = 0
+    exp: Int = 0
     qty: Quantity | None = None
     bcat: tuple[Text, ...] = ()  # not in the specification; exchanges that block by slot put it here
     ext: ImpExt | None = None

@@ -14,6 +14,7 @@ from dsp.events.schema import NoticeKind, SampledRequest, decode
 from dsp.events.topics import Topic
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.ids import TokenSigner
+from dsp.openrtb.profile import Profile
 from dsp.pacing.columns import align, paced
 from dsp.pacing.controller import Control, Controls
 from dsp.pacing.dual import concave_bid
@@ -222,6 +223,21 @@ async def test_no_user_store_still_bids() -> None:
 async def test_without_tmax_the_profile_decides(tmax: int | None) -> None:
     market = Market()
     assert (await market.ask(bid_request("a", tmax=tmax)))[0].status == 200
+
+
+async def test_money_is_set_aside_for_as_long_as_the_impression_may_take_and_the_bid_says_so() -> None:
+    profile = Profile(name="x", auction_default=1, notice_ttl_seconds=300, notice_ttl_seconds_max=7_200)
+    market = Market(profile)
+    heard = Heard(market.outbox)
+    market.auctioneer = dataclasses.replace(market.auctioneer, journal=heard)
+    request = bid_request("a")
+    waits = (None, 60, 3_600, 14_400)
+    request["imp"] = [{**request["imp"][0], "id": str(number), "exp": wait} for number, wait in enumerate(waits)]
+    _, bids = await market.ask(request)
+    lasting = {bid["impid"]: bid["exp"] for bid in bids}
+    assert lasting == {"0": 300, "1": 300, "2": 3_600, "3": 7_200}
+    for bid in heard.bids:
+        assert bid.facts.expires_at_ms - bid.facts.bid_at_ms == 1_000 * lasting[bid.facts.imp_id]
 
 
 @pytest.mark.parametrize(("pods", "won"), [("ppq", "13"), ("p", "1"), ("", "123")])

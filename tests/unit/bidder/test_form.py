@@ -64,6 +64,7 @@ def _opportunity(skippable: bool = True, native_request: str = NATIVE_REQUEST, p
             native_request=native_request,
             imp_id='1 "\\é\x07',
             currency_rate=1.16,
+            expires_seconds=600,
             category_taxonomy=1,
             disclosure=0,
             may_personalise=True,
@@ -119,6 +120,7 @@ def test_filled_in_is_the_same_as_encoded_afresh(name: str, billing: str, deal: 
             assert form.judgement == judge(whole)
             assert (whole.id, whole.impid, whole.price) == (bid_id, opportunity.imp_id, 1.064282)
             assert (whole.dealid, whole.adomain, whole.cid) == (deal.id if deal else "", ["a.example"], "5")
+            assert whole.exp == 600
             assert whole.cat == list(creative.categories or ("IAB2",))
             assert whole.protocol == (min(opportunity.video.protocols) if creative.duration_seconds else 0)  # type: ignore[union-attr]
 
