@@ -56,7 +56,7 @@ class Video(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     duration_seconds_min: int
     duration_seconds_max: int
     protocols: frozenset[int]
-    placement: int | None  # 2.6 plcmt, else 2.5 placement
+    placement: int | None  # 2.6 plcmt, else 2.5 placement, whose numbers mean other things, below zero
     skippable: bool  # the player lets an ad be skipped, and nothing blocks that
     skip_min_seconds: int = 0  # only longer ads may be skipped
     skip_after_seconds: int = 0  # and only after so long; 0 where the exchange did not say

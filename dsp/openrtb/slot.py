@@ -169,7 +169,7 @@ def _video(video: Video) -> VideoSlot:
         duration_seconds_min=min(shortest, DURATION_SECONDS_MAX),
         duration_seconds_max=min(longest, DURATION_SECONDS_MAX) if longest > 0 else DURATION_SECONDS_MAX,
         protocols=frozenset(video.protocols or video.protocol),
-        placement=video.plcmt if video.plcmt is not None else video.placement,
+        placement=video.plcmt if video.plcmt is not None else -video.placement if video.placement is not None else None,
         skippable=video.skip == 1 and SKIPPABLE not in video.battr,
         skip_min_seconds=max(video.skipmin, 0),
         skip_after_seconds=max(video.skipafter, 0),
