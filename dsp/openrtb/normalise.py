@@ -298,12 +298,16 @@ def _inventory(request: BidRequest) -> _Inventory:
     else:
         kind, inventory = "", Inventory()
     publisher, content = inventory.publisher, inventory.content
+    # Codes of products or of audiences are none of what the content is about, though numbers too.
+    stated = inventory.cat + inventory.sectioncat + inventory.pagecat if taxonomy(inventory.cattax) else ()
+    if content is not None and taxonomy(content.cattax):
+        stated += content.cat
     return _inventories[
         kind,
         domain(inventory.domain or inventory.page),  # pages differ far more than sites do
         _bundle(inventory) if kind == "app" else "",
         publisher.id if publisher is not None else "",
-        inventory.cat + inventory.sectioncat + inventory.pagecat + (content.cat if content is not None else ()),
+        stated,
         (content.language or content.langb) if content is not None else "",
     ]
 

@@ -155,6 +155,7 @@ class Content(msgspec.Struct, gc=False):
     """What the ad appears in (3.2.16)."""
 
     cat: tuple[Text, ...] = ()
+    cattax: Int = 1
     language: str = ""
     langb: str = ""
 
@@ -170,6 +171,7 @@ class Inventory(msgspec.Struct, gc=False):
     cat: tuple[Text, ...] = ()
     sectioncat: tuple[Text, ...] = ()
     pagecat: tuple[Text, ...] = ()
+    cattax: Int = 1
     publisher: Publisher | None = None
     content: Content | None = None
 
