@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,9 +18,7 @@ from dsp.openrtb.names import domain
 from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.pricing.explore import UNMOVED, Jitter
 from models.features.encode import tier_one
-
-#: numpy keeps one object for each native type; on other machines, and for other types, there is a conversion.
-_LITTLE_ENDIAN = np.dtype("<i8")
+from models.features.logged import pack
 
 
 class Candidates(msgspec.Struct, frozen=True, gc=False):
@@ -165,14 +162,14 @@ def make_offer(
     jitter = candidates.jitter if first_price else UNMOVED
     record = Bid(
         facts=facts,
-        ad_features=_bytes(state.served.ad_rows[index]),
+        ad_features=pack(state.served.ad_rows[index]),
         pctr=candidates.pctr.item(number),
         pcvr=candidates.pcvr.item(number),
         value_micros_cpm=int(value_micros_cpm),
         floor_micros_cpm=selection.floors_micros_cpm.item(number),
         first_price=first_price,
         pacing_multiplier=candidates.multiplier.item(number),
-        request_features=_bytes(candidates.request_features),
+        request_features=pack(candidates.request_features),
         deal_id=deal.id if deal is not None else "",
         jitter=jitter.factor,
         propensity=jitter.propensity,
@@ -184,7 +181,3 @@ def make_offer(
 def _category(categories: tuple[str, ...]) -> str:
     """Return the first that the ad's features say of its categories."""
     return min(map(tier_one, categories), default="")
-
-
-def _bytes(row: NDArray[Any]) -> bytes:
-    return row.tobytes() if row.dtype is _LITTLE_ENDIAN else row.astype("<i8").tobytes()

@@ -1,19 +1,20 @@
 """Shadow scoring: what the challenger would have predicted for bids that have left. Nothing here touches a bid."""
 
 import msgspec
-import numpy as np
 
 from dsp.events.schema import Decision
 from dsp.kernel import metrics
+from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
+from models.features.logged import unpack
 from models.serving.predictor import BatchPredictor
 
 
 def scored(decision: Decision, challenger: BatchPredictor) -> Decision:
     """Return the decision with the challenger's predictions beside the champion's; as it was, where that fails."""
     try:
-        requests = np.stack([np.frombuffer(bid.request_features, dtype="<i8") for bid in decision.bids])
-        ads = np.stack([np.frombuffer(bid.ad_features, dtype="<i8") for bid in decision.bids])
-        rates = challenger.predict_rows(requests.astype(np.int64), ads.astype(np.int64)).pctr.tolist()
+        requests = unpack((bid.request_features for bid in decision.bids), REQUEST_COLUMNS)
+        ads = unpack((bid.ad_features for bid in decision.bids), AD_COLUMNS)
+        rates = challenger.predict_rows(requests, ads).pctr.tolist()
         bids = zip(decision.bids, rates, strict=True)
         made = tuple(msgspec.structs.replace(bid, challenger_pctr=rate) for bid, rate in bids)
     except Exception:  # whatever is wrong with a challenger, the record of what was bid is kept

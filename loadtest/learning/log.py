@@ -11,6 +11,7 @@ from dsp.workers.training_rows import BIDS_SCHEMA, NOTICES_SCHEMA, bid_rows, not
 from loadtest.learning.supply import Supply
 from loadtest.learning.told import Placed, facts_of, notices_of
 from models.features.columns import FEATURE_HASH
+from models.features.logged import pack
 
 
 def write(root: Path, supply: Supply, requests: NDArray[np.int64], won: list[Placed], seed: int, end_ms: int) -> None:
@@ -37,8 +38,8 @@ def write(root: Path, supply: Supply, requests: NDArray[np.int64], won: list[Pla
 def _bid(supply: Supply, features: NDArray[np.int64], facts: BidFacts, win: Placed) -> Bid:
     creative = int(supply.creatives[win.candidate])
     return Bid(
-        facts=facts, ad_features=supply.ads[creative].astype("<i8").tobytes(),
-        request_features=features.astype("<i8").tobytes(), pctr=0.0, pcvr=0.0, value_micros_cpm=0,
+        facts=facts, ad_features=pack(supply.ads[creative]),
+        request_features=pack(features), pctr=0.0, pcvr=0.0, value_micros_cpm=0,
         floor_micros_cpm=int(supply.floors[win.candidate]), first_price=bool(supply.first_price[win.candidate]),
         pacing_multiplier=1.0,
     )  # fmt: skip

@@ -17,7 +17,8 @@ from models.evaluation import contributions, parts
 from models.evaluation.contributions import Explanation, Row
 from models.evaluation.names import Names
 from models.evaluation.parts import Parts, Rate
-from models.features.columns import FEATURE_HASH
+from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
+from models.features.logged import unpack
 from models.features.platform import PLATFORM
 from models.serving import bundle
 from models.serving.statistics import Statistics
@@ -118,8 +119,8 @@ def find(root: Path, bid_id: str) -> Bid:
 
 
 def _row(logged: Mapping[str, Any]) -> Row:
-    request, ad = (np.frombuffer(logged[f"{side}_features"], dtype="<i8") for side in ("request", "ad"))
-    return Row(request.astype(np.int64), ad.astype(np.int64))
+    request, ad = unpack([logged["request_features"]], REQUEST_COLUMNS), unpack([logged["ad_features"]], AD_COLUMNS)
+    return Row(request[0], ad[0])
 
 
 def _found(bid: Bid, answered: str, rates: Rates, log_odds: float) -> Found:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dsp.kernel.clock import MS_PER_HOUR
 from models.features.columns import FEATURE_HASH, REQUEST_COLUMNS
+from models.features.logged import REQUEST_BYTES, unpack
 from models.training.landscape import NEVER_MICROS_CPM, Auctions
 from models.training.parquet import Reading, concatenate
 
@@ -73,8 +74,7 @@ def load(root: Path, from_ms: int, now_ms: int, rows_max: int) -> Found:
     stated = np.where(won, (told.price > 0) & (told.price <= prices), lost & (told.price > 0))
     above = (lost & ~won & ~stated & by_price) | silent
     known = won | stated | above
-    contexts = np.frombuffer(b"".join(value.as_py() for value in bids["request_features"]), dtype="<i8")
-    contexts = contexts.reshape(-1, len(REQUEST_COLUMNS)).astype(np.int64)
+    contexts = unpack(bids["request_features"].to_pylist(), REQUEST_COLUMNS)
     auctions = Auctions(
         contexts,
         np.maximum(contexts[:, _FLOOR], 0),
@@ -113,7 +113,7 @@ def _open(bids: pa.Table, from_ms: int, now_ms: int) -> pa.Table:
     wanted = pc.and_(wanted, pc.and_(pc.greater_equal(bids["at_ms"], from_ms), pc.less_equal(bids["at_ms"], now_ms)))
     wanted = pc.and_(wanted, pc.greater(bids["price_micros_cpm"], 0))
     wanted = pc.and_(wanted, pc.equal(bids["feature_hash"], FEATURE_HASH))
-    return bids.filter(pc.and_(wanted, pc.equal(pc.binary_length(bids["request_features"]), 8 * len(REQUEST_COLUMNS))))
+    return bids.filter(pc.and_(wanted, pc.equal(pc.binary_length(bids["request_features"]), REQUEST_BYTES)))
 
 
 def _outcomes(notices: pa.Table, bid_ids: pa.Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_], _Told]:

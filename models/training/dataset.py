@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dsp.kernel.clock import MS_PER_HOUR
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
+from models.features.logged import unpack
 from models.training import delay, join, sampling
 from models.training.config import TrainingConfig
 from models.training.engine import Engine
@@ -132,8 +133,8 @@ def as_parquet(table: pa.Table) -> bytes:
 def labelled(table: pa.Table, account: Account, config: TrainingConfig) -> Dataset:
     """Return the rows of a table that `collect` made."""
     at_ms, click_ms, conversion_ms = (_numbers(table, name) for name in ("at_ms", "click_ms", "conversion_ms"))
-    requests = _matrix(table["request_features"], len(REQUEST_COLUMNS))
-    ads = _matrix(table["ad_features"], len(AD_COLUMNS))
+    requests = unpack(table["request_features"].to_pylist(), REQUEST_COLUMNS)
+    ads = unpack(table["ad_features"].to_pylist(), AD_COLUMNS)
     clicked = click_ms != _NEVER
     weights = sampling.weigh(clicked, sampling.Counts(account.positives, account.negatives))
     impressions = Rows(at_ms, requests, ads, clicked, weights)
@@ -185,11 +186,6 @@ def _join(
     finally:
         engine.close()
     return table.select(join.USABLE.names).cast(join.USABLE), {**counts, "watermark_ms": watermark_ms}
-
-
-def _matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.int64]:
-    data = b"".join(value.as_py() for value in column)
-    return np.frombuffer(data, dtype="<i8").reshape(-1, width).astype(np.int64, copy=False)
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.int64]:

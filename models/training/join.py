@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import ibis  # type: ignore[import-untyped]
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
+from models.features.columns import FEATURE_HASH
+from models.features.logged import AD_BYTES, REQUEST_BYTES
 from models.training.sampling import Counts
 
 BIDS = pa.schema(
@@ -32,7 +33,6 @@ USABLE = pa.schema(
     ]
 )
 _LATER_COLUMNS = {"pctr": "float64", "challenger_pctr": "float64", "challenger_version": "string"}
-_BYTES = 8  # of a feature
 
 
 class Window(NamedTuple):
@@ -85,8 +85,8 @@ def impressions(bids: Any, notices: Any, window: Window) -> Any:
     joined = numbered.filter(numbered.copy == 0).drop("copy")
     ours = (
         (joined.feature_hash == FEATURE_HASH)
-        & (octet_length(joined.request_features) == _BYTES * len(REQUEST_COLUMNS))
-        & (octet_length(joined.ad_features) == _BYTES * len(AD_COLUMNS))
+        & (octet_length(joined.request_features) == REQUEST_BYTES)
+        & (octet_length(joined.ad_features) == AD_BYTES)
     )
     return joined.mutate(ours=ours.fill_null(False))
 

@@ -16,6 +16,7 @@ from dsp.events.schema import Decision, Notice, NoticeKind
 from dsp.kernel.errors import BundleError
 from dsp.stream.port import Position
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
+from models.features.logged import AD_BYTES, REQUEST_BYTES, unpack
 from models.features.platform import PLATFORM
 from models.serving import online
 from models.serving.linear import LinearModel
@@ -39,7 +40,6 @@ _NOTE_MS = 10_000
 _GOLDEN_ADS = 8
 #: After so many responses, what was foretold before counts half.
 _GAIN_RESPONSES = 2_000.0
-_BYTES = 8
 _TINY = 1e-9
 
 
@@ -103,7 +103,7 @@ class Learner:
             return
         for bid in decision.bids:
             row = Row(bid.request_features, bid.ad_features)
-            if (len(row.request), len(row.ad)) == (_BYTES * len(REQUEST_COLUMNS), _BYTES * len(AD_COLUMNS)):
+            if (len(row.request), len(row.ad)) == (REQUEST_BYTES, AD_BYTES):
                 self.pending.bid(bid.facts.bid_id, row, at_ms)
 
     def told(self, notice: Notice, at_ms: int) -> None:
@@ -158,8 +158,9 @@ class Learner:
         """Return what the bidder is to follow; None before anything was learned."""
         if not self._latest:
             return None
-        ads = np.stack([_array(row.ad) for row in self._latest])
-        return online.pack(self.learned_to_ms, self.shown(), online.Golden(_array(self._latest[-1].request), ads))
+        request = unpack([self._latest[-1].request], REQUEST_COLUMNS)[0]
+        ads = unpack((row.ad for row in self._latest), AD_COLUMNS)
+        return online.pack(self.learned_to_ms, self.shown(), online.Golden(request, ads))
 
     def state(self) -> bytes:
         """Return all that `resume` needs."""
@@ -214,8 +215,8 @@ def _part(arrays: Mapping[str, NDArray[Any]], target: Target) -> dict[str, NDArr
 
 
 def _lessons(given: Sequence[Lesson], target: Target) -> Lessons:
-    requests = _array(b"".join(lesson.row.request for lesson in given)).reshape(len(given), -1)
-    ads = _array(b"".join(lesson.row.ad for lesson in given)).reshape(len(given), -1)
+    requests = unpack((lesson.row.request for lesson in given), REQUEST_COLUMNS)
+    ads = unpack((lesson.row.ad for lesson in given), AD_COLUMNS)
     starts = offsets(ads)
     return Lessons(
         requests,
@@ -224,10 +225,6 @@ def _lessons(given: Sequence[Lesson], target: Target) -> Lessons:
         np.array([lesson.responses for lesson in given]),
         starts.ctr if target is Target.CLICK else starts.cvr,
     )
-
-
-def _array(features: bytes) -> NDArray[np.int64]:
-    return np.frombuffer(features, dtype="<i8").astype(np.int64)
 
 
 def _loss(lessons: Lessons, predicted: NDArray[np.float64]) -> float:
