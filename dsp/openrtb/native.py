@@ -1,10 +1,12 @@
 """OpenRTB Native 1.0 to 1.2: read what a native slot asks for, and answer with assets that fit."""
 
+from functools import lru_cache
+
 import msgspec
 
 from dsp.kernel.errors import InputError
-from dsp.openrtb import lenient
-from dsp.openrtb.request import Int
+from dsp.openrtb import lenient, vast
+from dsp.openrtb.request import Int, Text
 
 _NATIVE_VERSION = "1.2"
 _MAIN_IMAGE = 3
@@ -24,6 +26,7 @@ class _Image(msgspec.Struct, gc=False):
     h: Int = 0
     wmin: Int = 0
     hmin: Int = 0
+    mimes: tuple[Text, ...] = ()
 
 
 class _Data(msgspec.Struct, gc=False):
@@ -32,7 +35,10 @@ class _Data(msgspec.Struct, gc=False):
 
 
 class _Video(msgspec.Struct, gc=False):
-    """A video, whatever it is to be like."""
+    mimes: tuple[Text, ...] = ()
+    minduration: Int = 0
+    maxduration: Int = 0
+    protocols: tuple[Int, ...] = ()
 
 
 class Asset(msgspec.Struct, gc=False):
@@ -70,6 +76,11 @@ class NativeImage(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=T
     w: int = 0
     h: int = 0
 
+    @property
+    def mimes(self) -> frozenset[str]:
+        """Return the type that the address tells; nothing where it tells none."""
+        return _image_mimes(self.url)
+
 
 class NativeAssets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a native creative brings (`Creative.markup` of a native creative is this as JSON).
@@ -82,6 +93,24 @@ class NativeAssets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     icon: NativeImage | None = None
     data: dict[int, str] = {}
     video_vast: str = ""
+
+
+#: Types of images by how their addresses end.
+_IMAGE_MIMES = {
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "png": "image/png",
+    "gif": "image/gif",
+    "webp": "image/webp",
+    "avif": "image/avif",
+    "svg": "image/svg+xml",
+}
+
+
+@lru_cache(maxsize=4_096)
+def _image_mimes(url: str) -> frozenset[str]:
+    ending = url.partition("?")[0].partition("#")[0].rpartition(".")[2].lower()
+    return frozenset([_IMAGE_MIMES[ending]]) if ending in _IMAGE_MIMES else frozenset()
 
 
 _decoder = msgspec.json.Decoder(_Envelope, strict=False)
@@ -193,12 +222,14 @@ def _answer(asset: Asset, assets: NativeAssets) -> dict[str, object] | None:
         wanted = asset.img
         if image is None or not (_fills(image.w, wanted.w, wanted.wmin) and _fills(image.h, wanted.h, wanted.hmin)):
             return None
+        if wanted.mimes and not _accepts(wanted.mimes, image.mimes):
+            return None
         size = {name: side for name, side in (("w", image.w), ("h", image.h)) if side}
         return {"img": {"url": image.url, **size}}
     if asset.data is not None:
         value = _fit(assets.data.get(asset.data.type, ""), asset.data.len)
         return {"data": {"value": value}} if value else None
-    if asset.video is not None and assets.video_vast:
+    if asset.video is not None and assets.video_vast and _plays(asset.video, vast.read(assets.video_vast)):
         return {"video": {"vasttag": assets.video_vast}}
     return None
 
@@ -208,6 +239,25 @@ def _fills(side: int, exact: int, least: int) -> bool:
     if not side or least > 0:
         return not side or side >= least
     return exact <= 0 or side == exact
+
+
+def _plays(wanted: _Video, film: vast.Document) -> bool:
+    """Return whether a slot takes a film, as far as the film says what it is (Native 1.2, 4.5)."""
+    if film.seconds and not wanted.minduration <= film.seconds <= (wanted.maxduration or film.seconds):
+        return False
+    if film.protocol and wanted.protocols and film.protocol not in wanted.protocols:
+        return False
+    return not wanted.mimes or _accepts(wanted.mimes, film.mimes)
+
+
+def _accepts(wanted: tuple[Text, ...], offered: frozenset[str]) -> bool:
+    """Return whether one of the types is wanted, or none is known."""
+    return not offered or not offered.isdisjoint(map(_mime, wanted))
+
+
+def _mime(stated: Text) -> str:
+    mime = str(stated).strip().lower()
+    return "image/jpeg" if mime == "image/jpg" else mime
 
 
 def _fit(text: str, chars_max: int) -> str:

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 from xml.sax.saxutils import quoteattr
 
 #: AdCOM list "Creative Subtypes - Audio/Video": the inline documents, best first.
@@ -13,6 +15,11 @@ _DELIVERIES = {STREAMING: "streaming", PROGRESSIVE: "progressive"}
 #: Playlists of HTTP Live Streaming and of MPEG-DASH.
 _STREAMED = frozenset({"application/x-mpegurl", "application/vnd.apple.mpegurl", "application/dash+xml"})
 _VERSIONS = frozenset(PROTOCOLS.values())
+#: Of a document's version: its subtype where the ad is in it, and where it says where to find it.
+_SUBTYPES = {"1.0": (1, 4), "2.0": (2, 5), "3.0": (3, 6), "4.0": (7, 8), "4.1": (11, 12), "4.2": (13, 14)}
+_VERSION = re.compile(r"""<VAST\b[^<>]*\sversion\s*=\s*["']([0-9.]+)""")
+_DURATION = re.compile(r"<Duration>\s*([0-9]{1,2}):([0-9]{2}):([0-9]{2})")
+_MEDIA_TYPE = re.compile(r"""<MediaFile\b[^<>]*\stype\s*=\s*["']([^"'<>]+)""")
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -31,6 +38,27 @@ def protocol(accepted: Collection[int], spoken: Collection[int] = ()) -> int:
 def delivery(mime: str) -> int:
     """Return how media of a MIME type reach a player."""
     return STREAMING if mime.lower() in _STREAMED else PROGRESSIVE
+
+
+class Document(NamedTuple):
+    """What a document written elsewhere says of itself; nothing where its media are told by another."""
+
+    protocol: int
+    seconds: int
+    mimes: frozenset[str]
+
+
+@lru_cache(maxsize=1_024)
+def read(text: str) -> Document:
+    """Return what a document says of the player it needs; 0 and nothing for what it does not say."""
+    version = _VERSION.search(text)
+    lasting = [int(hours) * 3_600 + int(minutes) * 60 + int(rest) for hours, minutes, rest in _DURATION.findall(text)]
+    subtypes = _SUBTYPES.get(version[1], (0, 0)) if version is not None else (0, 0)
+    return Document(
+        subtypes["<Wrapper" in text],
+        max(lasting, default=0),
+        frozenset([mime.strip().lower() for mime in _MEDIA_TYPE.findall(text)]),
+    )
 
 
 def inline(

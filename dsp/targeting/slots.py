@@ -26,8 +26,9 @@ _SLOT = attrgetter(
     "formats", "sizes", "blocked_attributes", "blocked_types", "secure", "mimes", "apis", "video", "native_request"
 )
 _NO_PROTOCOL = 0  # what no slot accepts
-#: What native creatives differ in for slots: title, size of image and of icon, kinds of text, video.
-_Shape = tuple[bool, tuple[int, int] | None, tuple[int, int] | None, frozenset[int], bool]
+#: What native creatives differ in for slots: title, size and type of image and of icon, kinds of text, video.
+_Image = tuple[int, int, frozenset[str]] | None
+_Shape = tuple[bool, _Image, _Image, frozenset[int], vast.Document | None]
 
 
 def slot_of(creative: Creative) -> Slot:
@@ -185,9 +186,9 @@ class Slots(Creatives):
 
 
 def _shape(assets: NativeAssets) -> _Shape:
-    image, icon = [(one.w, one.h) if one is not None else None for one in (assets.image, assets.icon)]
+    image, icon = [(one.w, one.h, one.mimes) if one is not None else None for one in (assets.image, assets.icon)]
     texts = frozenset([kind for kind, value in assets.data.items() if value])
-    return bool(assets.title), image, icon, texts, bool(assets.video_vast)
+    return bool(assets.title), image, icon, texts, vast.read(assets.video_vast) if assets.video_vast else None
 
 
 def _timed(creative: Creative) -> bool:

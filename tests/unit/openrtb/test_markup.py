@@ -181,6 +181,10 @@ def test_native_1_0_keeps_its_root_and_its_trackers() -> None:
         ({"img": {"type": 3, "w": 1_300, "wmin": 1_200}}, True),
         ({"img": {"type": 3, "w": 1_100}}, False),
         ({"img": {"type": 3, "w": 1_200}}, True),
+        ({"img": {"type": 3, "mimes": ["image/png", "image/gif"]}}, False),
+        ({"img": {"type": 3, "mimes": ["image/png", "image/jpg"]}}, True),
+        ({"img": {"type": 1, "mimes": ["image/PNG"]}}, True),
+        ({"img": {"type": 3, "mimes": []}}, True),
         ({}, False),
     ],
 )
@@ -192,6 +196,32 @@ def test_native_without_a_required_asset_is_refused(asset: dict[str, Any], fits:
     with pytest.raises(InputError) as caught:
         _respond(request)
     assert caught.value.reason == "native_mismatch"
+
+
+@pytest.mark.parametrize(
+    ("video", "fits"),
+    [
+        ({"mimes": ["video/mp4"], "minduration": 5, "maxduration": 15, "protocols": [2, 3]}, True),
+        ({"mimes": ["video/webm"]}, False),
+        ({"mimes": ["video/webm", "Video/MP4"]}, True),
+        ({"maxduration": 14}, False),
+        ({"minduration": 16}, False),
+        ({"protocols": [2, 6, 7]}, False),
+        ({}, True),
+    ],
+)
+def test_a_native_slot_gets_a_film_that_it_plays(video: dict[str, Any], fits: bool) -> None:
+    assets = msgspec.structs.replace(ASSETS, video_vast=_vast("3.0", duration_seconds=15))
+    wanted = msgspec.convert({"id": 1, "required": 1, "video": video}, native.Asset)
+    assert native.meets(assets, [wanted]) == fits
+
+
+def test_a_film_says_of_itself_what_its_document_says() -> None:
+    for protocol, version in vast.PROTOCOLS.items():
+        assert vast.read(_vast(version)) == (protocol, 3_675, {"video/mp4"})
+    wrapper = '<VAST version="4.2"><Ad><Wrapper><VASTAdTagURI>https://v.example/</VASTAdTagURI></Wrapper></Ad></VAST>'
+    assert vast.read(wrapper) == (14, 0, frozenset())
+    assert vast.read("no document") == (0, 0, frozenset())
 
 
 @pytest.mark.parametrize(
