@@ -84,9 +84,10 @@ def _highest(control: Control) -> float:
 def _shifted(control: Control, shift: float, highest: float, law: Law) -> Control:
     """Return the control at the level that bids as much on the new values, if it is the budget that holds the bid.
 
-    A target is on what a unit may cost: where it holds, a unit that is likelier now is to be bid more for.
+    A target is on what a unit may cost: where it holds, a unit that is likelier now is to be bid more for. Who is cold
+    found nothing to buy at the old values, and is open as far as can be; the budget has not had to hold it yet.
     """
-    if not shift or control.level_now >= log(highest):
+    if not shift or (control.level_now >= log(highest) and not control.cold):
         return control
     recovery = log(control.recovery)
     level = min(max(control.level - shift, log(law.multiplier_min) + recovery), log(law.multiplier_max) + recovery)

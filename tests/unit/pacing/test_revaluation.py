@@ -45,6 +45,20 @@ class Revaluing(Market):
         return costs, (values * factor).astype(np.int64)
 
 
+class Waking(Market):
+    """Until an instant all values are predicted so low that nothing is bought; then they are right, and supply ample."""
+
+    def __init__(self, factor: float, at_ms: int) -> None:
+        super().__init__(lambda _: 80.0, billing_delay_ms=2_500)
+        self.factor, self.at_ms = factor, at_ms
+
+    def wins(self, now_ms: int, seconds: float, control: Control) -> tuple[np.ndarray, np.ndarray]:
+        factor = 1.0 if now_ms >= self.at_ms else 1.0 / self.factor
+        bids = msgspec.structs.replace(control, multiplier=control.multiplier * factor)
+        costs, values = super().wins(now_ms, seconds, bids)
+        return costs, (values * factor).astype(np.int64)
+
+
 def flight(factor: float, seconds: int, step_ms: int, seed: int, tell: bool) -> tuple[float, int]:
     """Return how far spend was from plan at most after the jump, as a share of the budget, and the value bought."""
     middle, end = MIDNIGHT + 500 * seconds, MIDNIGHT + 1_000 * seconds
@@ -72,6 +86,28 @@ def test_spend_stays_on_plan_when_values_jump(seconds: int, step_ms: int, factor
     assert left_gap > unheard  # or there would be nothing to put right
     assert gap < 0.025
     assert worth > left_worth
+
+
+@pytest.mark.parametrize("seconds", [107, 600])
+def test_who_could_not_buy_anything_does_not_buy_all_at_once(seconds: int) -> None:
+    waking, end = MIDNIGHT + 250 * seconds, MIDNIGHT + 1_000 * seconds
+
+    def ahead(tell: bool) -> tuple[float, float]:
+        def listen(now_ms: int, control: Control) -> Control:
+            if not tell or now_ms // 1_000 != waking // 1_000 - 1:  # as the bidder waits for the columns
+                return control
+            controls = Controls(at_ms=now_ms, line_items={1: control})
+            return rescale(controls, told("a", "b", of_1=log(20.0)), {}, LAW).line_items[1]
+
+        market = Waking(20.0, waking)
+        budget = int(supply(market, seconds) / 30)
+        trace = run(market, planner(budget, end), budget, MIDNIGHT, end + 10_000, restart=listen, unit_micros=2_000)
+        return float(trace.gaps(budget)[:seconds].max()), trace.spent[-1] / budget
+
+    assert ahead(tell=False)[0] > 0.04  # or there would be nothing to put right
+    most, delivered = ahead(tell=True)
+    assert most < 0.02
+    assert delivered > 0.98
 
 
 def test_who_is_known_to_have_grown_is_held_down_by_as_much_more() -> None:
@@ -125,6 +161,12 @@ def test_what_a_target_holds_is_left_to_the_target(ratio: float) -> None:
     controls = msgspec.structs.replace(controls, line_items=tight)
     found = rescale(controls, told("a", "b", of_1=ratio, of_2=ratio), CAMPAIGNS, LAW)
     assert found.line_items == controls.line_items
+
+
+def test_who_is_cold_is_held_whatever_the_target_would_allow() -> None:
+    cold = Control(level=log(2.0), level_answered=log(2.0), cold=True)
+    found = rescale(Controls(at_ms=5, line_items={1: cold}), told("a", "b", of_1=1.0), CAMPAIGNS, LAW)
+    assert found.line_items[1].level == pytest.approx(log(2.0) - 1.0)
 
 
 def test_a_campaign_follows_the_line_items_that_its_money_goes_to() -> None:
