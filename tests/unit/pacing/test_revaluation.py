@@ -46,7 +46,7 @@ class Revaluing(Market):
 
 
 class Waking(Market):
-    """Until an instant all values are predicted so low that nothing is bought; then they are right, and supply ample."""
+    """Until an instant values are predicted so low that nothing is bought; then they are right, and supply is ample."""
 
     def __init__(self, factor: float, at_ms: int) -> None:
         super().__init__(lambda _: 80.0, billing_delay_ms=2_500)
