@@ -79,7 +79,10 @@ def _banner(creative: Creative, urls: NoticeUrls, bid_id: str) -> str:
 
 def video_protocol(creative: Creative, opportunity: Opportunity) -> int:
     """Return the OpenRTB protocol (list 5.8) of the VAST document that suits creative and slot; 0 for none."""
-    return vast.protocol(opportunity.video.protocols if opportunity.video is not None else (), creative.protocols)
+    player = opportunity.video
+    if player is not None and player.audio is not None and creative.format is MediaFormat.AUDIO:
+        player = player.audio
+    return vast.protocol(player.protocols if player is not None else (), creative.protocols)
 
 
 def skip_after_seconds(creative: Creative, opportunity: Opportunity) -> int | None:

@@ -110,7 +110,7 @@ def _read(offered: _Offered) -> Slot:
     return Slot(
         formats=frozenset([name for name, _, _ in media]),
         sizes=tuple(dict.fromkeys(sizes)),
-        video=_video(player) if player is not None else None,
+        video=_video(player, audio if player is video else None) if player is not None else None,
         native_request=request,
         mimes=_mimes(media),
         apis=frozenset(apis),
@@ -158,7 +158,7 @@ def _real(width: int, height: int) -> bool:
     return 0 < width <= _SIDE_MAX and 0 < height <= _SIDE_MAX
 
 
-def _video(video: Video) -> VideoSlot:
+def _video(video: Video, audio: Video | None) -> VideoSlot:
     # No ad lasts longer than the pod of which it is a part.
     longest = min([seconds for seconds in (video.maxduration, video.poddur) if seconds > 0], default=0)
     shortest = max(video.minduration, 0)
@@ -177,6 +177,7 @@ def _video(video: Video) -> VideoSlot:
         bitrate_kbps_min=max(video.minbitrate, 0),
         bitrate_kbps_max=video.maxbitrate if video.maxbitrate > 0 else BITRATE_KBPS_MAX,
         deliveries=frozenset(video.delivery),
+        audio=_video(audio, None) if audio is not None else None,
     )
 
 

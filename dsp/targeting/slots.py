@@ -98,9 +98,10 @@ class Slots(Creatives):
         #: One native creative's assets for all of its shape.
         self._assets: dict[_Shape, NativeAssets] = {}
         self._shapes = holding(size, self._native(creatives, servable))
-        self._not_native = bitmap.from_mask(
-            np.array([one.format.value != _NATIVE for one in creatives], dtype=np.bool_)
-        )
+        self._not_native, self._not_video, self._not_audio = [
+            bitmap.from_mask(np.array([one.format is not kind for one in creatives], dtype=np.bool_))
+            for kind in (MediaFormat.NATIVE, MediaFormat.VIDEO, MediaFormat.AUDIO)
+        ]
         self._named = _Named(
             frozenset(self._attributes),
             frozenset(self._types),
@@ -123,15 +124,18 @@ class Slots(Creatives):
             opportunity.secure,
             known(opportunity.mimes, named.mimes),
             opportunity.apis & named.apis,
-            video
-            and (
-                known(video.protocols, named.protocols),
-                known(video.durations_required, named.durations),
-                self._durations.key(video.duration_seconds_min, video.duration_seconds_max),
-                self._bitrates.key(video.bitrate_kbps_min, video.bitrate_kbps_max),
-                known(video.deliveries, named.deliveries),
-            ),
+            video and (self._player_key(video), video.audio and self._player_key(video.audio)),
             self._meeting(opportunity),
+        )
+
+    def _player_key(self, video: Video) -> Hashable:
+        named = self._named
+        return (
+            known(video.protocols, named.protocols),
+            known(video.durations_required, named.durations),
+            self._durations.key(video.duration_seconds_min, video.duration_seconds_max),
+            self._bitrates.key(video.bitrate_kbps_min, video.bitrate_kbps_max),
+            known(video.deliveries, named.deliveries),
         )
 
     def require(self, opportunity: Opportunity, out: Conditions) -> None:
@@ -149,8 +153,15 @@ class Slots(Creatives):
         # OpenRTB 2.6, 3.2.6 `api`: a framework that is not listed is not supported.
         for api in self._apis.keys() - opportunity.apis:
             out.require(Exclusion.API_UNSUPPORTED, expand(self._apis[api]))
-        if opportunity.video is not None:
-            self._require_player(opportunity.video, out)
+        video = opportunity.video
+        if video is not None and video.audio is None:
+            self._require_player(video, out)
+        elif video is not None and video.audio is not None:
+            for player, others in ((video, self._not_video), (video.audio, self._not_audio)):
+                of_player = Conditions()
+                self._require_player(player, of_player)
+                for reason, words in of_player.in_order():
+                    out.require(reason, words | others)
         shapes = self._meeting(opportunity)
         if shapes is not None:
             out.require(Exclusion.NATIVE_ASSETS, union([self._not_native, *[self._shapes[one] for one in shapes]]))

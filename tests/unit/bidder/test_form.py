@@ -55,7 +55,7 @@ def _creative(**fields: Any) -> Creative:
 
 def _opportunity(skippable: bool = True, native_request: str = NATIVE_REQUEST, protocol: int = 3) -> Opportunity:
     video = SimpleNamespace(
-        skippable=skippable, skip_min_seconds=0, skip_after_seconds=0, protocols=frozenset({protocol})
+        skippable=skippable, skip_min_seconds=0, skip_after_seconds=0, protocols=frozenset({protocol}), audio=None
     )
     return cast(
         Opportunity,
@@ -148,6 +148,18 @@ def test_an_ad_that_can_be_skipped_says_so(slot: dict[str, Any], want: str) -> N
     bid = msgspec.json.decode(_filled(made, _offer(creative, opportunity)), type=Bid)
     assert bid.attr == ([6, 16] if want else [6])
     assert (f'skipoffset="{want}"' in bid.adm) if want else "skipoffset" not in bid.adm
+
+
+def test_beside_a_video_an_audio_ad_is_written_for_the_audio_slot() -> None:
+    slots = [msgspec.convert({"protocols": [protocol]}, Video) for protocol in (2, 7)]
+    made, opportunity = Forms(BASE, SIGNER, Profile(name="x")), _opportunity()
+    opportunity.video = read(Imp(video=slots[0], audio=slots[1]), None).video  # type: ignore[misc]
+    fields = {"markup": "https://c/a", "duration_seconds": 15}
+    for kind, protocol, version in ((MediaFormat.VIDEO, 2, "2.0"), (MediaFormat.AUDIO, 7, "4.0")):
+        offer = _offer(_creative(format=kind, **fields), opportunity)
+        bid = msgspec.json.decode(_filled(made, offer), type=Bid)
+        assert bid.protocol == protocol
+        assert f'<VAST version="{version}"' in bid.adm
 
 
 def test_a_bid_states_the_categories_of_the_exchange_s_taxonomy() -> None:

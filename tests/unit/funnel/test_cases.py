@@ -81,7 +81,8 @@ def catalogue(given: dict[str, list[dict[str, Any]]]) -> Catalogue:
 def impression(given: dict[str, Any]) -> Opportunity:
     fields = {**IMPRESSION, **given}
     if fields["video"] is not None:
-        fields["video"] = {**VIDEO, **fields["video"]}
+        audio = fields["video"].get("audio")
+        fields["video"] = {**VIDEO, **fields["video"], "audio": audio and {**VIDEO, **audio}}
     fields["deals"] = [{"auction": 1, "floor_micros_cpm": 0, **deal} for deal in fields["deals"]]
     return msgspec.convert(fields, Opportunity)
 
