@@ -35,7 +35,7 @@ from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.request import BidRequest
 from dsp.pacing.bids import pace
 from dsp.pricing.bid import price
-from dsp.pricing.explore import UNMOVED, Explorer
+from dsp.pricing.explore import UNMOVED, draw
 from dsp.pricing.value import value_by_unit_micros_cpm
 from models.features.encode import request_row
 
@@ -62,7 +62,6 @@ class Auctioneer:
     journal: Journal
     tally: Tally
     scoring: Scoring
-    explorer: Explorer
     cohort: Cohort = field(default_factory=Cohort)
 
     async def answer(self, arrival: Arrival) -> Answer:
@@ -128,14 +127,14 @@ class Auctioneer:
         await run.mark(Stage.PREDICT)
         jitter, shading = UNMOVED, None
         if opportunity.first_price:
-            jitter = self.explorer.draw(opportunity.auction_id, opportunity.imp_id)
+            jitter = draw(opportunity.lot, self.config.first_price_explore_share)
             shading = state.landscapes.curve(features, opportunity.floor_micros_cpm)
         await run.mark(Stage.PRICE)
         per_mille, per_click, per_conversion, bid_min, bid_max = snapshot.terms_micros.take(rows, 0).T
         value = value_by_unit_micros_cpm(per_mille, per_click, per_conversion, pctr, pcvr)
         floors = chosen.floors_micros_cpm.astype(np.float64)
-        ids, auction_id = snapshot.line_item_ids, opportunity.auction_id
-        multiplier = pace(value, rows, state.controls, ids, floors, bid_min, auction_id, run.now_ms)
+        ids, lot = snapshot.line_item_ids, opportunity.lot
+        multiplier = pace(value, rows, state.controls, ids, floors, bid_min, lot, run.now_ms)
         prices = price(
             value,
             multiplier,

@@ -49,8 +49,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     predict_queue_rows_max: int = 16_384
     #: Share of an impression's worth to bid where the winner pays its bid and nothing is known yet of its prices.
     first_price_shade: float = 0.85
-    #: Share of first-price auctions, chosen by a keyed hash of their ids, in which bids are moved off the best price so
-    #: that the landscape is learned around it too.
+    #: Share of first-price auctions, chosen by lot, in which bids are moved off the best price so that the landscape is
+    #: learned around it too.
     first_price_explore_share: float = 0.02
     reload_interval_ms: int = 250  # how often a new snapshot, new controls and a new champion are looked for
     #: Share of requests kept for `explain`, chosen by a keyed hash of the auction id; raw, or without the user where

@@ -26,7 +26,6 @@ from dsp.kernel.ids import TokenSigner
 from dsp.kernel.tracing import Tracer
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
-from dsp.pricing.explore import Explorer
 from dsp.stream.port import EventLog
 from models.serving.batcher import Batcher
 
@@ -96,7 +95,6 @@ def wire(
         ),
         tally=Tally(profiles, tracer),
         scoring=Scoring(batcher, config.predict_ms_min, clock, serving.recent),
-        explorer=Explorer(deployment.secret(b"explore-key"), config.first_price_explore_share),
     )
     desk = NoticeDesk(
         config=config,

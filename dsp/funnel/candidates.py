@@ -1,6 +1,5 @@
 """Array functions that lead from bitmaps to candidates: plain arrays in, plain arrays out."""
 
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +7,6 @@ from numpy.typing import NDArray
 
 from dsp.targeting.bitmap import Positions
 
-_KEY = b"dsp.funnel.creative"
 _ODD = np.uint64(0xD1342543DE82EF95)
 
 
@@ -30,14 +28,13 @@ def spans(rows: Positions, start: Positions) -> Spans:
     return Spans(found, begins, counts)
 
 
-def draw(some: Spans, fitting: NDArray[np.bool_], lots: NDArray[np.uint64], auction_id: str) -> Positions:
+def draw(some: Spans, fitting: NDArray[np.bool_], lots: NDArray[np.uint64], lot: int) -> Positions:
     """Return one fitting creative of each line item that has any; each line item has a creative.
 
-    Every such creative of a line item has the same chance: the highest keyed hash of auction and creative wins, so a
-    replay draws the same. `lots` are distinct, and so are their hashes.
+    Every such creative of a line item has the same chance: the highest hash of its own lot and the impression's `lot`
+    wins. `lots` are distinct, and so are their hashes.
     """
-    digest = blake2b(auction_id.encode("utf-8", "surrogatepass"), digest_size=8, key=_KEY).digest()
-    drawn = (lots.take(some.creatives) ^ np.uint64(int.from_bytes(digest, "little"))) * _ODD * fitting
+    drawn = (lots.take(some.creatives) ^ np.uint64(lot)) * _ODD * fitting
     best = drawn == np.maximum.reduceat(drawn, some.begins).repeat(some.counts)
     best &= fitting  # a hash may be 0 too
     chosen: Positions = some.creatives[best]

@@ -7,8 +7,9 @@ from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.profile import Profile
 from dsp.privacy.policy import permissions
 
-#: Users are not looked up here, so their pseudonyms need not be those that the bidder makes.
-_USER_KEY = b"dsp.funnel.offered"
+#: Users are not looked up here and nothing hangs on what is drawn: pseudonyms and lots need not be the bidder's, whose
+#: key is a secret.
+_KEY = b"dsp.funnel.offered"
 
 
 def offered(body: bytes, profile: Profile, platform: Platform, at_ms: int) -> tuple[list[Opportunity], list[Refusal]]:
@@ -20,4 +21,4 @@ def offered(body: bytes, profile: Profile, platform: Platform, at_ms: int) -> tu
     request = decode_request(body)
     validate(request)
     allowed = permissions(request, platform.privacy_vendor_id, profile.country_default)
-    return opportunities(request, profile, allowed, platform.rates, _USER_KEY, at_ms)
+    return opportunities(request, profile, allowed, platform.rates, _KEY, at_ms)

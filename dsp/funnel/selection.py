@@ -102,7 +102,7 @@ def _choose(
     fitting = bitmap.held(matched, some.creatives)
     if opportunity.duration_floors is not None:
         fitting = _cheapest(some, fitting, snapshot, opportunity, opportunity.duration_floors)
-    creatives = candidates.draw(some, fitting, snapshot.creative_lots, opportunity.auction_id)
+    creatives = candidates.draw(some, fitting, snapshot.creative_lots, opportunity.lot)
     return _enter(best, creatives, stages.ways) if creatives.shape[0] == best.shape[0] else None
 
 

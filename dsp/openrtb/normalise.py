@@ -5,9 +5,10 @@ What all impressions of a request share is worked out once. Reasons are labels o
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from math import ceil, isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -44,7 +45,7 @@ def opportunities(
         profile: the exchange's.
         permissions: what privacy signals allow, from `dsp.privacy.policy`.
         rates: units of the book's currency per unit of each currency known.
-        key: of the keyed hash that makes user identifiers pseudonymous.
+        key: of the keyed hashes that make user identifiers pseudonymous and lots secret.
         now_ms: the request's arrival.
 
     Returns:
@@ -55,7 +56,7 @@ def opportunities(
     if label:
         return [], [(imp.id, label) for imp in request.imp]
     shared = _shared(request, profile, permissions, key)
-    auction = _Auction(profile, now_ms, _auction_type(request, profile), currency, rates)
+    auction = _Auction(profile, key, now_ms, _auction_type(request, profile), currency, rates)
     counts = Counter([imp.id for imp in request.imp]) if len(request.imp) > 1 else None
     found: list[Opportunity] = []
     refused: list[Refusal] = []
@@ -133,6 +134,7 @@ class _Auction(msgspec.Struct, frozen=True, gc=False):
     """What an impression is read with beside the request."""
 
     profile: Profile
+    key: bytes
     now_ms: int
     kind: int
     currency: str
@@ -185,6 +187,7 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
         imp.id,
         profile.name,
         auction.now_ms,
+        _lot(auction.key, request.id, imp.id, auction.now_ms),
         request.test == 1,
         kind != 2,
         min(request.tmax, TMAX_MS_MAX) if request.tmax > 0 else profile.tmax_default_ms,
@@ -219,6 +222,18 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
         max(profile.notice_ttl_seconds, min(imp.exp, profile.notice_ttl_seconds_max)),
         str(player.podid).lower() if player is not None else "",
     )
+
+
+def _lot(key: bytes, auction_id: str, imp_id: str, at_ms: int) -> int:
+    """Exchanges choose the ids, and one that sends again those that it liked the answer to is not to get it again."""
+    keyed = _keyed(key).copy()
+    keyed.update(f"{auction_id}\0{imp_id}\0{at_ms}".encode())
+    return int.from_bytes(keyed.digest(), "little")
+
+
+@lru_cache(maxsize=8)
+def _keyed(key: bytes) -> Any:
+    return blake2b(digest_size=8, key=key[:64], person=b"lot")
 
 
 def disclosure(request: BidRequest) -> Transparency | None:

@@ -78,6 +78,7 @@ class Opportunity(msgspec.Struct, frozen=True, gc=False):
     imp_id: str
     exchange: str
     at_ms: int
+    lot: int  # 64 bits that no stranger can foretell: all that is left to chance is drawn from them
     test: bool
     first_price: bool  # auction type of the open auction
     tmax_ms: int

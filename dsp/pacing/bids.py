@@ -31,7 +31,7 @@ def pace(
     line_item_ids: NDArray[np.int64],
     floors: NDArray[np.int64] | NDArray[np.float64],
     bid_min: NDArray[np.int64] | NDArray[np.float64],
-    auction_id: str,
+    lot: int,
     now_ms: int,
 ) -> NDArray[np.float64]:
     """Return what each candidate is to multiply its value by, float64 (K,); 0 keeps it out of this auction.
@@ -43,12 +43,12 @@ def pace(
         line_item_ids: of all line items, (N,).
         floors: micros per thousand, (K,).
         bid_min: the candidates' own lowest bids, (K,), a floor like any other; 0 for none.
-        auction_id: lots depend on it and on the line item, so all impressions of a request draw the same.
+        lot: the impression's; each line item draws its own from it.
         now_ms: wall time.
     """
     multiplier, rates = thin(value, controls.multiplier.take(rows), floors, bid_min)
     if rates is not None:
-        multiplier *= passes(auction_id, line_item_ids.take(rows), rates)
+        multiplier *= passes(lot, line_item_ids.take(rows), rates)
     if now_ms - controls.at_ms < LEFT_AGE_MS_MAX:
         paced = value * multiplier
         left = controls.left_micros_cpm.take(rows)

@@ -174,7 +174,7 @@ class Bidders:
         first_price, none, rows = np.full(count, auction.first_price), np.zeros(count, dtype=np.int64), np.arange(count)
         now_ms = process.clock.now_ms()
         controls = align(paced(self.controls), numbers)
-        multiplier = pace(value, rows, controls, numbers, floors, none, auction.id, now_ms)
+        multiplier = pace(value, rows, controls, numbers, floors, none, auction.lot, now_ms)
         multiplier[np.isin(numbers, list(self.paused_line_items))] = 0.0
         most = np.full(count, BID_MAX_MICROS_CPM)
         prices = price(value, multiplier, floors, first_price, SHADE, none, most)

@@ -10,6 +10,7 @@ from dsp.catalog.entities import Advertiser, Campaign, Catalogue, LineItem
 from dsp.catalog.status import Status
 from dsp.catalog.terms import Budget, Flight, Goal, GoalKind, PacingMode
 from dsp.kernel.money import Micros
+from loadtest.draw import Draw
 from loadtest.faults.platform import Owner
 
 #: Twelve minutes before midnight in New York; the day that begins is an hour short there.
@@ -45,6 +46,7 @@ class Auction(NamedTuple):
     """One impression for sale, and everything chance will do with it."""
 
     id: str
+    lot: int
     at_ms: int
     slot: int  # of the balancer's turn
     line_item_ids: tuple[int, ...]
@@ -73,6 +75,7 @@ def auctions(seed: int) -> tuple[Auction, ...]:
         found.append(
             Auction(
                 id=f"auction-{len(found)}",
+                lot=Draw("lot", seed, len(found)).integer(1 << 64),
                 at_ms=START_MS + int(at_ms),
                 slot=chance.randrange(1 << 20),
                 line_item_ids=tuple(wanted),

@@ -175,7 +175,7 @@ class _Day:
             return prices
         for chance in np.unique(supply.owners[part][rates < 1.0]).tolist():
             own = slice(int(supply.start[chance]) - part.start, int(supply.start[chance + 1]) - part.start)
-            passed = passes(supply.chances[chance].auction_id, snapshot.line_item_ids[rows[own]], rates[own])
+            passed = passes(supply.chances[chance].lot, snapshot.line_item_ids[rows[own]], rates[own])
             prices[own] *= passed
         return prices
 

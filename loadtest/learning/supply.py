@@ -37,6 +37,7 @@ class Chance(NamedTuple):
     at_ms: int
     exchange: str
     auction_id: str
+    lot: int
     slot: Slot
     first_price: bool
     context: market.Context  # what rivals and people look at
@@ -124,7 +125,7 @@ def _auctions(
         source = request.source
         user_key = opportunity.user_key if opportunity.may_store else ""
         chance = Chance(
-            at_ms, source.exchange, request.id, slot, source.first_price, context, deals, user_key,
+            at_ms, source.exchange, request.id, opportunity.lot, slot, source.first_price, context, deals, user_key,
             opportunity.may_personalise,
         )  # fmt: skip
         ads = [

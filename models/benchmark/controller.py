@@ -67,4 +67,4 @@ def replay(
 def _paced(value_micros_cpm: float, multiplier: float, left_micros_cpm: int, now_ms: int) -> float:
     controls = ControlColumns(np.array([multiplier]), np.array([float(left_micros_cpm)]), now_ms)
     values, none = np.array([value_micros_cpm]), _NONE_MICROS_CPM
-    return float(pace(values, _ROW, controls, _LINE_ITEM, none, none, "", now_ms)[0])
+    return float(pace(values, _ROW, controls, _LINE_ITEM, none, none, 0, now_ms)[0])

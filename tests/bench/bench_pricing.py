@@ -84,7 +84,7 @@ def main() -> None:
     controls["pace_below_floors"] = ControlColumns(ones * 0.05, np.full(CANDIDATES, np.inf), NOW_MS)
 
     def paced(name: str) -> NDArray[np.float64]:
-        return pace(value, rows, controls[name], rows, least, bid_min, "an auction", NOW_MS)
+        return pace(value, rows, controls[name], rows, least, bid_min, 2**63, NOW_MS)
 
     def priced(shading: WinCurve) -> NDArray[np.int64]:
         return price(value, ones, least, first_price, shading, bid_min, bid_max, fixed)

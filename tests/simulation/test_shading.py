@@ -6,6 +6,7 @@ ones; only sockets are left out.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.profile import Profile
 from dsp.pricing.bid import price
-from dsp.pricing.explore import UNMOVED, Explorer, Jitter
+from dsp.pricing.explore import UNMOVED, Jitter, draw
 from dsp.pricing.landscape import WinCurve
 from dsp.privacy.policy import permissions
 from dsp.workers.hourly import HourlyFiles
@@ -90,12 +91,14 @@ def surplus(chance: Chance, price_micros_cpm: int) -> int:
     return chance.worth_micros_cpm - clearing.price_micros_cpm if clearing.won else 0
 
 
-def write_log(root: Path, feedback: str, explorer: Explorer) -> None:
+def write_log(root: Path, feedback: str, key: bytes) -> None:
     """Write the log of a day of constant shading, with the feedback of one kind of exchange."""
     bids, notices = [], []
     for number, chance in enumerate(chances(0, LEARNED)):
         opportunity = chance.opportunity
-        jitter = explorer.draw(opportunity.auction_id, opportunity.imp_id)
+        ids = f"{opportunity.auction_id}\0{opportunity.imp_id}"
+        lot = int.from_bytes(blake2b(ids.encode(), digest_size=8, key=key).digest(), "little")
+        jitter = draw(lot, EXPLORE)
         offered = bid(chance, CONSTANT, jitter)
         if not offered:
             continue
@@ -144,7 +147,7 @@ def write_log(root: Path, feedback: str, explorer: Explorer) -> None:
      ("silence", 0.8, b"dsp.pricing.explore"), ("silence", 0.65, b"b")],
 )  # fmt: skip
 def test_what_is_learned_from_a_constant_beats_it(tmp_path: Path, feedback: str, share: float, key: bytes) -> None:
-    write_log(tmp_path / "training", feedback, Explorer(key, EXPLORE))
+    write_log(tmp_path / "training", feedback, key)
     now_ms = START_MS + (LEARNED + 100) * STEP_MS
     found = landscapes.publish(tmp_path, now_ms, TrainingConfig(landscape_rows_min=2_000))
     assert found["with_context"] == 1, found

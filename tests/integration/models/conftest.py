@@ -27,7 +27,7 @@ SEGMENTS = ("auto", "gamer", "fashion", "travel")
 SITES = ("road.example", "play.example", "wear.example", "wander.example", "news.example")
 
 TEMPLATE = Opportunity(
-    auction_id="a", imp_id="1", exchange="demo-first", at_ms=START_MS, test=False, first_price=True, tmax_ms=100,
+    auction_id="a", imp_id="1", exchange="demo-first", at_ms=START_MS, lot=0, test=False, first_price=True, tmax_ms=100,
     formats=frozenset({"banner"}), sizes=((300, 250),), video=None, native_request="", mimes=frozenset(),
     apis=frozenset(), blocked_attributes=frozenset(), position=1, interstitial=False, rewarded=False, secure=True,
     floor_micros_cpm=100_000, placement="top", deals=(), private_auction=False, inventory="site",

@@ -1,5 +1,6 @@
 """An auctioneer with everything around it passed in, for tests of what auctions decide."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -21,7 +22,8 @@ from dsp.kernel.clock import ManualClock
 from dsp.kernel.config import Platform
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
-from dsp.pacing.columns import align
+from dsp.pacing.columns import align, paced
+from dsp.pacing.controller import Control, Controls
 from dsp.snapshot.build import build
 from models.serving.prior import PriorPredictor
 from tests.integration.bidder.world import catalogue
@@ -35,7 +37,15 @@ DAY_MS = 86_400_000
 class Market:
     """An auctioneer and what surrounds it, with money for both line items."""
 
-    def __init__(self, profile: Profile = PROFILE, money: int = 1_000_000, deal: bool = False) -> None:
+    def __init__(
+        self,
+        profile: Profile = PROFILE,
+        money: int = 1_000_000,
+        *,
+        deal: bool = False,
+        alike: bool = False,
+        key: bytes = b"k" * 16,
+    ) -> None:
         self.clock = ManualClock()
         self.profile = profile
         wanted = catalogue()
@@ -49,6 +59,8 @@ class Market:
             wanted = replace(
                 wanted, line_items=(*wanted.line_items, item), creatives=(*wanted.creatives, creative), deals=(terms,)
             )
+        if alike:  # a second creative of the first's size
+            wanted = replace(wanted, creatives=(*wanted.creatives, replace(wanted.creatives[0], id=103)))
         self.serving = Serving()
         snapshot = build(wanted, "v1", self.clock.now_ms())
         served = serve(snapshot, None)
@@ -62,7 +74,7 @@ class Market:
         self.leases.wants(self._elapsed_ms())
         self.leases.apply(LeaseReport(granted, 0), self._elapsed_ms())
         self.users, self.log = FakeUsers(), FakeLog()
-        deployment = Deployment(Platform(), {profile.name: profile}, [b"k" * 16])
+        deployment = Deployment(Platform(), {profile.name: profile}, [key])
         self.auctioneer, _, self.outbox = wire(
             deployment, CONFIG, self.clock, self.log, serving=self.serving, leases=self.leases, users=self.users
         )
@@ -70,6 +82,12 @@ class Market:
 
     def _elapsed_ms(self) -> int:
         return self.clock.elapsed_ns() // 1_000_000
+
+    def pace(self, multiplier: float) -> None:
+        """Let pacing leave so much of all values."""
+        told = Controls(at_ms=0, line_items={number: Control(multiplier=multiplier) for number in (10, 11, 12)})
+        controls = align(paced(told), self.state.served.snapshot.line_item_ids)
+        self.serving.swap(dataclasses.replace(self.state, controls=controls))
 
     def model(self, predictor: Any) -> None:
         fallback = PriorPredictor(version="fallback").prepare(self.state.served.ad_rows)

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from bidder.auction import Answer
+from bidder.config import BidderConfig
 from bidder.respond import Responder
 from dsp.events.schema import NoticeKind, SampledRequest, decode
 from dsp.events.topics import Topic
@@ -18,7 +20,7 @@ from dsp.openrtb.profile import Profile
 from dsp.pacing.columns import align, paced
 from dsp.pacing.controller import Control, Controls
 from dsp.pacing.dual import concave_bid
-from dsp.pricing.explore import FACTORS, Explorer
+from dsp.pricing.explore import FACTORS
 from dsp.pricing.landscape import WinCurve
 from models.serving.landscape import Landscapes
 from models.serving.predictor import Asked, Predictions
@@ -85,8 +87,8 @@ async def test_a_landscape_prices_first_price_auctions_and_no_others() -> None:
 
 async def test_explored_prices_are_logged_with_their_propensity() -> None:
     market = Market()
-    heard = Heard(market.outbox)
-    market.auctioneer = dataclasses.replace(market.auctioneer, explorer=Explorer(b"key", 0.5), journal=heard)
+    heard, config = Heard(market.outbox), BidderConfig(first_price_explore_share=0.5)
+    market.auctioneer = dataclasses.replace(market.auctioneer, config=config, journal=heard)
     await market.ask({**bid_request("second"), "at": 2})
     assert [(bid.jitter, bid.propensity) for bid in heard.bids] == [(1.0, 1.0)]
     heard.bids.clear()
@@ -126,16 +128,47 @@ async def test_a_bid_is_cut_to_what_is_left_of_the_day() -> None:
 
 async def test_below_the_floor_pacing_throws_a_lot() -> None:
     market = Market()
-    half = Controls(at_ms=0, line_items={number: Control(multiplier=0.5) for number in (10, 11, 12)})
-    controls = align(paced(half), market.state.served.snapshot.line_item_ids)
-    market.serving.swap(dataclasses.replace(market.state, controls=controls))
-    request = bid_request("a")
-    request["imp"][0]["bidfloor"] = 3.0  # worth 5.00, of which pacing leaves 2.50
-    answers = [await market.ask({**request, "id": f"a{number}"}) for number in range(200)]
+    market.pace(0.5)
+    answers = [await market.ask(dear_request(f"a{number}")) for number in range(200)]
     prices = [bid["price"] for _, bids in answers for bid in bids]
     assert 60 < len(prices) < 140  # (2.5 / 3) ** 4 = 0.48
     assert min(prices) >= 3.0
     assert max(prices) < 3.04
+
+
+def dear_request(auction_id: str) -> dict[str, Any]:
+    """Return a request whose floor is above the 2.50 that pacing leaves of 5.00."""
+    request = bid_request(auction_id)
+    request["imp"][0]["bidfloor"] = 3.0
+    return request
+
+
+async def test_an_exchange_cannot_choose_ids_that_pacing_lets_pass() -> None:
+    """It may run this code itself, but for the secret, and send again what has passed once."""
+    theirs, ours = Market(key=b"no more than a guess"), Market()
+    theirs.pace(0.5)
+    ours.pace(0.5)
+    chosen = [one for one in (f"a{number}" for number in range(400)) if (await theirs.ask(dear_request(one)))[1]]
+    assert 140 < len(chosen) < 250
+    passed = [one for one in chosen if (await ours.ask(dear_request(one)))[1]]
+    assert 0.35 < len(passed) / len(chosen) < 0.61
+    ours.clock.advance(1)
+    again = [one for one in passed if (await ours.ask(dear_request(one)))[1]]
+    assert 0.3 < len(again) / len(passed) < 0.66
+
+
+async def test_an_exchange_cannot_choose_ids_that_draw_a_creative() -> None:
+    theirs, ours = Market(alike=True, key=b"no more than a guess"), Market(alike=True)
+
+    async def drawn(market: Market, auction_id: str) -> str:
+        _, (bid,) = await market.ask(bid_request(auction_id))
+        return str(bid["crid"])
+
+    wanted = await drawn(theirs, "a")
+    chosen = [one for one in (f"a{number}" for number in range(200)) if await drawn(theirs, one) == wanted]
+    assert 60 < len(chosen) < 140
+    found = [one for one in chosen if await drawn(ours, one) == wanted]
+    assert 0.3 < len(found) / len(chosen) < 0.7
 
 
 async def test_a_deal_bid_goes_before_a_higher_open_bid() -> None:

@@ -27,9 +27,10 @@ CASES = Path(__file__).parents[2] / "cases" / "funnel"
 NOW = "2025-06-16T10:00:00+00:00"  # a Monday
 
 IMPRESSION: dict[str, Any] = {
-    "auction_id": "auction", "imp_id": "1", "exchange": "alpha", "at_ms": 0, "test": False, "first_price": True,
-    "tmax_ms": 100, "formats": ["banner"], "sizes": [[300, 250]], "video": None, "native_request": "", "mimes": [],
-    "apis": [], "blocked_attributes": [], "position": 0, "interstitial": False, "rewarded": False, "secure": False,
+    "auction_id": "auction", "imp_id": "1", "exchange": "alpha", "at_ms": 0, "lot": 1, "test": False,
+    "first_price": True, "tmax_ms": 100, "formats": ["banner"], "sizes": [[300, 250]], "video": None,
+    "native_request": "", "mimes": [], "apis": [], "blocked_attributes": [], "position": 0,
+    "interstitial": False, "rewarded": False, "secure": False,
     "floor_micros_cpm": 500_000, "placement": "", "deals": [], "private_auction": False,
     "inventory": "site", "domain": "news.example", "bundle": "", "publisher": "",
     "categories": [], "content_language": "", "device": "desktop", "os": "", "os_version": "", "browser": "",

@@ -77,6 +77,22 @@ def test_nobody_is_nobody(device: Device) -> None:
     assert user_key(None, None, "one", KEY) == ""
 
 
+def test_a_lot_hangs_on_secret_ids_and_time() -> None:
+    """All of them: ids that were sent before draw anew, and the bidders of a deployment draw alike."""
+
+    def lots(auction_id: str = "a", key: bytes = KEY, at_ms: int = 7) -> list[int]:
+        body = {"id": auction_id, "imp": [{"id": one, "banner": {"w": 300, "h": 250}} for one in ("1", "2")]}
+        read = decode_request(json.dumps(body).encode())
+        found, _ = opportunities(read, PROFILES["openrtb"], permissions(read, 100, ""), {"USD": 1.0}, key, at_ms)
+        return [one.lot for one in found]
+
+    assert lots() == lots()
+    drawn = [*lots(), *lots("b"), *lots(key=b"another"), *lots(at_ms=8), *lots(key=b"k" * 100)]
+    assert len(set(drawn)) == len(drawn) == 10
+    assert all(0 <= lot < 2**64 for lot in drawn)
+    assert max(drawn) > 2**62
+
+
 def _lines(name: str) -> list[bytes]:
     path = RECORDED / name
     if not path.exists():
