@@ -43,8 +43,8 @@ LEDGER_SECONDS_MAX = 20.0
 TRAIN_SECONDS_MAX = 240.0
 #: Behind bidder and workers, and not so far that it would starve where others use the machine.
 TRAIN_NICE = 10
-#: The flights in the catalogue end so long after it was loaded: a little after the demo's last request.
-FLIGHT_MARGIN_SECONDS = 10
+#: The flights in the catalogue end so long after the demo's last request, as training takes longer on a busy machine.
+FLIGHT_MARGIN_SECONDS = 25
 #: People of the demo click and convert within seconds, so there is no need to wait for more.
 SETTINGS = {
     "DSP_TRAINING_MATURITY_SECONDS": "6",

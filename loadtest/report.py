@@ -136,7 +136,12 @@ def show(console: Console, report: Report, paths: Mapping[str, Path]) -> None:
     console.rule(Text("The closed loop: bid, win, bill, click, learn", style="bold"))
     console.print(Group(_grid(_funnel(report), _service(report)), _grid(_money(report), _models(report))))
     console.print(
-        Panel(_campaigns(report.campaigns), title="spend against plan", title_align="left", border_style="grey50")
+        Panel(
+            _campaigns(report.campaigns),
+            title="spend against plan, as of the last request",
+            title_align="left",
+            border_style="grey50",
+        )
     )
     console.print(
         Panel(_reasons(report.no_bid_reasons), title="why there was no bid", title_align="left", border_style="grey50")
