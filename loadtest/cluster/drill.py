@@ -95,9 +95,9 @@ async def _drill(drive: Drive, running: Servers, fault: Fault) -> Drill:
     if not usual:
         raise PlatformError(f"nothing was bid on before: {fault.name}")
     tally = truth.begin(fault.name)
-    await fault.act(scene)
+    await asyncio.to_thread(fault.act, scene)
     await asyncio.sleep(fault.hold_seconds)
-    await fault.mend(scene)
+    await asyncio.to_thread(fault.mend, scene)
     mended = time.monotonic()
     if fault.run_dry:
         await _run_dry(drive, usual)

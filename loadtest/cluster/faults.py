@@ -5,10 +5,10 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
@@ -41,21 +41,12 @@ class Scene:
         found = sorted(processes(self.drive.platform).items())
         return [pid for name, pid in found if name.startswith(prefix) and pid]
 
-    @asynccontextmanager
-    async def log(self) -> AsyncIterator[EventLog]:
-        """Open the platform's event log."""
-        found = event_log(self.drive.platform.settings, SystemClock())
-        await found.open()
-        try:
-            yield found
-        finally:
-            await found.close()
+
+#: Runs in a thread, and returns when it is done.
+Act = Callable[[Scene], object]
 
 
-Act = Callable[[Scene], Awaitable[None]]
-
-
-async def _nothing(_: Scene) -> None:
+def _nothing(_: Scene) -> None:
     """What mends itself."""
 
 
@@ -72,73 +63,26 @@ class Fault:
 
 
 def _kill(prefix: str) -> Act:
-    async def act(scene: Scene) -> None:
-        os.kill(scene.pids(prefix)[0], signal.SIGKILL)
-
-    return act
+    return lambda scene: os.kill(scene.pids(prefix)[0], signal.SIGKILL)
 
 
-async def _kill_one_broker(scene: Scene) -> None:
-    scene.servers.kafka.end(0, signal.SIGKILL)
+def _signal_valkey(number: signal.Signals) -> Act:
+    return lambda scene: os.kill(scene.servers.valkey.pid, number)
 
 
-async def _start_one_broker(scene: Scene) -> None:
-    await asyncio.to_thread(scene.servers.kafka.launch, 0)
-    await asyncio.to_thread(scene.servers.kafka.wait, 0)
-
-
-async def _kill_all_brokers(scene: Scene) -> None:
-    for node in range(len(scene.servers.kafka.ports)):
-        scene.servers.kafka.end(node, signal.SIGKILL)
-
-
-async def _start_all_brokers(scene: Scene) -> None:
-    await asyncio.to_thread(scene.servers.kafka.start)
-
-
-async def _kill_valkey(scene: Scene) -> None:
-    scene.servers.valkey.kill()
-
-
-async def _start_valkey(scene: Scene) -> None:
-    await asyncio.to_thread(scene.servers.valkey.start)
-
-
-async def _lose_valkey(scene: Scene) -> None:
+def _lose_valkey(scene: Scene) -> None:
     scene.servers.valkey.kill()
     scene.servers.valkey.lose()
 
 
-async def _slow_valkey(scene: Scene) -> None:
-    scene.servers.proxy.delay(SLOW_MS // 2)  # each way
+def _start_one_broker(scene: Scene) -> None:
+    scene.servers.kafka.launch(0)
+    scene.servers.kafka.wait(0)
 
 
-async def _fast_valkey(scene: Scene) -> None:
-    scene.servers.proxy.delay(0)
-
-
-async def _hang_valkey(scene: Scene) -> None:
-    os.kill(scene.servers.valkey.pid, signal.SIGSTOP)
-
-
-async def _wake_valkey(scene: Scene) -> None:
-    os.kill(scene.servers.valkey.pid, signal.SIGCONT)
-
-
-async def _kill_postgres(scene: Scene) -> None:
-    await asyncio.to_thread(scene.servers.postgres.kill)
-
-
-async def _start_postgres(scene: Scene) -> None:
-    await asyncio.to_thread(scene.servers.postgres.start)
-
-
-async def _set_clocks(scene: Scene) -> None:
-    scene.servers.clock.ahead(CLOCK_SECONDS)
-
-
-async def _set_clocks_back(scene: Scene) -> None:
-    scene.servers.clock.ahead(0)
+def _kill_all_brokers(scene: Scene) -> None:
+    for node in range(len(scene.servers.kafka.ports)):
+        scene.servers.kafka.end(node, signal.SIGKILL)
 
 
 def _limit_files(scene: Scene, size: int) -> None:
@@ -146,48 +90,60 @@ def _limit_files(scene: Scene, size: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-async def _fill_disk(scene: Scene) -> None:
+def _fill_disk(scene: Scene) -> None:
     """Take Kafka away, so that the bidders write to disk, and let none of their files grow."""
     _limit_files(scene, 0)
-    await _kill_all_brokers(scene)
+    _kill_all_brokers(scene)
 
 
-async def _free_disk(scene: Scene) -> None:
+def _free_disk(scene: Scene) -> None:
     _limit_files(scene, resource.RLIM_INFINITY)
-    await _start_all_brokers(scene)
+    scene.servers.kafka.start()
 
 
-async def _copy_records(scene: Scene) -> None:
+def _on_log(work: Callable[[EventLog], Coroutine[Any, Any, None]]) -> Act:
+    """Return what does this with the platform's event log."""
+
+    async def act(scene: Scene) -> None:
+        log = event_log(scene.drive.platform.settings, SystemClock())
+        await log.open()
+        try:
+            await work(log)
+        finally:
+            await log.close()
+
+    return lambda scene: asyncio.run(act(scene))
+
+
+async def _copy_records(log: EventLog) -> None:
     """Append the latest notices once more, in another order."""
-    async with scene.log() as log:
-        position: Position = {}
-        entries: list[Entry] = []
-        while True:
-            batch = await log.read(Topic.NOTICES, position, _READ)
-            entries += [Entry(record.key, record.value) for record in batch.records]
-            position = batch.position
-            if batch.end:
-                break
-        copied = entries[-_COPIED:]
-        Random(1).shuffle(copied)  # noqa: S311 - no secret
-        await log.append(Topic.NOTICES, copied)
+    position: Position = {}
+    entries: list[Entry] = []
+    while True:
+        batch = await log.read(Topic.NOTICES, position, _READ)
+        entries += [Entry(record.key, record.value) for record in batch.records]
+        position = batch.position
+        if batch.end:
+            break
+    copied = entries[-_COPIED:]
+    Random(1).shuffle(copied)  # noqa: S311 - no secret
+    await log.append(Topic.NOTICES, copied)
 
 
-async def _poison(scene: Scene) -> None:
-    async with scene.log() as log:
-        await log.append(Topic.NOTICES, [Entry(str(number), b"\xff no event") for number in range(_POISON)])
+async def _poison(log: EventLog) -> None:
+    await log.append(Topic.NOTICES, [Entry(str(number), b"\xff no event") for number in range(_POISON)])
 
 
-async def _rebalance(scene: Scene) -> None:
+def _rebalance(scene: Scene) -> None:
     """Let shares of the notices change hands in the middle of batches: a third ledger worker comes, and dies."""
     for _ in range(2):
         third = scene.drive.platform.start("dsp", "worker", "ledger")
-        await asyncio.sleep(HOLD_SECONDS)
+        time.sleep(HOLD_SECONDS)
         third.kill()
-        await asyncio.to_thread(third.wait)
+        third.wait()
 
 
-async def _restart(scene: Scene) -> None:
+def _restart(scene: Scene) -> None:
     """Replace all processes, one after the other, as for a new version."""
     before = processes(scene.drive.platform)
     scene.drive.platform.restart()
@@ -196,7 +152,7 @@ async def _restart(scene: Scene) -> None:
         now = processes(scene.drive.platform)
         if len(now) == len(before) and all(now.values()) and not set(now.values()) & set(before.values()):
             return
-        await asyncio.sleep(0.2)
+        time.sleep(0.2)
     raise PlatformError("the rolling restart did not end in time")
 
 
@@ -205,17 +161,38 @@ FAULTS = (
     Fault("a ledger worker killed", _kill("ledger")),
     Fault("rolling restart of all processes", _restart),
     Fault("ledger workers come and go in mid-batch", _rebalance),
-    Fault("notices duplicated and reordered in Kafka", _copy_records),
-    Fault("records that are no events", _poison),
-    Fault("one Kafka broker of three killed", _kill_one_broker, _start_one_broker),
-    Fault("all Kafka brokers killed for a minute", _kill_all_brokers, _start_all_brokers, 60.0),
+    Fault("notices duplicated and reordered in Kafka", _on_log(_copy_records)),
+    Fault("records that are no events", _on_log(_poison)),
+    Fault(
+        "one Kafka broker of three killed",
+        lambda scene: scene.servers.kafka.end(0, signal.SIGKILL),
+        _start_one_broker,
+    ),
+    Fault("all Kafka brokers killed for a minute", _kill_all_brokers, lambda scene: scene.servers.kafka.start(), 60.0),
     Fault("the same, and the bidders' disk full", _fill_disk, _free_disk),
-    Fault("Valkey 50 ms slow", _slow_valkey, _fast_valkey),
-    Fault("Valkey hung", _hang_valkey, _wake_valkey),
-    Fault("Valkey killed", _kill_valkey, _start_valkey),
+    Fault(
+        f"Valkey {SLOW_MS} ms slow",
+        lambda scene: scene.servers.proxy.delay(SLOW_MS // 2),  # each way
+        lambda scene: scene.servers.proxy.delay(0),
+    ),
+    Fault("Valkey hung", _signal_valkey(signal.SIGSTOP), _signal_valkey(signal.SIGCONT)),
+    Fault("Valkey killed", lambda scene: scene.servers.valkey.kill(), lambda scene: scene.servers.valkey.start()),
     # Bidders live on their leases for a while; then nobody gets money until all that may be outstanding has expired.
-    Fault("Valkey killed, its data gone", _lose_valkey, _start_valkey, recovery_seconds_max=300.0, run_dry=True),
-    Fault("PostgreSQL killed", _kill_postgres, _start_postgres),
+    Fault(
+        "Valkey killed, its data gone",
+        _lose_valkey,
+        lambda scene: scene.servers.valkey.start(),
+        recovery_seconds_max=300.0,
+        run_dry=True,
+    ),
+    Fault(
+        "PostgreSQL killed", lambda scene: scene.servers.postgres.kill(), lambda scene: scene.servers.postgres.start()
+    ),
     # Those of the platform's processes; Kafka's, which stamps what happens, is right.
-    Fault("clocks five minutes ahead, then back", _set_clocks, _set_clocks_back, 20.0),
+    Fault(
+        "clocks five minutes ahead, then back",
+        lambda scene: scene.servers.clock.ahead(CLOCK_SECONDS),
+        lambda scene: scene.servers.clock.ahead(0),
+        20.0,
+    ),
 )
