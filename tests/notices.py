@@ -1,10 +1,11 @@
-"""One bid's facts, and notices of bids like it, for tests that need some."""
+"""One bid, decisions and notices of bids like it, for tests that need some."""
 
 from typing import Any
 
 import msgspec
 
-from dsp.events.schema import BidCount, BidFacts, BidsSent, Notice, NoticeKind
+from dsp.events.schema import Bid, BidCount, BidFacts, BidsSent, Decision, Notice, NoticeKind
+from models.features.columns import FEATURE_HASH
 
 FACTS = BidFacts(
     exchange="exchange",
@@ -25,6 +26,19 @@ FACTS = BidFacts(
     day=20_000,
     value_micros=7,
 )
+BID = Bid(
+    facts=FACTS, ad_features=b"", request_features=b"", pctr=0.01, pcvr=0.05, value_micros_cpm=1, floor_micros_cpm=1,
+    first_price=True, pacing_multiplier=1.0,
+)  # fmt: skip
+
+
+def decision(*bids: Bid, feature_hash: str = FEATURE_HASH) -> Decision:
+    """Return the decision that made these bids of one auction."""
+    facts = bids[0].facts
+    return Decision(
+        auction_id=facts.auction_id, exchange=facts.exchange, at_ms=facts.bid_at_ms, bids=bids, snapshot_version="s",
+        model_version="prior", feature_hash=feature_hash,
+    )  # fmt: skip
 
 
 def notice(

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from dsp.events.schema import Bid, Decision, Event, Notice, NoticeKind
+from dsp.events.schema import Decision, Event, Notice, NoticeKind
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
-from tests.notices import FACTS
+from tests import notices
+from tests.notices import BID, FACTS
 
 PHONE, DESKTOP = 1, 2
 _DEVICE, _FORMAT = REQUEST_COLUMNS.index("device"), AD_COLUMNS.index("format")
@@ -35,14 +36,8 @@ def ad() -> np.ndarray:
 
 def decision(bid_id: str, at_ms: int, device: int, feature_hash: str = FEATURE_HASH) -> Decision:
     facts = msgspec.structs.replace(FACTS, bid_id=bid_id, auction_id=bid_id, bid_at_ms=at_ms)
-    bid = Bid(
-        facts=facts, ad_features=ad().tobytes(), request_features=request(device).tobytes(), pctr=0.01, pcvr=0.05,
-        value_micros_cpm=1, floor_micros_cpm=1, first_price=True, pacing_multiplier=1.0,
-    )  # fmt: skip
-    return Decision(
-        auction_id=bid_id, exchange="e", at_ms=at_ms, bids=(bid,), snapshot_version="s", model_version="prior",
-        feature_hash=feature_hash,
-    )  # fmt: skip
+    features = {"ad_features": ad().tobytes(), "request_features": request(device).tobytes()}
+    return notices.decision(msgspec.structs.replace(BID, facts=facts, **features), feature_hash=feature_hash)
 
 
 def notice(bid_id: str, kind: NoticeKind, at_ms: int) -> Notice:

@@ -18,8 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, so that it needs no test runner
 
-from dsp.events.schema import Bid, Decision, Event, Notice, NoticeKind, decode, encode
-from models.features.columns import FEATURE_HASH
+from dsp.events.schema import Decision, Event, Notice, NoticeKind, decode, encode
+from models.features.logged import pack
 from models.features.platform import PLATFORM
 from models.serving.linear import Coordinates, LinearModel
 from models.serving.prior import OnlinePredictor, PriorPredictor
@@ -28,7 +28,7 @@ from models.training.learner import FTRL
 from models.training.pending import Target
 from models.training.rows import Rows
 from tests.bench.bench_network import ADS, CANDIDATES, ROUNDS, drawn_inputs, drawn_rows, measured
-from tests.notices import FACTS
+from tests.notices import BID, FACTS, decision
 
 RECORDS_OF = 20_000  # bids
 WON, CLICKED = 4, 100  # one in so many
@@ -72,16 +72,9 @@ def records(rate: float) -> list[tuple[int, bytes]]:
 
     for number in range(RECORDS_OF):
         at_ms, bid_id = int(BEGIN_MS + 1_000 * number / rate / WON), str(next(numbers))
-        facts = msgspec.structs.replace(FACTS, bid_id=bid_id, auction_id=bid_id)
-        bid = Bid(
-            facts=facts, ad_features=rows.ads[number].astype("<i8").tobytes(), pctr=0.01, pcvr=0.05, value_micros_cpm=1,
-            request_features=rows.requests[number].astype("<i8").tobytes(), floor_micros_cpm=1, first_price=True,
-            pacing_multiplier=1.0,
-        )  # fmt: skip
-        add(at_ms + 250, Decision(
-            auction_id=bid_id, exchange="e", at_ms=at_ms, bids=(bid,), snapshot_version="s", model_version="m",
-            feature_hash=FEATURE_HASH,
-        ))  # fmt: skip
+        facts = msgspec.structs.replace(FACTS, bid_id=bid_id, auction_id=bid_id, bid_at_ms=at_ms)
+        features = {"ad_features": pack(rows.ads[number]), "request_features": pack(rows.requests[number])}
+        add(at_ms + 250, decision(msgspec.structs.replace(BID, facts=facts, **features)))
         if number % WON == 0:
             add(at_ms + 500, Notice(kind=NoticeKind.WIN, facts=facts, at_ms=at_ms))
             add(at_ms + 700, Notice(kind=NoticeKind.BILL, facts=facts, at_ms=at_ms, cost_micros=900))

@@ -25,12 +25,12 @@ from loadtest.learning.play import Played, play
 from loadtest.learning.policy import Modelled
 from loadtest.learning.supply import Supply
 from models.evaluation.metrics import measure
-from models.features.columns import FEATURE_HASH
 from models.serving.predictor import Predictions
 from models.serving.prior import ConstantPredictor, OnlinePredictor
 from models.training import learner
 from models.training.learner import Learner
 from models.training.pending import Arrivals, Target
+from tests.notices import decision
 
 DECISIONS_LATE_MS = 250
 MATURITY_MS, ROOM, RESPONSES_MIN = 60_000, 50_000, 30
@@ -48,10 +48,7 @@ def records(of: Supply, played: Played, seed: int) -> Iterator[tuple[int, Event]
     for win in played.won:
         facts = told.facts_of(of, win)
         bid = log._bid(of, played.requests[win.chance], facts, win)
-        yield facts.bid_at_ms + DECISIONS_LATE_MS, Decision(
-            auction_id=facts.auction_id, exchange=facts.exchange, at_ms=facts.bid_at_ms, bids=(bid,),
-            snapshot_version="s", model_version="constant", feature_hash=FEATURE_HASH,
-        )  # fmt: skip
+        yield facts.bid_at_ms + DECISIONS_LATE_MS, decision(bid)
         for notice in told.notices_of(facts, win, seed):
             yield notice.at_ms, notice
 

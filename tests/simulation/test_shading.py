@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from dsp import registry
-from dsp.events.schema import Bid, BidFacts, Decision, Notice, NoticeKind
+from dsp.events.schema import Notice, NoticeKind
 from dsp.kernel.money import PRICE_MICROS_CPM_MAX, price_micros_from_cpm
 from dsp.openrtb.codec import decode_request
 from dsp.openrtb.normalise import opportunities
@@ -30,11 +31,12 @@ from loadtest.draw import Draw
 from loadtest.exchange import context_of
 from loadtest.market import rival_cpm
 from loadtest.traffic import Request, Slot, Source, Traffic
-from models.features.columns import FEATURE_HASH
 from models.features.encode import request_row
+from models.features.logged import pack
 from models.serving import landscape as serving
 from models.training import landscapes
 from models.training.config import TrainingConfig
+from tests.notices import BID, FACTS, decision
 
 SEED = 11
 START_MS = 1_750_000_000_000
@@ -103,23 +105,15 @@ def write_log(root: Path, feedback: str, key: bytes) -> None:
         if not offered:
             continue
         at_ms = opportunity.at_ms
-        facts = BidFacts(
-            exchange=EXCHANGE, auction_id=opportunity.auction_id, imp_id=opportunity.imp_id, bid_id=str(number),
-            advertiser_id=1, campaign_id=1, line_item_id=1, creative_id=1, price_micros_cpm=offered,
-            cost_micros_max=offered // 1_000, currency="USD", rate=1.0, bid_at_ms=at_ms, expires_at_ms=at_ms + 5_000,
-            lease_id="l", day=1,
+        facts = msgspec.structs.replace(
+            FACTS, exchange=EXCHANGE, auction_id=opportunity.auction_id, imp_id=opportunity.imp_id, bid_id=str(number),
+            price_micros_cpm=offered, cost_micros_max=offered // 1_000, bid_at_ms=at_ms, expires_at_ms=at_ms + 5_000,
         )  # fmt: skip
-        record = Bid(
-            facts=facts, ad_features=b"", pctr=0.0, pcvr=0.0, value_micros_cpm=chance.worth_micros_cpm,
-            floor_micros_cpm=opportunity.floor_micros_cpm, first_price=True, pacing_multiplier=1.0,
-            request_features=request_row(opportunity, None).astype("<i8").tobytes(), jitter=jitter.factor,
-            propensity=jitter.propensity,
+        record = msgspec.structs.replace(
+            BID, facts=facts, value_micros_cpm=chance.worth_micros_cpm, floor_micros_cpm=opportunity.floor_micros_cpm,
+            request_features=pack(request_row(opportunity, None)), jitter=jitter.factor, propensity=jitter.propensity,
         )  # fmt: skip
-        decision = Decision(
-            auction_id=opportunity.auction_id, exchange=EXCHANGE, at_ms=at_ms, bids=(record,), snapshot_version="s",
-            model_version="m", feature_hash=FEATURE_HASH,
-        )  # fmt: skip
-        bids += [(at_ms, row) for row in bid_rows(decision)]
+        bids += [(at_ms, row) for row in bid_rows(decision(record))]
         clearing = clear(Offer(chance.slot, "b", offered, "dsp", {}, "USD"), chance.rival_cpm, first_price=True)
         told = clearing.min_to_win_micros_cpm
         if clearing.won:

@@ -11,15 +11,17 @@ import pytest
 from dsp.catalog.entities import Advertiser, Campaign, Catalogue, Creative, LineItem, MediaFormat
 from dsp.catalog.status import Status
 from dsp.catalog.terms import Flight, Goal, GoalKind
-from dsp.events.schema import Bid, BidFacts, Decision, Notice, NoticeKind
+from dsp.events.schema import BidFacts, Notice, NoticeKind
 from dsp.openrtb.opportunity import DeviceKind, Opportunity
 from dsp.snapshot.build import Snapshot, build
 from dsp.workers.hourly import HourlyFiles
 from dsp.workers.training_rows import BIDS_SCHEMA, NOTICES_SCHEMA, bid_rows, notice_rows
 from models.features.columns import FEATURE_HASH
 from models.features.encode import ad_rows, request_row
+from models.features.logged import pack
 from models.training import nightly
 from models.training.config import TrainingConfig
+from tests.notices import BID, FACTS, decision
 
 START_MS = 1_750_000_000_000
 VERTICALS = ("IAB2", "IAB9", "IAB18", "IAB20")
@@ -129,7 +131,9 @@ def write_log(world: World) -> Writer:
             at_ms = start_ms + 10 * number
             opportunity, creative, rate = world.draw(rng, at_ms)
             facts = _facts(world, f"{seed}-{number}", opportunity, creative)
-            bids += [(at_ms, row) for row in bid_rows(_decision(facts, opportunity, rows[creative], feature_hash))]
+            features = {"ad_features": pack(rows[creative]), "request_features": pack(request_row(opportunity, None))}
+            bid = msgspec.structs.replace(BID, facts=facts, **features)
+            bids += [(at_ms, row) for row in bid_rows(decision(bid, feature_hash=feature_hash))]
             kinds = [NoticeKind.BILL, NoticeKind.IMPRESSION]
             if rng.random() < click_rate_of(rate):
                 clicks += 1
@@ -160,21 +164,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, write_log: Writer) -> Path
 def _facts(world: World, bid_id: str, opportunity: Opportunity, creative: int) -> BidFacts:
     shown = world.snapshot.creatives[creative]
     row = int(world.snapshot.creative_line_items[creative])
-    return BidFacts(
-        exchange=opportunity.exchange, auction_id=opportunity.auction_id, imp_id="1", bid_id=bid_id,
+    return msgspec.structs.replace(
+        FACTS, exchange=opportunity.exchange, auction_id=opportunity.auction_id, bid_id=bid_id,
         advertiser_id=world.snapshot.advertisers[row].id, campaign_id=world.snapshot.campaigns[row].id,
         line_item_id=shown.line_item_id, creative_id=shown.id, price_micros_cpm=1_000_000, cost_micros_max=1_000,
-        currency="USD", rate=1.0, bid_at_ms=opportunity.at_ms, expires_at_ms=opportunity.at_ms + 60_000,
-        lease_id="1-1-1", day=20_000,
-    )  # fmt: skip
-
-
-def _decision(facts: BidFacts, opportunity: Opportunity, ad: np.ndarray, feature_hash: str) -> Decision:
-    bid = Bid(
-        facts=facts, ad_features=ad.astype("<i8").tobytes(), pctr=0.01, pcvr=0.05, value_micros_cpm=1, first_price=True,
-        floor_micros_cpm=1, pacing_multiplier=1.0, request_features=request_row(opportunity, None).tobytes(),
-    )  # fmt: skip
-    return Decision(
-        auction_id=facts.auction_id, exchange=facts.exchange, at_ms=opportunity.at_ms, bids=(bid,),
-        snapshot_version="s1", model_version="prior", feature_hash=feature_hash,
+        bid_at_ms=opportunity.at_ms, expires_at_ms=opportunity.at_ms + 60_000,
     )  # fmt: skip

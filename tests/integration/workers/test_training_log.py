@@ -13,7 +13,7 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from dsp.events.schema import Bid, Decision, Notice, NoticeKind, encode
+from dsp.events.schema import Notice, NoticeKind, encode
 from dsp.events.topics import Topic
 from dsp.kernel.clock import ManualClock, SystemClock
 from dsp.kernel.errors import UnavailableError
@@ -22,7 +22,8 @@ from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Entry, Position
 from dsp.workers.config import WorkersConfig
 from dsp.workers.training_log import GROUP, TrainingLogJob
-from tests.notices import FACTS, bids_sent
+from tests.notices import BID, FACTS, bids_sent
+from tests.notices import decision as decided
 
 HOUR_MS = 3_600_000
 AT_MS = 1_748_865_600_000 + HOUR_MS // 2
@@ -33,29 +34,16 @@ BID_FACTS = msgspec.structs.replace(
 
 
 def decision(number: int, at_ms: int = AT_MS, bids: int = 1) -> Entry:
-    made = tuple(
-        Bid(
-            facts=msgspec.structs.replace(BID_FACTS, auction_id=f"auction-{number}", bid_id=f"bid-{number}-{index}"),
-            ad_features=b"\x01" * 16,
-            pctr=0.01,
-            pcvr=0.001,
-            value_micros_cpm=3_000_000,
-            floor_micros_cpm=500_000,
-            first_price=True,
-            pacing_multiplier=0.7,
-            request_features=b"\x02" * 24,
+    made = [
+        msgspec.structs.replace(
+            BID, ad_features=b"\x01" * 16, request_features=b"\x02" * 24, pcvr=0.001, value_micros_cpm=3_000_000,
+            floor_micros_cpm=500_000, pacing_multiplier=0.7, facts=msgspec.structs.replace(
+                BID_FACTS, auction_id=f"auction-{number}", bid_id=f"bid-{number}-{index}"
+            ),
         )
         for index in range(bids)
-    )
-    event = Decision(
-        auction_id=f"auction-{number}",
-        exchange="exchange",
-        at_ms=at_ms,
-        bids=made,
-        snapshot_version="r1",
-        model_version="prior",
-        feature_hash="abc",
-    )
+    ]  # fmt: skip
+    event = msgspec.structs.replace(decided(*made, feature_hash="abc"), at_ms=at_ms)
     return Entry(event.auction_id, encode(event))
 
 
@@ -175,7 +163,7 @@ async def test_rows_hold_what_was_decided_and_told(shop: Shop) -> None:
         "ad_features": b"\x01" * 16,
         "feature_hash": "abc",
         "model_version": "prior",
-        "snapshot_version": "r1",
+        "snapshot_version": "s",
         "challenger_pctr": None,
         "challenger_version": "",
     }

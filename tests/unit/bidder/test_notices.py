@@ -25,6 +25,7 @@ from dsp.pacing.columns import align
 from dsp.snapshot.build import build
 from models.serving.prior import PriorPredictor
 from tests.integration.bidder.world import LANDING, catalogue
+from tests.notices import FACTS
 from tests.people import has_bids
 from tests.unit.bidder.fakes import FakeLog, FakeUsers
 
@@ -77,23 +78,15 @@ class Desk:
         known: dict[str, object] = {
             "exchange": exchange,
             "auction_id": f"a-{bid_id}",
-            "imp_id": "1",
             "bid_id": bid_id,
-            "advertiser_id": 1,
-            "campaign_id": 2,
-            "line_item_id": 3,
-            "creative_id": 4,
             "price_micros_cpm": 4_000_000,
             "cost_micros_max": 4_000,
-            "currency": "USD",
-            "rate": 1.0,
             "bid_at_ms": now_ms,
             "expires_at_ms": now_ms + 60_000,
             "lease_id": "1-3-20000",
-            "day": 20_000,
             "user_key": "u",
         }
-        return BidFacts(**{**known, **fields})  # type: ignore[arg-type]
+        return replace(FACTS, **{**known, **fields})
 
     async def send(
         self, kind: NoticeKind, facts: BidFacts, signed_as: NoticeKind | None = None, **query: str
