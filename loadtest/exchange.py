@@ -206,7 +206,6 @@ def context_of(request: Request, slot: Slot) -> market.Context:
     """Return what the hidden models see of one impression."""
     place = request.property
     return market.Context(
-        exchange=request.source.exchange,
         format=slot.format,
         size=slot.size,
         position=slot.position,

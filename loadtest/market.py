@@ -32,7 +32,6 @@ _FLOOR_CPM_MIN = 0.05
 class Context:
     """What prices and responses depend on."""
 
-    exchange: str
     format: str
     size: str
     position: int

@@ -46,7 +46,6 @@ class Slot:
 class Request:
     """One bid request ready to send, and what the exchange knows beside it."""
 
-    index: int
     id: str
     source: Source
     body: bytes
@@ -118,7 +117,7 @@ class Traffic:
         if draw.chance(source.gzip_share):
             body = gzip.compress(body, 6, mtime=0)
             headers["Content-Encoding"] = "gzip"
-        return Request(index, request_id, source, body, headers, user, place, tuple(slots), payload)
+        return Request(request_id, source, body, headers, user, place, tuple(slots), payload)
 
 
 def _visited(draw: Draw, device: Device) -> Property:

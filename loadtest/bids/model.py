@@ -77,4 +77,4 @@ def _network(rows: Rows, seed: int) -> Network:
     weights = replace(
         drawn, cross_heads=drawn.cross_heads * _HEADS_SHARE, hidden_heads=drawn.hidden_heads * _HEADS_SHARE
     )
-    return Network(Inputs(layout, tables), weights, PLATFORM.content_hash, 0, 0.0)
+    return Network(Inputs(layout, tables), weights, PLATFORM.content_hash, 0)

@@ -16,7 +16,6 @@ class Schedule:
         self._world = world
         self._queue: list[tuple[int, int, Event]] = []
         self._order = count()
-        self.events = 0
 
     def at(self, at_ms: int, what: Event) -> None:
         """Plan an event; one in the past happens next."""
@@ -39,6 +38,5 @@ class Schedule:
         """Let everything happen that is due until `at_ms`."""
         while self._queue and self._queue[0][0] <= at_ms:
             self._world.at_ms, _, what = heappop(self._queue)
-            self.events += 1
             what()
         self._world.at_ms = at_ms

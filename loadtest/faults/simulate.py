@@ -50,7 +50,6 @@ class Outcome(NamedTuple):
 
     audit: Audit
     digest: str
-    events: int
 
 
 class Simulation:
@@ -84,7 +83,7 @@ class Simulation:
             self._schedule.until(START_MS + DURATION_MS + AFTER_MS)
             audit = self._platform.oracle.audit(self._platform.engine, CAMPAIGN_OF)
             self._say(f"{audit}")
-            return Outcome(audit, self._digest.hexdigest(), self._schedule.events)
+            return Outcome(audit, self._digest.hexdigest())
         finally:
             self._platform.close()
 

@@ -65,8 +65,6 @@ class Review(NamedTuple):
     reasons: tuple[str, ...]
     manifest: Mapping[str, Any]
     judged: str  # which rows these are, a sentence
-    from_ms: int
-    to_ms: int
     scores: tuple[Score, ...]
     grouped: str  # what GAUC goes by
     subject: str
@@ -142,8 +140,6 @@ def gather(
         reasons=tuple(verdict[1]),
         manifest=manifest,
         judged=judged.sentence,
-        from_ms=int(rows.at_ms[0]),
-        to_ms=int(rows.at_ms[-1]),
         scores=tuple(_score(name, values, keys, rows) for name, values in judged.predicted.items()),
         grouped=words(finest.name),
         subject=subject,

@@ -55,12 +55,12 @@ def fit(rows: Rows, spec: FeatureSpec, config: NetworkConfig, conversions: NDArr
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        steps, loss = Trainer(rows, spec, config, conversions).train(held_back)
+        steps = Trainer(rows, spec, config, conversions).steps(held_back)
         trainer = Trainer(rows, spec, config, conversions)
         trainer.repeat(round(steps * len(rows) / held_back))
     finally:
         torch.set_num_threads(threads)
-    return trainer.network(steps, loss)
+    return trainer.network(steps)
 
 
 class Trainer:
@@ -113,17 +113,15 @@ class Trainer:
     def _drawn(self, *size: int, deviation: float | None = None) -> NDArray[np.float64]:
         return self._rng.normal(0.0, deviation or 1.0 / math.sqrt(size[0]), size)
 
-    def train(self, held_back: int) -> tuple[int, float]:
-        """Train until the rows from `held_back` on, which are not learned from, are no longer predicted better.
+    def steps(self, held_back: int) -> int:
+        """Train until the rows from `held_back` on, which are not learned from, are no longer predicted better; return
+        after how many steps they were predicted best.
 
-        What is judged and kept is the running average of the parameters: single steps move all rates up and down.
-
-        Returns:
-            the number of steps that the best took, and its loss.
+        What is judged is the running average of the parameters: single steps move all rates up and down.
         """
         config = self._config
         count = len(self._data["labels"])
-        best, kept, waited = math.inf, (0, self._copy()), 0
+        best, best_step, waited = math.inf, 0, 0
         every = max(1, -(-held_back // config.batch_rows) // config.evaluations)
         for step, averaged in enumerate(self._learned(held_back), 1):
             if step % every:
@@ -131,11 +129,10 @@ class Trainer:
             loss = self._evaluate(averaged, held_back, count)
             waited += 1
             if loss < best:
-                best, kept, waited = loss, (step, {name: value.clone() for name, value in averaged.items()}), 0
+                best, best_step, waited = loss, step, 0
             if waited == config.patience:
                 break
-        steps, self._parameters = kept
-        return steps, best
+        return best_step
 
     def repeat(self, steps: int) -> None:
         """Train on all rows, for so many steps."""
@@ -161,9 +158,9 @@ class Trainer:
             found: Floats = self._logits(self._parameters, batch).numpy()
         return found
 
-    def network(self, steps: int, loss: float) -> Network:
+    def network(self, steps: int) -> Network:
         """Return what has been learned so far."""
-        return Network(Inputs(self._layout, self.tables()), self.weights(), self._spec, steps, loss)
+        return Network(Inputs(self._layout, self.tables()), self.weights(), self._spec, steps)
 
     def tables(self) -> Tables:
         """Return what is learned of values."""

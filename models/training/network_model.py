@@ -16,13 +16,12 @@ _CHUNK_ROWS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A trained network. `loss` is of the held-back rows when training ended, `steps` how many batches that took."""
+    """A trained network; `steps` is how many batches predict later rows best."""
 
     inputs: Inputs
     weights: NetworkWeights
     spec: str  # the content hash of the feature spec
     steps: int
-    loss: float
 
     def logits(self, requests: Int64s, ads: Int64s) -> NDArray[np.float64]:
         """Return log-odds before calibration, float64 (n, 2): click, and conversion given a click.

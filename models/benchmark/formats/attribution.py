@@ -73,7 +73,6 @@ def _crossed(values: NDArray[np.int64], cross: tuple[int, ...]) -> NDArray[np.in
 
 
 ATTRIBUTION = Format(
-    "attribution",
     FeatureSpec(
         request_columns=_REQUEST,
         ad_columns=(),

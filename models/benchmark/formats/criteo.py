@@ -65,7 +65,6 @@ def _level(count: int) -> int:
 
 
 CRITEO = Format(
-    "criteo",
     FeatureSpec(
         request_columns=(*_COUNTS, *_LEVELS, *_CATEGORIES),
         ad_columns=(),

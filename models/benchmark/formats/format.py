@@ -12,7 +12,6 @@ from models.training.rows import Rows
 class Format:
     """A kind of file. `advertiser` is the ad column whose values are scored apart, if there is one."""
 
-    name: str
     spec: FeatureSpec
     read: Callable[[Path], Rows]
     advertiser: str | None = None

@@ -128,4 +128,4 @@ def _weight(text: str) -> float:
     return weight
 
 
-IPINYOU = Format("ipinyou", _spec(), load, advertiser="advertiser")
+IPINYOU = Format(_spec(), load, advertiser="advertiser")

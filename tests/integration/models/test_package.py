@@ -56,7 +56,7 @@ def network(rows: Rows) -> NetworkHead:
     )
     inputs = Inputs(layout, Tables(keys, places, vectors, ages, query))
     weights = random_weights(NetworkShape(layout.width, 2, 8, (32, 16)), seed=2)
-    return NetworkHead(Network(inputs, weights, PLATFORM.content_hash, 0, 0.0).shifted(-2.0))
+    return NetworkHead(Network(inputs, weights, PLATFORM.content_hash, 0).shifted(-2.0))
 
 
 @pytest.fixture(scope="module")

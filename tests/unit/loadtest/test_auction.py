@@ -27,7 +27,7 @@ def request_with(**changes: Any) -> Request:
         ),
     )
     payload = request.payload | changes.get("payload", {})
-    return Request(request.index, request.id, request.source, b"", {}, request.user, request.property, slots, payload)
+    return Request(request.id, request.source, b"", {}, request.user, request.property, slots, payload)
 
 
 def bid_for(request: Request, **changes: Any) -> dict[str, Any]:
