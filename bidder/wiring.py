@@ -23,6 +23,7 @@ from dsp.events.topics import Topic
 from dsp.kernel.clock import Clock
 from dsp.kernel.config import Platform
 from dsp.kernel.ids import TokenSigner
+from dsp.kernel.keys import hash_key
 from dsp.kernel.tracing import Tracer
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
@@ -42,11 +43,8 @@ class Deployment(NamedTuple):
     keys: Sequence[bytes]  # that sign tokens, the current first
 
     def secret(self, purpose: bytes) -> bytes:
-        """Return a key for one purpose.
-
-        Users' pseudonyms outlive the rotation of signing keys as long as the oldest is listed last.
-        """
-        return hmac.digest(self.keys[-1], purpose, "sha256")
+        """Return a key for one purpose."""
+        return hmac.digest(hash_key(self.platform, self.keys), purpose, "sha256")
 
 
 class Sides(NamedTuple):

@@ -49,6 +49,9 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     currency_rates: dict[str, float] = msgspec.field(default_factory=lambda: {"USD": 1.0})
     #: Sign notice tokens; the first signs, all verify. Empty: generated once and kept in data_dir.
     signing_keys: list[Secret] = []
+    #: Of the hashes that make users' pseudonyms and decide what is left to chance, hexadecimal and the same for all
+    #: bidders. Empty: the last of `signing_keys`, whose rotation then has all users unknown and their caps begun anew.
+    hash_key: Secret = Secret("")
     #: One profile (TOML) for each exchange. Whoever reaches the bid port may use every one of them: keep only your own.
     exchanges_dir: str = "config/exchanges"
     #: Our id in the IAB's TCF vendor list, looked for in consent strings; 0: no consent is ever ours.

@@ -1,6 +1,7 @@
-"""The notice-signing keys: from the settings, or made once and kept in the data directory."""
+"""The keys that sign notices and the one of hashes: from the settings, or made once and kept in the data directory."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from dsp.kernel.config import Platform
@@ -21,6 +22,11 @@ def signing_keys(platform: Platform) -> list[bytes]:
     if not path.exists():
         _create(path)
     return [_from_hex(path.read_text(encoding="ascii", errors="replace"), str(path))]
+
+
+def hash_key(platform: Platform, signing: Sequence[bytes]) -> bytes:
+    """Return the key that those of single purposes are made of; raises as `signing_keys` does."""
+    return _from_hex(platform.hash_key, "platform.hash_key") if platform.hash_key else signing[-1]
 
 
 def _from_hex(text: str, name: str) -> bytes:

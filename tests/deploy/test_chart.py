@@ -28,6 +28,7 @@ SECRETS = {
     "DSP_PLATFORM_DATABASE_URL": "postgresql://dsp:hunter2@db/dsp",
     "DSP_PLATFORM_CACHE_URL": "redis://:hunter2@cache:6379/0",
     "DSP_PLATFORM_SIGNING_KEYS": json.dumps(["0123456789abcdef" * 4]),
+    "DSP_PLATFORM_HASH_KEY": "fedcba9876543210" * 4,
 }
 VALUES: dict[str, Any] = {"settings": {"bidder": {"notice_base_url": "https://notices.example"}}}
 FULL: dict[str, Any] = {
@@ -214,7 +215,7 @@ def test_processes_get_the_secrets_that_they_use_and_no_others(objects: list[dic
     }
     workers = {f"dsp-worker-{name.replace('_', '-')}" for name in METERED}
     assert found == {
-        "dsp-bidder": {"CACHE_URL", "SIGNING_KEYS", "DSP_BIDDER_HOLDER"},
+        "dsp-bidder": {"CACHE_URL", "SIGNING_KEYS", "HASH_KEY", "DSP_BIDDER_HOLDER"},
         "dsp-migrate": {"DATABASE_URL"},
         "dsp-nightly": set(),
         **{key: {"DATABASE_URL", "CACHE_URL"} for key in ("dsp-api", *workers)},
@@ -222,7 +223,7 @@ def test_processes_get_the_secrets_that_they_use_and_no_others(objects: list[dic
     }
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     assert "hunter2" not in json.dumps(objects)
-    assert not {"database_url", "cache_url", "signing_keys"} & set(values["settings"]["platform"])
+    assert not {"database_url", "cache_url", "signing_keys", "hash_key"} & set(values["settings"]["platform"])
 
 
 def test_a_bidder_has_time_to_drain(objects: list[dict[str, Any]]) -> None:

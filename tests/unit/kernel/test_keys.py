@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bidder.wiring import Deployment
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError, TokenError
 from dsp.kernel.ids import TokenSigner
@@ -59,6 +60,17 @@ def _read(writer: list[str], reader: list[str]) -> bytes:
 @pytest.mark.parametrize(("before", "after"), list(pairwise(STEPS)))
 def test_while_keys_rotate_every_process_reads_every_others_tokens(before: list[str], after: list[str]) -> None:
     assert [_read(one, other) for one in (before, after) for other in (before, after)] == [b"facts"] * 4
+
+
+def test_users_are_known_while_keys_rotate() -> None:
+    def found(keys: list[str], own: str) -> bytes:
+        platform = Platform(signing_keys=keys, hash_key=own)
+        return Deployment(platform, {}, signing_keys(platform)).secret(b"user-key")
+
+    assert {found(keys, OLD) for keys in STEPS} == {found(STEPS[0], "")}
+    assert found(STEPS[0], NEW) != found(STEPS[0], OLD)
+    with pytest.raises(ConfigError, match=r"platform\.hash_key"):
+        found(STEPS[0], "no key")
 
 
 @pytest.mark.parametrize(("writer", "reader"), [(STEPS[2], STEPS[0]), (STEPS[1], STEPS[3]), (STEPS[3], STEPS[0])])

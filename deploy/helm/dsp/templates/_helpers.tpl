@@ -46,7 +46,7 @@ DSP_PLATFORM_EXCHANGES_DIR: /etc/dsp/exchanges
 {{/* Secrets by reference: each process gets those that it uses, in `of`. */}}
 {{- define "dsp.secretEnv" -}}
 {{- $secrets := .root.Values.secrets }}
-{{- $variables := dict "database" "DATABASE_URL" "cache" "CACHE_URL" "signingKeys" "SIGNING_KEYS" }}
+{{- $variables := dict "database" "DATABASE_URL" "cache" "CACHE_URL" "signingKeys" "SIGNING_KEYS" "hashKey" "HASH_KEY" }}
 {{- range $secret := .of }}
 - name: DSP_PLATFORM_{{ get $variables $secret }}
   valueFrom:
