@@ -8,9 +8,6 @@ from dsp.kernel.money import Micros, price_micros_from_cpm
 from dsp.openrtb.price import PlainPrice, PriceCipher, cipher
 from dsp.openrtb.profile import Profile
 
-#: Exchanges round prices in their own currency, as we did when we bid: so many micros of it, or of the book's, above
-#: our bid are still our bid, and are billed as our bid.
-ROUNDING_MICROS_CPM = 10
 #: How the macros of exchanges look when nobody replaced them, raw or percent-encoded.
 _MACRO_MARKS = ("${", "%24%7B", "%24%7b", "%%", "{")
 _PLAIN = PlainPrice()
@@ -30,9 +27,11 @@ class PriceReader:
         """
         if _unstated(text):
             return None
-        price = _micros(self._ciphers[facts.exchange], facts, text)
-        # A test costs nothing, whatever price its notices are tried out with.
-        if facts.price_micros_cpm and price > facts.price_micros_cpm + ROUNDING_MICROS_CPM * max(1.0, facts.rate):
+        one = self._ciphers[facts.exchange]
+        price = _micros(one, facts, text)
+        # What rounding puts above our bid, in the exchange's currency or in the book's, is still our bid, and is billed
+        # as that. A test costs nothing, whatever price its notices are tried out with.
+        if facts.price_micros_cpm and price > facts.price_micros_cpm + one.rounding_micros_cpm * max(1.0, facts.rate):
             raise InputError("the price is above our bid", reason="price_above_bid")
         return min(price, facts.price_micros_cpm)
 

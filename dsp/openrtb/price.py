@@ -2,18 +2,24 @@
 
 The encrypted form is the one that Google and, under other names, several other exchanges use: 28 bytes in unpadded
 URL-safe base64, being a 16-byte initialisation vector, 8 bytes of price in micros XORed with HMAC-SHA1(encryption
-key, vector), and 4 bytes of HMAC-SHA1(integrity key, price and vector).
+key, vector), and 4 bytes of HMAC-SHA1(integrity key, price and vector). Those micros are what one impression costs with
+Google and OpenX, and a CPM with others: to take one for the other is to be wrong by a thousand.
 """
 
 import binascii
 import hmac
 from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
+from math import ceil
 from typing import Protocol
 
 from dsp.kernel.errors import InputError
-from dsp.kernel.money import MICROS_PER_UNIT, Micros
+from dsp.kernel.money import IMPRESSIONS_PER_MILLE, MICROS_PER_UNIT, Micros
 
-PRICE_CIPHERS = ("plain", "google")
+#: By name of an encrypted form, for how many impressions its micros are.
+_IMPRESSIONS = {"google": 1, "google_cpm": IMPRESSIONS_PER_MILLE}
+PRICE_CIPHERS = ("plain", *_IMPRESSIONS)
+#: Exchanges round prices in their own currency, as we did when we bid, by less than so many micros.
+_ROUNDING_MICROS_CPM = 10
 _VECTOR_BYTES = 16
 _PRICE_BYTES = 8
 _SIGNATURE_BYTES = 4
@@ -27,7 +33,12 @@ _UNKNOWN = ("", "AUDIT", "-1")
 
 
 class PriceCipher(Protocol):
-    """Turns the text of a price macro into a price and back. Prices are CPM in the exchange's currency."""
+    """Turns the text of a price macro into a price and back. Prices are CPM in the exchange's currency.
+
+    By less than `rounding_micros_cpm` a text may say more than the price was.
+    """
+
+    rounding_micros_cpm: Micros
 
     def decrypt(self, text: str) -> float:
         """Return the price; raises InputError (`price_missing`, `price_malformed`, `price_forged`, `price_absurd`)."""
@@ -56,6 +67,8 @@ class _Keys(Protocol):
 class PlainPrice:
     """The price as a decimal number."""
 
+    rounding_micros_cpm = _ROUNDING_MICROS_CPM
+
     def decrypt(self, text: str) -> float:
         _refuse_unknown(text)
         if len(text) > 32 or not text.isascii() or "_" in text:
@@ -70,12 +83,19 @@ class PlainPrice:
 
 
 class GooglePrice:
-    """The price encrypted and signed with two keys that the exchange gave us; one of those `before` is read as well."""
+    """The price encrypted and signed with two keys that the exchange gave us; one of those `before` is read as well.
 
-    def __init__(self, encryption_key: bytes, integrity_key: bytes, before: PriceCipher | None = None) -> None:
+    In clear it is the micros that so many `impressions` cost.
+    """
+
+    def __init__(
+        self, encryption_key: bytes, integrity_key: bytes, before: PriceCipher | None = None, impressions: int = 1
+    ) -> None:
         self._encryption_key = encryption_key
         self._integrity_key = integrity_key
         self._before = before
+        self._micros_per_cpm = MICROS_PER_UNIT * impressions // IMPRESSIONS_PER_MILLE
+        self.rounding_micros_cpm = max(_ROUNDING_MICROS_CPM, IMPRESSIONS_PER_MILLE // impressions)
 
     def decrypt(self, text: str) -> float:
         _refuse_unknown(text)
@@ -86,12 +106,12 @@ class GooglePrice:
             if self._before is not None:
                 return self._before.decrypt(text)
             raise InputError("the price's signature does not match", reason="price_forged")
-        return _sane(int.from_bytes(price, "big") / MICROS_PER_UNIT)
+        return _sane(int.from_bytes(price, "big") / self._micros_per_cpm)
 
     def encrypt(self, price: float, vector: bytes) -> str:
         if len(vector) != _VECTOR_BYTES:
             raise ValueError("the vector must be 16 bytes")
-        clear = round(price * MICROS_PER_UNIT).to_bytes(_PRICE_BYTES, "big")
+        clear = ceil(price * self._micros_per_cpm - 1e-4).to_bytes(_PRICE_BYTES, "big")  # as `cost_micros` rounds
         data = vector + _xor(clear, self._pad(vector)) + self._signature(clear, vector)
         return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
@@ -104,16 +124,17 @@ class GooglePrice:
 
 def cipher(profile: _Keys) -> PriceCipher:
     """Return the cipher a profile names."""
-    if profile.price_cipher != "google":
+    impressions = _IMPRESSIONS.get(profile.price_cipher)
+    if impressions is None:
         return PlainPrice()
     before = None
     if profile.price_encryption_key_before:
-        before = _google(profile.price_encryption_key_before, profile.price_integrity_key_before)
-    return _google(profile.price_encryption_key, profile.price_integrity_key, before)
+        before = _google(profile.price_encryption_key_before, profile.price_integrity_key_before, None, impressions)
+    return _google(profile.price_encryption_key, profile.price_integrity_key, before, impressions)
 
 
-def _google(encryption_key: str, integrity_key: str, before: PriceCipher | None = None) -> PriceCipher:
-    return GooglePrice(key_from_text(encryption_key), key_from_text(integrity_key), before)
+def _google(encryption_key: str, integrity_key: str, before: PriceCipher | None, impressions: int) -> PriceCipher:
+    return GooglePrice(key_from_text(encryption_key), key_from_text(integrity_key), before, impressions)
 
 
 def key_from_text(text: str) -> bytes:

@@ -21,7 +21,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     seat: str = "1"
     #: The notice that bills: "win" (nurl), "bill" (burl) or "imp" (our pixel in the markup).
     billing: str = "bill"
-    #: How ${AUCTION_PRICE} comes back: "plain", or "google" (encrypted and signed).
+    #: How ${AUCTION_PRICE} comes back: "plain", or encrypted and signed: "google" (what one impression costs, as Google
+    #: and OpenX send it) or "google_cpm" (a CPM, as others do who took Google's encryption over).
     price_cipher: str = "plain"
     #: Keys of the cipher, hexadecimal or base64.
     price_encryption_key: Secret = Secret("")
@@ -103,7 +104,7 @@ def _rules(profile: Profile, stem: str) -> list[Fault]:
         ("country_default", profile.country_default in ("", *COUNTRIES), "must be an ISO 3166-1 alpha-3 country"),
         *[(field, getattr(profile, field) > 0, "must be positive") for field in positive],
     ]
-    if profile.price_cipher == "google":
+    if profile.price_cipher != "plain":
         names = ["price_encryption_key", "price_integrity_key"]
         if profile.price_encryption_key_before or profile.price_integrity_key_before:
             names += [f"{name}_before" for name in names]

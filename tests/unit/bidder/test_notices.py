@@ -133,6 +133,14 @@ async def test_encrypted_prices_are_read_and_plain_ones_refused(desk: Desk) -> N
     assert [one.cost_micros for one in desk.written] == [3_000]
 
 
+@pytest.mark.parametrize(("clearing", "billed"), [(0.9, 900), (3.9991, 4_000), (4.002, None)])
+async def test_a_price_of_one_impression_is_rounded_more(desk: Desk, clearing: float, billed: int | None) -> None:
+    price = cipher(PROFILES["nurl"]).encrypt(clearing, b"v" * 16)
+    facts = replace(desk.facts("nurl"), price_micros_cpm=3_999_100)
+    assert await desk.send(NoticeKind.WIN, facts, p=price) == Outcome(400 if billed is None else 200)
+    assert [one.cost_micros for one in desk.written] == ([] if billed is None else [billed])
+
+
 @pytest.mark.parametrize("price", ["", "${AUCTION_PRICE}", "%24%7BAUCTION_PRICE%7D", "${AUCTION_PRICE:B64}"])
 async def test_without_a_price_it_bills_what_was_bid(desk: Desk, price: str) -> None:
     assert await desk.send(NoticeKind.BILL, desk.facts(), p=price) == Outcome(200)

@@ -4,6 +4,7 @@ import pytest
 
 from dsp.kernel.config import Secret
 from dsp.kernel.errors import InputError
+from dsp.kernel.money import cost_micros, price_micros_from_cpm
 from dsp.openrtb.price import GooglePrice, PlainPrice, cipher, key_from_text, quote
 from dsp.openrtb.profile import Profile
 
@@ -30,14 +31,22 @@ def _reason(one: PlainPrice | GooglePrice, text: str) -> str:
 
 @pytest.mark.parametrize(("text", "micros"), EXAMPLES)
 def test_published_examples(text: str, micros: int) -> None:
-    assert _google().decrypt(text) == micros / 1_000_000
-    assert _google().encrypt(micros / 1_000_000, b"abc123def456ghi7") == text
+    """The micros are what one impression costs: 1,900 are a CPM of 1.90."""
+    assert _google().decrypt(text) == micros / 1_000
+    assert _google().encrypt(micros / 1_000, b"abc123def456ghi7") == text
+    others = GooglePrice(key_from_text(ENCRYPTION), key_from_text(INTEGRITY), impressions=1_000)
+    assert others.decrypt(text) == micros / 1_000_000
+    assert others.encrypt(micros / 1_000_000, b"abc123def456ghi7") == text
 
 
 @pytest.mark.parametrize("price", [0.0, 0.000001, 1.0, 2.345678, 9_999.999999])
-def test_both_ciphers_return_what_went_in(price: float) -> None:
-    for one in (_google(), PlainPrice()):
+def test_ciphers_return_what_went_in(price: float) -> None:
+    for one in (GooglePrice(b"e", b"i", impressions=1_000), PlainPrice()):
         assert one.decrypt(one.encrypt(price, VECTOR)) == pytest.approx(price, abs=1e-9)
+    for one in (_google(), PlainPrice(), GooglePrice(b"e", b"i", impressions=1_000)):
+        back = price_micros_from_cpm(one.decrypt(one.encrypt(price, VECTOR)))
+        assert 0 <= back - price_micros_from_cpm(price) < one.rounding_micros_cpm
+        assert cost_micros(back) == cost_micros(price_micros_from_cpm(price))
 
 
 def test_every_changed_character_is_noticed() -> None:
@@ -90,7 +99,9 @@ def test_a_profile_names_its_cipher() -> None:
     assert isinstance(cipher(Profile(name="x")), PlainPrice)
     keys = {"price_encryption_key": Secret(ENCRYPTION), "price_integrity_key": Secret(INTEGRITY)}
     google = cipher(Profile(name="x", price_cipher="google", **keys))
-    assert google.decrypt(EXAMPLES[0][0]) == 0.0001
+    assert google.decrypt(EXAMPLES[0][0]) == 0.1
+    by_mille = cipher(Profile(name="x", price_cipher="google_cpm", **keys))
+    assert by_mille.decrypt(EXAMPLES[0][0]) == 0.0001
 
 
 def test_keys_rotate_without_a_price_that_cannot_be_read() -> None:
