@@ -152,7 +152,7 @@ class Platform:
         `nice` is how far it yields the processor to the others.
         """
         command = [sys.executable, "-m", *arguments]
-        name = _title(arguments).replace(" ", "-").replace("/", "_")[:60]
+        name = _file_name(arguments)
         with (self.logs / f"{name}.out").open("wb") as out, (self.logs / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
                 command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
@@ -165,7 +165,7 @@ class Platform:
 
     def output(self, process: subprocess.Popen[bytes], arguments: tuple[str, ...]) -> str:
         """Return the standard output of an ended command; raises PlatformError with its last words if it failed."""
-        name = _title(arguments).replace(" ", "-").replace("/", "_")[:60]
+        name = _file_name(arguments)
         if process.returncode != 0:
             raise PlatformError(
                 f"`{_title(arguments)}` ended with status {process.returncode}\n{self.tail(f'{name}.log')}"
@@ -267,3 +267,7 @@ def _environment(data_dir: Path, ports: Ports, exchanges: Path, settings: Mappin
 
 def _title(arguments: tuple[str, ...]) -> str:
     return " ".join(arguments[:2])
+
+
+def _file_name(arguments: tuple[str, ...]) -> str:
+    return _title(arguments).replace(" ", "-").replace("/", "_")[:60]

@@ -125,9 +125,7 @@ class Bench:
     @contextmanager
     def reference(self, core: int | None) -> Iterator[tuple[int, int]]:
         """Run the reference and yield the process's id and the port that it answers on."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
+        port = free_ports().bid
         process = self.platform.start("loadtest.bids.reference", str(port))
         try:
             _pin(process.pid, core)

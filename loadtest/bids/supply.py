@@ -5,17 +5,18 @@ bids of thousands, and a hash of the id would decide for all alike.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from dsp import funnel
+from dsp.kernel.config import Platform
 from dsp.kernel.errors import InputError
-from dsp.openrtb.codec import decode_request, validate
-from dsp.openrtb.normalise import opportunities
+from dsp.openrtb.codec import decode_request
 from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.profile import Profile
-from dsp.privacy.policy import permissions
 from loadtest.platform import VENDOR_ID
 from loadtest.replay import lines
 from loadtest.traffic import Source, Traffic
@@ -26,6 +27,8 @@ REQUESTS_MAX = 100_000
 SIMULATED = 20_000
 #: What stands in a request where the number of its sending goes; as long as the number.
 MARK = b"0f1e2d3c4b5a"
+#: What requests are read by, where no process of the platform runs.
+_PLATFORM = Platform(privacy_vendor_id=VENDOR_ID)
 _NUMBER = b"%012x"
 _SOURCE = Source(EXCHANGE, "2.6", True, 200, 1.0, deals=True)
 
@@ -75,13 +78,8 @@ def offered(bodies: Sequence[bytes], profile: Profile, now_ms: int) -> list[Oppo
     """Return what the platform sees in the requests that it understands."""
     found: list[Opportunity] = []
     for body in bodies:
-        try:
-            request = decode_request(body)
-            validate(request)
-        except InputError:
-            continue
-        allowed = permissions(request, VENDOR_ID, profile.country_default)
-        found += opportunities(request, profile, allowed, {"USD": 1.0}, b"k" * 32, now_ms)[0]
+        with suppress(InputError):
+            found += funnel.offered(body, profile, _PLATFORM, now_ms)[0]
     return found
 
 
