@@ -31,7 +31,7 @@ class Auctions:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, part: slice) -> "Auctions":
+    def __getitem__(self, part: slice | NDArray[np.bool_]) -> "Auctions":
         return Auctions(self.prices_micros_cpm[part], self.values[part], self.clicks[part])
 
     def episodes(self, length: int) -> Iterator["Auctions"]:

@@ -60,7 +60,7 @@ def scores(auctions: Auctions, length: int, rate_micros_cpm: float) -> dict[str,
 
 def bidders(sample: Auctions) -> dict[str, Bidder]:
     """Return the bidders; what they may know of the market is the sample's."""
-    valued = _chosen(sample, sample.values > 0.0) if (sample.values > 0.0).any() else sample
+    valued = sample[sample.values > 0.0] if (sample.values > 0.0).any() else sample
     prices = valued.prices_micros_cpm.astype(np.float64)
     values = np.where(valued.values > 0.0, valued.values, 1.0)  # without any value their scale is no matter
     shares = np.linspace(0.0, 1.0, _GRID) ** 2  # the finer the tighter the budget
@@ -99,7 +99,3 @@ def value_won(stream: Auctions, bids: Floats, length: int, rate_micros_cpm: floa
             at = at[bought + 1 :]
             at = at[stream.prices_micros_cpm[at] <= left]
     return value
-
-
-def _chosen(auctions: Auctions, rows: NDArray[np.bool_]) -> Auctions:
-    return Auctions(auctions.prices_micros_cpm[rows], auctions.values[rows], auctions.clicks[rows])

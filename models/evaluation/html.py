@@ -15,7 +15,6 @@ from models.evaluation.review import CONFIDENCE, Part, Parting, Review, Score
 from models.evaluation.style import CSS
 
 _ROWS_SHOWN = 15  # of a long table; the rest is folded
-_RATIO = svg.Axis(0.5, 2.0)
 #: The gate's results: how a person calls them, and the colour of that.
 _RESULTS: Mapping[str, tuple[str, str]] = {
     "promote": ("promoted", "good"),
@@ -126,7 +125,7 @@ def _score(score: Score) -> list[str]:
         _number(metrics.auc, ".4f"),
         _number(score.gauc, ".4f"),
         _number(metrics.pcoc, ".3f"),
-        svg.interval(metrics.pcoc, score.low, score.high, _RATIO, 1.0, _bounds(score.low, score.high)),
+        svg.ratio(metrics.pcoc, score.low, score.high, _bounds(score.low, score.high)),
         _number(metrics.ece, ".5f"),
     ]
 
@@ -171,7 +170,7 @@ def _parting(parting: Parting, review: Review) -> str:
             _number(part.found.metrics.normalised_entropy, ".4f"),
             _number(part.found.metrics.auc, ".4f"),
             _number(part.found.metrics.pcoc, ".3f"),
-            svg.interval(part.found.metrics.pcoc, part.found.low, part.found.high, _RATIO, 1.0, _part_bounds(part)),
+            svg.ratio(part.found.metrics.pcoc, part.found.low, part.found.high, _part_bounds(part)),
             _number(part.baseline_pcoc, ".3f"),
         ]
         for part in parting.parts

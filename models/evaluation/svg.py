@@ -31,6 +31,9 @@ class Axis(NamedTuple):
         return found[:: -(-len(found) // count_max)]
 
 
+_RATIO = Axis(0.5, 2.0)
+
+
 def rates_axis(curves: Sequence[Sequence[Bin]]) -> Axis:
     """Return one axis for the rates, predicted and observed, of several curves."""
     rates = [rate for curve in curves for point in curve for rate in (point.predicted, point.observed) if rate > 0]
@@ -89,20 +92,20 @@ def _title(point: Bin) -> str:
     )
 
 
-def interval(value: float | None, low: float | None, high: float | None, axis: Axis, mark: float, label: str) -> str:
-    """Return a dot with its interval on a logarithmic axis, beside a line at `mark`. None of a bound is without end."""
+def ratio(value: float | None, low: float | None, high: float | None, label: str) -> str:
+    """Return a ratio's dot with its interval, from 0.5 to 2, beside a line at 1. None of a bound is without end."""
     width, height = 132, 18
     parts = [f'<svg class="mini" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
 
     def across(at: float) -> float:
-        return 4 + (width - 8) * axis.place(at)
+        return 4 + (width - 8) * _RATIO.place(at)
 
-    parts.append(f'<line class="ideal" x1="{across(mark):.1f}" x2="{across(mark):.1f}" y1="1" y2="{height - 1}"/>')
+    parts.append(f'<line class="ideal" x1="{across(1.0):.1f}" x2="{across(1.0):.1f}" y1="1" y2="{height - 1}"/>')
     if value is not None or low is not None:
-        ends = across(axis.low if low is None else low), across(axis.high if high is None else high)
+        ends = across(_RATIO.low if low is None else low), across(_RATIO.high if high is None else high)
         parts.append(f'<line class="error" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="9" y2="9"/>')
     if value is not None:
-        beyond = not axis.low <= value <= axis.high
+        beyond = not _RATIO.low <= value <= _RATIO.high
         parts.append(f'<circle class="{"dot none" if beyond else "dot"}" cx="{across(value):.1f}" cy="9" r="3.5"/>')
     return "".join([*parts, "</svg>"])
 

@@ -111,13 +111,25 @@ class Tables(NamedTuple):
     query: Floats  # (history's width, history's width): an ad's vector to what it looks for
 
 
+class _Vocabulary:
+    """The table's rows by the keys of values."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._keys = np.append(tables.keys, _SENTINEL)
+        self._places = np.append(tables.places, np.int32(0)).astype(np.int64)
+
+    def places(self, sought: UInt64s, otherwise: Int64s | np.int64) -> Int64s:
+        """Return the rows of keys, in the shape of `sought`; `otherwise` where there is none."""
+        at = self._keys.searchsorted(sought)
+        return np.where(self._keys.take(at) == sought, self._places.take(at), otherwise)
+
+
 class SideInputs:
     """One side's rows to the table's rows, to inputs."""
 
     def __init__(self, side: Side, tables: Tables) -> None:
         self.width = side.width
-        self._keys = np.append(tables.keys, _SENTINEL)
-        self._places = np.append(tables.places, np.int32(0)).astype(np.int64)
+        self._vocabulary = _Vocabulary(tables)
         self._vectors = tables.vectors
         slots = [(field, column) for field in side.fields for column in field.columns]
         self._columns = np.array([side.columns.index(column) for _, column in slots], dtype=np.intp)
@@ -146,7 +158,7 @@ class SideInputs:
         """Return the table's row of every value, (n, slots): slots are the fields' columns in order, 0 is absent."""
         values = rows.take(self._columns, 1)
         mixed = mix(values.view(np.uint64) + self._salts)
-        found = look_up(self._keys, self._places, mixed, self._first)
+        found = self._vocabulary.places(mixed, self._first)
         if len(self._hashed):
             hashed = mixed[:, self._hashed] >> self._shifts[self._hashed]
             found[:, self._hashed] = self._first[self._hashed] + hashed.astype(np.int64)
@@ -211,8 +223,7 @@ class HistoryInputs:
         self._width = field.width
         self._salt = np.uint64(salt(field.name))
         self._unknown = np.int64(field.first)
-        self._keys = np.append(tables.keys, _SENTINEL)
-        self._table_places = np.append(tables.places, np.int32(0)).astype(np.int64)
+        self._vocabulary = _Vocabulary(tables)
         self._tables = tables
         self._query = tables.query / np.float32(np.sqrt(field.width))
         self._known = [_Known(column) for column in self._ids.tolist()]
@@ -227,7 +238,7 @@ class HistoryInputs:
     def places(self, requests: Int64s) -> Int64s:
         """Return the table's rows of the impressions' ids, (n, T)."""
         mixed = mix(requests.take(self._ids, 1).view(np.uint64) + self._salt)
-        return look_up(self._keys, self._table_places, mixed, self._unknown)
+        return self._vocabulary.places(mixed, self._unknown)
 
     def ages(self, requests: Int64s) -> Int64s:
         """Return the classes of the impressions' ages, (n, T)."""
@@ -345,14 +356,6 @@ def getter(columns: Sequence[int]) -> Callable[[Sequence[int]], Sequence[int]]:
     if len(columns) > 1:
         return itemgetter(*columns)
     return lambda values: tuple([values[column] for column in columns])
-
-
-def look_up(keys: UInt64s, places: Int64s, sought: UInt64s, otherwise: Int64s | np.int64) -> Int64s:
-    """Return the places of keys, in the shape of `sought`; `otherwise` where there is none. The last key is above all
-    that are sought.
-    """
-    at = keys.searchsorted(sought)
-    return np.where(keys.take(at) == sought, places.take(at), otherwise)
 
 
 def value_keys(field: Field, values: Int64s) -> UInt64s:
