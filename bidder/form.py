@@ -94,7 +94,7 @@ class Forms:
         #: The kinds that are signed, in the order of their marks.
         self._kinds = [kind.value for kind, sent in wanted.items() if sent]
         tokens = {NoticeKind(kind): mark(number) for number, kind in enumerate(self._kinds, _TOKENS_FROM)}
-        self._urls = notice_urls(base_url, tokens, profile.billing == "imp")
+        self._urls = notice_urls(base_url, tokens, profile)
         #: By creative, whether it is in a deal, taxonomy, disclosure, and slot. Oldest first.
         self._kept: dict[_Key, Form] = {}
         self._chars = 0

@@ -11,10 +11,10 @@ from dsp.kernel.errors import InputError
 from dsp.openrtb import native, vast
 from dsp.openrtb.macros import Macro
 from dsp.openrtb.opportunity import Opportunity
+from dsp.openrtb.profile import Profile
 
-_PRICE = f"&p={Macro.PRICE.text}"
 _MIN_TO_WIN = f"&m={Macro.MIN_TO_WIN.text}"
-_LOSS = f"&r={Macro.LOSS.text}{_MIN_TO_WIN}{_PRICE}"
+_LOSS = f"&r={Macro.LOSS.text}{_MIN_TO_WIN}"
 #: An ad can be skipped after so long where the slot lets it be and does not say when.
 SKIP_AFTER_SECONDS = 5
 #: What a creative's markup may hold of ours: the click redirect, plain or percent-encoded, and a number against caches.
@@ -33,17 +33,18 @@ class NoticeUrls(NamedTuple):
     click: str
 
 
-def notice_urls(base: str, tokens: Mapping[NoticeKind, str], priced_impression: bool) -> NoticeUrls:
+def notice_urls(base: str, tokens: Mapping[NoticeKind, str], profile: Profile) -> NoticeUrls:
     """Return the URLs of the kinds that have a token; the impression's carries the price where it is billed on."""
+    price = f"&p={Macro.PRICE.encoded(profile.price_encoding)}"
 
     def url(kind: NoticeKind, rest: str = "") -> str:
         return f"{base}/{kind.value}?t={tokens[kind]}{rest}" if kind in tokens else ""
 
     return NoticeUrls(
-        win=url(NoticeKind.WIN, _PRICE + _MIN_TO_WIN),
-        bill=url(NoticeKind.BILL, _PRICE + _MIN_TO_WIN),
-        loss=url(NoticeKind.LOSS, _LOSS),
-        impression=url(NoticeKind.IMPRESSION, _PRICE if priced_impression else ""),
+        win=url(NoticeKind.WIN, price + _MIN_TO_WIN),
+        bill=url(NoticeKind.BILL, price + _MIN_TO_WIN),
+        loss=url(NoticeKind.LOSS, _LOSS + price),
+        impression=url(NoticeKind.IMPRESSION, price if profile.billing == "imp" else ""),
         click=url(NoticeKind.CLICK),
     )
 

@@ -26,7 +26,11 @@ class Macro(StrEnum):
     @property
     def text(self) -> str:
         """Return the macro as it stands in a URL or in markup."""
-        return "${" + self.value + "}"
+        return self.encoded("")
+
+    def encoded(self, encoding: str) -> str:
+        """Return the macro for a value encoded by a scheme that the exchange named; "" is as it is."""
+        return "${" + self.value + (f":{encoding}" if encoding else "") + "}"
 
 
 _MACRO = re.compile(r"\$\{(AUCTION_[A-Z_]*)(?::([A-Za-z0-9]*))?\}")

@@ -24,6 +24,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     #: How ${AUCTION_PRICE} comes back: "plain", or encrypted and signed: "google" (what one impression costs, as Google
     #: and OpenX send it) or "google_cpm" (a CPM, as others do who took Google's encryption over).
     price_cipher: str = "plain"
+    #: What asks for it in that form, where the exchange wants that said: X of ${AUCTION_PRICE:X} (OpenRTB 4.4).
+    price_encoding: str = ""
     #: Keys of the cipher, hexadecimal or base64.
     price_encryption_key: Secret = Secret("")
     price_integrity_key: Secret = Secret("")
@@ -91,6 +93,7 @@ def _load(path: Path, faults: list[Fault]) -> Profile | None:
 
 def _rules(profile: Profile, stem: str) -> list[Fault]:
     """Return what breaks a rule that types cannot express."""
+    encoding = profile.price_encoding
     positive = ("tmax_default_ms", "qps_max", "impressions_max", "bids_max", "notice_ttl_seconds")
     checks = [
         ("name", profile.name == stem, f"must be the file's name, {stem}"),
@@ -98,6 +101,7 @@ def _rules(profile: Profile, stem: str) -> list[Fault]:
         ("billing", profile.billing in BILLING_EVENTS, f"must be one of {', '.join(BILLING_EVENTS)}"),
         ("billing", profile.billing != "win" or profile.win_notice, "is on a win notice that win_notice turns off"),
         ("price_cipher", profile.price_cipher in PRICE_CIPHERS, f"must be one of {', '.join(PRICE_CIPHERS)}"),
+        ("price_encoding", not encoding or (encoding.isascii() and encoding.isalnum()), "must be letters and digits"),
         ("auction_default", profile.auction_default in (1, 2), "must be 1 or 2"),
         ("currencies", bool(profile.currencies), "must name at least one currency"),
         ("network_margin_ms", 0 <= profile.network_margin_ms < profile.tmax_default_ms, "must leave some of tmax"),

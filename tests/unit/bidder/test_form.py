@@ -162,6 +162,17 @@ def test_beside_a_video_an_audio_ad_is_written_for_the_audio_slot() -> None:
         assert f'<VAST version="{version}"' in bid.adm
 
 
+def test_the_price_is_asked_for_in_the_encoding_that_the_exchange_names() -> None:
+    profile = Profile(name="x", billing="imp", price_encoding="OXCRYPT")
+    made = Forms(BASE, SIGNER, profile)
+    offer = _offer(_creative(**CREATIVES["banner"]), _opportunity())
+    assert not made.find(offer).judgement.unknown_macro
+    bid = msgspec.json.decode(_filled(made, offer), type=Bid)
+    for text in (bid.adm, bid.nurl, bid.lurl):
+        assert "&p=${AUCTION_PRICE:OXCRYPT}" in text
+        assert "${AUCTION_PRICE}" not in text
+
+
 def test_a_bid_states_the_categories_of_the_exchange_s_taxonomy() -> None:
     made, creative = Forms(BASE, SIGNER, Profile(name="x")), _creative(format=MediaFormat.BANNER, markup="<b>")
     creative = msgspec.structs.replace(creative, categories=("IAB1", "483"))
