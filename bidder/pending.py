@@ -9,6 +9,9 @@ from dsp.frequency.evidence import exposure_at, exposure_of
 from dsp.kernel import metrics
 
 _NOBODY = UserRecord()
+#: More than anybody waits for. Each request of a user looks at all of his, and one id may stand for everybody: some
+#: exchanges send the same for all whom they do not know.
+USER_COUNT_MAX = 256
 
 
 class _Pending(msgspec.Struct, gc=False):
@@ -24,8 +27,8 @@ class _Pending(msgspec.Struct, gc=False):
 
 
 class PendingExposures:
-    """Exposures by user: a bid's for `ttl_ms`, a won bid's until it expires. At most `count_max` of each kind; beyond
-    it the oldest are forgotten, which is counted and loosens a cap for a moment.
+    """Exposures by user: a bid's for `ttl_ms`, a won bid's until it expires. At most `count_max` of each kind, and
+    USER_COUNT_MAX of a user; beyond it the oldest are forgotten, which is counted and loosens a cap for a moment.
     """
 
     def __init__(self, ttl_ms: int, count_max: int) -> None:
@@ -88,4 +91,8 @@ class PendingExposures:
                 self._forgotten.inc()
             self.discard(bid_id)
         bids[exposure.bid_id] = user_key, until_ms
-        self._exposures.setdefault(user_key, {})[exposure.bid_id] = _Pending(exposure, until_ms)
+        of_user = self._exposures.setdefault(user_key, {})
+        of_user[exposure.bid_id] = _Pending(exposure, until_ms)
+        if len(of_user) > USER_COUNT_MAX:
+            self._forgotten.inc()
+            self.discard(next(iter(of_user)))
