@@ -31,6 +31,8 @@ class NoticeUrls(NamedTuple):
     loss: str
     impression: str
     click: str
+    #: The same by way of the exchange, where that counts clicks of banners as well.
+    banner_click: str
 
 
 def notice_urls(base: str, tokens: Mapping[NoticeKind, str], profile: Profile) -> NoticeUrls:
@@ -40,12 +42,14 @@ def notice_urls(base: str, tokens: Mapping[NoticeKind, str], profile: Profile) -
     def url(kind: NoticeKind, rest: str = "") -> str:
         return f"{base}/{kind.value}?t={tokens[kind]}{rest}" if kind in tokens else ""
 
+    click = url(NoticeKind.CLICK)
     return NoticeUrls(
         win=url(NoticeKind.WIN, price + _MIN_TO_WIN),
         bill=url(NoticeKind.BILL, price + _MIN_TO_WIN),
         loss=url(NoticeKind.LOSS, _LOSS + price),
         impression=url(NoticeKind.IMPRESSION, price if profile.billing == "imp" else ""),
-        click=url(NoticeKind.CLICK),
+        click=click,
+        banner_click=f"{profile.click_macro}{quote(click, safe='')}" if profile.click_macro else click,
     )
 
 
@@ -70,9 +74,9 @@ def markup(creative: Creative, opportunity: Opportunity, urls: NoticeUrls, bid_i
 def _banner(creative: Creative, urls: NoticeUrls, bid_id: str) -> str:
     html = creative.markup
     if CLICK_URL in html or CLICK_URL_ENCODED in html:
-        html = html.replace(CLICK_URL_ENCODED, quote(urls.click, safe="")).replace(CLICK_URL, escape(urls.click))
+        html = html.replace(CLICK_URL_ENCODED, quote(urls.click, safe="")).replace(CLICK_URL, escape(urls.banner_click))
     else:
-        html = f'<a href="{escape(urls.click)}" target="_blank" rel="noopener">{html}</a>'
+        html = f'<a href="{escape(urls.banner_click)}" target="_blank" rel="noopener">{html}</a>'
     html = html.replace(CACHE_BUSTER, bid_id)
     # The ampersand before the price stays: `&p=` is no character reference, and macro scanners match plain text.
     return f'{html}<img src="{urls.impression}" width="1" height="1" alt="" style="display:none">'

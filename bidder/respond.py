@@ -31,7 +31,7 @@ class Responder:
         self._base_url = base_url.rstrip("/")
         self._signer = signer
         self._rates = rates
-        self._forms: dict[tuple[str, bool, bool, str], Forms] = {}
+        self._forms: dict[tuple[str, bool, bool, str, str], Forms] = {}
         self._dropped = {label: metrics.BIDS_DROPPED.labels(label) for label in (*CHECKS, "markup_failed")}
 
     def respond(self, request: BidRequest, profile: Profile, offers: Sequence[Offer]) -> Response:
@@ -73,7 +73,8 @@ class Responder:
         return encode_response(BidResponse(id=request_id, nbr=nbr))
 
     def _forms_for(self, profile: Profile) -> Forms:
-        key = (profile.billing, profile.win_notice, profile.loss_notice, profile.price_encoding)
+        macros = profile.price_encoding, profile.click_macro
+        key = (profile.billing, profile.win_notice, profile.loss_notice, *macros)
         forms = self._forms.get(key)
         if forms is None:
             forms = self._forms[key] = Forms(self._base_url, self._signer, profile)

@@ -1,5 +1,6 @@
 """How one exchange differs from the specification and from the others: one TOML file each, named after it."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dsp.openrtb.geo import COUNTRIES
 from dsp.openrtb.price import PRICE_CIPHERS, key_from_text
 
 BILLING_EVENTS = ("win", "bill", "imp")
+_MACRO = re.compile(r"[\w%${}\[\].:/?=#@-]*", re.ASCII)
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,6 +34,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     #: The keys before these, still accepted while the exchange goes over to these; empty: none.
     price_encryption_key_before: Secret = Secret("")
     price_integrity_key_before: Secret = Secret("")
+    #: What the exchange replaces by an address of its own, where it counts clicks on banners and then leads on to ours.
+    #: That follows percent-encoded: "%%CLICK_URL_UNESC%%" with Google, "${CLICK_URL}" with others; empty: nothing.
+    click_macro: str = ""
     #: Currencies the exchange takes bids in when the request names none; the first is its default.
     currencies: tuple[str, ...] = ("USD",)
     #: Auction type where the request says none: 1 first price, 2 second price (the specification's default).
@@ -102,6 +107,11 @@ def _rules(profile: Profile, stem: str) -> list[Fault]:
         ("billing", profile.billing != "win" or profile.win_notice, "is on a win notice that win_notice turns off"),
         ("price_cipher", profile.price_cipher in PRICE_CIPHERS, f"must be one of {', '.join(PRICE_CIPHERS)}"),
         ("price_encoding", not encoding or (encoding.isascii() and encoding.isalnum()), "must be letters and digits"),
+        (
+            "click_macro",
+            _MACRO.fullmatch(profile.click_macro) is not None,
+            "must be a macro that can stand in an address",
+        ),
         ("auction_default", profile.auction_default in (1, 2), "must be 1 or 2"),
         ("currencies", bool(profile.currencies), "must name at least one currency"),
         ("network_margin_ms", 0 <= profile.network_margin_ms < profile.tmax_default_ms, "must leave some of tmax"),

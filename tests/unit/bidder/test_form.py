@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 from typing import Any, cast
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -95,6 +96,7 @@ def _urls(facts: BidFacts, profile: Profile) -> NoticeUrls:
         loss=url("loss", f"&r=${{AUCTION_LOSS}}{least}{price}") if profile.loss_notice else "",
         impression=url("imp", price if profile.billing == "imp" else ""),
         click=url("click", ""),
+        banner_click=url("click", ""),
     )
 
 
@@ -160,6 +162,19 @@ def test_beside_a_video_an_audio_ad_is_written_for_the_audio_slot() -> None:
         bid = msgspec.json.decode(_filled(made, offer), type=Bid)
         assert bid.protocol == protocol
         assert f'<VAST version="{version}"' in bid.adm
+
+
+@pytest.mark.parametrize("macro", ["%%CLICK_URL_UNESC%%", "${CLICK_URL}"])
+def test_a_banner_s_clicks_go_by_way_of_the_exchange_where_it_counts_them(macro: str) -> None:
+    made = Forms(BASE, SIGNER, Profile(name="x", click_macro=macro))
+    for name in ("plain banner", "banner"):
+        offer = _offer(_creative(**CREATIVES[name]), _opportunity())
+        bid = msgspec.json.decode(_filled(made, offer), type=Bid)
+        token = SIGNER.tokens(["click"], encode_facts(offer.facts))[0]
+        assert f'<a href="{macro}{quote(f"{BASE}/click?t={token}", safe="")}"' in bid.adm
+        assert not made.find(offer).judgement.unknown_macro
+    film = _offer(_creative(**CREATIVES["video"]), _opportunity())
+    assert macro not in msgspec.json.decode(_filled(made, film), type=Bid).adm
 
 
 def test_the_price_is_asked_for_in_the_encoding_that_the_exchange_names() -> None:

@@ -38,7 +38,7 @@ def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "d.toml").write_text('name = "e"\nprice_cipher = "google"\nprice_integrity_key = "00"\n')
     keys = "\n".join(f'price_{each}_key = "{"ab" * 16}"' for each in ("encryption", "integrity"))
     (tmp_path / "f.toml").write_text(f'price_cipher = "google"\n{keys}\nprice_encryption_key_before = "{"cd" * 16}"\n')
-    (tmp_path / "e.toml").write_text('billing = "win"\nwin_notice = false\nprice_encoding = "A}"\n')
+    (tmp_path / "e.toml").write_text('billing = "win"\nwin_notice = false\nprice_encoding = "A}"\nclick_macro = "<"\n')
     with pytest.raises(ConfigError) as caught:
         load_profiles(tmp_path)
     fields = [fault.field for fault in caught.value.faults]
@@ -51,6 +51,7 @@ def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
         "d.toml.price_integrity_key",
         "e.toml.billing",
         "e.toml.price_encoding",
+        "e.toml.click_macro",
         "f.toml.price_integrity_key_before",
     ]
 
