@@ -1,6 +1,6 @@
 """Decisions and notices of a small world in which phones click, for the tests of the online learner."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -8,9 +8,11 @@ import numpy as np
 
 from dsp.events.schema import Decision, Event, Notice, NoticeKind
 from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
+from models.training.learner import Learner
 from tests import notices
 from tests.notices import BID, FACTS
 
+BEGIN_MS = 1_750_000_000_000
 PHONE, DESKTOP = 1, 2
 _DEVICE, _FORMAT = REQUEST_COLUMNS.index("device"), AD_COLUMNS.index("format")
 
@@ -59,3 +61,24 @@ def traffic(count: int, begin_ms: int, seed: int = 1, step_ms: int = 50) -> Iter
                 converted_ms = clicked_ms + int(rng.exponential(20_000))
                 found.append(Stamped(converted_ms, notice(bid_id, NoticeKind.CONVERSION, converted_ms)))
     yield from sorted(found, key=lambda one: one.at_ms)
+
+
+def tell(
+    found: Learner,
+    events: Iterable[tuple[int, Event]],
+    from_ms: int = BEGIN_MS,
+    to_ms: int = 2**62,
+    every_ms: int = 1_000,
+) -> None:
+    """Tell events stamped in [from_ms, to_ms), and advance as time goes on."""
+    next_ms = from_ms
+    for at_ms, event in events:
+        if not from_ms <= at_ms < to_ms:
+            continue
+        while at_ms >= next_ms + every_ms:
+            next_ms += every_ms
+            found.advance(next_ms)
+        if isinstance(event, Decision):
+            found.decided(event, at_ms)
+        elif isinstance(event, Notice):
+            found.told(event, at_ms)

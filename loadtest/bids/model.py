@@ -65,16 +65,20 @@ def _rows(opportunities: Sequence[Opportunity], catalogue: Catalogue, seed: int)
     return Rows(np.arange(_ROWS), requests, chosen, np.zeros(_ROWS, dtype=np.bool_), np.ones(_ROWS))
 
 
-def _network(rows: Rows, seed: int) -> Network:
+def drawn_inputs(rows: Rows, seed: int) -> Inputs:
+    """Return the platform's inputs of a network, laid out for rows, with vectors that have learned nothing."""
     random = np.random.default_rng(seed)
-    config = NetworkConfig()
-    layout, keys, places, length = lay_out(rows, PLATFORM, config)
+    layout, keys, places, length = lay_out(rows, PLATFORM, NetworkConfig())
     width, history = max(field.width for field in layout.request.fields + layout.ad.fields), layout.history_width
     vectors, ages = (random.normal(0, 0.3, (size, width)).astype(np.float32) for size in (length, AGE_CLASSES))
-    tables = Tables(keys, places, vectors, ages[:, :history], np.eye(history, dtype=np.float32))
-    shape = NetworkShape(layout.width, config.cross_layers, config.cross_rank, config.hidden)
+    return Inputs(layout, Tables(keys, places, vectors, ages[:, :history], np.eye(history, dtype=np.float32)))
+
+
+def _network(rows: Rows, seed: int) -> Network:
+    config, inputs = NetworkConfig(), drawn_inputs(rows, seed)
+    shape = NetworkShape(inputs.layout.width, config.cross_layers, config.cross_rank, config.hidden)
     drawn = random_weights(shape, seed)
     weights = replace(
         drawn, cross_heads=drawn.cross_heads * _HEADS_SHARE, hidden_heads=drawn.hidden_heads * _HEADS_SHARE
     )
-    return Network(Inputs(layout, tables), weights, PLATFORM.content_hash, 0)
+    return Network(inputs, weights, PLATFORM.content_hash, 0)

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, so that it needs no test runner
 
+from loadtest.bids.model import drawn_inputs
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.features.platform import PLATFORM
 from models.serving.calibration import platt
-from models.serving.embedding import AGE_CLASSES, Inputs, Tables
+from models.serving.embedding import Inputs
 from models.serving.network import NetworkHead, NetworkModel, Shares
 from models.serving.rate import Part, Rate
 from models.serving.session import Session
 from models.training.network_export import NetworkShape, random_weights, share_weights, to_onnx
-from models.training.network_layout import NetworkConfig, lay_out
+from models.training.network_layout import NetworkConfig
 from models.training.rows import Rows
 
 CANDIDATES, ADS, ROWS, ROUNDS = 32, 3_000, 50_000, 300
@@ -46,16 +47,6 @@ def drawn_rows() -> Rows:
         for names in (REQUEST_COLUMNS, AD_COLUMNS)
     )
     return Rows(np.arange(ROWS), requests, ads, np.zeros(ROWS, dtype=np.bool_), np.ones(ROWS))
-
-
-def drawn_inputs(rows: Rows) -> Inputs:
-    """Return the platform's inputs with vectors that have learned nothing."""
-    random = np.random.default_rng(2)
-    layout, keys, places, length = lay_out(rows, PLATFORM, NetworkConfig())
-    width, history = max(field.width for field in layout.request.fields), layout.history_width
-    vectors, ages = (random.normal(0, 0.3, (size, width)).astype(np.float32) for size in (length, AGE_CLASSES))
-    tables = Tables(keys, places, vectors, ages[:, :history], np.eye(history, dtype=np.float32))
-    return Inputs(layout, tables)
 
 
 def measured(rows: Rows, inputs: Inputs) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -86,7 +77,7 @@ def measured(rows: Rows, inputs: Inputs) -> Iterator[tuple[str, Callable[[], obj
 def main() -> None:
     """Measure and print."""
     rows = drawn_rows()
-    inputs = drawn_inputs(rows)
+    inputs = drawn_inputs(rows, 2)
     runs = dict(measured(rows, inputs))
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):

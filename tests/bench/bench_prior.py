@@ -19,20 +19,23 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, so that it needs no test runner
 
 from dsp.events.schema import Decision, Event, Notice, NoticeKind, decode, encode
+from loadtest.bids.model import drawn_inputs
 from models.features.logged import pack
 from models.features.platform import PLATFORM
 from models.serving.linear import Coordinates, LinearModel
 from models.serving.prior import OnlinePredictor, PriorPredictor
 from models.training import learner
 from models.training.learner import FTRL
+from models.training.network_layout import NetworkConfig
 from models.training.pending import Target
 from models.training.rows import Rows
-from tests.bench.bench_network import ADS, CANDIDATES, ROUNDS, drawn_inputs, drawn_rows, measured
+from tests.bench.bench_network import ADS, CANDIDATES, ROUNDS, drawn_rows, measured
 from tests.notices import BID, FACTS, decision
 
 RECORDS_OF = 20_000  # bids
 WON, CLICKED = 4, 100  # one in so many
 BEGIN_MS = 1_750_000_000_000
+NETWORK = NetworkConfig()
 
 
 def prior(rows: Rows) -> Callable[[], object]:
@@ -50,8 +53,10 @@ def prior(rows: Rows) -> Callable[[], object]:
 def scoring() -> dict[str, float]:
     """Return microseconds of scoring one impression's candidates, and the ratios of the prior's to the others'."""
     rows = drawn_rows()
-    wanted = ("reference", "rank 64, split, int8", "rank 64, split, fp32")
-    calls = {name: call for name, call in measured(rows, drawn_inputs(rows)) if name in wanted} | {"prior": prior(rows)}
+    shape = f"{NETWORK.cross_layers} of rank {NETWORK.cross_rank}, split"
+    known = dict(measured(rows, drawn_inputs(rows, 2)))
+    wanted = ("reference", f"{shape}, int8", f"{shape}, fp32")
+    calls = {"prior": prior(rows), **{name: known[name] for name in wanted}}
     best = dict.fromkeys(calls, np.inf)
     for _ in range(ROUNDS):
         for name, call in calls.items():

@@ -17,7 +17,7 @@ from dsp.kernel.clock import MS_PER_DAY
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, so that it needs no test runner
 
-from dsp.events.schema import Decision, Event, Notice
+from dsp.events.schema import Event
 from dsp.pacing.traffic import Curves
 from loadtest.learning import log, told
 from loadtest.learning.experiment import BEGIN_MS, Experiment
@@ -31,6 +31,7 @@ from models.training import learner
 from models.training.learner import Learner
 from models.training.pending import Arrivals, Target
 from tests.notices import decision
+from tests.online import tell
 
 DECISIONS_LATE_MS = 250
 MATURITY_MS, ROOM, RESPONSES_MIN = 60_000, 50_000, 30
@@ -57,17 +58,8 @@ def learned(events: list[tuple[int, Event]], arrivals: Arrivals) -> Learner:
     """Return the learner at the end of the day."""
     found = learner.begin(MATURITY_MS, ROOM, RESPONSES_MIN)
     found.pending.arrivals = arrivals
-    next_ms, end_ms = BEGIN_MS, BEGIN_MS + MS_PER_DAY
-    for at_ms, event in events:
-        if at_ms >= end_ms:
-            break
-        while at_ms >= next_ms + 60_000:
-            next_ms += 60_000
-            found.advance(next_ms)
-        if isinstance(event, Decision):
-            found.decided(event, at_ms)
-        elif isinstance(event, Notice):
-            found.told(event, at_ms)
+    end_ms = BEGIN_MS + MS_PER_DAY
+    tell(found, events, BEGIN_MS, end_ms, 60_000)
     found.advance(end_ms)
     return found
 

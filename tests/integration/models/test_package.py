@@ -7,13 +7,13 @@ import pytest
 from numpy.typing import NDArray
 
 from dsp.kernel.errors import BundleError
+from loadtest.bids.model import drawn_inputs
 from models.evaluation import contributions, importance, parts
 from models.evaluation.contributions import Row
 from models.evaluation.names import Names
 from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.features.platform import PLATFORM
 from models.serving import bundle
-from models.serving.embedding import AGE_CLASSES, Inputs, Tables
 from models.serving.linear import LinearModel
 from models.serving.network import GRAPH
 from models.serving.network import NetworkHead as ServedHead
@@ -25,7 +25,6 @@ from models.training.blend import Blend
 from models.training.config import TrainingConfig
 from models.training.families import Learned, NetworkHead
 from models.training.network_export import NetworkShape, random_weights
-from models.training.network_layout import NetworkConfig, lay_out
 from models.training.network_model import Network
 from models.training.rows import Rows
 
@@ -46,16 +45,8 @@ def made(count: int, seed: int) -> Rows:
 
 def network(rows: Rows) -> NetworkHead:
     """Return a network that has learned nothing, but differs by all it is told."""
-    rng = np.random.default_rng(5)
-    layout, keys, places, length = lay_out(rows, PLATFORM, NetworkConfig())
-    widest = max(field.width for side in (layout.request, layout.ad) for field in side.fields)
-    history = layout.history_width
-    vectors, ages, query = (
-        rng.normal(0.0, 0.3, size).astype(np.float32)
-        for size in ((length, widest), (AGE_CLASSES, history), (history, history))
-    )
-    inputs = Inputs(layout, Tables(keys, places, vectors, ages, query))
-    weights = random_weights(NetworkShape(layout.width, 2, 8, (32, 16)), seed=2)
+    inputs = drawn_inputs(rows, 5)
+    weights = random_weights(NetworkShape(inputs.layout.width, 2, 8, (32, 16)), seed=2)
     return NetworkHead(Network(inputs, weights, PLATFORM.content_hash, 0).shifted(-2.0))
 
 

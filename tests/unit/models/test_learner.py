@@ -13,26 +13,10 @@ from models.training import ftrl, learner
 from models.training.learner import FTRL, SLICE_MS, Learner
 from models.training.pending import Target
 from models.training.rows import Rows
-from tests.online import DESKTOP, PHONE, Stamped, ad, decision, notice, request, traffic
+from tests.online import BEGIN_MS, DESKTOP, PHONE, Stamped, ad, decision, notice, request, tell, traffic
 
-BEGIN_MS = 1_750_000_000_000
 MATURITY_MS = 10_000
 TERMS = MATURITY_MS, 100_000, 30
-
-
-def tell(found: Learner, events: list[Stamped], from_ms: int = 0, to_ms: int = 2**62, every_ms: int = 1_000) -> None:
-    """Tell events stamped in [from_ms, to_ms), and advance as time goes on."""
-    next_ms = max(from_ms, BEGIN_MS)
-    for at_ms, event in events:
-        if not from_ms <= at_ms < to_ms:
-            continue
-        while at_ms >= next_ms + every_ms:
-            next_ms += every_ms
-            found.advance(next_ms)
-        if isinstance(event, Decision):
-            found.decided(event, at_ms)
-        elif isinstance(event, Notice):
-            found.told(event, at_ms)
 
 
 def rates(found: Learner) -> dict[int, tuple[float, float]]:
