@@ -40,6 +40,7 @@ def settings() -> str:
     from bidder.config import BidderConfig
     from dsp.api.config import ApiConfig
     from dsp.kernel.config import Platform
+    from dsp.openrtb.profile import Profile
     from dsp.supervise import UpConfig
     from dsp.workers.config import WorkersConfig
     from models.training.config import TrainingConfig
@@ -57,14 +58,24 @@ def settings() -> str:
         "`DSP_<TABLE>_<SETTING>` in the environment overrides a setting. All faults are reported at once.\n"
     ]
     for name, struct in tables.items():
-        hints = get_type_hints(struct)
-        comments = _comments(Path(sys.modules[struct.__module__].__file__ or ""), struct.__name__)
-        rows = [
-            [f"`{field.name}`", f"`{_type(hints[field.name])}`", f"`{_default(field)}`", comments.get(field.name, "")]
-            for field in msgspec.structs.fields(struct)
-        ]
-        parts.append(f"## [{name}]\n\n" + _table(["setting", "type", "default", "meaning"], rows))
+        parts.append(f"## [{name}]\n\n" + _fields(struct))
+    parts.append(
+        "## Exchange profiles\n\n`platform.exchanges_dir` holds one TOML file for each exchange, with these at its top "
+        "level. [config/exchanges/openrtb.toml](../../config/exchanges/openrtb.toml) is one to copy.\n\n"
+        + _fields(Profile)
+    )
     return "\n".join(parts)
+
+
+def _fields(struct: type[msgspec.Struct]) -> str:
+    """Return the table of a struct's fields."""
+    hints = get_type_hints(struct)
+    comments = _comments(Path(sys.modules[struct.__module__].__file__ or ""), struct.__name__)
+    rows = [
+        [f"`{field.name}`", f"`{_type(hints[field.name])}`", f"`{_default(field)}`", comments.get(field.name, "")]
+        for field in msgspec.structs.fields(struct)
+    ]
+    return _table(["setting", "type", "default", "meaning"], rows)
 
 
 def _type(hint: object) -> str:

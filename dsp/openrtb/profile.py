@@ -19,8 +19,8 @@ _MACRO = re.compile(r"[\w%${}\[\].:/?=#@-]*", re.ASCII)
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the bidder must know of one exchange. `name` is the last part of its bid URL."""
 
-    name: str
-    seat: str = "1"
+    name: str  # of the file without `.toml`, and only that: the last part of the URL that bid requests are sent to
+    seat: str = "1"  # ours with this exchange
     #: The notice that bills: "win" (nurl), "bill" (burl) or "imp" (our pixel in the markup).
     billing: str = "bill"
     #: How ${AUCTION_PRICE} comes back: "plain", or encrypted and signed: "google" (what one impression costs, as Google
@@ -28,12 +28,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     price_cipher: str = "plain"
     #: What asks for it in that form, where the exchange wants that said: X of ${AUCTION_PRICE:X} (OpenRTB 4.4).
     price_encoding: str = ""
-    #: Keys of the cipher, hexadecimal or base64.
-    price_encryption_key: Secret = Secret("")
-    price_integrity_key: Secret = Secret("")
-    #: The keys before these, still accepted while the exchange goes over to these; empty: none.
+    price_encryption_key: Secret = Secret("")  # of the cipher, hexadecimal or base64
+    price_integrity_key: Secret = Secret("")  # of the cipher, hexadecimal or base64
+    #: The key before, still accepted while the exchange goes over to the new one; empty: none.
     price_encryption_key_before: Secret = Secret("")
-    price_integrity_key_before: Secret = Secret("")
+    price_integrity_key_before: Secret = Secret("")  # its companion
     #: What the exchange replaces by an address of its own, where it counts clicks on banners and then leads on to ours.
     #: That follows percent-encoded: "%%CLICK_URL_UNESC%%" with Google, "${CLICK_URL}" with others; empty: nothing.
     click_macro: str = ""
@@ -41,27 +40,22 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     currencies: tuple[str, ...] = ("USD",)
     #: Auction type where the request says none: 1 first price, 2 second price (the specification's default).
     auction_default: int = 2
-    tmax_default_ms: int = 100
-    #: Time that the network takes of tmax, both ways.
-    network_margin_ms: int = 20
-    qps_max: int = 10_000
-    #: Answer "no" with a body that says why (200 and `nbr`), instead of 204.
-    no_bid_body: bool = False
-    gzip: bool = False
-    version: str = "2.6"
-    impressions_max: int = 64
-    bids_max: int = 16
-    #: How long a bid's money is set aside, and so how long after the auction a notice may bill it. Where an impression
-    #: says that it may take longer (`imp.exp`), so long, but no longer than the second.
+    tmax_default_ms: int = 100  # where the request says none
+    network_margin_ms: int = 20  # time that the network takes of tmax, both ways
+    qps_max: int = 10_000  # requests a second of this exchange that one bidder process takes; the others get a 204
+    no_bid_body: bool = False  # answer "no" with a body that says why (200 and `nbr`), instead of 204
+    gzip: bool = False  # compress answers where the exchange takes that
+    version: str = "2.6"  # of OpenRTB that answers state where the request states none
+    impressions_max: int = 64  # of one request; those beyond are not bid on
+    bids_max: int = 16  # in one answer
+    #: How long a bid's money is set aside, and so how long after the auction a notice may bill it.
     notice_ttl_seconds: int = 3_600
+    #: The same where an impression says that it may take longer (`imp.exp`): so long, but no longer than this.
     notice_ttl_seconds_max: int = 3_600
-    #: ISO 3166-1 alpha-3 of where requests come from that name no country.
-    country_default: str = ""
-    #: Bid only where the supply chain is stated to be complete.
-    supply_chain_required: bool = False
-    #: Which notice URLs to send.
-    win_notice: bool = True
-    loss_notice: bool = True
+    country_default: str = ""  # ISO 3166-1 alpha-3 of where requests come from that name no country
+    supply_chain_required: bool = False  # bid only where the supply chain is stated to be complete
+    win_notice: bool = True  # ask for it, with `nurl`
+    loss_notice: bool = True  # ask for it, with `lurl`; without it, money of lost bids is set aside until they expire
 
 
 def load_profiles(directory: str | Path) -> dict[str, Profile]:
