@@ -53,8 +53,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     #: learned around it too.
     first_price_explore_share: float = 0.02
     reload_interval_ms: int = 250  # how often a new snapshot, new controls and a new champion are looked for
-    #: Share of requests kept for `explain`, chosen by a keyed hash of the auction id; raw, or without the user where
-    #: privacy signals forbid to keep anything about him.
+    #: Share of requests kept for `explain`, chosen by lot; raw, or without the user where privacy signals forbid to
+    #: keep anything about him.
     request_sample_rate: float = 0.02
     #: Share of auctions, chosen likewise, whose bids a challenger scores beside the champion once the answer has left.
     shadow_share: float = 0.01

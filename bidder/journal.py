@@ -28,15 +28,16 @@ _ANY_HEADER = 47
 class Journal:
     """Writes to the outbox without waiting; a full outbox drops and counts.
 
-    Which auctions are sampled and shadowed is decided by a hash of their ids under a secret key: whoever could tell
-    would send nothing but samples, each of up to a whole body, which are kept for days and tell pacing what traffic is.
+    Which auctions are sampled and shadowed is decided by a hash of their ids and times under a secret key: whoever
+    could tell would send nothing but samples, each of up to a whole body, which are kept for days and tell pacing what
+    traffic is. Of an exchange that sends one id again and again all would be kept, or nothing, were it not for the time.
     """
 
     def __init__(
         self, outbox: Outbox, key: bytes, sample_rate: float, shadow_share: float = 0.0, vendor_id: int = 0
     ) -> None:
         self._outbox = outbox
-        self._key = key
+        self._keyed = {one: blake2b(digest_size=4, key=key, person=one) for one in (b"sample", b"shadow")}
         self.counter = BidCounter(outbox)
         self._sampled_below = int(sample_rate * _HASH_RANGE)
         self._shadowed_below = int(shadow_share * _HASH_RANGE)
@@ -59,7 +60,7 @@ class Journal:
             feature_hash=FEATURE_HASH,
         )
         challenger = run.state.challenger
-        if challenger is None or self._lot(auction_id, b"shadow") >= self._shadowed_below:
+        if challenger is None or self._lot(b"shadow", auction_id, run.now_ms) >= self._shadowed_below:
             self._outbox.offer(Topic.DECISIONS, auction_id, partial(encode, decision))
         else:  # on the loop's next turn the answer has left
             asyncio.get_running_loop().call_soon(self._shadow, decision, challenger)
@@ -67,15 +68,15 @@ class Journal:
     def _shadow(self, decision: Decision, challenger: BatchPredictor) -> None:
         self._outbox.offer(Topic.DECISIONS, decision.auction_id, partial(encode, scored(decision, challenger)))
 
-    def _lot(self, auction_id: str, purpose: bytes) -> int:
-        return int.from_bytes(
-            blake2b(auction_id.encode(), digest_size=4, key=self._key, person=purpose).digest(), "big"
-        )
+    def _lot(self, purpose: bytes, auction_id: str, at_ms: int) -> int:
+        keyed = self._keyed[purpose].copy()
+        keyed.update(f"{auction_id}\0{at_ms}".encode())
+        return int.from_bytes(keyed.digest(), "big")
 
     def sample(self, run: Run, request: BidRequest) -> None:
-        """Keep the request if its auction id's hash falls into the sample: raw where its user may be kept too."""
+        """Keep the request if its lot falls into the sample: raw where its user may be kept too."""
         auction_id = request.id
-        if self._lot(auction_id, b"sample") >= self._sampled_below or run.state is None:
+        if self._lot(b"sample", auction_id, run.now_ms) >= self._sampled_below or run.state is None:
             return
         if permissions(request, self._vendor_id, run.profile.country_default).may_store:
             body = _plain(run.arrival.body, run.arrival.encoding)

@@ -39,6 +39,16 @@ async def test_nobody_who_lacks_the_key_can_tell_which_requests_are_kept() -> No
     assert len({*first} & {*second}) < 50  # by chance 25
 
 
+async def test_of_one_id_sent_again_and_again_a_sample_is_kept() -> None:
+    market, offered = Market(), Offered()
+    journal: Any = Journal(offered, b"key", 0.25)  # type: ignore[arg-type]
+    market.auctioneer = dataclasses.replace(market.auctioneer, journal=journal)
+    for _ in range(400):
+        await market.ask(bid_request("1"))
+        market.clock.advance(1)
+    assert 60 < len(offered.sampled) < 140
+
+
 async def test_samples_have_a_bound_of_their_own() -> None:
     """Each may be as large as a body: as many as decisions may wait, they were 13 gigabytes."""
     outbox = Market().outbox
