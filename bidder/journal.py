@@ -30,7 +30,7 @@ class Journal:
 
     Which auctions are sampled and shadowed is decided by a hash of their ids and times under a secret key: whoever
     could tell would send nothing but samples, each of up to a whole body, which are kept for days and tell pacing what
-    traffic is. Of an exchange that sends one id again and again all would be kept, or nothing, were it not for the time.
+    traffic is. Without the time all would be kept of an exchange that sends one id again and again, or nothing.
     """
 
     def __init__(
