@@ -12,6 +12,7 @@ from math import sqrt
 
 import msgspec
 
+from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.money import Micros, cost_micros, cpm_from_price_micros
 from dsp.openrtb.price import PriceCipher, cipher
 from dsp.openrtb.profile import Profile
@@ -23,7 +24,6 @@ from loadtest.traffic import Request, Slot, Traffic
 from loadtest.truth import NoticeKey, Tally, Truth
 
 _INFLIGHT_MAX = 1_000
-_MS_PER_SECOND = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Exchange:
                 now = self._seconds()
                 if due > now:
                     await asyncio.sleep(due - now)
-                tally.lag_ms_max = max(tally.lag_ms_max, (self._seconds() - due) * _MS_PER_SECOND)
+                tally.lag_ms_max = max(tally.lag_ms_max, (self._seconds() - due) * MS_PER_SECOND)
                 if len(flying) >= _INFLIGHT_MAX:
                     await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
                 task = loop.create_task(self.serve(self._traffic.request(self._next)))
@@ -109,7 +109,7 @@ class Exchange:
         except OSError as fault:
             self._truth.failed(tally, at, fault)
             return
-        latency_ms = (self._seconds() - at) * _MS_PER_SECOND
+        latency_ms = (self._seconds() - at) * MS_PER_SECOND
         self._truth.answered(tally, at, latency_ms, answer.status)
         late = latency_ms > request.source.tmax_ms
         tally.late += late

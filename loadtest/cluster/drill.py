@@ -6,20 +6,18 @@ the book had every notice acknowledged, and bids were made as before.
 
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-import uvloop
 from rich.console import Console
 from rich.table import Table
 
 from dsp.kernel.money import Micros
 from loadtest.cluster.drive import Drive, driving
 from loadtest.cluster.faults import FAULTS, Fault, Scene
-from loadtest.cluster.servers import Servers, servers
+from loadtest.cluster.servers import Servers, on_servers
 from loadtest.platform import PlatformError
 from loadtest.reconcile import Charge, Reconciliation, overspent, reconcile
 from loadtest.traffic import Traffic
@@ -184,16 +182,7 @@ def main(names: Sequence[str], rate: float, seed: int, as_json: bool) -> int:
         console.print("no fault is called so; there are:", *(fault.name for fault in FAULTS), sep="\n  ")
         return 2
     console.print("starting Kafka, Valkey, PostgreSQL and the platform ...")
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="dsp-drill-") as folder,
-            servers(Path(folder), BROKERS) as running,
-            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-        ):
-            report = runner.run(run(Path(folder) / "platform", running, chosen, rate, Traffic(seed), console))
-    except PlatformError as fault:
-        console.print(f"[bold red]The drill failed.[/] {fault}", highlight=False, soft_wrap=True)
-        return 1
+    report = on_servers(lambda folder, running: run(folder, running, chosen, rate, Traffic(seed), console), BROKERS)
     if as_json:
         print(msgspec.json.encode(report).decode())
     else:

@@ -1,20 +1,17 @@
 """`python -m loadtest cluster`: two bidders and two ledger workers on real servers under steady load."""
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-import uvloop
 from rich.console import Console
 from rich.table import Table
 
 from dsp.kernel.money import Micros
 from loadtest.cluster.drive import Drive, driving
-from loadtest.cluster.servers import servers
-from loadtest.platform import PlatformError
+from loadtest.cluster.servers import on_servers
 from loadtest.traffic import Traffic
 from loadtest.truth import percentile
 
@@ -89,16 +86,7 @@ def _conclude(drive: Drive, seconds: float, events: int) -> Report:
 def main(seconds: float, rate: float, seed: int, as_json: bool) -> int:
     """Run for a person or a script; 0 only if no money and no notice was lost."""
     console = Console(stderr=as_json)
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="dsp-cluster-") as folder,
-            servers(Path(folder)) as running,
-            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-        ):
-            report = runner.run(measure(Path(folder) / "platform", running.settings, seconds, rate, Traffic(seed)))
-    except PlatformError as fault:
-        console.print(f"[bold red]The cluster failed.[/] {fault}", highlight=False, soft_wrap=True)
-        return 1
+    report = on_servers(lambda folder, running: measure(folder, running.settings, seconds, rate, Traffic(seed)))
     if as_json:
         print(msgspec.json.encode(report).decode())
     else:

@@ -1,15 +1,22 @@
 """The servers that the platform runs on, started for one run on loopback ports and ended by their ids."""
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import uvloop
 
 from deploy.dev import free_port, postgres, valkey
 from deploy.dev.kafka import broker
 from loadtest.cluster.clock import Clock
 from loadtest.cluster.proxy import Proxy
 from loadtest.platform import PlatformError
+
+_T = TypeVar("_T")
 
 BIDDERS = LEDGERS = 2
 #: Brokers have machines of their own; here, started all at once, they would take the exchange's processor.
@@ -68,3 +75,17 @@ def servers(folder: Path, brokers: int = 1) -> Iterator[Servers]:
             yield Servers(kafka, cache, proxy, database, database.create_database("dsp"), Clock(folder))
         except (LookupError, RuntimeError) as fault:
             raise PlatformError(str(fault)) from fault
+
+
+def on_servers(work: Callable[[Path, Servers], Coroutine[Any, Any, _T]], brokers: int = 1) -> _T:
+    """Return what this makes of a folder for the platform and servers for it, which are ended afterwards.
+
+    Raises:
+        PlatformError: as `servers`.
+    """
+    with (
+        TemporaryDirectory(prefix="dsp-cluster-") as folder,
+        servers(Path(folder), brokers) as running,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        return runner.run(work(Path(folder) / "platform", running))
