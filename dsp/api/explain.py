@@ -1,7 +1,7 @@
 """Runs the bidder's funnel on one request against the catalogue as it is, and says what became of every line item.
 
-Prices and money are the bidder's own: what is "left" here was worth scoring, not surely worth a bid. So is what users
-have seen: caps are applied to the impressions that the caller names.
+Prices, money and lots are the bidder's own: what is "left" here was worth scoring, not surely worth a bid. So is what
+users have seen: caps are applied to the impressions that the caller names.
 """
 
 from collections import Counter

@@ -61,7 +61,8 @@ async def explain_request(request: Request, served: Served, _key: Viewer, body: 
     """Run the funnel on a request that you give, against the catalogue as it is. Nothing is bid or stored.
 
     Frequency caps count the impressions in `seen`, as the user is not looked up; where privacy signals forbid to keep
-    anything about the user they count none. Prices and budgets come after the funnel.
+    anything about the user they count none. Prices, budgets and lots come after the funnel: whether pacing withholds a
+    bid and which of several creatives is shown is drawn under a key that only bidders have.
     """
     known_parameters(request, frozenset())
     exchange, bid_request, at_ms, seen = _wanted(decode_object(body), served.clock.now_ms())
@@ -77,9 +78,9 @@ async def explain_request(request: Request, served: Served, _key: Viewer, body: 
 async def explain_auction(auction_id: str, request: Request, served: Served, _key: Viewer) -> Response:
     """Run the funnel on a request that the bidder received and kept, as of when it came.
 
-    The bidder keeps a sample of requests, chosen by their auctions' ids, which is looked through as far back as the
-    platform is set to. `outcome` is what the bidder answered then; what its user had seen is not kept, so frequency
-    caps take no line item here.
+    The bidder keeps a sample of requests, chosen by lot, which is looked through as far back as the platform is set to.
+    `outcome` is what the bidder answered then; what its user had seen is not kept, so frequency caps take no line item
+    here.
     """
     known_parameters(request, frozenset())
     stored = await _find(served, auction_id)
