@@ -96,13 +96,11 @@ class LinearModel:
             logits[part] += (self.weights[places] * filled).sum(axis=0, dtype=np.float64)
         return logits
 
-    def prepare(
-        self, ads: Int64s, shared: Shared | None = None, offsets: NDArray[np.float64] | None = None
-    ) -> "PreparedLinear":
+    def prepare(self, ads: Int64s, shared: Shared, offsets: NDArray[np.float64] | None = None) -> "PreparedLinear":
         """Return what gives the log-odds of ads of this table, (C, A), plus their `offsets`, (C,); `shared` with other
         models of the table.
         """
-        return PreparedLinear(self, ads, offsets, PreparedCoordinates.of(self.coordinates, ads, shared or Shared()))
+        return PreparedLinear(self, ads, offsets, PreparedCoordinates.of(self.coordinates, ads, shared))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return all that `restore` needs beside the spec: the weights that are not 0, and where they are."""

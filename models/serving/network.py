@@ -288,9 +288,9 @@ class NetworkHead:
         """Return log-odds, float64 (n,), of request rows (n or 1, R) and ad rows (n, A)."""
         return self.network.logits(requests, ads)[:, self.head]
 
-    def prepare(self, ads: Int64s, shared: Shared | None = None) -> "PreparedHead":
+    def prepare(self, ads: Int64s, shared: Shared) -> "PreparedHead":
         """Return what gives the log-odds of ads of this table, (C, A)."""
-        shared, stack = shared or Shared(), self.network.stack
+        stack = self.network.stack
         both = shared.once((PreparedNetwork, id(self.network)), lambda: Both(self.network.prepare(ads)))
         if stack is None:
             return PreparedHead(both, self.head)

@@ -32,9 +32,9 @@ class OnnxModel:
         logits: NDArray[np.float64] = self._session.run(self._transform(request, ads))[:, 0].astype(np.float64)
         return logits
 
-    def prepare(self, ads: NDArray[np.int64], shared: Shared | None = None) -> "PreparedModel":
+    def prepare(self, ads: NDArray[np.int64], shared: Shared) -> "PreparedModel":
         """Return what gives the log-odds of ads of this table, (C, A); `shared` with other models of the table."""
-        transform = PreparedTransform(self._transform, ads, shared or Shared())
+        transform = PreparedTransform(self._transform, ads, shared)
         if self._stack is None:
             return PreparedModel(self._session, transform)
         return BatchedModel(self._session, transform, self._stack)

@@ -34,11 +34,10 @@ class ConstantPredictor:
 
     version = "constant"
 
-    def __init__(self, ctr_by_format: Mapping[MediaFormat, float] = CTR_BY_FORMAT, cvr: float = CVR) -> None:
-        self._ctr = np.full(max(FORMAT_CODES.values()) + 1, min(ctr_by_format.values()))
-        for media, rate in ctr_by_format.items():
+    def __init__(self) -> None:
+        self._ctr = np.full(max(FORMAT_CODES.values()) + 1, min(CTR_BY_FORMAT.values()))
+        for media, rate in CTR_BY_FORMAT.items():
             self._ctr[FORMAT_CODES[media]] = rate
-        self._cvr = cvr
 
     def prepare(self, ads: NDArray[np.int64]) -> Scorer:
         """Return a scorer for a table of ads, shape (C, A)."""
@@ -48,7 +47,7 @@ class ConstantPredictor:
     def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
         """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""
         formats = np.clip(ads[:, _FORMAT], 0, len(self._ctr) - 1)
-        return Predictions(self._ctr[formats], np.full(len(ads), self._cvr))
+        return Predictions(self._ctr[formats], np.full(len(ads), CVR))
 
 
 class PriorPredictor:

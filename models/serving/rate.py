@@ -53,7 +53,7 @@ class Model(Protocol):
         """Return log-odds, float64 (n,), of request rows (n or 1, R) and ad rows (n, A)."""
         ...
 
-    def prepare(self, ads: Int64s, shared: Shared | None = None) -> Prepared:
+    def prepare(self, ads: Int64s, shared: Shared) -> Prepared:
         """Return what gives the log-odds of ads of this table, (C, A).
 
         `shared` is given to all models that are asked about the same impressions in turn.
@@ -93,9 +93,8 @@ class Rate:
         """Return calibrated probabilities, float64 (n,), as `logits` does."""
         return self.calibration(self.logits(requests, ads), requests, ads)
 
-    def prepare(self, ads: Int64s, shared: Shared | None = None) -> "PreparedRate":
+    def prepare(self, ads: Int64s, shared: Shared) -> "PreparedRate":
         """Return what gives the calibrated probabilities of ads of this table, (C, A); `shared` as Model.prepare."""
-        shared = shared or Shared()
         prepared = [part.model.prepare(ads, shared) for part in self.parts]
         batched = any(isinstance(part, BatchPrepared) for part in prepared)
         kind = BatchedRate if batched else PreparedRate

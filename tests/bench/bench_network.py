@@ -23,6 +23,7 @@ from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.features.platform import PLATFORM
 from models.serving.calibration import platt
 from models.serving.embedding import Inputs
+from models.serving.keys import Shared
 from models.serving.network import NetworkHead, NetworkModel, Shares
 from models.serving.rate import Part, Rate
 from models.serving.session import Session
@@ -68,7 +69,7 @@ def measured(rows: Rows, inputs: Inputs) -> Iterator[tuple[str, Callable[[], obj
                 given = sample if precision == "int8" else None
                 graph = to_onnx(weights, form=form, precision=precision, sample=given)
                 model = NetworkHead(NetworkModel(graph, inputs, shares), 0)
-                predict = Rate([Part(model)], platt()).prepare(rows.ads[:ADS])
+                predict = Rate([Part(model)], platt()).prepare(rows.ads[:ADS], Shared())
                 name = f"{layers} of rank {rank}, {form}, {precision}"
                 yield name, lambda predict=predict: predict(stranger, chosen)
                 yield f"{name}, with history", lambda predict=predict: predict(request, chosen)

@@ -70,6 +70,6 @@ def test_rates_that_share_say_what_each_says_alone() -> None:
     for chosen in (np.array([0]), np.array([7, 7, 2]), np.arange(30)):
         for request in REQUESTS:
             found = together.predict(request, chosen)
-            assert np.array_equal(found.pctr, ctr.prepare(ADS)(request, chosen))
-            assert np.array_equal(found.pcvr, cvr.prepare(ADS)(request, chosen))
+            assert np.array_equal(found.pctr, ctr.prepare(ADS, Shared())(request, chosen))
+            assert np.array_equal(found.pcvr, cvr.prepare(ADS, Shared())(request, chosen))
             assert np.allclose(found.pctr, ctr.probabilities(request[np.newaxis], ADS[chosen]), atol=1e-6)

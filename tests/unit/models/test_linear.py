@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from models.features.platform import PLATFORM
 from models.features.spec import FeatureSpec, Group, Match
+from models.serving.keys import Shared
 from models.serving.linear import Coordinates, LinearModel, restore
 
 BITS = 14
@@ -48,7 +49,7 @@ def test_one_request_is_answered_as_its_rows_are(spec: FeatureSpec, bits: int) -
     requests, ads = drawn(spec, 40)
     requests[0], requests[1], ads[0] = 0, -(2**63) + 1, 0
     found = model(spec, bits)
-    prepared = found.prepare(ads)
+    prepared = found.prepare(ads, Shared())
     for chosen in (np.arange(40), np.array([7]), np.array([3, 3, 39, 0]), np.empty(0, dtype=np.int64)):
         for request in requests:
             expected = found.logits(request[np.newaxis], ads[chosen])
@@ -68,7 +69,7 @@ def test_each_coordinate_is_read_where_it_is_said() -> None:
         weights[place] = 1.0
         found = LinearModel(coordinates, weights, 0.0)
         assert found.logits(request, ad) == [1.0]
-        assert found.prepare(ad).logits(request[0], np.array([0])) == [1.0]
+        assert found.prepare(ad, Shared()).logits(request[0], np.array([0])) == [1.0]
 
 
 def test_order_within_a_set_and_absent_matches_tell_nothing() -> None:

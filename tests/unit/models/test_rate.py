@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from models.features.spec import FeatureSpec
 from models.serving.calibration import HierarchicalCalibration, platt
+from models.serving.keys import Shared
 from models.serving.linear import Coordinates, LinearModel
 from models.serving.network import NetworkHead
 from models.serving.predictor import BatchScorer, Scorer, predict
@@ -56,7 +57,7 @@ def test_parts_weigh_and_are_calibrated_together() -> None:
 
 def test_a_prepared_rate_gives_what_rows_give_and_keeps_what_it_gave() -> None:
     rate = blend()
-    prepared = rate.prepare(TABLE)
+    prepared = rate.prepare(TABLE, Shared())
     rng = np.random.default_rng(2)
     given: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for number in range(40):
