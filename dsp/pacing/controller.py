@@ -106,9 +106,11 @@ class Law:
     #: The cost of an average impression is the mean over about so many.
     cost_impressions: float = 50.0
     #: Over how many time constants a gap between spend and plan, or cost and value, is to be closed, and over the
-    #: spend of how many average impressions at least.
+    #: spend of how many average impressions at least: of so many in a small day, of fewer in proportion in one that
+    #: has more impressions than the last number, or noise would stand for hours.
     catch_up: float = 4.0
     catch_up_impressions: float = 120.0
+    catch_up_day_impressions: float = 200.0
     #: A gap of less than this share of what was planned today so far, or of so many impressions, is noise: it is spread
     #: over the rest of the day, where it costs least.
     slack_share: float = 0.005
@@ -240,7 +242,10 @@ def _recovery(after: Control, pace: Pace, time: float, law: Law) -> float:
     """Return the multiple of the rate that brings spend back to plan, as far as it is off by more than noise."""
     gap = (after.planned_micros or 0) - after.spent_micros
     slack = max(law.slack_share * pace.today_micros, law.slack_impressions * after.cost_micros)
-    horizon = max(law.catch_up * time * pace.rate_micros_second, law.catch_up_impressions * after.cost_micros)
+    small_day = law.catch_up_day_impressions * after.cost_micros
+    share = min(small_day / max(pace.today_micros + pace.rest_micros, 1.0), 1.0)
+    least = law.catch_up_impressions * share * after.cost_micros
+    horizon = max(law.catch_up * time * pace.rate_micros_second, least, 1.0)
     behind = (gap - min(max(gap, -slack), slack)) / horizon
     return min(max(1.0 + behind, law.recovery_min), law.recovery_max)
 

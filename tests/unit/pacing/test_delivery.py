@@ -63,6 +63,22 @@ def test_every_hour_is_within_two_percent_of_plan(first_price: bool, times: floa
             assert spent == pytest.approx(planned, rel=0.02), hour
 
 
+def test_a_thousand_impressions_a_day_are_on_plan_at_every_hour() -> None:
+    """Two percent of such a day are two dozen impressions, and an hour's chance moves spend by a fourth of that."""
+
+    budget = int(supply(Market(lambda _: 0.05), 1.0) / 5)
+
+    def gap(law: Law, seed: int) -> float:
+        market = Market(lambda _: 0.05, seed=seed, billing_delay_ms=2_500)
+        trace = run(market, daily(lambda _: budget), budget, MIDNIGHT, MIDNIGHT + DAY, 10_000, law)
+        assert 1_000 < budget / trace.controls[-1].cost_micros < 1_500
+        return max(abs(spent - planned) / budget for spent, planned in at_hours(trace, 10_000))
+
+    assert max(gap(Law(), seed) for seed in range(5)) <= 0.02
+    as_if_small = Law(catch_up_day_impressions=1e9)
+    assert max(gap(as_if_small, seed) for seed in range(5)) > 0.02
+
+
 def test_a_market_dearer_than_the_value_is_delivered_to_while_the_average_allows() -> None:
     market = Market(busy(6.0), first_price=False)
     budget = int(supply(market, 1.0) * 1.15)  # more than bids at value could spend
