@@ -46,7 +46,7 @@ class BookDayRow(Base):
     line_item_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     day: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     campaign_id: Mapped[int] = mapped_column(index=True)
-    advertiser_id: Mapped[int]
+    advertiser_id: Mapped[int] = mapped_column(index=True)
     spend_micros: Mapped[int]
     late_micros: Mapped[int]
     impressions: Mapped[int]

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Select, Table, cast, func, literal, or_, select, union_all
+from sqlalchemy import BigInteger, ColumnElement, Select, Table, cast, func, literal, or_, select, tuple_, union_all
 from sqlalchemy.orm import Session
 
 from dsp.store.book_statements import DAYS, HOURS, SUMS
@@ -51,11 +51,21 @@ def _part(
 ) -> Select[Any]:
     keys = [table.c[name] if known or name not in UNKNOWN else literal(UNKNOWN[name]).label(name) for name in by]
     query = select(*keys, *((sign * table.c[one.name]).label(one.name) for one in SUMS))
-    for name, ids in owners.items():
-        query = query.where(table.c[name].in_(ids))
-    first, last = days
-    if first is not None:
-        query = query.where(table.c.day >= first)
-    if last is not None:
-        query = query.where(table.c.day <= last)
+    query = query.where(*_wanted(table, owners, days))
+    of_days = {name: ids for name, ids in owners.items() if name not in UNKNOWN}
+    if table is HOURS and of_days:
+        # The hours' key begins with the day, and an index for each kind of owner would cost every batch of the ledger.
+        # So the days, of which there is one for whatever hours there are, tell where an owner's hours are.
+        place = select(DAYS.c.day, DAYS.c.line_item_id).where(*_wanted(DAYS, of_days, days))
+        query = query.where(tuple_(HOURS.c.day, HOURS.c.line_item_id).in_(place))
     return query
+
+
+def _wanted(table: Table, owners: Mapping[str, Collection[int]], days: Days) -> list[ColumnElement[bool]]:
+    first, last = days
+    wanted: list[ColumnElement[bool]] = [table.c[name].in_(ids) for name, ids in owners.items()]
+    if first is not None:
+        wanted.append(table.c.day >= first)
+    if last is not None:
+        wanted.append(table.c.day <= last)
+    return wanted
