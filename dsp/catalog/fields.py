@@ -39,41 +39,67 @@ class Rules:
         self._fields = fields
         self._structs = structs or {}
 
-    def build(self, struct: type, values: Any, path: str, faults: list[Fault]) -> Any:
-        """Return the struct; when values are refused, add the faults and return something meaningless."""
+    def build(
+        self, struct: type, values: Any, path: str, faults: list[Fault], before: msgspec.Struct | None = None
+    ) -> Any:
+        """Return the struct; when values are refused, add the faults and return something meaningless.
+
+        Beside `before` it is judged by what is not the same: a rule that came later is not held against a field that
+        nobody touches.
+        """
         if not isinstance(values, Mapping):
             return _refuse(faults, path, f"must be an object, not {_name(values)}")
         found = len(faults)
         known = {field.name: field for field in msgspec.structs.fields(struct)}
         hints = get_type_hints(struct)
         rules = self._fields.get(struct, {})
-        built: dict[str, Any] = {}
+        kept = {} if before is None else _same(before, values)
+        built: dict[str, Any] = dict(kept)
         faults += [Fault(_join(path, str(name)[:64]), "unknown field") for name in values if name not in known]
         for name, field in known.items():
             at = _join(path, name)
+            if name in kept:
+                continue
             if name in values:
-                before = len(faults)
+                already = len(faults)
                 value = self._field(values[name], hints[name], rules.get(name), at, faults)
-                if len(faults) == before or isinstance(value, dict):  # of a dictionary, what was right is left
+                if len(faults) == already or isinstance(value, dict):  # of a dictionary, what was right is left
                     built[name] = value
             elif field.required:
                 faults.append(Fault(at, "is required"))
-        return self._whole(struct, built, path, faults, found)
+        refused = [one.field for one in faults[found:]]
+        made = self._whole(struct, built, path, faults, refused, self._standing(before, path, kept))
+        return _REFUSED if len(faults) > found else made
 
-    def _whole(self, struct: type, built: dict[str, Any], path: str, faults: list[Fault], found: int) -> Any:
+    def _standing(self, before: msgspec.Struct | None, path: str, kept: Mapping[str, Any]) -> list[Fault]:
+        """Return what fields that stay as they are were at fault in already, with others."""
+        rule = self._structs.get(type(before))
+        found: list[Fault] = []
+        if rule is not None:
+            rule(before, path, found)
+        return [one for one in found if any(_within(one.field, _join(path, name)) for name in kept)]
+
+    def _whole(
+        self,
+        struct: type,
+        built: dict[str, Any],
+        path: str,
+        faults: list[Fault],
+        refused: Sequence[str],
+        standing: Sequence[Fault],
+    ) -> Any:
         """Build the struct of the fields that were right, and check what holds across fields as far as that goes."""
-        refused = faults[found:]
         if any(field.required and field.name not in built for field in msgspec.structs.fields(struct)):
             return _REFUSED
         made = struct(**built)
         rule = self._structs.get(struct)
         if rule is None:
-            return _REFUSED if refused else made
+            return made
         across: list[Fault] = []
         made = rule(made, path, across)
         # A field that was refused already is missing here, which must not be held against it again.
-        faults += [one for one in across if not any(_within(one.field, other.field) for other in refused)]
-        return _REFUSED if len(faults) > found else made
+        faults += [one for one in across if one not in standing and not any(_within(one.field, at) for at in refused)]
+        return made
 
     def _field(self, value: Any, hint: Any, rule: FieldRule | None, path: str, faults: list[Fault]) -> Any:
         found = len(faults)
@@ -119,6 +145,21 @@ class Rules:
             if key is not _REFUSED:
                 entries[key] = self._convert(value, hints[1], at, faults)
         return {key: value for key, value in entries.items() if value is not _REFUSED}
+
+
+def _same(before: msgspec.Struct, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields whose values are those of before."""
+    shown = msgspec.to_builtins(before)
+    return {name: getattr(before, name) for name in shown.keys() & values.keys() if _equal(shown[name], values[name])}
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Tell whether two values are written alike in JSON, where 1 is not true, and a tuple is a list."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return type(one) is type(other) and one == other
 
 
 def _scalar(value: Any, hint: type, path: str, faults: list[Fault]) -> Any:

@@ -43,8 +43,10 @@ FREQUENCY_CAPS_MAX = 10
 DAYPARTS_MAX = 7 * 24
 
 
-def parse(kind: Kind, fields: Mapping[str, Any]) -> Entity:
+def parse(kind: Kind, fields: Mapping[str, Any], before: Entity | None = None) -> Entity:
     """Return the entity that the fields describe, normalised, with id 0, version 1 and status draft.
+
+    What is as it was `before` stays so, whatever the rules have become since.
 
     Raises:
         ValidationError: with every refused field.
@@ -52,7 +54,7 @@ def parse(kind: Kind, fields: Mapping[str, Any]) -> Entity:
     faults = [Fault(name, message) for name, message in _SHOWN.items() if name in fields]
     values_ = {name: value for name, value in fields.items() if name not in _SHOWN}
     # The id is required by the struct and not known yet.
-    entity: Entity = _RULES.build(kind.entity, {**values_, "id": 0}, "", faults)
+    entity: Entity = _RULES.build(kind.entity, {**values_, "id": 0}, "", faults, before)
     if faults:
         raise ValidationError(faults)
     return entity

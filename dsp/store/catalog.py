@@ -141,7 +141,7 @@ class CatalogRepository(CatalogReader):
         if before.status is Status.ARCHIVED:
             raise TransitionError("an archived entity cannot be changed")
         base = {name: value for name, value in msgspec.to_builtins(before).items() if name not in READ_ONLY}
-        entity = parse(kind, merge(base, fields))
+        entity = parse(kind, merge(base, fields), before)
         entity = msgspec.structs.replace(entity, id=id, status=before.status, version=before.version)
         self._check(kind, entity, before)
         return self._write(kind, "update", before, entity)
@@ -230,8 +230,13 @@ class CatalogRepository(CatalogReader):
             parent = self.get(kind.parent, parent_id)
         except NotFoundError as fault:
             return [Fault(kind.parent_field, str(fault))]
-        if parent.status is Status.ARCHIVED:
-            return [Fault(kind.parent_field, f"the {kind.parent.words} is archived")]
+        of = ""
+        for above in kind.ancestors:  # below one that is archived nothing bids again
+            if parent.status is Status.ARCHIVED:
+                return [Fault(kind.parent_field, f"the {above.words}{of} is archived")]
+            if above.parent is not None and above.parent_field is not None:
+                of = f" of the {above.words}{of}"
+                parent = self.get(above.parent, getattr(parent, above.parent_field))
         return []
 
     def _goal_faults(self, line_item: LineItem, before: Entity | None) -> Faults:

@@ -118,6 +118,13 @@ async def test_life_cycle_and_effective_status(api: Api) -> None:
               "goal": {"kind": "cpm", "target_micros": 1}},
     )  # fmt: skip
     assert errors(orphan) == {"campaign_id": "the campaign is archived"}
+    ad = {"name": "x", "format": "audio", "markup": "https://acme.example/a.mp3", "mime": "audio/mpeg",
+          "duration_seconds": 9, "landing_url": "https://acme.example/", "line_item_id": ids["line-items"]}  # fmt: skip
+    orphan = await api.member.post("/v1/creatives", json=ad)
+    assert errors(orphan) == {"line_item_id": "the campaign of the line item is archived"}
+    await api.member.post(f"{advertiser}/archive")
+    orphan = await api.member.post("/v1/campaigns", json={"name": "x", "advertiser_id": 1, "flight": {"start_ms": 0}})
+    assert errors(orphan) == {"advertiser_id": "the advertiser is archived"}
 
 
 async def test_nothing_is_active_whose_spend_has_no_bound(api: Api) -> None:

@@ -13,7 +13,7 @@ from dsp.catalog import values
 from dsp.catalog.creative import CLICK_MACROS_MAX, MARKUP_BYTES_MAX
 from dsp.catalog.entities import LineItem
 from dsp.catalog.kinds import Kind
-from dsp.catalog.rules import Dimension
+from dsp.catalog.rules import Clause, Dimension, Targeting
 from dsp.catalog.terms import Goal, GoalKind
 from dsp.catalog.validate import START_MS_MAX, parse
 from dsp.kernel.errors import ValidationError
@@ -264,3 +264,29 @@ def test_a_conversion_after_a_view_alone_cannot_be_promised() -> None:
     rule = REQUIRED[Kind.CONVERSION_RULE]
     assert refused(Kind.CONVERSION_RULE, {**rule, "post_view": True}).keys() == {"post_view"}
     assert parse(Kind.CONVERSION_RULE, {**rule, "post_view": False}) == parse(Kind.CONVERSION_RULE, rule)
+
+
+def test_a_change_is_judged_by_what_it_changes() -> None:
+    """Older rules let in a country that is none, and a link whose clicks nobody counts."""
+    old = msgspec.structs.replace(
+        parse(Kind.LINE_ITEM, LINE_ITEM), targeting=Targeting(clauses={Dimension.COUNTRY: Clause(include=("XX",))})
+    )
+    kept = {**LINE_ITEM, "targeting": {"clauses": {"country": {"include": ["XX"], "exclude": []}}, "audience": []}}
+    lowered = parse(Kind.LINE_ITEM, {**kept, "budget": {"daily_micros": 1}}, old)
+    assert isinstance(lowered, LineItem)
+    assert (lowered.budget.daily_micros, lowered.targeting) == (1, old.targeting)
+    touched = {**LINE_ITEM, "targeting": {"clauses": {"country": {"include": ["XX", "USA"]}}}}
+    assert _refused(Kind.LINE_ITEM, touched, old) == {"targeting.clauses.country.include[0]"}
+    assert _refused(Kind.LINE_ITEM, {**kept, "bid_max_micros_cpm": 0}, old) == {"bid_max_micros_cpm"}
+    ad = {**REQUIRED[Kind.CREATIVE], "markup": "<a href='https://x.example'>x</a>", "secure": True}
+    uncounted = msgspec.structs.replace(parse(Kind.CREATIVE, REQUIRED[Kind.CREATIVE]), markup=ad["markup"])
+    assert parse(Kind.CREATIVE, {**ad, "name": "new"}, uncounted).name == "new"
+    assert _refused(Kind.CREATIVE, {**ad, "secure": 1}, uncounted) == {"secure"}
+    assert _refused(Kind.CREATIVE, {**ad, "markup": ad["markup"] + "!"}, uncounted) == {"markup"}
+    assert _refused(Kind.CREATIVE, {**ad, "format": "video"}, uncounted) == {"markup", "duration_seconds", "mime"}
+
+
+def _refused(kind: Kind, fields: dict[str, Any], before: Any) -> set[str]:
+    with pytest.raises(ValidationError) as refused:
+        parse(kind, fields, before)
+    return {fault.field for fault in refused.value.faults}
