@@ -16,6 +16,7 @@ from dsp.catalog.reasons import Exclusion
 from dsp.catalog.status import Status, effective
 from dsp.events.schema import SampledRequest
 from dsp.funnel import explain, offered
+from dsp.kernel.clock import knows_timezone
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import InputError
 from dsp.kernel.money import Micros
@@ -32,6 +33,15 @@ NO_CREATIVE = Reason(label="no_creative", sentence="None of its creatives is act
 UNVALUED = Reason(
     label=Exclusion.WORTHLESS.value,
     sentence="The goal is a return on conversions, and no active conversion rule of the advertiser has a value.",
+)
+#: What its terms may be that no version here would write, or that another host knows and this one does not.
+UNUSABLE = Reason(
+    label=Exclusion.INACTIVE.value,
+    sentence="Bidders cannot use its terms: the advertiser's time zone is unknown, or a number is out of bounds.",
+)
+CLOSED = Reason(
+    label=Exclusion.THROTTLED.value,
+    sentence="Its campaign cannot be paced, so it is closed; the pacing worker logs why.",
 )
 _LEVELS = (Kind.LINE_ITEM, Kind.CAMPAIGN, Kind.ADVERTISER)
 _STATUSES = {Status.DRAFT: "a draft", Status.PAUSED: "paused", Status.ARCHIVED: "archived"}
@@ -101,13 +111,15 @@ class Delivery:
             chain.advertisers,
         )
         self._now_ms = now_ms
-        self._day = day_number(now_ms, self._advertiser.timezone)
+        timezone = self._advertiser.timezone
+        self._day = day_number(now_ms, timezone if knows_timezone(timezone) else "UTC")
 
     def report(
         self, budgets: list[BudgetReport], control: Control | None, supply: SupplyReport | None
     ) -> DeliveryReport:
         """Return the report; `control` is what pacing made of the line item."""
         cost = control.cost_micros if control is not None else 0.0
+        closed = [CLOSED] if control is not None and control.closed else []
         spent = [_spent(one) for one in budgets if one.left_micros < max(1.0, cost)]
         return DeliveryReport(
             line_item_id=self._line_item.id,
@@ -115,7 +127,7 @@ class Delivery:
             at_ms=self._now_ms,
             effective_status=effective(self._line_item.status, self._campaign.status, self._advertiser.status),
             date=(EPOCH + timedelta(days=self._day)).isoformat(),
-            held=[*self._inactive(), *self._resting(), *spent],
+            held=[*self._inactive(), *self._resting(), *closed, *spent],
             budgets=budgets,
             pace=None if control is None else _pace(control),
             supply=supply,
@@ -185,6 +197,9 @@ class Delivery:
     def _resting(self) -> Iterator[Reason]:
         """Yield why it does not bid at this hour, or at any."""
         snapshot = build(self._chain, "", self._now_ms)
+        if not snapshot.line_items:
+            yield UNUSABLE
+            return
         calendar = snapshot.index.calendar
         if not bitmap.positions(calendar.in_flight(self._now_ms)).size:
             yield reason(Exclusion.OUT_OF_FLIGHT.value)

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from typing import Protocol
+from zoneinfo import ZoneInfo
 
 NS_PER_MS = 1_000_000
 MS_PER_SECOND = 1_000
@@ -10,6 +11,15 @@ NS_PER_SECOND = NS_PER_MS * MS_PER_SECOND
 MS_PER_MINUTE = 60 * MS_PER_SECOND
 MS_PER_HOUR = 60 * MS_PER_MINUTE
 MS_PER_DAY = 24 * MS_PER_HOUR
+
+
+def knows_timezone(name: str) -> bool:
+    """Tell whether this machine knows a time zone: zones come and go, and another host may have taken this one."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError, ValueError):  # unknown, a directory's name, a path
+        return False
+    return True
 
 
 class Clock(Protocol):

@@ -160,6 +160,7 @@ LATE_WINS = Counter(
 OVERSPENT = Gauge(
     "dsp_overspent_micros", "Charged beyond hard budgets; anything but 0 is a fault, or a budget that was lowered."
 )
+CAMPAIGNS_CLOSED = Gauge("dsp_campaigns_closed", "Campaigns that pacing cannot plan for: nothing of them bids.")
 PACING_ERROR = Histogram(
     "dsp_pacing_error_ratio",
     "Spend over plan, per active line item and control step.",
@@ -167,6 +168,9 @@ PACING_ERROR = Histogram(
 )
 
 # What is being served
+CATALOGUE_UNREADABLE = Gauge(
+    "dsp_catalogue_unreadable", "Entities of the catalogue that nobody here can read: nothing of them bids."
+)
 SNAPSHOT_AGE = Gauge("dsp_snapshot_age_seconds", "Age of the snapshot in use.")
 SNAPSHOT_PUBLISHED = Gauge("dsp_snapshot_published_timestamp_seconds", "When the latest snapshot was published.")
 SNAPSHOT_LINE_ITEMS = Gauge("dsp_snapshot_line_items", "Line items in the snapshot in use.")

@@ -34,7 +34,7 @@ class Control(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     flight began.
     """
 
-    multiplier: float = 1.0
+    multiplier: float = 1.0  # 0: closed, nothing is bid
     left_micros: Micros | None = None  # None: no budget
     level: float = 0.0  # log of the multiplier that spends as the plan does, and comes back to it
     recovery: float = 1.0  # what of the level is to come back to plan; the rest is what was learned of the market
@@ -50,6 +50,11 @@ class Control(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     cost_micros: float = 0.0  # of an average impression, lately
     value_micros: Micros = 0  # expected, of what was bought
     planned_micros: Micros | None = None  # None: no budget, no plan
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether nothing is bid, as nothing can be planned: no law takes a multiplier that low."""
+        return self.multiplier == 0.0
 
     @property
     def level_now(self) -> float:

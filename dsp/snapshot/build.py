@@ -1,8 +1,7 @@
 """Compiles a catalogue to the one immutable artefact that every decision reads. Pure; encoding is codec.py's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,8 @@ from dsp.catalog.entities import Advertiser, Campaign, Catalogue, ConversionRule
 from dsp.catalog.exposures import ID_MAX
 from dsp.catalog.terms import FrequencyCap
 from dsp.frequency.rule import CapBook
-from dsp.kernel.money import PRICE_MICROS_CPM_MAX
+from dsp.kernel.clock import knows_timezone
+from dsp.kernel.money import PRICE_MICROS_CPM_MAX, Micros
 from dsp.pricing.value import GOAL_CODES, conversion_worths, unit_micros, unit_prices, value_micros_cpm
 from dsp.targeting.index import Entities, Index
 from dsp.targeting.tiers import Ranking
@@ -21,6 +21,7 @@ PRIOR_CTR = 0.002
 PRIOR_CVR = 0.02
 
 _FOREVER_MS = 2**62
+_INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ class Snapshot:
 
 def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
     """Compile a catalogue. Equal catalogues give equal snapshots, whatever order their entities come in."""
-    chains, orphan_ids = _chains(catalogue)
+    worths = conversion_worths(catalogue.conversion_rules)
+    chains, orphan_ids = _chains(catalogue, worths)
     items = tuple(item for item, _, _ in chains)
     campaigns = tuple(campaign for _, campaign, _ in chains)
     advertisers = tuple(advertiser for _, _, advertiser in chains)
@@ -91,7 +93,6 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
     starts = _column(max(item.flight.start_ms, campaign.flight.start_ms) for item, campaign, _ in chains)
     ends = _column(min(_end_ms(item), _end_ms(campaign)) for item, campaign, _ in chains)
     goal_kind = _column(GOAL_CODES[item.goal.kind] for item in items).astype(np.int8)
-    worths = conversion_worths(catalogue.conversion_rules)
     target = _column(unit_micros(item.goal, worths.get(one.id, 0)) for item, _, one in chains)
     bid_min = _column(item.bid_min_micros_cpm or 0 for item in items)
     bid_max = _column(min(_or(item.bid_max_micros_cpm, PRICE_MICROS_CPM_MAX), PRICE_MICROS_CPM_MAX) for item in items)
@@ -128,28 +129,29 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
     )
 
 
-def _chains(catalogue: Catalogue) -> tuple[list[tuple[LineItem, Campaign, Advertiser]], tuple[int, ...]]:
-    """Each line item with its parents, by id; and the ids of those whose parents are gone or that nobody can count."""
+def _chains(
+    catalogue: Catalogue, worths: Mapping[int, Micros]
+) -> tuple[list[tuple[LineItem, Campaign, Advertiser]], tuple[int, ...]]:
+    """Each line item with its parents, by id; and the ids of those whose parents are gone or that nobody can count.
+
+    One whose time zone nobody here knows has no days to budget, and the rest must go on.
+    """
     campaigns = {campaign.id: campaign for campaign in catalogue.campaigns}
-    advertisers = {advertiser.id: advertiser for advertiser in catalogue.advertisers if _has_days(advertiser)}
+    advertisers = {one.id: one for one in catalogue.advertisers if knows_timezone(one.timezone)}
     chains, orphan_ids = [], []
     for item in sorted(catalogue.line_items, key=lambda one: one.id):
         campaign = campaigns.get(item.campaign_id)
         advertiser = advertisers.get(campaign.advertiser_id) if campaign is not None else None
-        if campaign is None or advertiser is None or max(item.id, campaign.id, advertiser.id) > ID_MAX:
+        if (
+            campaign is None
+            or advertiser is None
+            or max(item.id, campaign.id, advertiser.id) > ID_MAX
+            or unit_micros(item.goal, worths.get(advertiser.id, 0)) > _INT64_MAX
+        ):
             orphan_ids.append(item.id)
         else:
             chains.append((item, campaign, advertiser))
     return chains, tuple(orphan_ids)
-
-
-def _has_days(advertiser: Advertiser) -> bool:
-    """Whether this machine knows the time zone: without it there are no days to budget, and the rest must go on."""
-    try:
-        ZoneInfo(advertiser.timezone)
-    except (KeyError, OSError, ValueError):  # unknown, a directory's name, a path
-        return False
-    return True
 
 
 def _caps(entities: Sequence[LineItem | Campaign | Advertiser]) -> dict[int, tuple[FrequencyCap, ...]]:

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.orm import Session
 
-from dsp.catalog.entities import Campaign, Catalogue, LineItem
+from dsp.catalog.entities import Campaign, Catalogue, Deal, LineItem
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status, effective, transition
 from dsp.catalog.terms import Budget, GoalKind
@@ -336,16 +336,30 @@ def names(session: Session, kind: Kind, ids: Collection[int]) -> dict[int, str]:
 
 def load_catalogue(session: Session) -> tuple[int, Catalogue]:
     """Return the catalogue's revision and every entity that is not gone, nor under an ancestor that is."""
-    return revision(session), rooted({kind: load_entities(session, kind) for kind in Kind})
+    return revision(session), rooted({kind: load_entities(session, kind)[0] for kind in Kind})
 
 
-def load_entities(session: Session, kind: Kind) -> Sequence[Entity]:
-    """Return the entities of a kind that are not gone, by id."""
+def load_entities(session: Session, kind: Kind) -> tuple[list[Entity], dict[int, str]]:
+    """Return the entities of a kind that are not gone, by id; and why which of them cannot be read, by id.
+
+    What cannot be read (a newer version may have written it) must not stop the rest. A deal that cannot is archived:
+    it still bars its line items.
+    """
     table = ROWS[kind].__table__
     query = select(table).order_by(table.c.id)
     if is_gone(kind, Status.ARCHIVED):
         query = query.where(table.c.status != Status.ARCHIVED.value)
-    return [to_entity(kind, row) for row in session.execute(query).mappings()]
+    found: list[Entity] = []
+    unreadable: dict[int, str] = {}
+    for row in session.execute(query).mappings():
+        try:
+            found.append(to_entity(kind, row))
+        except msgspec.ValidationError as fault:
+            unreadable[row["id"]] = str(fault)
+            if kind is Kind.DEAL:
+                known = {name: row[name] for name in ("id", "name", "exchange", "deal_id")}
+                found.append(Deal(**known, status=Status.ARCHIVED))
+    return found, unreadable
 
 
 def is_gone(kind: Kind, status: Status) -> bool:

@@ -24,7 +24,7 @@ def load_chain(session: Session, line_item_id: int) -> Catalogue:
         Kind.CAMPAIGN: (campaign,),
         Kind.LINE_ITEM: (line_item,),
         Kind.CREATIVE: _all(catalogue, Kind.CREATIVE, {"line_item_id": line_item_id}),
-        Kind.DEAL: load_entities(session, Kind.DEAL),
+        Kind.DEAL: load_entities(session, Kind.DEAL)[0],
         Kind.CONVERSION_RULE: _all(catalogue, Kind.CONVERSION_RULE, rules),
     }
     return Catalogue(**{kind.plural: tuple(entities) for kind, entities in found.items()})  # type: ignore[arg-type]

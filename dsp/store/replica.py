@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.kinds import Entity, Kind
+from dsp.kernel import logging, metrics
 from dsp.store.catalog import is_gone, load_entities, revision, rooted
 from dsp.store.tables import ChangeRow
 
@@ -33,6 +34,7 @@ class Replica:
         self.revision = -1
         self._last = 0  # number of the latest write that is in it
         self._entities: dict[Kind, dict[int, Entity]] = {}
+        self._unreadable: set[tuple[Kind, int]] = set()
 
     def follow(self, session: Session) -> Sequence[Write] | None:
         """Catch up; return what was written since, oldest first, or None where the catalogue was read anew.
@@ -48,10 +50,22 @@ class Replica:
         if len(writes) == behind and self._enter(writes):
             self._last, self.revision = writes[-1].number, found
             return writes
-        self._entities = {kind: {one.id: one for one in load_entities(session, kind)} for kind in Kind}
+        self._read(session)
         self._last = session.execute(select(func.max(_TABLE.id))).scalar_one() or 0
         self.revision = found
         return None
+
+    def _read(self, session: Session) -> None:
+        unreadable = set()
+        for kind in Kind:
+            found, faults = load_entities(session, kind)
+            self._entities[kind] = {one.id: one for one in found}
+            for number, fault in faults.items():
+                unreadable.add((kind, number))
+                if (kind, number) not in self._unreadable:
+                    logging.get(__name__).error("entity unreadable, left out", kind=kind, id=number, fault=fault)
+        self._unreadable = unreadable
+        metrics.CATALOGUE_UNREADABLE.set(len(unreadable))
 
     def catalogue(self) -> Catalogue:
         """Return what is not gone, nor under an ancestor that is."""
@@ -71,6 +85,8 @@ class Replica:
             try:
                 entity = msgspec.convert(write.after, write.kind.entity)
             except msgspec.ValidationError:
+                return False
+            if (write.kind, entity.id) in self._unreadable:  # perhaps not any more, and what is under it neither
                 return False
             if is_gone(write.kind, entity.status):
                 self._entities[write.kind].pop(entity.id, None)

@@ -44,6 +44,8 @@ STEP_LINE_ITEMS = 5_000
 _SAME = 1.0001
 #: Where no budget bounds it, what is paced may spend all at once.
 _UNPLANNED = Pace(None, inf, 0.0, 0.0, 86_400.0)
+#: Of what nothing was learned yet, nor planned.
+_UNKNOWN = Control(planned_micros=0)
 
 
 class Turn(NamedTuple):
@@ -84,7 +86,8 @@ def next_controls(
 ) -> Controls:
     """Return the controls after one step: each campaign and line item by its own plan, the tighter one obeyed.
 
-    Whose turn it is not keeps its control; who has none does not wait for one, as bidders hold back nobody without.
+    Whose turn it is not keeps its control; who has none does not wait for one, as bidders hold back nobody without. A
+    campaign that cannot be paced is closed, and the others go on.
     """
     advertisers = {advertiser.id: advertiser for advertiser in catalogue.advertisers}
     members: dict[int, list[LineItem]] = {campaign.id: [] for campaign in catalogue.campaigns}
@@ -100,29 +103,50 @@ def next_controls(
     for campaign in catalogue.campaigns:
         if not turn.has(campaign.id) and _kept(campaign.id, members[campaign.id], before, after):
             continue
-        advertiser = advertisers[campaign.advertiser_id]
-        above = (advertiser.status, campaign.status)
-        terms = {each.id: _line_item_terms(each, campaign, advertiser.timezone, above) for each in members[campaign.id]}
-        shared = _campaign_terms(campaign, advertiser.timezone, terms.values())
-        active = [number for number, own in terms.items() if own.active]
-        held_by = _Paced.of(shared, of_campaigns.get(campaign.id, ()), curves, active, now_ms)
-        paced = {
-            number: _Paced.of(own, of_line_items.get(number, ()), curves, [number], now_ms)
-            for number, own in terms.items()
-        }
-        holds = _holds(campaign.budget, held_by, paced.values())
-        held = (held_by if holds else held_by.resting()).step(before.campaigns.get(campaign.id), None, law, now_ms)
-        after.campaigns[campaign.id] = held
-        for line_item in members[campaign.id]:
-            number, own = line_item.id, terms[line_item.id]
-            bought = _bought(line_item.goal, worths.get(advertiser.id, 0), of_line_items.get(number, ()))
-            control = paced[number].step(before.line_items.get(number), bought, law, now_ms)
-            # Who asked for as soon as possible is not slowed by a campaign that others share evenly.
-            if holds and own.mode is not PacingMode.ASAP:
-                control = hold(control, held.level_now, law)
-            left = min((each for each in (control.left_micros, held.left_micros) if each is not None), default=None)
-            after.line_items[number] = msgspec.structs.replace(control, left_micros=left)
+        try:
+            advertiser = advertisers[campaign.advertiser_id]
+            above = (advertiser.status, campaign.status)
+            terms = {
+                each.id: _line_item_terms(each, campaign, advertiser.timezone, above) for each in members[campaign.id]
+            }
+            shared = _campaign_terms(campaign, advertiser.timezone, terms.values())
+            active = [number for number, own in terms.items() if own.active]
+            held_by = _Paced.of(shared, of_campaigns.get(campaign.id, ()), curves, active, now_ms)
+            paced = {
+                number: _Paced.of(own, of_line_items.get(number, ()), curves, [number], now_ms)
+                for number, own in terms.items()
+            }
+            holds = _holds(campaign.budget, held_by, paced.values())
+            held = (held_by if holds else held_by.resting()).step(before.campaigns.get(campaign.id), None, law, now_ms)
+            after.campaigns[campaign.id] = held
+            for line_item in members[campaign.id]:
+                number, own = line_item.id, terms[line_item.id]
+                bought = _bought(line_item.goal, worths.get(advertiser.id, 0), of_line_items.get(number, ()))
+                control = paced[number].step(before.line_items.get(number), bought, law, now_ms)
+                # Who asked for as soon as possible is not slowed by a campaign that others share evenly.
+                if holds and own.mode is not PacingMode.ASAP:
+                    control = hold(control, held.level_now, law)
+                left = min((each for each in (control.left_micros, held.left_micros) if each is not None), default=None)
+                after.line_items[number] = msgspec.structs.replace(control, left_micros=left)
+        except Exception as fault:
+            _close(campaign, members[campaign.id], before, after, fault)
     return after
+
+
+def _close(
+    campaign: Campaign, members: Iterable[LineItem], before: Controls, after: Controls, fault: Exception
+) -> None:
+    """Have nothing of a campaign bid: without a plan it would take its whole budget as fast as it can.
+
+    What was learned stays; where there was nothing yet, it begins cold when there is a plan.
+    """
+    known = before.campaigns.get(campaign.id, _UNKNOWN)
+    if not known.closed:
+        logging.get(__name__).error("campaign closed, it cannot be paced", campaign_id=campaign.id, fault=repr(fault))
+    after.campaigns[campaign.id] = msgspec.structs.replace(known, multiplier=0.0)
+    for line_item in members:
+        known = before.line_items.get(line_item.id, _UNKNOWN)
+        after.line_items[line_item.id] = msgspec.structs.replace(known, multiplier=0.0)
 
 
 def _kept(campaign_id: int, members: Iterable[LineItem], before: Controls, after: Controls) -> bool:
@@ -295,6 +319,7 @@ class PacingJob:
         self._controls = next_controls(self._catalogue, days, self._controls, self._curves, law, now_ms, self._turn)
         await self._blobs.put(PACED_BLOB, columns.encode(columns.paced(self._controls)))
         if self._turn.number == 0:  # all have had theirs
+            metrics.CAMPAIGNS_CLOSED.set(sum(control.closed for control in self._controls.campaigns.values()))
             metrics.OVERSPENT.set(overspent_micros(self._catalogue, days, now_ms))
             await self._blobs.put(CONTROLS_BLOB, encode(self._controls))
         if now_ms >= self._reclaim_at_ms:

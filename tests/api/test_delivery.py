@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+from sqlalchemy import update
 
 from dsp.events.schema import SampledRequest, encode
 from dsp.events.topics import Topic
@@ -11,6 +12,7 @@ from dsp.pacing import controller
 from dsp.pacing.controller import CONTROLS_BLOB, Control, Controls
 from dsp.pacing.plan import day_number
 from dsp.store.book import BookRepository
+from dsp.store.tables import AdvertiserRow
 from dsp.stream.port import Entry
 from tests.api.conftest import Api, errors
 
@@ -107,6 +109,19 @@ async def test_budgets_stand_as_the_book_has_them(api: Api) -> None:
     assert told["pace"] == pace
     await api.services.blobs.put(CONTROLS_BLOB, b"rubbish")
     assert (await _told(api, number))["pace"] is None
+
+
+async def test_terms_that_nobody_here_can_use_are_named(api: Api) -> None:
+    ids = await _active(api)
+    number = ids["line-items"]
+    await _keep(api, {"imp": [{"id": "1", "banner": {"w": 300, "h": 250}}]})
+    with api.services.writes.begin() as session:
+        session.execute(update(AdvertiserRow).values(timezone="Mars/Olympus_Mons"))
+    control = Control(multiplier=0.0)
+    await api.services.blobs.put(CONTROLS_BLOB, controller.encode(Controls(at_ms=1, line_items={number: control})))
+    told = await _told(api, number)
+    assert [label for label, _ in _held(told)] == ["inactive", "throttled"]
+    assert (told["supply"]["impressions"], told["supply"]["eligible"]) == (1, 0)
 
 
 async def test_supply_is_told_by_what_bidders_were_asked(api: Api) -> None:

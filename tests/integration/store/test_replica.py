@@ -4,7 +4,8 @@ from random import Random
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, update
+from prometheus_client import REGISTRY
+from sqlalchemy import Engine, insert, update
 
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
@@ -12,7 +13,7 @@ from dsp.kernel.errors import TransitionError, ValidationError
 from dsp.store.catalog import CatalogRepository, load_catalogue
 from dsp.store.database import session_factory
 from dsp.store.replica import Replica
-from dsp.store.tables import ChangeRow, RevisionRow
+from dsp.store.tables import ChangeRow, DealRow, LineItemRow, RevisionRow
 
 
 @pytest.fixture
@@ -119,3 +120,42 @@ def test_a_log_that_does_not_fit_is_not_followed(engine: Engine) -> None:
         session.execute(update(RevisionRow).values(revision=3))
         assert replica.follow(session) is None
         assert replica.revision == 3
+
+
+def test_what_cannot_be_read_is_left_out_and_the_rest_is_there(engine: Engine) -> None:
+    """A newer version may have written a kind of goal, or of auction, that nobody here knows."""
+    replica = Replica()
+
+    def ids() -> tuple[list[int], ...]:
+        found = replica.catalogue()
+        return tuple([one.id for one in getattr(found, name)] for name in ("line_items", "creatives", "deals"))
+
+    def unreadable() -> float:
+        return REGISTRY.get_sample_value("dsp_catalogue_unreadable") or 0.0
+
+    with session_factory(engine).begin() as session:
+        repository = CatalogRepository(session, "t", 1)
+        for kind, parents in ((Kind.ADVERTISER, [{}]), (Kind.CAMPAIGN, [{"advertiser_id": 1}]),
+                              (Kind.LINE_ITEM, [{"campaign_id": 1}] * 2),
+                              (Kind.CREATIVE, [{"line_item_id": 1}, {"line_item_id": 2}]),
+                              (Kind.DEAL, [{"deal_id": "d1"}, {"deal_id": "d2"}])):  # fmt: skip
+            for parent in parents:
+                repository.create(kind, {"name": "n", **FIELDS[kind], **parent})
+        replica.follow(session)
+        assert (ids(), unreadable()) == (([1, 2], [1, 2], [1, 2]), 0.0)
+        session.execute(update(LineItemRow).where(LineItemRow.id == 1).values(goal_kind="attention", version=2))
+        session.execute(update(DealRow).where(DealRow.id == 1).values(auction="sealed"))
+        written = {"kind": Kind.LINE_ITEM.value, "entity_id": 1, "version": 2, "at_ms": 1, "actor": "t"}
+        goal = {"goal": {"kind": "attention"}}
+        session.execute(insert(ChangeRow).values(**written, action="update", before={}, after=goal))
+        session.execute(update(RevisionRow).values(revision=RevisionRow.revision + 1))
+        assert replica.follow(session) is None
+        assert (ids(), unreadable()) == (([2], [2], [1, 2]), 2.0)
+        barred = replica.catalogue().deals[0]  # its line items must not bid on any terms
+        assert (barred.exchange, barred.deal_id, barred.status) == ("e", "d1", Status.ARCHIVED)
+        repository.update(Kind.LINE_ITEM, 2, {"name": "m"})
+        assert replica.follow(session)
+        session.execute(update(LineItemRow).where(LineItemRow.id == 1).values(goal_kind="cpc"))
+        repository.update(Kind.LINE_ITEM, 1, {"name": "m"})
+        assert replica.follow(session) is None
+        assert (ids(), unreadable()) == (([1, 2], [1, 2], [1, 2]), 1.0)

@@ -20,7 +20,7 @@ from dsp.pacing.revaluation import REVALUED_BLOB, Revalued
 from dsp.pacing.revaluation import encode as encode_revalued
 from dsp.pacing.traffic import TRAFFIC_BLOB, Traffic
 from dsp.pacing.traffic import encode as encode_traffic
-from dsp.store.tables import LineItemRow
+from dsp.store.tables import AdvertiserRow, LineItemRow
 from dsp.workers import pacing
 from dsp.workers.config import WorkersConfig
 from dsp.workers.pacing import PacingJob, Turn
@@ -298,8 +298,12 @@ async def test_what_a_dead_bidder_held_returns_to_the_budgets(world: World) -> N
     await job.close()
 
 
+def gauge(name: str) -> float:
+    return REGISTRY.get_sample_value(name) or 0.0
+
+
 def overspent() -> float:
-    return REGISTRY.get_sample_value("dsp_overspent_micros") or 0.0
+    return gauge("dsp_overspent_micros")
 
 
 async def test_what_is_charged_beyond_a_hard_budget_is_shown(world: World) -> None:
@@ -342,6 +346,49 @@ async def test_what_was_spent_before_today_counts_and_late_news_of_it_comes_to_b
     assert (await steps(world, job, 1)).line_items[line_item].spent_micros == 660_000
     world.clock.advance(86_400_000)
     assert (await steps(world, job, 1)).line_items[line_item].spent_micros == 660_000
+    await job.close()
+
+
+async def test_a_campaign_that_cannot_be_paced_is_closed_and_the_others_go_on(world: World) -> None:
+    """A time zone that another host knew, or that was taken out of the database of time zones."""
+    advertisers = [world.advertiser(timezone=name) for name in ("UTC", "Europe/Berlin")]
+    campaigns = [world.campaign(one, budget={"total_micros": 1_200_000}) for one in advertisers]
+    good, bad = [world.line_item(one, budget={"total_micros": 1_200_000}) for one in campaigns]
+    job = new_job(world)
+    await job.open()
+    for _ in range(20):
+        world.spend(campaigns[1], bad, 20_000)
+        before = await steps(world, job, 1)
+
+    def move(timezone: str) -> None:
+        with world.sessions.begin() as session:
+            session.execute(update(AdvertiserRow).where(AdvertiserRow.id == advertisers[1]).values(timezone=timezone))
+        world.update(Kind.ADVERTISER, advertisers[0], name=f"not {timezone}")  # so that the catalogue is read
+
+    move("Mars/Olympus_Mons")
+    world.create(Kind.CAMPAIGN, advertiser_id=advertisers[1], flight={"start_ms": NOON_MS}, budget={"daily_micros": 1})
+    job = new_job(world)
+    await job.open()
+    world.spend(campaigns[0], good, 30_000)
+    world.spend(campaigns[1], bad, 2_000_000)
+    closed = await steps(world, job, 2)
+    assert closed.line_items[good].planned_micros == 220_000
+    assert not closed.line_items[good].closed
+    learned = msgspec.structs.replace(before.line_items[bad], multiplier=0.0)
+    assert closed.line_items[bad] == learned
+    assert (gauge("dsp_campaigns_closed"), overspent()) == (2.0, 2 * 1_200_000.0)  # totals need no day
+    found = await world.blobs.get(PACED_BLOB)
+    assert found is not None
+    paced = columns.align(columns.decode(found[1]), np.array([good, bad]))
+    assert paced.multiplier.tolist() == [closed.line_items[good].multiplier, 0.0]
+
+    move("Europe/Berlin")
+    job = new_job(world)
+    await job.open()
+    again = await steps(world, job, 1)
+    assert again.line_items[bad].multiplier > 0.0
+    assert again.line_items[bad].planned_micros == 230_000
+    assert (again.campaigns[3].cold, gauge("dsp_campaigns_closed")) == (True, 0.0)
     await job.close()
 
 

@@ -98,6 +98,16 @@ def test_line_items_whose_impressions_nobody_can_count_are_orphans() -> None:
     assert ([item.id for item in snapshot.line_items], snapshot.orphan_ids) == ([ID_MAX], (ID_MAX + 1,))
 
 
+def test_a_line_item_whose_unit_may_cost_more_than_a_number_holds_is_an_orphan() -> None:
+    rules = (ConversionRule(id=1, name="r", advertiser_id=1, value_micros=10**16),)
+    items = tuple(
+        line_item(number, 10, goal=Goal(kind=GoalKind.ROAS, target_micros=target))
+        for number, target in ((1, 1), (2, 10_000))
+    )
+    snapshot = build(msgspec.structs.replace(CATALOGUE, line_items=items, conversion_rules=rules), "v1", 0)
+    assert ([item.id for item in snapshot.line_items], snapshot.orphan_ids) == ([2], (1,))
+
+
 def test_days_are_the_advertiser_s() -> None:
     snapshot = build(CATALOGUE, "v1", 0)
     assert snapshot.days(20_000 * DAY_MS).tolist() == [20_000, 19_999]
