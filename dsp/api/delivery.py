@@ -43,6 +43,8 @@ CLOSED = Reason(
     label=Exclusion.THROTTLED.value,
     sentence="Its campaign cannot be paced, so it is closed; the pacing worker logs why.",
 )
+#: So many impressions tell the shares of reasons to a percent or two; a request may have a hundred.
+IMPRESSIONS_ENOUGH = 1_000
 _LEVELS = (Kind.LINE_ITEM, Kind.CAMPAIGN, Kind.ADVERTISER)
 _STATUSES = {Status.DRAFT: "a draft", Status.PAUSED: "paused", Status.ARCHIVED: "archived"}
 
@@ -153,13 +155,15 @@ class Delivery:
         return found
 
     def supply(self, requests: Iterable[SampledRequest], explainer: Explainer, platform: Platform) -> SupplyReport:
-        """Run the funnel of this line item alone on requests that the bidder kept."""
+        """Run the funnel of this line item alone on requests that the bidder kept, as far as impressions are enough."""
         snapshot = build(unbound(self._chain), "", self._now_ms)
         controls = align(None, snapshot.line_item_ids)
         lost: Counter[Exclusion | None] = Counter()
         floors: list[Micros] = []
         times = []
         for request in requests:
+            if lost.total() >= IMPRESSIONS_ENOUGH:
+                break
             try:
                 profile = explainer.profile(request.exchange)
                 found, _ = offered(request.body, profile, platform, request.at_ms)

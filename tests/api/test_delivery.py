@@ -149,6 +149,19 @@ async def test_supply_is_told_by_what_bidders_were_asked(api: Api) -> None:
     assert supply == {"since_ms": 1_000, "requests": 6, "impressions": 6, "eligible": 2, "floor_micros_cpm": 500_000}
 
 
+async def test_supply_is_told_by_no_more_than_is_needed(api: Api) -> None:
+    """The newest: one asks why a line item does not deliver now. A request may have a hundred impressions, or 256 kB."""
+    number = (await api.tree())["line-items"]
+    banners = [{"id": str(place), "banner": {"w": 728, "h": 90}} for place in range(60)]
+    await _keep(api, *[{"imp": banners}] * 20)
+    supply = (await _told(api, number))["supply"]
+    assert (supply["requests"], supply["impressions"]) == (17, 1_020)
+    assert supply["since_ms"] == 1_003
+    await _keep(api, *[{"imp": banners[:1], "ext": {"padding": "x" * 250_000}}] * 70)
+    supply = (await _told(api, number))["supply"]
+    assert (supply["requests"], supply["since_ms"]) == (67, 1_003)  # 16 MiB of them
+
+
 async def test_who_may_ask_for_what(api: Api) -> None:
     assert (await api.anonymous.get("/v1/line-items/1/delivery")).status_code == 401
     for unknown in ("9", "x", "9" * 30):

@@ -1,5 +1,7 @@
 """/v1/line-items/{id}/delivery: why a line item does or does not deliver."""
 
+from collections import deque
+
 import msgspec
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -19,6 +21,8 @@ from dsp.store.chain import load_chain
 from dsp.store.keys import ApiKey
 
 router = APIRouter(prefix="/v1/line-items", tags=["line items"])
+#: Requests are read so many at a time, and the newest of them kept up to so many bytes: there are some of 256 kB.
+_READ, _BYTES_MAX = 50, 16 << 20
 
 
 @router.get(
@@ -61,17 +65,21 @@ def _report(
 
 
 async def _newest(served: Services) -> list[SampledRequest]:
-    """Return the newest requests kept, a bounded number."""
+    """Return the newest requests kept, the newest first: a bounded number, of bounded size."""
     count = served.config.delivery_requests
     position = await served.log.tail(Topic.REQUESTS, count)
-    found: list[SampledRequest] = []
-    while len(found) < count:
-        batch = await served.log.read(Topic.REQUESTS, position, count - len(found))
-        found += [one for record in batch.records if (one := _sampled(record.value)) is not None]
-        position = batch.position
-        if batch.end:
-            break
-    return found
+    found, size, read = deque[SampledRequest](), 0, 0
+    while True:
+        batch = await served.log.read(Topic.REQUESTS, position, min(count - read, _READ))
+        for record in batch.records:
+            if (one := _sampled(record.value)) is not None:
+                found.appendleft(one)
+                size += len(one.body)
+        while size > _BYTES_MAX:
+            size -= len(found.pop().body)
+        position, read = batch.position, read + len(batch.records)
+        if batch.end or read >= count:
+            return list(found)
 
 
 def _sampled(value: bytes) -> SampledRequest | None:
