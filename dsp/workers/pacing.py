@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from dsp.cache.connect import blob_store, lease_store
 from dsp.cache.port import BlobStore, LeaseStore
-from dsp.catalog.entities import Campaign, Catalogue, LineItem
+from dsp.catalog.entities import Advertiser, Campaign, Catalogue, LineItem
 from dsp.catalog.status import Status, effective
 from dsp.catalog.terms import Budget, Daypart, Flight, Goal, GoalKind, PacingMode
 from dsp.kernel import logging, metrics
@@ -90,63 +90,82 @@ def next_controls(
     campaign that cannot be paced is closed, and the others go on.
     """
     advertisers = {advertiser.id: advertiser for advertiser in catalogue.advertisers}
-    members: dict[int, list[LineItem]] = {campaign.id: [] for campaign in catalogue.campaigns}
-    for line_item in catalogue.line_items:
-        members[line_item.campaign_id].append(line_item)
     worths = conversion_worths(catalogue.conversion_rules)
-    of_line_items: dict[int, list[DayResult]] = {}
-    of_campaigns: dict[int, list[DayResult]] = {}
+    parts = {campaign.id: _Part(campaign, [], []) for campaign in catalogue.campaigns}
+    for line_item in catalogue.line_items:
+        parts[line_item.campaign_id].line_items.append(line_item)
     for day in days:
-        of_line_items.setdefault(day.line_item_id, []).append(day)
-        of_campaigns.setdefault(day.campaign_id, []).append(day)
+        if day.campaign_id in parts:
+            parts[day.campaign_id].days.append(day)
     after = Controls(at_ms=now_ms, predicted_by=before.predicted_by)
-    for campaign in catalogue.campaigns:
-        if not turn.has(campaign.id) and _kept(campaign.id, members[campaign.id], before, after):
+    for number, part in parts.items():
+        if not turn.has(number) and _kept(number, part.line_items, before, after):
             continue
         try:
-            advertiser = advertisers[campaign.advertiser_id]
-            above = (advertiser.status, campaign.status)
-            terms = {
-                each.id: _line_item_terms(each, campaign, advertiser.timezone, above) for each in members[campaign.id]
-            }
-            shared = _campaign_terms(campaign, advertiser.timezone, terms.values())
-            active = [number for number, own in terms.items() if own.active]
-            held_by = _Paced.of(shared, of_campaigns.get(campaign.id, ()), curves, active, now_ms)
-            paced = {
-                number: _Paced.of(own, of_line_items.get(number, ()), curves, [number], now_ms)
-                for number, own in terms.items()
-            }
-            holds = _holds(campaign.budget, held_by, paced.values())
-            held = (held_by if holds else held_by.resting()).step(before.campaigns.get(campaign.id), None, law, now_ms)
-            after.campaigns[campaign.id] = held
-            for line_item in members[campaign.id]:
-                number, own = line_item.id, terms[line_item.id]
-                bought = _bought(line_item.goal, worths.get(advertiser.id, 0), of_line_items.get(number, ()))
-                control = paced[number].step(before.line_items.get(number), bought, law, now_ms)
-                # Who asked for as soon as possible is not slowed by a campaign that others share evenly.
-                if holds and own.mode is not PacingMode.ASAP:
-                    control = hold(control, held.level_now, law)
-                left = min((each for each in (control.left_micros, held.left_micros) if each is not None), default=None)
-                after.line_items[number] = msgspec.structs.replace(control, left_micros=left)
+            advertiser = advertisers[part.campaign.advertiser_id]
+            found = _stepped(part, advertiser, worths.get(advertiser.id, 0), before, curves, law, now_ms)
         except Exception as fault:
-            _close(campaign, members[campaign.id], before, after, fault)
+            found = _closed(part, before, fault)
+        after.campaigns[number], line_items = found
+        after.line_items.update(line_items)
     return after
 
 
-def _close(
-    campaign: Campaign, members: Iterable[LineItem], before: Controls, after: Controls, fault: Exception
-) -> None:
-    """Have nothing of a campaign bid: without a plan it would take its whole budget as fast as it can.
+class _Part(NamedTuple):
+    """A campaign with its line items, and what the book has of them."""
+
+    campaign: Campaign
+    line_items: list[LineItem]
+    days: list[DayResult]
+
+
+def _stepped(
+    part: _Part,
+    advertiser: Advertiser,
+    conversion_worth: Micros,
+    before: Controls,
+    curves: Curves,
+    law: Law,
+    now_ms: int,
+) -> tuple[Control, dict[int, Control]]:
+    """Return the next controls of a campaign and of its line items, by their ids."""
+    campaign, line_items, days = part
+    days_of: dict[int, list[DayResult]] = {line_item.id: [] for line_item in line_items}
+    for day in days:
+        days_of.setdefault(day.line_item_id, []).append(day)
+    above = (advertiser.status, campaign.status)
+    terms = {each.id: _line_item_terms(each, campaign, advertiser.timezone, above) for each in line_items}
+    shared = _campaign_terms(campaign, advertiser.timezone, terms.values())
+    active = [number for number, own in terms.items() if own.active]
+    held_by = _Paced.of(shared, days, curves, active, now_ms)
+    paced = {number: _Paced.of(own, days_of[number], curves, [number], now_ms) for number, own in terms.items()}
+    holds = _holds(campaign.budget, held_by, paced.values())
+    held = (held_by if holds else held_by.resting()).step(before.campaigns.get(campaign.id), None, law, now_ms)
+    found = {}
+    for line_item in line_items:
+        number = line_item.id
+        bought = _bought(line_item.goal, conversion_worth, days_of[number])
+        control = paced[number].step(before.line_items.get(number), bought, law, now_ms)
+        # Who asked for as soon as possible is not slowed by a campaign that others share evenly.
+        if holds and terms[number].mode is not PacingMode.ASAP:
+            control = hold(control, held.level_now, law)
+        left = min((each for each in (control.left_micros, held.left_micros) if each is not None), default=None)
+        found[number] = msgspec.structs.replace(control, left_micros=left)
+    return held, found
+
+
+def _closed(part: _Part, before: Controls, fault: Exception) -> tuple[Control, dict[int, Control]]:
+    """Return controls with which nothing of a campaign bids: without a plan it would spend as fast as it can.
 
     What was learned stays; where there was nothing yet, it begins cold when there is a plan.
     """
-    known = before.campaigns.get(campaign.id, _UNKNOWN)
+    number = part.campaign.id
+    known = before.campaigns.get(number, _UNKNOWN)
     if not known.closed:
-        logging.get(__name__).error("campaign closed, it cannot be paced", campaign_id=campaign.id, fault=repr(fault))
-    after.campaigns[campaign.id] = msgspec.structs.replace(known, multiplier=0.0)
-    for line_item in members:
-        known = before.line_items.get(line_item.id, _UNKNOWN)
-        after.line_items[line_item.id] = msgspec.structs.replace(known, multiplier=0.0)
+        logging.get(__name__).error("campaign closed, it cannot be paced", campaign_id=number, fault=repr(fault))
+    learned = {one.id: before.line_items.get(one.id, _UNKNOWN) for one in part.line_items}
+    shut = {key: msgspec.structs.replace(control, multiplier=0.0) for key, control in learned.items()}
+    return msgspec.structs.replace(known, multiplier=0.0), shut
 
 
 def _kept(campaign_id: int, members: Iterable[LineItem], before: Controls, after: Controls) -> bool:

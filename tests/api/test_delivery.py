@@ -150,7 +150,7 @@ async def test_supply_is_told_by_what_bidders_were_asked(api: Api) -> None:
 
 
 async def test_supply_is_told_by_no_more_than_is_needed(api: Api) -> None:
-    """The newest: one asks why a line item does not deliver now. A request may have a hundred impressions, or 256 kB."""
+    """The newest are: one asks why there is no delivery now. A request may have a hundred impressions, or 256 kB."""
     number = (await api.tree())["line-items"]
     banners = [{"id": str(place), "banner": {"w": 728, "h": 90}} for place in range(60)]
     await _keep(api, *[{"imp": banners}] * 20)
