@@ -12,6 +12,8 @@ from dsp.kernel.errors import ConfigError, DspError
 
 #: Set by the supervisor to a pipe's file descriptor; end of file there means that the supervisor has died.
 PARENT_PIPE = "DSPCTL_PARENT_FD"
+#: Of the answers at /healthz and /readyz: which process gave it, as another one may have its port.
+PROCESS_HEADER = "X-Process-Id"
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

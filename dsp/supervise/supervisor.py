@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from dsp.kernel import logging
 from dsp.kernel.errors import UnavailableError
-from dsp.kernel.lifecycle import PARENT_PIPE, Lifecycle
+from dsp.kernel.lifecycle import PARENT_PIPE, PROCESS_HEADER, Lifecycle
 from dsp.kernel.locks import lock
 
 LOCK_FILE = "up.lock"
@@ -38,7 +38,7 @@ class Child(NamedTuple):
 
     name: str
     arguments: tuple[str, ...]
-    ready: tuple[str, int] | None = None  # host and port that answer GET /readyz
+    ready: tuple[str, int] | None = None  # host and port that answer GET /readyz and /healthz
     stop_seconds: float = 10.0  # to end after SIGTERM, before SIGKILL
     environment: Mapping[str, str] = MappingProxyType({})  # beyond the supervisor's own
     relief: "Child | None" = None  # takes over in a rolling restart, this one from it in the next
@@ -263,7 +263,7 @@ class _Supervisor:
     async def _probe(self, running: _Running, process: asyncio.subprocess.Process) -> None:
         """Watch for the child to become ready, announce the platform once all are, and kill a child that hangs."""
         address = running.child.ready
-        while address is not None and await _readyz(*address) != _OK:
+        while address is not None and await _asked("/readyz", *address, process.pid) != _OK:
             await self._lifecycle.sleep(PROBE_SECONDS)
             if self._over(running):
                 return
@@ -277,7 +277,8 @@ class _Supervisor:
             await self._lifecycle.sleep(self._patience.ask_seconds)
             if self._over(running):
                 return
-            silences = 0 if await _readyz(*address) else silences + 1
+            # Not whether it is ready: what that depends on may keep it waiting, and no restart mends that.
+            silences = 0 if await _asked("/healthz", *address, process.pid) else silences + 1
         if address is not None:
             self._log.error("child does not answer, killed", child=running.child.name, pid=process.pid)
             process.kill()
@@ -325,16 +326,18 @@ def _status(returncode: int | None) -> str:
     return f"exit {returncode}"
 
 
-async def _readyz(host: str, port: int) -> bytes:
-    """Return the status that GET /readyz answers, empty where nothing does."""
+async def _asked(path: str, host: str, port: int, pid: int) -> bytes:
+    """Return the status that this process answers, empty where it does not; another one may have its port."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                writer.write(f"GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-                answer = await reader.readline()
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                head = await reader.readuntil(b"\r\n\r\n")
             finally:
                 writer.close()
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return b""
-    return b"".join(answer.split()[1:2])
+    if f"\r\n{PROCESS_HEADER}: {pid}\r\n".lower().encode() not in head.lower():
+        return b""
+    return b"".join(head.split()[1:2])

@@ -1,10 +1,12 @@
 """Health, metrics, the OpenAPI document, and what happens when the API itself fails."""
 
 import asyncio
+import os
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
+from anyio.to_thread import current_default_thread_limiter
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 from starlette.responses import Response
@@ -14,7 +16,7 @@ from dsp.api.config import ApiConfig
 from dsp.api.middleware import Observer
 from dsp.api.wording import FIELDS
 from dsp.catalog.kinds import Kind
-from dsp.kernel.lifecycle import Phase
+from dsp.kernel.lifecycle import PROCESS_HEADER, Phase
 from tests.api.conftest import Api, errors
 
 
@@ -28,6 +30,24 @@ async def test_health_and_readiness(api: Api) -> None:
     with api.services.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
     assert (await api.anonymous.get("/readyz")).status_code == 503
+
+
+async def test_health_waits_for_no_thread(api: Api) -> None:
+    """Where the database hangs all of them wait for it; whoever asks would take the process for hung and kill it."""
+    threads = current_default_thread_limiter()
+    busy = [object() for _ in range(int(threads.total_tokens))]
+    for each in busy:
+        await threads.acquire_on_behalf_of(each)
+    try:
+        assert (await asyncio.wait_for(api.anonymous.get("/healthz"), 5.0)).status_code == 200
+    finally:
+        for each in busy:
+            threads.release_on_behalf_of(each)
+
+
+async def test_both_say_which_process_answers(api: Api) -> None:
+    for path in ("/healthz", "/readyz"):
+        assert (await api.anonymous.get(path)).headers[PROCESS_HEADER] == str(os.getpid())
 
 
 async def test_head_is_get_without_a_body(api: Api) -> None:

@@ -38,17 +38,22 @@ async def main():
 
 asyncio.run(main())
 """
-#: A child that answers /readyz with 503 until a file is there, and writes down each time it is asked.
+#: A child that answers /readyz with 503 until a file is there, and not at all while another is, and writes down each
+#: time it is asked.
 SERVER = """
 import os, sys, threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from dsp.kernel.lifecycle import PROCESS_HEADER
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         with open("journal", "a") as file:
             file.write(f"begin {sys.argv[1]} {os.getpid()}\\n")
+        if Path("stuck").exists() and self.path == "/readyz":
+            threading.Event().wait()
         self.send_response(200 if Path("open").exists() and self.path == "/readyz" else 503)
+        self.send_header(PROCESS_HEADER, str(os.getpid()))
         self.end_headers()
 
 def end_with_parent():
@@ -56,7 +61,7 @@ def end_with_parent():
     os._exit(0)
 
 threading.Thread(target=end_with_parent, daemon=True).start()
-HTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
 """
 #: Starts the supervisor on the children described by its arguments.
 PARENT = """
@@ -224,6 +229,27 @@ def test_a_child_that_hangs_is_killed_and_started_again(up: Up, tmp_path: Path) 
     os.kill(up.begun("a")[0], signal.SIGSTOP)
     eventually(lambda: len(set(up.begun("a"))) >= 2)
     eventually(lambda: up.ready("a"))
+
+
+def test_a_child_whose_readiness_waits_for_another_server_is_not_taken_for_hung(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "open").touch()
+    up.start(server("a"), silences_max=1)
+    eventually(lambda: up.ready("a"))
+    (tmp_path / "stuck").touch()
+    asked = len(up.begun("a"))
+    eventually(lambda: len(up.begun("a")) >= asked + 20)
+    assert len(set(up.begun("a"))) == 1
+
+
+def test_an_answer_on_a_childs_port_is_not_the_childs_if_another_process_gives_it(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "open").touch()
+    other = server("a")
+    name, arguments, stop_seconds, _ = child("b")
+    up.start(other, (name, arguments, stop_seconds, other[3]))
+    eventually(lambda: up.ready("a") and up.begun("b"))
+    asked = len(up.begun("a"))
+    eventually(lambda: len(up.begun("a")) >= asked + 20)
+    assert not up.ready("b")
 
 
 def test_a_rolling_restart_ends_a_child_once_its_relief_is_ready(up: Up, tmp_path: Path) -> None:
