@@ -87,7 +87,9 @@ def load(path: Path) -> Rows:
 
 def _event(row: Mapping[str, str]) -> tuple[int, list[int], list[int], bool, float] | None:
     clicked = cell(row, "click", count) > 0
-    weight = cell(row, "weight", _weight) if row.get("weight") else 1.0
+    # Without the column all impressions are there. A click may go without a weight, but not one impression of many.
+    told = bool(row.get("weight")) or ("weight" in row and not clicked)
+    weight = cell(row, "weight", _weight) if told else 1.0
     # `first_minute` weighs 0. A sampled impression that was clicked is in the click log too, so it is no sample of 291.
     weight = min(weight, 1.0) if clicked else weight
     if not weight:

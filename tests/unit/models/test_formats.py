@@ -55,6 +55,15 @@ def test_impressions_have_their_weights_and_clicks_weigh_one(tmp_path: Path) -> 
     assert set(tags.tolist()) == {text_hash("10"), text_hash("20"), 0}
 
 
+def test_only_a_click_may_go_without_a_weight_where_others_have_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "events.csv", HEADER, event(click="1", src="click_log", weight=""))
+    assert IPINYOU.read(path).weights.tolist() == [1.0]
+    bare = HEADER.replace(",weight", "")
+    cells = event().split(",")
+    del cells[HEADER.split(",").index("weight") + 1]  # the tags hold a comma
+    assert IPINYOU.read(write(tmp_path / "all.csv", bare, ",".join(cells))).weights.tolist() == [1.0]
+
+
 def test_what_is_known_after_the_auction_or_only_of_one_log_is_no_input(tmp_path: Path) -> None:
     one = write(tmp_path / "one.csv", HEADER, event())
     changed = {"payprice": "77", "src": "click_log", "click_ts": "20130607010204000", "bidprice": "300", "click": "1"}
@@ -119,6 +128,7 @@ def test_the_attribution_slice_is_in_order_of_time_where_there_is_one(tmp_path: 
         ([HEADER, event(), event()[:-2]], "line 3: 23 columns, not 24"),
         ([HEADER, event(useragent="Mozilla/5.0 (KHTML, like Gecko)")], "line 2: 25 columns, not 24"),
         ([HEADER, event(weight="nan")], "line 2: weight: 'nan'"),
+        ([HEADER, event(weight="")], "line 2: weight: could not convert"),
         ([HEADER, event(weight="-1")], "line 2: weight: '-1'"),
         ([HEADER, event(weight="1e300")], "line 2: weight: '1e300'"),
         ([HEADER, event(weight="0")], "no rows with a weight"),
