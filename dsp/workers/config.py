@@ -29,6 +29,9 @@ class WorkersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     wait_ms: int = 200  # for the first record of a batch; also the longest a stop has to wait for an idle worker
     retry_ms_min: int = 100  # after a failed batch, doubling
     retry_ms_max: int = 5_000  # and no longer than this
+    #: A step that takes longer hangs: the process says in which line each thread is and ends, to be started anew.
+    #: 0: it is waited for.
+    hang_seconds: int = 600
     snapshot_poll_ms: int = 200  # how often the catalogue is looked at for a change
     #: How often notices are entered in the book; spent money is counted twice for about so long.
     ledger_step_ms: int = 250
@@ -44,6 +47,8 @@ class WorkersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def __post_init__(self) -> None:
         """Refuse what no worker could run with."""
         faults = [f"{name} must be at least 1" for name in _POSITIVE if getattr(self, name) < 1]
+        if self.hang_seconds < 0:
+            faults.append("hang_seconds must not be negative")
         if self.wait_ms > 1_000:
             faults.append("wait_ms must be at most 1000")
         if self.retention_hours < 0 or self.trim_every_seconds <= 0:

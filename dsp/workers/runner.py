@@ -5,6 +5,8 @@ retry can mend is a record that nobody can use: workers park those (dsp.workers.
 """
 
 import asyncio
+import faulthandler
+import sys
 from collections.abc import Mapping
 from typing import Protocol, cast
 
@@ -61,6 +63,7 @@ async def run(name: str, settings: Mapping[str, msgspec.Struct], job: Job, inter
         for task in late:
             task.cancel()
         await asyncio.gather(loop, return_exceptions=True)
+        faulthandler.cancel_dump_traceback_later()
         await lifecycle.stop()
         stop.cancel()
     if loop.done() and not loop.cancelled():
@@ -74,6 +77,7 @@ async def _work(name: str, workers: WorkersConfig, job: Job, interval_ms: int, l
     retry_ms = workers.retry_ms_min
     opened = False
     while not lifecycle.stop_requested():
+        _expect_the_next_within(workers.hang_seconds)
         began = asyncio.get_running_loop().time()
         try:
             if not opened:
@@ -95,6 +99,15 @@ async def _work(name: str, workers: WorkersConfig, job: Job, interval_ms: int, l
         wait = 0.0 if more else began + interval_ms / 1_000 - asyncio.get_running_loop().time()
         await (lifecycle.sleep(wait) if wait > 0.0 else asyncio.sleep(0))
     log.info("worker stopping")
+
+
+def _expect_the_next_within(seconds: int) -> None:
+    """End the process if this is not called again in time; in C, as Python may be what hangs.
+
+    Nothing is lost by that: what was not committed is done again.
+    """
+    if seconds:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
 
 
 def _serve_metrics(name: str, workers: WorkersConfig) -> None:

@@ -147,6 +147,7 @@ async def test_a_step_that_has_begun_is_finished_before_the_end() -> None:
         {"batch_records": 0},
         {"wait_ms": 1_001},
         {"pacing_step_ms": -1},
+        {"hang_seconds": -1},
         {"retention_hours": -0.5},
         {"metrics_port_base": 65_535},
         {"traffic_curve": (1.0,) * 23},
@@ -177,6 +178,41 @@ def test_a_real_worker_shows_metrics_and_stops_within_a_second(name: str, tmp_pa
             assert time.monotonic() - began < 2.0 * slowdown()  # a second, and as much for what a busy machine hides
         finally:
             worker.kill()
+
+
+#: A worker that does two steps and hangs in the third, where signals do not reach it.
+HANGING = """
+import asyncio, threading
+from dsp.kernel.config import Platform
+from dsp.workers import runner
+from dsp.workers.config import WorkersConfig
+
+class Job:
+    steps = 0
+    async def open(self): pass
+    async def close(self): pass
+    async def step(self):
+        self.steps += 1
+        if self.steps == 3:
+            stuck()
+        await asyncio.sleep(0.7)
+        return True
+
+def stuck():
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+tables = {"platform": Platform(log_level="critical"), "workers": WorkersConfig(hang_seconds=1)}
+asyncio.run(runner.run("ledger", tables, Job()))
+"""
+
+
+def test_a_worker_whose_step_hangs_says_where_and_ends() -> None:
+    ended = subprocess.run([sys.executable, "-c", HANGING], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "in stuck" in ended.stderr
+    assert "in step" in ended.stderr
 
 
 def metrics(port: int, worker: "subprocess.Popen[bytes]") -> str:
