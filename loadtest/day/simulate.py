@@ -45,12 +45,16 @@ _MANNERS = Manners(
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One line item or campaign at the end of an hour of its day; micros since the day began."""
+    """One line item or campaign at the end of an hour of its day; micros since the day began.
+
+    `level` is minus the log of the budget's dual: at 0 and above the budget holds nothing back.
+    """
 
     name: str
     hour: int
     spent_micros: Micros
     planned_micros: Micros
+    level: float = 0.0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +162,8 @@ class Simulation:
             for name, hour in due:
                 number, kind = paced[name]
                 held: Control = getattr(controls, kind)[number]
-                self._samples.append(Sample(name, hour, spent.get((kind, number), 0), held.planned_micros or 0))
+                money = spent.get((kind, number), 0), held.planned_micros or 0
+                self._samples.append(Sample(name, hour, *money, held.level))
         ledger.close()
 
     async def _until(self, at_ms: int) -> None:
