@@ -1,7 +1,9 @@
 """Starts processes by module name, watches them, restarts them, and stops them in order.
 
-A child that dies, or that answered once and has stopped answering, is started again. SIGHUP restarts all, one after the
-other; one with a relief is ended only when that is ready.
+A child that dies, or that answered once and has stopped answering, is started again. One that dies again and again
+before it has ever lived for a while ends the platform, as its settings or its code must be at fault; afterwards none
+does, since bidders can answer without any worker. SIGHUP restarts all, one after the other; one with a relief is ended
+only when that is ready.
 
 Children inherit a pipe whose other end only the supervisor holds, so that they end when it dies, and the data
 directory's lock, so that nobody else runs on the directory while any of them is left.
@@ -46,11 +48,11 @@ class Child(NamedTuple):
 
 
 class Patience(NamedTuple):
-    """How a child that dies or hangs is started again, and when it is given up."""
+    """How a child that dies or hangs is started again, and when one that has never lived for a window is given up."""
 
     wait_seconds_min: float = 0.1  # doubling with every death in the window
     wait_seconds_max: float = 5.0
-    deaths_max: int = 8  # within the window; more, and it cannot be kept alive
+    deaths_max: int = 8  # within the window; more, and it cannot be brought to life
     window_seconds: float = 60.0
     ask_seconds: float = 2.0  # a child that is ready is asked so often whether it is alive
     silences_max: int = 10  # so many times in a row without any answer, and it is killed
@@ -63,7 +65,7 @@ def run(
     prepare: Callable[[], None] | None = None,
     patience: Patience = Patience(),  # noqa: B008 - immutable
 ) -> int:
-    """Run the children until SIGTERM or SIGINT; return the exit status, 1 if one could not be kept alive.
+    """Run the children until SIGTERM or SIGINT; return the exit status, 1 if one could not be brought to life.
 
     On SIGHUP they are restarted one after the other.
 
@@ -119,6 +121,7 @@ class _Running:
         self.ready = False
         self.retired = False  # to be ended and not started again
         self.on_trial = False  # another serves in its place until it is ready: it may die once
+        self.proven = False  # has lived for a window: what kills it may pass, so it is never given up
         self.restarts = 0
         self.deaths: deque[float] = deque()
 
@@ -164,10 +167,11 @@ class _Supervisor:
         self._keepers.append(keeper)
 
     async def _keep(self, running: _Running) -> None:
-        """Start one child again and again until a stop is asked for, or until it dies too often."""
+        """Start one child again and again until a stop is asked for, or until it dies too often to have ever lived."""
         name, loop = running.child.name, asyncio.get_running_loop()
         while not self._over(running):
-            process = running.process = await self._spawn(running.child)
+            process, began = await self._spawn(running.child), loop.time()
+            running.process = process
             if self._over(running):  # while it was being started: the ordered stop did not see it
                 process.kill()
             self._log.info("child started", child=name, pid=process.pid)
@@ -178,9 +182,9 @@ class _Supervisor:
             running.retired |= running.on_trial
             if self._over(running):
                 return
-            wait = self._mourn(running, loop.time())
+            wait = self._mourn(running, began, loop.time())
             if wait is None:
-                self._log.error("child cannot be kept alive", child=name, status=_status(status))
+                self._log.error("child cannot be brought to life", child=name, status=_status(status))
                 self._failed = True
                 self._lifecycle.request_stop()
                 return
@@ -207,6 +211,7 @@ class _Supervisor:
         self._log.info("child being replaced", child=child.name)
         if child.relief is None:  # the two cannot live at once
             successor = _Running(child)
+            successor.proven = running.proven
             await self._retire(running)
         else:
             successor = _Running(child.relief._replace(relief=child._replace(relief=None)))
@@ -233,14 +238,15 @@ class _Supervisor:
         self._children.remove(running)
         self._write_status()
 
-    def _mourn(self, running: _Running, now: float) -> float | None:
+    def _mourn(self, running: _Running, began: float, now: float) -> float | None:
         """Count a death; return how many seconds to wait before the next start, or None to give the child up."""
         running.restarts += 1
+        running.proven |= now - began > self._patience.window_seconds
         running.deaths.append(now)
         while running.deaths[0] < now - self._patience.window_seconds:
             running.deaths.popleft()
         deaths = len(running.deaths)
-        if deaths > self._patience.deaths_max:
+        if deaths > self._patience.deaths_max and not running.proven:
             return None
         return min(self._patience.wait_seconds_min * 2.0 ** (deaths - 1), self._patience.wait_seconds_max)
 

@@ -77,7 +77,7 @@ def child(name, arguments, seconds, ready, relief=None, nice=0):
 
 children = [child(*each) for each in json.loads(sys.argv[1])]
 patience = Patience(wait_seconds_min=0.02, deaths_max=4, ask_seconds=0.1, silences_max=int(sys.argv[2]),
-                    orphans_seconds=float(sys.argv[3]))
+                    orphans_seconds=float(sys.argv[3]), window_seconds=float(sys.argv[4]))
 try:
     sys.exit(run(children, Path("data"), patience=patience))
 except DspError as fault:
@@ -99,9 +99,12 @@ class Up:
         self.path = path
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, *children: Spec, silences_max: int = 20, orphans_seconds: float = 25.0) -> subprocess.Popen[str]:
+    def start(
+        self, *children: Spec, silences_max: int = 20, orphans_seconds: float = 25.0, window_seconds: float = 60.0
+    ) -> subprocess.Popen[str]:
         """Start one; a child that is silent so often, which takes a second or longer each time, it takes for hung."""
-        command = [sys.executable, "-c", PARENT, json.dumps(children), str(silences_max), str(orphans_seconds)]
+        numbers = [str(number) for number in (silences_max, orphans_seconds, window_seconds)]
+        command = [sys.executable, "-c", PARENT, json.dumps(children), *numbers]
         with (self.path / "errors").open("a") as errors:
             process = subprocess.Popen(command, cwd=self.path, stderr=errors, text=True)
         self.started.append(process)
@@ -207,6 +210,26 @@ def test_a_child_that_cannot_live_ends_the_platform_with_a_failure(up: Up) -> No
     process = up.start(child("a"), ("b", ["-c", dies], 5.0, None))
     assert process.wait(DEADLINE_SECONDS) == 1
     assert [who for what, who, _ in up.journal() if what == "end"] == ["a"]
+
+
+def test_a_child_that_has_lived_is_started_again_however_often_it_dies(up: Up, tmp_path: Path) -> None:
+    dies = """
+import os, time
+with open("journal", "a") as file:
+    file.write(f"begin b {os.getpid()}\\n")
+parent = os.getppid()
+while os.getppid() == parent and not os.path.exists("cursed"): time.sleep(0.01)
+raise SystemExit(7)
+"""
+    process = up.start(child("a"), ("b", ["-c", dies], 5.0, None), window_seconds=5.0)
+    eventually(lambda: up.begun("a") and up.begun("b"))
+    time.sleep(6.0)  # it has lived for a window
+    (tmp_path / "cursed").touch()
+    eventually(lambda: len(up.begun("b")) > 7)
+    assert process.poll() is None
+    assert len(up.begun("a")) == 1
+    (tmp_path / "cursed").unlink()
+    eventually(lambda: up.status()["children"]["b"]["pid"] == up.begun("b")[-1] and alive(up.begun("b")[-1]))
 
 
 def test_a_child_is_ready_when_it_says_so(up: Up, tmp_path: Path) -> None:
