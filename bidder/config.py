@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from dsp.catalog.terms import CAP_IMPRESSIONS_MAX
+from dsp.kernel.config import require
 from models.serving.session import Batching, Choice
 
 
@@ -98,36 +99,39 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     drain_timeout_ms: int = 5_000  # then, for what is in flight and for the outbox
 
     def __post_init__(self) -> None:
-        ports = [self.bid_port, self.notice_port, self.admin_port]
-        if any(not 0 <= port <= 65_535 for port in ports):
-            raise ValueError("bid_port, notice_port, admin_port: must be 0 to 65535")
-        chosen = [port for port in ports if port]
-        if len(chosen) != len(set(chosen)):
-            raise ValueError("bid_port, notice_port, admin_port: must differ")
-        if not 0.0 <= self.request_sample_rate <= 1.0:
-            raise ValueError("request_sample_rate: must be 0 to 1")
-        if not 0.0 <= self.shadow_share <= 1.0:
-            raise ValueError("shadow_share: must be 0 to 1")
-        if not 0.0 <= self.trace_share <= 1.0 or (self.trace_share and not self.trace_url):
-            raise ValueError("trace_share: must be 0 to 1, and above 0 needs trace_url")
-        if not 0.0 < self.first_price_shade <= 1.0:
-            raise ValueError("first_price_shade: must be above 0 and at most 1")
-        if not 0.0 <= self.first_price_explore_share <= 0.5:
-            raise ValueError("first_price_explore_share: must be 0 to 0.5")
-        if not -20 <= self.loop_nice <= 0:
-            raise ValueError("loop_nice: must be -20 to 0")
-        positive = [name for name in _POSITIVE if getattr(self, name) <= 0]
-        if positive:
-            raise ValueError(f"{', '.join(positive)}: must be above 0")
-        if not CAP_IMPRESSIONS_MAX <= self.user_exposures_max <= self.exposures_max:
-            raise ValueError(f"user_exposures_max: must be {CAP_IMPRESSIONS_MAX} to exposures_max")
+        ports = {name: getattr(self, name) for name in ("bid_port", "notice_port", "admin_port")}
+        chosen = [port for port in ports.values() if port]
         rows_min = max(self.candidates_max, _BATCH_ROWS_MIN)
-        if not rows_min <= self.predict_batch_rows_max <= self.predict_queue_rows_max:
-            raise ValueError(f"predict_batch_rows_max: must be {rows_min} to predict_queue_rows_max")
-        if self.notice_base_url and not self.notice_base_url.startswith(("http://", "https://")):
-            raise ValueError("notice_base_url: must begin with http:// or https://")
-        if not self.holder:
-            raise ValueError("holder: must not be empty")
+        rows_max, queue_max = self.predict_batch_rows_max, self.predict_queue_rows_max
+        require(
+            *[(name, 0 <= port <= 65_535, "must be 0 to 65535") for name, port in ports.items()],
+            (", ".join(ports), len(chosen) == len(set(chosen)), "must differ"),
+            *[(name, 0.0 <= getattr(self, name) <= 1.0, "must be 0 to 1") for name in _SHARES],
+            ("trace_share, trace_url", not self.trace_share or bool(self.trace_url), "tracing needs a trace_url"),
+            ("first_price_shade", 0.0 < self.first_price_shade <= 1.0, "must be above 0 and at most 1"),
+            ("first_price_explore_share", 0.0 <= self.first_price_explore_share <= 0.5, "must be 0 to 0.5"),
+            ("loop_nice", -20 <= self.loop_nice <= 0, "must be -20 to 0"),
+            *[(name, getattr(self, name) > 0, "must be above 0") for name in _POSITIVE],
+            *[(name, getattr(self, name) >= 0, "must be 0 or more") for name in _NOT_NEGATIVE],
+            (
+                "user_exposures_max",
+                self.user_exposures_max >= CAP_IMPRESSIONS_MAX,
+                f"must be {CAP_IMPRESSIONS_MAX} or more",
+            ),
+            ("user_exposures_max, exposures_max", self.user_exposures_max <= self.exposures_max, "must not decrease"),
+            (
+                "predict_batch_rows_max, candidates_max",
+                rows_min <= rows_max,
+                f"batches must hold {rows_min} rows or more",
+            ),
+            ("predict_batch_rows_max, predict_queue_rows_max", rows_max <= queue_max, "must not decrease"),
+            (
+                "notice_base_url",
+                not self.notice_base_url or self.notice_base_url.startswith(("http://", "https://")),
+                "must begin with http:// or https://",
+            ),
+            ("holder", bool(self.holder), "must not be empty"),
+        )
 
     @property
     def notice_url(self) -> str:
@@ -138,6 +142,17 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 #: So that a bundle's golden rows for one impression fit in.
 _BATCH_ROWS_MIN = 32
+_SHARES = ("request_sample_rate", "shadow_share", "trace_share")
+#: A negative margin would answer after tmax.
+_NOT_NEGATIVE = (
+    "safety_ms",
+    "time_left_ms_min",
+    "predict_ms_min",
+    "pending_exposure_ms",
+    "outbox_notices_flush_ms",
+    "outbox_decisions_flush_ms",
+    "drain_wait_ms",
+)
 _POSITIVE = (
     "keepalive_seconds",
     "connections_max",

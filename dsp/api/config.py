@@ -2,6 +2,8 @@
 
 import msgspec
 
+from dsp.kernel.config import require
+
 
 class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the API listens, and its bounds."""
@@ -18,8 +20,8 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     drain_timeout_seconds: int = 5  # after SIGTERM, for requests in flight
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65_535:
-            raise ValueError("port: must be 0 to 65535")
-        bad = [name for name in self.__struct_fields__ if name not in ("host", "port") and getattr(self, name) < 1]
-        if bad:
-            raise ValueError(f"{', '.join(bad)}: must be at least 1")
+        bounds = [name for name in self.__struct_fields__ if name not in ("host", "port")]
+        require(
+            ("port", 0 <= self.port <= 65_535, "must be 0 to 65535"),
+            *[(name, getattr(self, name) >= 1, "must be at least 1") for name in bounds],
+        )

@@ -5,8 +5,10 @@ a field, e.g. `DSP_BIDDER_BID_PORT=8080`. Unknown tables, fields and variables a
 """
 
 import hashlib
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -20,6 +22,10 @@ ENV_FILE = "DSP_CONFIG"
 TABLES = ("platform", "up", "bidder", "api", "workers", "training")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
+#: ISO 4217.
+_CURRENCY = re.compile(r"[A-Z]{3}")
+_CODE = "must be an ISO 4217 code such as USD"
+
 _Section = TypeVar("_Section", bound=msgspec.Struct)
 
 
@@ -30,6 +36,41 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "'***'" if self else "''"
+
+
+#: What `key_from_hex` takes.
+KEY_RULE = "must be 32 or more hexadecimal digits"
+
+
+def key_from_hex(text: str) -> bytes:
+    """Return a key of 16 bytes or more; empty where the text is none."""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        return b""
+    return key if len(key) >= 16 else b""
+
+
+class SettingsError(ValueError):
+    """Settings break rules that types cannot express: every one of them, with the fields that it is about."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("; ".join(map(str, faults)))
+        self.faults = faults
+
+
+def require(*rules: tuple[str, bool, str]) -> None:
+    """Refuse a settings struct, in its `__post_init__`, with the message of each of its rules that does not hold.
+
+    Args:
+        rules: the fields that it is about, with commas between them; whether it holds; what must be.
+
+    Raises:
+        SettingsError: with every rule that does not hold.
+    """
+    faults = [Fault(fields, message) for fields, holds, message in rules if not holds]
+    if faults:
+        raise SettingsError(faults)
 
 
 class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,8 +86,8 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     #: `redis+cluster://host:port,host:port`; rediss is over TLS; empty: inside data_dir.
     cache_url: Secret = Secret("")
     currency: str = "USD"  # of the book and of every budget
-    #: Units of the book's currency per unit of each currency that exchanges may quote floors in.
-    currency_rates: dict[str, float] = msgspec.field(default_factory=lambda: {"USD": 1.0})
+    #: Units of the book's currency per unit of each other currency that exchanges may quote prices in.
+    currency_rates: dict[str, float] = {}
     #: Sign notice tokens; the first signs, all verify. Empty: generated once and kept in data_dir.
     signing_keys: list[Secret] = []
     #: Of the hashes that make users' pseudonyms and decide what is left to chance, hexadecimal and the same for all
@@ -59,8 +100,21 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     log_level: str = "info"  # debug, info, warning or error
 
     def __post_init__(self) -> None:
-        if self.log_level not in LOG_LEVELS:
-            raise ValueError(f"log_level: must be one of {', '.join(LOG_LEVELS)}")
+        codes = [code for code in self.currency_rates if not _CURRENCY.fullmatch(code)]
+        absurd = [code for code, rate in self.currency_rates.items() if not 0.0 < rate < inf]
+        own = self.currency_rates.get(self.currency, 1.0)
+        require(
+            ("currency", _CURRENCY.fullmatch(self.currency) is not None, _CODE),
+            ("currency_rates", not codes, f"{_CODE}, not {', '.join(codes)}"),
+            ("currency_rates", not absurd, f"rates must be above 0 and finite; not so: {', '.join(absurd)}"),
+            ("currency, currency_rates", own == 1.0, f"{self.currency} is the book's own, whose rate is 1, not {own}"),
+            ("stream_partitions", self.stream_partitions >= 1, "must be above 0"),
+            ("stream_replicas", self.stream_replicas >= 1, "must be above 0"),
+            *[(f"signing_keys[{n}]", bool(key_from_hex(key)), KEY_RULE) for n, key in enumerate(self.signing_keys)],
+            ("hash_key", not self.hash_key or bool(key_from_hex(self.hash_key)), KEY_RULE),
+            ("privacy_vendor_id", self.privacy_vendor_id >= 0, "must be 0 or more"),
+            ("log_level", self.log_level in LOG_LEVELS, f"must be one of {', '.join(LOG_LEVELS)}"),
+        )
 
     @property
     def data_path(self) -> Path:
@@ -69,7 +123,7 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def rates(self) -> dict[str, float]:
-        """Return what a unit of each known currency is worth in the book's, which is one of them whatever is set."""
+        """Return what a unit of each known currency is worth in the book's, which is one of them."""
         return {self.currency: 1.0, **self.currency_rates}
 
 
@@ -82,7 +136,7 @@ def load(sections: Mapping[str, type[_Section]], path: str | Path | None, env: M
         env: the environment, usually `os.environ`.
 
     Raises:
-        ConfigError: with every unknown, mistyped or missing field of every table.
+        ConfigError: with every unknown, mistyped or missing field of every table, and every rule that one breaks.
     """
     faults: list[Fault] = []
     tables = _read(path or env.get(ENV_FILE) or None, faults)
@@ -152,15 +206,27 @@ def build(name: str, struct: type[_Section], values: Any, faults: list[Fault]) -
             converted[field] = msgspec.convert(value, hints[field], strict=False, dec_hook=_secret)
         except msgspec.ValidationError as fault:
             faults.append(Fault(f"{name}.{field}", str(fault)))
-    missing = [field.name for field in msgspec.structs.fields(struct) if field.required]
-    faults += [Fault(f"{name}.{field}", "is required") for field in missing if field not in values]
-    if len(faults) > found:
+    missing = {field.name for field in msgspec.structs.fields(struct) if field.required} - values.keys()
+    faults += [Fault(f"{name}.{field}", "is required") for field in sorted(missing)]
+    if missing:
         return None
     try:
-        return struct(**converted)
-    except ValueError as fault:  # raised by a struct's __post_init__: a rule across fields
-        faults.append(Fault(name, str(fault)))
+        made = struct(**converted)
+    except SettingsError as fault:
+        # What was refused above has its default here, which nobody asked for.
+        faults += _placed(name, fault.faults, values.keys() - converted.keys())
         return None
+    return made if len(faults) == found else None
+
+
+def _placed(name: str, broken: list[Fault], refused: Set[str]) -> list[Fault]:
+    """Return what a table's rules say, with the table's name before each field, but of what was refused already."""
+    about = [(one.field.split(", "), one.message) for one in broken]
+    return [
+        Fault(", ".join(f"{name}.{field}" for field in fields), message)
+        for fields, message in about
+        if refused.isdisjoint(fields)
+    ]
 
 
 def _secret(kind: type, value: Any) -> Any:

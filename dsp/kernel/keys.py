@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsp.kernel.config import Platform
+from dsp.kernel.config import KEY_RULE, Platform, key_from_hex
 from dsp.kernel.errors import ConfigError, Fault
 
 KEY_BYTES = 32
@@ -14,29 +14,22 @@ def signing_keys(platform: Platform) -> list[bytes]:
     """Return the keys, the signing one first.
 
     Raises:
-        ConfigError: a key is not hexadecimal or is shorter than 16 bytes.
+        ConfigError: the file of the data directory does not hold a key.
     """
     if platform.signing_keys:
-        return [_from_hex(text, f"platform.signing_keys[{place}]") for place, text in enumerate(platform.signing_keys)]
+        return [key_from_hex(text) for text in platform.signing_keys]
     path = platform.data_path / "keys" / "signing.key"
     if not path.exists():
         _create(path)
-    return [_from_hex(path.read_text(encoding="ascii", errors="replace"), str(path))]
+    key = key_from_hex(path.read_text(encoding="ascii", errors="replace"))
+    if not key:
+        raise ConfigError([Fault(str(path), KEY_RULE)])
+    return [key]
 
 
 def hash_key(platform: Platform, signing: Sequence[bytes]) -> bytes:
-    """Return the key that those of single purposes are made of; raises as `signing_keys` does."""
-    return _from_hex(platform.hash_key, "platform.hash_key") if platform.hash_key else signing[-1]
-
-
-def _from_hex(text: str, name: str) -> bytes:
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) < 16:
-        raise ConfigError([Fault(name, "must be 32 or more hexadecimal digits")])
-    return key
+    """Return the key that those of single purposes are made of."""
+    return key_from_hex(platform.hash_key) if platform.hash_key else signing[-1]
 
 
 def _create(path: Path) -> None:

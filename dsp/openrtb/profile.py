@@ -13,6 +13,8 @@ from dsp.openrtb.geo import COUNTRIES
 from dsp.openrtb.price import PRICE_CIPHERS, key_from_text
 
 BILLING_EVENTS = ("win", "bill", "imp")
+_POSITIVE = ("tmax_default_ms", "qps_max", "impressions_max", "bids_max", "notice_ttl_seconds")
+_KEYS = ("price_encryption_key", "price_integrity_key")
 _MACRO = re.compile(r"[\w%${}\[\].:/?=#@-]*", re.ASCII)
 
 
@@ -57,6 +59,45 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     win_notice: bool = True  # ask for it, with `nurl`
     loss_notice: bool = True  # ask for it, with `lurl`; without it, money of lost bids is set aside until they expire
 
+    def __post_init__(self) -> None:
+        encoding, margin = self.price_encoding, self.network_margin_ms
+        config.require(
+            ("seat", bool(self.seat), "must not be empty"),
+            ("billing", self.billing in BILLING_EVENTS, f"must be one of {', '.join(BILLING_EVENTS)}"),
+            ("billing, win_notice", self.billing != "win" or self.win_notice, "a win bills, and is not asked for"),
+            ("price_cipher", self.price_cipher in PRICE_CIPHERS, f"must be one of {', '.join(PRICE_CIPHERS)}"),
+            (
+                "price_encoding",
+                not encoding or (encoding.isascii() and encoding.isalnum()),
+                "must be letters and digits",
+            ),
+            (
+                "click_macro",
+                _MACRO.fullmatch(self.click_macro) is not None,
+                "must be a macro that can stand in an address",
+            ),
+            ("auction_default", self.auction_default in (1, 2), "must be 1 or 2"),
+            ("currencies", bool(self.currencies), "must name at least one currency"),
+            *[
+                ("currencies", len(code) == 3 and code.isupper(), f"{code!r} is not an ISO 4217 code")
+                for code in self.currencies
+            ],
+            ("network_margin_ms, tmax_default_ms", 0 <= margin < self.tmax_default_ms, "must leave some of tmax"),
+            ("country_default", self.country_default in ("", *COUNTRIES), "must be an ISO 3166-1 alpha-3 country"),
+            *[(name, getattr(self, name) > 0, "must be positive") for name in _POSITIVE],
+            *[
+                (name, len(key_from_text(getattr(self, name))) >= 16, "must hold 16 bytes or more")
+                for name in self._keys()
+            ],
+        )
+
+    def _keys(self) -> tuple[str, ...]:
+        """Return the fields that must hold keys."""
+        if self.price_cipher == "plain":
+            return ()
+        rotates = self.price_encryption_key_before or self.price_integrity_key_before
+        return _KEYS + tuple(f"{name}_before" for name in _KEYS) if rotates else _KEYS
+
 
 def load_profiles(directory: str | Path) -> dict[str, Profile]:
     """Read every `*.toml` of a directory.
@@ -84,42 +125,6 @@ def _load(path: Path, faults: list[Fault]) -> Profile | None:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
         faults.append(Fault(str(path), str(fault)))
         return None
-    profile = config.build(path.name, Profile, {"name": path.stem, **values}, faults)
-    broken = [] if profile is None else _rules(profile, path.stem)
-    faults += [Fault(f"{path.name}.{fault.field}", fault.message) for fault in broken]
-    return None if broken else profile
-
-
-def _rules(profile: Profile, stem: str) -> list[Fault]:
-    """Return what breaks a rule that types cannot express."""
-    encoding = profile.price_encoding
-    positive = ("tmax_default_ms", "qps_max", "impressions_max", "bids_max", "notice_ttl_seconds")
-    checks = [
-        ("name", profile.name == stem, f"must be the file's name, {stem}"),
-        ("seat", bool(profile.seat), "must not be empty"),
-        ("billing", profile.billing in BILLING_EVENTS, f"must be one of {', '.join(BILLING_EVENTS)}"),
-        ("billing", profile.billing != "win" or profile.win_notice, "is on a win notice that win_notice turns off"),
-        ("price_cipher", profile.price_cipher in PRICE_CIPHERS, f"must be one of {', '.join(PRICE_CIPHERS)}"),
-        ("price_encoding", not encoding or (encoding.isascii() and encoding.isalnum()), "must be letters and digits"),
-        (
-            "click_macro",
-            _MACRO.fullmatch(profile.click_macro) is not None,
-            "must be a macro that can stand in an address",
-        ),
-        ("auction_default", profile.auction_default in (1, 2), "must be 1 or 2"),
-        ("currencies", bool(profile.currencies), "must name at least one currency"),
-        ("network_margin_ms", 0 <= profile.network_margin_ms < profile.tmax_default_ms, "must leave some of tmax"),
-        ("country_default", profile.country_default in ("", *COUNTRIES), "must be an ISO 3166-1 alpha-3 country"),
-        *[(field, getattr(profile, field) > 0, "must be positive") for field in positive],
-    ]
-    if profile.price_cipher != "plain":
-        names = ["price_encryption_key", "price_integrity_key"]
-        if profile.price_encryption_key_before or profile.price_integrity_key_before:
-            names += [f"{name}_before" for name in names]
-        keys = {name: getattr(profile, name) for name in names}
-        checks += [(name, len(key_from_text(key)) >= 16, "must hold 16 bytes or more") for name, key in keys.items()]
-    checks += [
-        ("currencies", len(code) == 3 and code.isupper(), f"{code!r} is not an ISO 4217 code")
-        for code in profile.currencies
-    ]
-    return [Fault(field, message) for field, holds, message in checks if not holds]
+    if values.get("name", path.stem) != path.stem:
+        faults.append(Fault(f"{path.name}.name", f"must be the file's name, {path.stem}"))
+    return config.build(path.name, Profile, {"name": path.stem, **values}, faults)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from dsp.kernel.config import require
 from dsp.kernel.errors import ConfigError, Fault
 from dsp.supervise.supervisor import Child
 from dsp.workers.config import METERED, WORKERS
@@ -27,13 +28,12 @@ class UpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     workers: dict[str, int] = {}
 
     def __post_init__(self) -> None:
-        if self.bidders < 1:
-            raise ValueError("bidders: must be above 0")
         unknown = sorted(self.workers.keys() - set(WORKERS))
-        if unknown:
-            raise ValueError(f"workers: no such worker: {', '.join(unknown)}")
-        if any(count < 1 for count in self.workers.values()):
-            raise ValueError("workers: must be above 0")
+        require(
+            ("bidders", self.bidders >= 1, "must be above 0"),
+            ("workers", not unknown, f"no such worker: {', '.join(unknown)}"),
+            ("workers", all(count >= 1 for count in self.workers.values()), "must be above 0"),
+        )
 
 
 def platform(up: UpConfig, path: str | None, env: Mapping[str, str]) -> list[Child]:

@@ -1,11 +1,16 @@
 """The settings of the workers: table `workers`."""
 
+from math import inf
+
 import msgspec
+
+from dsp.kernel.config import require
 
 #: The workers by name, which is also their module in this package.
 WORKERS = ("ledger", "snapshot", "pacing", "training_log", "traffic")
 #: Those and the online learner of models; a worker's metrics port is the base plus its place.
 METERED = (*WORKERS, "online")
+_BASE_MAX = 65_535 - len(METERED)
 _POSITIVE = (
     "batch_records",
     "wait_ms",
@@ -46,18 +51,15 @@ class WorkersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     def __post_init__(self) -> None:
         """Refuse what no worker could run with."""
-        faults = [f"{name} must be at least 1" for name in _POSITIVE if getattr(self, name) < 1]
-        if self.hang_seconds < 0:
-            faults.append("hang_seconds must not be negative")
-        if self.wait_ms > 1_000:
-            faults.append("wait_ms must be at most 1000")
-        if self.retention_hours < 0 or self.trim_every_seconds <= 0:
-            faults.append("retention_hours must not be negative, trim_every_seconds must be positive")
-        if not 0 <= self.metrics_port_base <= 65_535 - len(METERED):
-            faults.append("metrics_port_base is no port")
-        if self.traffic_curve and not (
-            len(self.traffic_curve) == 24 and min(self.traffic_curve) >= 0 and sum(self.traffic_curve) > 0
-        ):
-            faults.append("traffic_curve must be 24 weights, not negative and not all 0")
-        if faults:
-            raise ValueError("; ".join(faults))
+        curve = self.traffic_curve
+        weights = len(curve) == 24 and min(curve) >= 0 and 0 < sum(curve) < inf
+        require(
+            *[(name, getattr(self, name) >= 1, "must be at least 1") for name in _POSITIVE],
+            ("hang_seconds", self.hang_seconds >= 0, "must not be negative"),
+            ("wait_ms", self.wait_ms <= 1_000, "must be at most 1000"),
+            ("retry_ms_min, retry_ms_max", self.retry_ms_min <= self.retry_ms_max, "must not decrease"),
+            ("retention_hours", self.retention_hours >= 0, "must not be negative"),
+            ("trim_every_seconds", self.trim_every_seconds > 0, "must be above 0"),
+            ("metrics_port_base", 0 <= self.metrics_port_base <= _BASE_MAX, f"must be 0 to {_BASE_MAX}"),
+            ("traffic_curve", not curve or weights, "must be 24 weights, not negative and not all 0"),
+        )

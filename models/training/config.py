@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from dsp.kernel.config import require
 from models.evaluation import gates
 
 Family = Literal["ftrl", "gbdt", "network"]
@@ -66,40 +67,40 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
-        if self.blocks < 3:
-            raise ValueError("blocks must be at least 3: one to start from, two to compare on")
-        if min(self.window_days, self.rows_min, self.clicks_min, self.rounds_max, self.threads) < 1 or self.leaves < 2:
-            raise ValueError(
-                "window_days, rows_min, clicks_min, rounds_max, threads must be 1 or more, leaves 2 or more"
-            )
-        if min(self.new_clicks_min, self.conversions_min) < 1:
-            raise ValueError("new_clicks_min and conversions_min must be 1 or more: nothing can be judged without any")
-        if self.seed < 0:
-            raise ValueError("seed must be 0 or more")
-        if not 1 <= self.landscape_fallback_rows_min <= self.landscape_rows_min <= self.landscape_rows_max:
-            raise ValueError("landscape rows must not decrease: 1, landscape_fallback_rows_min, _rows_min, _rows_max")
-        if not 0.5 <= self.gate_confidence < 1:
-            raise ValueError("gate_confidence must lie in [0.5, 1)")
-        if min(self.gate_resamples, self.gate_rows_min, self.gate_slice_clicks_min) < 1:
-            raise ValueError("gate_resamples, gate_rows_min, gate_slice_clicks_min must be 1 or more")
-        if self.engine_memory_mb < 100:
-            raise ValueError("engine_memory_mb must be 100 or more: DuckDB gives up with less, and does not use disk")
-        if min(self.runs_kept, self.versions_kept) < 1 or min(self.run_hours_max, self.challenger_days_max) < 0:
-            raise ValueError("runs_kept, versions_kept must be 1 or more; run_hours_max, challenger_days_max 0 or more")
-        if self.notify_url and not self.notify_url.startswith(("http://", "https://")):
-            raise ValueError("notify_url must begin with http:// or https://")
-        if self.online_publish_seconds <= 0 or self.online_pending_max < 1:
-            raise ValueError("online_publish_seconds and online_pending_max must be positive")
-        if self.rows_max < self.rows_min:
-            raise ValueError("rows_max is below rows_min")
-        if not self.families or len(set(self.families)) < len(self.families):
-            raise ValueError("families must name kinds of models, each once")
-        if not 0 < self.learning_rate <= 1:
-            raise ValueError("learning_rate must lie in (0, 1]")
-        if not 0 < self.pcoc_min < 1 < self.pcoc_max:
-            raise ValueError("pcoc_min must be below 1 and pcoc_max above")
-        if self.maturity_seconds < 0 or self.conversion_window_seconds < 1:
-            raise ValueError("maturity_seconds must be 0 or more, conversion_window_seconds 1 or more")
+        fallback_min, rows_min, rows_max = (
+            self.landscape_fallback_rows_min,
+            self.landscape_rows_min,
+            self.landscape_rows_max,
+        )
+        require(
+            ("blocks", self.blocks >= 3, "must be at least 3: one to start from, two to compare on"),
+            *[(name, getattr(self, name) >= 1, "must be at least 1") for name in _POSITIVE],
+            *[(name, getattr(self, name) >= 0, "must not be negative") for name in _NOT_NEGATIVE],
+            ("leaves", self.leaves >= 2, "must be at least 2"),
+            ("rows_min, rows_max", self.rows_min <= self.rows_max, "must not decrease"),
+            ("landscape_fallback_rows_min, landscape_rows_min", fallback_min <= rows_min, "must not decrease"),
+            ("landscape_rows_min, landscape_rows_max", rows_min <= rows_max, "must not decrease"),
+            ("gate_confidence", 0.5 <= self.gate_confidence < 1, "must lie in [0.5, 1)"),
+            (
+                "engine_memory_mb",
+                self.engine_memory_mb >= 100,
+                "must be at least 100: DuckDB gives up with less, and does not use disk",
+            ),
+            (
+                "notify_url",
+                not self.notify_url or self.notify_url.startswith(("http://", "https://")),
+                "must begin with http:// or https://",
+            ),
+            ("online_publish_seconds", self.online_publish_seconds > 0, "must be above 0"),
+            (
+                "families",
+                bool(self.families) and len(set(self.families)) == len(self.families),
+                "must name kinds of models, each once",
+            ),
+            ("learning_rate", 0 < self.learning_rate <= 1, "must lie in (0, 1]"),
+            ("pcoc_min", 0 < self.pcoc_min < 1, "must lie between 0 and 1"),
+            ("pcoc_max", self.pcoc_max > 1, "must be above 1"),
+        )
 
     def limits(self) -> gates.Limits:
         """Return the gate's bounds."""
@@ -114,3 +115,24 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             slice_clicks_min=self.gate_slice_clicks_min,
             seed=self.seed,
         )
+
+
+_NOT_NEGATIVE = ("run_hours_max", "challenger_days_max", "seed", "maturity_seconds")
+#: Without any clicks or conversions nothing can be judged.
+_POSITIVE = (
+    "window_days",
+    "rows_min",
+    "clicks_min",
+    "rounds_max",
+    "threads",
+    "new_clicks_min",
+    "conversions_min",
+    "landscape_fallback_rows_min",
+    "gate_resamples",
+    "gate_rows_min",
+    "gate_slice_clicks_min",
+    "runs_kept",
+    "versions_kept",
+    "online_pending_max",
+    "conversion_window_seconds",
+)

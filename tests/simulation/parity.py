@@ -96,7 +96,7 @@ def compare(data: Path) -> Parity:
 def _offered(raw: SampledRequest, profile: Profile) -> dict[str, Opportunity]:
     request = decode_request(raw.body)
     allowed = permissions(request, VENDOR_ID, "")
-    found, _ = opportunities(request, profile, allowed, Platform().currency_rates, b"any key", raw.at_ms)
+    found, _ = opportunities(request, profile, allowed, Platform().rates, b"any key", raw.at_ms)
     return {opportunity.imp_id: opportunity for opportunity in found}
 
 

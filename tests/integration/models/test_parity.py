@@ -104,9 +104,7 @@ async def test_features_and_scores_are_the_same_offline(tmp_path: Path, trained:
         stored = raw[auction_id]
         request = decode_request(stored.body)
         profile = profiles[stored.exchange]
-        offline, _ = opportunities(
-            request, profile, permissions(request, 0, ""), Platform().currency_rates, KEY, stored.at_ms
-        )
+        offline, _ = opportunities(request, profile, permissions(request, 0, ""), Platform().rates, KEY, stored.at_ms)
         (bid,) = decision.bids
         row = request_row(offline[0], None)
         rows.append(row)

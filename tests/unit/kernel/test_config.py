@@ -9,6 +9,8 @@ from dsp.__main__ import main
 from dsp.kernel import config
 from dsp.kernel.errors import ConfigError
 
+SHIPPED = Path(__file__).parents[3] / "config" / "dsp.toml"
+
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     port: int = 80
@@ -17,8 +19,11 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     token: str
 
     def __post_init__(self) -> None:
-        if self.port > 65_535:
-            raise ValueError("port is above 65535")
+        config.require(
+            ("port", self.port <= 65_535, "must be at most 65535"),
+            ("ratio", 0 <= self.ratio <= 1, "must be 0 to 1"),
+            ("port, names", self.port > len(self.names), "must be above the number of names"),
+        )
 
 
 def read(tmp_path: Path, text: str, env: dict[str, str] | None = None) -> Server:
@@ -42,9 +47,51 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
     assert fields == {"bidder.port", "bidder.ratio", "bidder.colour", "bidder.token", "kitchen", "DSP_NOSUCH_X"}
 
 
-def test_rule_across_fields_is_a_fault(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="port is above 65535"):
-        read(tmp_path, '[bidder]\nport = 70000\ntoken = "t"\n')
+def test_every_rule_that_is_broken_is_reported_at_once_beside_what_is_mistyped(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read(tmp_path, '[bidder]\nport = 70000\nratio = 3\ncolour = 1\ntoken = "t"\n')
+    assert [str(fault) for fault in refused.value.faults] == [
+        "bidder.colour: unknown setting",
+        "bidder.port: must be at most 65535",
+        "bidder.ratio: must be 0 to 1",
+    ]
+
+
+def test_a_rule_across_fields_names_them_all_and_nothing_is_held_against_a_default_in_place_of_what_was_refused(
+    tmp_path: Path,
+) -> None:
+    names = ", ".join(f'"{one}"' for one in range(100))
+    for port, broken in (("81", ["bidder.port, bidder.names"]), ('"x"', ["bidder.port"])):
+        with pytest.raises(ConfigError) as refused:
+            read(tmp_path, f'[bidder]\nport = {port}\nnames = [{names}]\ntoken = "t"\n')
+        assert [fault.field for fault in refused.value.faults] == broken
+
+
+def test_what_prices_and_keys_hang_on_is_refused_with_all_else_that_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "dsp.toml"
+    path.write_text(
+        '[platform]\ncurrency = "EURO"\ncurrency_rates = { eur = 1.0, JPY = -0.1, CHF = nan, PLN = inf, GBP = 0 }\n'
+        'signing_keys = ["zz", "abababababababababababababababab"]\nhash_key = "00"\nlog_level = "loud"\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as refused:
+        config.load({"platform": config.Platform}, path, {})
+    told = {fault.field: fault.message for fault in refused.value.faults}
+    assert list(told) == [
+        f"platform.{name}" for name in ("currency", "currency_rates", "signing_keys[0]", "hash_key", "log_level")
+    ]
+    assert all(code in told["platform.currency_rates"] for code in ("JPY", "CHF", "PLN", "GBP"))
+    assert "eur" in str(refused.value)
+
+
+def test_the_books_currency_is_worth_itself_and_no_other_is_taken_for_it(tmp_path: Path) -> None:
+    """Rates per dollar, kept where the book goes over to euros, had every bid in euros a sixth too high or too low."""
+    assert config.Platform(currency="EUR").rates == {"EUR": 1.0}
+    assert config.Platform(currency="EUR", currency_rates={"EUR": 1.0, "USD": 0.86}).rates == {"EUR": 1.0, "USD": 0.86}
+    with pytest.raises(
+        ConfigError, match=r"platform\.currency, platform\.currency_rates: EUR is the book's own.*1\.16"
+    ):
+        config.load({"platform": config.Platform}, SHIPPED, {"DSP_PLATFORM_CURRENCY": "EUR"})
 
 
 @pytest.mark.parametrize("text", ["[bidder", "bidder = 3\n", "\x00"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bidder.wiring import Deployment
-from dsp.kernel.config import Platform
+from dsp.kernel.config import Platform, SettingsError
 from dsp.kernel.errors import ConfigError, TokenError
 from dsp.kernel.ids import TokenSigner
 from dsp.kernel.keys import signing_keys
@@ -42,8 +42,8 @@ def test_racing_processes_agree(tmp_path: Path) -> None:
 def test_configured_keys_win_and_are_checked() -> None:
     assert signing_keys(Platform(signing_keys=["ab" * 16, "cd" * 16])) == [b"\xab" * 16, b"\xcd" * 16]
     for wrong in ("", "xyz", "abcd", "ab" * 15):
-        with pytest.raises(ConfigError, match=r"signing_keys\[0\]"):
-            signing_keys(Platform(signing_keys=[wrong]))
+        with pytest.raises(SettingsError, match=r"signing_keys\[0\]"):
+            Platform(signing_keys=[wrong])
 
 
 #: How docs/operations.md has keys rotate: processes are restarted one by one between two of these lists.
@@ -69,7 +69,7 @@ def test_users_are_known_while_keys_rotate() -> None:
 
     assert {found(keys, OLD) for keys in STEPS} == {found(STEPS[0], "")}
     assert found(STEPS[0], NEW) != found(STEPS[0], OLD)
-    with pytest.raises(ConfigError, match=r"platform\.hash_key"):
+    with pytest.raises(SettingsError, match="hash_key"):
         found(STEPS[0], "no key")
 
 

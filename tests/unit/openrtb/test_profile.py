@@ -33,7 +33,7 @@ def test_a_profile_is_named_after_its_file(tmp_path: Path) -> None:
 
 def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('billing = "never"\nqps_max = 0\nnetwork_margin_ms = 100\ncurrencies = ["usd"]\n')
-    (tmp_path / "b.toml").write_text('colour = "red"\nbids_max = "many"\n')
+    (tmp_path / "b.toml").write_text('colour = "red"\nbids_max = "many"\nseat = ""\n')
     (tmp_path / "c.toml").write_text("name = \n")
     (tmp_path / "d.toml").write_text('name = "e"\nprice_cipher = "google"\nprice_integrity_key = "00"\n')
     keys = "\n".join(f'price_{each}_key = "{"ab" * 16}"' for each in ("encryption", "integrity"))
@@ -42,14 +42,19 @@ def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_profiles(tmp_path)
     fields = [fault.field for fault in caught.value.faults]
-    assert fields[:4] == ["a.toml.billing", "a.toml.network_margin_ms", "a.toml.qps_max", "a.toml.currencies"]
-    assert fields[4:6] == ["b.toml.colour", "b.toml.bids_max"]
-    assert fields[6].endswith("c.toml")
-    assert fields[7:] == [
+    assert fields[:4] == [
+        "a.toml.billing",
+        "a.toml.currencies",
+        "a.toml.network_margin_ms, a.toml.tmax_default_ms",
+        "a.toml.qps_max",
+    ]
+    assert fields[4:7] == ["b.toml.colour", "b.toml.bids_max", "b.toml.seat"]
+    assert fields[7].endswith("c.toml")
+    assert fields[8:] == [
         "d.toml.name",
         "d.toml.price_encryption_key",
         "d.toml.price_integrity_key",
-        "e.toml.billing",
+        "e.toml.billing, e.toml.win_notice",
         "e.toml.price_encoding",
         "e.toml.click_macro",
         "f.toml.price_integrity_key_before",
