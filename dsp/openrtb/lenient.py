@@ -3,8 +3,8 @@
 The fast decoder is tried first; this reader handles what it refuses. Spelling is mended: numbers in strings, strings
 that are numbers, flags in words, null for absence, one value where a list belongs, and an empty list for an empty
 object or the reverse, which languages that do not tell them apart write. Other shapes are not: an object or a list
-where a single value belongs (or the reverse) is refused, but for objects that only describe, which are then read as
-absent.
+where a single value belongs (or the reverse) is refused, but for objects that only describe and for all that is in an
+`ext`, which no specification gives a shape: they are then read as absent.
 """
 
 from collections.abc import Callable
@@ -81,7 +81,12 @@ def _struct_reader(kind: inspect.StructType) -> _Reader:
         found: dict[str, Any] = {}
         for key, name, read_field in fields:
             if key in value:
-                got = read_field(value[key], f"{path}.{key}")
+                try:
+                    got = read_field(value[key], f"{path}.{key}")
+                except DecodeError:
+                    if not path.endswith(".ext"):
+                        raise
+                    continue
                 if got is not ABSENT:
                     found[name] = got
         return make(**found)
