@@ -44,6 +44,7 @@ TRAIN_SECONDS_MAX = 240.0
 #: Behind bidder and workers, and not so far that it would starve where others use the machine.
 TRAIN_NICE = 10
 #: The flights in the catalogue end so long after the demo's last request, as training takes longer on a busy machine.
+#: Where it takes longer than that, the last phase ends with the flights.
 FLIGHT_MARGIN_SECONDS = 25
 #: People of the demo click and convert within seconds, so there is no need to wait for more.
 SETTINGS = {
@@ -101,6 +102,7 @@ class Demo:
         self._curves: dict[int, Curve] = {}
         self._findings = Findings()
         self._started = time.monotonic()
+        self._flights_end = 0.0
         self._done = False
         self._nightly: subprocess.Popen[bytes] | None = None
 
@@ -130,8 +132,9 @@ class Demo:
     def _set_up(self, platform: Platform) -> Ledger:
         self._view.begin(0)
         platform.run("dsp", "migrate")
-        planned = sum(step.seconds for step in self._view.steps[1:6])
-        platform.run("dsp", "load", str(CATALOGUE), "--flight-seconds", str(int(planned) + FLIGHT_MARGIN_SECONDS))
+        flight_seconds = int(sum(step.seconds for step in self._view.steps[1:6])) + FLIGHT_MARGIN_SECONDS
+        self._flights_end = time.monotonic() + flight_seconds
+        platform.run("dsp", "load", str(CATALOGUE), "--flight-seconds", str(flight_seconds))
         return Ledger(platform.settings)
 
     async def _loop(self, platform: Platform, ledger: Ledger) -> None:
@@ -174,7 +177,7 @@ class Demo:
         step.note = "" if findings.swap else "no new model"
         findings.model_since_ms = SystemClock().now_ms()
         findings.cpu.append(await asyncio.to_thread(platform.metrics))
-        await asyncio.sleep(options.phase_seconds)
+        await asyncio.sleep(min(options.phase_seconds, max(self._flights_end - time.monotonic(), SAMPLE_SECONDS)))
         findings.cpu.append(await asyncio.to_thread(platform.metrics))
 
     async def _train(self, platform: Platform) -> float:
