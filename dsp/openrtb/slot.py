@@ -164,6 +164,8 @@ def _video(video: Video, audio: Video | None) -> VideoSlot:
     shortest = max(video.minduration, 0)
     required = frozenset([seconds for seconds in video.rqddurs if seconds > 0])
     if required:
+        # Some name bounds as well, and a pod may be shorter.
+        required = frozenset([one for one in required if shortest <= one <= (longest or one)]) or required
         shortest, longest = min(required), max(required)
     return VideoSlot(
         duration_seconds_min=min(shortest, DURATION_SECONDS_MAX),
