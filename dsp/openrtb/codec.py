@@ -139,12 +139,15 @@ def _fold(request: BidRequest) -> BidRequest:
     if request.ext is not None:
         request.wlang = request.wlang or request.ext.wlang
         request.bapp = request.bapp or request.ext.bapp
+        request.cattax = request.cattax if request.cattax > 1 else request.ext.cattax
         if request.ext.schain is not None:
             request.source = request.source or Source()
             request.source.schain = request.source.schain or request.ext.schain
     for imp in request.imp:
         if imp.ext is not None:
-            imp.rwdd = imp.rwdd or imp.ext.rwdd or imp.ext.rewarded
+            imp.rwdd = imp.rwdd or imp.ext.rwdd or imp.ext.rewarded or imp.ext.reward
+            if imp.ext.prebid is not None:
+                imp.rwdd = imp.rwdd or imp.ext.prebid.is_rewarded_inventory
         if imp.video is not None and imp.video.ext is not None:
             imp.rwdd = imp.rwdd or imp.video.ext.rewarded
     return request

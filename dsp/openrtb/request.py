@@ -117,11 +117,19 @@ class Quantity(msgspec.Struct, gc=False):
     multiplier: float = 1.0
 
 
+class ImpPrebid(msgspec.Struct, gc=False):
+    """Where Prebid Server puts a rewarded placement for those who read 2.5."""
+
+    is_rewarded_inventory: Int = 0
+
+
 class ImpExt(msgspec.Struct, gc=False):
-    """Where 2.5 put a rewarded placement."""
+    """Where 2.5 put a rewarded placement. `reward` is AdCOM's name of it."""
 
     rwdd: Int = 0
     rewarded: Int = 0
+    reward: Int = 0
+    prebid: ImpPrebid | None = None
 
 
 class Imp(msgspec.Struct, gc=False):
@@ -325,10 +333,11 @@ class Source(msgspec.Struct, gc=False):
 
 
 class RequestExt(msgspec.Struct, gc=False):
-    """Where exchanges below 2.5 put what 2.5 promoted."""
+    """Where exchanges below 2.5 put what 2.5 promoted, and those of 2.5 the taxonomy of categories."""
 
     wlang: tuple[Text, ...] = ()
     bapp: tuple[Text, ...] = ()
+    cattax: Int = 1
     schain: SupplyChain | None = None
 
 
