@@ -65,7 +65,7 @@ class Exclusion(Enum):
     DEAL = (
         "deal",
         0,
-        "The line item wants a deal that the impression does not offer, or the auction is private.",
+        "None of the deals that the line item wants is offered, active and open to it, or the auction is private.",
     )
     # Match: what bitmaps cannot hold
     ADVERTISER_BLOCKED = (
