@@ -160,8 +160,9 @@ class NoticeDesk:
                 clearing_micros_cpm=clearing,
                 min_to_win_micros_cpm=min_to_win,
             )
-        # Without a price the exchange will charge what we bid; with one it is at most that (see PriceReader).
-        cost = cost_micros(facts.price_micros_cpm if clearing is None else clearing)
+        # Without a price the exchange will charge what we bid; with one it is at most that (see PriceReader). What
+        # cleared at nothing, as a second price may, was shown all the same: books, caps and models know what costs.
+        cost = max(cost_micros(facts.price_micros_cpm if clearing is None else clearing), 1)
         # The money of a reservation that ended, by time or by a loss notice, may be another bid's by now.
         late = now_ms > facts.expires_at_ms or (facts.bid_id, NoticeKind.LOSS, 0) in self._seen
         return Notice(

@@ -17,8 +17,11 @@ from dsp.catalog.entities import ConversionRule
 from dsp.catalog.exposures import seen
 from dsp.events.schema import BidFacts, Notice, NoticeKind, decode, encode_facts
 from dsp.events.topics import Topic
+from dsp.frequency.evidence import exposure_of
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.ids import TokenSigner
+from dsp.ledger.apply import entry
+from dsp.ledger.book import Transaction
 from dsp.openrtb.price import cipher
 from dsp.openrtb.profile import Profile
 from dsp.pacing.columns import align
@@ -145,6 +148,19 @@ async def test_a_price_of_one_impression_is_rounded_more(desk: Desk, clearing: f
 async def test_without_a_price_it_bills_what_was_bid(desk: Desk, price: str) -> None:
     assert await desk.send(NoticeKind.BILL, desk.facts(), p=price) == Outcome(200)
     assert [(one.cost_micros, one.clearing_micros_cpm) for one in desk.written] == [(4_000, None)]
+
+
+@pytest.mark.parametrize(("exchange", "kind"), [("burl", NoticeKind.BILL), ("nurl", NoticeKind.WIN)])
+async def test_an_impression_that_cleared_at_nothing_is_booked_and_counts_for_caps(
+    desk: Desk, exchange: str, kind: NoticeKind
+) -> None:
+    facts = desk.facts(exchange)
+    price = "0" if exchange == "burl" else cipher(PROFILES["nurl"]).encrypt(0.0, b"v" * 16)
+    assert await desk.send(kind, facts, p=price) == Outcome(200)
+    (notice,) = desk.written
+    assert (notice.cost_micros, notice.clearing_micros_cpm) == (1, 0)
+    assert isinstance(entry(notice, facts.bid_at_ms), Transaction)
+    assert exposure_of(notice) is not None
 
 
 @pytest.mark.parametrize("price", ["4.001", "nan", "-0.5", "1e9", "4,5", "AUDIT", "-1", "2.0 "])
