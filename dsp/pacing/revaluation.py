@@ -49,7 +49,7 @@ def rescale(controls: Controls, told: Revalued, campaigns: Mapping[int, int], la
     """
     passed = controls.predicted_by
     known = not passed or passed[-1] == told.before
-    if told.after == told.before or (passed and passed[-1] == told.after) or (told.after in passed and not known):
+    if not known and told.after in passed:
         return controls
     stamped = msgspec.structs.replace(controls, predicted_by=(*passed, told.after)[-_PASSED_MAX:])
     if not known:

@@ -36,6 +36,7 @@ KEYS = {"price_encryption_key": "ab" * 16, "price_integrity_key": "cd" * 16}
 PROFILES = {
     "burl": Profile(name="burl", billing="bill"),
     "nurl": Profile(name="nurl", billing="win", price_cipher="google", **KEYS),
+    "mille": Profile(name="mille", billing="win", price_cipher="google_cpm", **KEYS),
     "pixel": Profile(name="pixel", billing="imp"),
 }
 
@@ -136,10 +137,21 @@ async def test_encrypted_prices_are_read_and_plain_ones_refused(desk: Desk) -> N
     assert [one.cost_micros for one in desk.written] == [3_000]
 
 
-@pytest.mark.parametrize(("clearing", "billed"), [(0.9, 900), (3.9991, 4_000), (4.002, None)])
-async def test_a_price_of_one_impression_is_rounded_more(desk: Desk, clearing: float, billed: int | None) -> None:
-    price = cipher(PROFILES["nurl"]).encrypt(clearing, b"v" * 16)
-    facts = replace(desk.facts("nurl"), price_micros_cpm=3_999_100)
+@pytest.mark.parametrize(
+    ("exchange", "clearing", "billed"),
+    [
+        ("nurl", 0.9, 900),
+        ("nurl", 3.9991, 4_000),
+        ("nurl", 4.002, None),
+        ("mille", 3.99911, 4_000),
+        ("mille", 3.999111, None),
+    ],
+)
+async def test_a_price_of_one_impression_is_rounded_more(
+    desk: Desk, exchange: str, clearing: float, billed: int | None
+) -> None:
+    price = cipher(PROFILES[exchange]).encrypt(clearing, b"v" * 16)
+    facts = replace(desk.facts(exchange), price_micros_cpm=3_999_100)
     assert await desk.send(NoticeKind.WIN, facts, p=price) == Outcome(400 if billed is None else 200)
     assert [one.cost_micros for one in desk.written] == ([] if billed is None else [billed])
 

@@ -39,7 +39,7 @@ def test_published_examples(text: str, micros: int) -> None:
     assert others.encrypt(micros / 1_000_000, b"abc123def456ghi7") == text
 
 
-@pytest.mark.parametrize("price", [0.0, 0.000001, 1.0, 2.345678, 9_999.999999])
+@pytest.mark.parametrize("price", [0.0, 0.000001, 1.0, 2.345678, 16.1, 9_999.999999])
 def test_ciphers_return_what_went_in(price: float) -> None:
     for one in (GooglePrice(b"e", b"i", impressions=1_000), PlainPrice()):
         assert one.decrypt(one.encrypt(price, VECTOR)) == pytest.approx(price, abs=1e-9)
@@ -135,3 +135,7 @@ def test_a_quote_at_the_floor_reaches_the_floor(floor: float, rate: float) -> No
 
     book = ceil(floor * rate * 1_000_000 - 1e-3)
     assert quote(book, rate) >= floor - 1e-12
+
+
+def test_a_quote_has_six_decimals() -> None:
+    assert quote(2_000_000, 3.0) == 0.666667

@@ -190,10 +190,17 @@ def test_a_level_keeps_within_its_bounds_whatever_is_told() -> None:
     assert found.line_items[2].level == pytest.approx(log(LAW.multiplier_max))
 
 
+def test_a_level_is_moved_by_a_factor_of_twenty_at_most() -> None:
+    found = rescale(held(-0.5, -4.0), told("a", "b", of_1=1e9, of_2=-1e9), CAMPAIGNS, LAW)
+    assert [exp(found.line_items[number].level) for number in (1, 2)] == pytest.approx(
+        [exp(-0.5) / 20, exp(-4.0) * 20], rel=0.01
+    )
+
+
 @pytest.mark.parametrize("ratio", [nan, inf, -inf])
 def test_no_number_is_no_ratio(ratio: float) -> None:
     with pytest.raises(msgspec.DecodeError):
-        decode(encode(told("a", "b", of_1=ratio)))
+        decode(encode(told("a", "b", of_1=ratio, of_2=0.0)))
 
 
 @pytest.mark.parametrize("blob", [b"", b"\x93", b"\x81\xa5at_ms\xa1x", b"{}"])
