@@ -25,7 +25,7 @@ class PriceReader:
         Raises:
             InputError: not a price of this exchange, or above our bid, which no auction can clear at.
         """
-        if _unstated(text):
+        if not text or text.startswith(_MACRO_MARKS):
             return None
         one = self._ciphers[facts.exchange]
         price = _micros(one, facts, text)
@@ -37,8 +37,6 @@ class PriceReader:
 
     def hint(self, facts: BidFacts, text: str) -> Micros | None:
         """Return a price that is only information, such as the minimum to win; None where it makes no sense."""
-        if _unstated(text):
-            return None
         # Some exchanges encrypt what we pay and send the rest in the clear.
         for one in (self._ciphers.get(facts.exchange, _PLAIN), _PLAIN):
             try:
@@ -46,10 +44,6 @@ class PriceReader:
             except InputError:
                 continue
         return None
-
-
-def _unstated(text: str) -> bool:
-    return not text or text.startswith(_MACRO_MARKS)
 
 
 def _micros(one: PriceCipher, facts: BidFacts, text: str) -> Micros:

@@ -175,7 +175,7 @@ async def test_an_impression_that_cleared_at_nothing_is_booked_and_counts_for_ca
     assert exposure_of(notice) is not None
 
 
-@pytest.mark.parametrize("price", ["4.001", "nan", "-0.5", "1e9", "4,5", "AUDIT", "-1", "2.0 "])
+@pytest.mark.parametrize("price", ["4.001", "nan", "-0.5", "9e8", "1e9", "4,5", "AUDIT", "-1", "2.0 "])
 async def test_prices_that_cannot_be_true_write_nothing(desk: Desk, price: str) -> None:
     expected = Outcome(200) if price == "2.0 " else Outcome(400)
     assert await desk.send(NoticeKind.BILL, desk.facts(), p=price) == expected
