@@ -163,6 +163,14 @@ def test_what_a_target_holds_is_left_to_the_target(ratio: float) -> None:
     assert found.line_items == controls.line_items
 
 
+def test_below_what_its_target_allows_it_is_the_budget_that_holds() -> None:
+    """A target whose dual is 1 allows twice the value; without a target that is the value."""
+    untargeted = {2: Control(level=-0.1), 3: Control(level=0.0)}
+    controls = Controls(at_ms=5, line_items={**held(0.5).line_items, **untargeted})
+    found = rescale(controls, told("a", "b", of_1=1.0, of_2=1.0, of_3=1.0), CAMPAIGNS, LAW)
+    assert [found.line_items[number].level for number in (1, 2, 3)] == pytest.approx([-0.5, -1.1, 0.0])
+
+
 def test_who_is_cold_is_held_whatever_the_target_would_allow() -> None:
     cold = Control(level=log(2.0), level_answered=log(2.0), cold=True)
     found = rescale(Controls(at_ms=5, line_items={1: cold}), told("a", "b", of_1=1.0), CAMPAIGNS, LAW)
@@ -183,11 +191,17 @@ def test_a_campaign_follows_the_line_items_that_its_money_goes_to() -> None:
     assert found.campaigns[20].level == -1.0  # nothing is bought for it
 
 
-def test_a_level_keeps_within_its_bounds_whatever_is_told() -> None:
+@pytest.mark.parametrize("recovery", [1.0, 0.7])
+def test_a_level_keeps_within_its_bounds_whatever_is_told(recovery: float) -> None:
+    """Bounds are on what was learned of the market, beside which the level holds the way back to plan."""
     controls = held(-8.0, -0.5)
+    recovering = {
+        number: msgspec.structs.replace(one, recovery=recovery) for number, one in controls.line_items.items()
+    }
+    controls = msgspec.structs.replace(controls, line_items=recovering)
     found = rescale(controls, told("a", "b", of_1=1e9, of_2=-1e9), CAMPAIGNS, LAW)
-    assert found.line_items[1].level == pytest.approx(log(LAW.multiplier_min))
-    assert found.line_items[2].level == pytest.approx(log(LAW.multiplier_max))
+    assert found.line_items[1].level == pytest.approx(log(LAW.multiplier_min * recovery))
+    assert found.line_items[2].level == pytest.approx(log(LAW.multiplier_max * recovery))
 
 
 def test_a_level_is_moved_by_a_factor_of_twenty_at_most() -> None:
