@@ -9,8 +9,10 @@ from dsp.openrtb import lenient, vast
 from dsp.openrtb.request import Int, Text
 
 _NATIVE_VERSION = "1.2"
+_NATIVE_VERSION_ENVELOPED = "1.0"  # which is the default where there is an object around the request, and the answer
+#: Native list "Image Asset Types": a logo (2) is an icon since 1.2; a type above 500 is one exchange's own.
+_ICONS = frozenset({1, 2})
 _MAIN_IMAGE = 3
-_ICON = 1
 #: Native list "Event Types" and "Event Tracking Methods": impression, by image.
 _IMPRESSION = 1
 _IMAGE_PIXEL = 1
@@ -195,7 +197,10 @@ def _read(text: str) -> _Request:
         envelope = _decode(text)
     except (ValueError, RecursionError, InputError) as fault:
         raise InputError("the native request cannot be read", reason="native_request") from fault
-    request = envelope if envelope.assets or envelope.native is None else envelope.native
+    request: _Request = envelope
+    if envelope.native is not None and not envelope.assets:
+        request = envelope.native
+        request.ver = request.ver or envelope.ver or _NATIVE_VERSION_ENVELOPED
     if not request.assets:
         raise InputError("the native request asks for no assets", reason="native_request")
     ids = {asset.id for asset in request.assets}
@@ -218,8 +223,8 @@ def _answer(asset: Asset, assets: NativeAssets) -> dict[str, object] | None:
         text = _fit(assets.title, asset.title.len)
         return {"title": {"text": text}} if text else None
     if asset.img is not None:
-        image = assets.icon if asset.img.type == _ICON else assets.image
         wanted = asset.img
+        image = assets.icon if wanted.type in _ICONS else assets.image if wanted.type <= _MAIN_IMAGE else None
         if image is None or not (_fills(image.w, wanted.w, wanted.wmin) and _fills(image.h, wanted.h, wanted.hmin)):
             return None
         if wanted.mimes and not _accepts(wanted.mimes, image.mimes):

@@ -166,9 +166,17 @@ def test_native_answers_each_asset_in_order() -> None:
 
 
 def test_native_1_0_keeps_its_root_and_its_trackers() -> None:
-    got = _respond({"native": {"ver": "1.0", "assets": [{"id": 1, "title": {"len": 90}}]}})
-    assert list(got) == ["native"]
-    assert got["native"]["imptrackers"] == ["https://i/"]
+    for version in ({"ver": "1.0"}, {"ver": 1}, {}):
+        got = _respond({"native": {**version, "assets": [{"id": 1, "title": {"len": 90}}]}})
+        assert list(got) == ["native"]
+        assert got["native"]["imptrackers"] == ["https://i/"]
+    assert "native" not in _respond({"native": {"ver": "1.1", "assets": [{"id": 1, "title": {"len": 90}}]}})
+
+
+def test_a_native_logo_is_the_icon_and_an_exchanges_own_type_of_image_is_not_guessed() -> None:
+    types = [{"id": number, "img": {"type": number, "wmin": 48, "hmin": 48}} for number in (0, 1, 2, 3, 501)]
+    got = {asset["id"]: asset["img"]["url"][-5:] for asset in _respond({"assets": types})["assets"]}
+    assert got == {0: "i.jpg", 1: "l.png", 2: "l.png", 3: "i.jpg"}
 
 
 @pytest.mark.parametrize(
