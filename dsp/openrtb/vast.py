@@ -26,9 +26,10 @@ _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def protocol(accepted: Collection[int], spoken: Collection[int] = ()) -> int:
     """Return the protocol to answer in: the best that the slot accepts and the creative, if it says, speaks.
 
-    Empty collections accept everything; 0 means that none of ours is accepted. Where nobody says, it is VAST 3.0.
+    Empty collections accept everything; 0 means that none of ours is accepted. Where the slot does not say, it is
+    VAST 3.0 if the creative speaks that: players that say nothing are seldom the newest.
     """
-    if not accepted and not spoken:
+    if not accepted and (not spoken or _DEFAULT_PROTOCOL in spoken):
         return _DEFAULT_PROTOCOL
     return next(
         (code for code in PROTOCOLS if (not accepted or code in accepted) and (not spoken or code in spoken)), 0
