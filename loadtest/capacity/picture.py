@@ -21,4 +21,5 @@ def draw(report: dict[str, Any], path: Path) -> None:
     axes.set_title(f"One bidder process, {report['line_items']:,} line items, mix {report['mix']}")
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -98,10 +98,6 @@ def _report(options: Options, setting: Setting, load: Open, closed_rps: float) -
     if capacity:
         report["overload"] = _overload(setting, load, capacity, seconds)
         report["at_70_percent"] = _below(setting, load, capacity * SHARE, seconds)
-    if options.picture is not None:
-        from loadtest.capacity.picture import draw
-
-        draw(report, options.picture)
     return report
 
 
@@ -139,8 +135,20 @@ def middle(steps: Sequence[Step]) -> dict[str, Any]:
 
 def main(options: Options, as_json: bool) -> int:
     """Measure, print, and return the exit status: 1 where no rate keeps the service level."""
-    report = measure(options)
+    return show(measure(options), options.picture, as_json)
+
+
+def show(report: dict[str, Any], picture: Path | None, as_json: bool) -> int:
+    """Print a report, draw it where a file is named, and return the exit status.
+
+    Raises:
+        OSError: the picture cannot be written; the report has been printed.
+    """
     print(json.dumps(report) if as_json else table(report))
+    if picture is not None:
+        from loadtest.capacity.picture import draw
+
+        draw(report, picture)
     worst = max(step["lag_p99"] for step in report["steps"])
     if worst > LAG_MS_MAX:
         print(f"loadtest: the load was up to {worst:.1f} ms behind (p99): its delay is in the figures", file=sys.stderr)

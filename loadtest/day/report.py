@@ -93,12 +93,12 @@ def main(seed: int, requests_per_day: int, as_json: bool, picture: Path | None) 
     found = deliveries(outcome)
     good = all(one.on_plan for one in found if one.bound == "plan")
     good = good and not outcome.overspent and not outcome.imbalance_micros and not outcome.reconciliation.lost
-    if picture is not None:
-        draw(found, outcome.samples, picture)
     if as_json:
         print(json.dumps(summary(outcome, found)))
     else:
         _show(outcome, found)
+    if picture is not None:
+        draw(found, outcome.samples, picture)
     return 0 if good else 1
 
 
@@ -166,4 +166,5 @@ def draw(found: list[Delivery], samples: list[Sample], path: Path) -> None:
         axis.set_ylim(bottom=0)
     figure.suptitle("Spend (blue) and plan (grey) since midnight by hour of the advertiser's day")
     figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -85,23 +85,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", required=True, type=Path, help=f"impressions to learn from: {kinds}")
     parser.add_argument("--test", required=True, type=Path, help="later impressions of the same kind")
     parser.add_argument("--baselines", action="store_true", help="run plain LightGBM and logistic regression beside")
-    parser.add_argument("--plot", type=Path, default=Path("var/ctr.png"), help="where to draw (without --json)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw reliability into this file")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the benchmark and print its result; return the exit status."""
+    from models.benchmark import ctr_show
+
     format_ = detect(options.train)
     if detect(options.test) is not format_:
         raise InputError(f"{options.test} is of another kind than {options.train}", reason="benchmark_file")
     result = compare(format_, format_.read(options.train), format_.read(options.test), baselines=options.baselines)
     if options.json:
         print(msgspec.json.encode(result.as_json()).decode())
-        return 0
-    from models.benchmark import ctr_show
-
-    ctr_show.table(result)
-    ctr_show.draw(result, options.plot)
-    print(f"drawn: {options.plot}")
+    else:
+        ctr_show.table(result)
+    if options.plot is not None:
+        ctr_show.draw(result, options.plot)
     return 0
 
 

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="only this split's; default: all in order")
     parser.add_argument("--episode", type=_positive, default=1_000, help="auctions in an episode, each with a budget")
     parser.add_argument("--fractions", type=_fractions, default="2,4,8,16,32,64", help="budgets: one over these")
-    parser.add_argument("--plot", type=Path, default=Path("var/pacing.png"), help="where to draw (without --json)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the shares into this file")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,10 +49,10 @@ def run(options: argparse.Namespace) -> int:
     result = measure(load(options.auctions, options.campaign, options.split), options.episode, options.fractions)
     if options.json:
         print(msgspec.json.encode(result).decode())
-        return 0
-    _show(result, f"campaign {options.campaign}, episodes of {options.episode:,} auctions")
-    _draw(result, options.plot)
-    print(f"drawn: {options.plot}")
+    else:
+        _show(result, f"campaign {options.campaign}, episodes of {options.episode:,} auctions")
+    if options.plot is not None:
+        _draw(result, options.plot)
     return 0
 
 

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmark's options."""
     parser.add_argument("--events", required=True, type=Path, help="CSV.gz in the season 2 format")
     parser.add_argument("--train-until", required=True, type=int, metavar="YYYYMMDD", help="last day to learn from")
-    parser.add_argument("--plot", type=Path, default=Path("var/shading.png"), help="where to draw (without --json)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw shares and calibration into this file")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,10 +58,10 @@ def run(options: argparse.Namespace) -> int:
     result = measure(impressions, options.train_until)
     if options.json:
         print(msgspec.json.encode(result.shares).decode())
-        return 0
-    print(_table(result))
-    _draw(result, options.plot)
-    print(f"drawn: {options.plot}")
+    else:
+        print(_table(result))
+    if options.plot is not None:
+        _draw(result, options.plot)
     return 0
 
 

@@ -70,7 +70,9 @@ def test_models_and_blend_are_scored_on_the_later_file(
     train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     counts = write(tmp_path / "test.csv", range(10, 11), 12_000)
-    found = scores(train, tmp_path / "test.csv", capsys, "--baselines")
+    plot = tmp_path / "ctr.png"
+    found = scores(train, tmp_path / "test.csv", capsys, "--baselines", "--plot", str(plot))
+    assert plot.stat().st_size > 1_000
     assert {"gbdt", "ftrl"} <= set(found["models"])
     assert found["winner"] in {*found["models"], "blend"}
     for scored in (*found["models"].values(), found["blend"]):

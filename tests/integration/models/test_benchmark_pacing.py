@@ -67,12 +67,15 @@ def test_one_split_can_be_chosen_and_one_campaign_only(file: Path) -> None:
     assert set(load(file, "78", None).prices_micros_cpm.tolist()) == {1_000_000}
 
 
-def test_a_table_and_a_picture_without_json(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_what_is_shown_is_drawn_as_well(
+    file: Path, form: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plot = tmp_path / "drawn" / "pacing.png"
-    arguments = ["--auctions", str(file), "--campaign", "77", "--fractions", "4", "--plot", str(plot)]
+    arguments = ["--auctions", str(file), "--campaign", "77", "--fractions", "4", "--plot", str(plot), *form]
     assert main(["benchmark", "pacing", *arguments]) == 0
     shown = capsys.readouterr().out
-    assert "1/4" in shown
+    assert ("1/4" in shown) == (not form)
     assert all(name in shown for name in NAMES)
     assert plot.read_bytes().startswith(b"\x89PNG")
 

@@ -51,8 +51,8 @@ def write(
                 writer.writerow({"timestamp": "20130606000000000", "bidprice": 300, "payprice": paid, "src": other})
 
 
-def shares(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, float]]:
-    assert main(["benchmark", "shading", "--events", str(path), "--train-until", "20130607", "--json"]) == 0
+def shares(path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, dict[str, float]]:
+    assert main(["benchmark", "shading", "--events", str(path), "--train-until", "20130607", "--json", *more]) == 0
     found: dict[str, dict[str, float]] = json.loads(capsys.readouterr().out)
     return found
 
@@ -62,7 +62,9 @@ def test_context_beats_every_constant_and_the_market_as_a_whole(
 ) -> None:
     path = tmp_path / "events.csv.gz"
     write(path)
-    found = shares(path, capsys)
+    plot = tmp_path / "shading.png"
+    found = shares(path, capsys, "--plot", str(plot))
+    assert plot.stat().st_size > 1_000
     assert list(found) == ["1.0", "1.5", "2.0", "3.0"]
     for bidders in found.values():
         assert list(bidders) == ["none", "best_constant", "global_cdf", "ours", "ours_censored"]

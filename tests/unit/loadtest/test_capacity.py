@@ -1,10 +1,12 @@
 """The pieces of `python -m loadtest capacity` and `soak`: the open loop, the search, the verdicts."""
 
+import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from bidder.app import QUIET_MS
 from loadtest.bids import supply
 from loadtest.capacity.drain import CONNECTIONS_MAX, connections
 from loadtest.capacity.open import Open, Step
-from loadtest.capacity.run import keeps, middle, search
+from loadtest.capacity.run import keeps, middle, search, show
 from loadtest.platform import PlatformError
 from loadtest.soak import Sample, judged
 from tests.unit.loadtest.test_bids import PROFILE, bodies
@@ -91,6 +93,20 @@ def test_the_middle_step_is_told_with_the_late_answers_of_all() -> None:
     told = middle([Step(1.0, 1.0, late=late, latencies_ms=[ms] * 9) for ms, late in ((9.0, 0), (2.0, 3), (5.0, 1))])
     assert told["p50"] == told["p99"] == 5.0
     assert (told["late"], told["p99s"]) == (4, [2.0, 5.0, 9.0])
+
+
+def test_the_report_is_printed_whether_or_not_its_picture_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Step(70.0, 1.0, lags_ms=[0.0], latencies_ms=[5.0]).report()
+    report = {"capacity_rps": 70.0, "slo_p99_ms": 20.0, "line_items": 9, "mix": "bid", "steps": [step]}
+    drawn = tmp_path / "new" / "capacity.png"
+    assert show(report, drawn, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out) == report
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(OSError, match="capacity"):
+        show(report, drawn / "a.png", as_json=False)  # below a file
+    assert "capacity 70 requests/s" in capsys.readouterr().out
 
 
 def samples(megabytes: list[float]) -> list[Sample]:

@@ -107,5 +107,5 @@ def test_a_shared_budget_is_a_delivery_of_its_own(tmp_path: Path) -> None:
     ]  # fmt: skip
     figures = summary(outcome(samples), found)
     assert figures["worst_gap"] == 0.0
-    draw(found, samples, tmp_path / "day.png")
-    assert (tmp_path / "day.png").read_bytes().startswith(b"\x89PNG")
+    draw(found, samples, tmp_path / "new" / "day.png")
+    assert (tmp_path / "new" / "day.png").read_bytes().startswith(b"\x89PNG")
