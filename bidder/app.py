@@ -4,7 +4,6 @@ import asyncio
 import gc
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +32,7 @@ from dsp.kernel import config, limits, logging, metrics, tracing
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.keys import signing_keys
-from dsp.kernel.lifecycle import Lifecycle
+from dsp.kernel.lifecycle import Lifecycle, cancel
 from dsp.kernel.tracing import Tracer
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import load_profiles
@@ -121,7 +120,6 @@ class Bidder:
         self.bid_port = _listener(self._bids, settings, settings.body_bytes_max, room, cohort=auctioneer.cohort)
         self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX, room, settings.outbox_notices_flush_ms)
         self.admin_port = _listener(admin, settings, _NOTICE_BODY_BYTES_MAX, room)
-        self._lag: asyncio.Task[None] | None = None
         _report_bounds(settings)
 
     async def start(self, lifecycle: Lifecycle) -> None:
@@ -159,8 +157,8 @@ class Bidder:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         await lifecycle.start(self.bid_port.listen(settings.host, settings.bid_port, shared), self._drain)
-        self._lag = asyncio.create_task(_watch_lag(), name="lag")
-        await lifecycle.start(asyncio.sleep(0), self._stop_lag)
+        lag = asyncio.create_task(_watch_lag(), name="lag")
+        await lifecycle.start(asyncio.sleep(0), partial(cancel, lag))
         self.readiness.listening = True
         lifecycle.ready()
         logging.get(__name__).info(
@@ -184,12 +182,6 @@ class Bidder:
         lost = await self.outbox.stop(self.settings.drain_timeout_ms / MS_PER_SECOND)
         if lost:
             logging.get(__name__).error("decisions lost", records=lost)
-
-    async def _stop_lag(self) -> None:
-        if self._lag is not None:
-            self._lag.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._lag
 
     async def _refresh(self) -> None:
         self.serving.report_ages(self._clock.now_ms())

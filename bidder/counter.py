@@ -6,13 +6,13 @@ These are statistics, not money: what a kill loses is the bids of the last `HAND
 import asyncio
 import uuid
 from collections import defaultdict
-from contextlib import suppress
 from functools import partial
 
 from bidder.outbox import Outbox
 from dsp.events.schema import BidCount, BidFacts, BidsSent, encode
 from dsp.events.topics import Topic
 from dsp.kernel.clock import MS_PER_HOUR
+from dsp.kernel.lifecycle import cancel
 
 HAND_OVER_SECONDS = 5.0
 #: Counts in one record: bids wait while it is made.
@@ -49,10 +49,7 @@ class BidCounter:
 
     async def stop(self) -> None:
         """Hand over what is left, before the outbox stops."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await cancel(self._task)
         await self.hand_over()
 
     async def hand_over(self) -> None:

@@ -4,7 +4,6 @@ Where all processes share one store of users, one of them reads the log into it,
 """
 
 import asyncio
-from contextlib import suppress
 
 import msgspec
 
@@ -15,6 +14,7 @@ from dsp.events.topics import Topic
 from dsp.kernel import logging
 from dsp.kernel.clock import Clock
 from dsp.kernel.errors import UnavailableError
+from dsp.kernel.lifecycle import cancel
 from dsp.stream.port import EventLog, Position, Record
 
 #: Few at a time, so that bids do not wait while records are decoded.
@@ -55,10 +55,7 @@ class ExposureReplay:
 
     async def stop(self) -> None:
         """Replay no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await cancel(self._task)
 
     async def catch_up(self) -> None:
         """Read everything up to the end of the log, into the users' records unless another process does that."""

@@ -8,7 +8,6 @@ later waits behind it, so that the order is kept.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from typing import NamedTuple
 
 from bidder.spill import Spill, Stamped, tell
@@ -16,6 +15,7 @@ from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock
 from dsp.kernel.errors import UnavailableError
+from dsp.kernel.lifecycle import cancel
 from dsp.stream.port import Entry, EventLog
 
 RETRY_SECONDS = 0.2
@@ -196,9 +196,7 @@ class _Lane:
             await asyncio.sleep(max(self._flush_seconds, _POLL_SECONDS))
         self._closed = True
         for task in self._tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await cancel(task)
         lost = sum(item.done is None for item in self._items)  # who waits for one is told, and sends it again
         for item in self._items:
             _fail(item, UnavailableError("the bidder is stopping"))

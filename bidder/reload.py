@@ -5,7 +5,6 @@ prior, the landscapes of prices. Swaps whole, keeps the old on any fault. A snap
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +17,7 @@ from dsp import registry
 from dsp.cache.port import BlobStore
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND
+from dsp.kernel.lifecycle import cancel
 from dsp.pacing import columns
 from dsp.pacing.columns import PACED_BLOB, Paced
 from dsp.pacing.revaluation import REVALUED_BLOB, encode
@@ -89,9 +89,7 @@ class Reloader:
     async def stop(self) -> None:
         """Follow no more; the state stays."""
         for task in self._tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await cancel(task)
 
     async def poll_active(self) -> bool:
         """Look once for news of who is active; return whether there are any. Goes on while a snapshot is compiled."""

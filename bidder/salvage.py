@@ -8,13 +8,13 @@ import asyncio
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from bidder.spill import Spill
 from dsp.events.topics import Topic
 from dsp.kernel import logging
 from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.kernel.lifecycle import cancel
 from dsp.kernel.locks import lock
 from dsp.stream.port import EventLog
 
@@ -79,10 +79,7 @@ class Salvage:
 
     async def stop(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await cancel(self._task)
 
     async def look(self) -> None:
         """Hand what is in abandoned places to the event log.

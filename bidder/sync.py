@@ -4,12 +4,12 @@ Fails closed: without a successful sync the book stops reserving by itself, and 
 """
 
 import asyncio
-from contextlib import suppress
 
 from dsp.cache.port import LeaseStore
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock
 from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.kernel.lifecycle import cancel
 from dsp.ledger.lease import LeaseBook
 
 #: A line item's first demand is not kept waiting longer than this for a lease.
@@ -41,9 +41,7 @@ class LeaseSync:
         """Stop syncing and return all money that no bid has reserved."""
         if self._task is not None:
             async with self._syncing:  # one cut off might have been granted money that nobody would return
-                self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+                await cancel(self._task)
         await self.sync(final=True)
 
     async def sync(self, final: bool = False) -> bool:

@@ -27,6 +27,7 @@ from dsp.frequency.evidence import exposure_of, response_of
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_DAY, MS_PER_SECOND
 from dsp.kernel.errors import UnavailableError
+from dsp.kernel.lifecycle import cancel
 from dsp.kernel.sqlite import SqliteFile
 
 _SCHEMA = """
@@ -103,9 +104,7 @@ class LocalUserStore:
         """Save, and release the file."""
         if self._saving is None:
             return
-        self._saving.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._saving
+        await cancel(self._saving)
         self._saving = None
         try:
             await self.save()

@@ -24,6 +24,7 @@ from redis.exceptions import (
 from dsp.kernel import logging
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import ConfigError, Fault, UnavailableError
+from dsp.kernel.lifecycle import cancel
 
 #: Whether a server that failed is back is asked after so long, then after twice as long, and so on up to the bound.
 BACKOFF_MS_MIN = 50
@@ -120,11 +121,8 @@ class Node:
 
     async def close(self) -> None:
         """Release connections."""
-        if self._mending is not None:
-            self._mending.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._mending
-            self._mending = None
+        await cancel(self._mending)
+        self._mending = None
         await self._drop()
 
     def __str__(self) -> str:
@@ -218,10 +216,7 @@ class Nodes:
     async def close(self) -> None:
         """Release connections."""
         self._closed = True
-        if self._finding is not None:
-            self._finding.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._finding
+        await cancel(self._finding)
         for node in self._nodes.values():
             await node.close()
 

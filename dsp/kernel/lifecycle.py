@@ -47,6 +47,14 @@ def run(main: Coroutine[object, object, None], factory: Callable[[], asyncio.Abs
         return runner.run(watched())
 
 
+async def cancel(task: asyncio.Task[None] | None) -> None:
+    """Cancel a task and wait until it has ended; harmless where there is none."""
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
 class Phase(Enum):
     """Where a process is in its life; only `READY` makes `/readyz` answer 200."""
 

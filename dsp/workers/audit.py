@@ -1,13 +1,13 @@
 """Sums up the whole book now and then, in a thread: it takes longer as the book grows, and the ledger must get on."""
 
 import asyncio
-from contextlib import suppress
 
 from sqlalchemy.orm import Session, sessionmaker
 
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import NS_PER_SECOND, Clock
 from dsp.kernel.errors import UnavailableError
+from dsp.kernel.lifecycle import cancel
 from dsp.store.book import BookRepository
 
 INTERVAL_SECONDS = 60.0
@@ -29,10 +29,7 @@ class Audit:
 
     async def stop(self) -> None:
         """End; harmless where it was not started. A sum under way is left to its thread and a statement's time-out."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await cancel(self._task)
 
     async def _run(self) -> None:
         while True:
