@@ -23,10 +23,20 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """Keeps connections to any number of hosts; use as an asynchronous context manager."""
+    """Keeps connections to any number of hosts; use as an asynchronous context manager.
 
-    def __init__(self, connections_max: int = 256, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    `ends_tls` is a public base URL, and the plain one behind the balancer that ends its TLS: what goes to the one is
+    sent to the other.
+    """
+
+    def __init__(
+        self,
+        connections_max: int = 256,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        ends_tls: tuple[str, str] = ("", ""),
+    ) -> None:
         self._timeout_seconds = timeout_seconds
+        self._public, self._behind = ends_tls
         self._free = asyncio.Semaphore(connections_max)
         self._idle: defaultdict[tuple[str, int], deque[_Connection]] = defaultdict(deque)
         self._open: set[_Connection] = set()
@@ -41,6 +51,8 @@ class Client:
 
     async def get(self, url: str) -> Answer:
         """Send a GET; redirects are not followed. Raises OSError when there is no whole answer in time."""
+        if self._public and url.startswith(self._public):
+            url = self._behind + url.removeprefix(self._public)
         return await self._exchange("GET", url, b"", b"")
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:

@@ -139,8 +139,8 @@ class Demo:
 
     async def _loop(self, platform: Platform, ledger: Ledger) -> None:
         """Drive traffic while the script of the demo goes on beside it."""
-        async with Client() as bids, Client() as calls:
-            notifier = Notifier(calls, self._truth, self._options.seed, ends_tls=platform.ends_tls)
+        async with Client() as bids, Client(ends_tls=platform.ends_tls) as calls:
+            notifier = Notifier(calls, self._truth, self._options.seed)
             rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
             traffic = Traffic(self._options.seed)
             exchange = Exchange(bids, platform.bid_url, traffic, rules, self._truth, notifier)

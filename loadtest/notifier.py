@@ -30,17 +30,8 @@ class Manners:
 class Notifier:
     """Owns the notices in flight."""
 
-    def __init__(
-        self,
-        client: Client,
-        truth: Truth,
-        seed: int,
-        manners: Manners | None = None,
-        ends_tls: tuple[str, str] = ("", ""),
-    ) -> None:
-        """Prepare to send; `ends_tls` is a public base URL and the plain one behind the balancer that ends its TLS."""
+    def __init__(self, client: Client, truth: Truth, seed: int, manners: Manners | None = None) -> None:
         self._client = client
-        self._ends_tls = ends_tls
         self._truth = truth
         self._seed = seed
         self.manners = manners or Manners()
@@ -111,9 +102,6 @@ class Notifier:
         return None
 
     async def _get(self, url: str) -> tuple[int | None, str]:
-        public, behind = self._ends_tls
-        if public and url.startswith(public):
-            url = behind + url.removeprefix(public)
         try:
             answer = await self._client.get(url)
         except OSError:

@@ -98,7 +98,7 @@ def _warm_up(sender: "Sender", path: Path) -> None:
 
 
 class Sender:
-    """Sends bodies to one bid URL; `ends_tls` is the public base URL of notices and the plain one behind it."""
+    """Sends bodies to one bid URL; `ends_tls` as of the client."""
 
     def __init__(self, url: str, ends_tls: tuple[str, str]) -> None:
         self._url = url
@@ -107,7 +107,7 @@ class Sender:
 
     async def send(self, bodies: Iterator[bytes], connections: int) -> Outcome:
         """Send every body, at most `connections` at a time, and return what came back."""
-        async with Client(connections) as client:
+        async with Client(connections, ends_tls=self._ends_tls) as client:
 
             async def work() -> None:
                 for body in bodies:  # the workers share one iterator
@@ -137,12 +137,10 @@ class Sender:
                 await self._lose(client, bid.get("lurl", ""))
 
     async def _lose(self, client: Client, url: str) -> None:
-        public, behind = self._ends_tls
-        if not url.startswith(public):
+        if not url:
             return
-        url = expand(behind + url.removeprefix(public), {"AUCTION_LOSS": str(LOSS_OUTBID)})
         try:
-            await client.get(url)
+            await client.get(expand(url, {"AUCTION_LOSS": str(LOSS_OUTBID)}))
         except OSError:
             return  # a lost loss notice is no fault: the reservation ends by itself
 

@@ -154,8 +154,8 @@ async def driving(
         await _all_ready(platform)
         ledger = Ledger(platform.settings)
         truth = Truth()
-        async with Client() as bids, Client() as calls:
-            notifier = Notifier(calls, truth, traffic.seed, ends_tls=platform.ends_tls)
+        async with Client() as bids, Client(ends_tls=platform.ends_tls) as calls:
+            notifier = Notifier(calls, truth, traffic.seed)
             rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
             exchange = Exchange(bids, platform.bid_url, traffic, rules, truth, notifier)
             drive = Drive(platform, ledger, truth, notifier)

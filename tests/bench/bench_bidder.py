@@ -133,12 +133,10 @@ class Driver:
 
     async def _bid(self) -> None:
         body = await self._post(self._requests)
-        public, behind = self._platform.ends_tls
         for seat in msgspec.json.decode(body).get("seatbid", ()) if body else ():
             for bid in seat["bid"]:
                 self.bids += 1
-                url = expand(bid["lurl"], _MACROS)
-                self._urls.append(behind + url.removeprefix(public))
+                self._urls.append(expand(bid["lurl"], _MACROS))
 
     async def _notice(self) -> None:
         await self._client.get(self._urls.pop())
@@ -175,7 +173,7 @@ def _dear(request: Request) -> Request:
 
 
 async def _drive(platform: Platform, options: argparse.Namespace) -> list[dict[str, dict[str, float]]]:
-    async with Client() as client:
+    async with Client(ends_tls=platform.ends_tls) as client:
         driver = Driver(platform, client, options.rate, options.seconds)
         await driver.warm_up()
         return [await driver.round() for _ in range(options.rounds)]

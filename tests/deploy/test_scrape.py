@@ -83,10 +83,10 @@ def prometheus(platform: tuple[Platform, int], tmp_path_factory: pytest.TempPath
 async def drive(platform: Platform) -> None:
     """Send a few seconds of traffic."""
     until = time.monotonic() + TRAFFIC_SECONDS
-    async with Client() as bids, Client() as calls:
+    async with Client() as bids, Client(ends_tls=platform.ends_tls) as calls:
         truth = Truth()
         truth.begin("traffic")
-        notifier = Notifier(calls, truth, 1, ends_tls=platform.ends_tls)
+        notifier = Notifier(calls, truth, 1)
         rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
         exchange = Exchange(bids, platform.bid_url, Traffic(1, PATIENT), rules, truth, notifier)
         await exchange.drive(RATE, lambda _: time.monotonic() > until, 1.0)

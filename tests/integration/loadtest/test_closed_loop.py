@@ -116,8 +116,8 @@ async def kill(platform: Platform) -> tuple[list[str], float]:
 async def drive(platform: Platform) -> tuple[Truth, list[str], float]:
     truth = Truth()
     truth.begin("kills")
-    async with Client() as bids, Client() as calls:
-        notifier = Notifier(calls, truth, 3, Manners(duplicate_share=0.3), platform.ends_tls)
+    async with Client() as bids, Client(ends_tls=platform.ends_tls) as calls:
+        notifier = Notifier(calls, truth, 3, Manners(duplicate_share=0.3))
         rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
         exchange = Exchange(bids, platform.bid_url, Traffic(3, PATIENT), rules, truth, notifier)
         killer = asyncio.create_task(kill(platform))
