@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from dsp.kernel.errors import UnavailableError
+from dsp.kernel.files import write_synced
 
 #: Read at a time: a call for all of a large blob would keep whoever answers meanwhile waiting.
 _PIECE_BYTES = 1 << 18
@@ -68,10 +69,7 @@ class LocalBlobStore:
         # One draft a process: a killed one leaves at most that behind, and its successor overwrites or ignores it.
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         with self._writing:
-            with draft.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            write_synced(draft, data)
             draft.replace(path)
 
     def _read(self, path: Path, seen: str) -> tuple[str, bytes] | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dsp.kernel.config import KEY_RULE, Platform, key_from_hex
 from dsp.kernel.errors import ConfigError, Fault
+from dsp.kernel.files import write_synced
 
 KEY_BYTES = 32
 
@@ -37,10 +38,8 @@ def _create(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     draft.touch(mode=0o600)
-    with draft.open("w", encoding="ascii") as file:
-        file.write(os.urandom(KEY_BYTES).hex())
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave it empty, and what it signed is lost
+    # Synced: else a power cut may leave it empty, and what it signed is lost.
+    write_synced(draft, os.urandom(KEY_BYTES).hex().encode("ascii"))
     try:
         os.link(draft, path)  # fails if somebody else was first, and never shows a half-written key
     except FileExistsError:

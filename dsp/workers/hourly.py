@@ -1,6 +1,5 @@
 """Parquet files by hour, named by the offsets they span: what has been written is known from the names alone."""
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,10 +58,8 @@ class HourlyFiles:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{partition}-{first:012d}-{last:012d}.parquet"
             draft = path.with_suffix(_DRAFT_SUFFIX)
-            with draft.open("wb") as file:
-                pq.write_table(pa.Table.from_pylist(members, schema=self._schema), file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
+            pq.write_table(pa.Table.from_pylist(members, schema=self._schema), draft, compression="zstd")
+            sync(draft)
             draft.replace(path)
             for made in (folder, folder.parent, self._root):
                 sync(made)
