@@ -1,5 +1,7 @@
 """Names in one form: domains, languages, systems, and the lists that exchanges repeat request after request."""
 
+import re
+
 from dsp.kernel.remember import Remembered
 from dsp.openrtb.request import Text
 
@@ -11,6 +13,8 @@ _LIST_CHARS_MAX = 8_192
 STORES = frozenset({"play.google.com", "apps.apple.com", "itunes.apple.com"})
 #: Codes of before 1989, which Java and so Android still give for these languages.
 _LANGUAGES_THEN = {"iw": "he", "in": "id", "ji": "yi"}
+#: Some exchanges say it behind the name: "Windows 8.1".
+_VERSION = re.compile(r"\s+v?[0-9][0-9a-z._]*$")
 _OS_NAMES = {
     "iphone": "ios",
     "iphone os": "ios",
@@ -26,6 +30,10 @@ _OS_NAMES = {
     "win": "windows",
     "windows nt": "windows",
     "win32": "windows",
+    "windows os": "windows",
+    "windows xp": "windows",
+    "windows vista": "windows",
+    "android os": "android",
     "chrome os": "chromeos",
     "chromium os": "chromeos",
     "cros": "chromeos",
@@ -94,8 +102,8 @@ def language(code: str) -> str:
 
 
 def os_name(name: str) -> str:
-    """Return an operating system in lower case, "" where it is not known."""
-    name = name.strip().lower()
+    """Return an operating system in lower case and without its version, "" where it is not known."""
+    name = _VERSION.sub("", name.strip().lower())
     return _OS_NAMES.get(name, name)
 
 

@@ -25,6 +25,19 @@ def test_languages() -> None:
     assert [names.language(code) for code in ("iw-IL", "in_ID", "ji")] == ["he", "id", "yi"]
 
 
+def test_operating_systems_are_named_without_their_versions() -> None:
+    named = {
+        "windows": ("Windows", "Windows 7", "windows 8.1", "Windows NT 6.1", "Windows XP", "Win32"),
+        "macos": ("Mac OS X", "Mac OS X 10.15.7", "OS X 10_9", "macOS 14"),
+        "ios": ("iOS", "iOS 17.2", "iPhone OS", "iPadOS 16"),
+        "android": ("Android", "android 4.4.2", "Android OS"),
+        "windows phone": ("Windows Phone", "Windows Phone 8.1"),
+        "": ("", " ", "Unknown"),
+    }
+    for name, spellings in named.items():
+        assert {names.os_name(one) for one in spellings} == {name}
+
+
 def test_apps_by_their_address_in_a_store() -> None:
     candy = "https://play.google.com/store/apps/details?hl=en&id=com.Games.candy&referrer=a#b"
     assert names.advertised_app(candy) == "com.Games.candy"
