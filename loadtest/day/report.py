@@ -16,6 +16,8 @@ from loadtest.day.simulate import Outcome, Sample, Simulation
 TOLERANCE = 0.02
 #: Relative to the plan so far a gap means something from here on, as a part of the day's plan.
 _SO_FAR_MIN = 0.1
+#: The table's; in fewer it would be cut, figures and all.
+_COLUMNS_MIN = 130
 
 
 class Delivery(NamedTuple):
@@ -96,7 +98,7 @@ def main(seed: int, requests_per_day: int, as_json: bool, picture: Path | None) 
     if as_json:
         print(json.dumps(summary(outcome, found)))
     else:
-        _show(outcome, found)
+        show(outcome, found)
     if picture is not None:
         draw(found, outcome.samples, picture)
     return 0 if good else 1
@@ -129,7 +131,8 @@ def summary(outcome: Outcome, found: list[Delivery]) -> dict[str, object]:
     }
 
 
-def _show(outcome: Outcome, found: list[Delivery]) -> None:
+def show(outcome: Outcome, found: list[Delivery]) -> None:
+    """Print the table, a row for each line item."""
     table = Table(title=f"Spend and plan over a day of {outcome.requests:,} requests; gaps at full hours")
     for name in ("line item", "zone", "terms", "bound by", "supply", "planned", "spent", "worst gap", "so far", ""):
         table.add_column(name, justify="left" if name in ("line item", "zone", "terms", "bound by", "") else "right")
@@ -140,7 +143,7 @@ def _show(outcome: Outcome, found: list[Delivery]) -> None:
             f"{one.planned_micros / 1e6:.2f}", f"{one.spent_micros / 1e6:.2f}", f"{gap:.2%} at {hour}",
             f"{one.so_far:.2%}", "" if one.bound != "plan" else "on plan" if one.on_plan else "OFF PLAN",
         )  # fmt: skip
-    console = Console()
+    console = Console(width=max(Console().width, _COLUMNS_MIN))
     console.print(table)
     console.print(
         f"overspent {sum(one.over_micros for one in outcome.overspent)}  imbalance {outcome.imbalance_micros}  "

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -15,7 +16,7 @@ from loadtest.faults.oracle import ViolationError
 from loadtest.faults.plan import Faults, faults
 from loadtest.faults.simulate import Outcome, Simulation
 
-_BAR_CHARS = 40
+_BAR_CHARS = 10  # beside the figures in 80 columns
 
 
 class Result(NamedTuple):
@@ -75,7 +76,7 @@ def main(seeds: Iterable[int], as_json: bool, trace: bool, density: int = 1) -> 
     if as_json:
         print(json.dumps(found))
     else:
-        _show(results, found)
+        show(results, found)
     return int(any(found[name] for name in ("overspend_micros", "double_billed", "lost")))
 
 
@@ -97,21 +98,23 @@ def _trace(seeds: Iterable[int], density: int) -> int:
     return 0
 
 
-def _show(results: list[Result], found: dict[str, float]) -> None:
-    table = Table(title="Money under faults: 16 bidders, each seed against itself without faults")
+def show(results: list[Result], found: dict[str, float]) -> None:
+    """Print the table, a row for each seed, and the sums below it."""
+    title = "Money under faults: 16 bidders, each seed against itself without faults"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     names = (
         "seed",
         "impressions",
         "spent",
-        "late, paid",
-        "late, owed",
+        "late,\npaid",
+        "late,\nowed",
         "overspent",
-        "billed twice",
+        "billed\ntwice",
         "lost",
-        "value ratio",
+        "value\nratio",
     )
     for name in (*names, ""):
-        table.add_column(name, justify="left" if not name else "right")
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     low = min([0.9, *(result.value_ratio for result in results)])
     for result in results:
         audit, ratio = result.faulty.audit, result.value_ratio
