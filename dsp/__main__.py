@@ -3,7 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from dsp.kernel import config, limits
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.errors import ConfigError, DspError, ValidationError
 from dsp.workers.config import WORKERS
+
+_PROGRESS_SECONDS = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,19 +93,38 @@ def _migrate(_options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> None:
-    from dsp.store.catalog import CatalogRepository
-    from dsp.store.load import load, read
+    from dsp.store.load import Load, read
 
     tables = read(options.file)
-    now_ms = SystemClock().now_ms()
-    with _session() as session:
-        report = load(
-            CatalogRepository(session, f"load:{options.file.name}", now_ms), tables, now_ms, options.flight_seconds
+    with _engine() as engine:
+        load = Load(
+            engine,
+            f"load:{options.file.name}",
+            SystemClock().now_ms(),
+            options.flight_seconds,
+            _progress(time.monotonic()),
         )
-    for outcome, counts in (("created", report.created), ("updated", report.updated), ("unchanged", report.unchanged)):
-        listed = ", ".join(f"{count} {kind.words}{'s' if count > 1 else ''}" for kind, count in counts.items())
-        if listed:
-            print(f"{outcome}: {listed}")
+        try:
+            load.run(tables)
+        finally:
+            for outcome in ("created", "updated", "unchanged"):
+                counts = getattr(load.report, outcome)
+                listed = ", ".join(f"{count} {kind.words}{'s' if count > 1 else ''}" for kind, count in counts.items())
+                if listed:
+                    print(f"{outcome}: {listed}")
+
+
+def _progress(begin: float) -> Callable[[str, int, int], None]:
+    """Return what tells of a long command every few seconds."""
+    told = begin
+
+    def tell(what: str, done: int, of: int) -> None:
+        nonlocal told
+        if (now := time.monotonic()) > told + _PROGRESS_SECONDS:
+            told = now
+            print(f"{what}: {done:,} of {of:,} after {now - begin:.0f} s", file=sys.stderr)
+
+    return tell
 
 
 def _key(options: argparse.Namespace) -> int | None:
@@ -232,30 +255,33 @@ def _up(_options: argparse.Namespace) -> int:
     return supervise.run(children, platform.data_path, prepare)
 
 
-def _session(*, read_only: bool = False) -> Any:
-    """Return a context that holds one transaction on the migrated database."""
-    from contextlib import contextmanager
+@contextmanager
+def _session(*, read_only: bool = False) -> Iterator[Any]:
+    """Hold one transaction on the migrated database."""
+    from dsp.store.database import session_factory
 
+    with _engine() as engine, session_factory(engine, read_only=read_only).begin() as session:
+        yield session
+
+
+@contextmanager
+def _engine() -> Iterator[Any]:
+    """Hold the migrated database."""
     from sqlalchemy.exc import DatabaseError
 
     from dsp.kernel.errors import UnavailableError
-    from dsp.store.database import create_engine, session_factory, url
+    from dsp.store.database import create_engine, url
     from dsp.store.migrate import current, serves
 
-    @contextmanager
-    def transaction() -> Any:
-        engine = create_engine(url(_settings()["platform"]))
-        try:
-            if not serves(current(engine)):
-                raise UnavailableError("the database's schema is not the newest; run `python -m dsp migrate`")
-            with session_factory(engine, read_only=read_only).begin() as session:
-                yield session
-        except DatabaseError as fault:
-            raise UnavailableError(f"the database does not answer: {fault.orig}") from fault
-        finally:
-            engine.dispose()
-
-    return transaction()
+    engine = create_engine(url(_settings()["platform"]))
+    try:
+        if not serves(current(engine)):
+            raise UnavailableError("the database's schema is not the newest; run `python -m dsp migrate`")
+        yield engine
+    except DatabaseError as fault:
+        raise UnavailableError(f"the database does not answer: {fault.orig}") from fault
+    finally:
+        engine.dispose()
 
 
 def _shown(address: str) -> str:

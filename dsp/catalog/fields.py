@@ -4,6 +4,7 @@ beyond their type is for the caller's rules (dsp.catalog.validate).
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -51,7 +52,7 @@ class Rules:
             return _refuse(faults, path, f"must be an object, not {_name(values)}")
         found = len(faults)
         known = {field.name: field for field in msgspec.structs.fields(struct)}
-        hints = get_type_hints(struct)
+        hints = _hints(struct)
         rules = self._fields.get(struct, {})
         kept = {} if before is None else _same(before, values)
         built: dict[str, Any] = dict(kept)
@@ -145,6 +146,9 @@ class Rules:
             if key is not _REFUSED:
                 entries[key] = self._convert(value, hints[1], at, faults)
         return {key: value for key, value in entries.items() if value is not _REFUSED}
+
+
+_hints = cache(get_type_hints)  # made anew for every value it would be half of the work
 
 
 def _same(before: msgspec.Struct, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,27 +5,31 @@ from operator import attrgetter
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import ColumnElement, Table, insert, select, update
 from sqlalchemy.orm import Session
 
-from dsp.catalog.entities import Campaign, Catalogue, Deal, LineItem
+from dsp.catalog.entities import Catalogue, Deal
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status, effective, transition
-from dsp.catalog.terms import Budget, GoalKind
 from dsp.catalog.validate import READ_ONLY, parse
-from dsp.kernel.errors import ConflictError, Fault, NotFoundError, TransitionError, ValidationError
+from dsp.kernel.errors import ConflictError, NotFoundError, TransitionError, ValidationError
+from dsp.store.checks import Checks, Faults, pieces
 from dsp.store.rows import to_entity, to_values
-from dsp.store.tables import ROWS, CampaignRow, ChangeRow, ConversionRuleRow, LineItemRow, RevisionRow
+from dsp.store.tables import ROWS, ChangeRow, RevisionRow
 
-#: Fields that must be unique within a kind, each with the field that narrows it.
-_UNIQUE: dict[Kind, tuple[str, str]] = {
-    Kind.DEAL: ("deal_id", "exchange"),
-    Kind.AUDIENCE: ("segment_id", "advertiser_id"),
-}
 ID_MAX = 2**63 - 1
-_NAMES_AT_ONCE = 500  # databases bound the parameters of a statement
 _REVISION = select(RevisionRow.__table__.c.revision)  # read every second or so by every worker
-Faults = list[Fault]
+#: The steps that take a draft to each status, and what each is called.
+_STEPS: dict[Status, tuple[Status, ...]] = {
+    Status.DRAFT: (),
+    Status.ACTIVE: (Status.ACTIVE,),
+    Status.PAUSED: (Status.ACTIVE, Status.PAUSED),
+    Status.ARCHIVED: (Status.ARCHIVED,),
+}
+_ACTIONS = {Status.ACTIVE: "activate", Status.PAUSED: "pause", Status.ARCHIVED: "archive"}
+
+
+_Write = tuple[str, Entity | None, Entity]  # what was done, and the entity before and after
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,10 +59,14 @@ class CatalogReader:
             raise NotFoundError(f"there is no {kind.words} {id}")
         return to_entity(kind, row)
 
-    def find(self, kind: Kind, external_id: str) -> Entity | None:
-        """Return the entity with this external id."""
-        found = self.list(kind, {"external_id": external_id})
-        return found[0] if found else None
+    def find_all(self, kind: Kind, external_ids: Sequence[str]) -> dict[str, Entity]:
+        """Return the entities that have these external ids, by them."""
+        table = ROWS[kind].__table__
+        found: dict[str, Entity] = {}
+        for some in pieces(external_ids):
+            rows = self._session.execute(select(table).where(table.c.external_id.in_(some))).mappings()
+            found |= {row["external_id"]: to_entity(kind, row) for row in rows}
+        return found
 
     def list(
         self,
@@ -110,6 +118,7 @@ class CatalogRepository(CatalogReader):
 
     def __init__(self, session: Session, actor: str, now_ms: int) -> None:
         super().__init__(session)
+        self._checks = Checks(session)
         self._actor = actor
         self._now_ms = now_ms
 
@@ -119,14 +128,34 @@ class CatalogRepository(CatalogReader):
         Raises:
             ValidationError: with every refused field.
         """
-        entity = parse(kind, fields)
+        made, refused = self.create_all(kind, [parse(kind, fields)])
+        if refused:
+            raise ValidationError(refused[0])
+        return made[0]
+
+    def create_all(self, kind: Kind, parsed: Sequence[Entity]) -> tuple[Sequence[Entity], Mapping[int, Faults]]:
+        """Create what has been parsed, each taken to its status by the steps of the life cycle, in a few statements.
+
+        Return them; or, where some are refused, none is created: return why which are, by place.
+        """
         self._take_turn()
-        self._check(kind, entity, None)
-        table = ROWS[kind].__table__
-        made = self._session.execute(insert(ROWS[kind]).values(to_values(entity)).returning(table.c.id))
-        entity = msgspec.structs.replace(entity, id=made.scalar_one())
-        self._record(kind, "create", None, entity)
-        return entity
+        refused = self._checks.created(kind, parsed)
+        if refused or not parsed:
+            return [], refused
+        final = [msgspec.structs.replace(one, version=1 + len(_STEPS[one.status])) for one in parsed]
+        table = cast(Table, ROWS[kind].__table__)
+        insertion = insert(table).returning(table.c.id, sort_by_parameter_order=True)
+        ids = self._session.execute(insertion, [to_values(one) for one in final]).scalars().all()
+        made = [msgspec.structs.replace(one, id=id) for one, id in zip(final, ids, strict=True)]
+        writes: list[_Write] = []
+        for one in made:
+            before, after = None, msgspec.structs.replace(one, status=Status.DRAFT, version=1)
+            writes.append(("create", before, after))
+            for status in _STEPS[one.status]:
+                before, after = after, msgspec.structs.replace(after, status=status, version=after.version + 1)
+                writes.append((_ACTIONS[status], before, after))
+        self._record(kind, writes)
+        return made, {}
 
     def update(self, kind: Kind, id: int, fields: Mapping[str, Any], if_version: int | None = None) -> Entity:
         """Merge the fields into an entity (RFC 7396: null removes, objects merge, lists are replaced).
@@ -138,12 +167,9 @@ class CatalogRepository(CatalogReader):
             ValidationError: with every refused field.
         """
         before = self._locked(kind, id, if_version)
-        if before.status is Status.ARCHIVED:
-            raise TransitionError("an archived entity cannot be changed")
-        base = {name: value for name, value in msgspec.to_builtins(before).items() if name not in READ_ONLY}
-        entity = parse(kind, merge(base, fields), before)
-        entity = msgspec.structs.replace(entity, id=id, status=before.status, version=before.version)
-        self._check(kind, entity, before)
+        entity = updated(kind, before, fields)
+        if faults := self._checks.changed(kind, entity, before):
+            raise ValidationError(faults)
         return self._write(kind, "update", before, entity)
 
     def set_status(self, kind: Kind, id: int, status: Status, if_version: int | None = None) -> Entity:
@@ -156,14 +182,9 @@ class CatalogRepository(CatalogReader):
         """
         before = self._locked(kind, id, if_version)
         entity = msgspec.structs.replace(before, status=transition(before.status, status))
-        if status is Status.ACTIVE:
-            faults = self._budget_faults(entity, before)
-            if isinstance(entity, LineItem):
-                faults += self._goal_faults(entity, before)
-            if faults:
-                raise ValidationError(faults)
-        action = {Status.ACTIVE: "activate", Status.PAUSED: "pause", Status.ARCHIVED: "archive"}.get(status, "draft")
-        return self._write(kind, action, before, entity)
+        if status is Status.ACTIVE and (faults := self._checks.activated(entity, before)):
+            raise ValidationError(faults)
+        return self._write(kind, _ACTIONS.get(status, "draft"), before, entity)
 
     def _take_turn(self) -> None:
         """Wait for the other writers of the catalogue: what a check has found, none of them changes before the commit.
@@ -171,6 +192,7 @@ class CatalogRepository(CatalogReader):
         It also keeps two of them from waiting for each other, and the revision in the order of commits.
         """
         self._session.execute(_REVISION.with_for_update())
+        self._checks.forget()
 
     def _locked(self, kind: Kind, id: int, if_version: int | None) -> Entity:
         self._take_turn()
@@ -189,116 +211,24 @@ class CatalogRepository(CatalogReader):
             .where(table.c.id == entity.id, table.c.version == before.version)
             .values(to_values(entity))
         )
-        self._record(kind, action, before, entity)
+        self._record(kind, [(action, before, entity)])
         return entity
 
-    def _record(self, kind: Kind, action: str, before: Entity | None, after: Entity) -> None:
-        values = {
-            "kind": kind.value,
-            "entity_id": after.id,
-            "version": after.version,
-            "at_ms": self._now_ms,
-            "actor": self._actor,
-            "action": action,
-            "before": None if before is None else msgspec.to_builtins(before),
-            "after": msgspec.to_builtins(after),
-        }
-        self._session.execute(insert(ChangeRow).values(values))
-        self._session.execute(update(RevisionRow).values(revision=RevisionRow.revision + 1))
-
-    def _check(self, kind: Kind, entity: Entity, before: Entity | None) -> None:
-        """Refuse what only the other entities can tell: a wrong parent, a goal without meaning, an identity taken."""
-        faults = self._parent_faults(kind, entity, before) + self._budget_faults(entity, before)
-        if isinstance(entity, LineItem) and not faults:
-            faults += self._goal_faults(entity, before) + self._flight_faults(entity, before)
-        if entity.external_id is not None:
-            faults += self._taken(kind, entity, ("external_id",))
-        if kind in _UNIQUE:
-            faults += self._taken(kind, entity, _UNIQUE[kind])
-        if faults:
-            raise ValidationError(faults)
-
-    def _parent_faults(self, kind: Kind, entity: Entity, before: Entity | None) -> Faults:
-        if kind.parent is None or kind.parent_field is None:
-            return []
-        parent_id = getattr(entity, kind.parent_field)
-        if before is not None:
-            # Money is booked under the ancestors an entity had, so it cannot move.
-            moved = parent_id != getattr(before, kind.parent_field)
-            return [Fault(kind.parent_field, "cannot be changed")] if moved else []
-        try:
-            parent = self.get(kind.parent, parent_id)
-        except NotFoundError as fault:
-            return [Fault(kind.parent_field, str(fault))]
-        of = ""
-        for above in kind.ancestors:  # below one that is archived nothing bids again
-            if parent.status is Status.ARCHIVED:
-                return [Fault(kind.parent_field, f"the {above.words}{of} is archived")]
-            if above.parent is not None and above.parent_field is not None:
-                of = f" of the {above.words}{of}"
-                parent = self.get(above.parent, getattr(parent, above.parent_field))
-        return []
-
-    def _goal_faults(self, line_item: LineItem, before: Entity | None) -> Faults:
-        """Refuse a return on conversions that are worth nothing: such a line item would never bid.
-
-        One that is active needs a rule that is; before, a rule may be a draft as well.
-        """
-        same = isinstance(before, LineItem) and (before.goal, before.status) == (line_item.goal, line_item.status)
-        if line_item.goal.kind is not GoalKind.ROAS or same:
-            return []
-        rule, active = ConversionRuleRow, line_item.status is Status.ACTIVE
-        query = (
-            select(rule.id)
-            .join(CampaignRow, CampaignRow.advertiser_id == rule.advertiser_id)
-            .where(CampaignRow.id == line_item.campaign_id, rule.value_micros.is_not(None))
-            .where(rule.status == Status.ACTIVE.value if active else rule.status != Status.ARCHIVED.value)
-        )
-        if self._session.scalar(query.limit(1)) is not None:
-            return []
-        return [
-            Fault("goal.kind", f"needs {'an active' if active else 'a'} conversion rule of the advertiser with a value")
+    def _record(self, kind: Kind, writes: Sequence[_Write]) -> None:
+        common = {"kind": kind.value, "at_ms": self._now_ms, "actor": self._actor}
+        rows = [
+            {
+                **common,
+                "entity_id": after.id,
+                "version": after.version,
+                "action": action,
+                "before": None if before is None else msgspec.to_builtins(before),
+                "after": msgspec.to_builtins(after),
+            }
+            for action, before, after in writes
         ]
-
-    def _budget_faults(self, entity: Entity, before: Entity | None) -> Faults:
-        """Refuse a change after which a line item is active that no budget bounds, its own or its campaign's."""
-        if not isinstance(entity, Campaign | LineItem) or not isinstance(before, Campaign | LineItem):
-            return []
-        same = (entity.budget, entity.status) == (before.budget, before.status)
-        if same or entity.budget != Budget():
-            return []
-        if isinstance(entity, LineItem):
-            campaign = cast(Campaign, self.get(Kind.CAMPAIGN, entity.campaign_id))
-            bounded = entity.status is not Status.ACTIVE or campaign.budget != Budget()
-            return [] if bounded else [Fault("budget", "is needed, here or on the campaign: spend would have no bound")]
-        row = LineItemRow
-        unbounded = select(row.id).where(
-            row.campaign_id == entity.id,
-            row.status == Status.ACTIVE.value,
-            row.budget_daily_micros.is_(None),
-            row.budget_total_micros.is_(None),
-        )
-        found = self._session.scalar(unbounded.limit(1))
-        return [] if found is None else [Fault("budget", f"is needed: line item {found} is active and has none")]
-
-    def _flight_faults(self, line_item: LineItem, before: Entity | None) -> Faults:
-        """Refuse a flight that shares no instant with the campaign's: such a line item would never bid."""
-        if isinstance(before, LineItem) and before.flight == line_item.flight:
-            return []
-        own, whole = line_item.flight, cast(Campaign, self.get(Kind.CAMPAIGN, line_item.campaign_id)).flight
-        ends = [flight.end_ms for flight in (own, whole) if flight.end_ms is not None]
-        if not ends or max(own.start_ms, whole.start_ms) < min(ends):
-            return []
-        to = "open" if whole.end_ms is None else whole.end_ms
-        return [Fault("flight", f"lies outside the campaign's, which is from {whole.start_ms} to {to}")]
-
-    def _taken(self, kind: Kind, entity: Entity, fields: tuple[str, ...]) -> Faults:
-        table = ROWS[kind].__table__
-        query = select(table.c.id).where(table.c.id != entity.id)
-        for name in fields:
-            query = query.where(table.c[name] == getattr(entity, name))
-        other = self._session.scalar(query)
-        return [] if other is None else [Fault(fields[0], f"is taken by {kind.words} {other}")]
+        self._session.execute(insert(cast(Table, ChangeRow.__table__)), rows)
+        self._session.execute(update(RevisionRow).values(revision=RevisionRow.revision + len(rows)))
 
 
 def _having(kind: Kind, name: str, value: Any) -> ColumnElement[bool]:
@@ -309,6 +239,20 @@ def _having(kind: Kind, name: str, value: Any) -> ColumnElement[bool]:
         return equal
     parents = ROWS[kind.parent].__table__
     return table.c[kind.parent_field].in_(select(parents.c.id).where(_having(kind.parent, name, value)))
+
+
+def updated(kind: Kind, before: Entity, fields: Mapping[str, Any]) -> Entity:
+    """Return what an entity becomes by an update (see CatalogRepository.update), of the same version.
+
+    Raises:
+        TransitionError: it is archived.
+        ValidationError: with every field that is refused by itself.
+    """
+    if before.status is Status.ARCHIVED:
+        raise TransitionError("an archived entity cannot be changed")
+    base = {name: value for name, value in msgspec.to_builtins(before).items() if name not in READ_ONLY}
+    entity = parse(kind, merge(base, fields), before)
+    return msgspec.structs.replace(entity, id=before.id, status=before.status, version=before.version)
 
 
 def merge(base: Any, patch: Any) -> Any:
@@ -328,8 +272,8 @@ def names(session: Session, kind: Kind, ids: Collection[int]) -> dict[int, str]:
     """Return the names of the entities of a kind that have these ids."""
     table, wanted = ROWS[kind].__table__, sorted(ids)
     found: dict[int, str] = {}
-    for begin in range(0, len(wanted), _NAMES_AT_ONCE):
-        query = select(table.c.id, table.c.name).where(table.c.id.in_(wanted[begin : begin + _NAMES_AT_ONCE]))
+    for some in pieces(wanted):
+        query = select(table.c.id, table.c.name).where(table.c.id.in_(some))
         found |= {row.id: row.name for row in session.execute(query)}
     return found
 

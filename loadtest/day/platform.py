@@ -21,9 +21,8 @@ from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, ManualClock
 from dsp.kernel.config import Platform as PlatformConfig
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile, load_profiles
-from dsp.store.catalog import CatalogRepository
 from dsp.store.database import create_engine, session_factory, url
-from dsp.store.load import load
+from dsp.store.load import Load
 from dsp.store.migrate import upgrade
 from dsp.stream.local import LocalEventLog
 from dsp.workers.config import WorkersConfig
@@ -55,8 +54,7 @@ class Platform:
         config = PlatformConfig(data_dir=str(directory), exchanges_dir=str(EXCHANGES), privacy_vendor_id=VENDOR_ID)
         upgrade(url(config))
         self._engine = create_engine(url(config))
-        with session_factory(self._engine).begin() as session:
-            load(CatalogRepository(session, "simulation", clock.now_ms()), tables, clock.now_ms())
+        Load(self._engine, "simulation", clock.now_ms()).run(tables)
         self.profiles = load_profiles(EXCHANGES)
         self.blobs = LocalBlobStore(directory / "blobs")
         self.log = LocalEventLog(directory / "log", clock, "NORMAL")

@@ -7,7 +7,7 @@ from typing import Any
 from dsp.catalog.entities import Catalogue
 from dsp.kernel.clock import MS_PER_DAY
 from dsp.store import load as loading
-from dsp.store.catalog import CatalogRepository, load_catalogue
+from dsp.store.catalog import load_catalogue
 from dsp.store.database import create_engine, session_factory
 from dsp.store.migrate import upgrade
 from loadtest.platform import CATALOGUE
@@ -26,8 +26,8 @@ def orders(begin_ms: int, requests_per_day: int) -> Catalogue:
         address = f"sqlite:///{Path(directory) / 'catalogue.db'}"
         upgrade(address)
         engine = create_engine(address)
-        with session_factory(engine).begin() as session:
-            loading.load(CatalogRepository(session, "simulation", begin_ms), tables, begin_ms, MS_PER_DAY // 1_000)
+        loading.Load(engine, "simulation", begin_ms, MS_PER_DAY // 1_000).run(tables)
+        with session_factory(engine, read_only=True)() as session:
             found = load_catalogue(session)[1]
         engine.dispose()
     return found
