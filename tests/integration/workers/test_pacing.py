@@ -90,11 +90,12 @@ async def test_a_campaign_that_its_line_items_cannot_exhaust_does_not_hold_back_
     hurried = world.line_item(campaign, pacing="asap", budget={"total_micros": 500_000})
     job = new_job(world)
     await job.open()
-    await steps(world, job, 10)
+    before = await steps(world, job, 10)
     for _ in range(10):
         world.spend(campaign, hurried, 50_000)
         found = await steps(world, job, 1)
     assert found.campaigns[campaign].spent_micros > 1.5 * (found.campaigns[campaign].planned_micros or 0)
+    assert found.campaigns[campaign].level == before.campaigns[campaign].level  # it learns nothing of what others hold
     assert found.line_items[late].multiplier == 1.0  # nothing was bought yet: as far as value is known to go
     # Who lowers the campaign's budget has it shared, so that it lasts.
     world.update(Kind.CAMPAIGN, campaign, budget={"total_micros": 1_600_000})
@@ -243,7 +244,10 @@ async def test_the_learned_traffic_curve_shapes_the_plan_in_the_advertiser_s_hou
     advertiser = world.advertiser(timezone="Asia/Kolkata")
     flight = {"start_ms": NOON_MS - 12 * 3_600_000, "end_ms": NOON_MS + 12 * 3_600_000}
     campaign = world.campaign(advertiser, flight=flight, budget={"total_micros": 2_000_000})
-    line_item = world.line_item(campaign, flight=flight, budget={"total_micros": 1_000_000})
+    line_item, paused = [
+        world.line_item(campaign, flight=flight, budget={"total_micros": 1_000_000}) for _ in range(2)
+    ]
+    world.set_status(Kind.LINE_ITEM, paused, Status.PAUSED)
     job = new_job(world)
     await job.open()
     world.clock.advance(-1_000)
@@ -251,13 +255,13 @@ async def test_the_learned_traffic_curve_shapes_the_plan_in_the_advertiser_s_hou
     assert flat.line_items[line_item].planned_micros == 500_000
 
     traffic = Traffic()
-    traffic.know([line_item])
+    traffic.know([line_item, paused])
     for hour in range(12, 24):
         for at in range(1_000):
             traffic.add(NOON_MS - 86_400_000 + (hour - 12) * 3_600_000 + at * 3_600, [line_item])
-    for hour in range(12):  # others' traffic tells that these hours were watched
+    for hour in range(12):  # that of others tells that these hours were watched; what is paused buys none of it
         for at in range(1_000):
-            traffic.add(NOON_MS - 43_200_000 + hour * 3_600_000 + at * 3_600, [])
+            traffic.add(NOON_MS - 43_200_000 + hour * 3_600_000 + at * 3_600, [paused])
     await world.blobs.put(TRAFFIC_BLOB, encode_traffic(traffic))
     learned = await steps(world, job, 1)
     planned = learned.line_items[line_item].planned_micros
@@ -389,6 +393,22 @@ async def test_a_campaign_that_cannot_be_paced_is_closed_and_the_others_go_on(wo
     assert again.line_items[bad].multiplier > 0.0
     assert again.line_items[bad].planned_micros == 230_000
     assert (again.campaigns[3].cold, gauge("dsp_campaigns_closed")) == (True, 0.0)
+    await job.close()
+
+
+async def test_what_the_archived_spent_counts_for_their_campaign_and_stops_nobody(world: World) -> None:
+    campaign, gone = [world.campaign(world.advertiser(), budget={"total_micros": 1_200_000}) for _ in range(2)]
+    stays, archived, of_gone = [world.line_item(one) for one in (campaign, campaign, gone)]
+    for one, line_item in ((campaign, stays), (campaign, archived), (gone, of_gone)):
+        world.spend(one, line_item, 100_000)
+    world.set_status(Kind.LINE_ITEM, archived, Status.ARCHIVED)
+    world.set_status(Kind.CAMPAIGN, gone, Status.ARCHIVED)
+    job = new_job(world)
+    await job.open()
+    found = await steps(world, job, 1)
+    assert {number: control.spent_micros for number, control in found.campaigns.items()} == {campaign: 200_000}
+    assert {number: control.spent_micros for number, control in found.line_items.items()} == {stays: 100_000}
+    assert found.line_items[stays].left_micros == 1_000_000
     await job.close()
 
 

@@ -83,6 +83,7 @@ def test_the_day_and_the_flight_both_bind() -> None:
     assert _planned(noon, total=700, daily=60) == 30
     assert _planned(noon, total=700, daily=5_000) == 50
     assert _planned(noon, total=150, end=MONDAY + 36 * HOUR) == 50  # its last day is half a day
+    assert _planned(noon, total=350, end=MONDAY + 84 * HOUR) == 50
 
 
 def test_what_was_left_unspent_is_spread_over_the_rest_of_the_flight() -> None:
@@ -147,6 +148,15 @@ def test_ahead_is_ahead_and_arrives() -> None:
     assert _plan(MONDAY, **terms).pace(MONDAY).rate_micros_second == pytest.approx(15_000)
     assert _plan(MONDAY, **terms).pace(MONDAY + 25_000).rate_micros_second == pytest.approx(12_500)
     assert _plan(MONDAY, **terms).pace(MONDAY + 99_999).rate_micros_second == pytest.approx(5_000, rel=0.01)
+
+
+@pytest.mark.parametrize("mode", [EVEN, AHEAD])
+def test_the_rate_is_what_the_plan_rises_by(mode: PacingMode) -> None:
+    today = _plan(MONDAY, daily=10**10, total=5 * 10**10, curve=tuple(map(float, range(24))), mode=mode)
+    for hour in range(24):
+        now_ms = MONDAY + hour * HOUR + HOUR // 3
+        risen = today.planned_micros(now_ms + 1_000) - today.planned_micros(now_ms - 1_000)
+        assert today.pace(now_ms).rate_micros_second == pytest.approx(risen / 2, abs=1)
 
 
 def test_asap_allows_all_of_it_within_the_flight_and_the_day() -> None:
