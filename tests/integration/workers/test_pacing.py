@@ -244,9 +244,7 @@ async def test_the_learned_traffic_curve_shapes_the_plan_in_the_advertiser_s_hou
     advertiser = world.advertiser(timezone="Asia/Kolkata")
     flight = {"start_ms": NOON_MS - 12 * 3_600_000, "end_ms": NOON_MS + 12 * 3_600_000}
     campaign = world.campaign(advertiser, flight=flight, budget={"total_micros": 2_000_000})
-    line_item, paused = [
-        world.line_item(campaign, flight=flight, budget={"total_micros": 1_000_000}) for _ in range(2)
-    ]
+    line_item, paused = [world.line_item(campaign, flight=flight, budget={"total_micros": 1_000_000}) for _ in range(2)]
     world.set_status(Kind.LINE_ITEM, paused, Status.PAUSED)
     job = new_job(world)
     await job.open()
