@@ -44,8 +44,8 @@ KINDS: dict[Kind, str] = {
     "through it only while it is active, and never again once it is archived; through an id that no deal here has they "
     "bid on the exchange's terms.",
     Kind.AUDIENCE: "A segment of users, by the id that bid requests carry.",
-    Kind.CONVERSION_RULE: "What counts as a conversion, and what it is worth, while it is active. A click takes a token "
-    "to the landing page, in the parameter `dsp_click_id`; a conversion is reported with it, by GET or POST of "
+    Kind.CONVERSION_RULE: "What counts as a conversion, and what it is worth, while it is active. A click takes a "
+    "token to the landing page, in the parameter `dsp_click_id`; a conversion is reported with it, by GET or POST of "
     "`/conv?t=TOKEN&rule=ID` on the notice port, as often as need be. Without `rule` it counts under the advertiser's "
     "first active one, or as a conversion without a value where there is none.",
 }
