@@ -3,7 +3,9 @@
 Whatever the bytes are, only the errors of `InputError`'s tree leave this module.
 """
 
+import json
 import zlib
+from typing import Any
 
 import msgspec
 
@@ -116,7 +118,7 @@ def _decode_leniently(body: bytes, fault: Exception) -> BidRequest:
     if isinstance(fault, RecursionError):
         raise DecodeError("the JSON is nested too deeply", reason="json_too_deep") from fault
     try:
-        request = _read_request(_untyped.decode(body), "request")
+        request = _read_request(_read_json(body), "request")
     except RecursionError as deep:
         raise DecodeError("the JSON is nested too deeply", reason="json_too_deep") from deep
     except msgspec.ValidationError as number:  # without a type to match, only numbers can be invalid
@@ -126,6 +128,23 @@ def _decode_leniently(body: bytes, fault: Exception) -> BidRequest:
     if not isinstance(request, BidRequest):
         raise DecodeError("the body must be an object", reason="wrong_type")
     return request
+
+
+def _read_json(body: bytes) -> Any:
+    """Read JSON whose texts may hold halves of characters (RFC 8259, 8.2), which the faster decoder refuses.
+
+    Senders write them that cut texts at so many UTF-16 units.
+    """
+    try:
+        return _untyped.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except ValueError:
+        return json.loads(body.decode(), parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _fold(request: BidRequest) -> BidRequest:

@@ -7,6 +7,7 @@ where a single value belongs (or the reverse) is refused, but for objects that o
 `ext`, which no specification gives a shape: they are then read as absent.
 """
 
+import json
 from collections.abc import Callable
 from math import isfinite
 from typing import Any
@@ -116,14 +117,21 @@ def _id_reader(chars_max: int) -> _Reader:
             raise _refuse(path, "a string")
         if len(value) > chars_max:
             raise DecodeError(f"{path} is longer than {chars_max} characters", reason="id_too_long")
+        if value != _whole(value):
+            raise DecodeError(f"{path} holds half of a character", reason="json_broken")
         return value
 
     return read
 
 
+def _whole(text: str) -> str:
+    """Return a text without halves of characters, which nothing could encode; a question mark stands for each."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def _read_str(value: Any, path: str) -> Any:
     if isinstance(value, str):
-        return value
+        return _whole(value)
     if isinstance(value, dict | list):
         raise _refuse(path, "a string")
     if value is None or isinstance(value, bool):
@@ -154,4 +162,4 @@ def _read_float(value: Any, path: str) -> Any:
 
 
 def _read_raw(value: Any, path: str) -> Any:
-    return ABSENT if value is None else msgspec.Raw(msgspec.json.encode(value))
+    return ABSENT if value is None else msgspec.Raw(json.dumps(value).encode())
