@@ -15,15 +15,17 @@ from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
 from dsp.pacing import columns
 from dsp.pacing.columns import PACED_BLOB
-from dsp.pacing.controller import CONTROLS_BLOB, Controls, decode
+from dsp.pacing.controller import CONTROLS_BLOB, Controls, Law, decode
 from dsp.pacing.revaluation import REVALUED_BLOB, Revalued
 from dsp.pacing.revaluation import encode as encode_revalued
-from dsp.pacing.traffic import TRAFFIC_BLOB, Traffic
+from dsp.pacing.traffic import TRAFFIC_BLOB, Curves, Traffic
 from dsp.pacing.traffic import encode as encode_traffic
+from dsp.store.book import DayResult
+from dsp.store.catalog import load_catalogue
 from dsp.store.tables import AdvertiserRow, LineItemRow
 from dsp.workers import pacing
 from dsp.workers.config import WorkersConfig
-from dsp.workers.pacing import PacingJob, Turn
+from dsp.workers.pacing import PacingJob, Turn, next_controls
 from tests.integration.workers.conftest import NOON_MS, TODAY, World
 
 
@@ -123,16 +125,48 @@ async def test_a_campaign_s_even_plan_does_not_stretch_a_flight_of_its_own_budge
     await job.close()
 
 
+@pytest.mark.parametrize(
+    ("kind", "target_micros", "rule", "ratio"),
+    [
+        ("cpm", 2_000_000, Status.ACTIVE, 1.0),  # impressions are what was expected
+        ("cpc", 500_000, Status.ACTIVE, 0.5),
+        ("cpa", 5_000_000, Status.ACTIVE, 1.5),
+        ("roas", 2_000_000, Status.ACTIVE, 2.0),  # half of the conversions' value may be spent on them
+        ("roas", 2_000_000, Status.PAUSED, None),  # what they are worth is not known any more
+    ],
+)
+def test_a_target_is_held_against_what_its_goal_counts(
+    world: World, kind: str, target_micros: int, rule: Status, ratio: float | None
+) -> None:
+    """A thousand clicks and 300 conversions worth 4,000, of impressions that were expected to be worth 1,000."""
+    advertiser = world.advertiser()
+    value = world.create(Kind.CONVERSION_RULE, advertiser_id=advertiser, value_micros=10_000_000)
+    campaign = world.campaign(advertiser)
+    line_item = world.line_item(campaign, goal={"kind": kind, "target_micros": target_micros})
+    world.set_status(Kind.CONVERSION_RULE, value, rule)
+    with world.views() as session:
+        catalogue = load_catalogue(session)[1]
+    days = [
+        DayResult(advertiser, campaign, line_item, day, 10**8, 0, 1_000, 5 * 10**8, 500, 150, 2 * 10**9)
+        for day in (TODAY - 1, TODAY)
+    ]
+    found = next_controls(catalogue, days, Controls(at_ms=0), Curves(), Law(), NOON_MS).line_items[line_item]
+    assert found.value_ratio == pytest.approx(ratio or 1.0, rel=0.05)
+    assert (found.mu_target is None) == (ratio is None)
+
+
 async def test_spend_of_earlier_days_counts_on_the_flight_not_on_the_day(world: World) -> None:
     flight = {"start_ms": NOON_MS - 86_400_000, "end_ms": NOON_MS + 86_400_000}
     campaign = world.campaign(world.advertiser(), flight=flight)
-    line_item = world.line_item(campaign, flight=flight, budget={"total_micros": 4_000, "daily_micros": 3_000})
+    line_item = world.line_item(campaign, flight=flight, budget={"total_micros": 4_000, "daily_micros": 2_900})
     world.spend(campaign, line_item, 1_000, day=TODAY - 1)
+    world.spend(campaign, line_item, 200)
     job = new_job(world)
     await job.open()
     found = await steps(world, job, 1)
     # 3,000 are left for today and tomorrow morning; half of today, which is a third of that, is over.
     assert found.line_items[line_item].planned_micros == pytest.approx(1_000 + 1_000, abs=2)
+    assert found.line_items[line_item].left_micros == 2_700
     await job.close()
 
 
