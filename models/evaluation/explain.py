@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from models.features.logged import unpack
 from models.features.platform import PLATFORM
 from models.serving import bundle
 from models.serving.statistics import Statistics
+from models.training.parquet import DAMAGE
 
 #: Where no bundle was served there is nothing to explain: one rate for each format.
 _CONSTANTS = ("prior", "constant")
@@ -107,7 +107,7 @@ def find(root: Path, bid_id: str) -> Bid:
                 if place < 0:
                     continue
                 table = parquet.read(columns=[*_TOLD, *_FEATURES]).select([*_TOLD, *_FEATURES])
-        except (OSError, KeyError, pa.ArrowException):  # a file that cannot be read is the nightly's to report
+        except (KeyError, *DAMAGE):  # a file that cannot be read is the nightly's to report
             continue
         logged = table.slice(place, 1).to_pylist()[0]
         if logged["feature_hash"] != FEATURE_HASH:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from dsp.cache.connect import blob_store
@@ -22,6 +21,7 @@ from dsp.snapshot import codec
 from dsp.stream.connect import event_log
 from dsp.stream.port import EventLog
 from models.evaluation.names import Names
+from models.training.parquet import DAMAGE
 
 #: Sampled requests that are looked at, from the oldest kept on.
 REQUESTS_MAX = 50_000
@@ -52,7 +52,7 @@ def catalogued(data_dir: Path) -> Names:
         try:
             with path.open("rb") as file:
                 names.learn(pq.ParquetFile(file).read(columns=["exchange"])["exchange"].unique().to_pylist())
-        except (OSError, KeyError, pa.ArrowException):  # the nightly reports it
+        except (KeyError, *DAMAGE):  # the nightly reports it
             continue
     if (data_dir / "blobs").is_dir():
         asyncio.run(_published(names, LocalBlobStore(data_dir / "blobs")))

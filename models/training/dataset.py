@@ -104,15 +104,7 @@ def collect(
     # Notices come later than their bid; clocks of different processes may differ a little.
     notice_paths = notices.paths(from_ms - MS_PER_HOUR, now_ms + MS_PER_HOUR, join.NOTICES)
     window = join.Window(from_ms, to_ms, now_ms, round(config.maturity_seconds * 1_000))
-    try:
-        table, left_out = _join(bid_paths, notice_paths, window, config, scratch)
-    except Exception:  # engines' errors have no common class
-        # A footer may promise what the pages behind it do not hold: leave such files out, and try once more.
-        read = len(bid_paths) + len(notice_paths)
-        bid_paths, notice_paths = bids.whole(bid_paths, join.BIDS), notices.whole(notice_paths, join.NOTICES)
-        if len(bid_paths) + len(notice_paths) == read:
-            raise
-        table, left_out = _join(bid_paths, notice_paths, window, config, scratch)
+    table, left_out = _join(bid_paths, notice_paths, window, config, scratch)
     account = Account(
         from_ms=from_ms,
         files=bids.files + notices.files,

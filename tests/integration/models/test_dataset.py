@@ -197,7 +197,9 @@ def test_what_is_too_young_or_of_other_features_is_counted_apart(log: Log, confi
     assert (found.summary.foreign, found.summary.immature) == (3, 1)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "rubbish", "page", "other columns", "other type", "folder"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "rubbish", "page", "value", "name", "other columns", "other type", "folder"]
+)
 @pytest.mark.parametrize("kind", ["bids", "notices"])
 def test_a_damaged_file_is_named_and_left_out(log: Log, config: TrainingConfig, kind: str, damage: str) -> None:
     for number in range(200):
@@ -230,6 +232,11 @@ def _damage(path: Path, damage: str) -> None:
         path.write_bytes(bytes(range(256)) * 10)
     elif damage == "page":  # the footer is whole
         path.write_bytes(data[:4] + bytes(len(data) // 2) + data[4 + len(data) // 2 :])
+    elif damage == "value":  # decodes, and is not what was written
+        pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+        path.write_bytes(path.read_bytes().replace(b"250", b"000", 1))
+    elif damage == "name":  # of a column: no text any more
+        path.write_bytes(data.replace(b"bid_id", b"\xffid_id"))
     elif damage == "other columns":
         pq.write_table(table.rename_columns([f"x_{name}" for name in table.column_names]), path)
     elif damage == "other type":

@@ -110,9 +110,10 @@ def test_what_cannot_be_explained_is_said(data_dir: Path, tmp_path: Path, capsys
     pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(path)), path)
     with pytest.raises(InputError, match="another"):
         explain.find(data_dir / "training", "1-7")
-    path.write_bytes(b"not Parquet")
-    with pytest.raises(NotFoundError):
-        explain.find(data_dir / "training", "1-7")
+    for damaged in (b"not Parquet", path.read_bytes().replace(b"bid_id", b"\xffid_id")):
+        path.write_bytes(damaged)
+        with pytest.raises(NotFoundError):
+            explain.find(data_dir / "training", "1-7")
 
 
 def test_a_bid_comes_with_others_of_its_time(data_dir: Path) -> None:
