@@ -161,6 +161,9 @@ def problems(report: Report) -> list[str]:
         found.append(f"{report.unanswered} requests got no answer: {report.unanswered_by_cause}")
     if report.model_swap is None:
         found.append("no model was swapped in")
+    elif not report.models["rows"]:
+        seconds = report.model_swap.training_seconds
+        found.append(f"no later traffic to compare the models on: training took {seconds:.0f} s, and the flights ended")
     if report.ledger_imbalance_micros:
         found.append(f"the book is out of balance by {report.ledger_imbalance_micros} micros")
     if report.late:

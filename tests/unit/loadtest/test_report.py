@@ -51,7 +51,7 @@ def report_of(truth: Truth, **changes: object) -> reports.Report:
         "overspent": [], "lost": verdict.lost, "latency_ms": reports.latency(total), "late": 0, "unanswered": 0,
         "unanswered_by_cause": {},
         "status": {"200": 60}, "response_faults": {}, "cpu_us_per_request": 321.0, "no_bid_reasons": {"budget": 7},
-        "models": {"before": {"log_loss": 0.3, "auc": 0.5}, "after": {"log_loss": 0.2, "auc": 0.7}},
+        "models": {"before": {"log_loss": 0.3, "auc": 0.5}, "after": {"log_loss": 0.2, "auc": 0.7}, "rows": 9},
         "model_swap": reports.Swap(version="v7", seconds=0.4, training_seconds=9.0, dropped_requests=0),
         "notices": verdict, "notices_never_sent": 1, "phases": reports.phases(truth),
         "campaigns": [Progress(1, "Spring", 5, 10, 20)], "line_items_spent_out": 2,
@@ -92,6 +92,14 @@ def test_report_says_what_is_wrong(truth: Truth, tmp_path: Path) -> None:
     assert "missing: x/a/1/bill" in shown
     assert "2 answers came after tmax" in shown
     assert "Spring" in shown
+
+
+def test_report_says_why_the_models_are_not_compared(truth: Truth) -> None:
+    """A starved training takes longer than the flights last: what is left of the panel are dashes."""
+    assert not any("compare" in one for one in reports.problems(report_of(truth)))
+    nothing = {"log_loss": None, "auc": None}
+    found = reports.problems(report_of(truth, models={"before": nothing, "after": nothing, "rows": 0}))
+    assert "no later traffic to compare the models on: training took 9 s, and the flights ended" in found
 
 
 def test_report_json_has_what_was_promised(truth: Truth, tmp_path: Path) -> None:
