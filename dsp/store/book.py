@@ -5,7 +5,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, Table, func, select
+from sqlalchemy import Executable, Row, Table, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -25,6 +25,7 @@ from dsp.store.book_tables import (
 
 #: Values looked up by one statement; databases bound the parameters of a statement.
 _CHUNK = 500
+_LEASES_AT_ONCE = 5_000
 
 
 class Applied(NamedTuple):
@@ -137,12 +138,7 @@ class BookRepository:
 
     def position(self, topic: str, group: str) -> dict[int, int]:
         """Return where the consumer is to go on; empty when it has not begun."""
-        rows = self._session.execute(
-            select(BookPositionRow.partition, BookPositionRow.next_offset).where(
-                BookPositionRow.topic == topic, BookPositionRow.consumer == group
-            )
-        )
-        return {row.partition: row.next_offset for row in rows}
+        return {row.partition: row.next_offset for row in self._places(topic, group)}
 
     def positions(self) -> dict[tuple[str, str], dict[int, int]]:
         """Return where every consumer is to go on, by topic and group."""
@@ -156,12 +152,7 @@ class BookRepository:
 
     def watermarks(self, topic: str, group: str) -> dict[int, int]:
         """Return by partition how far what the consumer did is known to all: see `tell`."""
-        rows = self._session.execute(
-            select(BookPositionRow.partition, BookPositionRow.watermark_ms).where(
-                BookPositionRow.topic == topic, BookPositionRow.consumer == group
-            )
-        )
-        return {row.partition: row.watermark_ms for row in rows}
+        return {row.partition: row.watermark_ms for row in self._places(topic, group)}
 
     def tell(self, watermarks: Mapping[int, int], topic: str, group: str) -> None:
         """Record by partition the instant before which everything appended is both entered and told to the leases."""
@@ -169,38 +160,22 @@ class BookRepository:
             place = {"of_topic": topic, "of_consumer": group, "of_partition": partition, "watermark": watermark_ms}
             self._session.execute(statements.TELL, place)
 
-    def days(
-        self,
-        *,
-        line_item_ids: Iterable[int] | None = None,
-        campaign_ids: Iterable[int] | None = None,
-        day_min: int | None = None,
-        day_max: int | None = None,
-    ) -> list[DayResult]:
-        """Return spend and results by line item and day, ordered by both; the bounds are inclusive."""
-        query, day = statements.DAY_RESULTS, statements.DAYS.c
-        if line_item_ids is not None:
-            query = query.where(day.line_item_id.in_(list(line_item_ids)))
-        if campaign_ids is not None:
-            query = query.where(day.campaign_id.in_(list(campaign_ids)))
-        if day_min is not None:
-            query = query.where(day.day >= day_min)
-        if day_max is not None:
-            query = query.where(day.day <= day_max)
-        return [DayResult(*row) for row in self._session.execute(query)]
+    def days(self, day_min: int = 0) -> list[DayResult]:
+        """Return spend and results by line item and day, from one day on, ordered by both."""
+        return [DayResult(*row) for row in self._session.execute(statements.DAY_RESULTS, {"day_min": day_min})]
 
     def results_before(self, day: int) -> list[DayResult]:
         """Return what line items spent and got on all days before one, as if that had been on the day before it."""
         return [DayResult(*row) for row in self._session.execute(statements.RESULTS_BEFORE, {"day": day})]
 
-    def spent_by_lease(self, after: str = "", limit: int = 5_000) -> dict[str, Micros]:
-        """Return what was charged to leases, at most `limit`, whose ids follow on `after`, in the order of their ids.
+    def spent_by_lease(self, after: str = "") -> dict[str, Micros]:
+        """Return what was charged to some thousand leases whose ids follow on `after`, in the order of their ids.
 
         There may be more than memory holds: some for every process, line item and day there ever was.
         """
         row = BookLeaseRow
-        query = select(row.lease_id, row.micros).where(row.lease_id > after).order_by(row.lease_id).limit(limit)
-        return {found.lease_id: found.micros for found in self._session.execute(query)}
+        query = select(row.lease_id, row.micros).where(row.lease_id > after).order_by(row.lease_id)
+        return {found.lease_id: found.micros for found in self._session.execute(query.limit(_LEASES_AT_ONCE))}
 
     def spent_on(self, leases: Iterable[str]) -> dict[str, Micros]:
         """Return what was charged to these leases, without those that nothing was."""
@@ -220,6 +195,11 @@ class BookRepository:
         total, spent, late = self._session.execute(statements.POSTED).one()
         spent_kept, late_kept = self._session.execute(statements.KEPT).one()
         return abs(int(total)) + abs(int(spent - spent_kept)) + abs(int(late - late_kept))
+
+    def _places(self, topic: str, group: str) -> Sequence[Row[int, int, int]]:
+        row = BookPositionRow
+        query = select(row.partition, row.next_offset, row.watermark_ms)
+        return self._session.execute(query.where(row.topic == topic, row.consumer == group)).all()
 
     def _select_new(
         self,

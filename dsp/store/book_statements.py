@@ -97,10 +97,12 @@ SUMS = (
     DAYS.c.conversion_value_micros,
     DAYS.c.bids,
 )
-DAY_RESULTS = select(DAYS.c.advertiser_id, DAYS.c.campaign_id, DAYS.c.line_item_id, DAYS.c.day, *SUMS).order_by(
-    DAYS.c.line_item_id, DAYS.c.day
-)
 _OWNERS = (DAYS.c.advertiser_id, DAYS.c.campaign_id, DAYS.c.line_item_id)
+DAY_RESULTS = (
+    select(*_OWNERS, DAYS.c.day, *SUMS)
+    .where(DAYS.c.day >= bindparam("day_min", type_=Integer))
+    .order_by(DAYS.c.line_item_id, DAYS.c.day)
+)
 #: One row a line item for all days before one, which stand under the day before it.
 RESULTS_BEFORE = (
     select(*_OWNERS, bindparam("day", type_=Integer) - 1, *(sql_cast(func.sum(one), BigInteger) for one in SUMS))

@@ -115,7 +115,7 @@ def _spent(book: BookRepository, first: int) -> tuple[list[Spent], int]:
 
     What was charged for days before `first` is of the one before it: the book may have years of them.
     """
-    days = [*book.results_before(first), *book.days(day_min=first)]
+    days = [*book.results_before(first), *book.days(first)]
     spent = [Spent(one.line_item_id, one.campaign_id, one.day, one.spend_micros) for one in days if one.spend_micros]
     epoch, after = 0, ""
     while leases := book.spent_by_lease(after):

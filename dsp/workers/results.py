@@ -24,4 +24,4 @@ class Results:
         if first != self._first or now_ms >= self._recount_at_ms:
             self._before = book.results_before(first)
             self._first, self._recount_at_ms = first, now_ms + _RECOUNT_MS
-        return [*self._before, *book.days(day_min=first)]
+        return [*self._before, *book.days(first)]

@@ -127,19 +127,10 @@ def test_what_a_rolled_back_batch_counted_counts_when_it_is_read_again(engine: E
         assert apply(session, notice(1, NoticeKind.CLICK, 0)).responses == 1
 
 
-def test_days_are_selected_by_line_item_campaign_and_bounds(session: Session) -> None:
-    apply(
-        session, *(notice(number, line_item_id=number, campaign_id=number // 2, day=number) for number in range(1, 5))
-    )
+def test_days_begin_with_the_one_asked_for(session: Session) -> None:
+    apply(session, *(notice(number, line_item_id=number, day=number) for number in range(1, 5)))
     book = BookRepository(session)
-
-    def items(found: list[DayResult]) -> list[int]:
-        return [one.line_item_id for one in found]
-
-    assert items(book.days(line_item_ids=[1, 3, 9])) == [1, 3]
-    assert items(book.days(campaign_ids=[1])) == [2, 3]
-    assert items(book.days(day_min=2, day_max=3)) == [2, 3]
-    assert items(book.days(line_item_ids=[])) == []
+    assert [[one.line_item_id for one in book.days(day)] for day in (0, 3, 5)] == [[1, 2, 3, 4], [3, 4], []]
 
 
 def test_days_before_one_are_summed_by_line_item(session: Session) -> None:
