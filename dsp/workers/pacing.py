@@ -4,9 +4,9 @@ Where there are more line items than a second is enough for, each has its turn e
 flight runs all day looks back over ten minutes.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy.orm import Session, sessionmaker
@@ -46,6 +46,7 @@ _SAME = 1.0001
 _UNPLANNED = Pace(None, inf, 0.0, 0.0, 86_400.0)
 #: Of what nothing was learned yet, nor planned.
 _UNKNOWN = Control(planned_micros=0)
+_Published = TypeVar("_Published")
 
 
 class Turn(NamedTuple):
@@ -290,33 +291,26 @@ class PacingJob:
         blobs: BlobStore,
         clock: Clock,
         workers: WorkersConfig,
-        law: Law | None = None,
     ) -> None:
         self._sessions = sessions
         self._leases = leases
         self._blobs = blobs
         self._clock = clock
         self._workers = workers
-        self._law = law or Law()
+        self._law = Law()
         self._replica, self._revision = Replica(), -1
         self._catalogue = Catalogue()
         self._results = Results()
         self._turn = Turn()
         self._controls = Controls(at_ms=0)
         self._curves = Curves(configured=workers.traffic_curve)
-        self._traffic_version = self._revalued_version = ""
+        self._versions = dict.fromkeys((CONTROLS_BLOB, TRAFFIC_BLOB, REVALUED_BLOB), "")  # looked at last
         self._reclaim_at_ms = 0
 
     async def open(self) -> None:
         await self._leases.open()
         await self._blobs.open()
-        found = await self._blobs.get(CONTROLS_BLOB)
-        if found is None:
-            return
-        try:
-            self._controls = decode(found[1])
-        except msgspec.DecodeError as fault:
-            logging.get(__name__).error("controls unreadable, pacing begins cold", fault=str(fault))
+        self._controls = await self._news(CONTROLS_BLOB, decode) or self._controls
 
     @property
     def controls(self) -> Controls:
@@ -331,7 +325,9 @@ class PacingJob:
         """Publish the next controls; now and then, take back dead bidders' leases."""
         days = self._read()
         now_ms = self._clock.now_ms()
-        await self._follow_traffic()
+        traffic = await self._news(TRAFFIC_BLOB, decode_traffic)
+        if traffic is not None:
+            self._curves = Curves(traffic, self._workers.traffic_curve)
         law, self._turn = self._law, self._turn.after(len(self._catalogue.line_items))
         if await self._follow_values():
             self._turn = Turn()  # all multipliers are to be for the same values
@@ -349,26 +345,22 @@ class PacingJob:
                 logging.get(__name__).info("dead bidders' leases returned", micros=returned)
         return False
 
-    async def _follow_traffic(self) -> None:
-        found = await self._blobs.get(TRAFFIC_BLOB, self._traffic_version)
+    async def _news(self, name: str, decode: Callable[[bytes], _Published]) -> _Published | None:
+        """Return what was published under a name since the last look; what cannot be read is as if it were not."""
+        found = await self._blobs.get(name, self._versions[name])
         if found is None:
-            return
-        self._traffic_version, data = found
+            return None
+        self._versions[name], data = found
         try:
-            self._curves = Curves(decode_traffic(data), self._workers.traffic_curve)
+            return decode(data)
         except msgspec.DecodeError as fault:
-            logging.get(__name__).error("traffic unreadable, the curves stay", fault=str(fault))
+            logging.get(__name__).error("unreadable, what was known stays", blob=name, fault=str(fault))
+            return None
 
     async def _follow_values(self) -> bool:
         """Scale levels by what bidders say that another predictor does to values; return whether they do."""
-        found = await self._blobs.get(REVALUED_BLOB, self._revalued_version)
-        if found is None:
-            return False
-        self._revalued_version, data = found
-        try:
-            told = revaluation.decode(data)
-        except msgspec.DecodeError as fault:
-            logging.get(__name__).error("revaluation unreadable, levels stay", fault=str(fault))
+        told = await self._news(REVALUED_BLOB, revaluation.decode)
+        if told is None:
             return False
         campaigns = {line_item.id: line_item.campaign_id for line_item in self._catalogue.line_items}
         before, self._controls = self._controls, rescale(self._controls, told, campaigns, self._law)
