@@ -30,16 +30,13 @@ class Enriched(NamedTuple):
 class UserPolicy(NamedTuple):
     """How long to wait for the user store, and whether line items with caps bid without its answer or any user."""
 
-    timeout_ms: float = 10.0
-    absent: str = "no_bid_capped"
-    unidentified: str = "bid"
+    timeout_ms: float
+    absent: str
+    unidentified: str
 
     def record(self, policy: str) -> UserRecord | None:
         """Return what stands for the record that is missing."""
         return _UNTOLD if policy == "no_bid_capped" else None
-
-
-DEFAULT_POLICY = UserPolicy()
 
 
 class Enricher:
@@ -52,7 +49,7 @@ class Enricher:
         rates: Mapping[str, float],
         key: bytes,
         vendor_id: int,
-        policy: UserPolicy = DEFAULT_POLICY,
+        policy: UserPolicy,
     ) -> None:
         self._users = users
         self._pending = pending

@@ -6,7 +6,7 @@ A notice is verified, understood, made durable, and only then acted upon and ack
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,24 +27,13 @@ from dsp.kernel.errors import InputError, TokenError, UnavailableError
 from dsp.kernel.ids import TokenSigner
 from dsp.kernel.metrics import NoticeResult
 from dsp.kernel.money import Micros, cost_micros
+from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import Profile
 
 #: Which notice each billing convention of a profile bills on.
 BILLING_KIND = {"win": NoticeKind.WIN, "bill": NoticeKind.BILL, "imp": NoticeKind.IMPRESSION}
 #: Loss reasons of OpenRTB list 5.25 have up to three digits, those by agreement four.
 LOSS_REASON_CHARS_MAX = 5
-
-
-class Leases(Protocol):
-    """What notices tell the lease book."""
-
-    def release(self, bid_id: str, appended_ms: int) -> None:
-        """End a lost bid's reservation."""
-        ...
-
-    def bill(self, bid_id: str, cost_micros: Micros, appended_ms: int) -> None:
-        """End a billed bid's reservation."""
-        ...
 
 
 class Outcome(NamedTuple):
@@ -65,7 +54,7 @@ class NoticeDesk:
         signer: TokenSigner,
         profiles: Mapping[str, Profile],
         serving: Serving,
-        leases: Leases,
+        leases: LeaseBook,
         users: UserStore,
         pending: PendingExposures,
         outbox: Outbox,

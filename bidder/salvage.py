@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bidder.spill import Spill
+from bidder.spill import DRAIN_RECORDS_MAX, Spill
 from dsp.events.topics import Topic
 from dsp.kernel import logging
 from dsp.kernel.errors import ConflictError, UnavailableError
@@ -111,11 +111,11 @@ class Salvage:
             await place.close()
         logging.get(__name__).warning("records of another process handed over", place=place.path.name, records=moved)
 
-    async def _empty(self, spill: Spill, limit: int = 1_000) -> int:
+    async def _empty(self, spill: Spill) -> int:
         await spill.open()
         found = spill.depth
         while spill.depth:
-            await spill.drain(self._log, limit)
+            await spill.drain(self._log, DRAIN_RECORDS_MAX)
         return found
 
     async def _run(self) -> None:
