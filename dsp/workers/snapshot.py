@@ -51,7 +51,6 @@ def limits(catalogue: Catalogue, before: Iterable[Limit] = ()) -> list[Limit]:
             active=effective(line_item.status, *above[line_item.campaign_id]) is Status.ACTIVE,
         )
         for line_item in catalogue.line_items
-        if line_item.campaign_id in campaigns  # an archived campaign's line items do not bid
     ]
     kept = {limit.line_item_id for limit in found}
     for limit in before:
@@ -60,15 +59,6 @@ def limits(catalogue: Catalogue, before: Iterable[Limit] = ()) -> list[Limit]:
             shared = limit[4:6] if budget is None else (budget.daily_micros, budget.total_micros)
             found.append(Limit(*limit[:4], *shared, active=False))
     return found
-
-
-def active_ids(catalogue: Catalogue) -> list[int]:
-    """Return the line items that may bid as far as their own status and their parents' go."""
-    advertisers = {advertiser.id: advertiser.status for advertiser in catalogue.advertisers}
-    campaigns = {one.id: effective(one.status, advertisers[one.advertiser_id]) for one in catalogue.campaigns}
-    return [
-        one.id for one in catalogue.line_items if effective(one.status, campaigns[one.campaign_id]) is Status.ACTIVE
-    ]
 
 
 def _keeps_rules(write: Write) -> bool:
@@ -178,7 +168,8 @@ class SnapshotJob:
         self._limits = set(found)
         version = f"r{self._replica.revision}-{now_ms}" if self._snapshot_due else self._version
         # Who is active before the snapshot: bidders take it while they compile, and who is paused stops at once.
-        await self._active.put(active.encode(active_ids(catalogue), version, self._replica.revision, now_ms))
+        may_bid = [limit.line_item_id for limit in found if limit.active]
+        await self._active.put(active.encode(may_bid, version, self._replica.revision, now_ms))
         self._active_due, self._unfolded = False, True
         if not self._snapshot_due:
             logging.get(__name__).info("statuses published", version=version, revision=self._replica.revision)

@@ -14,7 +14,7 @@ from dsp.snapshot import active
 from dsp.snapshot.active import Active
 from dsp.snapshot.build import Snapshot, build
 from dsp.targeting import bitmap
-from dsp.workers.snapshot import active_ids
+from dsp.workers.snapshot import limits
 from tests.property.test_recall import NOW_MS, SEAT, catalogue, impression, person
 from tests.unit.snapshot.test_snapshot import CATALOGUE
 
@@ -107,7 +107,7 @@ def test_the_funnel_and_its_explanation_are_those_of_a_new_snapshot(seed: int) -
     for one, user in impressions:  # so that something is remembered
         select(old, one, user, controls, NOW_MS, 4, SEAT)
     after = changed(random, before)
-    new, beside = build(after, "v1", BUILT_MS), told(*active_ids(after)).on(old)
+    new, beside = build(after, "v1", BUILT_MS), told(*(one.line_item_id for one in limits(after) if one.active)).on(old)
     for one, user in impressions:
         expected, found = (explain(each, one, user, controls, NOW_MS, 4, SEAT) for each in (new, beside))
         assert (found.verdicts, found.left) == (expected.verdicts, expected.left)
