@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import cast
 
 import msgspec
@@ -27,7 +26,6 @@ from bidder.sync import LeaseSync
 from bidder.wiring import Deployment, wire
 from dsp import registry
 from dsp.cache.connect import blob_store, lease_store, user_store
-from dsp.events.topics import Topic
 from dsp.kernel import config, limits, logging, metrics, tracing
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, SystemClock
 from dsp.kernel.config import Platform
@@ -97,7 +95,8 @@ class Bidder:
         self._batcher = _batcher(settings, clock) if device.batches(device.provider) else None
         self._tracer = _tracer(settings, clock) if settings.trace_share else None
         # An event log on a server may be away; the one in the data directory is where the disk would be.
-        self._spill = Place(data / "spill" / settings.holder, partial(_store, clock)) if platform.stream_url else None
+        store = partial(LocalEventLog, clock=clock)
+        self._spill = Place(data / "spill" / settings.holder, store) if platform.stream_url else None
         auctioneer, desk, self.outbox = wire(
             deployment, settings, clock, self._log, serving=self.serving, leases=leases, users=self._users,
             batcher=self._batcher, tracer=self._tracer, spill=self._spill.store if self._spill is not None else None,
@@ -120,7 +119,6 @@ class Bidder:
         self.bid_port = _listener(self._bids, settings, settings.body_bytes_max, room, cohort=auctioneer.cohort)
         self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX, room, settings.outbox_notices_flush_ms)
         self.admin_port = _listener(admin, settings, _NOTICE_BODY_BYTES_MAX, room)
-        _report_bounds(settings)
 
     async def start(self, lifecycle: Lifecycle) -> None:
         """Start every part. Ports open at once; until a snapshot is loaded bid requests get 204, reason `not_ready`."""
@@ -138,7 +136,8 @@ class Bidder:
         )
         await lifecycle.start(self._exposures.start(), self._exposures.stop)
         if (spill := self._spill) is not None:
-            salvage = Salvage(spill.path, partial(_store, self._clock), self._log, self.outbox.topics)
+            store = partial(LocalEventLog, clock=self._clock)
+            salvage = Salvage(spill.path, store, self._log, self.outbox.topics)
             await lifecycle.start(spill.open(), spill.close)
             await lifecycle.start(salvage.start(), salvage.stop)
         await lifecycle.start(self.outbox.start(), self._flush)
@@ -224,10 +223,6 @@ def _connections_max(wanted: int) -> int:
     return found
 
 
-def _store(clock: SystemClock, directory: Path) -> LocalEventLog:
-    return LocalEventLog(directory, clock)
-
-
 def _batcher(settings: BidderConfig, clock: SystemClock) -> Batcher:
     rows_max, wait_ms = settings.predict_batch_rows_max, settings.predict_batch_wait_ms
     return Batcher(rows_max, wait_ms, settings.predict_queue_rows_max, clock, ThreadWorker())
@@ -235,16 +230,6 @@ def _batcher(settings: BidderConfig, clock: SystemClock) -> Batcher:
 
 def _tracer(settings: BidderConfig, clock: SystemClock) -> Tracer:
     return tracing.connect(settings.trace_url, settings.trace_share, clock, "dsp-bidder", settings.holder)
-
-
-def _report_bounds(settings: BidderConfig) -> None:
-    bounds = {
-        Topic.DECISIONS: settings.outbox_decisions_max,
-        Topic.REQUESTS: settings.outbox_requests_max,
-        Topic.NOTICES: settings.outbox_notices_max,
-    }
-    for topic, bound in bounds.items():
-        metrics.OUTBOX_DEPTH_MAX.labels(topic.value).set(bound)
 
 
 async def _watch_lag() -> None:

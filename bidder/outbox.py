@@ -159,6 +159,7 @@ class _Lane:
         self._closed = False
         self._tasks: list[asyncio.Task[None]] = []
         self._depth = metrics.OUTBOX_DEPTH.labels(topic.value)
+        metrics.OUTBOX_DEPTH_MAX.labels(topic.value).set(self._bound)
         self._dropped = metrics.OUTBOX_DROPPED.labels(topic.value)
         self._on_disk = metrics.OUTBOX_SPILLED.labels(topic.value)
 
