@@ -123,46 +123,31 @@ class NoticeDesk:
 
     def _understand(self, kind: NoticeKind, facts: BidFacts, query: Mapping[str, str]) -> Notice:
         now_ms = self._clock.now_ms()
+        told = partial(Notice, kind=kind, facts=facts, at_ms=now_ms)
         if kind is NoticeKind.CONVERSION:
             rule_id, value = self._conversion(facts, query.get("rule", ""), now_ms)
-            return Notice(kind=kind, facts=facts, at_ms=now_ms, conversion_rule_id=rule_id, value_micros=value)
+            return told(conversion_rule_id=rule_id, value_micros=value)
         if kind is NoticeKind.LOSS:
-            return Notice(
-                kind=kind,
-                facts=facts,
-                at_ms=now_ms,
+            return told(
                 loss_reason=_loss_reason(query.get("r", "")),
                 min_to_win_micros_cpm=self._prices.hint(facts, query.get("m", "")),
                 clearing_micros_cpm=self._prices.hint(facts, query.get("p", "")),
             )
         if kind is NoticeKind.CLICK:
-            return Notice(kind=kind, facts=facts, at_ms=now_ms)
+            return told()
         if facts.exchange not in self._profiles:
             raise InputError("the exchange is not configured any more", reason="unknown_exchange")
         clearing = self._prices.clearing(facts, query.get("p", ""))
         min_to_win = self._prices.hint(facts, query.get("m", ""))
+        told = partial(told, clearing_micros_cpm=clearing, min_to_win_micros_cpm=min_to_win)
         if self._billing_kind(facts) is not kind:
-            return Notice(
-                kind=kind,
-                facts=facts,
-                at_ms=now_ms,
-                clearing_micros_cpm=clearing,
-                min_to_win_micros_cpm=min_to_win,
-            )
+            return told()
         # Without a price the exchange will charge what we bid; with one it is at most that (see PriceReader). What
         # cleared at nothing, as a second price may, was shown all the same: books, caps and models know what costs.
         cost = max(cost_micros(facts.price_micros_cpm if clearing is None else clearing), 1)
         # The money of a reservation that ended, by time or by a loss notice, may be another bid's by now.
         late = now_ms > facts.expires_at_ms or (facts.bid_id, NoticeKind.LOSS, 0) in self._seen
-        return Notice(
-            kind=kind,
-            facts=facts,
-            at_ms=now_ms,
-            cost_micros=min(cost, facts.cost_micros_max),
-            clearing_micros_cpm=clearing,
-            min_to_win_micros_cpm=min_to_win,
-            late=late,
-        )
+        return told(cost_micros=min(cost, facts.cost_micros_max), late=late)
 
     def _conversion(self, facts: BidFacts, rule_text: str, now_ms: int) -> tuple[int | None, Micros | None]:
         rules = self._serving.conversion_rules(facts.advertiser_id)
