@@ -15,6 +15,11 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, tag="dead.1"):
     group: str
     fault: str
 
+    @property
+    def place(self) -> str:
+        """Return where the record stood, in one word."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(DeadLetter)

@@ -57,17 +57,17 @@ async def park(log: EventLog, topic: Topic, group: str, poison: Sequence[Poison]
         return
     letters = []
     for record, fault in poison:
-        place = {"partition": record.partition, "offset": record.offset}
         letter = DeadLetter(
             topic=topic,
-            group=group,
-            fault=fault,
+            partition=record.partition,
+            offset=record.offset,
             appended_ms=record.appended_ms,
             key=record.key[:KEY_CHARACTERS_MAX],
             value=record.value[:VALUE_BYTES_MAX],
-            **place,
+            group=group,
+            fault=fault,
         )
-        letters.append(Entry(f"{topic}/{record.partition}/{record.offset}", encode(letter)))
+        letters.append(Entry(letter.place, encode(letter)))
     await log.append(Topic.DEAD_LETTERS, letters)
     counter.inc(len(poison))
     # One line a batch: what is wrong with one record is often wrong with millions. Each letter says its own fault.

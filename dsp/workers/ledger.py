@@ -97,7 +97,7 @@ class LedgerJob:
         """Connect."""
         await self._log.open()
         await self._leases.open()
-        _preset(self._currency)
+        self._count(Applied(0, 0, 0, 0, 0, {}), 0)  # so that the first event is an increase
         if self._audit is not None:
             self._audit.start()
 
@@ -284,12 +284,6 @@ class LedgerJob:
         metrics.SPEND.labels(self._currency).inc(applied.charged_micros)
         metrics.LATE_CHARGED.inc(applied.late_charged_micros)
         metrics.LATE_WINS.inc(applied.late_micros)
-
-
-def _preset(currency: str) -> None:
-    for result in ("charged", "late_charged", "late", "duplicate", "response", "not_billing"):
-        metrics.LEDGER_EVENTS.labels(result)
-    metrics.SPEND.labels(currency)
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:

@@ -46,7 +46,7 @@ async def find(log: EventLog, limit: int = LETTERS_MAX) -> Open:
                 letter = decode(record.value)
             except msgspec.DecodeError:
                 continue  # not ours; who wrote it can be seen with the log's own tools
-            letters[f"{letter.topic}/{letter.partition}/{letter.offset}"] = letter
+            letters[letter.place] = letter
         if batch.end or not batch.records or len(letters) >= limit:
             return Open(letters, position, not batch.end)
 
@@ -59,11 +59,10 @@ async def replay(log: EventLog, letters: list[DeadLetter]) -> None:
         UnavailableError: the event log is away; to replay again is harmless.
     """
     for letter in letters:
-        place = f"{letter.topic}/{letter.partition}/{letter.offset}"
         if letter.topic not in set(Topic) - {Topic.DEAD_LETTERS}:
-            raise InputError(f"{place}: there is no such topic")
+            raise InputError(f"{letter.place}: there is no such topic")
         if len(letter.value) >= VALUE_BYTES_MAX or len(letter.key) >= KEY_CHARACTERS_MAX:
-            raise InputError(f"{place}: only its beginning was kept, so it cannot be brought in again")
+            raise InputError(f"{letter.place}: only its beginning was kept, so it cannot be brought in again")
     for letter in letters:
         await log.append(letter.topic, [Entry(letter.key, letter.value)])
 
