@@ -85,7 +85,7 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     #: Leases, users' records, published blobs: `redis://[[user]:password@]host[:port][/db]`, or for a cluster
     #: `redis+cluster://host:port,host:port`; rediss is over TLS; empty: inside data_dir.
     cache_url: Secret = Secret("")
-    currency: str = "USD"  # of the book and of every budget
+    currency: str = "USD"  # of the book and of every budget, for good: amounts that are there are not converted
     #: Units of the book's currency per unit of each other currency that exchanges may quote prices in.
     currency_rates: dict[str, float] = {}
     #: Sign notice tokens; the first signs, all verify. Empty: generated once and kept in data_dir.
