@@ -67,9 +67,10 @@ class Replica:
         self._unreadable = unreadable
         metrics.CATALOGUE_UNREADABLE.set(len(unreadable))
 
-    def catalogue(self) -> Catalogue:
-        """Return what is not gone, nor under an ancestor that is."""
-        return rooted({kind: entities.values() for kind, entities in self._entities.items()})
+    def catalogue(self, only: Kind | None = None) -> Catalogue:
+        """Return what is not gone, nor under an ancestor that is: all kinds, or `only` this one and its ancestors."""
+        wanted = Kind if only is None else (only, *only.ancestors)
+        return rooted({kind: self._entities[kind].values() if kind in wanted else () for kind in Kind})
 
     def _since(self, session: Session) -> list[Write]:
         query = (

@@ -12,7 +12,7 @@ from dsp.cache.local import LocalLeaseStore
 from dsp.cache.port import BlobStore, KeptLeaseStore, LeaseStore, Limit
 from dsp.catalog.entities import Catalogue
 from dsp.catalog.kinds import Kind
-from dsp.catalog.status import Status, effective
+from dsp.catalog.status import Status
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
 from dsp.snapshot import active
@@ -37,8 +37,7 @@ def limits(catalogue: Catalogue, before: Iterable[Limit] = ()) -> list[Limit]:
     What may not bid gets nothing, and its leases are recalled: the money is its campaign's other line items' again. It
     pays for late wins all the same: it was shown. So does what was archived since `before`, which the catalogue lacks.
     """
-    advertisers = {advertiser.id: advertiser.status for advertiser in catalogue.advertisers}
-    above = {one.id: (advertisers[one.advertiser_id], one.status) for one in catalogue.campaigns}
+    active = _active_campaigns(catalogue)
     campaigns = {campaign.id: campaign.budget for campaign in catalogue.campaigns}
     found = [
         Limit(
@@ -48,7 +47,7 @@ def limits(catalogue: Catalogue, before: Iterable[Limit] = ()) -> list[Limit]:
             total_micros=line_item.budget.total_micros,
             campaign_daily_micros=campaigns[line_item.campaign_id].daily_micros,
             campaign_total_micros=campaigns[line_item.campaign_id].total_micros,
-            active=effective(line_item.status, *above[line_item.campaign_id]) is Status.ACTIVE,
+            active=line_item.status is Status.ACTIVE and line_item.campaign_id in active,
         )
         for line_item in catalogue.line_items
     ]
@@ -59,6 +58,11 @@ def limits(catalogue: Catalogue, before: Iterable[Limit] = ()) -> list[Limit]:
             shared = limit[4:6] if budget is None else (budget.daily_micros, budget.total_micros)
             found.append(Limit(*limit[:4], *shared, active=False))
     return found
+
+
+def _active_campaigns(catalogue: Catalogue) -> set[int]:
+    advertisers = {one.id for one in catalogue.advertisers if one.status is Status.ACTIVE}
+    return {one.id for one in catalogue.campaigns if one.status is Status.ACTIVE and one.advertiser_id in advertisers}
 
 
 def _keeps_rules(write: Write) -> bool:
@@ -122,7 +126,7 @@ class SnapshotJob:
         self._active = _Blob(blobs, ACTIVE_BLOB)
         self._generations: list[str] = []
         self._known: list[Limit] = []
-        self._limits: set[Limit] = set()  # as the lease store was surely told them
+        self._limits: dict[int, Limit] = {}  # as the lease store was surely told them, by line item
         self._version = ""
         self._published_ms = 0
         self._unfolded = False  # whether the snapshot's own statuses are behind
@@ -130,7 +134,7 @@ class SnapshotJob:
         self._active_due = self._snapshot_due = True
 
     async def open(self) -> None:
-        self._limits, self._snapshot_due = set(), True  # another may have led meanwhile
+        self._limits, self._snapshot_due = {}, True  # another may have led meanwhile
         await self._leases.open()
         await self._blobs.open()
 
@@ -146,7 +150,7 @@ class SnapshotJob:
             writes = self._replica.follow(session)
         now_ms = self._clock.now_ms()
         if not whole or writes is None:
-            self._limits = set()
+            self._limits = {}
             self._snapshot_due = True
         elif self._unfolded and now_ms >= self._published_ms + _FOLD_MS:
             self._snapshot_due = True
@@ -159,13 +163,13 @@ class SnapshotJob:
         return False
 
     async def _publish(self, now_ms: int) -> None:
-        catalogue = self._replica.catalogue()
+        catalogue = self._replica.catalogue(None if self._snapshot_due else Kind.LINE_ITEM)
         # Budgets first: a bidder that knows a line item before the lease store does would only be refused money, but
         # one that knew a lowered budget before the store does could still be granted the old one.
         found = self._known = limits(catalogue, self._known)
-        told, self._limits = self._limits, set()  # a call that fails may have had its effect, or half of it
-        await self._leases.set_limits([limit for limit in found if limit not in told])
-        self._limits = set(found)
+        told, self._limits = self._limits, {}  # a call that fails may have had its effect, or half of it
+        await self._leases.set_limits([limit for limit in found if told.get(limit.line_item_id) != limit])
+        self._limits = {limit.line_item_id: limit for limit in found}
         version = f"r{self._replica.revision}-{now_ms}" if self._snapshot_due else self._version
         # Who is active before the snapshot: bidders take it while they compile, and who is paused stops at once.
         may_bid = [limit.line_item_id for limit in found if limit.active]
