@@ -146,6 +146,7 @@ class Forms:
             cattax=taxonomy,
             attr=sorted({*creative.attributes, SKIPPABLE}) if skippable else list(creative.attributes),
             apis=list(creative.apis),
+            api=creative.apis[0] if creative.apis else 0,  # for those who read 2.5, which knows one
             language=creative.language or "",
             w=creative.width or 0,
             h=creative.height or 0,

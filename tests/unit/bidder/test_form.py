@@ -123,6 +123,7 @@ def test_filled_in_is_the_same_as_encoded_afresh(name: str, billing: str, deal: 
             assert (whole.id, whole.impid, whole.price) == (bid_id, opportunity.imp_id, 1.064282)
             assert (whole.dealid, whole.adomain, whole.cid) == (deal.id if deal else "", ["a.example"], "5")
             assert whole.exp == 600
+            assert (whole.apis, whole.api) == (([3], 3) if creative.apis else ([], 0))
             assert whole.cat == list(creative.categories or ("IAB2",))
             assert whole.protocol == (min(opportunity.video.protocols) if creative.duration_seconds else 0)  # type: ignore[union-attr]
 
