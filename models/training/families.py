@@ -24,8 +24,17 @@ from models.training.weights import sampling
 
 Floats = NDArray[np.float64]
 NONE = np.empty((0, 0), dtype=np.float32)
-#: Learning rates and epochs of the regression that are tried, the most careful first.
-_PACES = ((0.01, 2), (0.02, 2), (0.05, 2), (0.02, 5), (0.05, 5), (0.1, 10), (0.2, 20))
+#: Learning rates, epochs and penalties of the regression that are tried, the most careful first. What learns fast needs
+#: weights held small: a penalty keeps what few rows tell apart from what many do, stopping early keeps back both.
+_PACES = (
+    (0.02, 2, 1.0),
+    (0.02, 5, 1.0),
+    (0.05, 5, 30.0),
+    (0.05, 5, 100.0),
+    (0.1, 5, 100.0),
+    (0.2, 10, 100.0),
+    (0.5, 10, 100.0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +124,8 @@ def _settings(family: Family, task: Task) -> list[dict[str, Any]]:
     if family == "network":
         return [msgspec.to_builtins(NetworkConfig(seed=task.config.seed, threads=task.config.threads))]
     return [
-        msgspec.to_builtins(ftrl.FtrlConfig(alpha=alpha, epochs=epochs, half_life_days=half_life))
-        for half_life, (alpha, epochs) in product(task.half_lives, _PACES)
+        msgspec.to_builtins(ftrl.FtrlConfig(alpha=alpha, epochs=epochs, l2=l2, half_life_days=half_life))
+        for half_life, (alpha, epochs, l2) in product(task.half_lives, _PACES)
     ]
 
 

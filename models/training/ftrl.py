@@ -31,7 +31,7 @@ class FtrlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     beta: float = 1.0  # how much gradient a coordinate needs before its rate falls
     l2: float = 1.0  # keeps all weights small
     epochs: int = 3
-    batch: int = 256  # rows whose gradients are summed
+    batch: int = 64  # rows whose gradients are summed
     #: Rows count half as much when they are so much older than the latest; 0: all alike.
     half_life_days: float = 0.0
 

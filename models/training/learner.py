@@ -28,7 +28,10 @@ from models.training.pending import BID_MS, IMPRESSION_MS, Arrivals, Click, Less
 
 #: Rates of learning chosen on a simulated day of 40,000 requests. Both have the same table, so what is said is found
 #: once for both.
-FTRL = {Target.CLICK: FtrlConfig(bits=18, alpha=0.1, batch=32), Target.CONVERSION: FtrlConfig(bits=18, alpha=0.02)}
+FTRL = {
+    Target.CLICK: FtrlConfig(bits=18, alpha=0.1, batch=32),
+    Target.CONVERSION: FtrlConfig(bits=18, alpha=0.02, batch=256),
+}
 _BITS = tuple(config.bits for config in FTRL.values())
 #: How far back records are read again after a start: whatever may still be waited for came later.
 _OPEN_MS = BID_MS + IMPRESSION_MS

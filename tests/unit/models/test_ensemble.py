@@ -157,3 +157,18 @@ def test_the_first_serves_unless_a_later_one_is_surely_better() -> None:
         assert [each.name for each in compared] == list(predicted)[1:]
     _, compared = ensemble.select({"ftrl": bad, "gbdt": good, "blend": same}, rows, limits)
     assert [each.beside for each in compared] == ["ftrl", "gbdt"]
+
+
+def test_regression_finds_what_tells_a_lot_among_rare_values_that_tell_nothing() -> None:
+    """A penalty holds the weights of rare values small, and not that of one which many rows agree on."""
+    rng = np.random.default_rng(1)
+    count, tags = 3_000, tuple(f"tag_{slot}" for slot in range(1, 9))
+    spec = FeatureSpec(request_columns=tags, ad_columns=(), groups=(Group(name="tag", request=tags),), hierarchy=())
+    requests, telling = rng.integers(2, 400, (count, len(tags))), rng.random(count) < 0.05
+    requests[telling, 0] = 1
+    rates = sigmoid(np.where(telling, 2.0, -3.0))
+    at_ms = np.arange(count) * DAY_MS // count
+    rows = Rows(at_ms, requests, np.zeros((count, 0), dtype=np.int64), rng.random(count) < rates, np.ones(count))
+    walked = ensemble.walk(rows, spec, 0.1, msgspec.structs.replace(CONFIG, families=("ftrl",)))
+    least = metrics.losses(rates, rows.labels)[walked.start :].mean()
+    assert walked.choice.log_losses["ftrl"] < 1.2 * least
