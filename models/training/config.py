@@ -8,8 +8,8 @@ from dsp.kernel.config import require
 from models.evaluation import gates
 
 Family = Literal["ftrl", "gbdt", "network"]
-#: In the order of preference, that which is most careful with few data first: one serves instead of those before it
-#: only if it is better with confidence.
+#: In the order of preference, that which is most careful with few data first, their blend after it: one serves instead
+#: of those before it only if it is better with confidence.
 FAMILIES: tuple[Family, ...] = ("gbdt", "ftrl", "network")
 
 

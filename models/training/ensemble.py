@@ -143,7 +143,10 @@ def walk(
         for name, parts in entrants.items()
     }
     prior = blend.walk(lambda known: _hierarchy(known, task), rows, later.start + edges)
-    winner, compared = select(predicted, later.rows, config.limits())
+    # A blend is more careful than any but the first: it holds that one, and weighs the others by what they have shown.
+    first, *others = logits
+    preferred = [first, BLEND, *others] if others else [first]
+    winner, compared = select({name: predicted[name] for name in preferred}, later.rows, config.limits())
     scores = {name: _mean_loss(found, later.rows) for name, found in predicted.items()}
     choice = Choice(winner, scores, compared, settings, absent)
     return Walk(later.start, logits, predicted, sigmoid(prior), features, choice, seconds)

@@ -96,6 +96,7 @@ def test_what_is_fitted_is_every_part_there_is_and_their_blend() -> None:
     rows = made()
     walked = ensemble.walk(rows, SPEC, 0.1, CONFIG)
     assert list(walked.predicted) == ["gbdt", "ftrl", "blend"]
+    assert [each.name for each in walked.choice.compared] == ["blend", "ftrl"]
     fitted = ensemble.fit(rows, SPEC, 0.1, walked, list(walked.predicted), CONFIG)
     assert set(fitted.models) == {"ftrl", "gbdt"}
     assert sum(fitted.blends["blend"].weights.values()) == pytest.approx(1.0)
