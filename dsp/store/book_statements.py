@@ -36,6 +36,7 @@ from dsp.store.book_tables import (
     BookResponseRow,
     BookSenderRow,
     BookTransactionRow,
+    Sums,
 )
 
 TRANSACTIONS = cast(Table, BookTransactionRow.__table__)
@@ -87,16 +88,7 @@ _COUNTED = (RESPONSES.c.bid_id, RESPONSES.c.kind, RESPONSES.c.conversion_rule_id
 RESPONSES_COUNTED = select(*_COUNTED).where(tuple_(*_COUNTED).in_(_WANTED))
 RELEASED = select(RELEASES.c.bid_id).where(RELEASES.c.bid_id.in_(_WANTED))
 LEASES_KNOWN = select(LEASES.c.lease_id, LEASES.c.micros).where(LEASES.c.lease_id.in_(_WANTED))
-SUMS = (
-    DAYS.c.spend_micros,
-    DAYS.c.late_micros,
-    DAYS.c.impressions,
-    DAYS.c.value_micros,
-    DAYS.c.clicks,
-    DAYS.c.conversions,
-    DAYS.c.conversion_value_micros,
-    DAYS.c.bids,
-)
+SUMS = tuple(DAYS.c[name] for name in Sums.__annotations__)
 _OWNERS = (DAYS.c.advertiser_id, DAYS.c.campaign_id, DAYS.c.line_item_id)
 DAY_RESULTS = (
     select(*_OWNERS, DAYS.c.day, *SUMS)

@@ -38,15 +38,9 @@ class BookPostingRow(Base):
     micros: Mapped[int]
 
 
-class BookDayRow(Base):
-    """The sums of one line item's day, kept in the transaction that adds the postings."""
+class Sums:
+    """What is summed of a day's or an hour's bids, in the order in which dsp.store.book.DayResult has it."""
 
-    __tablename__ = "book_day"
-
-    line_item_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    day: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    campaign_id: Mapped[int] = mapped_column(index=True)
-    advertiser_id: Mapped[int] = mapped_column(index=True)
     spend_micros: Mapped[int]
     late_micros: Mapped[int]
     impressions: Mapped[int]
@@ -57,7 +51,18 @@ class BookDayRow(Base):
     bids: Mapped[int]
 
 
-class BookHourRow(Base):
+class BookDayRow(Sums, Base):
+    """The sums of one line item's day, kept in the transaction that adds the postings."""
+
+    __tablename__ = "book_day"
+
+    line_item_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    day: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    campaign_id: Mapped[int] = mapped_column(index=True)
+    advertiser_id: Mapped[int] = mapped_column(index=True)
+
+
+class BookHourRow(Sums, Base):
     """The same sums, of what was bid in one hour (since the epoch) with one creative on one exchange.
 
     What was entered before there was this table is in the sums of its day alone.
@@ -72,14 +77,6 @@ class BookHourRow(Base):
     exchange: Mapped[str] = mapped_column(String(64), primary_key=True)
     campaign_id: Mapped[int]
     advertiser_id: Mapped[int]
-    spend_micros: Mapped[int]
-    late_micros: Mapped[int]
-    impressions: Mapped[int]
-    value_micros: Mapped[int]
-    clicks: Mapped[int]
-    conversions: Mapped[int]
-    conversion_value_micros: Mapped[int]
-    bids: Mapped[int]
 
 
 class BookSenderRow(Base):
