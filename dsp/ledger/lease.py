@@ -114,7 +114,7 @@ class LeaseBook:
         self._reservations: dict[str, _Reservation] = {}
         self._buckets: dict[int, set[str]] = {}
         self._noticed: dict[str, int] = {}
-        self._begun = False
+        self.begun = False  # a line item was asked for that has no lease yet: a sync should not be waited for
         self._sent_ms = _NEVER_MS
         self._valid_until_ms = _NEVER_MS
         self.expires_ms_max = _NEVER_MS  # the promise of the sync that was begun last
@@ -190,7 +190,7 @@ class LeaseBook:
     def wants(self, elapsed_ms: int) -> list[LeaseWant]:
         """Return what to ask for, from the rate of reservations since the last call; begins a sync."""
         interval_ms = _FIRST_INTERVAL_MS if self._sent_ms == _NEVER_MS else max(1, elapsed_ms - self._sent_ms)
-        self._sent_ms, self._begun = elapsed_ms, False
+        self._sent_ms, self.begun = elapsed_ms, False
         self.expires_ms_max = max(self._ahead_ms, self._ahead_ms_before) + elapsed_ms + self._silence_ms_max
         if self._ahead_ms != _NEVER_MS and elapsed_ms - self._turned_ms >= self._tuning.idle_ms:
             self._turned_ms = elapsed_ms
@@ -251,11 +251,6 @@ class LeaseBook:
                     del self._leases[key]
 
     @property
-    def begun(self) -> bool:
-        """Return whether a line item was asked for that has no lease yet, so that a sync should not be waited for."""
-        return self._begun
-
-    @property
     def free_micros(self) -> Micros:
         """Return what can be reserved, over all leases."""
         return sum(max(0, lease.free) for lease in self._leases.values())
@@ -274,7 +269,7 @@ class LeaseBook:
         lease = _Lease(self.epoch, line_item_id, day)
         if len(self._leases) < self._tuning.leases_max:
             self._leases[line_item_id, day] = lease
-            self._begun = True
+            self.begun = True
             latest = self._latest.get(line_item_id)
             if latest is None or latest.day <= day:
                 self._latest[line_item_id] = lease
