@@ -23,11 +23,8 @@ TOKEN_CHARS_MAX = 2_048
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-
-
 _RANDOM_CHARS = 16
 _TIME_SHIFTS = range(45, -1, -5)
-_RANDOM_SHIFTS = range(75, -1, -5)
 #: Five random bits of a byte as a character: 256 is a multiple of 32, so that each is as likely as the others.
 _CHARACTERS = (_ALPHABET * 8).encode("ascii")
 _POOL_IDS = 256
@@ -37,14 +34,8 @@ _pool: list[str] = []
 os.register_at_fork(after_in_child=_pool.clear)
 
 
-def new_id(now_ms: int, entropy: bytes | None = None) -> str:
-    """Return 26 characters that sort by time: 48 bits of milliseconds, 80 random bits (the ULID layout).
-
-    `entropy` gives the 10 random bytes where a run must be reproducible.
-    """
-    if entropy:
-        value = int.from_bytes(entropy, "big")
-        return _time(now_ms) + "".join([_ALPHABET[(value >> shift) & 31] for shift in _RANDOM_SHIFTS])
+def new_id(now_ms: int) -> str:
+    """Return 26 characters that sort by time: 48 bits of milliseconds, 80 random bits (the ULID layout)."""
     try:
         return _time(now_ms) + _pool.pop()
     except IndexError:
