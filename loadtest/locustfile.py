@@ -11,14 +11,17 @@ from typing import Any
 from locust import FastHttpUser, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
+from locust.runners import WorkerRunner
 
-from loadtest.traffic import Traffic
+from loadtest.traffic import Source, Traffic
 
+_TMAX_MS = 200
 _numbers = count()
 _late = 0
 
 
 def _arguments(parser: LocustArgumentParser) -> None:
+    parser.add_argument("--exchange", default="openrtb", help="profile that the requests come under")
     parser.add_argument("--traffic-seed", type=int, default=1, help="seed of the requests")
     parser.add_argument("--pause-ms", type=float, default=0.0, help="pause of each user between requests")
     parser.add_argument("--slo-p99-ms", type=float, default=100.0, help="the 99th percentile must be below this")
@@ -32,7 +35,8 @@ class ExchangeUser(FastHttpUser):
     def on_start(self) -> None:
         """Prepare this user's traffic; each process of a distributed run has its own."""
         options: Any = self.environment.parsed_options
-        self._traffic = Traffic(options.traffic_seed + os.getpid())
+        source = Source(options.exchange, "2.6", True, _TMAX_MS, 1.0, gzip_share=0.25, deals=True)
+        self._traffic = Traffic(options.traffic_seed + os.getpid(), (source,))
         self._pause_seconds = options.pause_ms / 1_000
 
     def wait_time(self) -> float:
@@ -58,7 +62,20 @@ class ExchangeUser(FastHttpUser):
                 _late += 1
 
 
+def _tell(data: dict[str, Any], **_: Any) -> None:
+    """Add to a worker's report how many answers were late since its last one."""
+    global _late
+    data["late"], _late = _late, 0
+
+
+def _hear(data: dict[str, Any], **_: Any) -> None:
+    global _late
+    _late += data["late"]
+
+
 def _judge(environment: Environment, **_: Any) -> None:
+    if isinstance(environment.runner, WorkerRunner):
+        return  # of a distributed run the master knows all
     stats = environment.stats.total
     options: Any = environment.parsed_options
     requests = max(1, stats.num_requests)
@@ -79,4 +96,6 @@ def _judge(environment: Environment, **_: Any) -> None:
 
 
 events.init_command_line_parser.add_listener(_arguments)  # type: ignore[no-untyped-call]
+events.report_to_master.add_listener(_tell)  # type: ignore[no-untyped-call]
+events.worker_report.add_listener(_hear)  # type: ignore[no-untyped-call]
 events.quitting.add_listener(_judge)  # type: ignore[no-untyped-call]

@@ -18,6 +18,7 @@ class FakeBidder:
         self.delay_seconds = 0.0
         self.failures_left = 0
         self.asked = 0
+        self.exchanges: set[str] = set()
         self.notices: Counter[tuple[str, str]] = Counter()
         self.prices: dict[tuple[str, str], str] = {}
         self.connections: set[Any] = set()
@@ -37,6 +38,7 @@ class FakeBidder:
 
     async def _bid(self, request: web.Request) -> web.Response:
         self.asked += 1
+        self.exchanges.add(request.match_info["exchange"])
         self.connections.add(request.transport)
         body = await request.read()
         if request.headers.get("Content-Encoding") == "gzip" and body[:2] == b"\x1f\x8b":

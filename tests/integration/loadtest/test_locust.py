@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dsp.openrtb.profile import load_profiles
 from tests.integration.loadtest.fake_bidder import FakeBidder
 from tests.waiting import until
 
@@ -21,10 +22,13 @@ ROOT = Path(__file__).parents[3]
     [
         (("--slo-p99-ms", "60000", "--slo-late-share", "1"), 0, ""),
         (("--slo-p99-ms", "0.001"), 1, "service level broken: p99"),
+        (("--slo-p99-ms", "60000"), 1, "service level broken: late 100.00%"),
+        (("--slo-p99-ms", "60000", "--processes", "2"), 1, "service level broken: late 100.00%"),
     ],
 )
 async def test_exit_status_is_the_verdict(limits: tuple[str, ...], status: int, said: str) -> None:
     bidder = FakeBidder(1.0)
+    bidder.delay_seconds = 0.3 if "late" in said else 0.0
     runner = await bidder.start()
     locust = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", bidder.url, "--headless",
@@ -32,7 +36,7 @@ async def test_exit_status_is_the_verdict(limits: tuple[str, ...], status: int, 
         cwd=ROOT, stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
     try:
-        await until(lambda: bidder.asked > 100 or locust.returncode is not None)
+        await until(lambda: bidder.asked > 20 or locust.returncode is not None)
         locust.terminate()
         out, err = await asyncio.wait_for(locust.communicate(), 60.0)
     finally:
@@ -40,4 +44,5 @@ async def test_exit_status_is_the_verdict(limits: tuple[str, ...], status: int, 
             locust.kill()
         await runner.cleanup()
     assert locust.returncode == status, err.decode()
-    assert said in out.decode()
+    assert out.decode().count(said or "service level broken") == status  # told once, by the master
+    assert bidder.exchanges <= set(load_profiles(ROOT / "config" / "exchanges"))  # of `make serve`
