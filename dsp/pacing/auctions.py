@@ -27,6 +27,9 @@ class AuctionLaw:
     #: if that is more. The noise of so many wins is a tenth; a share keeps it steady where budgets are large.
     memory_wins: float = 100.0
     memory_share: float = 0.2
+    #: Being off an even spend by this share of the budget says that the market has changed: it halves the share that is
+    #: remembered, and twice as much leaves a seventeenth of it. What days and chance do stays well below.
+    off_share: float = 0.08
     #: The memory begins with so few wins and grows with them: a cold start finds the market's scale in a few auctions.
     memory_wins_start: float = 2.0
     step_max: float = 1.0
@@ -71,7 +74,7 @@ class AuctionPacer:
         self._unspent_price = self._law.unspent_price
         self._aim = 1.0  # what the model is to leave, as a share of what is tolerated
         self._budget = self._left = 0.0
-        self._auctions = 0  # to come, the one at hand among them
+        self._auctions = self._length = 0  # to come, the one at hand among them; of the episode
         self._endgame: Endgame | None = None
 
     def begin(self, budget: float, auctions: int) -> None:
@@ -82,7 +85,7 @@ class AuctionPacer:
             aim = self._aim * exp(-min(law.aim_step * excess, law.aim_step_max))
             self._aim = min(max(aim, law.aim_min), law.aim_max)
         self._budget = self._left = budget
-        self._auctions = auctions
+        self._auctions = self._length = auctions
         self._endgame = None
 
     def bid(self, value: float) -> float:
@@ -112,7 +115,8 @@ class AuctionPacer:
             self._price += (cost - self._price) / min(self._wins + 1.0, law.price_wins)
         if self._endgame is None and self._level is not None and self._left > 0.0:
             average = max(self._price, 1e-6 * wanted)
-            wins = max(law.memory_wins, law.memory_share * self._budget / average)
+            off = (self._left / self._budget - self._auctions / self._length) / law.off_share
+            wins = max(law.memory_wins, law.memory_share * self._budget / average / (1.0 + off**4))
             memory = min(self._wins + law.memory_wins_start, wins) * average
             # A bid of all that is left could not have been higher: without this the level of a budget that is too small
             # to buy anything would rise for ever.

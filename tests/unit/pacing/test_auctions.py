@@ -81,6 +81,17 @@ def test_it_gets_nearly_what_hindsight_gets(
     assert sum(spends[3:]) >= 0.985 * budget * len(spends[3:])
 
 
+@pytest.mark.parametrize(("fraction", "least"), [(2, 0.8), (16, 0.6)])
+def test_values_that_jump_are_learned_before_the_money_is_gone(fraction: int, least: float) -> None:
+    """A stream in one episode: from its middle on all is worth twenty times as much."""
+    auctions = market(40_000, 3)
+    auctions[20_000:] = [(20.0 * value, price) for value, price in auctions[20_000:]]
+    budget = float(sum(price for _, price in auctions)) / fraction
+    spends, value, _ = play(auctions, len(auctions), budget)
+    assert value >= least * hindsight(auctions, len(auctions), budget)
+    assert spends[0] >= 0.99 * budget
+
+
 def test_the_scale_of_values_does_not_matter() -> None:
     plain = play(market(6_000, 5), 500, 2_000.0)[0]
     scaled = play(market(6_000, 5, scale=2.0**20), 500, 2_000.0)[0]
