@@ -33,6 +33,7 @@ class Exclusion(Enum):
         "An ad must say who pays for it (Digital Services Act), and the publisher does not show that.",
     )
     PRIVACY_FORBIDS = "privacy_forbids", 0, "Privacy signals forbid bidding at all."
+    CRAWLER = "crawler", 3, "The user agent is a known crawler's, which sees no ads."
     SUPPLY_CHAIN_INCOMPLETE = "supply_chain_incomplete", 16, "The exchange must state a complete supply chain."
     # One impression
     IMPRESSION_BOUND = "impression_bound", 1, "The request offers more impressions than the bound; the first count."

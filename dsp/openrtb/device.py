@@ -32,6 +32,8 @@ _DESKTOP_OS = frozenset({"windows", "macos", "linux", "chromeos"})
 _TV_OS = frozenset({"roku", "webos", "tvos", "tizen"})
 _TV_MARKS = ("smart-tv", "smarttv", "hbbtv", "appletv", "bravia")
 
+_CRAWLER = "spider"  # the make that the parser's rules give one
+
 _parser = Parser(BestAvailableResolver(load_builtins()))
 
 
@@ -75,6 +77,11 @@ def _describe(stated: tuple[str, UserAgent | None, int, str, str, str, str]) -> 
 
 
 _described = Remembered(_describe)
+
+
+def is_crawler(device: Device | None) -> bool:
+    """Return whether the user agent is a known crawler's, whatever else is said of the device (7.1)."""
+    return device is not None and parse_user_agent(device.ua[:_UA_CHARS_MAX]).make == _CRAWLER
 
 
 @lru_cache(maxsize=_UA_CACHE)

@@ -16,7 +16,7 @@ from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX, Micros
 from dsp.kernel.remember import Remembered
 from dsp.openrtb import slot
 from dsp.openrtb.categories import taxonomy
-from dsp.openrtb.device import Agent, describe
+from dsp.openrtb.device import Agent, describe, is_crawler
 from dsp.openrtb.geo import Place, place
 from dsp.openrtb.names import NONE, codes, domain, domains, language, lower, store_id
 from dsp.openrtb.opportunity import DealOffer, DurationFloors, Opportunity, Permissions
@@ -86,6 +86,8 @@ def _refusal(request: BidRequest, profile: Profile, permissions: Permissions, cu
     demanded = disclosure(request)
     if demanded is not None and demanded.dsarequired > 1 and demanded.pubrender == 0:
         return "disclosure_unshown"
+    if is_crawler(request.device):
+        return "crawler"
     if profile.supply_chain_required:
         chain = request.source.schain if request.source is not None else None
         if chain is None or chain.complete != 1:
