@@ -15,6 +15,9 @@ from dsp.store.tables import ChangeRow
 
 #: So many writes at once cost no less than reading the catalogue anew.
 _WRITES_MAX = 10_000
+_STATUS_KINDS = (Kind.ADVERTISER, Kind.CAMPAIGN, Kind.LINE_ITEM)
+#: Fields that bidders do not read in a snapshot.
+_BESIDE = frozenset({"status", "budget", "version"})
 _TABLE = ChangeRow.__table__.c
 
 
@@ -25,6 +28,14 @@ class Write(NamedTuple):
     kind: Kind
     before: dict[str, Any] | None
     after: dict[str, Any]
+
+    @property
+    def keeps_rules(self) -> bool:
+        """Whether it touches nothing that is compiled: budgets are the lease store's, statuses go beside."""
+        if self.kind not in _STATUS_KINDS or self.before is None:
+            return False
+        fields = self.before.keys() | self.after.keys()
+        return {name for name in fields if self.before.get(name) != self.after.get(name)} <= _BESIDE
 
 
 class Replica:

@@ -20,15 +20,12 @@ from dsp.snapshot.active import ACTIVE_BLOB
 from dsp.snapshot.codec import SNAPSHOT_BLOB, encode
 from dsp.store.database import create_engine, session_factory, url
 from dsp.store.leader import Leadership
-from dsp.store.replica import Replica, Write
+from dsp.store.replica import Replica
 from dsp.workers import runner
 from dsp.workers.single import Single
 
 #: Statuses that are published beside the snapshot are in it so much later, at the latest.
 _FOLD_MS = 600_000
-_STATUS_KINDS = (Kind.ADVERTISER, Kind.CAMPAIGN, Kind.LINE_ITEM)
-#: Fields that bidders do not read in a snapshot.
-_BESIDE = frozenset({"status", "budget", "version"})
 
 
 def limits(catalogue: Catalogue, before: Iterable[Limit] = ()) -> list[Limit]:
@@ -63,14 +60,6 @@ def limits(catalogue: Catalogue, before: Iterable[Limit] = ()) -> list[Limit]:
 def _active_campaigns(catalogue: Catalogue) -> set[int]:
     advertisers = {one.id for one in catalogue.advertisers if one.status is Status.ACTIVE}
     return {one.id for one in catalogue.campaigns if one.status is Status.ACTIVE and one.advertiser_id in advertisers}
-
-
-def _keeps_rules(write: Write) -> bool:
-    """Whether a write touches nothing that bidders compile: budgets are the lease store's, statuses go beside."""
-    if write.kind not in _STATUS_KINDS or write.before is None:
-        return False
-    fields = write.before.keys() | write.after.keys()
-    return {name for name in fields if write.before.get(name) != write.after.get(name)} <= _BESIDE
 
 
 class _Blob:
@@ -156,7 +145,7 @@ class SnapshotJob:
             self._snapshot_due = True
         elif writes:
             self._active_due = True
-            self._snapshot_due |= not all(map(_keeps_rules, writes))
+            self._snapshot_due |= not all(write.keeps_rules for write in writes)
         if self._active_due or self._snapshot_due:
             await self._publish(now_ms)
             self._generations = generations

@@ -59,8 +59,9 @@ class TrafficJob:
         self._platform = platform
         self._profiles = profiles
         self._traffic = Traffic()
-        self._replica, self._revision = Replica(), -1
+        self._replica = Replica()
         self._snapshot: Snapshot | None = None
+        self._compile_due = True  # it stays to be until it is done
         self._controls = align(None, np.empty(0, dtype=np.int64))
         self._publish_at_ms = 0
 
@@ -108,17 +109,28 @@ class TrafficJob:
         metrics.CONSUMER_LAG.labels(Topic.REQUESTS.value, GROUP).set(lag)
         return not batch.end
 
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """Return what requests are counted against."""
+        return self._snapshot
+
     def _compile(self) -> Snapshot:
-        """Return the catalogue, compiled anew when it has changed, and know its line items."""
+        """Return the catalogue, compiled anew when its rules have changed, and know its line items.
+
+        Supply is there whether or not it may be bought: a pause compiles nothing, nor does a budget. What was archived
+        is counted until the next change of rules.
+        """
         with self._sessions() as session:
-            self._replica.follow(session)
+            writes = self._replica.follow(session)
+        self._compile_due |= writes is None or not all(write.keeps_rules for write in writes)
+        if self._snapshot is None or self._compile_due:
             number = self._replica.revision
-            if self._snapshot is None or number != self._revision:
-                snapshot = build(unbound(self._replica.catalogue()), f"r{number}", self._clock.now_ms())
-                self._traffic.know(snapshot.line_item_ids.tolist())
-                self._revision, self._snapshot = number, snapshot
-                self._controls = align(None, snapshot.line_item_ids)
-            return self._snapshot
+            snapshot = build(unbound(self._replica.catalogue()), f"r{number}", self._clock.now_ms())
+            self._traffic.know(snapshot.line_item_ids.tolist())
+            self._snapshot = snapshot
+            self._controls = align(None, snapshot.line_item_ids)
+            self._compile_due = False
+        return self._snapshot
 
     def _eligible(self, snapshot: Snapshot, sampled: SampledRequest) -> Iterator[list[int]]:
         """Yield, for each impression of a request, the line items that may bid on it."""

@@ -122,6 +122,24 @@ async def test_supply_counts_whether_or_not_it_may_be_bought(traffics: Traffics)
     assert third in (await traffics.published()).line_items
 
 
+async def test_a_pause_or_a_budget_compiles_nothing_and_another_change_does(traffics: Traffics) -> None:
+    world, job, (first, second, _) = traffics.world, traffics.job, traffics.line_items
+    await job.step()
+    compiled = job.snapshot
+    world.set_status(Kind.LINE_ITEM, first, Status.PAUSED)
+    world.update(Kind.LINE_ITEM, second, budget={"daily_micros": 7_000_000})
+    await job.step()
+    assert job.snapshot is compiled
+    world.set_status(Kind.LINE_ITEM, second, Status.PAUSED)
+    world.update(Kind.LINE_ITEM, first, targeting={"clauses": {"country": {"include": ["FRA"]}}})
+    await job.step()
+    assert job.snapshot is not compiled
+    await traffics.arrive(3, "FRA")
+    await traffics.drain()
+    await job.close()
+    assert await traffics.counts() == [[3.0], [], []]
+
+
 async def test_a_restart_goes_on_where_it_published(traffics: Traffics) -> None:
     await traffics.arrive(10)
     await traffics.drain()
