@@ -38,6 +38,5 @@ def _over(budget: Budget, days: Iterable[DayResult], today: int | None) -> Micro
     for day in days:
         spent += day.spend_micros
         spent_today += day.spend_micros if day.day == today else 0
-    beyond_total = max(0, spent - budget.total_micros) if budget.total_micros is not None else 0
-    beyond_daily = max(0, spent_today - budget.daily_micros) if budget.daily_micros is not None else 0
-    return max(beyond_total, beyond_daily)
+    bounds = ((budget.total_micros, spent), (budget.daily_micros, spent_today))
+    return max([0, *(charged - most for most, charged in bounds if most is not None)])

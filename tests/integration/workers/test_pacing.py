@@ -180,7 +180,9 @@ async def test_a_paused_line_item_waits_at_its_level(world: World) -> None:
         before = await steps(world, job, 1)
     world.set_status(Kind.LINE_ITEM, line_item, Status.PAUSED)
     after = await steps(world, job, 20)
-    assert after.line_items[line_item].level == before.line_items[line_item].level
+    waits = after.line_items[line_item]
+    assert waits.level == before.line_items[line_item].level
+    assert (waits.spent_micros, waits.impressions, waits.left_micros) == (400_000, 20, 800_000)
     world.set_status(Kind.LINE_ITEM, line_item, Status.ACTIVE)
     resumed = await steps(world, job, 3)
     assert resumed.line_items[line_item].level > before.line_items[line_item].level
