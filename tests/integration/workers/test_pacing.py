@@ -125,6 +125,44 @@ async def test_a_campaign_s_even_plan_does_not_stretch_a_flight_of_its_own_budge
     await job.close()
 
 
+@pytest.mark.parametrize(("daily_micros", "holds"), [(1_000_000, False), (900_000, True)])
+async def test_a_daily_budget_holds_where_those_below_it_come_to_more(
+    world: World, daily_micros: int, holds: bool
+) -> None:
+    """Two line items of half a million a day, and a paused one, which takes none of today's."""
+    flight = {"start_ms": NOON_MS - 36 * 3_600_000, "end_ms": NOON_MS + 36 * 3_600_000}
+    campaign = world.campaign(world.advertiser(), flight=flight, budget={"daily_micros": daily_micros})
+    fast, _, paused = [world.line_item(campaign, flight=flight, budget={"daily_micros": 500_000}) for _ in range(3)]
+    world.spend(campaign, paused, 400_000, day=TODAY - 1)
+    world.set_status(Kind.LINE_ITEM, paused, Status.PAUSED)
+    assert await held_back(world, campaign, fast) is holds
+
+
+@pytest.mark.parametrize(("total_micros", "holds"), [(3_000_000, False), (2_900_000, True)])
+async def test_a_total_holds_where_those_below_it_come_to_more_on_all_days_together(
+    world: World, total_micros: int, holds: bool
+) -> None:
+    """Two millions are for today and one is for tomorrow: of the campaign's three an even plan has half for today."""
+    begin, middle, end = (NOON_MS + hours * 3_600_000 for hours in (-12, 12, 36))
+    flight = {"start_ms": begin, "end_ms": end}
+    campaign = world.campaign(world.advertiser(), flight=flight, budget={"total_micros": total_micros})
+    fast = world.line_item(campaign, flight={"start_ms": begin, "end_ms": middle}, budget={"total_micros": 2_000_000})
+    world.line_item(campaign, flight={"start_ms": middle, "end_ms": end}, budget={"total_micros": 1_000_000})
+    assert await held_back(world, campaign, fast) is holds
+
+
+async def held_back(world: World, campaign: int, line_item: int) -> bool:
+    """Return whether a campaign learns to bid less of what its line item spends too fast."""
+    job = new_job(world)
+    await job.open()
+    before = await steps(world, job, 1)
+    for _ in range(10):
+        world.spend(campaign, line_item, 200_000)
+        after = await steps(world, job, 1)
+    await job.close()
+    return after.campaigns[campaign].level < before.campaigns[campaign].level
+
+
 @pytest.mark.parametrize(
     ("kind", "target_micros", "rule", "ratio"),
     [

@@ -37,6 +37,15 @@ def test_levels_are_counted_apart() -> None:
     assert capped(pack(seen), CapBook(), NOW_MS) == Capped([], [], [])
 
 
+def test_nobody_is_capped_before_the_cap_is_reached() -> None:
+    book = CapBook({1: [MINUTE]}, {10: [MINUTE]}, {100: [MINUTE]})
+    once, again = [
+        Exposure(bid_id=bid_id, at_ms=NOW_MS, advertiser_id=100, campaign_id=10, line_item_id=1) for bid_id in "ab"
+    ]
+    assert capped(pack([once]), book, NOW_MS) == Capped([], [], [])
+    assert capped(pack([once, again]), book, NOW_MS) == Capped([1], [10], [100])
+
+
 def test_a_book_knows_its_longest_window_and_who_has_caps() -> None:
     book = CapBook({1: [MINUTE]}, {10: [FrequencyCap(impressions=1, window_seconds=3_600), MINUTE]}, {100: [MINUTE]})
     assert book.window_ms_max == 3_600_000

@@ -3,7 +3,16 @@
 import pytest
 
 from dsp.ledger.lease import LeaseBook, LeaseTuning
-from dsp.ledger.terms import SILENCE_MS_MAX, LeaseReport, LeaseState, LeaseWant, closes_ms
+from dsp.ledger.terms import (
+    SILENCE_MS_MAX,
+    LateClaim,
+    LeaseReport,
+    LeaseState,
+    LeaseWant,
+    closes_ms,
+    lease_id,
+    lease_parts,
+)
 
 ITEM, DAY = 3, 20_000
 LEASE = f"1-{ITEM}-{DAY}"
@@ -404,3 +413,13 @@ def test_money_for_a_bid_that_is_worth_a_thousand_others_is_kept_where_there_is_
         held += wanted - sum(book.returns(now_ms).values())
         state = LeaseState(LEASE, ITEM, DAY, held, 0, spare_micros=(plenty - held) // 4)
         book.apply(LeaseReport([state], now_ms), now_ms)
+
+
+def test_a_lease_s_name_tells_what_it_is_of() -> None:
+    assert lease_parts(lease_id(7, 3, 20_000)) == (7, 3, 20_000)
+    assert lease_parts(LateClaim(3, 2, 20_000, 10, 1, ()).lease_id) == (0, 3, 20_000)
+
+
+@pytest.mark.parametrize("name", ["", "7", "7-3", "7-3-20000-1", "7--3-1", "7-x-20000", "7-3-²", "7-3-٣"])
+def test_what_is_no_lease_s_name_tells_nothing(name: str) -> None:
+    assert lease_parts(name) is None
