@@ -2,6 +2,7 @@
 
 from dsp.events.schema import BidsSent, Notice, NoticeKind
 from dsp.kernel.clock import MS_PER_HOUR
+from dsp.kernel.money import Micros
 from dsp.ledger.book import Entry, Release, Response, Transaction
 from dsp.ledger.terms import closes_ms
 
@@ -28,7 +29,7 @@ def entry(notice: Notice | BidsSent, appended_ms: int) -> Entry | None:
         return _response(notice) if facts.cost_micros_max > 0 else None  # a test reserves nothing, and counts nowhere
     if notice.cost_micros <= 0:
         return None
-    payable = min(notice.cost_micros, facts.cost_micros_max)
+    payable: Micros = min(notice.cost_micros, max(0, facts.cost_micros_max))
     charged = payable if appended_ms < closing_ms else 0
     return Transaction(
         exchange=facts.exchange,
