@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
 from dsp.openrtb import categories, macros
-from dsp.openrtb.names import codes, domain, domains, lower
+from dsp.openrtb.names import codes, domain, domains, language, lower
 from dsp.openrtb.request import Banner, BidRequest, Deal, Imp, Native, Video
 from dsp.openrtb.response import Bid, BidResponse, MarkupType
 from dsp.openrtb.slot import banner_sizes, plays
@@ -273,7 +273,7 @@ def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
     spoken = request.wlang or request.wlangb
     if not spoken or not bid.language:
         return ""
-    return "" if bid.language.lower()[:2] in {str(code).lower()[:2] for code in spoken} else "language"
+    return "" if language(bid.language) in {language(str(code)) for code in spoken} else "language"
 
 
 #: Domains of advertisers, which are few, and the same in bid after bid.

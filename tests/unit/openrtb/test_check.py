@@ -194,6 +194,7 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({"banner": {"w": 300, "h": 250, "battr": [1]}}, {}, {"attr": [6]}, ""),
         ({}, {"wlang": ["de"]}, {"language": "de"}, ""),
         ({}, {"wlang": ["EN-us"]}, {"language": "en-GB"}, ""),
+        ({}, {"wlang": ["iw"]}, {"language": "he"}, ""),
         ({}, {"wlang": ["de"]}, {}, ""),
         ({}, {"wlangb": ["de"]}, {"language": "en"}, "language"),
         ({}, {}, {"language": "en"}, ""),
