@@ -72,11 +72,10 @@ class Lifecycle:
         self._stops: list[Callable[[], Awaitable[None]]] = []
         self._stopping = asyncio.Event()
 
-    async def start(self, start: Awaitable[object], stop: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def start(self, start: Awaitable[object], stop: Callable[[], Awaitable[None]]) -> None:
         """Await one start step, and remember how to undo it."""
         await start
-        if stop is not None:
-            self._stops.append(stop)
+        self._stops.append(stop)
 
     def ready(self) -> None:
         """Declare the process ready to serve."""
