@@ -40,6 +40,11 @@ class Flight(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, 
     start_ms: int
     end_ms: int | None = None
 
+    def within(self, other: "Flight") -> "Flight":
+        """Return what it shares with another; that ends no later than it begins where they share nothing."""
+        ends = [flight.end_ms for flight in (self, other) if flight.end_ms is not None]
+        return Flight(start_ms=max(self.start_ms, other.start_ms), end_ms=min(ends, default=None))
+
 
 class Daypart(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, kw_only=True):
     """Hours of a weekday (Monday is 0) in the advertiser's time zone; `end_hour` is exclusive, 1 to 24."""

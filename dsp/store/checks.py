@@ -132,9 +132,9 @@ class Checks:
         """Refuse a flight that shares no instant with the campaign's: such a line item would never bid."""
         if isinstance(before, LineItem) and before.flight == line_item.flight:
             return []
-        own, whole = line_item.flight, cast(Campaign, self._of(Kind.LINE_ITEM, line_item)).flight
-        ends = [flight.end_ms for flight in (own, whole) if flight.end_ms is not None]
-        if not ends or max(own.start_ms, whole.start_ms) < min(ends):
+        whole = cast(Campaign, self._of(Kind.LINE_ITEM, line_item)).flight
+        shared = line_item.flight.within(whole)
+        if shared.end_ms is None or shared.start_ms < shared.end_ms:
             return []
         to = "open" if whole.end_ms is None else whole.end_ms
         return [Fault("flight", f"lies outside the campaign's, which is from {whole.start_ms} to {to}")]

@@ -256,10 +256,7 @@ def _bought(goal: Goal, conversion_worth: Micros, days: Iterable[DayResult]) -> 
 
 
 def _line_item_terms(line_item: LineItem, campaign: Campaign, timezone: str, above: tuple[Status, ...]) -> _Terms:
-    ends = [end for end in (line_item.flight.end_ms, campaign.flight.end_ms) if end is not None]
-    flight = Flight(
-        start_ms=max(line_item.flight.start_ms, campaign.flight.start_ms), end_ms=min(ends) if ends else None
-    )
+    flight = line_item.flight.within(campaign.flight)
     active = effective(line_item.status, *above) is Status.ACTIVE
     return _Terms(line_item.budget, flight, line_item.dayparts, timezone, line_item.pacing, active)
 
