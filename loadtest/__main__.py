@@ -4,6 +4,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loadtest.bids.run import Subject
 
 RATE_MAX = 5_000.0
 LINE_ITEMS_MAX = 200_000
@@ -110,15 +114,17 @@ def _served(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print the report on one line")
 
 
-def _bids(options: argparse.Namespace) -> int:
+def _subject(options: argparse.Namespace) -> "Subject":
     from loadtest.bids.catalogue import Mix
-    from loadtest.bids.run import Options, main
+    from loadtest.bids.run import Subject
 
-    mix, model = Mix(options.mix), not options.no_model
-    return main(
-        Options(options.requests, options.line_items, options.connections, options.seconds, mix, model),
-        options.json,
-    )
+    return Subject(options.requests, options.line_items, Mix(options.mix), not options.no_model)
+
+
+def _bids(options: argparse.Namespace) -> int:
+    from loadtest.bids.run import main
+
+    return main(_subject(options), options.connections, options.seconds, options.json)
 
 
 def _faults(options: argparse.Namespace) -> int:
@@ -195,19 +201,15 @@ def _count(text: str) -> int:
 
 
 def _capacity(options: argparse.Namespace) -> int:
-    from loadtest.bids.catalogue import Mix
-    from loadtest.capacity.run import Options, main
+    from loadtest.capacity.run import main
 
-    slo, seconds, mix, model = options.slo_p99_ms, options.step_seconds, Mix(options.mix), not options.no_model
-    return main(Options(slo, options.requests, options.line_items, seconds, mix, model, options.picture), options.json)
+    return main(_subject(options), options.slo_p99_ms, options.step_seconds, options.picture, options.json)
 
 
 def _soak(options: argparse.Namespace) -> int:
-    from loadtest.bids.catalogue import Mix
-    from loadtest.soak import Options, main
+    from loadtest.soak import main
 
-    seconds, rate, mix, model = options.seconds, options.rate, Mix(options.mix), not options.no_model
-    return main(Options(seconds, rate, options.requests, options.line_items, mix, model), options.json)
+    return main(_subject(options), options.seconds, options.rate, options.json)
 
 
 def _latency(text: str) -> float:

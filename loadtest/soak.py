@@ -7,14 +7,12 @@ it memory is held against time: the slope of a straight line, and the growth fro
 import json
 import statistics
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from loadtest.bids.catalogue import Mix
-from loadtest.bids.run import Setting, ready
+from loadtest.bids.run import Setting, Subject, ready
 from loadtest.bids.serve import memory_mb
 from loadtest.capacity.open import Open, Step
 
@@ -27,18 +25,6 @@ _STEP_SECONDS = 2.0
 _SECONDS_A_MINUTE = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What is measured. `requests` is a file of JSON lines; None: simulated traffic."""
-
-    seconds: float
-    rate: float
-    requests: Path | None
-    line_items: int
-    mix: Mix = Mix.BID
-    model: bool = True
-
-
 class Sample(NamedTuple):
     """The process after so many seconds of load."""
 
@@ -48,7 +34,7 @@ class Sample(NamedTuple):
     files: int
 
 
-def measure(options: Options) -> dict[str, Any]:
+def measure(subject: Subject, seconds: float, rate: float) -> dict[str, Any]:
     """Return the report.
 
     Raises:
@@ -56,18 +42,18 @@ def measure(options: Options) -> dict[str, Any]:
         PlatformError: the bidder did not start, or died.
     """
     with (
-        ready(options.requests, options.line_items, options.mix, int(options.model)) as setting,
+        ready(subject) as setting,
         closing(Open(setting.bench.platform.ports.bid, CONNECTIONS, setting.supply)) as load,
     ):
-        samples, passed, total = [_sample(setting, 0.0)], 0.0, Step(options.rate)
-        while passed < options.seconds:
-            step = load.step(options.rate, min(_STEP_SECONDS, options.seconds - passed))
+        samples, passed, total = [_sample(setting, 0.0)], 0.0, Step(rate)
+        while passed < seconds:
+            step = load.step(rate, min(_STEP_SECONDS, seconds - passed))
             passed += step.seconds
             total.seconds, total.late, total.bids = passed, total.late + step.late, total.bids + step.bids
             total.latencies_ms += step.latencies_ms
             total.lags_ms += step.lags_ms
             samples.append(_sample(setting, passed))
-    return {**judged(samples), "load": total.report(), "bids": total.bids, "line_items": options.line_items}
+    return {**judged(samples), "load": total.report(), "bids": total.bids, "line_items": subject.line_items}
 
 
 def judged(samples: list[Sample]) -> dict[str, Any]:
@@ -94,9 +80,9 @@ def _sample(setting: Setting, seconds: float) -> Sample:
     return Sample(seconds, memory_mb(setting.pid), *counts)
 
 
-def main(options: Options, as_json: bool) -> int:
+def main(subject: Subject, seconds: float, rate: float, as_json: bool) -> int:
     """Measure, print, and return the exit status: 1 where memory grows."""
-    report = measure(options)
+    report = measure(subject, seconds, rate)
     print(json.dumps(report) if as_json else table(report))
     return int(not report["flat"])
 

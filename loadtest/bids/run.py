@@ -29,15 +29,13 @@ LOAD_SHARE_MAX = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Subject:
     """What is measured. `requests` is a file of JSON lines; None: simulated traffic."""
 
     requests: Path | None
     line_items: int
-    connections: int
-    seconds: float
-    mix: Mix = Mix.BID
-    model: bool = True
+    mix: Mix
+    model: bool  # else the prior scores
 
 
 class Measured:
@@ -75,6 +73,7 @@ class Measured:
 class Setting:
     """A bidder that is ready to be measured."""
 
+    subject: Subject
     bench: Bench
     pid: int
     core: int | None
@@ -83,24 +82,24 @@ class Setting:
 
 
 @contextmanager
-def ready(requests: Path | None, line_items: int, mix: Mix, models: int) -> Iterator[Setting]:
+def ready(subject: Subject, models: int = 1) -> Iterator[Setting]:
     """Start a bidder with a generated catalogue made for the requests, and stop it in the end.
 
-    `models` are published, the last of them as the champion; 0: the prior scores.
+    Where models score, so many are published, the last of them as the champion.
 
     Raises:
         InputError: the file cannot be read, or holds no requests.
         PlatformError: the bidder did not start, or died.
     """
-    bodies = supply.read(requests)
+    bodies = supply.read(subject.requests)
     core, others = serve.cores()
     with TemporaryDirectory(prefix="dsp-bids-") as directory:
         bench = Bench(Path(directory))
         offered = supply.offered(bodies, bench.profile, int(time.time() * 1_000))
-        made = catalogue(offered, line_items, mix)
+        made = catalogue(offered, subject.line_items, subject.mix)
         bench.publish(made)
         versions = []
-        if models and offered:
+        if subject.model and offered:
             from loadtest.bids.model import publish
 
             versions = [publish(bench.models, offered, made, seed) for seed in range(models)]
@@ -109,34 +108,34 @@ def ready(requests: Path | None, line_items: int, mix: Mix, models: int) -> Iter
             if core is not None:
                 os.sched_setaffinity(0, set(others))
             try:
-                yield Setting(bench, pid, core, supply.prepare(bodies, bench.profile), versions)
+                yield Setting(subject, bench, pid, core, supply.prepare(bodies, bench.profile), versions)
             finally:
                 if core is not None:
                     os.sched_setaffinity(0, before)
 
 
-def measure(options: Options) -> dict[str, Any]:
+def measure(subject: Subject, connections: int, seconds: float) -> dict[str, Any]:
     """Return the report; raises as `ready`."""
     with (
-        ready(options.requests, options.line_items, options.mix, int(options.model)) as setting,
+        ready(subject) as setting,
         setting.bench.reference(setting.core) as (reference_pid, reference_port),
-        closing(Closed(setting.bench.platform.ports.bid, options.connections, setting.supply)) as bid,
-        closing(Closed(reference_port, options.connections, setting.supply)) as plain,
+        closing(Closed(setting.bench.platform.ports.bid, connections, setting.supply)) as bid,
+        closing(Closed(reference_port, connections, setting.supply)) as plain,
     ):
         for _ in range(_WARM_UP_ROUNDS):
             bid.round(_WARM_UP_SECONDS)
         plain.round(_WARM_UP_SECONDS)
         scrape = setting.bench.platform.metrics
-        before, count = scrape(), max(1, round(options.seconds / _ROUND_SECONDS))
+        before, count = scrape(), max(1, round(seconds / _ROUND_SECONDS))
         bidder, reference = Measured(setting.pid, bid), Measured(reference_pid, plain)
         for _ in range(count):
-            reference.round(options.seconds / count)
-            bidder.round(options.seconds / count)
-        return _report(options, setting, bidder, reference, (before, scrape()))
+            reference.round(seconds / count)
+            bidder.round(seconds / count)
+        return {**_report(setting, bidder, reference, (before, scrape())), "connections": connections}
 
 
 def _report(
-    options: Options, setting: Setting, bidder: Measured, reference: Measured, scrapes: tuple[Metrics, Metrics]
+    setting: Setting, bidder: Measured, reference: Measured, scrapes: tuple[Metrics, Metrics]
 ) -> dict[str, Any]:
     latencies = [latency for one in bidder.rounds for latency in one.latencies_ms]
     # Round against round beside it: what else the machine did then is in both.
@@ -162,9 +161,8 @@ def _report(
         "refused": sum(one.refused for one in bidder.rounds),
         "no_bid_reasons": no_bid_reasons(*scrapes),
         "requests": bidder.requests,
-        "line_items": options.line_items,
-        "connections": options.connections,
-        "mix": options.mix.value,
+        "line_items": setting.subject.line_items,
+        "mix": setting.subject.mix.value,
         "model": scrapes[1].label("dsp_model_info", "version"),
         "pinned": setting.core is not None,
         "load_share": {
@@ -185,9 +183,9 @@ def _stages_us(before: Metrics, after: Metrics) -> dict[str, float]:
     return {stage.value: round(grown("sum", stage) / observed * _US, 2) for stage in Stage}
 
 
-def main(options: Options, as_json: bool) -> int:
+def main(subject: Subject, connections: int, seconds: float, as_json: bool) -> int:
     """Measure, print, and return the exit status."""
-    report = measure(options)
+    report = measure(subject, connections, seconds)
     print(json.dumps(report) if as_json else table(report))
     for name, share in report["load_share"].items():
         if share > LOAD_SHARE_MAX:

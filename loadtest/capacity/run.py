@@ -4,13 +4,11 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.bids.catalogue import Mix
 from loadtest.bids.drive import Closed
-from loadtest.bids.run import Setting, ready
+from loadtest.bids.run import Setting, Subject, ready
 from loadtest.capacity import drain
 from loadtest.capacity.events import Events
 from loadtest.capacity.open import Open, Step
@@ -35,19 +33,6 @@ LAG_MS_MAX = 2.0
 _SHED = ("overload", "time_short", "rate_limited")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What is measured. `requests` is a file of JSON lines; None: simulated traffic."""
-
-    slo_p99_ms: float
-    requests: Path | None
-    line_items: int
-    step_seconds: float
-    mix: Mix = Mix.BID
-    model: bool = True
-    picture: Path | None = None
-
-
 def keeps(step: Step, slo_p99_ms: float) -> bool:
     """Tell whether a step kept the service level: the p99, and at most one answer in a thousand late."""
     figures = step.report()
@@ -66,32 +51,31 @@ def search(offer: Callable[[float], Step], highest: float, slo_p99_ms: float) ->
     return low, steps
 
 
-def measure(options: Options) -> dict[str, Any]:
+def measure(subject: Subject, slo_p99_ms: float, seconds: float) -> dict[str, Any]:
     """Return the report.
 
     Raises:
         InputError: the file cannot be read, or holds no requests.
         PlatformError: the bidder did not start, or died, or lost a request.
     """
-    with ready(options.requests, options.line_items, options.mix, 2 if options.model else 0) as setting:
+    with ready(subject, models=2) as setting:
         port = setting.bench.platform.ports.bid
         with closing(Closed(port, _CLOSED_CONNECTIONS, setting.supply)) as closed:
             for _ in range(_WARM_UP_ROUNDS):
                 closed.round(_WARM_UP_SECONDS)
-            full = closed.round(options.step_seconds)
+            full = closed.round(seconds)
         with closing(Open(port, CONNECTIONS, setting.supply)) as load:
-            return _report(options, setting, load, full.requests / full.seconds)
+            return _report(setting, load, full.requests / full.seconds, slo_p99_ms, seconds)
 
 
-def _report(options: Options, setting: Setting, load: Open, closed_rps: float) -> dict[str, Any]:
-    seconds = options.step_seconds
-    capacity, steps = search(lambda rate: load.step(rate, seconds), closed_rps * _HIGHEST, options.slo_p99_ms)
+def _report(setting: Setting, load: Open, closed_rps: float, slo_p99_ms: float, seconds: float) -> dict[str, Any]:
+    capacity, steps = search(lambda rate: load.step(rate, seconds), closed_rps * _HIGHEST, slo_p99_ms)
     report: dict[str, Any] = {
         "capacity_rps": round(capacity, 1),
-        "slo_p99_ms": options.slo_p99_ms,
+        "slo_p99_ms": slo_p99_ms,
         "closed_loop_rps": round(closed_rps, 1),
-        "line_items": options.line_items,
-        "mix": options.mix.value,
+        "line_items": setting.subject.line_items,
+        "mix": setting.subject.mix.value,
         "pinned": setting.core is not None,
         "steps": [step.report() for step in sorted(steps, key=lambda step: step.rate)],
     }
@@ -133,9 +117,9 @@ def middle(steps: Sequence[Step]) -> dict[str, Any]:
     return {**reports[len(reports) // 2], "late": late, "refused": refused, "p99s": p99s}
 
 
-def main(options: Options, as_json: bool) -> int:
+def main(subject: Subject, slo_p99_ms: float, seconds: float, picture: Path | None, as_json: bool) -> int:
     """Measure, print, and return the exit status: 1 where no rate keeps the service level."""
-    return show(measure(options), options.picture, as_json)
+    return show(measure(subject, slo_p99_ms, seconds), picture, as_json)
 
 
 def show(report: dict[str, Any], picture: Path | None, as_json: bool) -> int:
