@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from typing import cast
 
 import msgspec
 
@@ -11,6 +12,7 @@ from bidder.config import BidderConfig
 from dsp.kernel import config, lifecycle, limits
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError
+from dsp.openrtb.profile import load_profiles
 
 TABLES: dict[str, type[msgspec.Struct]] = {"platform": Platform, "bidder": BidderConfig}
 
@@ -19,9 +21,14 @@ def main() -> int:
     """Run until told to stop; return the exit status, 1 when the settings are refused or a fault ends it."""
     parser = argparse.ArgumentParser(prog="python -m bidder", description="Answer bid requests and take notices.")
     parser.add_argument("--config", metavar="FILE", help="settings (TOML); default: the file that DSP_CONFIG names")
+    parser.add_argument("--check", action="store_true", help="check settings and exchange profiles, and do nothing")
     options = parser.parse_args()
     try:
-        return lifecycle.run(run(config.load(TABLES, options.config, os.environ)), lifecycle.loop_factory())
+        settings = config.load(TABLES, options.config, os.environ)
+        if options.check:
+            load_profiles(cast(Platform, settings["platform"]).exchanges_dir)
+            return 0
+        return lifecycle.run(run(settings), lifecycle.loop_factory())
     except ConfigError as fault:
         print(f"bidder: {fault}", file=sys.stderr)
         return 1

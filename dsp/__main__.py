@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=run)
         return made
 
+    add("check", _check, "Check the settings of `up`, the API and the workers, and do nothing.")
     add("migrate", _migrate, "Create the database or bring it to the newest schema.")
     load = add("load", _load, "Load a catalogue from a TOML file.")
     load.add_argument("file", metavar="FILE", type=Path)
@@ -82,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(**sections: type[msgspec.Struct]) -> Mapping[str, Any]:
     tables: dict[str, type[msgspec.Struct]] = {"platform": config.Platform, **sections}
     return config.load(tables, None, os.environ)
+
+
+def _check(_options: argparse.Namespace) -> None:
+    from dsp.api.config import ApiConfig
+    from dsp.supervise import UpConfig
+    from dsp.workers.config import WorkersConfig
+
+    _settings(up=UpConfig, api=ApiConfig, workers=WorkersConfig)
 
 
 def _migrate(_options: argparse.Namespace) -> None:
@@ -252,7 +261,7 @@ def _up(_options: argparse.Namespace) -> int:
         upgrade(url(platform))
 
     children = supervise.platform(settings["up"], os.environ.get(config.ENV_FILE), os.environ)
-    return supervise.run(children, platform.data_path, prepare)
+    return supervise.run(children, platform.data_path, prepare, checks=supervise.CHECKS)
 
 
 @contextmanager

@@ -34,9 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "benchmark":  # needs no settings: it reads the file that it is given
             return benchmarks.run(options)
         sections: dict[str, type[msgspec.Struct]] = {"platform": Platform, "training": TrainingConfig}
-        if options.command == "online":
+        if options.command in ("online", "check"):
             sections["workers"] = WorkersConfig
         settings = load(sections, options.config, os.environ)
+        if options.command == "check":
+            return 0
         if options.command == "online":
             return _online(settings)
         data_dir, config = settings["platform"].data_path, settings["training"]
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", help="TOML file; default: the one that DSP_CONFIG names")
     commands = parser.add_subparsers(dest="command", required=True)
     nightly = commands.add_parser("nightly", help="train on what was logged; publish what is better than the champion")
+    commands.add_parser("check", help="check the settings of training and of the online learner, and do nothing")
     commands.add_parser("online", help="learn the prior from the event log, and publish it, until stopped")
     evaluate = commands.add_parser("evaluate", help="score the prior and the champion on logged impressions")
     evaluate.add_argument(

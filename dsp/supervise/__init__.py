@@ -3,7 +3,7 @@
 They are named by module, so it imports none of them.
 """
 
-from dsp.supervise.processes import UpConfig, platform
+from dsp.supervise.processes import CHECKS, UpConfig, platform
 from dsp.supervise.supervisor import LOCK_FILE, STATUS_FILE, Child, Patience, run
 
-__all__ = ["LOCK_FILE", "STATUS_FILE", "Child", "Patience", "UpConfig", "platform", "run"]
+__all__ = ["CHECKS", "LOCK_FILE", "STATUS_FILE", "Child", "Patience", "UpConfig", "platform", "run"]

@@ -13,6 +13,8 @@ from dsp.workers.config import METERED, WORKERS
 
 _METRICS_PORT_BASE = "DSP_WORKERS_METRICS_PORT_BASE"
 BIDDER_STOP_SECONDS = 15.0  # it drains, and empties its outbox
+#: Read what the platform's processes read when they start, settings and code, and fail where that is refused.
+CHECKS = (("-m", "dsp", "check"), ("-m", "bidder", "--check"), ("-m", "models", "check"))
 #: Where all share a host's processors, an exchange waits for the bidder, and nobody for a worker.
 WORKER_NICE = 5
 

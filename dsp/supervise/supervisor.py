@@ -2,8 +2,8 @@
 
 A child that dies, or that answered once and has stopped answering, is started again. One that dies again and again
 before it has ever lived for a while ends the platform, as its settings or its code must be at fault; afterwards none
-does, since bidders can answer without any worker. SIGHUP restarts all, one after the other; one with a relief is ended
-only when that is ready.
+does, since bidders can answer without any worker. SIGHUP restarts all, one after the other, if what they would read
+passes the checks; one with a relief is ended only when that is ready.
 
 Children inherit a pipe whose other end only the supervisor holds, so that they end when it dies, and the data
 directory's lock, so that nobody else runs on the directory while any of them is left.
@@ -64,10 +64,12 @@ def run(
     data_path: Path,
     prepare: Callable[[], None] | None = None,
     patience: Patience = Patience(),  # noqa: B008 - immutable
+    checks: Sequence[tuple[str, ...]] = (),
 ) -> int:
     """Run the children until SIGTERM or SIGINT; return the exit status, 1 if one could not be brought to life.
 
-    On SIGHUP they are restarted one after the other.
+    On SIGHUP they are restarted one after the other, unless one of `checks` fails: arguments that follow the Python
+    interpreter, for commands that read what children read when they start, and say what is wrong with it.
 
     They start in the order given and stop one after the other in reverse order. `prepare` runs before them, under
     the data directory's lock.
@@ -79,7 +81,7 @@ def run(
     try:
         if prepare is not None:
             prepare()
-        return asyncio.run(_Supervisor(children, data_path, held, patience).run())
+        return asyncio.run(_Supervisor(children, data_path, held, patience, checks).run())
     finally:
         os.close(held)
 
@@ -127,11 +129,19 @@ class _Running:
 
 
 class _Supervisor:
-    def __init__(self, children: Sequence[Child], data_path: Path, lock: int, patience: Patience) -> None:
+    def __init__(
+        self,
+        children: Sequence[Child],
+        data_path: Path,
+        lock: int,
+        patience: Patience,
+        checks: Sequence[tuple[str, ...]],
+    ) -> None:
         self._children = [_Running(child) for child in children]
         self._status_path = data_path / STATUS_FILE
         self._lock = lock
         self._patience = patience
+        self._checks = checks
         self._lifecycle = Lifecycle()
         self._log = logging.get(__name__)
         self._failed = False
@@ -201,6 +211,10 @@ class _Supervisor:
             self._rolling = asyncio.create_task(self._replace_all())
 
     async def _replace_all(self) -> None:
+        # What has no relief is ended before its successor says that it cannot live: of one bidder that is an outage.
+        if any(await asyncio.gather(*map(_checked, self._checks))):
+            self._log.error("nothing is restarted: what the processes would read is refused")
+            return
         for running in list(self._children):
             if self._lifecycle.stop_requested() or not await self._replace(running):
                 return
@@ -324,6 +338,11 @@ class _Supervisor:
             return
         if process.returncode not in (0, -signal.SIGTERM):
             self._log.warning("child ended badly", child=running.child.name, status=_status(process.returncode))
+
+
+async def _checked(arguments: tuple[str, ...]) -> int:
+    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdin=asyncio.subprocess.DEVNULL)
+    return await process.wait()
 
 
 def _status(returncode: int | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dsp.supervise import UpConfig, platform
+from dsp.supervise import CHECKS, UpConfig, platform
 from dsp.workers.config import METERED, WORKERS
 from tests.servers import free_port
 
@@ -79,7 +79,9 @@ children = [child(*each) for each in json.loads(sys.argv[1])]
 patience = Patience(wait_seconds_min=0.02, deaths_max=4, ask_seconds=0.1, silences_max=int(sys.argv[2]),
                     orphans_seconds=float(sys.argv[3]), window_seconds=float(sys.argv[4]))
 try:
-    sys.exit(run(children, Path("data"), patience=patience))
+    refused = "import os.path; raise SystemExit(os.path.exists('{}'))"
+    checks = [("-c", refused.format(name)) for name in ("bad", "worse")]
+    sys.exit(run(children, Path("data"), patience=patience, checks=checks))
 except DspError as fault:
     print(fault, file=sys.stderr)
     sys.exit(3)
@@ -305,6 +307,35 @@ def test_a_relief_that_cannot_live_leaves_the_old_child_where_it_is(up: Up, tmp_
     assert len(set(up.begun("a"))) == 1
     process.terminate()
     assert process.wait(DEADLINE_SECONDS) == 0
+
+
+def test_nothing_is_restarted_while_what_children_would_read_is_refused(up: Up, tmp_path: Path) -> None:
+    """A slip in the settings ended the one bidder of a host, and its successors did not live until it was mended."""
+    process = up.start(child("w"), child("bidder"))
+    eventually(lambda: up.begun("w") and up.begun("bidder"))
+    (tmp_path / "worse").touch()
+    process.send_signal(signal.SIGHUP)
+    eventually(lambda: "nothing is restarted" in up.errors())
+    (tmp_path / "worse").unlink()
+    assert [what for what, _, _ in up.journal()] == ["begin", "begin"]
+    process.send_signal(signal.SIGHUP)
+    eventually(lambda: len(up.begun("w")) == len(up.begun("bidder")) == 2)
+    process.terminate()
+    assert process.wait(DEADLINE_SECONDS) == 0
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("told", [{}, {"DSP_PLATFORM_LOG_LEVEL": "loud"}])
+def test_the_platforms_checks_tell_settings_that_are_refused(
+    check: tuple[str, ...], told: dict[str, str], tmp_path: Path
+) -> None:
+    env = os.environ | {"DSP_PLATFORM_DATA_DIR": str(tmp_path)} | told
+    done = subprocess.run(
+        [sys.executable, *check], env=env, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) == (not told)
+    assert ("log_level" in done.stderr) == bool(told)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_child_that_nobody_waits_for_yields_the_processor(up: Up) -> None:
