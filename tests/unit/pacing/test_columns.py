@@ -53,6 +53,7 @@ def _blob(**other: bytes) -> bytes:
         _blob(line_item_ids=b"1234567"),
         _blob(multiplier=b"12345678"),
         _blob(left_micros=b""),
+        _blob(line_item_ids=b"1234567", multiplier=b"1234567", left_micros=b"1234567"),
     ],
 )
 def test_rubbish_is_no_columns(blob: bytes) -> None:

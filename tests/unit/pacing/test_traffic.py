@@ -102,6 +102,13 @@ def test_older_days_fade() -> None:
     assert np.abs(learned(traffic, 1) - opposite).max() < 0.1
 
 
+def test_after_a_pause_the_days_before_it_have_faded() -> None:
+    traffic = known(1)
+    day(traffic, 0)
+    day(traffic, 6, shifted(TRUTH, 12 * 60))
+    assert np.abs(learned(traffic, 1) - shifted(TRUTH, 12 * 60)).max() < 0.1
+
+
 def test_what_comes_late_of_an_hour_long_past_does_not_count() -> None:
     traffic = known(1)
     day(traffic, 1)
@@ -135,11 +142,14 @@ def test_a_line_item_has_its_own_curve_and_without_impressions_the_platform_s() 
     assert (learned(traffic, 99) == learned(traffic, 3)).all()
 
 
-def test_a_line_item_that_is_gone_is_forgotten() -> None:
+def test_a_line_item_that_is_gone_is_forgotten_and_the_others_are_not() -> None:
     traffic = known(1, 2)
     day(traffic, 0, of=(1, 2))
-    traffic.know((2,))
-    assert list(traffic.line_items) == [2]
+    counted = list(traffic.line_items[2].counts)
+    traffic.know((2, 3))
+    day(traffic, 0, of=(1,))  # who counts may know of it a little longer
+    assert list(traffic.line_items) == [2, 3]
+    assert (traffic.line_items[2].counts, sum(traffic.line_items[3].counts)) == (counted, 0.0)
 
 
 @pytest.mark.parametrize(
