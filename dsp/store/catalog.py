@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import ColumnElement, Table, insert, select, update
+from sqlalchemy import ColumnElement, Table, Update, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from dsp.catalog.entities import Catalogue, Deal
@@ -205,12 +205,7 @@ class CatalogRepository(CatalogReader):
         if after == before:
             return before
         entity = msgspec.structs.replace(after, version=before.version + 1)
-        table = ROWS[kind].__table__
-        self._session.execute(
-            update(ROWS[kind])
-            .where(table.c.id == entity.id, table.c.version == before.version)
-            .values(to_values(entity))
-        )
+        self._session.execute(_UPDATES[kind], {**to_values(entity), "id_": entity.id, "version_": before.version})
         self._record(kind, [(action, before, entity)])
         return entity
 
@@ -228,7 +223,16 @@ class CatalogRepository(CatalogReader):
             for action, before, after in writes
         ]
         self._session.execute(insert(cast(Table, ChangeRow.__table__)), rows)
-        self._session.execute(update(RevisionRow).values(revision=RevisionRow.revision + len(rows)))
+        self._session.execute(_REVISE, {"writes": len(rows)})
+
+
+def _update(table: Table) -> Update:
+    return update(table).where(table.c.id == bindparam("id_"), table.c.version == bindparam("version_"))
+
+
+#: Made once: to make one costs more than to execute it.
+_UPDATES = {kind: _update(cast(Table, row.__table__)) for kind, row in ROWS.items()}
+_REVISE = update(cast(Table, RevisionRow.__table__)).values(revision=RevisionRow.revision + bindparam("writes"))
 
 
 def _having(kind: Kind, name: str, value: Any) -> ColumnElement[bool]:

@@ -91,6 +91,21 @@ def test_others_write_while_a_large_file_is_loaded(engine: Engine) -> None:
         assert [one.name for one in others] == names
 
 
+def test_updates_are_written_fewer_at_a_time(engine: Engine) -> None:
+    told: list[tuple[str, int, int]] = []
+    _load(engine).run(_tables(500))
+    tables = _tables(500)
+    for one in tables["advertiser"]:
+        one["name"] = "B"
+    load = Load(engine, "t", _NOW_MS, progress=lambda what, *count: told.append((what, *count)))
+    assert load.run(tables).updated == {Kind.ADVERTISER: 500}
+    assert told[1:] == [("written", 200, 500), ("written", 400, 500), ("written", 500, 500)]
+    with session_factory(engine, read_only=True)() as session:
+        found = CatalogReader(session).list(Kind.ADVERTISER, limit=501)
+        assert {(one.name, one.version) for one in found} == {("B", 3)}
+        assert revision(session) == 1_501
+
+
 def test_what_other_entities_refuse_ends_the_load_and_loading_again_goes_on(engine: Engine) -> None:
     tables = _tables(1_000, 2)
     tables["line_item"][1]["flight"] = {"start_ms": 2_000_000_000_000}
