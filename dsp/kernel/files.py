@@ -12,6 +12,16 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def replace(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all, in place of one that is there; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One draft a process: a killed one leaves at most that behind, and its successor overwrites or ignores it.
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    write_synced(draft, data)
+    draft.replace(path)
+    sync(path.parent)
+
+
 def sync(path: Path) -> None:
     """Put what a file, or the names in a folder, have become on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from dsp.kernel.errors import BundleError
-from dsp.kernel.files import sync, write_synced
+from dsp.kernel.files import replace, sync, write_synced
 
 MANIFEST = "manifest.json"
 FILE_BYTES_MAX = 256 * 1024 * 1024
@@ -125,12 +125,7 @@ def set_alias(root: Path, alias: str, version: str) -> None:
         BundleError: there is no such version, or it is corrupt.
     """
     read(root, version)
-    target = root / "aliases" / _check_name(alias)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{alias}.{os.getpid()}")
-    write_synced(draft, version.encode("ascii"))
-    draft.replace(target)
-    sync(target.parent)
+    replace(root / "aliases" / _check_name(alias), version.encode("ascii"))
 
 
 def clear_alias(root: Path, alias: str) -> None:

@@ -19,13 +19,14 @@ from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
 from dsp.kernel.errors import BundleError, UnavailableError
+from dsp.kernel.files import replace
 from dsp.kernel.locks import lock_folder
 from dsp.stream.connect import event_log
 from dsp.stream.port import EventLog, Position
 from dsp.workers import runner
 from dsp.workers.dead_letters import sift
 from models.serving.online import PRIOR_BLOB
-from models.training import files, learner
+from models.training import learner
 from models.training.config import TrainingConfig
 from models.training.learner import Learner
 from models.training.pending import Counts
@@ -142,7 +143,7 @@ class OnlineJob:
             self._news = False
 
     async def _save(self) -> None:
-        await asyncio.to_thread(files.replace, self._root / STATE, self._learner.state())
+        await asyncio.to_thread(replace, self._root / STATE, self._learner.state())
 
     def _saved(self) -> Learner | None:
         path = self._root / STATE

@@ -10,9 +10,9 @@ import msgspec
 from numpy.typing import NDArray
 
 from dsp.kernel.clock import MS_PER_HOUR
+from dsp.kernel.files import replace
 from dsp.registry.runs import END
 from models.serving import npz
-from models.training import files
 
 _RUN = "run.json"
 
@@ -44,7 +44,7 @@ class Run:
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file of this name, which may be in a folder below."""
-        files.replace(self.folder / name, data)
+        replace(self.folder / name, data)
 
     def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write arrays by name."""
@@ -69,7 +69,7 @@ def begin(root: Path, now_ms: int, identity: str, hours_max: float) -> Run:
     name = f"{datetime.fromtimestamp(now_ms // 1_000, UTC):%Y%m%dT%H%M%S}"
     number = sum(folder.name.startswith(name) for folder in folders)
     folder = root / f"{name}-{number:03d}"
-    files.replace(folder / _RUN, msgspec.json.encode(_Begun(now_ms, identity)))
+    replace(folder / _RUN, msgspec.json.encode(_Begun(now_ms, identity)))
     return Run(folder)
 
 
