@@ -26,6 +26,12 @@ def test_what_is_written_is_read(count: int) -> None:
         assert decode(encode(record)) == record
 
 
+@pytest.mark.parametrize(("count", "head"), [(0, b"\xa0"), (1, b"\xbc"), (9, b"\xd9\xfc"), (10, b"\xda\x01\x18")])
+def test_rows_are_read_behind_the_shortest_head_which_the_server_s_scripts_write(count: int, head: bytes) -> None:
+    rows = pack(SHOWN[:count])
+    assert decode(b"\x95\x90\x90\xc2\x90" + head + rows) == UserRecord(rows)
+
+
 def test_records_of_before_are_read() -> None:
     old = msgspec.msgpack.encode(Before(SHOWN[:3], ("s",), True, CLICKED))
     assert decode(old) == UserRecord(pack(SHOWN[:3]), ("s",), responses=CLICKED)

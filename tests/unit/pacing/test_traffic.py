@@ -89,6 +89,15 @@ def test_a_hole_yesterday_is_filled_from_the_day_before() -> None:
     assert np.abs(learned(traffic, 1) - TRUTH).max() < 0.06
 
 
+def test_half_an_hour_without_traffic_is_filled_from_the_day_before() -> None:
+    traffic = known(1)
+    day(traffic, 0)
+    day(traffic, 1, hours=range(12))
+    day(traffic, 1, hours=range(12, 13), minutes=range(30, 60))
+    day(traffic, 1, hours=range(13, HOURS))
+    assert np.abs(learned(traffic, 1) - TRUTH).max() < 0.06
+
+
 def test_older_days_fade() -> None:
     traffic = known(1)
     for number in range(5):
@@ -106,7 +115,8 @@ def test_after_a_pause_the_days_before_it_have_faded() -> None:
     traffic = known(1)
     day(traffic, 0)
     day(traffic, 6, shifted(TRUTH, 12 * 60))
-    assert np.abs(learned(traffic, 1) - shifted(TRUTH, 12 * 60)).max() < 0.1
+    for line_item in (1, 99):  # its own, and the platform's
+        assert np.abs(learned(traffic, line_item) - shifted(TRUTH, 12 * 60)).max() < 0.1
 
 
 def test_what_comes_late_of_an_hour_long_past_does_not_count() -> None:
