@@ -94,7 +94,8 @@ def _nightly(options: argparse.Namespace, data_dir: Path, config: TrainingConfig
             print(_json({"step": step, "seconds": seconds, **found}), file=sys.stderr, flush=True)
         else:
             resumed = " (done before)" if "resumed" in found else ""
-            console.print(f"{seconds:7.2f} s  {step:9s} {_step(step, found)}{resumed}")
+            told = {name: value for name, value in found.items() if name != "resumed"}
+            console.print(f"{seconds:7.2f} s  {step:9s} {_step(step, told)}{resumed}")
             status.update(" ".join(steps[steps.index(step) + 1 :][:1]))
 
     status = console.status(steps[0])
@@ -167,7 +168,7 @@ def _step(step: str, found: dict[str, Any]) -> str:
         made = ", ".join(f"{name} {weight:.2f}" for name, weight in found["ctr"]["weights"].items())
         return f"{made}, slope {found['ctr']['slope']:.3f}; conversions: {found['cvr']['kind']}"
     if step == "train":
-        return "; ".join(f"{name}: {_losses(choice)}" for name, choice in found.items() if name != "resumed")
+        return "; ".join(f"{name}: {_losses(choice)}" for name, choice in found.items())
     if step == "gate":
         return "; ".join([found["candidate"], *found["reasons"]])
     told = ", ".join(f"{name} {value}" for name, value in found.items() if name != "reasons")

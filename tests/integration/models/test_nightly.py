@@ -394,6 +394,17 @@ def test_people_get_a_table(copied: Path) -> None:
     assert "tenth" in done.stdout
 
 
+def test_people_see_what_was_done_before_the_run_was_killed(copied: Path) -> None:
+    assert command(copied, "nightly").returncode == 0
+    folder = max((copied / "models" / "runs").iterdir())
+    for name in ("end.json", "notify.json"):  # killed before the last step
+        (folder / name).unlink()
+    done = command(copied, "nightly")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("(done before)") == 2  # dataset, landscape
+    assert "resumed" not in done.stdout
+
+
 def test_settings_are_refused_with_their_reason(copied: Path) -> None:
     file = copied / "dsp.toml"
     file.write_text("[training]\nblocks = 1\n")
