@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from models.benchmark.ctr import Result, Scored
+from models.benchmark.ctr_result import Result, Scored
 
 _COLUMNS = ("auc", "logloss", "ne", "pcoc", "ece", "train_seconds")
 _DIGITS = {"logloss": 5, "ece": 6, "train_seconds": 1}
