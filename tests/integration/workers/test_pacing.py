@@ -138,16 +138,23 @@ async def test_a_daily_budget_holds_where_those_below_it_come_to_more(
     assert await held_back(world, campaign, fast) is holds
 
 
-@pytest.mark.parametrize(("total_micros", "holds"), [(3_000_000, False), (2_900_000, True)])
+@pytest.mark.parametrize(
+    ("today_micros", "tomorrow_micros", "total_micros", "holds"),
+    [
+        (2_000_000, 1_000_000, 3_000_000, False),
+        (2_000_000, 1_000_000, 2_900_000, True),
+        (1_000_000, 2_000_000, 2_400_000, False),  # its even plan has more for today than they have
+    ],
+)
 async def test_a_total_holds_where_those_below_it_come_to_more_on_all_days_together(
-    world: World, total_micros: int, holds: bool
+    world: World, today_micros: int, tomorrow_micros: int, total_micros: int, holds: bool
 ) -> None:
-    """Two millions are for today and one is for tomorrow: of the campaign's three an even plan has half for today."""
     begin, middle, end = (NOON_MS + hours * 3_600_000 for hours in (-12, 12, 36))
     flight = {"start_ms": begin, "end_ms": end}
     campaign = world.campaign(world.advertiser(), flight=flight, budget={"total_micros": total_micros})
-    fast = world.line_item(campaign, flight={"start_ms": begin, "end_ms": middle}, budget={"total_micros": 2_000_000})
-    world.line_item(campaign, flight={"start_ms": middle, "end_ms": end}, budget={"total_micros": 1_000_000})
+    today, tomorrow = {"start_ms": begin, "end_ms": middle}, {"start_ms": middle, "end_ms": end}
+    fast = world.line_item(campaign, flight=today, budget={"total_micros": today_micros})
+    world.line_item(campaign, flight=tomorrow, budget={"total_micros": tomorrow_micros})
     assert await held_back(world, campaign, fast) is holds
 
 
