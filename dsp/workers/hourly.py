@@ -58,7 +58,9 @@ class HourlyFiles:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{partition}-{first:012d}-{last:012d}.parquet"
             draft = path.with_suffix(_DRAFT_SUFFIX)
-            pq.write_table(pa.Table.from_pylist(members, schema=self._schema), draft, compression="zstd")
+            table = pa.Table.from_pylist(members, schema=self._schema)
+            # Without checksums half of all flipped bits are read as something else.
+            pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
             sync(draft)
             draft.replace(path)
             for made in (folder, folder.parent, self._root):
