@@ -68,20 +68,23 @@ async def test_a_challenger_predicts_in_shadow_until_it_is_called_off(tmp_path: 
         (aliases / "champion").rename(aliases / "challenger")  # constants serve, the model looks on
         await bidder.publish(places.catalogue())
         await bidder.start()
+
+        async def shows(versions: int) -> bool:  # a moment after what was done is counted
+            return await bidder.metric("dsp_model_info", alias="challenger") == versions
+
         await until(lambda: bidder.metric("dsp_challenger_swaps_total", result="loaded"))
+        await until(lambda: shows(1))
         await bidder.offer("shadowed")
         assert await bidder.metric("dsp_model_info", alias="challenger", version=version) == 1
         (aliases / "challenger").write_text("20250615T150640-0123456789abcdef")  # there is no such version
         await until(lambda: bidder.metric("dsp_challenger_swaps_total", result="failed"))
+        await until(lambda: shows(0))
         await bidder.offer("broken")
         (aliases / "challenger").write_text(version)
         await until(_times(bidder, 2))
+        await until(lambda: shows(1))
         (aliases / "challenger").unlink()
-
-        async def called_off() -> bool:
-            return await bidder.metric("dsp_model_info", alias="challenger") == 0
-
-        await until(called_off)
+        await until(lambda: shows(0))
         await bidder.offer("called off")
         await until(lambda: bidder.metric("dsp_shadow_scored_total", result="scored"))
         assert await bidder.metric("dsp_model_swaps_total") == 0
