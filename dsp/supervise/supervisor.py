@@ -2,8 +2,8 @@
 
 A child that dies, or that answered once and has stopped answering, is started again. One that dies again and again
 before it has ever lived for a while ends the platform, as its settings or its code must be at fault; afterwards none
-does, since bidders can answer without any worker. SIGHUP restarts all, one after the other, if what they would read
-passes the checks; one with a relief is ended only when that is ready.
+does, since bidders can answer without any worker. SIGHUP restarts all, one after the other; one with a relief is ended
+only when that is ready. Nothing is started or restarted while checks refuse what children would read.
 
 Children inherit a pipe whose other end only the supervisor holds, so that they end when it dies, and the data
 directory's lock, so that nobody else runs on the directory while any of them is left.
@@ -68,17 +68,20 @@ def run(
 ) -> int:
     """Run the children until SIGTERM or SIGINT; return the exit status, 1 if one could not be brought to life.
 
-    On SIGHUP they are restarted one after the other, unless one of `checks` fails: arguments that follow the Python
-    interpreter, for commands that read what children read when they start, and say what is wrong with it.
-
     They start in the order given and stop one after the other in reverse order. `prepare` runs before them, under
-    the data directory's lock.
+    the data directory's lock. On SIGHUP they are restarted one after the other.
+
+    Nothing starts or restarts where one of `checks` fails: arguments that follow the Python interpreter, for commands
+    that read what children read when they start, and say what is wrong with it.
 
     Raises:
         UnavailableError: another supervisor, or what is left of one, runs on this data directory.
     """
     held = _lock(data_path, patience.orphans_seconds)
     try:
+        if asyncio.run(_refused(checks)):
+            logging.get(__name__).error("nothing is started: what the processes would read is refused")
+            return 1
         if prepare is not None:
             prepare()
         return asyncio.run(_Supervisor(children, data_path, held, patience, checks).run())
@@ -212,7 +215,7 @@ class _Supervisor:
 
     async def _replace_all(self) -> None:
         # What has no relief is ended before its successor says that it cannot live: of one bidder that is an outage.
-        if any(await asyncio.gather(*map(_checked, self._checks))):
+        if await _refused(self._checks):
             self._log.error("nothing is restarted: what the processes would read is refused")
             return
         for running in list(self._children):
@@ -338,6 +341,10 @@ class _Supervisor:
             return
         if process.returncode not in (0, -signal.SIGTERM):
             self._log.warning("child ended badly", child=running.child.name, status=_status(process.returncode))
+
+
+async def _refused(checks: Sequence[tuple[str, ...]]) -> bool:
+    return any(await asyncio.gather(*map(_checked, checks)))
 
 
 async def _checked(arguments: tuple[str, ...]) -> int:

@@ -309,6 +309,14 @@ def test_a_relief_that_cannot_live_leaves_the_old_child_where_it_is(up: Up, tmp_
     assert process.wait(DEADLINE_SECONDS) == 0
 
 
+def test_nothing_is_started_where_what_children_would_read_is_refused(up: Up, tmp_path: Path) -> None:
+    """All others started, and the one that was refused died nine times before the platform ended."""
+    (tmp_path / "bad").touch()
+    assert up.start(child("w")).wait(DEADLINE_SECONDS) == 1
+    assert "nothing is started" in up.errors()
+    assert not up.journal()
+
+
 def test_nothing_is_restarted_while_what_children_would_read_is_refused(up: Up, tmp_path: Path) -> None:
     """A slip in the settings ended the one bidder of a host, and its successors did not live until it was mended."""
     process = up.start(child("w"), child("bidder"))
