@@ -112,10 +112,15 @@ local function is_day(day, now_ms)
     return math.floor((now_ms - 12 * HOUR_MS) / DAY_MS) <= day and day <= math.floor((now_ms + 14 * HOUR_MS) / DAY_MS)
 end
 
+-- Returns the first day of which it is kept what was used: by the log's clock, as no other may forget what was spent.
+local function day_kept_min()
+    return math.floor(number('watermark') / DAY_MS) - USED_DAYS_KEPT
+end
+
 local function grant(epoch, now_ms, want, live, grant_min, known)
     local item, day, wanted = text(want[1]), text(want[2]), want[3]
     local left, campaign = left_of(item, day)
-    if not campaign or not is_day(want[2], now_ms) then
+    if not campaign or not is_day(want[2], now_ms) or want[2] < day_kept_min() then
         return
     end
     -- Competitors halve their share of the rest at every sync, so no one of them takes the last money to sit on it.
@@ -270,10 +275,9 @@ function operations.cover(claims)
     for _, claim in ipairs(claims) do
         local item, day, charged, promise_ms, amounts = text(claim[1]), text(claim[2]), claim[3], claim[4], claim[5]
         local left, campaign = left_of(item, day, true)
-        local remembered = claim[2] >= number('pruned') - USED_DAYS_KEPT
         raise('asked', promise_ms)
         -- What the book charges later than the ceiling allows would not be in what a next generation is told.
-        if campaign and remembered and is_whole() and promise_ms <= number('ceiling') then
+        if campaign and claim[2] >= day_kept_min() and is_whole() and promise_ms <= number('ceiling') then
             -- A lease that is not known is of an earlier generation: this one was told what it had been charged.
             local id = '0-' .. item .. '-' .. day
             local lease = lease_of(id) or
@@ -295,15 +299,16 @@ function operations.cover(claims)
 end
 
 -- Takes out what was used on days that are long over: nothing is granted on them any more.
-local function prune(now_ms)
-    local today = math.floor(now_ms / DAY_MS)
+local function prune()
+    local day_min = day_kept_min()
+    local today = day_min + USED_DAYS_KEPT
     if number('pruned') >= today then
         return
     end
     set('pruned', today)
     for _, field in ipairs(redis.call('HKEYS', hash)) do
         local day = string.match(field, '^used:.*:(%d+)$') or string.match(field, '^lease:0%-%d+%-(%d+)$')
-        if day and tonumber(day) < today - USED_DAYS_KEPT then
+        if day and tonumber(day) < day_min then
             redis.call('HDEL', hash, field)
         end
     end
@@ -338,7 +343,7 @@ function operations.reclaim(now_ms, holder_timeout_ms, grace_ms)
         all[epoch] = nil
     end
     save_holders(all)
-    prune(now_ms)
+    prune()
     return text(reclaimed)
 end
 

@@ -279,6 +279,20 @@ async def test_who_syncs_is_alive_whatever_any_clock_says(store: LeaseStore) -> 
     assert (await ask(store, slow, now_ms=NOW_MS - 600_000))[1].granted_micros == 50
 
 
+async def test_what_a_day_has_spent_counts_whatever_any_clock_says(store: LeaseStore) -> None:
+    epoch = await store.register("bidder", NOW_MS)
+    await store.set_limits([Limit(1, 1, 100, None, None, None)])
+    await store.settle({}, NOW_MS)
+    assert (await ask(store, epoch, (1, 100)))[1].granted_micros == 100
+    await store.reclaim(NOW_MS + 30 * 86_400_000, HOLDER_TIMEOUT_MS)
+    assert (await ask(store, epoch, (1, 100)))[1].granted_micros == 100
+    month_ms = NOW_MS + 30 * 86_400_000
+    await store.settle({}, month_ms)
+    await store.reclaim(month_ms, HOLDER_TIMEOUT_MS)  # and a month later a bidder's clock is a month behind
+    again = await store.register("behind", NOW_MS)
+    assert await ask(store, again, (1, 100)) == {}
+
+
 async def test_a_budget_lowered_below_what_is_granted_recalls_the_leases_on_it(store: LeaseStore) -> None:
     one, two = await store.register("one", NOW_MS), await store.register("two", NOW_MS)
     await store.set_limits([Limit(item, 9, None, None, 1_000_000, None) for item in (1, 2)] + [Limit(3, 8, *UNLIMITED)])
@@ -435,7 +449,8 @@ async def test_a_shard_covers_nothing_beyond_its_ceiling_or_on_days_it_has_forgo
     assert (await store.standing())[0].asked_ms == NOW_MS + 1_001  # the keeper will raise it
     await store.raise_ceiling(one.shard, one.generation, NOW_MS + 1_001)
     assert await store.cover([beyond]) == {f"0-1-{DAY}": 5}
-    await store.reclaim(NOW_MS + 8 * 86_400_000, HOLDER_TIMEOUT_MS)
+    await store.settle({}, NOW_MS + 8 * 86_400_000)
+    await store.reclaim(NOW_MS, HOLDER_TIMEOUT_MS)
     assert await store.cover([claim(5, charged=5)]) == {}
     await store.close()
 
@@ -470,7 +485,8 @@ async def test_what_can_matter_no_more_takes_no_room(valkey: Valkey) -> None:
     await store.cover([claim(5)])
     own = f"lease:0-1-{DAY}"
     for days, expected in ((7, [own, *sorted(used + always)]), (8, always)):
-        await store.reclaim(NOW_MS + days * 86_400_000, HOLDER_TIMEOUT_MS)
+        await store.settle({}, NOW_MS + days * 86_400_000)
+        await store.reclaim(NOW_MS, HOLDER_TIMEOUT_MS)
         assert kept("lease") + kept("used") == expected
     await store.close()
 
