@@ -7,7 +7,7 @@ import msgspec
 
 from bidder.form import Form, Forms
 from bidder.offer import Offer
-from dsp.kernel import metrics
+from dsp.kernel import logging, metrics
 from dsp.kernel.errors import InputError
 from dsp.kernel.ids import TokenSigner
 from dsp.openrtb.check import CHECKS, check
@@ -15,6 +15,9 @@ from dsp.openrtb.codec import encode_response
 from dsp.openrtb.profile import Profile
 from dsp.openrtb.request import BidRequest
 from dsp.openrtb.response import BidResponse, SeatBid
+
+#: Creatives, each with the rule that its bids break, that a process names in its log; it counts all.
+TOLD_MAX = 1_000
 
 
 class Response(NamedTuple):
@@ -33,6 +36,7 @@ class Responder:
         self._rates = rates
         self._forms: dict[tuple[str, bool, bool, str, str], Forms] = {}
         self._dropped = {label: metrics.BIDS_DROPPED.labels(label) for label in (*CHECKS, "markup_failed")}
+        self._told: set[tuple[str, int]] = set()
 
     def respond(self, request: BidRequest, profile: Profile, offers: Sequence[Offer]) -> Response:
         """Return the response to a request that carries every offer which breaks no rule."""
@@ -54,12 +58,14 @@ class Responder:
             seatbid=[SeatBid(bid=bids, seat=profile.seat)],
         )
         checked, labels = check(response, request, rates=self._rates, bids_max=profile.bids_max, judged=judged)
-        for label in labels:
-            self._dropped[label].inc()
+        kept = None
+        if labels:
+            kept = {bid.id for seat in checked.seatbid for bid in seat.bid} if checked is not None else set()
+            for label, offer in zip(labels, [offer for bid, offer, _ in made if bid.id not in kept], strict=True):
+                self._withhold(offer, label)
         if checked is None:
             return Response(b"", [])
         [seat] = checked.seatbid
-        kept = {bid.id for bid in seat.bid} if labels else None
         sent, written = [], []
         for bid, offer, form in made:
             if kept is None or bid.id in kept:
@@ -83,6 +89,15 @@ class Responder:
     def _form(self, forms: Forms, offer: Offer) -> Form | None:
         try:
             return forms.find(offer)
-        except InputError:
-            self._dropped["markup_failed"].inc()
+        except InputError as fault:
+            self._withhold(offer, "markup_failed", str(fault))
             return None
+
+    def _withhold(self, offer: Offer, label: str, fault: str = "") -> None:
+        """Count a bid that is not sent, and log once whose it is: a metric has no label for creatives."""
+        self._dropped[label].inc()
+        creative = offer.creative.id
+        if (label, creative) not in self._told and len(self._told) < TOLD_MAX:
+            self._told.add((label, creative))
+            told = {"check": label, "creative_id": creative, "exchange": offer.facts.exchange, "fault": fault}
+            logging.get(__name__).warning("bid withheld", **told)

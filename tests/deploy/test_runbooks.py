@@ -1,5 +1,6 @@
-"""Commands in the runbooks that the rules' tests do not cover: SQL runs, and positions are asked for where they are."""
+"""Commands in the runbooks that the rules' tests do not cover: SQL runs, and what is searched for can be found."""
 
+import ast
 import re
 
 import sqlalchemy as sa
@@ -7,7 +8,10 @@ import sqlalchemy as sa
 from dsp.events.topics import Topic
 from dsp.store.tables import Base
 from dsp.workers import ledger
-from tests.deploy.files import RUNBOOKS
+from tests.deploy.files import ROOT, RUNBOOKS
+
+#: Methods whose first argument is the event of a line.
+LOGGING = {"info", "warning", "error", "exception", "_report_fault"}
 
 
 def test_sql_runs_and_asks_for_the_ledger_s_own_rows() -> None:
@@ -37,3 +41,30 @@ def test_nobody_is_told_to_ask_kafka_for_the_ledger_s_position() -> None:
     ]
     groups = {re.search(r"--group TOPIC\.(\w+)$", line)[1]: "--members" in line for line in commands}  # type: ignore[index]
     assert groups == {ledger.GROUP: True, "training_log": False}
+
+
+def test_logs_are_searched_whole_and_for_what_is_logged() -> None:
+    """With a selector kubectl shows the last ten lines of a pod, unless told otherwise."""
+    calls = [
+        node
+        for package in ("bidder", "dsp", "models")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args
+    ]
+    events = {
+        call.args[0].value
+        for call in calls
+        if isinstance(call.args[0], ast.Constant) and call.func.attr in LOGGING  # type: ignore[attr-defined]
+    }
+    searches = [
+        (page.name, line)
+        for page in RUNBOOKS.glob("*.md")
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("kubectl") and " logs " in line and "grep" in line
+    ]
+    assert len(searches) > 10
+    for page, line in searches:
+        assert "--tail=-1" in line or " -l " not in line, page
+        for wanted in re.search(r"grep (?:-E )?'([^']+)'", line)[1].split("|"):  # type: ignore[index]
+            assert any(wanted in str(event) for event in events), (page, wanted)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
 from bidder.auction import Answer
 from bidder.config import BidderConfig
@@ -227,8 +228,12 @@ async def test_a_bid_that_our_check_drops_gives_the_money_back() -> None:
     )
     request = bid_request("a")
     request["imp"][0]["secure"] = 1  # and our pixel is not
-    assert (await market.ask(request))[0] == Answer(204)
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert (await market.ask(request))[0] == Answer(204)
     assert market.leases.reserved_micros == 0
+    [line] = logs
+    assert (line["event"], line["check"], line["creative_id"]) == ("bid withheld", "secure", 100)
 
 
 @pytest.mark.parametrize("coppa", [0, 1])
