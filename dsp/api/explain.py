@@ -5,14 +5,16 @@ users have seen: caps are applied to the impressions that the caller names.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 from sqlalchemy.orm import Session, sessionmaker
 
+from dsp.catalog.entities import Campaign, LineItem
 from dsp.catalog.exposures import pack
+from dsp.catalog.kinds import Kind
 from dsp.catalog.reasons import BY_LABEL
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.funnel import Explanation, explain, offered
@@ -21,6 +23,8 @@ from dsp.kernel.errors import ConfigError, Fault, InputError, UnavailableError, 
 from dsp.openrtb.profile import Profile, load_profiles
 from dsp.pacing.columns import Paced, align
 from dsp.snapshot.build import Snapshot, build
+from dsp.store.catalog import CatalogReader, revision
+from dsp.store.chain import load_part
 from dsp.store.replica import Replica
 
 
@@ -48,7 +52,10 @@ class LineItemVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImpressionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One impression: how many line items each stage left, how many each reason took, and the verdict on each."""
+    """One impression: how many line items each stage left, how many each reason took, and the verdict on each.
+
+    All of them count those alone that were asked for.
+    """
 
     imp_id: str
     refused: Reason | None = None
@@ -84,17 +91,21 @@ class Explainer:
         body: bytes,
         at_ms: int,
         controls: Paced | None,
+        ids: Mapping[str, int],
         seen: Sequence[Seen] = (),
     ) -> RequestReport:
         """Return the report on a raw bid request that came from `exchange` at `at_ms`, of a user who has `seen`.
+
+        It is on the line items that have these `ids` (see dsp.store.chain.load_part), without any on all of them.
 
         Raises:
             ValidationError: there is no profile of this exchange, or no such line item as was seen.
             UnavailableError: the exchanges' profiles cannot be read.
         """
         profile = self.profile(exchange)
-        number, snapshot = self._snapshot(at_ms)
-        user = _user(snapshot, seen)
+        with self._reads() as session:
+            user = _user(session, seen)
+            number, snapshot = self._part(session, ids, at_ms) if ids else self._whole(session, at_ms)
         try:
             found, lost = offered(body, profile, self._platform, at_ms)
         except InputError as fault:
@@ -121,8 +132,12 @@ class Explainer:
             raise ValidationError([Fault("exchange", f"must be one of {', '.join(profiles) or '(none is set up)'}")])
         return profiles[exchange]
 
-    def _snapshot(self, now_ms: int) -> tuple[int, Snapshot]:
-        with self._lock, self._reads() as session:
+    def _part(self, session: Session, ids: Mapping[str, int], now_ms: int) -> tuple[int, Snapshot]:
+        return revision(session), build(load_part(session, ids), "", now_ms)
+
+    def _whole(self, session: Session, now_ms: int) -> tuple[int, Snapshot]:
+        """Return the whole catalogue, which takes seconds to read and to compile where it is large: it is held."""
+        with self._lock:
             self._replica.follow(session)
             number = self._replica.revision
             if self._compiled is None or self._compiled[0] != number:
@@ -130,20 +145,22 @@ class Explainer:
             return self._compiled
 
 
-def _user(snapshot: Snapshot, seen: Sequence[Seen]) -> UserRecord | None:
-    rows = {number: row for number, _ in seen if (row := snapshot.row_of(number)) is not None}
+def _user(session: Session, seen: Sequence[Seen]) -> UserRecord | None:
+    reader = CatalogReader(session)
+    line_items = reader.get_all(Kind.LINE_ITEM, {one.line_item_id for one in seen})
+    campaign_ids = {number: cast(LineItem, one).campaign_id for number, one in line_items.items()}
+    campaigns = reader.get_all(Kind.CAMPAIGN, set(campaign_ids.values()))
     faults = [
-        Fault(f"seen[{number}].line_item_id", "must be a line item that is not archived")
+        Fault(f"seen[{number}].line_item_id", f"there is no line item {one.line_item_id}")
         for number, one in enumerate(seen)
-        if one.line_item_id not in rows
+        if one.line_item_id not in line_items
     ]
     if faults:
         raise ValidationError(faults)
     exposures = []
     for number, (line_item_id, at_ms) in enumerate(sorted(seen, key=lambda one: one.at_ms)):
-        row = rows[line_item_id]
-        parents = snapshot.advertisers[row].id, snapshot.campaigns[row].id
-        exposures.append(Exposure(str(number), at_ms, *parents, line_item_id))
+        campaign = cast(Campaign, campaigns[campaign_ids[line_item_id]])
+        exposures.append(Exposure(str(number), at_ms, campaign.advertiser_id, campaign.id, line_item_id))
     return UserRecord(pack(exposures)) if exposures else None
 
 

@@ -176,7 +176,7 @@ FIELDS: dict[str, str] = {
     "imp_id": "As in the request.",
     "left": "How many line items each stage of the funnel left.",
     "excluded": "How many line items each reason took, most first.",
-    "line_items": "The verdict on each line item of the catalogue.",
+    "line_items": "The verdict on each line item of the catalogue, or of the part of it that was asked for.",
     "stage": "Where in the funnel it was lost; null for one that was worth scoring.",
     "reason": "Why; null for one that was worth scoring.",
     "label": "As metrics carry it.",

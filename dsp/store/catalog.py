@@ -59,6 +59,15 @@ class CatalogReader:
             raise NotFoundError(f"there is no {kind.words} {id}")
         return to_entity(kind, row)
 
+    def get_all(self, kind: Kind, ids: Collection[int]) -> dict[int, Entity]:
+        """Return the entities that have these ids, by them."""
+        table = ROWS[kind].__table__
+        found: dict[int, Entity] = {}
+        for some in pieces([id for id in sorted(ids) if 0 < id <= ID_MAX]):
+            rows = self._session.execute(select(table).where(table.c.id.in_(some))).mappings()
+            found |= {row["id"]: to_entity(kind, row) for row in rows}
+        return found
+
     def find_all(self, kind: Kind, external_ids: Sequence[str]) -> dict[str, Entity]:
         """Return the entities that have these external ids, by them."""
         table = ROWS[kind].__table__
@@ -105,11 +114,8 @@ class CatalogReader:
         parent, field = kind.parent, kind.parent_field
         if parent is None or field is None:
             return [entity.status for entity in entities]
-        table = ROWS[parent].__table__
-        wanted = {getattr(entity, field) for entity in entities}
-        rows = self._session.execute(select(table).where(table.c.id.in_(wanted))).mappings()
-        parents = [to_entity(parent, row) for row in rows]
-        above = dict(zip([each.id for each in parents], self.effective_statuses(parent, parents), strict=True))
+        parents = self.get_all(parent, {getattr(entity, field) for entity in entities})
+        above = dict(zip(parents, self.effective_statuses(parent, list(parents.values())), strict=True))
         return [effective(entity.status, above[getattr(entity, field)]) for entity in entities]
 
 

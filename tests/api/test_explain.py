@@ -145,7 +145,10 @@ async def test_rubbish_within_a_request_is_no_failure(api: Api, imp: Any) -> Non
         ({"exchange": "demo-first", "request": {}, "when": 1}, {"when"}),
         ({"exchange": "demo-first", "request": {}, "seen": 1}, {"seen"}),
         ({"exchange": "demo-first", "request": {}, "seen": [1] * 10_001}, {"seen"}),
-        ({"exchange": "demo-first", "request": {}, "seen": [{"line_item_id": 999}]}, {"seen[0].line_item_id"}),
+        (
+            {"exchange": "demo-first", "request": {}, "seen": [{"line_item_id": 999}, {"line_item_id": 2**80}]},
+            {"seen[0].line_item_id", "seen[1].line_item_id"},
+        ),
         (
             {"exchange": "demo-first", "request": {}, "seen": [1, {}, {"line_item_id": 1, "at_ms": "x"}, {"who": 1}]},
             {"seen[0]", "seen[1].line_item_id", "seen[2].at_ms", "seen[3].who", "seen[3].line_item_id"},
@@ -156,6 +159,53 @@ async def test_what_explain_does_not_take(api: Api, body: dict[str, Any], fields
     answer = await api.viewer.post("/v1/explain", json=body)
     assert answer.status_code == 422
     assert set(errors(answer)) == fields
+
+
+@pytest.mark.parametrize("path", ["line-items", "campaigns", "advertisers"])
+async def test_a_part_of_the_catalogue_is_explained_as_in_the_whole(api: Api, path: str) -> None:
+    first, second = await _active_tree(api), await _active_tree(api)
+    caps = {"frequency_caps": [{"impressions": 1, "window_seconds": 60}]}
+    for entity in (f"/v1/advertisers/{first['advertisers']}", f"/v1/campaigns/{second['campaigns']}"):
+        assert (await api.member.patch(entity, json=caps, headers={"if-match": "*"})).status_code == 200
+    seen = [{"line_item_id": first["line-items"]}]
+    whole = await _verdict(api, REQUEST, seen=seen)
+    assert whole["excluded"] == {"frequency_cap": 1}
+    name = f"{path[:-1].replace('-', '_')}_id"
+    for ids, line_item, stage in zip((first, second), whole["line_items"], ("caps", None), strict=True):
+        fields = {"exchange": "demo-first", "request": REQUEST, "seen": seen}
+        answer = await api.viewer.post("/v1/explain", params={name: ids[path]}, json=fields)
+        (part,) = answer.json()["impressions"]
+        assert part["line_items"] == [line_item]
+        assert line_item["stage"] == stage
+        assert part["left"] == {"recall": 1, "match": 1, "caps": int(stage is None), "rank": int(stage is None)}
+    body = b'{"id":"a","imp":[{"id":"1","banner":{"w":728,"h":90}}],"site":{"domain":"news.example"}}'
+    kept = SampledRequest(auction_id="a", exchange="demo-first", at_ms=5_000, body=body, outcome="size")
+    await api.services.log.append(Topic.REQUESTS, [Entry("a", encode(kept))])
+    (part,) = (await api.viewer.get(f"/v1/explain/a?{name}={second[path]}")).json()["impressions"]
+    assert [one["line_item_id"] for one in part["line_items"]] == [second["line-items"]]
+    assert part["excluded"] == {"size": 1}
+
+
+async def test_ids_hold_together_and_nobody_has_some(api: Api) -> None:
+    first, _ = await _active_tree(api), await _active_tree(api)
+    line_item, campaign = first["line-items"], first["campaigns"]
+    for query, found in (
+        (f"line_item_id={line_item}&campaign_id={campaign}", [line_item]),
+        (f"line_item_id={line_item}&campaign_id={campaign + 1}", []),
+        ("advertiser_id=999", []),
+    ):
+        body = {"exchange": "demo-first", "request": REQUEST}
+        answer = await api.viewer.post(f"/v1/explain?{query}", json=body)
+        assert [one["line_item_id"] for one in answer.json()["impressions"][0]["line_items"]] == found
+    assert api.services.explainer._compiled is None  # what was not asked for is not even read
+    for query, field in (
+        ("line_item_id=x", "line_item_id"),
+        ("line_item=1", "line_item"),
+        ("campaign_id=0", "campaign_id"),
+    ):
+        answer = await api.viewer.post(f"/v1/explain?{query}", json={"exchange": "demo-first", "request": REQUEST})
+        assert answer.status_code == 422
+        assert set(errors(answer)) == {field}
 
 
 @pytest.mark.parametrize("path", ["line-items", "campaigns", "advertisers"])
@@ -182,6 +232,17 @@ async def test_caps_of_every_level_and_window_count_what_was_seen(api: Api, path
     assert just_now["line_items"][0]["stage"] == "caps"
     await api.member.patch(entity, json={"frequency_caps": []}, headers={"if-match": "*"})
     assert await excluded(1) == {}
+
+
+async def test_what_was_seen_of_a_line_item_since_archived_counts_for_its_campaign(api: Api) -> None:
+    ids = await _active_tree(api)
+    caps = {"frequency_caps": [{"impressions": 1, "window_seconds": 60}]}
+    await api.member.patch(f"/v1/campaigns/{ids['campaigns']}", json=caps, headers={"if-match": "*"})
+    goal = {"kind": "cpm", "target_micros": 1}
+    gone = await api.create("line-items", name="Gone", campaign_id=ids["campaigns"], flight={"start_ms": 0}, goal=goal)
+    await api.member.post(f"/v1/line-items/{gone['id']}/archive")
+    verdict = await _verdict(api, REQUEST, seen=[{"line_item_id": gone["id"]}])
+    assert verdict["excluded"] == {"frequency_cap": 1}
 
 
 async def test_a_broken_blob_of_controls_does_no_harm(api: Api) -> None:

@@ -1,10 +1,10 @@
 """/v1/explain: why a request got bids from these line items and not from those."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from dsp.api.context import Body, Served, Services, Viewer, decode_object, known_parameters
@@ -17,6 +17,7 @@ from dsp.events.topics import Topic
 from dsp.kernel.errors import Fault, NotFoundError, ValidationError
 from dsp.pacing import columns
 from dsp.pacing.columns import PACED_BLOB, Paced
+from dsp.store.catalog import ID_MAX
 
 router = APIRouter(prefix="/v1/explain", tags=["explain"])
 _BATCH_RECORDS = 2_000
@@ -32,6 +33,7 @@ _SEEN = {
         "at_ms": {"type": "integer", "description": "When; left out: just before the request."},
     },
 }
+_Id = Annotated[int | None, Query(ge=1, le=ID_MAX, description="Only line items of it.")]
 _REQUEST = {
     "type": "object",
     "required": ["exchange", "request"],
@@ -50,6 +52,17 @@ _REQUEST = {
 }
 
 
+def _ids(
+    request: Request, advertiser_id: _Id = None, campaign_id: _Id = None, line_item_id: _Id = None
+) -> dict[str, int]:
+    given = {"advertiser_id": advertiser_id, "campaign_id": campaign_id, "line_item_id": line_item_id}
+    known_parameters(request, given.keys())
+    return {name: one for name, one in given.items() if one is not None}
+
+
+Ids = Annotated[dict[str, int], Depends(_ids)]
+
+
 @router.post(
     "",
     operation_id="explain_request",
@@ -57,16 +70,16 @@ _REQUEST = {
     responses={200: {"content": content(ref("RequestReport"))}, **problems(400, 413, 415)},
     openapi_extra={"requestBody": {"required": True, "content": content(_REQUEST)}},
 )
-async def explain_request(request: Request, served: Served, _key: Viewer, body: Body) -> Response:
+async def explain_request(served: Served, _key: Viewer, ids: Ids, body: Body) -> Response:
     """Run the funnel on a request that you give, against the catalogue as it is. Nothing is bid or stored.
 
+    Of a large catalogue, ask for one line item, campaign or advertiser: only that is read then, and told of.
     Frequency caps count the impressions in `seen`, as the user is not looked up; where privacy signals forbid to keep
     anything about the user they count none. Prices, budgets and lots come after the funnel: whether pacing withholds a
     bid and which of several creatives is shown is drawn under a key that only bidders have.
     """
-    known_parameters(request, frozenset())
     exchange, bid_request, at_ms, seen = _wanted(decode_object(body), served.clock.now_ms())
-    return JsonResponse(await _explain(served, exchange, msgspec.json.encode(bid_request), at_ms, seen))
+    return JsonResponse(await _explain(served, exchange, msgspec.json.encode(bid_request), at_ms, ids, seen))
 
 
 @router.get(
@@ -75,27 +88,26 @@ async def explain_request(request: Request, served: Served, _key: Viewer, body: 
     summary="Explain a stored bid request",
     responses={200: {"content": content(ref("RequestReport"))}, **problems(404)},
 )
-async def explain_auction(auction_id: str, request: Request, served: Served, _key: Viewer) -> Response:
+async def explain_auction(auction_id: str, served: Served, _key: Viewer, ids: Ids) -> Response:
     """Run the funnel on a request that the bidder received and kept, as of when it came.
 
     The bidder keeps a sample of requests, chosen by lot, which is looked through as far back as the platform is set to.
     `outcome` is what the bidder answered then; what its user had seen is not kept, so frequency caps take no line item
     here.
     """
-    known_parameters(request, frozenset())
     stored = await _find(served, auction_id)
     if stored is None:
         raise NotFoundError(f"no request of auction {auction_id[:64]} is kept")
-    report = await _explain(served, stored.exchange, stored.body, stored.at_ms)
+    report = await _explain(served, stored.exchange, stored.body, stored.at_ms, ids)
     told = {"auction_id": stored.auction_id, "outcome": stored.outcome, "snapshot_version": stored.snapshot_version}
     return JsonResponse(told | msgspec.to_builtins(report))
 
 
 async def _explain(
-    served: Services, exchange: str, request: bytes, at_ms: int, seen: Sequence[Seen] = ()
+    served: Services, exchange: str, request: bytes, at_ms: int, ids: Mapping[str, int], seen: Sequence[Seen] = ()
 ) -> RequestReport:
     controls = await _controls(served)
-    return await run_in_threadpool(served.explainer.explain, exchange, request, at_ms, controls, seen)
+    return await run_in_threadpool(served.explainer.explain, exchange, request, at_ms, controls, ids, seen)
 
 
 async def _controls(served: Services) -> Paced | None:
