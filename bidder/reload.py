@@ -121,10 +121,11 @@ class Reloader:
     async def poll_others(self) -> bool:
         """Look once for controls, models and landscapes; return whether the state was swapped."""
         controls = await self._blob(PACED_BLOB, columns.decode)
-        model = await self._published(CHAMPION, self._load_model)
+        named = await asyncio.to_thread(self._named)
+        model = await self._published(CHAMPION, named, self._load_model)
         prior = await self._blob(PRIOR_BLOB, online.load)
-        landscapes = await self._published(LANDSCAPE, landscape.load)
-        shadowed = await self._follow_challenger()
+        landscapes = await self._published(LANDSCAPE, named, landscape.load)
+        shadowed = await self._follow_challenger(named)
         waits = self._waits_until is not None
         if not shadowed and not waits and all(part is None for part in (controls, model, prior, landscapes)):
             return False
@@ -189,13 +190,13 @@ class Reloader:
         else:
             self._complaints.pop(REVALUED_BLOB, None)
 
-    async def _follow_challenger(self) -> bool:
+    async def _follow_challenger(self, named: dict[str, str | None]) -> bool:
         """Follow the model in shadow, which may end as well; one that cannot be loaded is none. Return news of it."""
         before = self._challenger
-        model = await self._published(CHALLENGER, self._load_model)
+        model = await self._published(CHALLENGER, named, self._load_model)
         if model is not None:
             self._challenger = model.predictor
-        elif before is not None and (version := await self._named(CHALLENGER)) != before.version:
+        elif before is not None and (version := named[CHALLENGER]) != before.version:
             self._challenger = None
             self._seen[CHALLENGER] = version or ""
         return self._challenger is not before
@@ -231,22 +232,31 @@ class Reloader:
         self._seen[name], data = found
         return await self._build(name, lambda: build(data))
 
-    async def _published(self, alias: str, load: Callable[[Path, str], _Part]) -> _Part | None:
-        version = await self._named(alias)
+    async def _published(
+        self, alias: str, named: dict[str, str | None], load: Callable[[Path, str], _Part]
+    ) -> _Part | None:
+        version = named[alias]
         if version is None or version == self._seen[alias]:
             return None
         self._seen[alias] = version
         return await self._build(alias, lambda: load(self._root, version))
 
-    async def _named(self, alias: str) -> str | None:
-        """Read an alias in a thread: it is a line in a file, but the file may be on a volume that does not answer."""
-        try:
-            named = await asyncio.to_thread(registry.resolve, self._root, alias)
-        except Exception as fault:
-            self._complain(alias, fault)
-            return None
-        self._complaints.pop(alias, None)
-        return named
+    def _named(self) -> dict[str, str | None]:
+        """Return the version that each alias names; None: none, or not to be read.
+
+        In a thread, for an alias is a line in a file, but the file may be on a volume that does not answer. All in one:
+        a thread costs more than they do.
+        """
+        found: dict[str, str | None] = {}
+        for alias in (CHAMPION, CHALLENGER, LANDSCAPE):
+            try:
+                found[alias] = registry.resolve(self._root, alias)
+            except Exception as fault:
+                found[alias] = None
+                self._complain(alias, fault)
+            else:
+                self._complaints.pop(alias, None)
+        return found
 
     async def _build(self, name: str, build: Callable[[], _Part]) -> _Part | None:
         """Build in a thread; whatever is wrong with the artefact, the old one goes on serving."""

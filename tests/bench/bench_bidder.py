@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -166,10 +167,7 @@ def _dear(request: Request) -> Request:
     payload = dict(request.payload)
     payload["imp"] = [{**imp, "bidfloor": FLOOR_CPM, "pmp": {}} for imp in payload["imp"]]
     headers = {name: value for name, value in request.headers.items() if name != "Content-Encoding"}
-    return Request(
-        request.index, request.id, request.source, msgspec.json.encode(payload), headers, request.user,
-        request.property, request.slots, payload,
-    )  # fmt: skip
+    return replace(request, body=msgspec.json.encode(payload), headers=headers, payload=payload)
 
 
 async def _drive(platform: Platform, options: argparse.Namespace) -> list[dict[str, dict[str, float]]]:

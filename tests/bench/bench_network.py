@@ -10,6 +10,7 @@ DCN-v2 of 24 fields x 16 on 64 rows, session.run alone: what other machines can 
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -71,8 +72,8 @@ def measured(rows: Rows, inputs: Inputs) -> Iterator[tuple[str, Callable[[], obj
                 model = NetworkHead(NetworkModel(graph, inputs, shares), 0)
                 predict = Rate([Part(model)], platt()).prepare(rows.ads[:ADS], Shared())
                 name = f"{layers} of rank {rank}, {form}, {precision}"
-                yield name, lambda predict=predict: predict(stranger, chosen)
-                yield f"{name}, with history", lambda predict=predict: predict(request, chosen)
+                yield name, partial(predict, stranger, chosen)
+                yield f"{name}, with history", partial(predict, request, chosen)
 
 
 def main() -> None:

@@ -41,11 +41,11 @@ NETWORK = NetworkConfig()
 def prior(rows: Rows) -> Callable[[], object]:
     """Return a call that scores one impression's candidates by both regressions."""
     random = np.random.default_rng(1)
-    models = [
+    ctr, cvr = (
         LinearModel(Coordinates(PLATFORM, config.bits), random.normal(0, 0.1, 1 << config.bits).astype(np.float32), 0.0)
         for config in FTRL.values()
-    ]
-    predict = OnlinePredictor("bench", *models, PriorPredictor()).prepare(rows.ads[:ADS]).predict
+    )
+    predict = OnlinePredictor("bench", ctr, cvr, PriorPredictor()).prepare(rows.ads[:ADS]).predict
     request, chosen = rows.requests[7], random.integers(0, ADS, CANDIDATES)
     return lambda: predict(request, chosen)
 
