@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from dsp.catalog.reasons import Exclusion
 from dsp.kernel import metrics
-from dsp.kernel.clock import NS_PER_SECOND
+from dsp.kernel.rate import TokenBucket
 from dsp.openrtb.profile import Profile
 
 #: Longer waits are overload once they have gone on for so long. Before that they are a stall, which passes.
@@ -41,24 +41,6 @@ class Queue:
             self._since_ns = now_ns
         self._latest_ns = now_ns
         return now_ns - self._since_ns > STANDING_NS
-
-
-class TokenBucket:
-    """Admits `rate` a second on average, and a burst of one second's worth (exchanges exceed their quota briefly)."""
-
-    def __init__(self, rate: float, now_ns: int) -> None:
-        self._rate = rate
-        self._tokens = rate
-        self._at_ns = now_ns
-
-    def take(self, now_ns: int) -> bool:
-        """Take one token if there is one."""
-        self._tokens = min(self._rate, self._tokens + (now_ns - self._at_ns) * self._rate / NS_PER_SECOND)
-        self._at_ns = now_ns
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
 
 
 class Admission:

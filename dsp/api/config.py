@@ -14,6 +14,7 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     page_size_max: int = 500  # entities in one answer; asking for more: 422
     report_rows_max: int = 100_000  # in one report; asking for more: 422
     connections_max: int = 200  # requests being answered at once; more: 503, but for /healthz, /readyz and /metrics
+    requests_per_second_max: int = 100  # of one key, in one process; more: 429
     idempotency_seconds: int = 86_400  # how long the answer to a write with an Idempotency-Key is remembered
     explain_records_max: int = 200_000  # stored requests looked through for one auction, the newest
     delivery_requests: int = 500  # stored requests, the newest, that a line item's delivery is explained by

@@ -22,6 +22,7 @@ from dsp.kernel.clock import Clock
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import DecodeError, Fault, ValidationError
 from dsp.kernel.lifecycle import Lifecycle
+from dsp.kernel.rate import TokenBucket
 from dsp.store.database import session_factory
 from dsp.store.keys import ApiKey, Role, find_key
 from dsp.stream.port import EventLog
@@ -46,12 +47,19 @@ class Services:
     reads: sessionmaker[Session] = field(init=False)
     writes: sessionmaker[Session] = field(init=False)
     explainer: Explainer = field(init=False)
+    rates: dict[int, TokenBucket] = field(init=False, default_factory=dict)  # by key
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reads", session_factory(self.engine, read_only=True))
         object.__setattr__(self, "writes", session_factory(self.engine))
         explainer = Explainer(self.reads, self.platform)
         object.__setattr__(self, "explainer", explainer)
+
+    def admits(self, key: ApiKey) -> bool:
+        """Count a request of a key; return whether it keeps to the rate."""
+        now_ns = self.clock.elapsed_ns()
+        rate = self.rates.setdefault(key.id, TokenBucket(self.config.requests_per_second_max, now_ns))
+        return rate.take(now_ns)
 
 
 def services(request: Request) -> Services:
@@ -73,6 +81,8 @@ def role(wanted: Role) -> Callable[..., ApiKey]:
             key = find_key(session, credentials.credentials)
         if key is None:
             raise RequestError(HTTPStatus.UNAUTHORIZED, "The API key is unknown or revoked.")
+        if not served.admits(key):
+            raise RequestError(HTTPStatus.TOO_MANY_REQUESTS, "The key asks too often.")
         if not key.role.may(wanted):
             raise RequestError(HTTPStatus.FORBIDDEN, f"This needs a key with role {wanted}; yours has {key.role}.")
         return key

@@ -16,7 +16,11 @@ from dsp.kernel import logging
 from dsp.kernel.errors import DspError, Fault, InputError, UnavailableError, ValidationError
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_SECONDS = 1
+_RETRY = {"Retry-After": "1"}  # seconds
+_HEADERS: dict[int, dict[str, str]] = {
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+    HTTPStatus.TOO_MANY_REQUESTS: _RETRY,
+}
 _INDEX = re.compile(r"\[(\d+)\]")
 
 
@@ -62,8 +66,7 @@ def problem(
 
 def unavailable(request_id: str, detail: str) -> Response:
     """Return the problem document of what a second try may mend."""
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    return problem(request_id, HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers)
+    return problem(request_id, HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=_RETRY)
 
 
 def pointer(field: str) -> str:
@@ -97,8 +100,7 @@ def request_id(request: Request) -> str:
 def _refused(request: Request, fault: DspError) -> Response:
     if isinstance(fault, ValidationError):
         return problem(request_id(request), fault.status, "Some values are refused.", fault.faults)
-    headers = {"WWW-Authenticate": "Bearer"} if fault.status == HTTPStatus.UNAUTHORIZED else {}
-    return problem(request_id(request), fault.status, str(fault), headers=headers)
+    return problem(request_id(request), fault.status, str(fault), headers=_HEADERS.get(fault.status))
 
 
 def _http(request: Request, fault: HTTPException) -> Response:

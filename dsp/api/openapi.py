@@ -45,7 +45,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the responses that refuse, each a problem document."""
     return {
         status: {"description": PROBLEMS[status], "content": content(ref("Problem"), MEDIA_TYPE)}
-        for status in sorted({401, 403, 422, 503, *statuses})
+        for status in sorted({401, 403, 422, 429, 503, *statuses})
     }
 
 

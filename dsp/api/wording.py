@@ -17,6 +17,8 @@ The control plane: what is advertised, to whom, for how much, and what came of i
   and after. Their body may be `application/json` or `application/merge-patch+json`.
 * **Many at once.** `POST /v1/{kind}/batch` makes up to a page of changes, all or none.
 * **Repetition.** A write with an `Idempotency-Key` can be repeated safely: it gets the first answer, and does nothing.
+* **Rates.** A key that makes more requests in a second than the operator allows (a hundred, where nothing else is set)
+  gets 429 with `Retry-After`.
 * **Refusals** are problem documents (RFC 9457) that name every refused field. `X-Request-Id` is echoed, or made.
 """
 
@@ -82,6 +84,7 @@ PROBLEMS: dict[int, str] = {
     415: "The body is not plain `application/json`.",
     422: "Values are refused; `errors` has every one with a pointer to it.",
     428: "`If-Match` is missing.",
+    429: "The key asks too often; try again after `Retry-After` seconds.",
     503: "The database does not answer; try again after `Retry-After` seconds.",
 }
 

@@ -91,7 +91,7 @@ async def api(tmp_path: Path, database: str, application: FastAPI) -> AsyncItera
         keys = [create_key(session, role.value, role, clock.now_ms()) for role in roles]
     log, blobs = LocalEventLog(tmp_path / "log", clock), LocalBlobStore(tmp_path / "blobs")
     await log.open()
-    config = ApiConfig(body_bytes_max=100_000, page_size_max=100)
+    config = ApiConfig(body_bytes_max=100_000, page_size_max=100, requests_per_second_max=100_000)
     services = Services(engine, clock, platform, config, lifecycle, log, blobs)
     application.state.services = services
     transport = httpx.ASGITransport(application)

@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import msgspec
 from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 from starlette.responses import Response
@@ -103,6 +106,17 @@ async def test_beyond_the_bound_requests_are_put_off_and_health_is_told(api: Api
         gate.set()
         assert (await slow).status_code == 204
         assert (await client.get("/v1/campaigns")).status_code == 204
+
+
+async def test_a_key_that_asks_too_often_is_put_off_and_no_other(api: Api, application: FastAPI) -> None:
+    config = msgspec.structs.replace(api.services.config, requests_per_second_max=3)
+    application.state.services = replace(api.services, config=config)
+    answers = [await api.viewer.get("/v1/campaigns") for _ in range(5)]
+    assert [each.status_code for each in answers] == [200] * 3 + [429] * 2
+    assert (answers[-1].headers["retry-after"], errors(answers[-1])) == ("1", {})
+    assert (await api.owner.get("/v1/campaigns")).status_code == 200
+    api.clock.advance(1_000)
+    assert (await api.viewer.get("/v1/campaigns")).status_code == 200
 
 
 async def test_a_failing_database_is_503_with_retry_after(api: Api) -> None:

@@ -8,20 +8,12 @@ from bidder.admission import (
     WORK_NS_MAX,
     Admission,
     Queue,
-    TokenBucket,
 )
 from dsp.catalog.reasons import Exclusion
 from dsp.kernel.clock import NS_PER_SECOND
 from dsp.openrtb.profile import Profile
 
 PROFILES = {"x": Profile(name="x", qps_max=10), "y": Profile(name="y", qps_max=1_000)}
-
-
-def test_bucket_holds_one_second_and_refills() -> None:
-    bucket = TokenBucket(10, 0)
-    assert sum(bucket.take(0) for _ in range(50)) == 10
-    assert sum(bucket.take(NS_PER_SECOND // 2) for _ in range(50)) == 5
-    assert sum(bucket.take(100 * NS_PER_SECOND) for _ in range(50)) == 10
 
 
 def test_rates_are_per_exchange() -> None:
