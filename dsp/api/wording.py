@@ -149,7 +149,7 @@ FIELDS: dict[str, str] = {
     "width": "Pixels; required for banner and video.",
     "height": "Pixels; required for banner and video.",
     "duration_seconds": "Required for video and audio.",
-    "mime": "Media type such as video/mp4; required for video and audio.",
+    "mime": "Media type such as video/mp4; required for video and audio. Scripts need VPAID.",
     "bitrate_kbps": "Of the media file.",
     "attributes": "OpenRTB creative attributes (list 5.3).",
     "apis": "OpenRTB API frameworks that the creative needs (list 5.6).",

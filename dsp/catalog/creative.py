@@ -10,6 +10,7 @@ from dsp.kernel.errors import Fault
 from dsp.openrtb.macros import unknown
 from dsp.openrtb.native import NativeAssets
 from dsp.openrtb.template import insecure
+from dsp.openrtb.vast import SCRIPTS, VPAID
 
 URL_CHARS_MAX = 2_048
 #: Bytes as sent; exchanges bound whole responses, and no tag needs more.
@@ -75,6 +76,8 @@ def creative(entity: Creative, path: str, faults: list[Fault]) -> Creative:
         kinds = (entity.format.value, "application")  # manifests and scripts are applications
         if entity.mime.partition("/")[0] not in kinds:
             faults.append(Fault("mime", f"must be of {entity.format}, not {entity.mime}"))
+        if entity.mime in SCRIPTS and VPAID.isdisjoint(entity.apis):
+            faults.append(Fault("apis", f"must name the VPAID (1 or 2) that {entity.mime} needs"))
     if entity.format is MediaFormat.BANNER:
         _banner(entity.markup, faults)
     elif entity.format is MediaFormat.NATIVE:

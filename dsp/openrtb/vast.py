@@ -14,6 +14,9 @@ STREAMING, PROGRESSIVE = 1, 2
 _DELIVERIES = {STREAMING: "streaming", PROGRESSIVE: "progressive"}
 #: Playlists of HTTP Live Streaming and of MPEG-DASH.
 _STREAMED = frozenset({"application/x-mpegurl", "application/vnd.apple.mpegurl", "application/dash+xml"})
+#: What a player does not play but run, by VPAID; and that, 1.0 and 2.0, in AdCOM's list "API Frameworks".
+SCRIPTS = frozenset({"application/javascript", "application/x-javascript", "application/x-shockwave-flash"})
+VPAID = frozenset({1, 2})
 _VERSIONS = frozenset(PROTOCOLS.values())
 #: Of a document's version: its subtype where the ad is in it, and where it says where to find it.
 _SUBTYPES = {"1.0": (1, 4), "2.0": (2, 5), "3.0": (3, 6), "4.0": (7, 8), "4.1": (11, 12), "4.2": (13, 14)}
@@ -125,7 +128,8 @@ def inline(
 def _media(url: str, mime: str, width: int, height: int, bitrate_kbps: int) -> str:
     bitrate = f' bitrate="{bitrate_kbps}"' if bitrate_kbps else ""
     how = f'delivery="{_DELIVERIES[delivery(mime)]}" type={_attribute(mime)}'
-    opening = f'<MediaFile {how} width="{width}" height="{height}"{bitrate}>'
+    framework = ' apiFramework="VPAID"' if mime.lower() in SCRIPTS else ""
+    opening = f'<MediaFile {how} width="{width}" height="{height}"{bitrate}{framework}>'
     return f"{opening}{_cdata(url)}</MediaFile>"
 
 

@@ -169,6 +169,9 @@ async def test_creatives_need_what_their_format_needs(api: Api) -> None:
     for mime in ("audio/mpeg", "text/html", "x" * 130 + "/mp4"):
         media_url = "https://a.example/x.mp4"
         assert await refused(format="video", markup=media_url, **{**media, "mime": mime}) == {"mime"}
+    script = {**media, "mime": "application/javascript", "markup": "https://a.example/vpaid.js"}
+    assert await refused(format="video", **script) == await refused(format="video", **script, apis=[7]) == {"apis"}
+    assert (await api.member.post("/v1/creatives", json={**base, "format": "video", **script, "apis": [2]})).is_success
     insecure = "<img src='http://a.example/x.png'>"
     assert await refused(format="banner", markup=insecure, **size) == {"markup"}
     assert await refused(format="banner", markup="x" * 70_000, **size) == {"markup"}

@@ -106,6 +106,14 @@ def test_vast_says_how_its_media_are_delivered(mime: str, want: str) -> None:
     assert media.get("delivery") == want
 
 
+@pytest.mark.parametrize("version", vast.PROTOCOLS.values())
+def test_players_are_told_that_a_script_is_to_be_run(version: str) -> None:
+    text = _vast(version, mime="application/javascript", media_url="https://cdn.example/vpaid.js")
+    assert vastlint.validate(text).valid
+    frameworks = [next(etree.fromstring(one.encode()).iter("{*}MediaFile")) for one in (text, _vast(version))]
+    assert [media.get("apiFramework") for media in frameworks] == ["VPAID", None]
+
+
 def test_vast_of_an_unknown_version_is_refused() -> None:
     with pytest.raises(ValueError, match=r"VAST 1\.0"):
         _vast("1.0")
