@@ -142,11 +142,7 @@ class Cluster:
 
     def _format(self, properties: Path) -> None:
         command = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(properties)]
-        done = subprocess.run(
-            [*self._java(), *command], capture_output=True, text=True, timeout=_FORMAT_SECONDS, check=False
-        )
-        if done.returncode:
-            raise RuntimeError(f"storage not formatted:\n{done.stdout}{done.stderr}")
+        _done([*self._java(), *command], _FORMAT_SECONDS, "storage not formatted")
 
     def _properties(self, node: int, log: Path) -> str:
         voters = ",".join(f"{number}@127.0.0.1:{port}" for number, port in enumerate(self._controller_ports))
@@ -196,8 +192,15 @@ def fetch_jars() -> None:
         for jar in JARS.glob("*.jar"):  # of another version
             jar.unlink()
         goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={JARS}"]
-        subprocess.run(["mvn", "-q", "-B", "-f", str(_POM), *goal], check=True, timeout=_FETCH_SECONDS)
+        _done(["mvn", "-q", "-B", "-f", str(_POM), *goal], _FETCH_SECONDS, "jars not fetched")
         (JARS / "pom.xml").write_bytes(_POM.read_bytes())
+
+
+def _done(command: list[str], seconds: float, fault: str) -> None:
+    """Run a command; what it prints is of interest where it fails alone."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{fault}:\n{done.stdout}{done.stderr}")
 
 
 def free_ports(count: int) -> list[int]:
