@@ -163,7 +163,9 @@ def _step(step: str, found: dict[str, Any]) -> str:
         return text + "".join(f"\n           left out {entry['path']}: {entry['reason']}" for entry in found["skipped"])
     if step == "evaluate":
         scores = {name: score["log_loss"] for name, score in found["scores"].items()}
-        return "log loss " + ", ".join(f"{name} {loss:.5f}" for name, loss in scores.items() if loss is not None)
+        text = "log loss " + ", ".join(f"{name} {loss:.5f}" for name, loss in scores.items() if loss is not None)
+        fault = found.get("fault")
+        return text if fault is None else f"{text}\n           the champion cannot be used: {fault}"
     if step == "calibrate":
         made = ", ".join(f"{name} {weight:.2f}" for name, weight in found["ctr"]["weights"].items())
         return f"{made}, slope {found['ctr']['slope']:.3f}; conversions: {found['cvr']['kind']}"

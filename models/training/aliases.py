@@ -23,6 +23,17 @@ def loaded(root: Path, alias: str) -> bundle.Bundle | None:
     return None
 
 
+def fault(root: Path, alias: str) -> str | None:
+    """Return why what an alias names cannot be read; None where it can, or where the alias names nothing."""
+    try:
+        version = registry.resolve(root, alias)
+        if version is not None:
+            bundle.load(root, version)
+    except BundleError as found:
+        return str(found)
+    return None
+
+
 def promote(root: Path, version: str) -> None:
     """Let a version serve, and remember what served before. Doing it again changes nothing.
 

@@ -33,7 +33,9 @@ class Live(msgspec.Struct, frozen=True):
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What is known when it is decided. `champion` is the version it was compared with; None: the prior serves."""
+    """What is known when it is decided. `champion` is the version it was compared with; None: there is none, or `fault`
+    says why it cannot be read.
+    """
 
     champion: str | None
     scores: dict[str, dict[str, Any]]
@@ -41,6 +43,7 @@ class Findings(msgspec.Struct, frozen=True):
     slices: list[gates.Slice]
     objections: list[str]
     live: Live | None = None
+    fault: str | None = None
 
 
 class Decision(NamedTuple):
@@ -86,6 +89,7 @@ def hold(root: Path, data: Dataset, walked: Walk, config: TrainingConfig) -> Fin
         objections=gates.uncalibrated(scores["candidate"], bounds)
         + gates.worse_than_prior(scores["candidate"], scores["prior"], bounds),
         live=_live(root, data, bounds),
+        fault=aliases.fault(root, bundle.CHAMPION) if serving is None else None,
     )
 
 

@@ -285,9 +285,12 @@ def test_an_alias_that_names_nothing_serves_nothing_and_is_replaced(copied: Path
     alias.write_text("damaged")
     assert aliases.rollback(root) == second
     alias.write_text("damaged")
-    outcome = run(copied, END_MS + 3_000)
+    steps: dict[str, dict[str, Any]] = {}
+    outcome = nightly.run(copied, END_MS + 3_000, CONFIG, steps.__setitem__)
+    assert steps["evaluate"]["fault"] == "not a version: 'damaged'"
     assert outcome.result == "published"
     assert outcome.champion == champion(copied).version
+    assert aliases.fault(root, bundle.CHAMPION) is aliases.fault(root, bundle.CHALLENGER) is None
 
 
 def test_live_evidence_is_that_of_the_challenger_and_its_bids_alone(copied: Path) -> None:
