@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from dsp.kernel import logging
 from dsp.kernel.errors import DspError, Fault, InputError, UnavailableError, ValidationError
@@ -21,6 +22,7 @@ _HEADERS: dict[int, dict[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
     HTTPStatus.TOO_MANY_REQUESTS: _RETRY,
 }
+_METHODS = ("GET", "PATCH", "POST")
 _INDEX = re.compile(r"\[(\d+)\]")
 
 
@@ -107,7 +109,16 @@ def _http(request: Request, fault: HTTPException) -> Response:
     """Answer for the framework: no such path, no such method."""
     detail = {404: "There is nothing at this path.", 405: "This path does not answer this method."}
     text = detail.get(fault.status_code, str(fault.detail))
-    return problem(request_id(request), fault.status_code, text, headers=fault.headers)
+    # The framework names the methods of the first route that has the path; here each method is a route.
+    allow = {"Allow": ", ".join(_allowed(request))} if fault.status_code == HTTPStatus.METHOD_NOT_ALLOWED else {}
+    return problem(request_id(request), fault.status_code, text, headers={**(fault.headers or {}), **allow})
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods that the path answers."""
+    routes = request.app.routes
+    scopes = [{**request.scope, "method": method} for method in _METHODS]
+    return [one["method"] for one in scopes if any(route.matches(one)[0] is Match.FULL for route in routes)]
 
 
 def _parameters(request: Request, fault: RequestValidationError) -> Response:
