@@ -1,4 +1,4 @@
-"""Many changes to entities of one kind, all of which are made or none."""
+"""Many writes of entities of one kind, all of which are made or none."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -19,6 +19,7 @@ _FIELDS = "fields"
 class BatchAction(StrEnum):
     """What is done to one entity."""
 
+    CREATE = "create"
     UPDATE = "update"
     ACTIVATE = "activate"
     PAUSE = "pause"
@@ -33,13 +34,15 @@ STATUSES = {
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One change. Beside these it has `fields`, a merge patch, where it is an update."""
+    """One write. Beside these it has `fields` where it is a creation, or an update: then a merge patch."""
 
-    id: int
     action: BatchAction
+    id: int | None = None  # of all but a creation
     version: int | None = None
 
 
+#: What is done with fields.
+_WITH_FIELDS = (BatchAction.CREATE, BatchAction.UPDATE)
 _RULES = Rules(fields={})
 
 
@@ -62,7 +65,7 @@ def operations(body: Mapping[str, Any], bound: int) -> list[tuple[Operation, Map
 def apply(
     repository: CatalogRepository, kind: Kind, wanted: Sequence[tuple[Operation, Mapping[str, Any]]]
 ) -> list[Entity]:
-    """Make the changes in their order, and return the entities after them.
+    """Make the writes in their order, and return the entities after them.
 
     Raises:
         ValidationError: with every fault of every operation; the caller commits nothing then.
@@ -72,12 +75,14 @@ def apply(
     for number, (one, fields) in enumerate(wanted):
         at = f"{OPERATIONS}[{number}]"
         try:
-            if one.action is BatchAction.UPDATE:
+            if one.id is None:
+                made.append(repository.create(kind, fields))
+            elif one.action is BatchAction.UPDATE:
                 made.append(repository.update(kind, one.id, fields, one.version))
             else:
                 made.append(repository.set_status(kind, one.id, STATUSES[one.action], one.version))
         except ValidationError as refused:
-            asked = one.action is BatchAction.UPDATE  # else the field is one of the entity's, and not of the body's
+            asked = one.action in _WITH_FIELDS  # else the field is one of the entity's, and not of the body's
             faults += [
                 Fault(f"{at}.{_FIELDS}.{each.field}", each.message) if asked else Fault(at, str(each))
                 for each in refused.faults
@@ -93,6 +98,12 @@ def _operation(given: Any, path: str, faults: list[Fault]) -> tuple[Operation, M
     fields: Any = {}
     if isinstance(given, Mapping):
         given, fields = {name: value for name, value in given.items() if name != _FIELDS}, given.get(_FIELDS)
-        if (given.get("action") == BatchAction.UPDATE) is not isinstance(fields, Mapping):
-            faults.append(Fault(f"{path}.{_FIELDS}", "is required, as an object, for an update and for nothing else"))
+        action = given.get("action")
+        if (action in _WITH_FIELDS) is not isinstance(fields, Mapping):
+            message = "is required, as an object, to create or to update, and for nothing else"
+            faults.append(Fault(f"{path}.{_FIELDS}", message))
+        if action != BatchAction.CREATE and given.get("id") is None:
+            faults.append(Fault(f"{path}.id", "is required"))
+        if action == BatchAction.CREATE:
+            faults += [Fault(f"{path}.{name}", "is set by the platform") for name in ("id", "version") if name in given]
     return _RULES.build(Operation, given, path, faults), fields or {}

@@ -28,8 +28,9 @@ from dsp.store.keys import ApiKey, Role, find_key
 from dsp.stream.port import EventLog
 
 _JSON = frozenset({"application/json", "application/merge-patch+json"})
-_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
-_ETAG = re.compile(r'"(\d{1,18})"')
+#: What headers look like.
+IDEMPOTENCY_KEY = r"[!-~]{1,200}"
+IF_MATCH = r'\*|"([0-9]{1,18})"'
 _bearer = HTTPBearer(auto_error=False, description="An API key, made by `python -m dsp key create NAME --role ROLE`.")
 
 
@@ -144,18 +145,16 @@ def version_wanted(headers: Mapping[str, str], *, required: bool) -> int | None:
         if required:
             raise RequestError(HTTPStatus.PRECONDITION_REQUIRED, "The request needs `If-Match` with the entity's ETag.")
         return None
-    if given.strip() == "*":
-        return None
-    match = _ETAG.fullmatch(given.strip())
+    match = re.fullmatch(IF_MATCH, given.strip())
     if match is None:
         raise RequestError(HTTPStatus.BAD_REQUEST, "`If-Match` must be one ETag as this API gives them, or *.")
-    return int(match[1])
+    return None if match[1] is None else int(match[1])
 
 
 def idempotency_key(headers: Mapping[str, str]) -> str | None:
     """Return the Idempotency-Key, if there is one; raises RequestError when it is not fit to be one."""
     given = headers.get("idempotency-key")
-    if given is not None and not _IDEMPOTENCY_KEY.fullmatch(given):
+    if given is not None and not re.fullmatch(IDEMPOTENCY_KEY, given):
         raise RequestError(HTTPStatus.BAD_REQUEST, "`Idempotency-Key` must be 1 to 200 visible ASCII characters.")
     return given
 

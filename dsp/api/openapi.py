@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from dsp.api.batch import BatchAction
+from dsp.api.context import IDEMPOTENCY_KEY, IF_MATCH
 from dsp.api.delivery import DeliveryReport
 from dsp.api.errors import MEDIA_TYPE, Problem
 from dsp.api.explain import RequestReport
@@ -111,13 +112,13 @@ def _success(name: str, schema: str) -> dict[str, Any]:
     return made
 
 
-def _header(description: str) -> dict[str, Any]:
-    return {"description": description, "schema": {"type": "string"}}
+def _header(description: str, **schema: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string", **schema}}
 
 
 def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
-    def header(field: str, required: bool, description: str) -> dict[str, Any]:
-        return {"name": field, "in": "header", "required": required, **_header(description)}
+    def header(field: str, required: bool, pattern: str, description: str) -> dict[str, Any]:
+        return {"name": field, "in": "header", "required": required, **_header(description, pattern=f"^({pattern})$")}
 
     made: list[dict[str, Any]] = []
     if name == "list":
@@ -131,12 +132,14 @@ def _parameters(kind: Kind, name: str) -> list[dict[str, Any]]:
             for one in kind.ancestors
         ]
     if name == "update":
-        made.append(header("If-Match", True, "The ETag the change is based on, or `*`."))
+        made.append(header("If-Match", True, IF_MATCH, "The ETag the change is based on, or `*`."))
     elif name in ("activate", "pause", "archive"):
-        made.append(header("If-Match", False, "The ETag the change is based on; without it any version will do."))
+        made.append(
+            header("If-Match", False, IF_MATCH, "The ETag the change is based on; without it any version will do.")
+        )
     if name not in ("list", "read", "versions"):
         description = "A value of your choice: a repetition within 24 hours gets the first answer and does nothing."
-        made.append(header("Idempotency-Key", False, description))
+        made.append(header("Idempotency-Key", False, IDEMPOTENCY_KEY, description))
     return made
 
 
@@ -172,7 +175,7 @@ def _schemas() -> dict[str, Any]:
         required = [*READ_ONLY, *(field for field in shown if field not in READ_ONLY)]
         schemas[name] = {**entity, "description": KINDS[kind], "properties": shown, "required": required}
         schemas[f"{name}Page"] = _page(ref(name))
-        schemas[f"{name}List"] = _items("The entities after the changes, in their order.", ref(name))
+        schemas[f"{name}List"] = _items("The entities after the writes, in their order.", ref(name))
         schemas[f"{name}Batch"] = _batch(name)
     schemas |= {f"{name}Update": _update(components[name]) for name in _MERGED}
     schemas |= {f"{name}Page": _page(ref(name)) for name in ("Change", "EntityChange")}
@@ -226,17 +229,21 @@ def _mergeable(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _batch(name: str) -> dict[str, Any]:
-    fields = {"description": "What to change; for an update, and for nothing else.", **ref(f"{name}Update")}
+    entity_id = {"type": ["integer", "null"], "description": "Of which entity; of all but a creation."}
     version = {"type": ["integer", "null"], "description": "The version it is based on; without it any will do."}
+    fields = {
+        "description": f"What to change; to create, all that `{name}Create` requires; for nothing else.",
+        **ref(f"{name}Update"),
+    }
     operation = {
         "type": "object",
-        "properties": {"id": {"type": "integer"}, "action": ref("BatchAction"), "version": version, "fields": fields},
-        "required": ["id", "action"],
+        "properties": {"action": ref("BatchAction"), "id": entity_id, "version": version, "fields": fields},
+        "required": ["action"],
         "additionalProperties": False,
     }
     return {
         "type": "object",
-        "description": "Changes to make in this order.",
+        "description": "Writes to make in this order.",
         "properties": {"operations": {"type": "array", "minItems": 1, "items": operation}},
         "required": ["operations"],
         "additionalProperties": False,

@@ -15,7 +15,7 @@ The control plane: what is advertised, to whom, for how much, and what came of i
   `effective_status` is what the own status comes to given those of the ancestors: only what is effectively active bids.
 * **Changes** are merged (RFC 7396), need `If-Match` with the ETag they are based on, and are kept with author, before
   and after. Their body may be `application/json` or `application/merge-patch+json`.
-* **Many at once.** `POST /v1/{kind}/batch` makes up to a page of changes, all or none.
+* **Many at once.** `POST /v1/{kind}/batch` makes up to a page of creations and changes, all or none.
 * **Repetition.** A write with an `Idempotency-Key` can be repeated safely: it gets the first answer, and does nothing.
 * **Rates.** A key that makes more requests in a second than the operator allows (a hundred, where nothing else is set)
   gets 429 with `Retry-After`.
@@ -67,9 +67,9 @@ ACTIONS: dict[str, tuple[str, str]] = {
     "pause": ("Pause the {one}", "It and what is below it stop bidding within two seconds."),
     "archive": ("Archive the {one}", "For good: it and what is below it never bid again."),
     "batch": (
-        "Change many {many}",
-        "Updates and steps of the life cycle, all of which are made or none: where any is refused nothing is changed, "
-        "and `errors` has the faults of each, such as `operations[3].fields.budget.daily_micros`.",
+        "Create or change many {many}",
+        "Creations, updates and steps of the life cycle, all of which are made or none: where any is refused nothing "
+        "is changed, and `errors` has the faults of each, such as `operations[3].fields.budget.daily_micros`.",
     ),
 }
 

@@ -350,6 +350,43 @@ async def test_many_changes_are_made_together_or_not_at_all(api: Api) -> None:
     assert (await api.viewer.post("/v1/line-items/batch", json={"operations": [activated]})).status_code == 403
 
 
+async def test_many_are_created_together_or_not_at_all(api: Api) -> None:
+    ids = await api.tree()
+    line_item = (await api.viewer.get(f"/v1/line-items/{ids['line-items']}")).json()
+
+    async def batch(path: str, *operations: Any, **headers: str) -> Any:
+        return await api.member.post(f"/v1/{path}/batch", json={"operations": operations}, headers=headers)
+
+    set_by_platform = ("id", "status", "version", "effective_status")
+    copied = {name: value for name, value in line_item.items() if name not in set_by_platform}
+    copies = [
+        {"action": "create", "fields": {**copied, "name": f"Copy {one}", "external_id": str(one)}} for one in (1, 2)
+    ]
+    renamed = {"action": "update", "id": line_item["id"], "fields": {"name": "Original"}}
+    headers = {"idempotency-key": "copies"}
+    answer = await batch("line-items", *copies, renamed, **headers)
+    assert answer.status_code == 200, answer.text
+    first, second, original = answer.json()["items"]
+    assert original["name"] == "Original"
+    for made, name in ((first, "Copy 1"), (second, "Copy 2")):
+        assert {field: made[field] for field in copied} == {**copied, "name": name, "external_id": name[-1]}
+        assert (made["status"], made["version"]) == ("draft", 1)
+        assert (await api.viewer.get(f"/v1/line-items/{made['id']}")).json() == made
+    assert (await batch("line-items", *copies, renamed, **headers)).content == answer.content
+    again = {"action": "create", "fields": {**copied, "external_id": "3"}}
+    refused = await batch("line-items", again, copies[1], {"action": "create", "fields": {"name": "", "mood": 1}})
+    assert refused.status_code == 422
+    assert errors(refused) == {
+        "operations[1].fields.external_id": f"is taken by line item {second['id']}",
+        "operations[2].fields.name": "must not be empty",
+        "operations[2].fields.mood": "unknown field",
+        "operations[2].fields.campaign_id": "is required",
+        "operations[2].fields.flight": "is required",
+        "operations[2].fields.goal": "is required",
+    }
+    assert len((await api.viewer.get("/v1/line-items")).json()["items"]) == 3
+
+
 @pytest.mark.parametrize(
     ("operations", "faults"),
     [
@@ -364,6 +401,11 @@ async def test_many_changes_are_made_together_or_not_at_all(api: Api) -> None:
             },
         ),
         ([{"id": 1, "action": "pause", "fields": {}}], {"operations[0].fields"}),
+        ([{"id": None, "action": "pause"}], {"operations[0].id"}),
+        (
+            [{"action": "create"}, {"id": 1, "action": "create", "version": 1, "fields": {}}],
+            {"operations[0].fields", "operations[1].id", "operations[1].version"},
+        ),
         ([{"id": 1, "action": "pause", "status": "active"}], {"operations[0].status"}),
     ],
 )  # fmt: skip
