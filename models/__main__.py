@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     promote = commands.add_parser("promote", help="make a version the champion")
     promote.add_argument("version", help="as the registry's folder `versions` names it")
     shadow = commands.add_parser("shadow", help="let a version predict beside the champion, without a say in bids")
-    shadow.add_argument("version", nargs="?", help="likewise; without one, shadow scoring ends")
+    shadow.add_argument("version", nargs="?", help="named as for `promote`; without one, shadow scoring ends")
     commands.add_parser("rollback", help="make the previous champion the champion again")
     reports.add_parsers(commands)
     benchmarks.add_parsers(commands.add_parser("benchmark", help="pacing, shading, ctr, predictor"))

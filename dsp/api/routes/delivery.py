@@ -34,7 +34,8 @@ _READ, _BYTES_MAX = 50, 16 << 20
 async def delivery(id: str, request: Request, served: Served, key: Client) -> Response:
     """Tell what holds the line item back, how its budgets and its pacing stand, and what it may bid on.
 
-    `supply` runs the funnel on the newest of the requests that bidders keep; `POST /v1/explain` tells of one of them.
+    `supply` runs the funnel on the newest of the requests that bidders keep; `GET /v1/explain/{auction_id}` tells of
+    one of them.
     """
     known_parameters(request, frozenset())
     number = entity_id(Kind.LINE_ITEM, id)
