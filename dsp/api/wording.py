@@ -104,7 +104,7 @@ FIELDS: dict[str, str] = {
     "revoked_ms": "When it was revoked; null while it is good.",
     "domain": "The advertiser's domain, as `adomain` of bids and as blocks (`badv`) look at it.",
     "categories": "IAB categories such as IAB2-3.",
-    "timezone": "IANA name such as Europe/Berlin.",
+    "timezone": "IANA name such as Europe/Berlin; cannot be changed once the advertiser has bid.",
     "frequency_caps": "At most so many impressions per user within any window; all hold at once.",
     "advertiser_id": "The advertiser it belongs to; cannot be changed.",
     "campaign_id": "The campaign it belongs to; cannot be changed.",

@@ -7,11 +7,13 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dsp.catalog.entities import Campaign, LineItem
+from dsp.catalog.entities import Advertiser, Campaign, LineItem
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status
 from dsp.catalog.terms import Budget, GoalKind
+from dsp.kernel.clock import knows_timezone
 from dsp.kernel.errors import Fault
+from dsp.store.book_tables import BookDayRow
 from dsp.store.rows import to_entity
 from dsp.store.tables import ROWS, CampaignRow, ConversionRuleRow, LineItemRow
 
@@ -58,6 +60,7 @@ class Checks:
         if kind.parent_field is not None and getattr(entity, kind.parent_field) != getattr(before, kind.parent_field):
             # Money is booked under the ancestors an entity had, so it cannot move.
             faults.append(Fault(kind.parent_field, "cannot be changed"))
+        faults += self._timezone_faults(entity, before)
         faults += self._budget_faults(entity, before)
         if not faults:
             faults += self._within(entity, before)
@@ -85,6 +88,21 @@ class Checks:
         if not isinstance(entity, LineItem):
             return []
         return self._goal_faults(entity, before) + self._flight_faults(entity, before)
+
+    def _timezone_faults(self, entity: Entity, before: Entity) -> Faults:
+        """Refuse to move an advertiser's days once the book has some.
+
+        The day that has begun elsewhere has a daily budget of its own, and reports would mix the days of two zones. A
+        zone that this machine does not know has no days here.
+        """
+        if not isinstance(entity, Advertiser) or not isinstance(before, Advertiser):
+            return []
+        if entity.timezone == before.timezone or not knows_timezone(before.timezone):
+            return []
+        booked = select(BookDayRow.day).where(BookDayRow.advertiser_id == entity.id)
+        if self._session.scalar(booked.limit(1)) is None:
+            return []
+        return [Fault("timezone", "cannot be changed any more: the advertiser has bid, by the days of this one")]
 
     def _goal_faults(self, line_item: LineItem, before: Entity | None) -> Faults:
         """Refuse a return on conversions that are worth nothing: such a line item would never bid.

@@ -173,6 +173,25 @@ def test_refusals(engine: Engine) -> None:
             repository.set_status(Kind.CAMPAIGN, campaign, Status.PAUSED)
 
 
+def test_an_advertiser_keeps_its_days_once_it_has_bid(engine: Engine) -> None:
+    """Else the day that has begun elsewhere has a second daily budget, and a report mixes the days of two zones."""
+    with session_factory(engine).begin() as session:
+        repository = CatalogRepository(session, "test", 0)
+        mine, others = (
+            repository.create(Kind.ADVERTISER, {"name": name, "domain": "a.example"}).id for name in ("A", "B")
+        )
+        repository.update(Kind.ADVERTISER, mine, {"timezone": "America/New_York"})
+        BookRepository(session).apply([bids_sent(1, 2, advertiser_id=mine)], {0: 1}, "notices", "ledger")
+        with pytest.raises(ValidationError) as refused:
+            repository.update(Kind.ADVERTISER, mine, {"timezone": "Pacific/Auckland"})
+        assert [fault.field for fault in refused.value.faults] == ["timezone"]
+        renamed = repository.update(Kind.ADVERTISER, mine, {"name": "C"})
+        repository.update(Kind.ADVERTISER, others, {"timezone": "Pacific/Auckland"})
+        # tzdata may drop a zone; on a host that has no such days any more nothing is mixed.
+        session.execute(text("UPDATE advertiser SET timezone = 'Mars/Olympus_Mons' WHERE id = :id"), {"id": mine})
+        assert repository.update(Kind.ADVERTISER, mine, {"timezone": "UTC"}).version == renamed.version + 1
+
+
 def test_readers_do_not_wait_for_a_writer_and_see_only_what_is_committed(engine: Engine) -> None:
     reads, writes = session_factory(engine, read_only=True), session_factory(engine)
     with writes() as writer:
