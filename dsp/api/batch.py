@@ -105,5 +105,6 @@ def _operation(given: Any, path: str, faults: list[Fault]) -> tuple[Operation, M
         if action != BatchAction.CREATE and given.get("id") is None:
             faults.append(Fault(f"{path}.id", "is required"))
         if action == BatchAction.CREATE:
-            faults += [Fault(f"{path}.{name}", "is set by the platform") for name in ("id", "version") if name in given]
+            set_here = [name for name in ("id", "version") if given.get(name) is not None]
+            faults += [Fault(f"{path}.{name}", "is set by the platform") for name in set_here]
     return _RULES.build(Operation, given, path, faults), fields or {}

@@ -360,7 +360,8 @@ async def test_many_are_created_together_or_not_at_all(api: Api) -> None:
     set_by_platform = ("id", "status", "version", "effective_status")
     copied = {name: value for name, value in line_item.items() if name not in set_by_platform}
     copies = [
-        {"action": "create", "fields": {**copied, "name": f"Copy {one}", "external_id": str(one)}} for one in (1, 2)
+        {"action": "create", "id": None, "fields": {**copied, "name": f"Copy {one}", "external_id": str(one)}}
+        for one in (1, 2)
     ]
     renamed = {"action": "update", "id": line_item["id"], "fields": {"name": "Original"}}
     headers = {"idempotency-key": "copies"}
