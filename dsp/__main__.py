@@ -146,7 +146,7 @@ def _key(options: argparse.Namespace) -> int | None:
         if options.action == "create":
             key = create_key(session, options.name, Role(options.role), now_ms, options.advertiser)
         elif options.action == "revoke":
-            revoke_key(session, options.name, now_ms)
+            revoke_key(session, options.name, "command line", now_ms)
         else:
             for each in list_keys(session):
                 of = "" if each.advertiser_id is None else f"  of advertiser {each.advertiser_id}"

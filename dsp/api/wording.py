@@ -102,6 +102,7 @@ FIELDS: dict[str, str] = {
     "ApiKey.advertiser_id": "Whose client the key is for; null for another role.",
     "created_ms": "When it was made.",
     "revoked_ms": "When it was revoked; null while it is good.",
+    "revoked_by": "Who revoked it: an API key or the command line; null while it is good, and where that is not known.",
     "domain": "The advertiser's domain, as `adomain` of bids and as blocks (`badv`) look at it.",
     "categories": "IAB categories such as IAB2-3.",
     "timezone": "IANA name such as Europe/Berlin; cannot be changed once the advertiser has bid.",

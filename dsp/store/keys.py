@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from dsp.catalog.values import text
 from dsp.kernel.errors import Fault, NotFoundError, ValidationError
-from dsp.store.tables import AdvertiserRow, ApiKeyRow
+from dsp.store.tables import NAME_CHARS_MAX, AdvertiserRow, ApiKeyRow
 
 KEY_PREFIX = "dsp_"
 _SECRET_BYTES = 32
@@ -42,6 +42,12 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     advertiser_id: int | None = None
     created_ms: int
     revoked_ms: int | None = None
+    revoked_by: str | None = None
+
+    @property
+    def actor(self) -> str:
+        """Return how what the key does is signed."""
+        return _actor(self.name)
 
 
 def create_key(session: Session, name: str, role: Role, now_ms: int, advertiser_id: int | None = None) -> str:
@@ -54,6 +60,8 @@ def create_key(session: Session, name: str, role: Role, now_ms: int, advertiser_
         name = text(name)
     except ValueError as fault:
         raise ValidationError([Fault("name", str(fault))]) from fault
+    if (beyond := len(_actor(name)) - NAME_CHARS_MAX) > 0:
+        raise ValidationError([Fault("name", f"must have at most {len(name) - beyond} characters")])
     if session.scalar(select(ApiKeyRow.id).where(ApiKeyRow.name == name)) is not None:
         raise ValidationError([Fault("name", f"there is a key named {name} already")])
     if (role is Role.CLIENT) is not (advertiser_id is not None):
@@ -79,12 +87,17 @@ def list_keys(session: Session) -> Sequence[ApiKey]:
     return [msgspec.convert(row, ApiKey, from_attributes=True) for row in rows]
 
 
-def revoke_key(session: Session, name: str, now_ms: int) -> None:
-    """Make a key worthless from now on; harmless when it is already. Raises NotFoundError."""
+def revoke_key(session: Session, name: str, actor: str, now_ms: int) -> None:
+    """Make a key worthless from now on, on behalf of an actor; harmless when it is already. Raises NotFoundError."""
     named = ApiKeyRow.name == name
     if session.scalar(select(ApiKeyRow.id).where(named)) is None:
         raise NotFoundError(f"there is no key named {name}")
-    session.execute(update(ApiKeyRow).where(named, ApiKeyRow.revoked_ms.is_(None)).values(revoked_ms=now_ms))
+    revocation = {"revoked_ms": now_ms, "revoked_by": actor}
+    session.execute(update(ApiKeyRow).where(named, ApiKeyRow.revoked_ms.is_(None)).values(revocation))
+
+
+def _actor(name: str) -> str:
+    return f"key:{name}"
 
 
 def _hash(key: str) -> str:

@@ -199,6 +199,7 @@ class ApiKeyRow(Base):
     advertiser_id: Mapped[int | None]
     created_ms: Mapped[int]
     revoked_ms: Mapped[int | None]
+    revoked_by: Mapped[str | None] = mapped_column(String(NAME_CHARS_MAX))
 
 
 class IdempotencyRow(Base):

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from dsp.kernel.errors import ValidationError
 from dsp.store.database import session_factory
-from dsp.store.keys import Role, create_key
+from dsp.store.keys import Role, create_key, revoke_key
 from tests.api.conftest import Api, errors
 from tests.servers.postgres import PASSWORD, Postgres
 
@@ -62,6 +63,26 @@ async def test_an_api_key_rotates_without_a_refusal(api: Api) -> None:
     assert (await api.viewer.get("/v1/campaigns", headers=renewed)).status_code == 200
     assert (await api.owner.post("/v1/keys/team%2Fci%2F2/revoke")).status_code == 204
     assert (await api.viewer.get("/v1/campaigns", headers=renewed)).status_code == 401
+    with session_factory(api.services.engine).begin() as session:
+        create_key(session, "second", Role.OWNER, 1)
+        revoke_key(session, "second", "command line", 1)
+    assert (await api.owner.post("/v1/keys/second/revoke")).status_code == 204
+    keys = {one["name"]: one for one in (await api.owner.get("/v1/keys")).json()["items"]}
+    revoked_by = {name: one["revoked_by"] for name, one in keys.items()}
+    assert revoked_by == {
+        "viewer": "key:owner", "team/ci/2": "key:owner", "second": "command line", "member": None, "owner": None,
+    }  # fmt: skip
+
+
+async def test_a_key_of_the_longest_name_signs_what_it_writes(api: Api) -> None:
+    with session_factory(api.services.engine).begin() as session:
+        key = create_key(session, "k" * 196, Role.MEMBER, 1)
+        with pytest.raises(ValidationError, match="name: must have at most 196 characters"):
+            create_key(session, "k" * 197, Role.MEMBER, 1)
+    headers, body = {"authorization": f"Bearer {key}"}, {"name": "A", "domain": "a.example"}
+    assert (await api.member.post("/v1/advertisers", json=body, headers=headers)).status_code == 201
+    (change,) = (await api.viewer.get("/v1/changes", params={"actor": f"key:{'k' * 196}"})).json()["items"]
+    assert change["entity_kind"] == "advertiser"
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)

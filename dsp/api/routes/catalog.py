@@ -195,7 +195,7 @@ def _once(
     known_parameters(request, frozenset())
     name, now_ms = idempotency_key(request.headers), served.clock.now_ms()
     with served.writes.begin() as session:
-        repository = CatalogRepository(session, _actor(key), now_ms)
+        repository = CatalogRepository(session, key.actor, now_ms)
         if name is None:
             return _response(work(repository))
         book = AnswerBook(session, key.id, now_ms, served.config.idempotency_seconds)
@@ -240,10 +240,6 @@ def _limited(kind: Kind, key: ApiKey, filters: dict[str, Any]) -> dict[str, Any]
         raise RequestError(HTTPStatus.FORBIDDEN, f"A client sees what is its advertiser's, and a {kind.words} is not.")
     name = "id" if kind is Kind.ADVERTISER else f"{Kind.ADVERTISER}_id"
     return filters | ({name: key.advertiser_id} if filters.get(name, key.advertiser_id) == key.advertiser_id else _NONE)
-
-
-def _actor(key: ApiKey) -> str:
-    return f"key:{key.name}"
 
 
 def _id_filter(request: Request, name: str) -> int | None:

@@ -19,9 +19,9 @@ def list_(request: Request, served: Served, _key: Owner) -> Response:
 
 
 @router.post("/{name:path}/revoke", summary="Revoke an API key", status_code=204, responses=problems(404))
-def revoke(name: str, request: Request, served: Served, _key: Owner) -> Response:
+def revoke(name: str, request: Request, served: Served, key: Owner) -> Response:
     """Make a key worthless at once; repeating it is harmless."""
     known_parameters(request, frozenset())
     with served.writes.begin() as session:
-        revoke_key(session, name, served.clock.now_ms())
+        revoke_key(session, name, key.actor, served.clock.now_ms())
     return Response(status_code=204)
