@@ -318,7 +318,7 @@ function operations.reclaim(now_ms, holder_timeout_ms, grace_ms)
     -- Silence is measured by the caller's clock alone: see dsp.cache.local_leases.
     local all, watermark_ms, reclaimed = holders(), number('watermark'), 0
     for epoch, one in pairs(all) do
-        if one[STATE] == LIVE and one[SYNCS_SEEN] ~= one[SYNCS] then
+        if one[STATE] == LIVE and (one[SYNCS_SEEN] ~= one[SYNCS] or one[SEEN_MS] > now_ms) then
             one[SYNCS_SEEN], one[SEEN_MS] = one[SYNCS], now_ms
         end
         if one[STATE] == LIVE and one[SEEN_MS] < now_ms - holder_timeout_ms then

@@ -337,7 +337,8 @@ def _reclaim(sql: sqlite3.Connection, now_ms: int, holder_timeout_ms: int) -> Mi
     # Silence is measured by the caller's clock alone: a holder that has synced since the last call is alive, however
     # far its own clock is off and however far the caller's was set meanwhile.
     sql.execute(
-        "UPDATE holders SET syncs_seen = syncs, seen_ms = ? WHERE state = ? AND syncs_seen != syncs", (now_ms, _LIVE)
+        "UPDATE holders SET syncs_seen = syncs, seen_ms = ? WHERE state = ? AND (syncs_seen != syncs OR seen_ms > ?)",
+        (now_ms, _LIVE, now_ms),
     )
     sql.execute(
         "UPDATE holders SET state = ? WHERE state = ? AND seen_ms < ?", (_FENCED, _LIVE, now_ms - holder_timeout_ms)

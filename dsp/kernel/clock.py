@@ -49,16 +49,22 @@ class ManualClock:
     """A clock that moves only when told to: for tests, replay and simulation."""
 
     at_ms: int = 1_750_000_000_000
+    stepped_ms: int = 0
 
     def now_ms(self) -> int:
         return self.at_ms
 
     def elapsed_ns(self) -> int:
-        return self.at_ms * NS_PER_MS
+        return (self.at_ms - self.stepped_ms) * NS_PER_MS
 
     def advance(self, ms: int) -> None:
         """Move the clock forward by `ms` milliseconds."""
         self.at_ms += ms
+
+    def step(self, ms: int) -> None:
+        """Set the wall time forward or back, as NTP or a person does, while no time passes."""
+        self.at_ms += ms
+        self.stepped_ms += ms
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ class Results:
     def __init__(self) -> None:
         self._before: list[DayResult] = []
         self._first = -1  # the day that begins what is read at every look
-        self._recount_at_ms = 0
+        self._recounted_ms = 0
 
     def read(self, session: Session, now_ms: int) -> list[DayResult]:
         """Return results by line item and day; what lies before today, wherever that is, may be of one day."""
         book, first = BookRepository(session), now_ms // MS_PER_DAY - 1  # somewhere it may still be yesterday
-        if first != self._first or now_ms >= self._recount_at_ms:
+        if first != self._first or not 0 <= now_ms - self._recounted_ms < _RECOUNT_MS:
             self._before = book.results_before(first)
-            self._first, self._recount_at_ms = first, now_ms + _RECOUNT_MS
+            self._first, self._recounted_ms = first, now_ms
         return [*self._before, *book.days(first)]

@@ -14,7 +14,7 @@ from dsp.catalog.entities import Catalogue
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
+from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock, SystemClock
 from dsp.snapshot import active
 from dsp.snapshot.active import ACTIVE_BLOB
 from dsp.snapshot.codec import SNAPSHOT_BLOB, encode
@@ -117,7 +117,7 @@ class SnapshotJob:
         self._known: list[Limit] = []
         self._limits: dict[int, Limit] = {}  # as the lease store was surely told them, by line item
         self._version = ""
-        self._published_ms = 0
+        self._published_ms = 0  # by the monotonic clock
         self._unfolded = False  # whether the snapshot's own statuses are behind
         #: What is to be published; it stays to be until it is.
         self._active_due = self._snapshot_due = True
@@ -137,17 +137,16 @@ class SnapshotJob:
         whole = generations == self._generations and await self._snapshot.is_ours() and await self._active.is_ours()
         with self._sessions() as session:
             writes = self._replica.follow(session)
-        now_ms = self._clock.now_ms()
         if not whole or writes is None:
             self._limits = {}
             self._snapshot_due = True
-        elif self._unfolded and now_ms >= self._published_ms + _FOLD_MS:
+        elif self._unfolded and self._elapsed_ms() >= self._published_ms + _FOLD_MS:
             self._snapshot_due = True
         elif writes:
             self._active_due = True
             self._snapshot_due |= not all(write.keeps_rules for write in writes)
         if self._active_due or self._snapshot_due:
-            await self._publish(now_ms)
+            await self._publish(self._clock.now_ms())
             self._generations = generations
         return False
 
@@ -168,10 +167,13 @@ class SnapshotJob:
             logging.get(__name__).info("statuses published", version=version, revision=self._replica.revision)
             return
         await self._snapshot.put(encode(catalogue, version, now_ms))
-        self._version, self._published_ms = version, now_ms
+        self._version, self._published_ms = version, self._elapsed_ms()
         self._snapshot_due = self._unfolded = False
         metrics.SNAPSHOT_PUBLISHED.set(now_ms / MS_PER_SECOND)
         logging.get(__name__).info("snapshot published", version=version, line_items=len(catalogue.line_items))
+
+    def _elapsed_ms(self) -> int:
+        return self._clock.elapsed_ns() // NS_PER_MS
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:

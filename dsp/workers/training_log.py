@@ -17,7 +17,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from dsp.events.schema import BidsSent, Decision, Notice
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_HOUR, MS_PER_SECOND, Clock, SystemClock
+from dsp.kernel.clock import MS_PER_HOUR, MS_PER_SECOND, NS_PER_MS, Clock, SystemClock
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.locks import lock_folder
 from dsp.store.book import BookRepository
@@ -64,11 +64,11 @@ class _Shelf:
         self.records: list[Record] = []
         self.rows: dict[int, list[tuple[int, dict[str, Any]]]] = {}
         self.count = 0
-        self.since_ms = 0
+        self.since_ms = 0  # by the monotonic clock
 
-    def add(self, batch: Batch, found: Sequence[tuple[Record, Decision | Notice]], now_ms: int) -> None:
+    def add(self, batch: Batch, found: Sequence[tuple[Record, Decision | Notice]], elapsed_ms: int) -> None:
         if batch.records and not self.records:
-            self.since_ms = now_ms
+            self.since_ms = elapsed_ms
         for record, event in found:
             made = [(event.at_ms, row) for row in self.data_set.rows(event)]
             self.rows.setdefault(record.partition, []).extend(made)
@@ -99,7 +99,7 @@ class TrainingLogJob:
         self._workers = workers
         self._readers = readers
         self._shelves = [_Shelf(data_set, root) for data_set in DATA_SETS]
-        self._trim_at_ms = 0
+        self._trim_due_ms = 0  # by the monotonic clock
         self._lock: int | None = None
 
     async def open(self) -> None:
@@ -130,11 +130,11 @@ class TrainingLogJob:
             found: list[tuple[Record, Decision | Notice]]
             found, poison = sift(batch.records, shelf.data_set.kind, beside=(BidsSent,))
             await park(self._log, shelf.data_set.topic, GROUP, poison)
-            now_ms = self._clock.now_ms()
-            shelf.add(batch, found, now_ms)
+            elapsed_ms = self._elapsed_ms()
+            shelf.add(batch, found, elapsed_ms)
             more = more or not batch.end
             full = shelf.count >= self._workers.training_flush_records
-            if full or now_ms - shelf.since_ms >= self._workers.training_flush_ms:
+            if full or elapsed_ms - shelf.since_ms >= self._workers.training_flush_ms:
                 await self._flush(shelf)
         await self._trim()
         return more
@@ -159,15 +159,17 @@ class TrainingLogJob:
         metrics.CONSUMER_LAG.labels(topic=topic, group=GROUP).set(await self._log.lag(topic, shelf.position))
 
     async def _trim(self) -> None:
-        now_ms = self._clock.now_ms()
-        if now_ms < self._trim_at_ms:
+        elapsed_ms = self._elapsed_ms()
+        if elapsed_ms < self._trim_due_ms:
             return
-        self._trim_at_ms = now_ms + int(self._workers.trim_every_seconds * MS_PER_SECOND)
-        dropped = await retention.trim(
-            self._log, now_ms - int(self._workers.retention_hours * MS_PER_HOUR), self._readers
-        )
+        self._trim_due_ms = elapsed_ms + int(self._workers.trim_every_seconds * MS_PER_SECOND)
+        before_ms = self._clock.now_ms() - int(self._workers.retention_hours * MS_PER_HOUR)
+        dropped = await retention.trim(self._log, before_ms, self._readers)
         if any(dropped.values()):
             logging.get(__name__).info("event log trimmed", records=dropped)
+
+    def _elapsed_ms(self) -> int:
+        return self._clock.elapsed_ns() // NS_PER_MS
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:

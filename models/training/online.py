@@ -17,7 +17,7 @@ from dsp.cache.port import BlobStore
 from dsp.events.schema import Decision, Notice
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock
+from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock, SystemClock
 from dsp.kernel.errors import BundleError, UnavailableError
 from dsp.kernel.files import replace
 from dsp.kernel.locks import lock_folder
@@ -61,7 +61,7 @@ class OnlineJob:
         self._newest_ms = 0  # the latest stamp read
         self._counted = Counts()
         self._news = False  # whether anything was learned that is not published
-        self._publish_at_ms = self._save_at_ms = 0
+        self._publish_due_ms = self._save_due_ms = 0  # by the monotonic clock
         self._lock: int | None = None
 
     @property
@@ -82,8 +82,8 @@ class OnlineJob:
         self._read = {topic: dict(self._learner.positions.get(topic, {})) for topic in _TOPICS}
         self._watermarks, self._newest_ms, self._counted = dict.fromkeys(_TOPICS, 0), 0, Counts()
         metrics.ONLINE_PENDING_MAX.set(self._config.online_pending_max)
-        now_ms = self._clock.now_ms()
-        self._publish_at_ms, self._save_at_ms = now_ms, now_ms + SAVE_MS
+        elapsed_ms = self._elapsed_ms()
+        self._publish_due_ms, self._save_due_ms = elapsed_ms, elapsed_ms + SAVE_MS
 
     async def close(self) -> None:
         """Save, so that less need be read again."""
@@ -108,13 +108,13 @@ class OnlineJob:
             self._news |= self._learner.advance(until_ms) > 0
         self._learner.note(self._newest_ms, self._read)
         self._report()
-        now_ms = self._clock.now_ms()
-        if now_ms >= self._save_at_ms:
+        elapsed_ms = self._elapsed_ms()
+        if elapsed_ms >= self._save_due_ms:
             await self._save()
-            self._save_at_ms = now_ms + SAVE_MS
-        if now_ms >= self._publish_at_ms:
+            self._save_due_ms = elapsed_ms + SAVE_MS
+        if elapsed_ms >= self._publish_due_ms:
             await self._publish()
-            self._publish_at_ms = now_ms + round(self._config.online_publish_seconds * MS_PER_SECOND)
+            self._publish_due_ms = elapsed_ms + round(self._config.online_publish_seconds * MS_PER_SECOND)
         return more
 
     async def _take(self, topic: Topic) -> bool:
@@ -161,6 +161,9 @@ class OnlineJob:
     def _terms(self) -> tuple[int, int, int]:
         config = self._config
         return round(config.maturity_seconds * MS_PER_SECOND), config.online_pending_max, config.clicks_min
+
+    def _elapsed_ms(self) -> int:
+        return self._clock.elapsed_ns() // NS_PER_MS
 
     def _report(self) -> None:
         """Bring the metrics up to what has been counted."""

@@ -279,6 +279,16 @@ async def test_who_syncs_is_alive_whatever_any_clock_says(store: LeaseStore) -> 
     assert (await ask(store, slow, now_ms=NOW_MS - 600_000))[1].granted_micros == 50
 
 
+async def test_who_was_last_heard_before_a_clock_was_set_back_is_silent_as_soon_as_others(store: LeaseStore) -> None:
+    dead = await store.register("dead", NOW_MS)
+    await store.set_limits([Limit(1, 1, *UNLIMITED)])
+    await ask(store, dead, (1, 60))
+    await store.reclaim(NOW_MS + 86_400_000, HOLDER_TIMEOUT_MS)
+    await store.settle({}, closes_ms(NOW_MS + 86_400_000))
+    assert await store.reclaim(NOW_MS, HOLDER_TIMEOUT_MS) == 0
+    assert await store.reclaim(NOW_MS + HOLDER_TIMEOUT_MS + 1, HOLDER_TIMEOUT_MS) == 60
+
+
 async def test_what_a_day_has_spent_counts_whatever_any_clock_says(store: LeaseStore) -> None:
     epoch = await store.register("bidder", NOW_MS)
     await store.set_limits([Limit(1, 1, 100, None, None, None)])

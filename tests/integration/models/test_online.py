@@ -173,6 +173,20 @@ async def test_a_backlog_is_read_in_step_and_within_bounds(shop: Shop) -> None:
     await job.close()
 
 
+async def test_it_publishes_on_time_when_the_clock_is_set_back(shop: Shop) -> None:
+    job = shop.job()
+    await job.open()
+    await shop.play(300, [job])
+    before = await shop.blobs.get(serving.PRIOR_BLOB)
+    shop.clock.step(-86_400_000)
+    await shop.play(300, [job], seed=2)
+    after = await shop.blobs.get(serving.PRIOR_BLOB)
+    assert before is not None
+    assert after is not None
+    assert after[0] != before[0]
+    await job.close()
+
+
 async def test_saving_does_not_wait_for_publishing(shop: Shop) -> None:
     class Away(LocalBlobStore):
         async def put(self, name: str, data: bytes) -> None:

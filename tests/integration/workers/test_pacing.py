@@ -358,7 +358,9 @@ async def test_the_learned_traffic_curve_shapes_the_plan_in_the_advertiser_s_hou
     await job.close()
 
 
-async def test_what_a_dead_bidder_held_returns_to_the_budgets(world: World) -> None:
+@pytest.mark.parametrize("set_back_ms", [0, 86_400_000])
+async def test_what_a_dead_bidder_held_returns_to_the_budgets(world: World, set_back_ms: int) -> None:
+    """Within half a minute, also where the worker's clock is set right meanwhile."""
     line_item, campaign = 5, 2
     job = new_job(world, lease_holder_timeout_ms=30_000)
     await job.open()
@@ -368,6 +370,8 @@ async def test_what_a_dead_bidder_held_returns_to_the_budgets(world: World) -> N
     held = await world.leases.sync(epoch, world.clock.now_ms(), want, {}, 0)
     taken = held.leases[0].granted_micros
     assert taken > 0
+    await job.step()
+    world.clock.step(-set_back_ms)
     for _ in range(60):  # the ledger reads on, nothing more was billed
         world.clock.advance(6_000)
         await world.leases.settle({}, world.clock.now_ms())

@@ -157,6 +157,15 @@ async def test_a_restart_goes_on_where_it_published(traffics: Traffics) -> None:
     assert await traffics.counts() == [[16.0], [16.0], []]
 
 
+async def test_it_publishes_each_minute_also_when_the_clock_is_set_back(traffics: Traffics) -> None:
+    await traffics.arrive(10)
+    await traffics.drain()
+    traffics.world.clock.step(-24 * HOUR_MS)
+    traffics.world.clock.advance(PUBLISH_INTERVAL_MS)
+    await traffics.job.step()
+    assert await traffics.counts() == [[10.0], [10.0], []]
+
+
 async def test_a_day_s_curve_is_learned_from_the_log(traffics: Traffics) -> None:
     """Twice the traffic from noon to midnight UTC: an advertiser in Kolkata plans for it from 17:30 on."""
     for hour in range(HOURS):

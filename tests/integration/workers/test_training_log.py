@@ -307,6 +307,18 @@ async def test_two_writers_are_one_too_many(shop: Shop) -> None:
     await after.close()
 
 
+async def test_a_clock_set_back_delays_no_file(shop: Shop) -> None:
+    job = shop.job()
+    await job.open()
+    await shop.log.append(Topic.DECISIONS, [decision(1)])
+    await job.step()
+    shop.clock.step(-24 * HOUR_MS)
+    shop.clock.advance(1_000)
+    await job.step()
+    assert len(shop.files()) == 1
+    await job.close()
+
+
 async def test_the_log_is_trimmed_of_what_all_have_read_and_is_old(shop: Shop) -> None:
     job = shop.job(retention_hours=1.0, trim_every_seconds=1.0)
     await job.open()
