@@ -1,6 +1,7 @@
 """Enters billed impressions in the book, and tells the lease store what was settled and how far it has read."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 
 import msgspec
 from sqlalchemy import Engine
@@ -82,7 +83,7 @@ class LedgerJob:
         self._keeper = keeper
         self._audit = audit
         self._clock = clock or SystemClock()
-        self._read_at_ms = self._elapsed_ms()  # when the log last answered
+        self._read_at_ms: float = -inf  # when the log last answered: how long it was away before, we do not know
         self._held_until_ms = 0  # no watermark rises before
         self._share: frozenset[int] = frozenset()
         self._position: dict[int, int] = {}
@@ -91,7 +92,7 @@ class LedgerJob:
         self._unsettled: dict[str, Micros] = {}
         self._told_ms: int | None = None  # how far those before us told the lease store; None once we told the rest
         self._campaigns: dict[int, int] = {}  # by line item: the lease store may have forgotten a lease
-        self._settled_at_ms = self._read_at_ms  # when the lease store last answered
+        self._settled_at_ms = self._elapsed_ms()  # when the lease store last answered
 
     async def open(self) -> None:
         """Connect."""

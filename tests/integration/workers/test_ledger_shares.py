@@ -250,6 +250,29 @@ async def test_the_clock_stands_still_while_the_log_is_away_and_what_was_acknowl
     await two.close()
 
 
+async def test_a_worker_that_begins_while_the_log_is_away_takes_what_is_handed_over_for_in_time(
+    engine: Engine, tmp_path: Path
+) -> None:
+    world = World(engine, tmp_path, 1)
+    one, _, _ = await world.worker(0)
+    await one.step()
+    await one.close()
+    heir, log, _ = await world.worker(0)  # as in a rolling restart
+    log.lost = True
+    with pytest.raises(UnavailableError):
+        await heir.step()
+    log.lost = False
+    world.partitions.now_ms = FACTS.expires_at_ms + 10_000
+    world.partitions.add(0, encode(notice(1)))
+    await heir.step()
+    assert await world.watermark_ms() == 5_000
+    assert world.money() == (80, 0)
+    world.clock.advance(HANDOVER_MS)
+    await heir.step()
+    assert await world.watermark_ms() == world.partitions.now_ms
+    await heir.close()
+
+
 async def test_the_successor_of_a_lone_worker_takes_no_stamp_to_be_before_the_watermark(
     engine: Engine, tmp_path: Path
 ) -> None:
