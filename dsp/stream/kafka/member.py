@@ -36,7 +36,10 @@ class Member:
                 self.close()
             consumer = await self._started(join=True)
             await consumer.getmany(timeout_ms=0)  # tells that we do not hang, and raises what went wrong
-            return frozenset(place.partition for place in consumer.assignment())
+            # Partitions that somebody has added hold nothing of ours.
+            return frozenset(
+                place.partition for place in consumer.assignment() & set(self._cluster.places(self._topic))
+            )
 
     async def committed(self) -> Position:
         """Return the group's position."""

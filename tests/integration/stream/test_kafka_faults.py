@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from structlog.testing import capture_logs
 
 from deploy.dev.kafka.broker import Cluster
@@ -20,7 +20,7 @@ from dsp.stream.connect import event_log
 from dsp.stream.kafka.cluster import CALL_SECONDS
 from dsp.stream.kafka.reader import CLOCKS_MS
 from dsp.stream.kafka.writer import BATCH_BYTES_MAX
-from dsp.stream.port import Entry, EventLog, Position, Record
+from dsp.stream.port import Assignment, Entry, EventLog, Position, Record
 
 pytestmark = pytest.mark.platform
 TOPIC = "notices"
@@ -242,6 +242,20 @@ async def test_a_topic_of_another_kind_is_refused(kafka: str, make_log: MakeLog)
     with pytest.raises(UnavailableError, match=r"timestamp.*CreateTime.*3 partitions") as refused:
         await log.append(TOPIC, [Entry("a", b"1")])
     assert "stream_partitions = 4" in str(refused.value)
+
+
+async def test_partitions_that_somebody_adds_are_nobodys_share(kafka: str, make_log: MakeLog) -> None:
+    log = await make_log(kafka, 2)
+    await log.append(TOPIC, [Entry("a", b"1")])
+    servers, prefix = kafka.removeprefix("kafka://").split("/")
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    await admin.start()
+    await admin.create_partitions({f"{prefix}.{TOPIC}": NewPartitions(3)})
+    await admin.close()
+    async with asyncio.timeout(90):
+        while not (found := (await log.assignment(TOPIC, "group"))).partitions:
+            await asyncio.sleep(0.05)
+    assert found == Assignment(frozenset({0, 1}), 2)
 
 
 async def test_a_record_that_is_too_large_fails_alone_and_at_once(kafka: str, make_log: MakeLog) -> None:
