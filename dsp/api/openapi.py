@@ -178,7 +178,7 @@ def _schemas() -> dict[str, Any]:
         schemas[f"{name}List"] = _items("The entities after the writes, in their order.", ref(name))
         schemas[f"{name}Batch"] = _batch(name)
     schemas |= {f"{name}Update": _update(components[name]) for name in _MERGED}
-    schemas |= {f"{name}Page": _page(ref(name)) for name in ("Change", "EntityChange")}
+    schemas |= {f"{name}Page": _page(ref(name)) for name in ("Change", "DeliveryReport", "EntityChange")}
     schemas["ApiKeyList"] = _items("Every key, oldest first.", ref("ApiKey"))
     return schemas
 

@@ -217,7 +217,7 @@ FIELDS: dict[str, str] = {
     "pace": "How pacing holds it to its plan; null before it has.",
     "multiplier": "What each bid is scaled by: below 1 pacing holds back, to keep to the plan or to the target.",
     "planned_micros": "What its plan is to have spent since the flight began; null without a budget.",
-    "supply": "What it may bid on, by a sample of requests; null where they cannot be read.",
+    "supply": "What it may bid on, by a sample of requests; null where they cannot be read, and in lists.",
     "since_ms": "When the oldest of them came; null without any.",
     "requests": "How many were looked at.",
     "eligible": "On how many of the impressions it may bid.",

@@ -49,8 +49,10 @@ async def test_what_is_others_is_not_there(api: Api, client: httpx.AsyncClient) 
             assert len((await client.get(f"/v1/{path}?advertiser_id=1")).json()["items"]) == 1
             assert (await client.get(f"/v1/{path}?advertiser_id=2")).json()["items"] == []
     assert (await client.get("/v1/line-items?campaign_id=2")).json()["items"] == []
-    assert (await client.get("/v1/line-items/1/delivery")).status_code == 200
-    assert (await client.get("/v1/line-items/2/delivery")).status_code == 404
+    for path in ("line-items", "campaigns"):
+        assert (await client.get(f"/v1/{path}/1/delivery")).status_code == 200
+        missing = (await client.get(f"/v1/{path}/2/delivery")).json()["detail"]
+        assert missing == (await api.viewer.get(f"/v1/{path}/99/delivery")).json()["detail"].replace("99", "2")
 
 
 async def test_reports_are_of_the_advertiser_alone(api: Api, client: httpx.AsyncClient) -> None:
@@ -79,7 +81,7 @@ async def test_all_else_is_refused(api: Api, client: httpx.AsyncClient) -> None:
     """Whatever endpoints there are."""
     paths = (await api.anonymous.get("/openapi.json")).json()["paths"]
     open_ = {f"/v1/{kind.path}{one}" for kind in Kind if kind is not Kind.DEAL for one in ("", "/{id}")}
-    open_ |= {"/v1/line-items/{id}/delivery", "/v1/reports/spend"}
+    open_ |= {"/v1/line-items/{id}/delivery", "/v1/campaigns/{id}/delivery", "/v1/reports/spend"}
     asked = [(method, path) for path, methods in paths.items() if path.startswith("/v1/") for method in methods]
     for method, path in asked:
         if method == "get" and path in open_:

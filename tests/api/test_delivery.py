@@ -162,6 +162,35 @@ async def test_supply_is_told_by_no_more_than_is_needed(api: Api) -> None:
     assert (supply["requests"], supply["since_ms"]) == (67, 1_003)  # 16 MiB of them
 
 
+async def test_a_campaign_is_told_of_line_item_by_line_item(api: Api) -> None:
+    first = await _active(api)
+    await _active(api)  # another's
+    terms = {"flight": {"start_ms": 0}, "goal": {"kind": "cpm", "target_micros": 1_000}}
+    for number in range(2):
+        await api.create("line-items", name=f"L{number}", campaign_id=first["campaigns"], **terms)
+    control = Control(multiplier=0.25, at_ms=1, spent_micros=0, cost_micros=1.0, planned_micros=0)
+    controls = Controls(at_ms=1, line_items={first["line-items"]: control})
+    await api.services.blobs.put(CONTROLS_BLOB, controller.encode(controls))
+
+    async def told(query: str = "") -> Any:
+        return (await api.viewer.get(f"/v1/campaigns/{first['campaigns']}/delivery?{query}")).json()
+
+    whole = await told()
+    assert whole["next_page_token"] is None
+    active, *drafts = whole["items"]
+    assert active == {**await _told(api, first["line-items"]), "supply": None}
+    assert active["pace"]["multiplier"] == 0.25
+    assert [(one["name"], one["supply"]) for one in drafts] == [("L0", None), ("L1", None)]
+    assert [[label for label, _ in _held(one)] for one in drafts] == [["inactive", "no_creative"]] * 2
+    assert (await told("status=active"))["items"] == [active]
+    page = await told("page_size=2")
+    rest = await told(f"page_size=2&page_token={page['next_page_token']}")
+    assert [*page["items"], *rest["items"]] == whole["items"]
+    for query, field in (("page_size=51", "page_size"), ("page_token=x", "page_token"), ("name=L", "name")):
+        answer = await api.viewer.get(f"/v1/campaigns/{first['campaigns']}/delivery?{query}")
+        assert list(errors(answer)) == [field]
+
+
 async def test_who_may_ask_for_what(api: Api) -> None:
     assert (await api.anonymous.get("/v1/line-items/1/delivery")).status_code == 401
     for unknown in ("9", "x", "9" * 30):
