@@ -9,7 +9,10 @@ _KEPT = "%:/?#[]@!$&'()*+,;=-._~"
 
 
 def redirect_url(landing_url: str, parameter: str, token: str) -> str | None:
-    """Return the landing URL, in ASCII, with `parameter=token` in its query; None unless it is http(s) with a host."""
+    """Return the landing URL, in ASCII, with `parameter=token` in its query; None unless it is http(s) with a host.
+
+    One that was copied out of a browser after a click holds an older token, which goes: a page reads the first.
+    """
     if len(landing_url) > URL_CHARS_MAX or not landing_url.isprintable() or " " in landing_url:
         return None
     try:
@@ -19,6 +22,6 @@ def redirect_url(landing_url: str, parameter: str, token: str) -> str | None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return None
     if parameter:
-        query = f"{parts.query}&{parameter}={quote(token)}" if parts.query else f"{parameter}={quote(token)}"
-        landing_url = parts._replace(query=query).geturl()
+        others = [part for part in parts.query.split("&") if part and part.partition("=")[0] != parameter]
+        landing_url = parts._replace(query="&".join([*others, f"{parameter}={quote(token)}"])).geturl()
     return landing_url if landing_url.isascii() else quote(landing_url, safe=_KEPT)

@@ -12,6 +12,7 @@ from bidder.landing import redirect_url
         ("https://shop.example/a?b=1", "https://shop.example/a?b=1&c=T.k"),
         ("https://shop.example/a?b=1#top", "https://shop.example/a?b=1&c=T.k#top"),
         ("http://shop.example", "http://shop.example?c=T.k"),
+        ("https://shop.example/a?c=OLD&bc=1&c&d", "https://shop.example/a?bc=1&d&c=T.k"),
         ("https://shop.example/größe?a=é%20b", "https://shop.example/gr%C3%B6%C3%9Fe?a=%C3%A9%20b&c=T.k"),
     ],
 )
