@@ -110,7 +110,7 @@ def _vast(creative: Creative, opportunity: Opportunity, urls: NoticeUrls, bid_id
         ad_id=str(creative.id),
         serving_id=bid_id,
         title=creative.name,
-        media_url=creative.markup.replace(CACHE_BUSTER, bid_id),
+        media_url=creative.markup,
         mime=creative.mime or ("audio/mpeg" if creative.format is MediaFormat.AUDIO else "video/mp4"),
         duration_seconds=creative.duration_seconds or 0,
         click_url=urls.click,

@@ -39,7 +39,7 @@ CREATIVES: dict[str, dict[str, Any]] = {
     },
     "video": {
         "format": MediaFormat.VIDEO,
-        "markup": f"https://c/v.mp4?n={CACHE_BUSTER}",
+        "markup": "https://c/v.mp4",
         "duration_seconds": 15,
     },
     "native": {"format": MediaFormat.NATIVE, "markup": ASSETS},
