@@ -7,7 +7,8 @@ from collections.abc import Sequence
 #: Browsers hold loopback addresses to be secure (W3C Mixed Content, 4), which lets one machine try everything out.
 _LOOPBACK = r"(?!//(?:127\.0\.0\.1|localhost|\[::1\])[:/])"
 #: http: as the value of an attribute, in url(), in a VAST node or in a JSON or script string loads something insecure.
-_INSECURE = re.compile(r"""(?:[="'(>]|<!\[CDATA\[)\s*http:""" + _LOOPBACK, re.IGNORECASE)
+#: Browsers write the quotes of a style in an attribute as references, in markup that is copied out of them.
+_INSECURE = re.compile(r"""(?:[="'`(>]|&(?:quot|apos|#34|#39);|<!\[CDATA\[)\s*http:""" + _LOOPBACK, re.IGNORECASE)
 #: What is only followed when a person clicks, and XML namespaces, which nothing loads at all. A tag ends before the
 #: next, and so does a node's text: else each tag of many without an end would be looked for until the markup's.
 _NAVIGATION = re.compile(
