@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from dsp.catalog.entities import Creative, MediaFormat
+from dsp.catalog.html import unclosed
 from dsp.kernel.errors import Fault
 from dsp.openrtb.macros import unknown
 from dsp.openrtb.native import NativeAssets
@@ -25,7 +26,9 @@ _CLICK = re.compile(r"\$\{CLICK_URL(?:_ENC)?\}(?P<more>[\w%/?=$.~+:-])?")
 _FOREIGN_CLICK = re.compile(
     r"%%[A-Z_]{0,40}CLI?C?K[A-Z_]{0,40}%%|\$\{(?!CLICK_URL(?:_ENC)?\})CLICK[A-Z_]*\}|\[CLICK_?URL\]"
 )
-_LINK = re.compile(r"<a\s[^<>]*\bhref\s*=", re.I)
+_LINK = re.compile(r"<(?:a|area)\s[^<>]*\bhref\s*=", re.I)
+#: How a script opens a page, in a browser and in an app, and the variable in which the trade's tools have its address.
+_OPENS = re.compile(r"\b(?:window|mraid)\.open\s*\(|\bclickTAG\b", re.I)
 
 
 def landing_url(value: str) -> str:
@@ -94,7 +97,7 @@ def creative(entity: Creative, path: str, faults: list[Fault]) -> Creative:
 
 
 def _banner(html: str, faults: list[Fault]) -> None:
-    """Refuse links whose clicks nobody would count."""
+    """Refuse what nobody would count: clicks on links to elsewhere, and impressions, by a pixel that is not loaded."""
     clicks = list(_CLICK.finditer(html))
     foreign = _FOREIGN_CLICK.search(html)
     if foreign is not None:
@@ -107,6 +110,10 @@ def _banner(html: str, faults: list[Fault]) -> None:
         faults.append(Fault("markup", "has something right after ${CLICK_URL}, which leads to landing_url by itself"))
     elif not clicks and _LINK.search(html):
         faults.append(Fault("markup", "has a link whose clicks nobody counts: let it lead to ${CLICK_URL}"))
+    elif not clicks and (opens := _OPENS.search(html)):
+        faults.append(Fault("markup", f"has a script that opens a page, {opens[0]}: let it open ${{CLICK_URL}}"))
+    elif begun := unclosed(html):
+        faults.append(Fault("markup", f"has {begun[:64]} without its end, which swallows what counts the impression"))
 
 
 def _media(url: str, faults: list[Fault]) -> None:

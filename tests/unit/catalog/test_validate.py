@@ -228,7 +228,25 @@ def test_time_zones_must_be_known(zone: str) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["<a ", "<a href ", "%%CLK", "CLK", "${CLICK", "http:<a ", "http:<ClickThrough>", "http:<ClickThrough ", "http:= "],
+    [
+        "<a ",
+        "<a href ",
+        "%%CLK",
+        "CLK",
+        "${CLICK",
+        "http:<a ",
+        "http:<ClickThrough>",
+        "http:<ClickThrough ",
+        "http:= ",
+        "<",
+        "<!--",
+        "<!---->",
+        "<a =",
+        '<a ="',
+        "<script>",
+        "<xmp></xmp",
+        "<svg><title/>",
+    ],
 )
 def test_markup_that_is_made_to_be_slow_is_not(piece: str) -> None:
     """Some took half a minute, of a process that answers others as well."""
