@@ -52,14 +52,13 @@ class Snapshot:
     #: (N, 5), a line item's beside each other, for auctions: pricing.value.UnitPrices, its lowest and its highest bid.
     terms_micros: NDArray[np.float64]
     has_caps: NDArray[np.bool_]  # of its own, its campaign's or its advertiser's
-    prior_value_micros_cpm: NDArray[np.float64]  # at PRIOR_CTR and PRIOR_CVR, within the bid's bounds
     # Columns over creatives, shape (C,), and where each line item's begin, shape (N + 1,)
     creative_ids: NDArray[np.int64]
     creative_line_items: NDArray[np.int64]
     creative_start: NDArray[np.int64]
     creative_lots: NDArray[np.uint64]  # what a creative draws lots with when several fit
     index: Index
-    ranking: Ranking  # by the value above times the multipliers of the moment
+    ranking: Ranking  # by the value at PRIOR_CTR and PRIOR_CVR times the multipliers of the moment
     caps: CapBook
 
     def row_of(self, line_item_id: int) -> int | None:
@@ -98,7 +97,6 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
     bid_max = _column(min(_or(item.bid_max_micros_cpm, PRICE_MICROS_CPM_MAX), PRICE_MICROS_CPM_MAX) for item in items)
     caps = CapBook(_caps(items), _caps(campaigns), _caps(advertisers))
     has_caps = [caps.any(item.id, campaign.id, advertiser.id) for item, campaign, advertiser in chains]
-    prior_value = _prior_value(goal_kind, target, bid_min, bid_max)
     entities = Entities(items, campaigns, advertisers, creatives, creative_rows, catalogue.deals)
     return Snapshot(
         version=version,
@@ -118,13 +116,12 @@ def build(catalogue: Catalogue, version: str, built_at_ms: int) -> Snapshot:
         bid_max_micros_cpm=bid_max,
         terms_micros=np.stack((*unit_prices(goal_kind, target), bid_min, bid_max), axis=1),
         has_caps=np.array(has_caps, dtype=np.bool_),
-        prior_value_micros_cpm=prior_value,
         creative_ids=creative_ids,
         creative_line_items=creative_line_items,
         creative_start=np.searchsorted(creative_line_items, np.arange(len(items) + 1)).astype(np.int64),
         creative_lots=_lots(creative_ids),
         index=Index(entities, starts, ends),
-        ranking=Ranking(prior_value),
+        ranking=Ranking(_prior_value(goal_kind, target, bid_min, bid_max)),
         caps=caps,
     )
 

@@ -378,7 +378,7 @@ def assert_agreement(random: Random, whole: Catalogue, snapshot: Snapshot, size:
     limit = random.randint(1, 5)
     best = select(snapshot, opportunity, user, controls, NOW_MS, limit, SEAT)
     assert not isinstance(best, Exclusion)
-    score = snapshot.prior_value_micros_cpm * controls.multiplier
+    score = snapshot.ranking.by(controls.multiplier).score
     assert len(best.line_items) == min(limit, len(survivors))
     assert sorted(score[best.line_items]) == sorted(score[selected.line_items])[-len(best.line_items) :]
     # Whom the limit leaves keeps creative, floor and deal.
@@ -427,7 +427,7 @@ def test_the_best_are_found_in_tiers_whatever_blocks_and_caps_take() -> None:
     snapshot = build(whole, "v1", 0)
     multiplier = np.exp(np.random.default_rng(5).normal(0, 2, len(snapshot.line_items)))
     controls = ControlColumns(multiplier, np.full(len(multiplier), np.inf), 0)
-    score = snapshot.prior_value_micros_cpm * multiplier
+    score = snapshot.ranking.by(multiplier).score
     best = snapshot.line_item_ids[np.argsort(-score)].tolist()
     seen = [item for item in best[: len(best) // 8] if snapshot.caps.line_items.get(item)]
     assert len(seen) > 50

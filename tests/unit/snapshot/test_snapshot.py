@@ -71,7 +71,7 @@ def test_rows_and_columns() -> None:
     assert snapshot.bid_min_micros_cpm.tolist() == [0, 3]
     assert snapshot.bid_max_micros_cpm.tolist() == [PRICE_MICROS_CPM_MAX, 800]
     assert snapshot.terms_micros.tolist() == [[0, 500_000, 0, 0, PRICE_MICROS_CPM_MAX], [1, 0, 0, 3, 800]]
-    assert snapshot.prior_value_micros_cpm[1] == 3  # never below the lowest bid
+    assert snapshot.ranking.by(np.ones(2)).score[1] == 3  # never below the lowest bid
     assert set(snapshot.caps.campaigns) == {20}
 
 
@@ -84,7 +84,8 @@ def test_a_target_on_the_return_is_one_on_the_cost_of_a_conversion() -> None:
     items = (line_item(5, 10, goal=goal), line_item(7, 20, goal=goal), line_item(9, 20))
     snapshot = build(msgspec.structs.replace(CATALOGUE, line_items=items, conversion_rules=rules), "v1", 0)
     assert snapshot.target_micros.tolist() == [7_500_000, 0, 500_000]
-    assert snapshot.prior_value_micros_cpm.tolist()[:2] == [pytest.approx(7_500_000 * 1_000 * 0.002 * 0.02), 0.0]
+    scores = snapshot.ranking.by(np.ones(3)).score
+    assert scores.tolist()[:2] == [pytest.approx(7_500_000 * 1_000 * 0.002 * 0.02), 0.0]
 
 
 def test_line_items_without_parents_are_orphans() -> None:
