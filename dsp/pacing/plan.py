@@ -115,8 +115,7 @@ def plan(
 
     Args:
         timezone: IANA name; days, dayparts and the traffic curve are in it.
-        traffic_curve: relative traffic by local hour, of a day (24 weights) or of a week from Monday (168); empty
-            means the same at every hour.
+        traffic_curve: relative traffic by local hour of the day (24 weights); empty means the same at every hour.
         spent_before_today: micros spent in the flight before the local day began.
     """
     if budget.daily_micros is None and budget.total_micros is None:
@@ -193,9 +192,9 @@ def _walk(
 
 
 def _hours_of_week(dayparts: tuple[Daypart, ...], traffic_curve: tuple[float, ...]) -> list[float]:
-    curve = traffic_curve or (1.0,)
+    curve = traffic_curve or (1.0,) * 24
     active = {24 * part.weekday + hour for part in dayparts for hour in range(part.start_hour, part.end_hour)}
-    return [curve[hour % len(curve)] if hour in active or not dayparts else 0.0 for hour in range(168)]
+    return [curve[hour % 24] if hour in active or not dayparts else 0.0 for hour in range(168)]
 
 
 def _local(now_ms: int, timezone: str) -> datetime:

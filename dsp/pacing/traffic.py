@@ -146,11 +146,9 @@ def _posterior(counts: Sequence[float], exposure: Sequence[float], assumed: Weig
 
 
 def _normal(curve: Sequence[float]) -> Weights:
-    """Return 24 weights of mean 1; of a week, each hour's mean over its days."""
-    days = len(curve) // HOURS
-    hours = [sum(curve[hour::HOURS]) / days for hour in range(HOURS)]
-    mean = sum(hours) / HOURS
-    return tuple(weight / mean for weight in hours) if mean > 0.0 else _FLAT
+    """Return 24 weights, not all 0, with a mean of 1."""
+    mean = sum(curve) / HOURS
+    return tuple(weight / mean for weight in curve)
 
 
 def encode(traffic: Traffic) -> bytes:

@@ -117,9 +117,8 @@ def test_the_traffic_curve_shapes_the_day() -> None:
     assert _planned(MONDAY + HOUR, total=700, **half_past) == 100
     not_yet_one = {"start": MONDAY + HOUR - 1_500, "end": MONDAY + 2 * HOUR, "curve": (0.0, 1.0) * 12}
     assert _planned(MONDAY + HOUR * 3 // 2, total=1_000_000, **not_yet_one) == 500_000
-    week = tuple(2.0 if hour < 24 else 1.0 for hour in range(168))
-    assert _planned(MONDAY + DAY, total=800, curve=week) == 0  # Tuesday began: the day's own count starts again
-    assert _planned(MONDAY + DAY - 1, total=800, curve=week) == pytest.approx(200, abs=1)
+    assert _planned(MONDAY + DAY, total=700, curve=curve) == 0  # Tuesday began: the day's own count starts again
+    assert _planned(MONDAY + DAY - 1, total=700, curve=curve) == pytest.approx(100, abs=1)
 
 
 def test_days_are_the_advertisers() -> None:
