@@ -50,6 +50,7 @@ def _gdpr(text: str | None) -> Permissions:
         ({"device": {"lmt": "false"}}, FREE),
         ({"device": {"lmt": 1}}, CONTEXTUAL),
         ({"device": {"dnt": 1}}, CONTEXTUAL),
+        ({"device": {"ext": {"atts": 1}}}, CONTEXTUAL),
         ({"device": {"ext": {"atts": 2}}}, CONTEXTUAL),
         ({"device": {"ext": {"atts": 3}}}, FREE),
         ({"regs": {"gdpr": 1}}, CONTEXTUAL),
