@@ -522,6 +522,7 @@ async def test_a_large_catalogue_is_stepped_in_turns(world: World, monkeypatch: 
         sent = columns.decode(found[1])
         assert np.frombuffer(sent.line_item_ids, "<i8").tolist() == sorted(chain.from_iterable(items.values()))
         assert sent.at_ms == world.clock.now_ms()
+        assert sorted(job.controls.campaigns) == campaigns  # whose turn it is not keeps what it has learned
         return [(job.controls.line_items[items[one][0]].at_ms - NOON_MS) // 1_000 for one in campaigns]
 
     first = await stepped_at()
