@@ -1,16 +1,24 @@
-"""Documentation that is tested: names exist, links lead somewhere, reference pages match the code."""
+"""Documentation that is tested: names and files exist, links lead somewhere, commands are understood."""
 
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from dsp.__main__ import _parser as dsp_parser
+from loadtest.__main__ import _parser as loadtest_parser
+from models.__main__ import _parser as models_parser
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 CODE_NAME = re.compile(r"`((?:dsp|models|bidder|loadtest)(?:\.\w+)+)(?:\(\))?`")
+FILE = re.compile(r"\b(?:tests|deploy|config)/[\w./-]*\w")
+COMMAND = re.compile(r"python -m (dsp|models|loadtest)((?: [\w./:\"\[-]+\]?)*)")
+PARSERS = {"dsp": dsp_parser(), "models": models_parser(), "loadtest": loadtest_parser()}
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
@@ -45,6 +53,7 @@ def test_names_and_links_exist(page: Path) -> None:
             resolve(dotted)
         except AttributeError:
             faults.append(f"no such name: {dotted}")
+    faults += [f"no such file: {path}" for path in set(FILE.findall(text)) if not (ROOT / path).exists()]
     for target, anchor in LINK.findall(text):
         if "://" in target:
             continue
@@ -54,6 +63,17 @@ def test_names_and_links_exist(page: Path) -> None:
         elif anchor and place.suffix == ".md" and anchor not in anchors(place):
             faults.append(f"dead link: {target}#{anchor}")
     assert not faults
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_are_understood(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A page may leave out what a command needs, and write a value as a word in capitals."""
+    for package, rest in COMMAND.findall(page.read_text(encoding="utf-8")):
+        try:
+            PARSERS[package].parse_args(shlex.split(re.sub(r"[\[\]]", "", rest)))
+        except SystemExit:
+            told = capsys.readouterr().err
+            assert "are required" in told or re.search(r"invalid .*'[A-Z]+'", told), told
 
 
 def test_architecture_names_functions() -> None:
