@@ -75,8 +75,11 @@ def test_rows_of_one_label_or_none_at_all_can_be_fitted(clicked: bool) -> None:
     requests, ads, _ = rows(50)
     for count in (0, 50):
         labels = np.full(count, clicked)
-        fitted, _ = fit([DEVICE, ADVERTISER, SEGMENT], requests[:count], ads[:count], labels)
+        fitted, strengths = fit([DEVICE, ADVERTISER, SEGMENT], requests[:count], ads[:count], labels)
         assert np.isfinite(fitted.logits(requests, ads)).all()
+        if not count:  # the rate that is assumed, and no group tells anything
+            assert fitted.probabilities(requests, ads) == pytest.approx(0.01)
+            assert set(strengths.values()) == {max(shrinkage.STRENGTHS)}
     assert 0 < fitted.probabilities(requests, ads).mean() < 1
 
 
@@ -187,9 +190,25 @@ def test_clicks_that_tell_nothing_of_conversions_or_the_contrary_do_no_harm(conv
     for seed in range(5):
         impressions, clicks, rates = seen_and_clicked(4_000, 2.0, converted, seed)
         alone, _ = shrinkage.fit(groups, clicks, 0.05)
-        found, _ = shrinkage.fit(groups, clicks, 0.05, seen=impressions)
+        found, strengths = shrinkage.fit(groups, clicks, 0.05, seen=impressions)
+        assert max(strengths.values()) > max(shrinkage.STRENGTHS)  # what they have beside clicks is all but silenced
         losses.append(off(found, impressions, rates) - off(alone, impressions, rates))
     assert np.mean(losses) < 0.001
+
+
+def test_a_few_conversions_take_little_from_what_clicks_tell() -> None:
+    """Those of liked ads alone: without a belief beforehand that would be taken for certain."""
+    groups = [DEVICE, ADVERTISER, SEGMENT]
+    impressions, clicks, _ = seen_and_clicked(4_000, 2.0, 1.5)
+    few = clicks[slice(0, 12)]
+    liked = few.requests[:, REQUEST_COLUMNS.index("segment_1")] == few.ads[:, AD_COLUMNS.index("advertiser_id")]
+    few.labels[:] = liked
+    assert 0 < liked.sum() < 12
+    told, found = (
+        one.logits(impressions.requests, impressions.ads)
+        for one, _ in (shrinkage.fit(groups, impressions, 0.05), shrinkage.fit(groups, few, 0.05, seen=impressions))
+    )
+    assert np.ptp(found) < 0.5 * np.ptp(told)
 
 
 @pytest.mark.parametrize("came", [False, True])
