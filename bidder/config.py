@@ -76,7 +76,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     user_unidentified_policy: Literal["bid", "no_bid_capped"] = "bid"
     late_age_max_seconds: int = 86_400  # a notice of a bid older than this is refused, even as late
     click_age_max_seconds: int = 86_400  # a later click still redirects and is not counted
-    conversion_age_max_seconds: int = 2_592_000  # a rule's own window may be shorter
+    conversion_age_max_seconds: int = 31_536_000  # a rule's own window may be shorter; without a rule, 30 days
     #: Notices remembered to tell duplicates; those of forgotten ones are appended again, and the ledger dedupes.
     notices_remembered_max: int = 200_000
     click_id_parameter: str = "dsp_click_id"  # carries the conversion token to the landing page; empty: none

@@ -18,6 +18,7 @@ from bidder.pending import PendingExposures
 from bidder.prices import PriceReader
 from bidder.state import Serving
 from dsp.cache.port import UserStore
+from dsp.catalog.entities import CONVERSION_WINDOW_SECONDS
 from dsp.events.schema import BidFacts, Notice, NoticeKind, decode_facts, encode, encode_facts
 from dsp.events.topics import Topic
 from dsp.frequency.evidence import exposure_of, response_of
@@ -161,11 +162,10 @@ class NoticeDesk:
             )
             if rule is None:
                 raise InputError("not a rule of this advertiser", reason="rule_unknown")
-        if rule is None:
-            return None, None
-        if now_ms - facts.bid_at_ms > rule.window_seconds * MS_PER_SECOND:
+        window_seconds = CONVERSION_WINDOW_SECONDS if rule is None else rule.window_seconds
+        if now_ms - facts.bid_at_ms > window_seconds * MS_PER_SECOND:
             raise InputError("the rule's window is over", reason="rule_window")
-        return rule.id, rule.value_micros
+        return (None, None) if rule is None else (rule.id, rule.value_micros)
 
     async def _record(self, notice: Notice) -> NoticeResult:
         key = (notice.facts.bid_id, notice.kind, notice.conversion_rule_id or 0)

@@ -111,11 +111,15 @@ class Audience(_Entity, frozen=True, kw_only=True):
     segment_id: str
 
 
+#: Of a conversion rule that says no other, and of what converts where there is no rule.
+CONVERSION_WINDOW_SECONDS = 30 * 24 * 3600
+
+
 class ConversionRule(_Entity, frozen=True, kw_only=True):
     """What counts as a conversion: what a click led to, within `window_seconds` of the bid. `post_view` is refused."""
 
     advertiser_id: int
-    window_seconds: int = 30 * 24 * 3600
+    window_seconds: int = CONVERSION_WINDOW_SECONDS
     post_view: bool = False
     value_micros: Micros | None = None
 

@@ -15,6 +15,7 @@ from bidder.pending import PendingExposures
 from bidder.state import Serving, ServingState, serve
 from dsp.catalog.entities import ConversionRule
 from dsp.catalog.exposures import seen
+from dsp.catalog.validate import WINDOW_SECONDS_MAX
 from dsp.events.schema import BidFacts, Notice, NoticeKind, decode, encode_facts
 from dsp.events.topics import Topic
 from dsp.frequency.evidence import exposure_of
@@ -280,6 +281,19 @@ async def test_a_conversion_counts_under_a_rule_of_its_advertisers_within_its_wi
     other = replace(other, bid_id="b3")
     desk.clock.advance(1)
     assert [(await desk.send(NoticeKind.CONVERSION, other, rule=one)).status for one in ("5", "9")] == [400, 200]
+
+
+async def test_a_conversion_counts_for_as_long_as_its_rule_says_and_without_one_for_thirty_days(desk: Desk) -> None:
+    month_seconds = 30 * 86_400
+    first, second, third = (desk.facts(bid_id=bid_id) for bid_id in ("b1", "b2", "b3"))
+    desk.clock.advance(month_seconds * 1_000)
+    assert (await desk.send(NoticeKind.CONVERSION, first)).status == 200
+    desk.clock.advance(1)
+    assert (await desk.send(NoticeKind.CONVERSION, second)).status == 400
+    desk.serve(ConversionRule(id=5, name="r", advertiser_id=1, window_seconds=WINDOW_SECONDS_MAX))
+    assert (await desk.send(NoticeKind.CONVERSION, second)).status == 200
+    desk.clock.advance((WINDOW_SECONDS_MAX - month_seconds) * 1_000 - 1)
+    assert (await desk.send(NoticeKind.CONVERSION, third)).status == 200
 
 
 async def test_every_notice_is_counted_by_what_became_of_it(desk: Desk) -> None:
