@@ -22,10 +22,14 @@ from models.training.engine import Engine
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 START_MS = 1_750_000_000_000 // DAY_MS * DAY_MS  # 2025-06-15
-ENGINES = [
-    "duckdb",
-    pytest.param("spark", marks=pytest.mark.skipif(importlib.util.find_spec("pyspark") is None, reason="no Spark")),
-]
+#: PySpark leaves the sockets to its Java process to be collected, and asks pandas for what a later one will not have.
+SPARK = (
+    pytest.mark.skipif(importlib.util.find_spec("pyspark") is None, reason="no Spark"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+)
+ENGINES = ["duckdb", pytest.param("spark", marks=SPARK)]
 
 
 @pytest.fixture(params=ENGINES)
