@@ -247,15 +247,38 @@ async def test_a_topic_of_another_kind_is_refused(kafka: str, make_log: MakeLog)
 async def test_partitions_that_somebody_adds_are_nobodys_share(kafka: str, make_log: MakeLog) -> None:
     log = await make_log(kafka, 2)
     await log.append(TOPIC, [Entry("a", b"1")])
-    servers, prefix = kafka.removeprefix("kafka://").split("/")
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
-    await admin.start()
-    await admin.create_partitions({f"{prefix}.{TOPIC}": NewPartitions(3)})
-    await admin.close()
+    await _add_partition(kafka, 3)
     async with asyncio.timeout(90):
         while not (found := (await log.assignment(TOPIC, "group"))).partitions:
             await asyncio.sleep(0.05)
     assert found == Assignment(frozenset({0, 1}), 2)
+
+
+async def test_a_topic_that_was_read_to_its_end_may_get_more_partitions(kafka: str, make_log: MakeLog) -> None:
+    before = await make_log(kafka, 2)
+    entries = [Entry(f"key {number}", b"%d" % number) for number in range(20)]
+    await before.append(TOPIC, entries[:10])
+    read = await read_all(before)
+    position = {one.partition: one.offset + 1 for one in read}
+    await _add_partition(kafka, 3)
+    after = await make_log(kafka, 3)
+    await after.append(TOPIC, entries[10:])
+    batch = await after.read(TOPIC, position, 100, fresh=True)
+    assert sorted(int(one.value) for one in (*read, *batch.records)) == list(range(20))
+    assert {one.partition for one in batch.records} == {0, 1, 2}
+    assert batch.watermark_ms > 0
+    async with asyncio.timeout(90):
+        while not (share := await after.assignment(TOPIC, "group")).partitions:
+            await asyncio.sleep(0.05)
+    assert share == Assignment(frozenset({0, 1, 2}), 3)
+
+
+async def _add_partition(url: str, total: int) -> None:
+    servers, prefix = url.removeprefix("kafka://").split("/")
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    await admin.start()
+    await admin.create_partitions({f"{prefix}.{TOPIC}": NewPartitions(total)})
+    await admin.close()
 
 
 async def test_a_record_that_is_too_large_fails_alone_and_at_once(kafka: str, make_log: MakeLog) -> None:
