@@ -123,7 +123,8 @@ async def _controls(served: Services) -> Mapping[int, Control]:
     """Return what pacing made of each line item; nothing where it cannot be read."""
     try:
         found = await served.blobs.get(CONTROLS_BLOB)
-        return {} if found is None else decode_controls(found[1]).line_items
+        # In a thread: of a large catalogue they are megabytes.
+        return {} if found is None else (await run_in_threadpool(decode_controls, found[1])).line_items
     except (UnavailableError, msgspec.DecodeError):  # away, or of another version of the software
         return {}
 
