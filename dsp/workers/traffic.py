@@ -36,6 +36,8 @@ GROUP = "traffic"
 STEP_MS = 5_000
 #: How often what was learned is published; what came since then is read again after a kill.
 PUBLISH_INTERVAL_MS = 60 * MS_PER_SECOND
+#: So far ahead of this process's clock another's may be.
+_AHEAD_MS = 60 * MS_PER_SECOND
 
 
 class TrafficJob:
@@ -92,10 +94,13 @@ class TrafficJob:
         batch = await self._log.read(Topic.REQUESTS, self._traffic.position, self._workers.batch_records)
         found, poison = sift(batch.records, SampledRequest)
         await park(self._log, Topic.REQUESTS, GROUP, poison)
-        # The log's stamp is one clock, the bidders' are many.
+        # By the bidders' clocks: the log's stamps never go back, so they are off for good once its clock was ahead. A
+        # bidder's clock that is ahead would make the day of all others an old one.
+        latest_ms = self._clock.now_ms() + _AHEAD_MS
         arrivals = [
-            (record.appended_ms, line_item_ids)
-            for record, request in found
+            (request.at_ms, line_item_ids)
+            for _, request in found
+            if request.at_ms <= latest_ms
             for line_item_ids in self._eligible(snapshot, request)
         ]
         for at_ms, line_item_ids in arrivals:

@@ -166,6 +166,19 @@ async def test_it_publishes_each_minute_also_when_the_clock_is_set_back(traffics
     assert await traffics.counts() == [[10.0], [10.0], []]
 
 
+async def test_hours_are_right_again_once_a_clock_is(traffics: Traffics) -> None:
+    """The log's stamps are not: where a host began eight hours ahead, they stay so for good."""
+    clock = traffics.world.clock
+    clock.step(8 * HOUR_MS)
+    await traffics.arrive(10)
+    clock.step(-8 * HOUR_MS)
+    await traffics.arrive(7)
+    await traffics.drain()
+    await traffics.job.close()
+    counted = (await traffics.published()).line_items[traffics.line_items[0]].counts
+    assert {hour: count for hour, count in enumerate(counted) if count} == {12: 7.0}
+
+
 async def test_a_day_s_curve_is_learned_from_the_log(traffics: Traffics) -> None:
     """Twice the traffic from noon to midnight UTC: an advertiser in Kolkata plans for it from 17:30 on."""
     for hour in range(HOURS):
