@@ -29,7 +29,9 @@ class WorkersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Bounds and intervals; every one has a value that suits one machine."""
 
     metrics_host: str = "127.0.0.1"  # keep it away from strangers
-    metrics_port_base: int = 0  # 0: no metrics port
+    #: A worker's metrics port is this plus its place among ledger, snapshot, pacing, training_log, traffic, online.
+    #: 0: none.
+    metrics_port_base: int = 0
     batch_records: int = 1_000  # read from the event log at a time
     wait_ms: int = 200  # for the first record of a batch; also the longest a stop has to wait for an idle worker
     retry_ms_min: int = 100  # after a failed batch, doubling
