@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
+from zlib import crc32
 
 import msgspec
 
@@ -141,7 +142,7 @@ class Forms:
             adomain=[advertiser.domain],
             bundle=advertised_app(creative.landing_url),
             cid=str(offer.line_item.campaign_id),
-            crid=creative_id,
+            crid=_crid(creative),
             cat=list(categories),
             cattax=taxonomy,
             attr=sorted({*creative.attributes, SKIPPABLE}) if skippable else list(creative.attributes),
@@ -182,6 +183,13 @@ class Forms:
         while self._chars > KEPT_CHARS_MAX:
             oldest = next(iter(self._kept))
             self._chars -= _size(oldest, self._kept.pop(oldest))
+
+
+def _crid(creative: Creative) -> str:
+    """Return what exchanges review an ad by, once: another as soon as it looks otherwise or leads elsewhere."""
+    size = creative.width, creative.height, creative.duration_seconds
+    shown = creative.format, creative.markup, creative.landing_url, creative.mime, size
+    return f"{creative.id}-{crc32(_encoder.encode(shown)):08x}"
 
 
 def _told(opportunity: Opportunity) -> int:

@@ -42,4 +42,4 @@ def test_the_first_request_leases_and_the_next_gets_a_bid(tmp_path: Path) -> Non
         platform.down()
     assert explained.status_code == 200
     assert bid["price"] >= 0.1
-    assert bid["crid"] in explained.text
+    assert bid["adid"] in explained.text

@@ -290,7 +290,7 @@ class World:
         if random.random() < 0.03:
             return  # won and never shown
         at_ms = now_ms + min(random.lognormvariate(6.7, 1.0), 60_000)  # 0.8 s, and for one in a hundred 8 s and more
-        self._at(at_ms, "show", (user, int(bid["crid"]) - 100))
+        self._at(at_ms, "show", (user, int(bid["adid"]) - 100))
         self._notify(bid["burl"], at_ms + random.expovariate(1 / 100))
         self._notify(link(bid["adm"], "imp"), at_ms + random.expovariate(1 / 50))
 

@@ -28,7 +28,7 @@ async def test_a_bid_and_all_its_notices(bidder: World) -> None:
     bid = only_bid(answer)
     assert bid["impid"] == "1"
     assert 1.0 < bid["price"] <= 5.0
-    assert (bid["w"], bid["h"], bid["mtype"], bid["crid"], bid["cid"]) == (300, 250, 1, "100", "2")
+    assert (bid["w"], bid["h"], bid["mtype"], bid["adid"], bid["cid"]) == (300, 250, 1, "100", "2")
     assert bid["adomain"] == ["shop.example"]
 
     assert await bidder.notify(price_at(bid["nurl"], "2.5")) == 200

@@ -163,7 +163,7 @@ async def test_an_exchange_cannot_choose_ids_that_draw_a_creative() -> None:
 
     async def drawn(market: Market, auction_id: str) -> str:
         _, (bid,) = await market.ask(bid_request(auction_id))
-        return str(bid["crid"])
+        return str(bid["adid"])
 
     wanted = await drawn(theirs, "a")
     chosen = [one for one in (f"a{number}" for number in range(200)) if await drawn(theirs, one) == wanted]

@@ -263,3 +263,13 @@ def test_a_creative_that_lacks_what_the_slot_asks_for_is_refused_each_time() -> 
     for _ in range(2):
         with pytest.raises(InputError):
             made.find(_offer(creative, _opportunity(native_request="{}")))
+
+
+def test_an_ad_that_changes_is_another_to_those_who_review_it_and_one_that_is_renamed_is_not() -> None:
+    def crid(**changes: Any) -> str:
+        creative = msgspec.structs.replace(_creative(**CREATIVES["banner"]), **changes)
+        return Forms(BASE, SIGNER, Profile(name="x")).find(_offer(creative, _opportunity())).bid.crid
+
+    assert crid() == crid(name="new", version=9, bitrate_kbps=3) == "7-cb6c2c97"
+    others = [{"markup": "<i>"}, {"landing_url": "https://l.example/2"}, {"width": 320}, {"id": 8}]
+    assert len({crid(), *(crid(**one) for one in others)}) == 5
