@@ -29,7 +29,7 @@ from loadtest.exchange import Exchange, Rules
 from loadtest.ledger import Ledger
 from loadtest.notifier import Notifier
 from loadtest.picture import Curve, Reliability, draw
-from loadtest.platform import CATALOGUE, EXCHANGES, Metrics, Platform, PlatformError
+from loadtest.platform import CATALOGUE, EXCHANGES, Metrics, Platform, PlatformError, no_bid_reasons
 from loadtest.reconcile import overspent, reconcile
 from loadtest.report import Report, Swap
 from loadtest.traffic import Traffic
@@ -279,7 +279,7 @@ class Demo:
             status={str(status): count for status, count in sorted(total.statuses.items())},
             response_faults=dict(total.faults),
             cpu_us_per_request=_cpu_us_per_request(self._findings.cpu),
-            no_bid_reasons=reports.no_bid_reasons(self._findings.last),
+            no_bid_reasons=no_bid_reasons(Metrics(), self._findings.last),
             models=reports.models(models),
             model_swap=swap,
             notices=notices,

@@ -11,9 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dsp.kernel.money import Micros, units_from_micros
-from loadtest import platform
 from loadtest.console import Progress, bar
-from loadtest.platform import Metrics
 from loadtest.reconcile import Overspent, Reconciliation
 from loadtest.truth import Tally, Truth, percentile
 
@@ -105,11 +103,6 @@ def phases(truth: Truth) -> dict[str, Phase]:
         for name, tally in truth.phases.items()
         if tally.requests
     }
-
-
-def no_bid_reasons(metrics: Metrics) -> dict[str, int]:
-    """Return why there was no bid and how often, the most frequent reason first."""
-    return platform.no_bid_reasons(Metrics(), metrics)
 
 
 def models(evaluated: Mapping[str, Any]) -> dict[str, Any]:

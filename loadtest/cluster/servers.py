@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from deploy.dev import free_port, postgres, valkey
+from deploy.dev import free_port, free_ports, postgres, valkey
 from deploy.dev.kafka import broker
 from loadtest.cluster.clock import Clock
 from loadtest.cluster.proxy import Proxy
@@ -61,7 +61,7 @@ def servers(folder: Path, brokers: int = 1) -> Iterator[Servers]:
         raise PlatformError(f"no Kafka: {why}")
     with ExitStack() as stack:
         try:
-            ports = broker.free_ports(2 * brokers)
+            ports = free_ports(2 * brokers)
             kafka = broker.Cluster(folder / "kafka", ports[:brokers], ports[brokers:], nice=BROKERS_NICE)
             stack.callback(kafka.stop)
             kafka.start()

@@ -203,18 +203,6 @@ def _done(command: list[str], seconds: float, fault: str) -> None:
         raise RuntimeError(f"{fault}:\n{done.stdout}{done.stderr}")
 
 
-def free_ports(count: int) -> list[int]:
-    """Return so many loopback ports that nobody uses at the moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 def _fetched() -> bool:
     known = JARS / "pom.xml"
     return known.exists() and known.read_bytes() == _POM.read_bytes()

@@ -11,7 +11,7 @@ from rich.console import Console
 from loadtest import report as reports
 from loadtest.console import Progress, Step, View, bar, render
 from loadtest.picture import Curve, Reliability, draw
-from loadtest.platform import parse_metrics
+from loadtest.platform import Metrics, no_bid_reasons, parse_metrics
 from loadtest.reconcile import reconcile
 from loadtest.replay import Outcome, lines
 from loadtest.replay import report as replay_report
@@ -125,7 +125,7 @@ def test_picture_is_drawn_with_and_without_data(tmp_path: Path) -> None:
 def test_metrics_are_summed_by_label() -> None:
     metrics = parse_metrics(METRICS)
     assert metrics.total("dsp_no_bids_total", reason="budget") == 7.0
-    assert reports.no_bid_reasons(metrics) == {"size": 9, "budget": 7}
+    assert no_bid_reasons(Metrics(), metrics) == {"size": 9, "budget": 7}
     assert metrics.label("dsp_model_info", "version") == "v7"
     assert metrics.label("dsp_absent_info", "version") == ""
 
