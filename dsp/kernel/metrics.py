@@ -205,6 +205,9 @@ LOG_CLOCK_BACK = Counter(
     "Records stamped further behind those before them than is allowed for.",
     ["topic"],
 )
+LOG_GAPS = Counter(
+    "dsp_log_gaps_total", "Times that records after a reader's position were gone when it came to read them.", ["topic"]
+)
 WORKER_STEP = Gauge("dsp_worker_last_step_timestamp_seconds", "When the worker's last step succeeded.", ["worker"])
 BATCHES_FAILED = Counter("dsp_worker_failures_total", "Worker batches that failed and will be tried again.", ["worker"])
 CONFIG = Info("dsp_config", "A hash of the settings in use.")

@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, Clock
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.locks import lock
@@ -179,6 +180,7 @@ class _Topic:
         self.writer = SqliteFile(path, schema, synchronous)
         self.reader = SqliteFile(path, schema, "NORMAL")  # it writes nothing but the floor
         self._stamp = Stamp(clock)
+        self._gaps = metrics.LOG_GAPS.labels(path.stem)  # at nought from the start
         self._waiting: list[_Waiting] = []
         self._waiting_count = 0
         self._drain: asyncio.Task[None] | None = None
@@ -241,6 +243,10 @@ class _Topic:
                 batch = await self.reader.read(lambda sql: _select(sql, after, limit))
             left = deadline - loop.time()
             if batch.records or left <= 0:
+                first = batch.records[0].offset if batch.records else batch.position[PARTITION]
+                if 0 < after < first:
+                    self._gaps.inc()
+                    logging.get(__name__).error("records are gone unread", position=after, oldest=first)
                 return batch
             try:
                 await asyncio.wait_for(grown.wait(), min(left, POLL_MS / MS_PER_SECOND))

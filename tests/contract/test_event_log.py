@@ -9,6 +9,7 @@ import pytest
 from dsp.kernel.clock import Clock, ManualClock, SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import UnavailableError
+from dsp.kernel.metrics import LOG_GAPS
 from dsp.stream.connect import event_log
 from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Assignment, Entry, EventLog, Record
@@ -204,6 +205,26 @@ async def test_trim_by_age_alone(log: EventLog, clock: Clock, let_pass: LetPass)
     await let_pass(50)
     assert await log.trim(TOPIC, clock.now_ms() + 1_000) == 3
     assert await read_all(log) == []
+
+
+async def test_a_reader_whose_records_are_gone_says_so_and_goes_on(
+    log: EventLog, clock: Clock, let_pass: LetPass
+) -> None:
+    gaps = LOG_GAPS.labels(TOPIC)
+    before = gaps._value.get()
+    await log.append(TOPIC, entries(*"abcd"))
+    read = await log.read(TOPIC, {}, 1)
+    await let_pass(10)
+    everything = (await log.read(TOPIC, read.position, 10)).position
+    assert gaps._value.get() == before
+    await log.trim(TOPIC, clock.now_ms() + 1_000)  # as a broker does that drops by age
+    await log.append(TOPIC, entries("e"))
+    batch = await log.read(TOPIC, read.position, 10)
+    assert [one.value for one in batch.records] == [b"e"]
+    assert gaps._value.get() == before + 1
+    for position in ({}, everything, batch.position):  # from the beginning, or from where nothing is missing
+        await log.read(TOPIC, position, 10)
+    assert gaps._value.get() == before + 1
 
 
 async def test_a_trimmed_log_never_gives_out_an_offset_again(

@@ -41,6 +41,7 @@ class Reader:
         self._closer = closer
         self._mark = mark
         self._clock_back = metrics.LOG_CLOCK_BACK.labels(topic)  # at nought from the start
+        self._gaps = metrics.LOG_GAPS.labels(topic)
         self._turn = asyncio.Lock()
         self._consumer: AIOKafkaConsumer | None = None
         self._asker: AIOKafkaConsumer | None = None
@@ -125,6 +126,9 @@ class Reader:
                 raise UnavailableError(
                     f"position {wanted} is beyond the end of {place} ({ends[place]}): it is not the log it was"
                 )
+            if 0 < wanted < oldest[place]:
+                self._gaps.inc()
+                logging.get(__name__).error("records are gone unread", place=str(place), records=oldest[place] - wanted)
             self._next[place] = max(wanted, oldest[place])
             self._latest_ms.pop(place, None)
             self._heard_at.pop(place, None)
