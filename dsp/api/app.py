@@ -3,8 +3,9 @@
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
-from dsp.api import errors, manual, openapi
+from dsp.api import errors, openapi
 from dsp.api.context import Services
 from dsp.api.middleware import Observer
 from dsp.api.routes import catalog, changes, delivery, explain, keys, operations, reports
@@ -12,7 +13,8 @@ from dsp.api.routes import catalog, changes, delivery, explain, keys, operations
 
 def create_app(services: Services) -> FastAPI:
     """Return the ASGI application; it opens and closes nothing that `services` holds."""
-    app = FastAPI(title="DSP", version=version("dsp"), redirect_slashes=False, docs_url=None, redoc_url=None)
+    # Its page at /docs loads nothing from elsewhere: whoever uses it holds a key, and the host may have no way out.
+    app = FastAPIOffline(title="DSP", version=version("dsp"), redirect_slashes=False, redoc_url=None)
     app.state.services = services
     app.include_router(catalog.router())
     app.include_router(delivery.router)
@@ -24,5 +26,4 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(Observer)
     errors.install(app)
     openapi.install(app)
-    manual.install(app)
     return app

@@ -25,6 +25,12 @@ _UNMATCHED = "unmatched"
 _UNBOUNDED = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
+#: What the page at /docs needs, and nothing from elsewhere.
+_OWN_CONTENT = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+)
+
+
 class Observer:
     """ASGI middleware around all routes."""
 
@@ -53,6 +59,7 @@ class Observer:
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = request_id
                 headers["x-content-type-options"] = "nosniff"
+                headers["content-security-policy"] = _OWN_CONTENT
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 

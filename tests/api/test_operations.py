@@ -1,7 +1,6 @@
 """Health, metrics, the OpenAPI document, and what happens when the API itself fails."""
 
 import asyncio
-import html
 import os
 import re
 from dataclasses import replace
@@ -68,23 +67,16 @@ async def test_head_is_get_without_a_body(api: Api) -> None:
     assert (await api.anonymous.head("/v1/campaigns")).status_code == 401
 
 
-async def test_the_page_for_people_is_whole_and_needs_nothing_from_elsewhere(api: Api) -> None:
-    document = (await api.anonymous.get("/openapi.json")).json()
-    answer = await api.anonymous.get("/docs")
-    assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
-    page = answer.text
-    assert "<script" not in page
-    assert set(re.findall(r'(?:src|href)="([^#"]*)', page)) == {""}
-    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r' id="([^"]+)"', page))
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            assert f"<code>{method.upper()} {path}</code> {html.escape(operation['summary'])}</h3>" in page
-    for name, schema in document["components"]["schemas"].items():
-        described = page.partition(f'<h3 id="{name}">')[2].partition("<h3")[0]
-        assert all(f"<code>{field}</code>" in described for field in schema.get("properties", {})), name
-    for elsewhere in ("/redoc", "/docs/oauth2-redirect"):
-        assert (await api.anonymous.get(elsewhere)).status_code == 404
+async def test_the_page_for_people_needs_nothing_from_elsewhere(api: Api) -> None:
+    page = await api.anonymous.get("/docs")
+    assert "/openapi.json" in page.text
+    assert "'self'" in page.headers["content-security-policy"]
+    needed = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(needed) == 3
+    for path in needed:
+        assert path.startswith("/"), path
+        assert (await api.anonymous.get(path)).status_code == 200
+    assert (await api.anonymous.get("/redoc")).status_code == 404
 
 
 def _count(method: str, route: str, status: int) -> float:
