@@ -10,20 +10,18 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize  # type: ignore[import-untyped]
 
-from models.evaluation.metrics import losses
 from models.features.spec import FeatureSpec
 from models.serving.calibration import HierarchicalCalibration
-from models.serving.statistics import sigmoid
 from models.training import calibrate
+from models.training.config import Family
 from models.training.rows import Rows
 from models.training.weights import recent
 
 Floats = NDArray[np.float64]
-#: Standard deviation of what weights are believed to be around equal ones, and of the intercept around 0.
+#: Beforehand weights are believed to be equal, but 0 of what has to show first that it helps, with this deviation.
 _WEIGHT_SD = 0.3
-_SHIFT_SD = 1.0
+_UNPROVEN: Family = "network"
 
 
 class Model(Protocol):
@@ -73,27 +71,20 @@ def fit(
     `blocks` (n,) numbers the time blocks that were predicted; `earlier` rows were known to all of their models.
     """
     rows = recent(rows, half_life_days)
-    weights = {name: weight for name, weight in _weights(parts, rows).items() if weight > 0.0}
+    weights = {name: weight for name, weight in _weights(parts, rows, blocks).items() if weight > 0.0}
     return Blend(weights, calibrate.fit_hierarchy(mixed(weights, parts), rows, spec, blocks, earlier))
 
 
-def _weights(parts: Mapping[str, Floats], rows: Rows) -> dict[str, float]:
-    """Return weights of least log loss, none negative, shrunk towards equal ones."""
-    names = list(parts)
-    if len(names) == 1:
-        return {names[0]: 1.0}
-    logits = np.stack([parts[name] for name in names], axis=1)
-    start = np.append(np.full(len(names), 1.0 / len(names)), 0.0)
-    precision = np.append(np.full(len(names), _WEIGHT_SD**-2), _SHIFT_SD**-2)
-
-    def objective(found: Floats) -> tuple[float, Floats]:
-        rates = sigmoid(logits @ found[:-1] + found[-1])
-        errors = rows.weights * (rates - rows.labels)
-        away = found - start
-        loss = rows.weights @ losses(rates, rows.labels) + 0.5 * away @ (precision * away)
-        return float(loss), np.append(logits.T @ errors, errors.sum()) + precision * away
-
-    bounds = [(0.0, None)] * len(names) + [(None, None)]
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x[:-1]
-    total = found.sum()
-    return dict(zip(names, (found / total if total > 0.0 else start[:-1]).tolist(), strict=True))
+def _weights(parts: Mapping[str, Floats], rows: Rows, blocks: NDArray[np.int64] | None) -> dict[str, float]:
+    """Return weights, none negative and 1 in sum: the likeliest, shrunk towards those that are believed beforehand."""
+    proven = [name for name in parts if name != _UNPROVEN] or list(parts)
+    believed = np.array([float(name in proven) / len(proven) for name in parts])
+    if len(parts) == 1 or not len(rows):
+        return dict(zip(parts, believed.tolist(), strict=True))
+    logits = np.stack(list(parts.values()), axis=1)
+    found = calibrate.factors(logits, rows.labels, rows.weights, believed, _WEIGHT_SD, blocks)[0][:-1]
+    helps = found > 0.0
+    if helps.any() and not helps.all():
+        return _weights({name: parts[name] for name, kept in zip(parts, helps, strict=True) if kept}, rows, blocks)
+    weights = found / found.sum() if helps.all() else believed
+    return dict(zip(parts, weights.tolist(), strict=True))

@@ -29,8 +29,6 @@ _SHIFT_MAX = 3.0
 #: the model is that is to serve.
 _KNOWN_MIN = 0.25
 _TINY = 1e-12
-#: Keeps the likeliest slope and intercept finite where rows hardly bind them.
-_FREE = np.array([1.0, 1.0])
 
 
 def fit(
@@ -47,21 +45,40 @@ def fit(
     """
     if not len(logits):
         return 1.0, 0.0
-    rates = sigmoid(logits)
-    centre = float(np.average(logits, weights=weights * rates * (1.0 - rates) + _TINY))
-    design = np.stack([logits - centre, np.ones(len(logits))], axis=1)
-    start = np.array([1.0, centre])
-    found = logistic.fit(design, labels, weights, start, _FREE)
-    rates = sigmoid(design @ found)
-    curvature = (design * (weights * rates * (1.0 - rates))[:, np.newaxis]).T @ design + np.diag(_FREE)
-    scores = design * (weights * (labels - rates))[:, np.newaxis]
-    spread = scores.T @ scores + np.diag(_FREE) + _between(scores, blocks)
-    inverse = np.linalg.inv(curvature)
-    prior = np.diag([_SLOPE_SD**2, _SHIFT_SD**2])
-    uncertain = inverse @ spread @ inverse + np.diag([0.0, _drift(blocks)])
-    found = start + prior @ np.linalg.solve(prior + uncertain, found - start)
+    found, centres = factors(logits[:, np.newaxis], labels, weights, np.ones(1), _SLOPE_SD, blocks)
     slope = max(float(found[0]), 0.05)  # a model that ranks backwards is refused by the gate, not turned round here
-    return slope, float(found[1]) - slope * centre
+    return slope, float(found[1]) - slope * float(centres[0])
+
+
+def factors(
+    logits: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    weights: NDArray[np.float64],
+    believed: NDArray[np.float64],
+    deviation: float,
+    blocks: NDArray[np.int64] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a factor for each of K log-odds (n, K) and the level (K + 1,), and the log-odds (K,) it is the level at.
+
+    The likeliest are shrunk towards the factors `believed` (K,), which may be off by this standard deviation, and the
+    level those give. The level is taken where clicks are expected, so that a factor alone hardly moves the rate.
+    """
+    together = logits @ believed
+    rates = sigmoid(together)
+    centres = np.average(logits, axis=0, weights=weights * rates * (1.0 - rates) + _TINY)
+    design = np.column_stack([logits - centres, np.ones(len(logits))])
+    start = np.append(believed, centres @ believed)
+    free = np.ones(len(start))  # keeps the likeliest finite where rows hardly bind them
+    found = logistic.fit(design, labels, weights, start, free)
+    rates = sigmoid(design @ found)
+    curvature = (design * (weights * rates * (1.0 - rates))[:, np.newaxis]).T @ design + np.diag(free)
+    scores = design * (weights * (labels - rates))[:, np.newaxis]
+    spread = scores.T @ scores + np.diag(free) + _between(scores, blocks)
+    inverse = np.linalg.inv(curvature)
+    uncertain = inverse @ spread @ inverse
+    uncertain[-1, -1] += _drift(blocks)
+    prior = np.diag(np.append(np.full(len(believed), deviation**2), _SHIFT_SD**2))
+    return start + prior @ np.linalg.solve(prior + uncertain, found - start), centres
 
 
 def fit_hierarchy(
@@ -120,10 +137,10 @@ def _drift(blocks: NDArray[np.int64] | None) -> float:
 
 
 def _between(scores: NDArray[np.float64], blocks: NDArray[np.int64] | None) -> NDArray[np.float64]:
-    """Return how much the sums of scores differ between blocks, (2, 2): days have a level of their own."""
+    """Return how much the sums of scores (n, C) differ between blocks, (C, C): days have a level of their own."""
     count = len(np.unique(blocks)) if blocks is not None else 1
     if count < 2 or blocks is None:
-        return np.zeros((2, 2))
+        return np.zeros((scores.shape[1], scores.shape[1]))
     sums = np.stack([scores[blocks == block].sum(axis=0) for block in np.unique(blocks)])
     between: NDArray[np.float64] = sums.T @ sums * count / (count - 1)
     return between

@@ -1,6 +1,6 @@
 """Blending: better parts weigh more, no part weighs less than nothing, and predictions are made before outcomes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -61,6 +61,29 @@ def test_few_rows_leave_weights_nearly_equal() -> None:
     rows, logits = made(40)
     weights = blend.fit({"a": logits, "b": logits * 0.9}, rows, SPEC).weights
     assert weights["a"] == pytest.approx(0.5, abs=0.15)
+
+
+def test_sampled_rows_tell_no_more_of_weights_than_as_many_rows() -> None:
+    """Each of few rows stands for hundreds: which part was better on them is chance all the same."""
+    rows, logits = made(100)
+    noise = np.random.default_rng(1).normal(0.0, 0.7, (2, 100))
+    parts = {"a": logits + noise[0], "b": logits + noise[1]}
+    alike = blend.fit(parts, rows, SPEC).weights
+    sampled = blend.fit(parts, replace(rows, weights=np.full(100, 300.0)), SPEC).weights
+    assert sampled["a"] == pytest.approx(alike["a"], abs=0.02)
+
+
+@pytest.mark.parametrize(("count", "least", "most"), [(100, 0.0, 0.15), (20_000, 0.3, 0.4)])
+def test_a_network_has_to_show_first_that_it_helps(count: int, least: float, most: float) -> None:
+    """All three err apart and alike: of many rows each has a third."""
+    rows, logits = made(count)
+
+    def weight(seed: int) -> float:
+        noise = np.random.default_rng(seed).normal(0.0, 0.7, (3, count))
+        parts = {name: logits + noise[place] for place, name in enumerate(("gbdt", "ftrl", "network"))}
+        return blend.fit(parts, rows, SPEC).weights.get("network", 0.0)
+
+    assert least <= np.mean([weight(seed) for seed in range(5)]) <= most
 
 
 @dataclass
