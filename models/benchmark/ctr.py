@@ -5,6 +5,7 @@ last day), weights and calibration of the blend on predictions for its later blo
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import msgspec
@@ -44,7 +45,10 @@ def run(options: argparse.Namespace) -> int:
     format_ = detect(options.train)
     if detect(options.test) is not format_:
         raise InputError(f"{options.test} is of another kind than {options.train}", reason="benchmark_file")
-    result = compare(format_, format_.read(options.train), format_.read(options.test), baselines=options.baselines)
+    train, test = format_.read(options.train), format_.read(options.test)
+    if format_.timed and (early := int((test.at_ms < train.at_ms.max()).sum())):
+        print(f"{early} of {len(test)} test rows are earlier than the last one learned from", file=sys.stderr)
+    result = compare(format_, train, test, baselines=options.baselines)
     if options.json:
         print(msgspec.json.encode(result.as_json()).decode())
     else:

@@ -130,4 +130,4 @@ def _weight(text: str) -> float:
     return weight
 
 
-IPINYOU = Format(_spec(), load, advertiser="advertiser")
+IPINYOU = Format(_spec(), load, advertiser="advertiser", timed=True)

@@ -136,3 +136,14 @@ def test_what_cannot_be_learned_from_or_compared_is_refused(
     for first, second, said in ((few, train, "too few to learn from"), (train, display, "of another kind")):
         assert main(["benchmark", "ctr", "--train", str(first), "--test", str(second), "--json"]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("days", "remarked"), [(range(9, 12), True), (range(11, 12), False)])
+def test_test_rows_that_are_not_later_are_remarked(
+    days: range, remarked: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    write(train, range(10, 11), 200, lambda random, slot, advertiser: False)  # cannot be learned from
+    write(test, days)
+    assert main(["benchmark", "ctr", "--train", str(train), "--test", str(test), "--json"]) == 2
+    assert ("test rows are earlier than the last one learned from" in capsys.readouterr().err) == remarked
