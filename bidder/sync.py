@@ -72,7 +72,9 @@ class LeaseSync:
         metrics.LEASE_FREE.set(self._book.free_micros)
         metrics.LEASE_RESERVED.set(self._book.reserved_micros)
         if self._book.watermark_ms:
-            metrics.LEASE_WATERMARK_AGE.set((self._clock.now_ms() - self._book.watermark_ms) / MS_PER_SECOND)
+            # A log whose clock was once ahead of ours stays ahead, and would look up to date while nothing moves.
+            now_ms = max(self._clock.now_ms(), self._book.ledger_ms(self._elapsed_ms()))
+            metrics.LEASE_WATERMARK_AGE.set((now_ms - self._book.watermark_ms) / MS_PER_SECOND)
 
     async def _sync(self, final: bool) -> None:
         if not self._registered:

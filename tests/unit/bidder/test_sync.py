@@ -149,3 +149,13 @@ async def test_gauges_tell_the_money_and_how_far_the_ledger_is(store: Faulty) ->
     gauges = ("dsp_lease_free_micros", "dsp_lease_reserved_micros", "dsp_lease_watermark_age_seconds")
     assert [REGISTRY.get_sample_value(one) for one in gauges] == [book.free_micros, 1_000, 3.0]
     assert book.free_micros > 0
+
+
+async def test_a_ledger_that_stands_still_is_told_whatever_the_log_s_clock_says(store: Faulty) -> None:
+    clock = ManualClock()
+    sync = LeaseSync(store, LeaseBook(0), "bidder", 1_000, clock)
+    await store.settle({}, clock.now_ms() + DAY_MS)
+    for age_seconds in (0.0, 60.0, 120.0):
+        assert await sync.sync()
+        assert REGISTRY.get_sample_value("dsp_lease_watermark_age_seconds") == age_seconds
+        clock.advance(60_000)
