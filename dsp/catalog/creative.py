@@ -134,5 +134,7 @@ def _native(text: str, faults: list[Fault]) -> None:
             _ = image and landing_url(image.url)
         except ValueError as fault:
             faults.append(Fault("markup", f"the {name}'s URL {fault}"))
-    if not assets.title and not assets.data:
+    if not any(text.strip() for text in (assets.title, *assets.data.values())):
         faults.append(Fault("markup", "needs a title or text"))
+    if assets.video_vast and "<VAST" not in assets.video_vast:
+        faults.append(Fault("markup", "video_vast must be a VAST document"))

@@ -179,6 +179,8 @@ async def test_creatives_need_what_their_format_needs(api: Api) -> None:
     assert await refused(format="native", markup='{"title": "x", "image": {"url": "javascript:x"}}') == {"markup"}
     native = '{"title": "x", "image": {"url": "http://a.example/x.png"}}'
     assert await refused(format="native", markup=native) == {"markup"}
+    assert await refused(format="native", markup='{"title": " ", "data": {"2": ""}}') == {"markup"}
+    assert await refused(format="native", markup='{"title": "x", "video_vast": "https://a.example/"}') == {"markup"}
     assert await refused(format="hologram", markup="x") == {"format"}
     ok = await api.member.post(
         "/v1/creatives", json={**base, "format": "banner", "markup": insecure, "secure": False, **size}
