@@ -26,7 +26,8 @@ _CLICK = re.compile(r"\$\{CLICK_URL(?:_ENC)?\}(?P<more>[\w%/?=$.~+:-])?")
 _FOREIGN_CLICK = re.compile(
     r"%%[A-Z_]{0,40}CLI?C?K[A-Z_]{0,40}%%|\$\{(?!CLICK_URL(?:_ENC)?\})CLICK[A-Z_]*\}|\[CLICK_?URL\]"
 )
-_LINK = re.compile(r"<(?:a|area)\s[^<>]*\bhref\s*=", re.I)
+#: A link without an address as well: no link can be inside another, so it ends the one that the whole is made.
+_LINK = re.compile(r"<(?:a[\s>]|area\s[^<>]*\bhref\s*=)", re.I)
 #: How a script opens a page, in a browser and in an app, and the variable in which the trade's tools have its address.
 _OPENS = re.compile(r"\b(?:window|mraid)\.open\s*\(|\bclickTAG\b", re.I)
 

@@ -195,6 +195,7 @@ async def test_creatives_need_what_their_format_needs(api: Api) -> None:
         ("<form action=HTTP://a.example/>", "loads a resource over http"),
         ('<img src="https://a.example/?p=${AUCTION_PRIZE}">', "AUCTION_PRIZE"),
         ('<A class=x\nHREF="https://a.example/">x</A>', "nobody counts"),
+        ('<div>x<a class="button">Buy</a></div>', "nobody counts"),
         ('<map name="m"><area shape="default" href="https://a.example/"></map>', "nobody counts"),
         ("<button onclick=\"window.open('https://a.example/')\">x</button>", "opens a page"),
         ("<script>tap = () => mraid.open('https://a.example/')</script>", "opens a page"),
