@@ -52,14 +52,17 @@ class Traffic(msgspec.Struct, kw_only=True):
         self.line_items = {number: known.get(number) or Supply(missed=list(missed)) for number in line_item_ids}
 
     def add(self, at_ms: int, line_item_ids: Iterable[int]) -> None:
-        """Count one impression that these line items may bid on; one of a day before the hour's last is too old."""
+        """Count one impression that these line items may bid on; one of the day before the hour's last is too late.
+
+        One of an earlier day tells that a clock was ahead and was set right: its day is the hour's last.
+        """
         since_epoch, into_hour_ms = divmod(at_ms, MS_PER_HOUR)
         day, hour = divmod(since_epoch, HOURS)
         if day > self.days[hour]:
             self._fade(hour, _DECAY ** (day - self.days[hour]))
-            self.days[hour] = day
-        elif day < self.days[hour]:
+        elif day == self.days[hour] - 1:
             return
+        self.days[hour] = day
         self.slots[hour] |= 1 << (into_hour_ms * _SLOTS // MS_PER_HOUR)
         self.platform[hour] += 1.0
         for number in line_item_ids:

@@ -127,6 +127,16 @@ def test_what_comes_late_of_an_hour_long_past_does_not_count() -> None:
     assert encode(traffic) == before
 
 
+def test_hours_counted_while_a_clock_was_years_ahead_are_learned_again() -> None:
+    traffic = known(1)
+    day(traffic, 3_650, FLAT, hours=range(6))
+    day(traffic, 0)
+    day(traffic, 1)
+    assert np.abs(learned(traffic, 1) - TRUTH).max() < 0.35
+    day(traffic, 9)  # what was counted wrongly has faded
+    assert np.abs(learned(traffic, 1) - TRUTH).max() < 0.05
+
+
 def test_a_new_line_item_is_not_held_to_have_had_no_traffic_before() -> None:
     traffic = known(1)
     day(traffic, 0)
