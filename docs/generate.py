@@ -1,5 +1,6 @@
 """Writes docs/reference from the code: settings, metrics, reasons and API. `--check` only compares."""
 
+import ast
 import sys
 from pathlib import Path
 from typing import get_type_hints
@@ -10,6 +11,20 @@ from prometheus_client.metrics import MetricWrapperBase
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 NOTE = "Written by `make docs` from the code; change it there."
+REQUESTS = """
+## Refused requests
+
+`dsp_no_bids_total{reason}` has these too, each answered with 400, and those of HTTP: `head_too_large`, `body_slow`,
+and for the exchange `unknown` `path`, `unknown_exchange`, `method` and `http_malformed`.
+
+"""
+NOTICES = """
+## Refused notices
+
+`dsp_notices_refused_total{reason}` has these, each answered with 400, and those of HTTP: `path`, `method`,
+`head_too_large`, `body_too_large`, `body_slow`, `http_malformed`, and `prefetch`: a browser's look ahead at a click.
+
+"""
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -111,7 +126,26 @@ def reasons() -> str:
     text = (
         "`dsp_no_bids_total{reason}` and `explain` use these labels; `nbr` is what an exchange that wants it is told."
     )
-    return f"# Reasons not to bid\n\n{NOTE} {text}\n\n" + _table(["label", "nbr", "meaning"], rows)
+    page = f"# Reasons not to bid\n\n{NOTE} {text}\n\n" + _table(["label", "nbr", "meaning"], rows)
+    page += REQUESTS + _refusals("dsp/openrtb/codec.py", "dsp/openrtb/lenient.py") + NOTICES
+    return page + _refusals("dsp/kernel/ids.py", "bidder/notices.py", "bidder/prices.py", "dsp/openrtb/price.py")
+
+
+def _refusals(*modules: str) -> str:
+    """Return what the modules raise with a reason, and in which words."""
+    words: dict[str, list[str]] = {}
+    for module in modules:
+        for call in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+            match call:
+                case ast.Call(
+                    args=[message], keywords=[ast.keyword(arg="reason", value=ast.Constant(value=str(reason)))]
+                ):
+                    said = words.setdefault(reason, [])
+                    parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+                    text = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts)
+                    if text not in (*said, "…"):
+                        said.append(text)
+    return _table(["label", "said"], [[f"`{reason}`", "; ".join(said)] for reason, said in sorted(words.items())])
 
 
 def endpoints() -> str:
