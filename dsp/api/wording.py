@@ -146,7 +146,7 @@ FIELDS: dict[str, str] = {
     "markup": "HTML for a banner, the media file's URL for video and audio, JSON assets for native; up to 64 KiB. In "
     "HTML `${CLICK_URL}` (`${CLICK_URL_ENC}`: percent-encoded) becomes the address that counts a click and leads to "
     "`landing_url`, `${CACHEBUSTER}` a value of each bid's own, and macros of OpenRTB such as `${AUCTION_ID}` the "
-    "exchange's values. HTML without `${CLICK_URL}` is one link as a whole.",
+    "exchange's values. HTML without `${CLICK_URL}` is one link as a whole, and has no link or pop-up of its own.",
     "width": "Pixels; required for banner and video.",
     "height": "Pixels; required for banner and video.",
     "duration_seconds": "Required for video and audio.",
