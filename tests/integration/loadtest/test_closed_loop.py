@@ -25,6 +25,7 @@ from loadtest.traffic import Traffic
 from loadtest.truth import Truth
 from tests.servers import platform_ports
 from tests.traffic import PATIENT
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(400)]
 
@@ -139,24 +140,10 @@ async def _enough(platform: Platform, truth: Truth) -> None:
         await asyncio.sleep(0.5)
 
 
-def settled(ledger: Ledger, wanted: int) -> bool:
-    deadline = time.monotonic() + 90.0
-    while time.monotonic() < deadline:
-        if len(ledger.charges()) >= wanted:
-            return True
-        time.sleep(0.2)
-    return False
-
-
-def counted(ledger: Ledger, clicks: int, conversions: int) -> bool:
-    """Whether the book comes to hold each click and conversion once, duplicates and kills notwithstanding."""
-    deadline = time.monotonic() + 90.0
-    while time.monotonic() < deadline:
-        days = ledger.results()
-        if (sum(day.clicks for day in days), sum(day.conversions for day in days)) == (clicks, conversions):
-            return True
-        time.sleep(0.2)
-    return False
+def responses(ledger: Ledger) -> tuple[int, int]:
+    """Return how many clicks and conversions the book holds."""
+    days = ledger.results()
+    return sum(day.clicks for day in days), sum(day.conversions for day in days)
 
 
 def test_no_kill_loses_or_doubles_a_notice_or_overspends(platform: Platform) -> None:
@@ -171,7 +158,7 @@ def test_no_kill_loses_or_doubles_a_notice_or_overspends(platform: Platform) -> 
     assert spent_out(platform) >= ENOUGH_SPENT_OUT
     ledger = Ledger(platform.settings)
     try:
-        assert settled(ledger, len(truth.acknowledged(billing=True)))
+        eventually(lambda: len(ledger.charges()) >= len(truth.acknowledged(billing=True)), 90.0)
         charges = ledger.charges()
         verdict = reconcile(truth.notices, charges, ledger.events())
         assert verdict.lost == 0, verdict.examples
@@ -180,7 +167,7 @@ def test_no_kill_loses_or_doubles_a_notice_or_overspends(platform: Platform) -> 
         assert ledger.imbalance() == 0
         told = Counter(key.kind for key in truth.acknowledged(billing=False))
         assert told["click"] > 0
-        assert counted(ledger, told["click"], told["conv"])
+        eventually(lambda: responses(ledger) == (told["click"], told["conv"]), 90.0)  # each once
         assert sum(day.impressions for day in ledger.results()) == len(charges)
         assert all(day.value_micros > 0 for day in ledger.results() if day.impressions)
     finally:

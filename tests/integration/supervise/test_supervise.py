@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from dsp.supervise import CHECKS, UpConfig, platform
 from dsp.workers.config import METERED, WORKERS
 from tests.servers import free_port
+from tests.waiting import eventually
 
 DEADLINE_SECONDS = 60.0
 
@@ -140,13 +141,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    give_up_at = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < give_up_at, "did not come about in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture
