@@ -16,7 +16,7 @@ from dsp.api.spend import SpendDimension, SpendReport
 from dsp.api.wording import ACTIONS, DESCRIPTION, FIELDS, KINDS, PROBLEMS, TAGS
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
-from dsp.catalog.validate import READ_ONLY
+from dsp.catalog.validate import BOUNDS, READ_ONLY
 from dsp.store.catalog import Change
 from dsp.store.changes import EntityChange
 from dsp.store.keys import ApiKey
@@ -188,6 +188,9 @@ def _describe(name: str, schema: dict[str, Any]) -> None:
         words = FIELDS.get(f"{name}.{field}", FIELDS.get(field))
         if words is not None:
             value["description"] = words
+        if (bounds := BOUNDS.get((name, field))) is not None:
+            number = value.get("anyOf", [value])[0]
+            number |= {"minimum": bounds.low, "maximum": bounds.high}
 
 
 def _create(entity: dict[str, Any], description: str) -> dict[str, Any]:

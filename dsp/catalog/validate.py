@@ -4,6 +4,7 @@ Rules that need other entities (does the parent exist, is the external id taken)
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 from zoneinfo import available_timezones
@@ -60,13 +61,18 @@ def parse(kind: Kind, fields: Mapping[str, Any], before: Entity | None = None) -
     return entity
 
 
-def _between(low: int, high: int) -> FieldRule:
-    def rule(value: int) -> int:
-        if not low <= value <= high:
-            raise ValueError(f"must be between {low} and {high}")
-        return value
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The rule of a number that has bounds, both inclusive."""
 
-    return rule
+    low: int
+    high: int
+
+    def __call__(self, value: int) -> int:
+        """Return the value; raises ValueError."""
+        if not self.low <= value <= self.high:
+            raise ValueError(f"must be between {self.low} and {self.high}")
+        return value
 
 
 def _instant(latest_ms: int) -> FieldRule:
@@ -199,65 +205,66 @@ def _line_item(line_item: LineItem, path: str, faults: list[Fault]) -> LineItem:
     return line_item
 
 
-_AMOUNT = _between(1, AMOUNT_MICROS_MAX)
-_PRICE = _between(1, PRICE_MICROS_CPM_MAX)
-_PARENT = _between(1, 2**63 - 1)
+_AMOUNT = Between(1, AMOUNT_MICROS_MAX)
+_PRICE = Between(1, PRICE_MICROS_CPM_MAX)
+_PARENT = Between(1, 2**63 - 1)
 _CAPS = _each(lambda cap: cap, FREQUENCY_CAPS_MAX)
 _NAMES: dict[str, FieldRule] = {"name": values.text, "external_id": _optional(values.text)}
-_CODES = _each(_between(1, 9_999), 100)
+_CODES = _each(Between(1, 9_999), 100)
 
-_RULES = Rules(
-    fields={
-        Advertiser: {
-            **_NAMES,
-            "domain": values.domain,
-            "categories": _each(values.category),
-            "timezone": _timezone,
-            "frequency_caps": _CAPS,
-        },
-        Campaign: {**_NAMES, "advertiser_id": _PARENT, "frequency_caps": _CAPS},
-        LineItem: {
-            **_NAMES,
-            "campaign_id": _PARENT,
-            "dayparts": _each(lambda daypart: daypart, DAYPARTS_MAX),
-            "frequency_caps": _CAPS,
-            "bid_min_micros_cpm": _PRICE,
-            "bid_max_micros_cpm": _PRICE,
-        },
-        Creative: {
-            **_NAMES,
-            "line_item_id": _PARENT,
-            "landing_url": landing_url,
-            "markup": markup,
-            "width": _between(1, 9_999),
-            "height": _between(1, 9_999),
-            "duration_seconds": _between(1, 3_600),
-            "mime": _optional(mime),
-            "bitrate_kbps": _between(1, 100_000),
-            "categories": _each(values.category),
-            "attributes": _CODES,
-            "apis": _CODES,
-            "protocols": _CODES,
-            "language": _optional(values.language),
-        },
-        Deal: {**_NAMES, "exchange": values.exchange, "deal_id": values.text, "price_micros_cpm": _PRICE},
-        Audience: {**_NAMES, "advertiser_id": _PARENT, "segment_id": values.segment},
-        ConversionRule: {
-            **_NAMES,
-            "advertiser_id": _PARENT,
-            "window_seconds": _between(1, WINDOW_SECONDS_MAX),
-            "post_view": _clicked,
-            "value_micros": _AMOUNT,
-        },
-        Budget: {"daily_micros": _AMOUNT, "total_micros": _AMOUNT},
-        Flight: {"start_ms": _instant(START_MS_MAX), "end_ms": _instant(TIME_MS_MAX)},
-        Goal: {"target_micros": _AMOUNT},
-        Daypart: {"weekday": _between(0, 6), "start_hour": _between(0, 23), "end_hour": _between(1, 24)},
-        FrequencyCap: {
-            "impressions": _between(1, CAP_IMPRESSIONS_MAX),
-            "window_seconds": _between(1, WINDOW_SECONDS_MAX),
-        },
+_FIELDS: dict[type, dict[str, FieldRule]] = {
+    Advertiser: {
+        **_NAMES,
+        "domain": values.domain,
+        "categories": _each(values.category),
+        "timezone": _timezone,
+        "frequency_caps": _CAPS,
     },
+    Campaign: {**_NAMES, "advertiser_id": _PARENT, "frequency_caps": _CAPS},
+    LineItem: {
+        **_NAMES,
+        "campaign_id": _PARENT,
+        "dayparts": _each(lambda daypart: daypart, DAYPARTS_MAX),
+        "frequency_caps": _CAPS,
+        "bid_min_micros_cpm": _PRICE,
+        "bid_max_micros_cpm": _PRICE,
+    },
+    Creative: {
+        **_NAMES,
+        "line_item_id": _PARENT,
+        "landing_url": landing_url,
+        "markup": markup,
+        "width": Between(1, 9_999),
+        "height": Between(1, 9_999),
+        "duration_seconds": Between(1, 3_600),
+        "mime": _optional(mime),
+        "bitrate_kbps": Between(1, 100_000),
+        "categories": _each(values.category),
+        "attributes": _CODES,
+        "apis": _CODES,
+        "protocols": _CODES,
+        "language": _optional(values.language),
+    },
+    Deal: {**_NAMES, "exchange": values.exchange, "deal_id": values.text, "price_micros_cpm": _PRICE},
+    Audience: {**_NAMES, "advertiser_id": _PARENT, "segment_id": values.segment},
+    ConversionRule: {
+        **_NAMES,
+        "advertiser_id": _PARENT,
+        "window_seconds": Between(1, WINDOW_SECONDS_MAX),
+        "post_view": _clicked,
+        "value_micros": _AMOUNT,
+    },
+    Budget: {"daily_micros": _AMOUNT, "total_micros": _AMOUNT},
+    Flight: {"start_ms": _instant(START_MS_MAX), "end_ms": _instant(TIME_MS_MAX)},
+    Goal: {"target_micros": _AMOUNT},
+    Daypart: {"weekday": Between(0, 6), "start_hour": Between(0, 23), "end_hour": Between(1, 24)},
+    FrequencyCap: {
+        "impressions": Between(1, CAP_IMPRESSIONS_MAX),
+        "window_seconds": Between(1, WINDOW_SECONDS_MAX),
+    },
+}
+_RULES = Rules(
+    _FIELDS,
     structs={
         Flight: _flight,
         Budget: _budget,
@@ -268,3 +275,10 @@ _RULES = Rules(
         Creative: creative,
     },
 )
+#: The bounds of numbers, by the name of their struct and their own.
+BOUNDS = {
+    (struct.__name__, name): rule
+    for struct, rules in _FIELDS.items()
+    for name, rule in rules.items()
+    if isinstance(rule, Between)
+}

@@ -67,6 +67,21 @@ async def test_head_is_get_without_a_body(api: Api) -> None:
     assert (await api.anonymous.head("/v1/campaigns")).status_code == 401
 
 
+async def test_the_bounds_of_numbers_are_those_that_requests_are_judged_by(api: Api) -> None:
+    schemas = (await api.anonymous.get("/openapi.json")).json()["components"]["schemas"]
+    micros = {"type": "integer", "minimum": 1, "maximum": 10_000_000_000_000_000}
+    assert schemas["Budget"]["properties"]["daily_micros"]["anyOf"] == [micros, {"type": "null"}]
+    assert schemas["BudgetUpdate"]["properties"]["daily_micros"]["anyOf"] == [micros, {"type": "null"}]
+    weekday = schemas["Daypart"]["properties"]["weekday"]
+    assert (weekday["minimum"], weekday["maximum"]) == (0, 6)
+    width = schemas["CreativeCreate"]["properties"]["width"]["anyOf"][0]["maximum"]
+    ids = await api.tree()
+    path = f"/v1/creatives/{ids['creatives']}"
+    for given, status in ((width, 200), (width + 1, 422)):
+        answer = await api.member.patch(path, json={"width": given}, headers={"if-match": "*"})
+        assert answer.status_code == status
+
+
 async def test_the_page_for_people_needs_nothing_from_elsewhere(api: Api) -> None:
     page = await api.anonymous.get("/docs")
     assert "/openapi.json" in page.text
