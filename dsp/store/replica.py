@@ -19,6 +19,7 @@ _STATUS_KINDS = (Kind.ADVERTISER, Kind.CAMPAIGN, Kind.LINE_ITEM)
 #: Fields that bidders do not read in a snapshot.
 _BESIDE = frozenset({"status", "budget", "version"})
 _TABLE = ChangeRow.__table__.c
+_LATEST = select(func.max(_TABLE.id))
 
 
 class Write(NamedTuple):
@@ -54,16 +55,16 @@ class Replica:
         for each revision is another database's, or was cut; one with fields unknown here is a newer version's.
         """
         found = revision(session)
-        if found == self.revision:
-            return []
+        last = session.execute(_LATEST).scalar_one() or 0
         behind = found - self.revision
+        if behind == 0 and last == self._last:  # else a standby took over that lacked some of the latest writes
+            return []
         writes = self._since(session) if self.revision >= 0 and 0 < behind <= _WRITES_MAX else []
-        if len(writes) == behind and self._enter(writes):
+        if writes and len(writes) == behind and self._enter(writes):
             self._last, self.revision = writes[-1].number, found
             return writes
         self._read(session)
-        self._last = session.execute(select(func.max(_TABLE.id))).scalar_one() or 0
-        self.revision = found
+        self._last, self.revision = last, found
         return None
 
     def _read(self, session: Session) -> None:

@@ -124,6 +124,30 @@ def test_a_log_that_does_not_fit_is_not_followed(engine: Engine) -> None:
         assert replica.revision == 3
 
 
+def test_as_many_writes_as_a_standby_lacked_are_not_taken_for_them(engine: Engine) -> None:
+    sessions, replica = session_factory(engine), Replica()
+    with sessions.begin() as session:
+        number = (
+            CatalogRepository(session, "test", 1).create(Kind.ADVERTISER, {"name": "n", **FIELDS[Kind.ADVERTISER]}).id
+        )
+    with sessions() as session:
+        replica.follow(session)
+    lost = sessions()
+    CatalogRepository(lost, "test", 1).update(Kind.ADVERTISER, number, {"name": "lost"})
+    replica.follow(lost)  # was committed, and then its server was gone
+    lost.rollback()
+    lost.close()
+    with sessions.begin() as session:
+        CatalogRepository(session, "test", 1).update(Kind.ADVERTISER, number, {"name": "kept"})
+        session.execute(
+            update(ChangeRow).where(ChangeRow.version == 2).values(id=33)
+        )  # PostgreSQL's sequences skip some
+    with sessions() as session:
+        assert replica.follow(session) is None
+        assert [one.name for one in replica.catalogue().advertisers] == ["kept"]
+        assert replica.follow(session) == []
+
+
 def test_what_cannot_be_read_is_left_out_and_the_rest_is_there(engine: Engine) -> None:
     """A newer version may have written a kind of goal, or of auction, that nobody here knows."""
     replica = Replica()
