@@ -462,4 +462,7 @@ async def test_the_embedded_store_saves_by_itself(tmp_path: Path) -> None:
     await until(lambda: saved() == ["u1"])
     store.expose("u2", exposure(2))
     await until(lambda: saved() == ["u1", "u2"])
+    store.expose("u2", exposure(3))
+    gauges = ("dsp_users_cached", "dsp_user_events_cached")  # what tells how near the bounds are
+    await until(lambda: [REGISTRY.get_sample_value(one) for one in gauges] == [2, 3])
     await store.close()
