@@ -147,6 +147,31 @@ def test_a_market_is_learned_without_bias_from_what_was_won() -> None:
     assert rates == pytest.approx(truth / truth.sum(), rel=0.05)
 
 
+def test_a_market_whose_values_drift_is_known_by_the_latest_of_them() -> None:
+    """What was common is rare of late, and the other way round; wins of long ago would say nine to one."""
+    learned, random = Market(1e6), np.random.default_rng(1)
+    for common, auctions in ((1.0, 20_000), (8.0, 10_000)):
+        for _ in range(auctions):
+            value = common if random.random() < 0.9 else 9.0 - common
+            learned.add(value, 20.0 * value, 10.0)
+    prices, values, rates = learned.impressions()
+    assert prices.tolist() == pytest.approx([10.0, 10.0])
+    assert values.tolist() == pytest.approx([8.0, 1.0])
+    assert rates == pytest.approx([0.9, 0.1], abs=0.05)
+
+
+def test_values_that_wander_from_hour_to_hour_are_followed() -> None:
+    """Episodes of twenty wins or so, the level of all values another one every three."""
+    random = np.random.default_rng(5)
+    auctions = market(18_000, 3)
+    levels = np.exp(random.normal(0.0, 1.0, 20)).repeat(3_000)[:18_000].tolist()
+    auctions = [(value * level, price) for (value, price), level in zip(auctions, levels, strict=True)]
+    budget = 1_000 * float(np.mean([price for _, price in auctions])) / 64
+    spends, value, _ = play(auctions, 1_000, budget)
+    assert value >= 0.7 * hindsight(auctions, 1_000, budget)
+    assert sum(spends) >= 0.99 * budget * len(spends)
+
+
 def test_money_is_kept_for_what_is_rare_and_dear_and_spent_at_the_end() -> None:
     prices, values, rates = np.array([10.0, 80.0]), np.array([1.0, 1_000.0]), np.array([0.5, 0.01])
     game = solve(prices, values, rates, 320.0, 1_000, 0.0, 32)
