@@ -219,4 +219,4 @@ def context_of(request: Request, slot: Slot) -> market.Context:
 def _ad(offer: auction.Offer) -> market.Ad:
     bid = offer.bid
     domain = next(iter(bid["adomain"]))
-    return market.Ad(market.vertical(bid.get("cat") or [], domain), str(bid["adid"]), offer.slot.format)
+    return market.Ad(market.vertical(bid.get("cat") or [], domain), str(bid.get("adid") or bid["crid"]), offer.slot.format)
