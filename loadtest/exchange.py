@@ -218,5 +218,5 @@ def context_of(request: Request, slot: Slot) -> market.Context:
 
 def _ad(offer: auction.Offer) -> market.Ad:
     bid = offer.bid
-    domain = next(iter(bid["adomain"]))
-    return market.Ad(market.vertical(bid.get("cat") or [], domain), str(bid.get("adid") or bid["crid"]), offer.slot.format)
+    domain, name = next(iter(bid["adomain"])), str(bid.get("adid") or bid["crid"])
+    return market.Ad(market.vertical(bid.get("cat") or [], domain), name, offer.slot.format)
