@@ -65,8 +65,8 @@ class AuctionLaw:
 class AuctionPacer:
     """A pacer's state. For each auction `bid`, then `settle`; before each episode `begin`. Money in any one unit."""
 
-    def __init__(self, law: AuctionLaw | None = None) -> None:
-        self._law = law or AuctionLaw()
+    def __init__(self) -> None:
+        self._law = AuctionLaw()
         self._market = Market(self._law.market_wins)
         self._level: float | None = None  # None until a value was seen
         self._wins = 0
