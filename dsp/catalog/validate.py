@@ -5,7 +5,7 @@ Rules that need other entities (does the parent exist, is the external id taken)
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -163,11 +163,11 @@ def _targeting(targeting: Targeting, path: str, faults: list[Fault]) -> Targetin
     clauses = {}
     for dimension, clause in targeting.clauses.items():
         at = f"{path}.clauses.{dimension}"
-        shape = _shape_of(dimension)
+        shape = partial(values.normalise, dimension)
         include = _normalised(clause.include, shape, f"{at}.include", faults)
         exclude = _normalised(clause.exclude, shape, f"{at}.exclude", faults)
         excluded = set(exclude)
-        both = sorted(one for one in include if not excluded.isdisjoint((one, *values.broader(dimension, one))))
+        both = sorted(one for one in include if not excluded.isdisjoint(values.covering(dimension, one)))
         if both:
             faults.append(Fault(f"{at}.exclude", f"also included: {', '.join(both[:5])}"))
         if include or exclude:
@@ -182,10 +182,6 @@ def _targeting(targeting: Targeting, path: str, faults: list[Fault]) -> Targetin
         if groups[-1] and barred.issuperset(groups[-1]):
             faults.append(Fault(at, "every segment of it is excluded"))
     return Targeting(clauses=clauses, audience=tuple(groups))
-
-
-def _shape_of(dimension: Any) -> Callable[[str], str]:
-    return lambda value: values.normalise(dimension, value)
 
 
 def _normalised(items: tuple[str, ...], shape: Callable[[str], str], path: str, faults: list[Fault]) -> tuple[str, ...]:

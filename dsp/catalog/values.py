@@ -1,12 +1,13 @@
 """The shapes of targeting values: how each dimension's are written so that they equal an opportunity's."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from dsp.catalog.entities import MediaFormat
 from dsp.catalog.rules import Dimension
+from dsp.openrtb.categories import category_and_parents
 from dsp.openrtb.geo import COUNTRIES
-from dsp.openrtb.names import browser_name, os_name
+from dsp.openrtb.names import browser_name, domain_and_parents, os_name
 from dsp.openrtb.opportunity import DeviceKind
 
 TEXT_CHARS_MAX = 200
@@ -83,14 +84,11 @@ def normalise(dimension: Dimension, value: str) -> str:
     return _SHAPES[dimension](value)
 
 
-def broader(dimension: Dimension, value: str) -> tuple[str, ...]:
-    """Return the values that cover a value in normal form as well: of a host those above it, of a part its category."""
+def covering(dimension: Dimension, value: str) -> Collection[str]:
+    """Return the values that cover a value in normal form: itself, of a host those above it, of a part its category."""
     if dimension is Dimension.DOMAIN:
-        labels = value.split(".")
-        return tuple([".".join(labels[first:]) for first in range(1, len(labels))])
-    if dimension is Dimension.CATEGORY:
-        return (value.partition("-")[0],) if "-" in value else ()
-    return ()
+        return domain_and_parents(value)
+    return category_and_parents(value) if dimension is Dimension.CATEGORY else (value,)
 
 
 def _matching(pattern: re.Pattern[str], value: str, wanted: str) -> str:

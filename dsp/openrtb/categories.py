@@ -21,6 +21,12 @@ def is_first(code: str) -> bool:
     return code.startswith("IAB")
 
 
+def category_and_parents(code: str) -> tuple[str, ...]:
+    """Return a code and, for a part such as IAB7-1, the category that it is a part of."""
+    parent, dash, _ = code.partition("-")
+    return (code, parent) if dash and parent else (code,)
+
+
 def later(listed: frozenset[str], of: int) -> bool:
     """Return whether a list of a taxonomy, as `taxonomy` says, holds what no code of the first can equal."""
     return of != FIRST and not all(map(is_first, listed))
@@ -42,7 +48,7 @@ def refused(codes: Iterable[str], barred: frozenset[str], allowed: frozenset[str
     """
     forms, known = {is_first(code) for code in allowed}, False
     for code in codes:
-        names = {code, code.partition("-")[0]}
+        names = category_and_parents(code)
         if not barred.isdisjoint(names):
             return True
         if is_first(code) in forms:

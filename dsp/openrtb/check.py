@@ -5,12 +5,11 @@ check reads the request itself and trusts nothing that the decision derived from
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
 from dsp.openrtb import categories, macros
-from dsp.openrtb.names import codes, domain, domains, language, lower
+from dsp.openrtb.names import codes, domain_and_parents, domains, language, lower
 from dsp.openrtb.request import Banner, BidRequest, Deal, Imp, Native, Video
 from dsp.openrtb.response import Bid, BidResponse, MarkupType
 from dsp.openrtb.slot import banner_sizes, plays
@@ -214,7 +213,7 @@ def _terms(bid: Bid, imp: Imp, medium: _Medium, currency: str, rates: Mapping[st
 
 def _deal_admits(deal: Deal, bid: Bid) -> bool:
     allowed = domains(deal.wadomain)
-    return not allowed or any(_within(_own_domain(name), allowed) for name in bid.adomain)
+    return not allowed or any(not allowed.isdisjoint(domain_and_parents(name)) for name in bid.adomain)
 
 
 def _floor_by_duration(bid: Bid, terms: Video | Deal, floor: float) -> float:
@@ -260,7 +259,7 @@ def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
     if request.badv:
         blocked = domains(request.badv)
         for name in bid.adomain:
-            if _within(_own_domain(name), blocked):
+            if not blocked.isdisjoint(domain_and_parents(name)):
                 return "advertiser"
     if request.bapp and bid.bundle and bid.bundle.lower() in lower(request.bapp):
         return "app"
@@ -276,10 +275,6 @@ def _blocks(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
     return "" if language(bid.language) in {language(str(code)) for code in spoken} else "language"
 
 
-#: Domains of advertisers, which are few, and the same in bid after bid.
-_own_domain = lru_cache(maxsize=4_096)(domain)
-
-
 def _undisclosed(bid: Bid, request: BidRequest) -> bool:
     """Return whether the Digital Services Act demands what the bid does not say, or what nobody shows."""
     ext = request.regs.ext if request.regs is not None else None
@@ -293,12 +288,3 @@ def _category_refused(bid: Bid, imp: Imp, request: BidRequest) -> bool:
     if bid.cattax != request.cattax and categories.later(barred | allowed, categories.taxonomy(request.cattax)):
         return True  # nobody can tell
     return categories.refused([code.upper() for code in bid.cat], barred, allowed)
-
-
-def _within(name: str, listed: frozenset[str]) -> bool:
-    """Return whether the domain or a parent of it is listed."""
-    while name:
-        if name in listed:
-            return True
-        name = name.partition(".")[2]
-    return False

@@ -1,6 +1,7 @@
 """Names in one form: domains, languages, systems, and the lists that exchanges repeat request after request."""
 
 import re
+from functools import lru_cache
 
 from dsp.kernel.remember import Remembered
 from dsp.openrtb.request import Text
@@ -9,6 +10,9 @@ NONE: frozenset[str] = frozenset()
 # Bounds on the lists that are kept, since strangers decide what is sent.
 _LISTS_MAX = 2_048
 _LIST_CHARS_MAX = 8_192
+_DOMAIN_CHARS_MAX = 253
+#: Domains whose parents are remembered.
+_DOMAINS_MAX = 8_192
 #: Where apps are installed from, by host.
 STORES = frozenset({"play.google.com", "apps.apple.com", "itunes.apple.com"})
 #: Codes of before 1989, which Java and so Android still give for these languages.
@@ -78,6 +82,17 @@ def domain(address: str) -> str:
         host = host.partition("?")[0]
     host = host.rpartition("@")[2].partition(":")[0].rstrip(".")
     return host.removeprefix("www.")
+
+
+def domain_and_parents(address: str) -> frozenset[str]:
+    """Return a host as `domain` does and every domain above it; none for "" or what is too long for one (RFC 1035)."""
+    return _and_parents(address) if address and len(address) <= _DOMAIN_CHARS_MAX else NONE
+
+
+@lru_cache(maxsize=_DOMAINS_MAX)
+def _and_parents(address: str) -> frozenset[str]:
+    labels = domain(address).split(".")
+    return frozenset([".".join(labels[first:]) for first in range(len(labels))])
 
 
 def store_id(address: str) -> str:

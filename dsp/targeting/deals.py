@@ -1,12 +1,12 @@
 """Deals: which line items may bid through which deal that an impression offers, and which in the open auction."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
 from dsp.catalog.entities import AuctionType, Deal
 from dsp.catalog.status import Status
+from dsp.openrtb.names import domain_and_parents
 from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Words
@@ -15,9 +15,6 @@ from dsp.targeting.rows import Row, compress, expand, holders, union
 
 FIRST_PRICE, SECOND_PRICE = 1, 2
 FIXED_PRICE = 3  # OpenRTB 2.6, 3.2.12 `at`: the floor is the price agreed
-_DOMAIN_CHARS_MAX = 253
-#: Domains whose parents are remembered.
-_DOMAINS_MAX = 8_192
 
 
 class Way(NamedTuple):
@@ -34,7 +31,7 @@ class AdvertiserDomains:
 
     def __init__(self, domains: Sequence[str]) -> None:
         size = len(domains)
-        pairs = ((name, row) for row, domain in enumerate(domains) for name in domain_and_parents(domain.lower()))
+        pairs = ((name, row) for row, domain in enumerate(domains) for name in domain_and_parents(domain))
         self._nobody, everyone = bitmap.zeros(size), bitmap.ones(size)
         self._under: dict[str, Row] = {}
         #: By domain, the line items that a block on it leaves.
@@ -97,14 +94,3 @@ class DealTable:
         if offer.advertiser_domains:
             wanting = wanting & self._domains.under(offer.advertiser_domains)
         return Way(offer, floor, auction, wanting)
-
-
-def domain_and_parents(domain: str) -> frozenset[str]:
-    """Return a domain and every domain above it; none for "" or for what is too long to be a domain (RFC 1035)."""
-    return _and_parents(domain) if domain and len(domain) <= _DOMAIN_CHARS_MAX else frozenset()
-
-
-@lru_cache(maxsize=_DOMAINS_MAX)
-def _and_parents(domain: str) -> frozenset[str]:
-    labels = domain.removeprefix("www.").split(".")
-    return frozenset([".".join(labels[first:]) for first in range(len(labels))])

@@ -13,13 +13,14 @@ from typing import NamedTuple
 from dsp.catalog.entities import MediaFormat
 from dsp.catalog.reasons import Exclusion
 from dsp.catalog.rules import Dimension
+from dsp.openrtb.categories import category_and_parents
+from dsp.openrtb.names import domain_and_parents
 from dsp.openrtb.opportunity import Opportunity
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Bits
 from dsp.targeting.clauses import OfferTable, TraitTable, ValueTable
-from dsp.targeting.deals import AdvertiserDomains, Way, domain_and_parents
+from dsp.targeting.deals import AdvertiserDomains, Way
 from dsp.targeting.joint import Group, Reasons, Step
-from dsp.targeting.match import category_and_parents
 from dsp.targeting.rows import Conditions, Row, expand, known, union
 from dsp.targeting.slots import Slot, slots_of
 

@@ -9,22 +9,15 @@ import numpy as np
 
 from dsp.catalog.entities import Creative
 from dsp.catalog.reasons import Exclusion
-from dsp.openrtb.categories import is_first, later
-from dsp.openrtb.names import STORES, advertised_app, domain
+from dsp.openrtb.categories import category_and_parents, is_first, later
+from dsp.openrtb.names import STORES, advertised_app, domain, domain_and_parents
 from dsp.openrtb.opportunity import Opportunity
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Bits, Words
 from dsp.targeting.creatives import Creatives, Fitting, Owners, accept, accepting, lacking, pairs
-from dsp.targeting.deals import domain_and_parents
 from dsp.targeting.joint import Reasons, Step
 from dsp.targeting.rows import Conditions, expand, known
 from dsp.targeting.slots import Slots
-
-
-def category_and_parents(category: str) -> tuple[str, ...]:
-    """Return an IAB code and, for a subcategory such as IAB7-1, the category above it."""
-    parent, dash, _ = category.partition("-")
-    return (category, parent) if dash and parent else (category,)
 
 
 class Matcher:
