@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from itertools import groupby
+from typing import Any, cast
 
 import msgspec
 
 from dsp.catalog.fields import Rules
 from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status
+from dsp.catalog.validate import parse
 from dsp.kernel.errors import ConflictError, Fault, NotFoundError, TransitionError, ValidationError
 from dsp.store.catalog import CatalogRepository
 
@@ -72,26 +74,52 @@ def apply(
     """
     faults: list[Fault] = []
     made: list[Entity] = []
-    for number, (one, fields) in enumerate(wanted):
-        at = f"{OPERATIONS}[{number}]"
-        try:
-            if one.id is None:
-                made.append(repository.create(kind, fields))
-            elif one.action is BatchAction.UPDATE:
-                made.append(repository.update(kind, one.id, fields, one.version))
-            else:
-                made.append(repository.set_status(kind, one.id, STATUSES[one.action], one.version))
-        except ValidationError as refused:
-            asked = one.action in _WITH_FIELDS  # else the field is one of the entity's, and not of the body's
-            faults += [
-                Fault(f"{at}.{_FIELDS}.{each.field}", each.message) if asked else Fault(at, str(each))
-                for each in refused.faults
-            ]
-        except (NotFoundError, ConflictError, TransitionError) as refused:
-            faults.append(Fault(at, str(refused)))
-    if faults:
-        raise ValidationError(faults)
+    with repository.together(kind, [one.id for one, _ in wanted if one.id is not None]):
+        for creating, some in groupby(enumerate(wanted), lambda numbered: numbered[1][0].action is BatchAction.CREATE):
+            if creating:
+                made += _create(repository, kind, {number: fields for number, (_, fields) in some}, faults)
+                continue
+            for number, (one, fields) in some:
+                try:
+                    made.append(_change(repository, kind, one, fields))
+                except ValidationError as refused:
+                    faults += _faults(number, refused.faults, one.action is BatchAction.UPDATE)
+                except (NotFoundError, ConflictError, TransitionError) as refused:
+                    faults.append(Fault(f"{OPERATIONS}[{number}]", str(refused)))
+        if faults:
+            raise ValidationError(faults)
     return made
+
+
+def _create(
+    repository: CatalogRepository, kind: Kind, wanted: Mapping[int, Mapping[str, Any]], faults: list[Fault]
+) -> Sequence[Entity]:
+    parsed: dict[int, Entity] = {}
+    refused: dict[int, Sequence[Fault]] = {}
+    for number, fields in wanted.items():
+        try:
+            parsed[number] = parse(kind, fields)
+        except ValidationError as fault:
+            refused[number] = fault.faults
+    made, others = repository.create_all(kind, list(parsed.values()))
+    numbers = list(parsed)
+    refused |= {numbers[place]: found for place, found in others.items()}
+    for number in sorted(refused):
+        faults += _faults(number, refused[number], True)
+    return made
+
+
+def _change(repository: CatalogRepository, kind: Kind, one: Operation, fields: Mapping[str, Any]) -> Entity:
+    id = cast(int, one.id)
+    if one.action is BatchAction.UPDATE:
+        return repository.update(kind, id, fields, one.version)
+    return repository.set_status(kind, id, STATUSES[one.action], one.version)
+
+
+def _faults(number: int, refused: Sequence[Fault], in_fields: bool) -> list[Fault]:
+    """Return the faults of one operation. Where it has no fields, a fault's field is the entity's, not the body's."""
+    at = f"{OPERATIONS}[{number}]"
+    return [Fault(f"{at}.{_FIELDS}.{one.field}", one.message) if in_fields else Fault(at, str(one)) for one in refused]
 
 
 def _operation(given: Any, path: str, faults: list[Fault]) -> tuple[Operation, Mapping[str, Any]]:

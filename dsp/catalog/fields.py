@@ -51,7 +51,7 @@ class Rules:
         if not isinstance(values, Mapping):
             return _refuse(faults, path, f"must be an object, not {_name(values)}")
         found = len(faults)
-        known = {field.name: field for field in msgspec.structs.fields(struct)}
+        known = {field.name: field for field in _struct_fields(struct)}
         hints = _hints(struct)
         rules = self._fields.get(struct, {})
         kept = {} if before is None else _same(before, values)
@@ -90,7 +90,7 @@ class Rules:
         standing: Sequence[Fault],
     ) -> Any:
         """Build the struct of the fields that were right, and check what holds across fields as far as that goes."""
-        if any(field.required and field.name not in built for field in msgspec.structs.fields(struct)):
+        if any(field.required and field.name not in built for field in _struct_fields(struct)):
             return _REFUSED
         made = struct(**built)
         rule = self._structs.get(struct)
@@ -148,7 +148,9 @@ class Rules:
         return {key: value for key, value in entries.items() if value is not _REFUSED}
 
 
-_hints = cache(get_type_hints)  # made anew for every value it would be half of the work
+#: Made anew for every value, these two would be most of the work.
+_hints = cache(get_type_hints)
+_struct_fields = cache(msgspec.structs.fields)
 
 
 def _same(before: msgspec.Struct, values: Mapping[str, Any]) -> dict[str, Any]:

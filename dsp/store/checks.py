@@ -35,9 +35,9 @@ class Checks:
         self._session = session
         self._read: dict[tuple[Kind, int], Entity] = {}  # ancestors, each read once for all that are judged
 
-    def forget(self) -> None:
-        """Read anew what the next ones are judged by."""
-        self._read.clear()
+    def forget(self, kind: Kind, id: int) -> None:
+        """Read an entity anew if the next ones are judged by it: it was changed."""
+        self._read.pop((kind, id), None)
 
     def created(self, kind: Kind, entities: Sequence[Entity]) -> dict[int, Faults]:
         """Return what is wrong with new entities that are to have the status they have, by place."""
@@ -64,7 +64,7 @@ class Checks:
         faults += self._budget_faults(entity, before)
         if not faults:
             faults += self._within(entity, before)
-        return faults + self._taken(kind, [entity]).get(0, [])
+        return faults + self._taken(kind, [entity], before).get(0, [])
 
     def activated(self, entity: Entity, before: Entity) -> Faults:
         """Return what keeps an entity from being active: nothing would bound what it spends, or be worth it."""
@@ -157,11 +157,13 @@ class Checks:
         to = "open" if whole.end_ms is None else whole.end_ms
         return [Fault("flight", f"lies outside the campaign's, which is from {whole.start_ms} to {to}")]
 
-    def _taken(self, kind: Kind, entities: Sequence[Entity]) -> dict[int, Faults]:
-        """Return which entities have an identity that another has, of the database or of these."""
+    def _taken(self, kind: Kind, entities: Sequence[Entity], before: Entity | None = None) -> dict[int, Faults]:
+        """Return which entities have an identity that another has, of the database or of these; `before` had one."""
         refused: dict[int, Faults] = {}
         for fields in (_EXTERNAL_ID, *([_UNIQUE[kind]] if kind in _UNIQUE else [])):
-            identities = [tuple(getattr(entity, name) for name in fields) for entity in entities]
+            identities = [_identity(entity, fields) for entity in entities]
+            if before is not None and identities == [_identity(before, fields)]:
+                continue
             holders = self._holders(kind, fields, [one for one in identities if one[0] is not None])
             seen = set()
             for place, (entity, identity) in enumerate(zip(entities, identities, strict=True)):
@@ -203,6 +205,10 @@ class Checks:
         if (kind.parent, number) not in self._read:
             self._read_ancestors(kind, [entity])
         return self._read.get((kind.parent, number))
+
+
+def _identity(entity: Entity, fields: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(getattr(entity, name) for name in fields)
 
 
 def pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:

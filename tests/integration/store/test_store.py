@@ -6,15 +6,17 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
-from dsp.catalog.kinds import Kind
+from dsp.api.batch import apply, operations
+from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status
 from dsp.kernel.errors import ConflictError, NotFoundError, TransitionError, ValidationError
 from dsp.ledger.book import Response
@@ -190,6 +192,62 @@ def test_an_advertiser_keeps_its_days_once_it_has_bid(engine: Engine) -> None:
         # tzdata may drop a zone; on a host that has no such days any more nothing is mixed.
         session.execute(text("UPDATE advertiser SET timezone = 'Mars/Olympus_Mons' WHERE id = :id"), {"id": mine})
         assert repository.update(Kind.ADVERTISER, mine, {"timezone": "UTC"}).version == renamed.version + 1
+
+
+def test_what_entities_are_judged_by_is_read_anew_once_it_was_changed(engine: Engine) -> None:
+    with session_factory(engine).begin() as session:
+        repository = CatalogRepository(session, "t", 1)
+        _, campaign, first = _chain(repository)
+        fields = {"name": "M", "campaign_id": campaign, "flight": FLIGHT, "goal": {"kind": "cpm", "target_micros": 1}}
+        second = repository.create(Kind.LINE_ITEM, fields).id
+        repository.update(Kind.CAMPAIGN, campaign, {"budget": {"daily_micros": 1}})
+        for status in (Status.ACTIVE, Status.PAUSED):
+            repository.set_status(Kind.LINE_ITEM, first, status)
+        repository.update(Kind.CAMPAIGN, campaign, {"budget": None})
+        with pytest.raises(ValidationError, match="spend would have no bound"):
+            repository.set_status(Kind.LINE_ITEM, second, Status.ACTIVE)
+
+
+def test_a_batch_takes_about_one_statement_an_entity(engine: Engine) -> None:
+    """It keeps the write lock for as long as they all take, and everybody else waits."""
+    statements: list[str] = []
+    count, budget = 40, {"daily_micros": 1}
+
+    def make(wanted: list[dict[str, Any]]) -> list[Entity]:
+        statements.clear()
+        with session_factory(engine).begin() as session:
+            return apply(CatalogRepository(session, "t", 1), Kind.LINE_ITEM, operations({"operations": wanted}, count))
+
+    with session_factory(engine).begin() as session:
+        campaign = _chain(CatalogRepository(session, "t", 1))[1]
+        before = revision(session)
+    fields = {"campaign_id": campaign, "flight": FLIGHT, "goal": {"kind": "cpm", "target_micros": 1}}
+    event.listen(engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    made: list[Entity] = []
+    batches: list[list[dict[str, Any]]] = [
+        [{"action": "create", "fields": {**fields, "name": "n", "external_id": str(one)}} for one in range(count)],
+        [{"action": "update", "id": 2 + one, "fields": {"budget": budget}} for one in range(count)],
+        [{"action": "activate", "id": 2 + one, "version": 2} for one in range(count)],
+        # One after the other: what the first gives up the second may have.
+        [
+            {"action": "update", "id": 2, "fields": {"external_id": "x"}},
+            {"action": "update", "id": 3, "fields": {"external_id": "0"}},
+            {"action": "pause", "id": 2, "version": 4},
+        ],
+    ]
+    for wanted in batches:
+        made = make(wanted)
+        assert len(statements) <= len(wanted) + 10
+    assert [(one.id, one.version, one.external_id, one.status) for one in made] == [
+        (2, 4, "x", Status.ACTIVE), (3, 4, "0", Status.ACTIVE), (2, 5, "x", Status.PAUSED),
+    ]  # fmt: skip
+    with session_factory(engine).begin() as session:
+        repository = CatalogRepository(session, "t", 1)
+        assert repository.get(Kind.LINE_ITEM, 2) == made[2]
+        assert [one.action for one in repository.versions(Kind.LINE_ITEM, 2)] == [
+            "create", "update", "activate", "update", "pause",
+        ]  # fmt: skip
+        assert revision(session) == before + 3 * count + 3
 
 
 def test_readers_do_not_wait_for_a_writer_and_see_only_what_is_committed(engine: Engine) -> None:
