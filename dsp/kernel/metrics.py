@@ -127,7 +127,7 @@ USER_EVENTS_CACHED = Gauge("dsp_user_events_cached", "Their impressions, clicks 
 USER_EVENTS_CACHED_MAX = Gauge("dsp_user_events_cached_max", "The bound on those.")
 
 # The log
-LOG_LINES_LOST = Counter("dsp_log_lines_lost_total", "Log lines that could not be written, as on a full disk.")
+LOG_LINES_LOST = Counter("dsp_log_lines_lost_total", "Log lines not written, as the disk is full or nobody reads them.")
 
 # The outbox
 OUTBOX_DEPTH = Gauge("dsp_outbox_depth", "Records waiting to be written to the event log.", ["topic"])
