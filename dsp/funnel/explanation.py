@@ -15,6 +15,7 @@ from dsp.pacing.columns import ControlColumns
 from dsp.snapshot.build import Snapshot
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Positions
+from dsp.targeting.rows import Conditions
 
 
 class Stage(StrEnum):
@@ -70,7 +71,8 @@ def explain(
     """
     stages = Stages(snapshot, opportunity, user, controls, now_ms, seat)
     losses = _Losses(snapshot)
-    rows = _match(snapshot, stages, losses, _recall(snapshot, stages, losses))
+    rows = _recall(snapshot, snapshot.index.conditions(stages.asked, now_ms), losses)
+    rows = _match(snapshot, snapshot.index.matcher.conditions(opportunity), losses, rows)
     for reason, may in ((Exclusion.FREQUENCY_CAP, stages.uncapped), (Exclusion.FREQUENCY_UNKNOWN, stages.countable)):
         keep = may(rows)
         if keep is not None:
@@ -85,9 +87,9 @@ def explain(
     return Explanation(losses.verdicts, losses.left)
 
 
-def _recall(snapshot: Snapshot, stages: Stages, losses: _Losses) -> Positions:
+def _recall(snapshot: Snapshot, conditions: Conditions, losses: _Losses) -> Positions:
     left = bitmap.ones(len(snapshot.line_items))
-    for reason, words in stages.recall().in_order():
+    for reason, words in conditions.in_order():
         losses.lose(Stage.RECALL, reason, bitmap.positions(left & ~words))
         left = left & words
     rows = bitmap.positions(left)
@@ -95,9 +97,9 @@ def _recall(snapshot: Snapshot, stages: Stages, losses: _Losses) -> Positions:
     return rows
 
 
-def _match(snapshot: Snapshot, stages: Stages, losses: _Losses, rows: Positions) -> Positions:
+def _match(snapshot: Snapshot, conditions: Conditions, losses: _Losses, rows: Positions) -> Positions:
     creatives = candidates.spans(rows, snapshot.creative_start).creatives
-    for reason, words in stages.match().in_order():
+    for reason, words in conditions.in_order():
         creatives = creatives[bitmap.held(words, creatives)]
         matched = np.isin(rows, snapshot.creative_line_items[creatives])
         losses.lose(Stage.MATCH, reason, rows[~matched])

@@ -64,20 +64,21 @@ def select(
     `controls` are aligned to the snapshot; `seat` is ours on the exchange, since a deal may be for some seats only.
     """
     stages = Stages(snapshot, opportunity, user, controls, now_ms, seat)
-    recalled = stages.recalled()
+    index = snapshot.index
+    recalled = index.recall(stages.asked, now_ms)
     if isinstance(recalled, Exclusion):
         return recalled
-    fitting = slot, publisher = stages.fitting()
+    fitting = slot, publisher = index.matcher.rows(opportunity)
     left = recalled & slot.line_items & publisher.line_items
     if not left:
-        return stages.match_lost(fitting, recalled)
+        return index.matcher.lost(opportunity, fitting, recalled)
     matched = slot.creatives & publisher.creatives
     chosen = _choose(snapshot, stages, left, matched, limit, opportunity, sure=False)
     if not isinstance(chosen, Selection):
         # A line item may have one creative for the slot, another for the publisher, and none for both.
         chosen = _choose(snapshot, stages, left, matched, limit, opportunity, sure=True)
     if chosen is None:
-        return stages.match_lost(fitting, recalled)
+        return index.matcher.lost(opportunity, fitting, recalled)
     return chosen if isinstance(chosen, Exclusion) else _lasting(chosen, snapshot, opportunity)
 
 
@@ -103,7 +104,7 @@ def _choose(
     if opportunity.duration_floors is not None:
         fitting = _cheapest(some, fitting, snapshot, opportunity, opportunity.duration_floors)
     creatives = candidates.draw(some, fitting, snapshot.creative_lots, opportunity.lot)
-    return _enter(best, creatives, stages.ways) if creatives.shape[0] == best.shape[0] else None
+    return _enter(best, creatives, stages.asked.ways) if creatives.shape[0] == best.shape[0] else None
 
 
 def _best(

@@ -1,26 +1,25 @@
-"""The stages of the funnel over one impression; what becomes of the lost is selection.py's and explanation.py's."""
+"""What recall is asked of one impression, and the stages after match: caps and rank. Recall and match are the index's;
+what becomes of the lost is selection.py's and explanation.py's.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import UserRecord
 from dsp.frequency.rule import capped
 from dsp.openrtb.opportunity import Opportunity
 from dsp.pacing.columns import ControlColumns
 from dsp.snapshot.build import Snapshot
-from dsp.targeting.bitmap import Bits, Positions
-from dsp.targeting.creatives import Fitting
+from dsp.targeting.bitmap import Positions
 from dsp.targeting.groups import Asked
-from dsp.targeting.rows import Conditions
 
 _NO_SEGMENTS: frozenset[str] = frozenset()
 
 
 class Stages:
-    """What every stage reads. `ways` are the ways into the impression: deals, then the open auction."""
+    """Caps and rank over one impression; `asked` is for recall."""
 
-    __slots__ = ("_asked", "_complete", "_exposures", "_now_ms", "_snapshot", "ranked", "ways")
+    __slots__ = ("_complete", "_exposures", "_now_ms", "_snapshot", "asked", "ranked")
 
     def __init__(
         self,
@@ -40,32 +39,8 @@ class Stages:
         segments = opportunity.segments if opportunity.may_personalise else _NO_SEGMENTS
         if known is not None and known.segments:
             segments = segments.union(known.segments)
-        self.ways = snapshot.index.deals.ways(opportunity, seat)
         self.ranked = snapshot.ranking.by(controls.multiplier)
-        self._asked = Asked(opportunity, segments, self.ways, seat)
-
-    def recalled(self) -> Bits | Exclusion:
-        """Return the line items that recall leaves, or the reason that lost the last of them."""
-        return self._snapshot.index.recall(self._asked, self._now_ms)
-
-    def fitting(self) -> tuple[Fitting, Fitting]:
-        """Return two rows that have in common the creatives that match leaves.
-
-        They are the same objects for every impression of which the same is true.
-        """
-        return self._snapshot.index.matcher.rows(self._asked.opportunity)
-
-    def match_lost(self, rows: tuple[Fitting, Fitting], recalled: Bits) -> Exclusion:
-        """Return the reason that lost the last creative of those recalled, where match leaves none."""
-        return self._snapshot.index.matcher.lost(self._asked.opportunity, rows, recalled)
-
-    def recall(self) -> Conditions:
-        """Return the conditions on line items that `recalled` folds together."""
-        return self._snapshot.index.conditions(self._asked, self._now_ms)
-
-    def match(self) -> Conditions:
-        """Return the conditions on creatives that `fitting` folds together."""
-        return self._snapshot.index.matcher.conditions(self._asked.opportunity)
+        self.asked = Asked(opportunity, segments, snapshot.index.deals.ways(opportunity, seat), seat)
 
     def uncapped(self, rows: Positions) -> NDArray[np.bool_] | None:
         """Return which of `rows` the user may see again; None when all.

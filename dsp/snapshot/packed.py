@@ -2,22 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp.catalog import kinds
 from dsp.catalog.entities import Advertiser, Campaign, Creative, LineItem
 from dsp.snapshot.build import Snapshot
 
-
-class _Identified(Protocol):
-    @property
-    def id(self) -> int: ...
-
-
-Entity = TypeVar("Entity", bound=_Identified)
+Entity = TypeVar("Entity", bound=kinds.Entity)
 
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from dsp.catalog.entities import MediaFormat
-from dsp.catalog.reasons import Exclusion
+from dsp.catalog.reasons import BY_LABEL, Exclusion
 from dsp.catalog.rules import Dimension
 from dsp.openrtb.categories import category_and_parents
 from dsp.openrtb.names import domain_and_parents
@@ -23,9 +23,6 @@ from dsp.targeting.deals import AdvertiserDomains, Way
 from dsp.targeting.joint import Group, Reasons, Step
 from dsp.targeting.rows import Conditions, Row, expand, known, union
 from dsp.targeting.slots import Slot, slots_of
-
-_REASONS = {reason.value: reason for reason in Exclusion}
-_Values = Callable[[Opportunity], Sequence[str]]
 
 
 class Asked(NamedTuple):
@@ -76,42 +73,19 @@ class Values(Rule):
     def __init__(self, tables: Mapping[Dimension, ValueTable], size: int, *others: str) -> None:
         names = [dimension.value for dimension in tables]
         super().__init__(attrgetter(*[f"opportunity.{name}" for name in (*names, *others)]), size)
-        self._tables = [(_REASONS[dimension.value], table) for dimension, table in tables.items()]
-        self._numbers = [table.numbers.get for table in tables.values()]
-        self._values = _values_of(names)
+        self._tables = [
+            (BY_LABEL[name], attrgetter(name), table) for name, table in zip(names, tables.values(), strict=True)
+        ]
 
     def key(self, asked: Asked) -> tuple[Hashable, ...]:
         """Return the number of each value, 0 where no clause names it."""
-        values = self._values(asked.opportunity)
-        return tuple([number(value, 0) for number, value in zip(self._numbers, values, strict=True)])
+        opportunity = asked.opportunity
+        return tuple([table.numbers.get(value(opportunity), 0) for _, value, table in self._tables])
 
     def require(self, asked: Asked, out: Conditions) -> None:
         """Add a condition a dimension."""
-        for (reason, table), value in zip(self._tables, self._values(asked.opportunity), strict=True):
-            out.require(reason, expand(table.rows.get(value, table.default)))
-
-
-def _values_of(names: Sequence[str]) -> _Values:
-    if not names:
-        return _no_values
-    every: _Values = attrgetter(*names) if len(names) > 1 else _OneValue(names[0])
-    return every
-
-
-def _no_values(_: Opportunity) -> Sequence[str]:
-    return ()
-
-
-class _OneValue:
-    """What attrgetter gives for one name, in a tuple. A snapshot is pickled, and so no lambda."""
-
-    __slots__ = ("_get",)
-
-    def __init__(self, name: str) -> None:
-        self._get = attrgetter(name)
-
-    def __call__(self, opportunity: Opportunity) -> Sequence[str]:
-        return (self._get(opportunity),)
+        for reason, value, table in self._tables:
+            out.require(reason, expand(table.rows.get(value(asked.opportunity), table.default)))
 
 
 class Inventory(Values):
