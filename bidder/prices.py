@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dsp.events.schema import BidFacts
 from dsp.kernel.errors import InputError
 from dsp.kernel.money import Micros, price_micros_from_cpm
-from dsp.openrtb.price import PlainPrice, PriceCipher, cipher
-from dsp.openrtb.profile import Profile
+from dsp.openrtb.price import PlainPrice, PriceCipher
+from dsp.openrtb.profile import Profile, cipher
 
 #: How the macros of exchanges look when nobody replaced them, raw or percent-encoded.
 _MACRO_MARKS = ("${", "%24%7B", "%24%7b", "%%", "{")

@@ -14,8 +14,8 @@ import msgspec
 
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.money import Micros, cost_micros, cpm_from_price_micros
-from dsp.openrtb.price import PriceCipher, cipher
-from dsp.openrtb.profile import Profile
+from dsp.openrtb.price import PriceCipher
+from dsp.openrtb.profile import Profile, cipher
 from loadtest import auction, market
 from loadtest.client import Client
 from loadtest.draw import Draw

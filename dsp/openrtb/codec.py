@@ -11,7 +11,7 @@ import msgspec
 
 from dsp.kernel.errors import DecodeError, InputError
 from dsp.openrtb import lenient
-from dsp.openrtb.request import BidRequest, Regs, Source, User
+from dsp.openrtb.request import BidRequest, Regs, RegsExt, Source
 from dsp.openrtb.response import BidResponse
 
 BODY_BYTES_MAX = 262_144
@@ -150,9 +150,10 @@ def _refuse_constant(name: str) -> None:
 def _fold(request: BidRequest) -> BidRequest:
     """Move what 2.5 and older say in `ext` to where 2.6 says it; the newer place wins."""
     if request.regs is not None and request.regs.ext is not None:
-        _fold_regs(request.regs)
+        _fold_regs(request.regs, request.regs.ext)
     if request.user is not None and request.user.ext is not None:
-        _fold_user(request.user)
+        request.user.consent = request.user.consent or request.user.ext.consent
+        request.user.eids = request.user.eids or request.user.ext.eids
     if request.source is not None and request.source.ext is not None:
         request.source.schain = request.source.schain or request.source.ext.schain
     if request.ext is not None:
@@ -172,19 +173,10 @@ def _fold(request: BidRequest) -> BidRequest:
     return request
 
 
-def _fold_regs(regs: Regs) -> None:
-    ext = regs.ext
-    assert ext is not None  # noqa: S101 - the caller looked
+def _fold_regs(regs: Regs, ext: RegsExt) -> None:
     if regs.gdpr is None:
         regs.gdpr = ext.gdpr
     regs.us_privacy = regs.us_privacy or ext.us_privacy
     regs.gpp = regs.gpp or ext.gpp
     regs.gpp_sid = regs.gpp_sid or ext.gpp_sid
     regs.coppa = regs.coppa or ext.coppa
-
-
-def _fold_user(user: User) -> None:
-    ext = user.ext
-    assert ext is not None  # noqa: S101 - the caller looked
-    user.consent = user.consent or ext.consent
-    user.eids = user.eids or ext.eids

@@ -27,9 +27,11 @@ _KINDS = {
     7: DeviceKind.TV,
     8: DeviceKind.OTHER,
 }
-_PHONE_OS = frozenset({"ios", "android", "windows phone", "blackberry os", "kaios"})
-_DESKTOP_OS = frozenset({"windows", "macos", "linux", "chromeos"})
-_TV_OS = frozenset({"roku", "webos", "tvos", "tizen"})
+_KINDS_BY_OS = {
+    **dict.fromkeys(("ios", "android", "windows phone", "blackberry os", "kaios"), DeviceKind.PHONE),
+    **dict.fromkeys(("windows", "macos", "linux", "chromeos"), DeviceKind.DESKTOP),
+    **dict.fromkeys(("roku", "webos", "tvos", "tizen"), DeviceKind.TV),
+}
 _TV_MARKS = ("smart-tv", "smarttv", "hbbtv", "appletv", "bravia")
 
 _CRAWLER = "spider"  # the make that the parser's rules give one
@@ -100,15 +102,14 @@ def parse_user_agent(user_agent: str) -> Agent:
 
 
 def _kind_from_agent(user_agent: str, os: str, model: str) -> DeviceKind:
+    kind = _KINDS_BY_OS.get(os, DeviceKind.OTHER)
     # "AFT" begins the models of a maker of televisions; "Tablet PC" is a service of Windows, on desktops too.
-    if os in _TV_OS or model.startswith("aft") or any(mark in user_agent for mark in _TV_MARKS):
+    if kind is DeviceKind.TV or model.startswith("aft") or any(mark in user_agent for mark in _TV_MARKS):
         return DeviceKind.TV
     tablet = "ipad" in model or "tablet" in user_agent.replace("tablet pc", "")
     if tablet or (os == "android" and "mobile" not in user_agent):
         return DeviceKind.TABLET
-    if os in _PHONE_OS:
-        return DeviceKind.PHONE
-    return DeviceKind.DESKTOP if os in _DESKTOP_OS else DeviceKind.OTHER
+    return kind
 
 
 def _kind_without_type(devicetype: int, hints: UserAgent | None, agent: Agent, os: str) -> DeviceKind:
@@ -116,13 +117,7 @@ def _kind_without_type(devicetype: int, hints: UserAgent | None, agent: Agent, o
     handheld = devicetype == 1 or (hints is not None and hints.mobile == 1)
     if handheld:
         return DeviceKind.TABLET if agent.kind is DeviceKind.TABLET else DeviceKind.PHONE
-    if agent.kind is not DeviceKind.OTHER:
-        return agent.kind
-    if os in _PHONE_OS:
-        return DeviceKind.PHONE
-    if os in _TV_OS:
-        return DeviceKind.TV
-    return DeviceKind.DESKTOP if os in _DESKTOP_OS else DeviceKind.OTHER
+    return agent.kind if agent.kind is not DeviceKind.OTHER else _KINDS_BY_OS.get(os, DeviceKind.OTHER)
 
 
 def _from_hints(hints: UserAgent, os: str, os_version: str, model: str) -> tuple[str, str, str, str]:

@@ -13,26 +13,16 @@ from math import isfinite
 from typing import Any
 
 import msgspec
-from msgspec import inspect
+from msgspec import UNSET, inspect
 
 from dsp.kernel.errors import DecodeError
 
+#: Of decoded JSON and its path; UNSET is a field that says nothing: the struct's default applies.
 _Reader = Callable[[Any, str], Any]
-
-
 #: Objects that neither restrict a bid nor are bid on.
 _DESCRIPTIVE = frozenset({"ext", "source", "schain", "geo", "publisher", "content", "sua", "platform"})
-
-
 #: A flag is a number; some senders spell it.
 _FLAGS = {"true": 1.0, "false": 0.0}
-
-
-class _Absent:
-    """The value of a field that says nothing: the struct's default applies."""
-
-
-ABSENT = _Absent()
 
 
 def reader(struct: type[msgspec.Struct]) -> _Reader:
@@ -74,10 +64,10 @@ def _struct_reader(kind: inspect.StructType) -> _Reader:
 
     def read(value: Any, path: str) -> Any:
         if value is None or value == []:
-            return ABSENT
+            return UNSET
         if not isinstance(value, dict):
             if path.rpartition(".")[2] in _DESCRIPTIVE:
-                return ABSENT
+                return UNSET
             raise _refuse(path, "an object")
         found: dict[str, Any] = {}
         for key, name, read_field in fields:
@@ -88,7 +78,7 @@ def _struct_reader(kind: inspect.StructType) -> _Reader:
                     if not path.endswith(".ext"):
                         raise
                     continue
-                if got is not ABSENT:
+                if got is not UNSET:
                     found[name] = got
         return make(**found)
 
@@ -98,13 +88,13 @@ def _struct_reader(kind: inspect.StructType) -> _Reader:
 def _list_reader(read_item: _Reader, make: Callable[[Any], Any], *, objects: bool) -> _Reader:
     def read(value: Any, path: str) -> Any:
         if value is None or value == {}:
-            return ABSENT
+            return UNSET
         if not isinstance(value, list):
             if objects or isinstance(value, dict):
                 raise _refuse(path, "a list")
             value = [value]
         items = (read_item(item, f"{path}[]") for item in value)
-        return make(item for item in items if item is not ABSENT)
+        return make(item for item in items if item is not UNSET)
 
     return read
 
@@ -112,7 +102,7 @@ def _list_reader(read_item: _Reader, make: Callable[[Any], Any], *, objects: boo
 def _id_reader(chars_max: int) -> _Reader:
     def read(value: Any, path: str) -> Any:
         if value is None:
-            return ABSENT
+            return UNSET
         if not isinstance(value, str):
             raise _refuse(path, "a string")
         if len(value) > chars_max:
@@ -135,14 +125,14 @@ def _read_str(value: Any, path: str) -> Any:
     if isinstance(value, dict | list):
         raise _refuse(path, "a string")
     if value is None or isinstance(value, bool):
-        return ABSENT
+        return UNSET
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _read_int(value: Any, path: str) -> Any:
     number = _read_float(value, path)
-    if number is ABSENT or not isfinite(number) or abs(number) >= 2**31:
-        return ABSENT
+    if number is UNSET or not isfinite(number) or abs(number) >= 2**31:
+        return UNSET
     return int(number)
 
 
@@ -151,7 +141,7 @@ def _read_float(value: Any, path: str) -> Any:
     if isinstance(value, dict | list):
         raise _refuse(path, "a number")
     if value is None or value == "":
-        return ABSENT
+        return UNSET
     if isinstance(value, str):
         # Underscores are Python's: "2_6" is a list of its sender's, not 26.
         value = _FLAGS.get(value.strip().lower(), value.replace("_", "?"))
@@ -162,4 +152,4 @@ def _read_float(value: Any, path: str) -> Any:
 
 
 def _read_raw(value: Any, path: str) -> Any:
-    return ABSENT if value is None else msgspec.Raw(json.dumps(value).encode())
+    return UNSET if value is None else msgspec.Raw(json.dumps(value).encode())

@@ -1,6 +1,7 @@
 """Names in one form: domains, languages, systems, and the lists that exchanges repeat request after request."""
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 from dsp.kernel.remember import Remembered
@@ -128,33 +129,15 @@ def browser_name(name: str) -> str:
     return _BROWSER_NAMES.get(name, name)
 
 
-def codes(values: tuple[Text, ...]) -> frozenset[str]:
-    """Return category codes in upper case."""
-    return _codes[values] if values else NONE
+def _folding(fold: Callable[[str], str]) -> Callable[[tuple[Text, ...]], frozenset[str]]:
+    """Return what gives each value of a list in the form that `fold` makes, and remembers the lists."""
+
+    def folded(values: tuple[Text, ...]) -> frozenset[str]:
+        return frozenset([fold(str(value)) for value in values])
+
+    known = Remembered(folded, entries_max=_LISTS_MAX, chars_max=_LIST_CHARS_MAX)
+    return lambda values: known[values] if values else NONE
 
 
-def lower(values: tuple[Text, ...]) -> frozenset[str]:
-    """Return the values as lower-case text."""
-    return _lower[values] if values else NONE
-
-
-def domains(names: tuple[Text, ...]) -> frozenset[str]:
-    """Return domains as `domain` gives them."""
-    return _domains[names] if names else NONE
-
-
-def _fold_codes(values: tuple[Text, ...]) -> frozenset[str]:
-    return frozenset([str(code).upper() for code in values])
-
-
-def _fold_case(values: tuple[Text, ...]) -> frozenset[str]:
-    return frozenset([str(value).lower() for value in values])
-
-
-def _fold_domains(names: tuple[Text, ...]) -> frozenset[str]:
-    return frozenset([domain(str(name)) for name in names])
-
-
-_codes = Remembered(_fold_codes, entries_max=_LISTS_MAX, chars_max=_LIST_CHARS_MAX)
-_lower = Remembered(_fold_case, entries_max=_LISTS_MAX, chars_max=_LIST_CHARS_MAX)
-_domains = Remembered(_fold_domains, entries_max=_LISTS_MAX, chars_max=_LIST_CHARS_MAX)
+#: Category codes in upper case, values as lower-case text, and domains as `domain` gives them.
+codes, lower, domains = _folding(str.upper), _folding(str.lower), _folding(domain)

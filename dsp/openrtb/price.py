@@ -15,8 +15,8 @@ from dsp.kernel.errors import InputError
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, MICROS_PER_UNIT, Micros
 
 #: By name of an encrypted form, for how many impressions its micros are.
-_IMPRESSIONS = {"google": 1, "google_cpm": IMPRESSIONS_PER_MILLE}
-PRICE_CIPHERS = ("plain", *_IMPRESSIONS)
+ENCRYPTED = {"google": 1, "google_cpm": IMPRESSIONS_PER_MILLE}
+PRICE_CIPHERS = ("plain", *ENCRYPTED)
 #: Exchanges round prices in their own currency, as we did when we bid, by less than so many micros.
 _ROUNDING_MICROS_CPM = 10
 _VECTOR_BYTES = 16
@@ -45,21 +45,6 @@ class PriceCipher(Protocol):
     def encrypt(self, price: float, vector: bytes) -> str:
         """Return the text an exchange would send; `vector` is 16 bytes, unique for each price."""
         ...
-
-
-class _Keys(Protocol):
-    """The part of a profile that matters here."""
-
-    @property
-    def price_cipher(self) -> str: ...
-    @property
-    def price_encryption_key(self) -> str: ...
-    @property
-    def price_integrity_key(self) -> str: ...
-    @property
-    def price_encryption_key_before(self) -> str: ...
-    @property
-    def price_integrity_key_before(self) -> str: ...
 
 
 class PlainPrice:
@@ -116,21 +101,6 @@ class GooglePrice:
 
     def _signature(self, price: bytes, vector: bytes) -> bytes:
         return hmac.digest(self._integrity_key, price + vector, "sha1")[:_SIGNATURE_BYTES]
-
-
-def cipher(profile: _Keys) -> PriceCipher:
-    """Return the cipher a profile names."""
-    impressions = _IMPRESSIONS.get(profile.price_cipher)
-    if impressions is None:
-        return PlainPrice()
-    before = None
-    if profile.price_encryption_key_before:
-        before = _google(profile.price_encryption_key_before, profile.price_integrity_key_before, None, impressions)
-    return _google(profile.price_encryption_key, profile.price_integrity_key, before, impressions)
-
-
-def _google(encryption_key: str, integrity_key: str, before: PriceCipher | None, impressions: int) -> PriceCipher:
-    return GooglePrice(key_from_text(encryption_key), key_from_text(integrity_key), before, impressions)
 
 
 def key_from_text(text: str) -> bytes:

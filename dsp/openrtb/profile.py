@@ -10,7 +10,7 @@ from dsp.kernel import config
 from dsp.kernel.config import Secret
 from dsp.kernel.errors import ConfigError, Fault
 from dsp.openrtb.geo import COUNTRIES
-from dsp.openrtb.price import PRICE_CIPHERS, key_from_text
+from dsp.openrtb.price import ENCRYPTED, PRICE_CIPHERS, GooglePrice, PlainPrice, PriceCipher, key_from_text
 
 BILLING_EVENTS = ("win", "bill", "imp")
 _POSITIVE = ("tmax_default_ms", "qps_max", "impressions_max", "bids_max", "notice_ttl_seconds")
@@ -97,6 +97,21 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             return ()
         rotates = self.price_encryption_key_before or self.price_integrity_key_before
         return _KEYS + tuple(f"{name}_before" for name in _KEYS) if rotates else _KEYS
+
+
+def cipher(profile: Profile) -> PriceCipher:
+    """Return the cipher that the profile names."""
+    impressions = ENCRYPTED.get(profile.price_cipher)
+    if impressions is None:
+        return PlainPrice()
+
+    def google(encryption_key: str, integrity_key: str, before: PriceCipher | None = None) -> PriceCipher:
+        return GooglePrice(key_from_text(encryption_key), key_from_text(integrity_key), before, impressions)
+
+    before = None
+    if profile.price_encryption_key_before:
+        before = google(profile.price_encryption_key_before, profile.price_integrity_key_before)
+    return google(profile.price_encryption_key, profile.price_integrity_key, before)
 
 
 def load_profiles(directory: str | Path) -> dict[str, Profile]:

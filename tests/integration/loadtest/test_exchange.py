@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dsp.kernel.clock import ManualClock
-from dsp.openrtb.price import cipher
-from dsp.openrtb.profile import load_profiles
+from dsp.openrtb.profile import cipher, load_profiles
 from loadtest.client import Answer, Client
 from loadtest.day import loop as simulated
 from loadtest.exchange import Exchange, Rules, due_seconds

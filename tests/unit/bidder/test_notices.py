@@ -23,8 +23,7 @@ from dsp.kernel.clock import ManualClock
 from dsp.kernel.ids import TokenSigner
 from dsp.ledger.apply import entry
 from dsp.ledger.book import Transaction
-from dsp.openrtb.price import cipher
-from dsp.openrtb.profile import Profile
+from dsp.openrtb.profile import Profile, cipher
 from dsp.pacing.columns import align
 from dsp.snapshot.build import build
 from models.serving.prior import PriorPredictor

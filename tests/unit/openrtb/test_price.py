@@ -5,8 +5,8 @@ import pytest
 from dsp.kernel.config import Secret
 from dsp.kernel.errors import InputError
 from dsp.kernel.money import cost_micros, price_micros_from_cpm
-from dsp.openrtb.price import GooglePrice, PlainPrice, cipher, key_from_text, quote
-from dsp.openrtb.profile import Profile
+from dsp.openrtb.price import GooglePrice, PlainPrice, key_from_text, quote
+from dsp.openrtb.profile import Profile, cipher
 
 # The example that Google's documentation publishes for its price encryption.
 ENCRYPTION = "skU7Ax_NL5pPAFyKdkfZjZz2-VhIN8bjj1rVFOaJ_5o="
