@@ -19,6 +19,8 @@ from dsp.kernel.lifecycle import cancel
 from dsp.stream.port import Entry, EventLog
 
 RETRY_SECONDS = 0.2
+#: For so long a failure is held against a log while there is nothing to try it with again.
+DOUBT_SECONDS = 2.0
 _POLL_SECONDS = 0.01
 #: More records are not encoded in a row: bids wait for so long.
 _ENCODED_AT_ONCE = 100
@@ -128,7 +130,7 @@ class Outbox:
             lane.report()
 
     def healthy(self) -> bool:
-        """Return whether every lane has room and its last append succeeded; samples of requests stop no bids."""
+        """Return whether every lane has room and the log takes its records; samples of requests stop no bids."""
         return all(lane.healthy for topic, lane in self._lanes.items() if topic is not Topic.REQUESTS)
 
 
@@ -212,7 +214,13 @@ class _Lane:
 
     async def _run(self) -> None:
         while True:
-            await self._wake.wait()
+            try:
+                async with asyncio.timeout(DOUBT_SECONDS if self._failed else None):
+                    await self._wake.wait()
+            except TimeoutError:
+                # Only the next record can tell, and who is not ready is sent none.
+                self._failed = False
+                continue
             await asyncio.sleep(self._flush_seconds)
             self._wake.clear()
             while self._items:

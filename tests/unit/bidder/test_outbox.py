@@ -99,6 +99,15 @@ async def test_notice_fails_when_the_log_is_away_and_later_ones_succeed(outbox: 
     assert [entry.value for entry in log.appended["notices"]] == [b"kept"]
 
 
+async def test_a_bidder_is_ready_again_though_no_record_comes_to_try_the_log_with(outbox: Outbox, log: FakeLog) -> None:
+    log.away = True
+    with pytest.raises(UnavailableError):
+        await outbox.append(Topic.NOTICES, "k", b"v")
+    assert not outbox.healthy()
+    log.away = False
+    await until(outbox.healthy)  # nobody sends anything to a bidder that is not ready
+
+
 async def test_a_fault_nobody_foresaw_is_no_acknowledgement(outbox: Outbox, log: FakeLog) -> None:
     log.fault, before = RuntimeError("disk on fire"), dropped()
     with pytest.raises(UnavailableError):
