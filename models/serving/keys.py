@@ -78,11 +78,10 @@ class MatchCounts:
     """
 
     def __init__(self, matches: Sequence[Match], columns: Columns) -> None:
-        held = [[columns.request.index(name) for name in match.request] for match in matches]
-        self._columns = list(zip(held, [columns.ad.index(match.ad) for match in matches], strict=True))
+        held = [columns.request.index(name) for match in matches for name in match.request]
         #: The request's columns that are compared, (W,): match after match.
-        self.held = np.array([column for each in held for column in each], dtype=np.intp)
-        self._starts = np.cumsum([0, *map(len, held)], dtype=np.intp)[:-1]
+        self.held = np.array(held, dtype=np.intp)
+        self._starts = np.cumsum([0, *(len(match.request) for match in matches)], dtype=np.intp)[:-1]
         compared = [columns.ad.index(match.ad) for match in matches for _ in match.request]
         #: The ads' columns that are compared, (U,): many of the request's are compared with one of the ad's.
         self.used = np.unique(np.array(compared, dtype=np.intp))
@@ -96,17 +95,13 @@ class MatchCounts:
         return sought
 
     def __call__(self, seen: Int64s, sought: Int64s) -> Int64s:
-        """Return the counts (K, M) of the values held (W,) in what K ads look for (K, U)."""
+        """Return the counts (K, M) of the values held, (W,) or (K, W), in what K ads look for (K, U)."""
         matching = sought.take(self._places, 1) == seen
         return np.add.reduceat(matching.view(np.int8), self._starts, 1, np.int64)
 
     def of_rows(self, requests: Int64s, ads: Int64s) -> Int64s:
         """Return the counts (n, M) of request rows (n or 1, R) and ad rows (n, A)."""
-        counts = np.empty((len(ads), len(self._columns)), dtype=np.int64)
-        for place, (held, column) in enumerate(self._columns):
-            sought = ads[:, column, np.newaxis]
-            counts[:, place] = ((requests[:, held] == sought) & (sought != 0)).sum(axis=1)
-        return counts
+        return self(requests.take(self.held, 1), self.sought(ads))
 
 
 class Found(NamedTuple):
