@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from models.serving.bundle import Bundle
 from models.serving.online import Online
 from models.serving.predictor import BatchPredictor, Predictor, Scorer
-from models.serving.prior import OnlinePredictor, PriorPredictor
+from models.serving.prior import ConstantPredictor, OnlinePredictor
 
 #: Between two steps of what is worked out ahead auctions have the interpreter for so long.
 REST_SECONDS = 0.004
@@ -37,7 +37,7 @@ class Predictors:
 
     def __init__(self) -> None:
         self._champion: Predictor | None = None
-        self._smoothed: BatchPredictor = PriorPredictor()
+        self._smoothed: BatchPredictor = ConstantPredictor("prior")
         self._online: Online | None = None
         self._champion_scorer: Scorer | None = None
         self._latest: Scorer | None = None

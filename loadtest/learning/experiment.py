@@ -25,7 +25,7 @@ from loadtest.learning.supply import Supply, supply
 from loadtest.learning.told import Placed
 from loadtest.learning.visible import visible
 from models.serving import bundle
-from models.serving.prior import PriorPredictor
+from models.serving.prior import ConstantPredictor
 from models.training import nightly
 from models.training.config import TrainingConfig
 
@@ -91,11 +91,11 @@ class Experiment:
         learned from as many ads shown to anybody, whoever would have won.
         """
         first, second = self._days
-        prior: Policy = Modelled(PriorPredictor(), first)
+        prior: Policy = Modelled(ConstantPredictor(), first)
         played = play(first, self._catalogues[0], prior, Curves(), seed)
         won = played.won
         outcome, learned = _learn(first, played.requests, won, seed)
-        policies: dict[str, Policy] = dict.fromkeys(POLICIES, Modelled(PriorPredictor(), second))
+        policies: dict[str, Policy] = dict.fromkeys(POLICIES, Modelled(ConstantPredictor(), second))
         policies["oracle"] = Fixed(second.truth)
         if learned is not None:
             policies["learned"] = Modelled(learned.predictor, second)

@@ -17,7 +17,7 @@ from models.serving import linear, network, npz
 from models.serving.calibration import CalibrationSpec
 from models.serving.calibration import restore as restore_calibration
 from models.serving.onnx import FEATURE_HASH_KEY, OnnxModel
-from models.serving.predictor import BatchPredictor, BatchScorer, Predictor
+from models.serving.predictor import GOLDEN_TOLERANCE, BatchPredictor, BatchScorer, Predictor
 from models.serving.prior import PriorPredictor
 from models.serving.rate import ModelPredictor, Part, Rate
 from models.serving.session import CPU, Device
@@ -28,8 +28,6 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 #: Predicts in shadow: it is compared with the champion and has no say in bids.
 CHALLENGER = "challenger"
-#: Golden rows are reproduced this closely, absolutely, on every machine.
-GOLDEN_TOLERANCE = 1e-5
 
 
 class StatisticsSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -162,7 +162,8 @@ class PreparedCoordinates(Finder[Found]):
         # A half of something absent has a bit above all places, on each side another, so that two do not cancel out.
         self._beyond = np.array(1 << bits, dtype=np.int64)
         pairs = [(name, ad, group.is_set) for group in of_both for name in group.request for ad in group.ad]
-        asked = [*((name, is_set) for name, _, is_set in pairs), *_members(of_request)]
+        asked = [(name, is_set) for name, _, is_set in pairs]
+        asked += [(name, group.is_set) for group in of_request for name in group.request]
         self._pairs = len(pairs)
         self._asked = np.array([columns.request.index(name) for name, _ in asked], dtype=np.intp)
         self._sets = np.array([is_set for _, is_set in asked], dtype=np.int64) * (2 * self._beyond)
@@ -254,10 +255,6 @@ def _levels(numbers: Int64s) -> Int64s:
     """Return the sign of numbers times how often 1 is doubled to exceed them."""
     levels: Int64s = np.sign(numbers) * np.frexp(numbers)[1]
     return levels
-
-
-def _members(groups: Sequence[Group]) -> list[tuple[str, bool]]:
-    return [(name, group.is_set) for group in groups for name in group.request]
 
 
 def _width(group: Group) -> int:

@@ -14,15 +14,13 @@ from models.features.columns import AD_COLUMNS, FEATURE_HASH, REQUEST_COLUMNS
 from models.features.platform import PLATFORM
 from models.serving import linear, npz
 from models.serving.linear import LinearModel
-from models.serving.predictor import predict
+from models.serving.predictor import GOLDEN_TOLERANCE, predict
 from models.serving.prior import ConstantPredictor, OnlinePredictor
 
 #: The blob under which the prior is published.
 PRIOR_BLOB = "prior"
 #: Begins the version of an online prior; the instant up to which it has learned follows.
 ONLINE = "online"
-#: Golden rows are reproduced this closely, absolutely, on every machine.
-_GOLDEN_TOLERANCE = 1e-5
 _DIGEST_BYTES = hashlib.sha256().digest_size
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -122,5 +120,5 @@ def _check(models: Mapping[str, LinearModel], arrays: Arrays) -> None:
         raise BundleError("golden rows have another shape")
     found = np.stack(predict(_predictor(models), request, ads))
     rates = np.asarray(arrays["golden.rates"], dtype=np.float64)
-    if found.shape != rates.shape or not np.allclose(found, rates, rtol=0, atol=_GOLDEN_TOLERANCE):
+    if found.shape != rates.shape or not np.allclose(found, rates, rtol=0, atol=GOLDEN_TOLERANCE):
         raise BundleError("golden rows give other probabilities")

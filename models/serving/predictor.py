@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+#: Golden rows are reproduced this closely, absolutely, on every machine.
+GOLDEN_TOLERANCE = 1e-5
 #: Gives one probability, float64 (K,), of an impression's feature row (R,) for K rows of a table of ads.
 Score = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
-
-
 #: An impression's feature row (R,) and its candidates' rows (K,) in a table of ads.
 Asked = tuple[NDArray[np.int64], NDArray[np.int64]]
 

@@ -32,9 +32,8 @@ _FORMAT = AD_COLUMNS.index("format")
 class ConstantPredictor:
     """One click rate a format, one conversion rate: what is believed before the first impression."""
 
-    version = "constant"
-
-    def __init__(self) -> None:
+    def __init__(self, version: str = "constant") -> None:
+        self.version = version
         self._ctr = np.full(max(FORMAT_CODES.values()) + 1, min(CTR_BY_FORMAT.values()))
         for media, rate in CTR_BY_FORMAT.items():
             self._ctr[FORMAT_CODES[media]] = rate
@@ -51,30 +50,20 @@ class ConstantPredictor:
 
 
 class PriorPredictor:
-    """Smoothed click and conversion rates by format, advertiser, line item and creative; constants without data."""
+    """Smoothed click and conversion rates by format, advertiser, line item and creative."""
 
-    def __init__(self, ctr: Statistics | None = None, cvr: Statistics | None = None, version: str = "prior") -> None:
+    def __init__(self, ctr: Statistics, cvr: Statistics, version: str) -> None:
         self.version = version
         self._ctr = ctr
         self._cvr = cvr
-        self._constants = ConstantPredictor()
 
     def prepare(self, ads: NDArray[np.int64]) -> Scorer:
         """Return a scorer for a table of ads, shape (C, A)."""
-        constants = self._constants.prepare(ads)
-        return Scorer(
-            self.version,
-            constants.pctr if self._ctr is None else self._ctr.prepare(ads),
-            constants.pcvr if self._cvr is None else self._cvr.prepare(ads),
-        )
+        return Scorer(self.version, self._ctr.prepare(ads), self._cvr.prepare(ads))
 
     def predict_rows(self, requests: NDArray[np.int64], ads: NDArray[np.int64]) -> Predictions:
         """Score n rows, requests of shape (n or 1, R) and ads of shape (n, A)."""
-        constants = self._constants.predict_rows(requests, ads)
-        return Predictions(
-            constants.pctr if self._ctr is None else self._ctr.probabilities(requests, ads),
-            constants.pcvr if self._cvr is None else self._cvr.probabilities(requests, ads),
-        )
+        return Predictions(self._ctr.probabilities(requests, ads), self._cvr.probabilities(requests, ads))
 
 
 class Offsets(NamedTuple):

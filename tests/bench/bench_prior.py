@@ -23,7 +23,7 @@ from loadtest.bids.model import drawn_inputs
 from models.features.logged import pack
 from models.features.platform import PLATFORM
 from models.serving.linear import Coordinates, LinearModel
-from models.serving.prior import OnlinePredictor, PriorPredictor
+from models.serving.prior import ConstantPredictor, OnlinePredictor
 from models.training import learner
 from models.training.learner import FTRL
 from models.training.network_layout import NetworkConfig
@@ -45,7 +45,7 @@ def prior(rows: Rows) -> Callable[[], object]:
         LinearModel(Coordinates(PLATFORM, config.bits), random.normal(0, 0.1, 1 << config.bits).astype(np.float32), 0.0)
         for config in FTRL.values()
     )
-    predict = OnlinePredictor("bench", ctr, cvr, PriorPredictor()).prepare(rows.ads[:ADS]).predict
+    predict = OnlinePredictor("bench", ctr, cvr, ConstantPredictor()).prepare(rows.ads[:ADS]).predict
     request, chosen = rows.requests[7], random.integers(0, ADS, CANDIDATES)
     return lambda: predict(request, chosen)
 

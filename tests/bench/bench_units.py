@@ -45,7 +45,7 @@ from loadtest.bids.catalogue import Mix, catalogue
 from loadtest.bids.model import publish
 from models.features.encode import request_row
 from models.serving import bundle
-from models.serving.prior import PriorPredictor
+from models.serving.prior import ConstantPredictor
 from tests.unit.bidder.fakes import FakeLog, FakeUsers
 
 SIZES = (100, 10_000, 50_000)
@@ -151,7 +151,8 @@ def test_price(benchmark: Any) -> None:
         value = value_by_unit_micros_cpm(per_mille, per_click, per_conversion, rates, rates)
         price(value, multipliers.take(rows), floors, chosen.first_price, 0.85, low, high, chosen.fixed_price)
 
-    rates = PriorPredictor().predict_rows(serve(snapshot, None).ad_rows[:0], serve(snapshot, None).ad_rows[:LIMIT]).pctr
+    ads = serve(snapshot, None).ad_rows[:LIMIT]
+    rates = ConstantPredictor().predict_rows(ads[:0], ads).pctr
     in_turn(benchmark, priced, ((chosen,) for _, chosen in found.chosen() if len(chosen.line_items) == LIMIT))
 
 

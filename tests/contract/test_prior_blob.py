@@ -11,7 +11,7 @@ from models.features.spec import FeatureSpec
 from models.serving import online
 from models.serving.linear import Coordinates, LinearModel
 from models.serving.predictor import predict
-from models.serving.prior import OnlinePredictor, PriorPredictor
+from models.serving.prior import ConstantPredictor, OnlinePredictor
 
 BITS = 12
 
@@ -34,10 +34,10 @@ def packed() -> bytes:
 def test_one_request_is_answered_as_its_rows_are(names: tuple[str, ...]) -> None:
     """And what is not learned yet is answered by what was there before."""
     models = {name: model(len(name) + ord(name[1])) if name in names else None for name in ("ctr", "cvr")}
-    predictor = OnlinePredictor("v", models["ctr"], models["cvr"], PriorPredictor())
+    predictor = OnlinePredictor("v", models["ctr"], models["cvr"], ConstantPredictor())
     request, ads = golden()
     found, rows = predict(predictor, request, ads), predictor.predict_rows(request[np.newaxis], ads)
-    before = PriorPredictor().predict_rows(request[np.newaxis], ads)
+    before = ConstantPredictor().predict_rows(request[np.newaxis], ads)
     assert predictor.prepare(ads).version == "v"
     for name, one, other, constant in zip(("ctr", "cvr"), found, rows, before, strict=True):
         assert np.allclose(one, other, atol=1e-7)

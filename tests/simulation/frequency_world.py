@@ -38,7 +38,7 @@ from dsp.openrtb.profile import Profile
 from dsp.pacing.columns import align
 from dsp.snapshot.build import Snapshot, build
 from dsp.stream.port import Batch, Entry, Position, Record
-from models.serving.prior import PriorPredictor
+from models.serving.prior import ConstantPredictor
 from tests.integration.bidder.world import bid_request, catalogue, link
 from tests.unit.bidder.fakes import FakeLog
 
@@ -180,7 +180,7 @@ class Process:
         self._parts = path, log, clock, config, profile
         profiles, serving, leases = {profile.name: profile}, Serving(), Purse(1)
         served = serve(build(market(), "v1", START_MS), None)
-        prior = PriorPredictor().prepare(served.ad_rows)
+        prior = ConstantPredictor().prepare(served.ad_rows)
         self.snapshot: Snapshot = served.snapshot
         serving.swap(ServingState(served, align(None, self.snapshot.line_item_ids), 0, prior, prior))
         self.users = LocalUserStore(path, window_ms=serving.cap_window_ms, save_interval_ms=10**9)

@@ -21,7 +21,7 @@ from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Entry
 from models.serving import online as serving
 from models.serving.predictor import predict
-from models.serving.prior import OnlinePredictor, PriorPredictor
+from models.serving.prior import ConstantPredictor, OnlinePredictor
 from models.training.config import TrainingConfig
 from models.training.learner import Learner
 from models.training.online import SAVE_MS, SETTLE_MS, STATE, OnlineJob
@@ -106,7 +106,7 @@ async def test_what_is_learned_from_the_log_is_published(shop: Shop) -> None:
     assert found is not None
     prior = serving.load(found[1])
     assert BEGIN_MS + 150_000 < prior.learned_to_ms <= shop.clock.now_ms() - SETTLE_MS
-    predictor = OnlinePredictor(prior.version, prior.ctr, prior.cvr, PriorPredictor())
+    predictor = OnlinePredictor(prior.version, prior.ctr, prior.cvr, ConstantPredictor())
     phone, desktop = (predict(predictor, request(device), ad()[np.newaxis]).pctr[0] for device in (PHONE, DESKTOP))
     assert phone > 0.15
     assert desktop < 0.05

@@ -25,7 +25,7 @@ from dsp.openrtb.profile import Profile
 from dsp.pacing.columns import align, paced
 from dsp.pacing.controller import Control, Controls
 from dsp.snapshot.build import build
-from models.serving.prior import PriorPredictor
+from models.serving.prior import ConstantPredictor
 from tests.integration.bidder.world import catalogue
 from tests.unit.bidder.fakes import FakeLog, FakeUsers
 
@@ -64,7 +64,7 @@ class Market:
         self.serving = Serving()
         snapshot = build(wanted, "v1", self.clock.now_ms())
         served = serve(snapshot, None)
-        prior = PriorPredictor().prepare(served.ad_rows)
+        prior = ConstantPredictor("prior").prepare(served.ad_rows)
         self.state = ServingState(served, align(None, snapshot.line_item_ids), 0, prior, prior)
         self.serving.swap(self.state)
         self.leases = LeaseBook(1)
@@ -90,7 +90,7 @@ class Market:
         self.serving.swap(dataclasses.replace(self.state, controls=controls))
 
     def model(self, predictor: Any) -> None:
-        fallback = PriorPredictor(version="fallback").prepare(self.state.served.ad_rows)
+        fallback = ConstantPredictor("fallback").prepare(self.state.served.ad_rows)
         self.serving.swap(ServingState(self.state.served, self.state.controls, 0, predictor, fallback))
 
     async def ask(self, request: dict[str, Any]) -> tuple[Answer, list[dict[str, Any]]]:

@@ -26,7 +26,7 @@ from dsp.ledger.book import Transaction
 from dsp.openrtb.profile import Profile, cipher
 from dsp.pacing.columns import align
 from dsp.snapshot.build import build
-from models.serving.prior import PriorPredictor
+from models.serving.prior import ConstantPredictor
 from tests.integration.bidder.world import LANDING, catalogue
 from tests.notices import FACTS
 from tests.people import has_bids
@@ -102,7 +102,7 @@ class Desk:
         """Load a snapshot with these conversion rules."""
         snapshot = build(replace(catalogue(), conversion_rules=rules), "v1", self.clock.now_ms())
         served = serve(snapshot, None)
-        prior = PriorPredictor().prepare(served.ad_rows)
+        prior = ConstantPredictor().prepare(served.ad_rows)
         self.serving.swap(ServingState(served, align(None, snapshot.line_item_ids), 0, prior, prior))
 
     @property

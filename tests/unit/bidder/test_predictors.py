@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from bidder.predictors import Predictors
 from models.serving.bundle import Bundle
 from models.serving.predictor import Predictions, RateTable, Scorer
-from models.serving.prior import PriorPredictor
+from models.serving.prior import ConstantPredictor
 
 ADS = np.zeros((3, 12), dtype=np.int64)
 
@@ -39,7 +39,7 @@ class Model:
 
 
 def bundle() -> Bundle:
-    return Bundle("m", {}, Model(), PriorPredictor())
+    return Bundle("m", {}, Model(), ConstantPredictor("prior"))
 
 
 def followed(scorer: Scorer) -> list[Any]:

@@ -27,7 +27,7 @@ from loadtest.learning.visible import visible
 from loadtest.market import rival_cpm
 from models.features.columns import REQUEST_COLUMNS, USER_COLUMNS
 from models.serving.predictor import Predictions
-from models.serving.prior import PriorPredictor
+from models.serving.prior import ConstantPredictor
 from models.training import dataset
 from models.training.config import TrainingConfig
 from tests.people import exposure_count
@@ -47,7 +47,7 @@ def day(catalogue: Catalogue) -> Supply:
 
 
 def prior(day: Supply) -> Modelled:
-    return Modelled(PriorPredictor(), day)
+    return Modelled(ConstantPredictor(), day)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_yesterday_is_remembered_by_the_same_people_and_not_of_strangers(
     day: Supply, catalogue: Catalogue, played: Played
 ) -> None:
     clicks = REQUEST_COLUMNS.index("clicks")
-    policy = Modelled(PriorPredictor(), day)
+    policy = Modelled(ConstantPredictor(), day)
     again = play(day, catalogue, policy, Curves(), SEED, [one for one in played.told if one.at_ms < BEGIN_MS + 1])
     assert again.requests[0, clicks] == 0
     moved = [msgspec.structs.replace(one, at_ms=one.at_ms - MS_PER_DAY // 2) for one in played.told]

@@ -177,11 +177,12 @@ def test_older_rows_count_less_where_rates_changed() -> None:
 
 
 def test_rubbish_features_are_scored(model: gbdt.Model) -> None:
-    predictor = predictor_of(model, model.transform.statistics)
+    statistics = model.transform.statistics
+    predictor, prior = predictor_of(model, statistics), PriorPredictor(statistics, statistics, "prior")
     for value in (np.iinfo(np.int64).min, np.iinfo(np.int64).max, 0):
         request = np.full(len(REQUEST_COLUMNS), value, dtype=np.int64)
         ads = np.full((3, len(AD_COLUMNS)), value, dtype=np.int64)
-        for one in (predictor, PriorPredictor(), ConstantPredictor()):
+        for one in (predictor, prior, ConstantPredictor()):
             found = predict(one, request, ads)
             for rates in found:
                 assert rates.shape == (3,)
@@ -214,7 +215,7 @@ def test_a_prepared_scorer_gives_what_scoring_rows_gives(model: gbdt.Model) -> N
 def test_the_prior_knows_only_the_hierarchy_of_ads() -> None:
     rows = made(8_000)
     ctr, _ = gbdt.fit_statistics(PLATFORM.hierarchy, rows, PLATFORM, 0.01)
-    prior = PriorPredictor(ctr, ctr)
+    prior = PriorPredictor(ctr, ctr, "prior")
     first, second = (predict(prior, rows.requests[number], rows.ads[:16]) for number in (0, 1))
     assert np.array_equal(first.pctr, second.pctr)
     assert len(np.unique(first.pctr)) > 1

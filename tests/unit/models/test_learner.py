@@ -8,7 +8,7 @@ from dsp.kernel.errors import BundleError
 from models.features.platform import PLATFORM
 from models.serving import online
 from models.serving.predictor import predict
-from models.serving.prior import CVR, OnlinePredictor, PriorPredictor
+from models.serving.prior import CVR, ConstantPredictor, OnlinePredictor
 from models.training import ftrl, learner
 from models.training.learner import FTRL, SLICE_MS, Learner
 from models.training.pending import Target
@@ -24,7 +24,7 @@ def rates(found: Learner) -> dict[int, tuple[float, float]]:
     blob = found.blob()
     assert blob is not None
     prior = online.load(blob)
-    predictor = OnlinePredictor(prior.version, prior.ctr, prior.cvr, PriorPredictor())
+    predictor = OnlinePredictor(prior.version, prior.ctr, prior.cvr, ConstantPredictor())
     answers = {device: predict(predictor, request(device), ad()[np.newaxis]) for device in (PHONE, DESKTOP)}
     return {device: (float(answer.pctr[0]), float(answer.pcvr[0])) for device, answer in answers.items()}
 

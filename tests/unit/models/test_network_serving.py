@@ -8,7 +8,7 @@ from models.serving.calibration import platt
 from models.serving.embedding import Inputs, Layout, Tables
 from models.serving.network import NetworkHead, NetworkModel, PreparedNetwork, Shares
 from models.serving.predictor import BatchScorer, predict
-from models.serving.prior import PriorPredictor
+from models.serving.prior import ConstantPredictor
 from models.serving.rate import ModelPredictor, Part, Rate
 from models.serving.session import Device, Memory
 from models.serving.stack import Stack
@@ -174,7 +174,7 @@ def test_what_a_request_says_is_learned_ahead_of_a_new_model_only(
 
 
 def test_what_is_of_another_kind_is_not_followed(inputs: Inputs) -> None:
-    constant = PriorPredictor().prepare(np.zeros((50, 12), dtype=np.int64))
+    constant = ConstantPredictor().prepare(np.zeros((50, 12), dtype=np.int64))
     scorer = predictor_of(random_model(inputs)[0]).prepare(TABLE)
     assert not list(scorer.follow(constant))
     assert not list(constant.follow(scorer))
