@@ -11,6 +11,10 @@ has passed the last one promised. No clock of a holder's is compared with anothe
 
 Late wins come when their bids' leases may be closed. The ledger has leases of its own for them, one for each line item
 and day, which nobody closes: they are granted what is in no other lease, before the book charges it.
+
+Of days long over only what bids may still be charged to is kept, and the totals. On such a day nothing is granted any
+more, whatever a clock says, and what the ledger tells of its leases has been counted: no row is taken out before the
+ledger has told everything, and a lease of a later day is always known.
 """
 
 import sqlite3
@@ -27,6 +31,7 @@ from dsp.kernel.sqlite import SqliteFile
 from dsp.ledger.terms import LATE_EPOCH, LateClaim, closes_ms, lease_id, lease_parts
 
 _LIVE, _FENCED, _CLOSED = 0, 1, 2
+_SCOPES = ("line_item", "campaign")
 _ALL_DAYS = -1
 _UNBOUNDED = 1 << 62
 #: While several holders compete, one gets at most half of its share of what is left, but always this much of it.
@@ -34,8 +39,12 @@ GRANT_MIN_MICROS = 20_000
 #: All holders together may keep one in so many micros of what is left in the store beyond what they need at once. A
 #: minute's spend is far less of a day's budget but for the day's end, and what a dead holder has is locked for a while.
 SPARE_PART = 4
-#: Leases settled in one transaction.
+#: Leases settled in one transaction, and taken out in one.
 _SETTLED_MAX = 5_000
+_PRUNED_MAX = 1_000
+#: The latest days with leases, all of whose leases are kept. They are counted, not reckoned from a clock: one that was
+#: wrong for a moment must not close the day that it is.
+DAYS_KEPT = 8
 
 _HOLDER_COLUMNS = {"epoch", "holder", "state", "expires_ms", "syncs", "syncs_seen", "seen_ms"}
 #: Files of before holders promised when their last bid expires. No exchange bills a bid as late as this after it.
@@ -54,9 +63,12 @@ CREATE TABLE IF NOT EXISTS leases (
     lease_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, line_item_id INTEGER NOT NULL, campaign_id INTEGER NOT NULL,
     day INTEGER NOT NULL, granted INTEGER NOT NULL, settled INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS leases_epoch ON leases (epoch) WHERE granted > settled;
+CREATE INDEX IF NOT EXISTS leases_day ON leases (day);
+CREATE TABLE IF NOT EXISTS pruned (one INTEGER PRIMARY KEY CHECK (one = 1), before_day INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS used (
     scope TEXT, id INTEGER, day INTEGER, micros INTEGER NOT NULL, PRIMARY KEY (scope, id, day)) WITHOUT ROWID;
 INSERT OR IGNORE INTO state VALUES (1, 0, 0);
+INSERT OR IGNORE INTO pruned VALUES (1, 0);
 """
 #: What is left of the four budgets that a line item draws on, the smallest; NULL for one without limits.
 _LEFT = """
@@ -228,7 +240,7 @@ def _set_limits(sql: sqlite3.Connection, limits: Sequence[Limit]) -> None:
 
 def _grant(sql: sqlite3.Connection, epoch: int, now_ms: int, want: LeaseWant, holders: int) -> None:
     row = sql.execute("SELECT campaign_id FROM limits WHERE line_item_id = ?", (want.line_item_id,)).fetchone()
-    if row is None or not _is_day(want.day, now_ms):
+    if row is None or not _is_day(want.day, now_ms) or want.day < _day_min(sql):
         return
     left = _left(sql, want.line_item_id, want.day)
     # Competitors halve their share of the rest at every sync, so no one of them takes the last money to sit on it.
@@ -267,7 +279,7 @@ def _add(sql: sqlite3.Connection, lease: _Lease, amount: Micros, settled: Micros
             " ON CONFLICT (scope, id, day) DO UPDATE SET micros = micros + excluded.micros",
             [
                 (scope, owner, day, amount)
-                for scope, owner in (("line_item", lease.line_item_id), ("campaign", lease.campaign_id))
+                for scope, owner in zip(_SCOPES, (lease.line_item_id, lease.campaign_id), strict=True)
                 for day in (lease.day, _ALL_DAYS)
             ],
         )
@@ -276,13 +288,39 @@ def _add(sql: sqlite3.Connection, lease: _Lease, amount: Micros, settled: Micros
 def _settle(
     sql: sqlite3.Connection, settled: Sequence[tuple[str, Micros]], watermark_ms: int, campaigns: Mapping[int, int]
 ) -> None:
+    day_min = _day_min(sql)
     for name, billed in settled:
-        lease = _lease(sql, name) or _forgotten(name, campaigns)
+        lease = _lease(sql, name) or _forgotten(name, campaigns, day_min)
         if lease is not None and billed > lease.settled:
             # By protocol a lease is never billed beyond its grant. If it is (this file was lost, and the book was
             # not), what was spent counts against the budgets all the same.
             _add(sql, lease, max(0, billed - lease.granted), billed)
     sql.execute("UPDATE state SET watermark_ms = max(watermark_ms, ?)", (watermark_ms,))
+    if watermark_ms:  # else more is to be told
+        _prune(sql)
+
+
+def _day_min(sql: sqlite3.Connection) -> int:
+    (day,) = sql.execute("SELECT before_day FROM pruned").fetchone()
+    return int(day)
+
+
+def _prune(sql: sqlite3.Connection) -> None:
+    """Take out some leases of days long over on which nothing is open, and what was used on those days."""
+    day = _UNBOUNDED
+    for _ in range(DAYS_KEPT):
+        (day,) = sql.execute("SELECT max(day) FROM leases WHERE day < ?", (day,)).fetchone()
+        if day is None:
+            return
+    sql.execute("UPDATE pruned SET before_day = max(before_day, ?)", (day,))
+    gone = sql.execute(
+        "DELETE FROM leases WHERE lease_id IN ("
+        " SELECT lease_id FROM leases WHERE day < ? AND (granted <= settled OR epoch = ?) LIMIT ?)"
+        " RETURNING line_item_id, campaign_id, day",
+        (day, LATE_EPOCH, _PRUNED_MAX),
+    ).fetchall()
+    used = [(scope, owner, day) for *owners, day in gone for scope, owner in zip(_SCOPES, owners, strict=True)]
+    sql.executemany("DELETE FROM used WHERE scope = ? AND id = ? AND day = ?", used)
 
 
 def _behind(sql: sqlite3.Connection, watermark_ms: int) -> list[str] | None:
@@ -305,9 +343,9 @@ def portions(
         yield rows[first : first + most], watermark_ms if first == last else 0
 
 
-def _forgotten(name: str, campaigns: Mapping[int, int]) -> _Lease | None:
+def _forgotten(name: str, campaigns: Mapping[int, int], day_min: int) -> _Lease | None:
     parts = lease_parts(name)
-    if parts is None:
+    if parts is None or parts[2] < day_min:
         return None
     epoch, line_item_id, day = parts
     return _Lease(name, epoch, line_item_id, campaigns.get(line_item_id, 0), day, 0, 0)
@@ -317,7 +355,7 @@ def _cover(sql: sqlite3.Connection, claims: Iterable[LateClaim]) -> dict[str, Mi
     granted = {}
     for claim in claims:
         row = sql.execute("SELECT campaign_id FROM limits WHERE line_item_id = ?", (claim.line_item_id,)).fetchone()
-        if row is None:
+        if row is None or claim.day < _day_min(sql):
             continue
         name = claim.lease_id
         lease = _lease(sql, name) or _Lease(name, LATE_EPOCH, claim.line_item_id, row[0], claim.day, 0, 0)
@@ -353,5 +391,6 @@ def _reclaim(sql: sqlite3.Connection, now_ms: int, holder_timeout_ms: int) -> Mi
         for lease in (_Lease(*row) for row in rows):
             reclaimed += lease.granted - lease.settled
             _add(sql, lease, lease.settled - lease.granted)
-        sql.execute("UPDATE holders SET state = ? WHERE epoch = ?", (_CLOSED, epoch))
+        # Earlier versions kept what was closed.
+        sql.execute("DELETE FROM holders WHERE epoch = ? OR state = ?", (epoch, _CLOSED))
     return reclaimed

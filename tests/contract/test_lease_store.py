@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from dsp.cache.local import LocalLeaseStore
-from dsp.cache.local_leases import GRANT_MIN_MICROS
+from dsp.cache.local_leases import DAYS_KEPT, GRANT_MIN_MICROS
 from dsp.cache.port import LeaseState, LeaseStore, LeaseWant, Limit
 from dsp.cache.redis import RedisLeaseStore
-from dsp.kernel.clock import ManualClock
+from dsp.kernel.clock import MS_PER_DAY, ManualClock
 from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.sqlite import SqliteFile
 from dsp.ledger.terms import LateClaim, closes_ms
@@ -365,6 +365,65 @@ async def test_the_embedded_store_says_when_it_is_new_or_knows_less_than_the_boo
     assert await store.behind(0) is None
     await store.settle({}, 5)
     assert [await store.behind(at_ms) for at_ms in (4, 5, 6)] == [[], [], None]
+    await store.close()
+
+
+async def test_the_embedded_store_keeps_of_days_long_over_only_their_totals(tmp_path: Path) -> None:
+    store, count = LocalLeaseStore(tmp_path / "leases.db", "NORMAL"), 30
+    await store.open()
+    await store.set_limits([Limit(1, 9, 10, 1_000, None, None)])
+    told: dict[str, int] = {}
+    for day in range(DAY, DAY + count):
+        now_ms = day * MS_PER_DAY
+        epoch = await store.register("bidder", now_ms)
+        await ask(store, epoch, (1, 6), day=day, now_ms=now_ms)
+        await store.cover([claim(2, campaign=9, day=day)])
+        name = f"{epoch}-1-{day}"
+        told |= {name: 5, f"0-1-{day}": 1}
+        # On the first day nobody returns what was not spent.
+        await store.sync(epoch, now_ms, [], {name: 1} if day > DAY else {}, now_ms)
+        await store.settle({name: 5, f"0-1-{day}": 1}, now_ms)
+        if day > DAY + 3:  # until then the ledger might be behind the first bidder's promise
+            await store.reclaim(now_ms, HOLDER_TIMEOUT_MS)
+
+    async def rows(table: str) -> list[Any]:
+        return await store._file.read(lambda sql: sql.execute(f"SELECT * FROM {table}").fetchall())
+
+    days = [day for *_, day, _, _ in await rows("leases")]
+    assert sorted(set(days)) == list(range(DAY + count - DAYS_KEPT, DAY + count))
+    assert len(await rows("used")) == 2 * DAYS_KEPT + 2
+    assert len(await rows("holders")) <= 2
+    # An old notice that comes again names a lease that is gone; nothing is granted on a day that is over.
+    await store.settle(told, now_ms)
+    assert await store.cover([claim(1, campaign=9, day=DAY)]) == {}
+    assert await ask(store, epoch, (1, 1), day=DAY, now_ms=DAY * MS_PER_DAY) == {}
+    totals = {tuple(row) for row in await rows("used") if row[2] < 0}
+    assert totals == {("line_item", 1, -1, 7 * count), ("campaign", 9, -1, 7 * count)}
+    await store.close()
+
+
+async def test_a_new_file_counts_what_was_spent_on_every_day_there_was(tmp_path: Path) -> None:
+    """However long the ledger takes to tell it, and whoever looks at it meanwhile."""
+    store, days = LocalLeaseStore(tmp_path / "leases.db", "NORMAL"), range(DAY - 99, DAY + 1)
+    await store.open()
+    for some in (days[50:], days[:50]):
+        await store.settle({f"77-1-{day}": 3 for day in some}, 0, {1: 9})
+        await store.reclaim(NOW_MS, HOLDER_TIMEOUT_MS)
+    await store.settle({}, NOW_MS)
+    await store.set_limits([Limit(1, 9, None, 310, None, None)])
+    assert (await ask(store, await store.register("bidder", NOW_MS), (1, 50)))[1].granted_micros == 10
+    await store.close()
+
+
+async def test_a_clock_that_was_a_year_ahead_for_a_moment_closes_no_day(tmp_path: Path) -> None:
+    store = LocalLeaseStore(tmp_path / "leases.db", "NORMAL")
+    await store.open()
+    await store.set_limits([Limit(1, 9, 10, None, None, None)])
+    epoch = await store.register("bidder", NOW_MS)
+    for day in (*range(DAY - 10, DAY), DAY + 365):
+        await ask(store, epoch, (1, 6), day=day, now_ms=day * MS_PER_DAY)
+        await store.settle({f"{epoch}-1-{day}": 6}, day * MS_PER_DAY)
+    assert (await ask(store, epoch, (1, 6)))[1].granted_micros == 6
     await store.close()
 
 
