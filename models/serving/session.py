@@ -2,13 +2,18 @@
 
 import contextlib
 import io
+import os
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from dsp.kernel.errors import UnavailableError
+
+# Its official builds tell Microsoft of each process and its models, and keep an id of the machine under HOME. They read
+# this as they are loaded, so later is too late.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime  # type: ignore[import-untyped]
 
 #: Where graphs run; `auto` is the GPU where there is one that ONNX Runtime can use, the CPU otherwise.
 Provider = Literal["cpu", "cuda"]

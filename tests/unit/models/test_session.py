@@ -1,5 +1,8 @@
 """Sessions, bound memory and stacks of rows: on the CPU as they are, on a GPU as far as can be told without one."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +17,7 @@ from models.serving.session import Device, Session, choose
 from models.serving.stack import Stack
 from models.training.network_export import NetworkShape, random_weights, to_onnx
 
+ROOT = Path(__file__).parents[3]
 WIDTH = 24
 GRAPH = to_onnx(random_weights(NetworkShape(WIDTH, 1, 8, (16,)), seed=1), form="full")
 
@@ -172,3 +176,10 @@ def _trees() -> bytes:
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+
+
+def test_onnx_runtime_tells_nobody_and_leaves_nothing_at_home(tmp_path: Path) -> None:
+    """By itself, and elsewhere than in CI, it makes an id of the machine and a queue of what it uploads."""
+    load = (sys.executable, "-c", "import models.serving.session")
+    subprocess.run(load, env={"HOME": str(tmp_path)}, cwd=ROOT, check=True, timeout=60)
+    assert not [each for each in tmp_path.rglob("*") if each.is_file()]
