@@ -139,7 +139,9 @@ class Law:
     #: bills of bids that may have won, and who has been outbid finds the price all the same.
     unanswered_rise: float = 0.2
     unanswered_rise_hour: float = 0.15
-    #: The target's dual begins where it hardly lets a bid exceed value, and ends where it does not at all.
+    #: The target's dual begins where it hardly lets a bid exceed value, and ends where it does not at all. Before
+    #: anything was bought it falls from there: who is outbid by line items that may exceed their value would never buy
+    #: anything to learn from.
     mu_target_start: float = 10.0
     mu_target_max: float = 100.0
     #: So many of the goal's units weigh as much as all predictions: a few conversions, or none, prove little.
@@ -167,7 +169,8 @@ def step(
         pace: what the plan has for now.
         now_ms: wall time.
         law: how briskly to act.
-        bought: what the spend bought; None where there is no target, or no way to tell: bids then stay within value.
+        bought: what the spend bought, if anything; None where there is no target, or no way to tell: bids then stay
+            within value.
     """
     # A flight that is known before it begins has taught nothing yet, and had no day to tell how far open to begin.
     if before is None or (before.planned_micros == 0 and not before.spent_micros):
@@ -199,7 +202,7 @@ def step(
         else:
             after = _budget(after, before, pace, seconds, time, law)
     if bought is not None:
-        after = _target(after, before, bought, seconds, time, law)
+        after = _target(after, before, bought, seconds, time, pace.rate_micros_second > 0.0, law)
     return hold(after, inf, law)
 
 
@@ -267,18 +270,25 @@ def _memory(after: Control, pace: Pace, seconds: float, time: float, law: Law) -
     return max(min(known, max(law.memory_impressions * cost, settled * rate)), law.time_steps_min * seconds * rate)
 
 
-def _target(after: Control, before: Control, bought: Bought, seconds: float, time: float, law: Law) -> Control:
+def _target(
+    after: Control, before: Control, bought: Bought, seconds: float, time: float, bidding: bool, law: Law
+) -> Control:
     """The target's dual, and what value proves to be: predictions weigh as much as `units_prior` units counted."""
     prior = law.units_prior * max(bought.unit_micros, 1)
     ratio = (bought.realised_micros + prior) / (bought.expected_micros + prior)
-    mu = law.mu_target_start if before.mu_target is None else before.mu_target
+    step_max = 2.0 * seconds / time if seconds > 0.0 else 0.0
+    if not bought.expected_micros:
+        mu = law.mu_target_max if before.mu_target is None else before.mu_target * exp(-step_max * bidding)
+    elif before.mu_target is None or not before.value_micros:
+        mu = law.mu_target_start
+    else:
+        mu = before.mu_target
     spent = max(after.spent_micros - before.spent_micros, 0)
     value = ratio * max(bought.expected_micros - before.value_micros, 0)
     surplus = ratio * bought.expected_micros - after.spent_micros
     memory = after.rate_micros_second * time
     if memory > 0.0:
         allowed = value + surplus * seconds / (law.catch_up * time)
-        step_max = 2.0 * seconds / time
         mu = exp(-descend(-log(mu), spent, allowed, memory, step_max, step_max))
     return msgspec.structs.replace(
         after,

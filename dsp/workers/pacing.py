@@ -241,10 +241,10 @@ def _holds(budget: Budget, campaign: _Paced, members: Collection[_Paced]) -> boo
 
 
 def _bought(goal: Goal, conversion_worth: Micros, days: Iterable[DayResult]) -> Bought | None:
-    """What the spend bought, in the goal's terms; None while nothing with a known value was."""
+    """What the spend bought, in the goal's terms; None where nobody knows what that was worth."""
     unit = unit_micros(goal, conversion_worth)
     expected = sum(day.value_micros for day in days)
-    if expected <= 0 or unit <= 0:
+    if unit <= 0 or (expected <= 0 and any(day.spend_micros for day in days)):
         return None
     counted = {
         GoalKind.CPM: float(expected),

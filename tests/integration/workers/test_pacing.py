@@ -62,10 +62,11 @@ async def test_spend_over_plan_is_held_and_under_plan_released(world: World) -> 
         assert found.line_items[fast].planned_micros == 10_000 * (second + 1)
     assert found.line_items[fast].multiplier < 0.5
     assert found.line_items[fast].spent_micros == 1_200_000
-    assert found.line_items[slow].multiplier == 1.0
+    assert found.line_items[slow].multiplier == Law().multiplier_max  # nothing was bought yet, nor a target missed
     left = [found.line_items[number].left_micros for number in (fast, slow, free)]
     assert left == [0, 1_200_000, None]
-    assert (found.line_items[free].multiplier, found.line_items[free].planned_micros) == (1.0, None)
+    assert found.line_items[free].planned_micros is None
+    assert 1.0 < found.line_items[free].multiplier < 1.02  # its day is long, and bids rise as slowly
     await job.close()
 
 
@@ -82,7 +83,7 @@ async def test_a_campaign_holds_its_line_items_but_not_the_hurried(world: World)
     assert found.campaigns[campaign].spent_micros == 1_200_000
     assert found.campaigns[campaign].multiplier < 0.1 * first.campaigns[campaign].multiplier
     assert found.line_items[even].multiplier == found.campaigns[campaign].multiplier
-    assert found.line_items[hurried].multiplier == 1.0
+    assert found.line_items[hurried].multiplier == Law().multiplier_max
     assert found.line_items[even].left_micros == found.line_items[hurried].left_micros == 0  # the campaign's
     await job.close()
 
@@ -99,7 +100,7 @@ async def test_a_campaign_that_its_line_items_cannot_exhaust_does_not_hold_back_
         found = await steps(world, job, 1)
     assert found.campaigns[campaign].spent_micros > 1.5 * (found.campaigns[campaign].planned_micros or 0)
     assert found.campaigns[campaign].level == before.campaigns[campaign].level  # it learns nothing of what others hold
-    assert found.line_items[late].multiplier == 1.0  # nothing was bought yet: as far as value is known to go
+    assert found.line_items[late].multiplier > 1.0  # nothing was bought yet, nor a target missed
     # Who lowers the campaign's budget has it shared, so that it lasts.
     world.update(Kind.CAMPAIGN, campaign, budget={"total_micros": 1_600_000})
     found = await steps(world, job, 1)
@@ -198,6 +199,18 @@ def test_a_target_is_held_against_what_its_goal_counts(
     found = next_controls(catalogue, days, Controls(at_ms=0), Curves(), Law(), NOON_MS).line_items[line_item]
     assert found.value_ratio == pytest.approx(ratio or 1.0, rel=0.05)
     assert (found.mu_target is None) == (ratio is None)
+
+
+@pytest.mark.parametrize("spent", [0, 1_000])
+def test_who_bought_what_nobody_valued_is_not_taken_for_one_who_bought_nothing(world: World, spent: int) -> None:
+    advertiser = world.advertiser()
+    campaign = world.campaign(advertiser)
+    line_item = world.line_item(campaign)
+    with world.views() as session:
+        catalogue = load_catalogue(session)[1]
+    days = [DayResult(advertiser, campaign, line_item, TODAY, spent, 0, 1, 0, 0, 0, 0)] if spent else []
+    found = next_controls(catalogue, days, Controls(at_ms=0), Curves(), Law(), NOON_MS).line_items[line_item]
+    assert (found.mu_target is None) == bool(spent)
 
 
 async def test_spend_of_earlier_days_counts_on_the_flight_not_on_the_day(world: World) -> None:

@@ -92,6 +92,48 @@ def test_a_market_dearer_than_the_value_is_delivered_to_while_the_average_allows
     assert all(control.multiplier <= 1.0 for control in held.controls)
 
 
+def test_who_comes_late_to_traffic_too_little_for_two_gets_a_part_of_it() -> None:
+    """Only the better of their bids is offered; the one that was there has learned how far it may exceed value."""
+    random, law = np.random.default_rng(1), Law()
+    plan_at = daily(lambda _: 10**10)
+    controls: list[Control | None] = [None, None]
+    bought, impressions = [0, 0], [0, 0]
+    for now_ms in range(MIDNIGHT, MIDNIGHT + 4 * HOUR, 5_000):
+        for number in range(1 if now_ms < MIDNIGHT + HOUR else 2):
+            units = Bought(bought[number], float(bought[number]), UNIT)
+            spent = impressions[number] * 1_000
+            pace = plan_at(now_ms, spent).pace(now_ms)
+            controls[number] = step(controls[number], spent, impressions[number], pace, now_ms, law, units)
+        for _ in range(5):
+            values = 3_000.0 * np.exp(random.normal(0.0, 0.05, 2))
+            bids = [value * one.multiplier if one else 0.0 for value, one in zip(values, controls, strict=True)]
+            best = int(np.argmax(bids))
+            bought[best] += int(values[best])
+            impressions[best] += 1
+        if now_ms == MIDNIGHT + HOUR:
+            first, second = (one.multiplier if one else 0.0 for one in controls)
+            assert first == law.multiplier_max
+            assert 1.0 <= second < 1.02
+    assert impressions[1] > 0.25 * sum(impressions)
+
+
+def test_bids_rise_above_value_only_until_something_is_bought() -> None:
+    law, nothing, open_ = Law(), Bought(0, 0.0, UNIT), Pace(10**6, 100.0, 1e6, 1e9, 86_400.0)
+
+    def waited(seconds: int, bought: Bought | None, pace: Pace = open_) -> Control:
+        control = Control(level=1.0, at_ms=MIDNIGHT, planned_micros=1)
+        for _ in range(seconds):
+            control = step(control, 0, 0, pace, control.at_ms + 1_000, law, bought)
+        return control
+
+    late = waited(2_400, nothing)
+    assert [waited(1, nothing).multiplier, late.multiplier] == [pytest.approx(1.01), law.multiplier_max]
+    assert waited(2_400, None).multiplier == 1.0  # there is no target, or nobody knows what was bought
+    assert waited(2_400, nothing, open_._replace(rate_micros_second=0.0)).multiplier < 1.02  # nothing is bid
+    first = step(late, 2_000, 1, open_, late.at_ms + 1_000, law, Bought(1_000, 1_000.0, UNIT))
+    assert first.multiplier <= 1.0 + 1.0 / law.mu_target_start
+
+
 @pytest.mark.parametrize("first_price", [False, True])
 @pytest.mark.parametrize("realised", [0.6, 1.0, 1.4])
 def test_the_average_cost_stays_within_the_target(first_price: bool, realised: float) -> None:
