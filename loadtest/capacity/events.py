@@ -29,8 +29,12 @@ class Events:
     def __init__(self, bench: Bench, champions: list[str]) -> None:
         self._makes: dict[str, Callable[[], object]] = {SCRAPE: self._scrape}
         self._metrics_url = f"http://127.0.0.1:{bench.platform.ports.admin}/metrics"
-        snapshots = self._snapshots(bench)
-        self._makes[SNAPSHOT] = lambda: _moved(*next(snapshots))
+        blobs = bench.platform.data_dir / "blobs"
+        snapshots = [blobs / f"{SNAPSHOT_BLOB}.{number}" for number in range(2)]
+        for number, path in enumerate(snapshots):
+            path.write_bytes(bench.encoded(f"bench-{number}"))
+        next_snapshot = itertools.cycle(snapshots)
+        self._makes[SNAPSHOT] = lambda: _placed(next(next_snapshot), blobs / SNAPSHOT_BLOB)
         if len(champions) == 2:
             names = itertools.cycle(reversed(champions))
             self._makes[MODEL] = lambda: _named(bench.models / "aliases" / CHAMPION, next(names))
@@ -63,19 +67,10 @@ class Events:
         with urlopen(self._metrics_url, timeout=5.0) as answer:  # noqa: S310 - our own http URL
             answer.read()
 
-    def _snapshots(self, bench: Bench) -> Iterator[tuple[Path, Path]]:
-        """Yield a draft and where it goes, in turn of both snapshots."""
-        blobs = bench.platform.data_dir / "blobs"
-        both = [blobs / f"{SNAPSHOT_BLOB}.{number}" for number in range(2)]
-        for number, path in enumerate(both):
-            path.write_bytes(bench.encoded(f"bench-{number}"))
-        for path in itertools.cycle(both):
-            draft = path.with_suffix(".draft")
-            draft.hardlink_to(path)
-            yield draft, blobs / SNAPSHOT_BLOB
 
-
-def _moved(draft: Path, target: Path) -> None:
+def _placed(snapshot: Path, target: Path) -> None:
+    draft = snapshot.with_suffix(".draft")
+    draft.hardlink_to(snapshot)
     draft.replace(target)
 
 

@@ -7,17 +7,22 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bidder.app import QUIET_MS
+from dsp.snapshot.codec import SNAPSHOT_BLOB
 from loadtest.bids import supply
 from loadtest.capacity.drain import CONNECTIONS_MAX, connections
+from loadtest.capacity.events import SNAPSHOT, Events
 from loadtest.capacity.open import Open, Step
 from loadtest.capacity.run import keeps, middle, search, show
 from loadtest.platform import PlatformError
 from loadtest.soak import Sample, judged
 from tests.unit.loadtest.test_bids import PROFILE, bodies
+from tests.waiting import eventually
 
 
 @contextmanager
@@ -130,3 +135,22 @@ def test_a_drain_hears_of_every_connection_before_it_takes_the_load_for_gone() -
         assert turn_ms <= QUIET_MS / 2
     assert connections(0.1) == 1
     assert connections(5_000.0) == CONNECTIONS_MAX
+
+
+def test_snapshots_are_made_before_the_load_and_only_moved_under_it(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def encoded(version: str) -> bytes:
+        made.append(version)
+        return version.encode()
+
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    platform = SimpleNamespace(data_dir=tmp_path, ports=SimpleNamespace(admin=0))
+    bench: Any = SimpleNamespace(platform=platform, models=tmp_path, encoded=encoded)
+    events = Events(bench, [])
+    assert made == ["bench-0", "bench-1"]
+    with events.during(SNAPSHOT):
+        eventually((blobs / SNAPSHOT_BLOB).exists)
+    assert (blobs / SNAPSHOT_BLOB).read_text() in made
+    assert len(made) == 2
