@@ -39,7 +39,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     demo = commands.add_parser("demo", help="run the whole platform for about two minutes and report")
     demo.add_argument("--dir", type=Path, default=Path("var/demo"), help="data directory, emptied first (%(default)s)")
-    demo.add_argument("--seed", type=int, default=1, help="seed of the traffic (%(default)s)")
     demo.add_argument("--rate", type=_rate, default=250.0, help="requests per second (%(default)s)")
     demo.add_argument("--phase-seconds", type=_seconds, default=40.0, help="before training and after (%(default)s)")
     demo.set_defaults(run=_demo)
@@ -47,31 +46,23 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--requests", type=Path, required=True, metavar="FILE", help="JSON lines, gzip or plain")
     replay.add_argument("--exchange", default="openrtb", help="profile that the requests come under (%(default)s)")
     replay.add_argument("--connections", type=_count, default=4, help="requests at a time (%(default)s)")
-    replay.add_argument("--json", action="store_true", help="print the report on one line")
     replay.set_defaults(run=_replay)
     faults = commands.add_parser("faults", help="simulate 16 bidders with everything that can go wrong with money")
     faults.add_argument("--seeds", type=_seeds, default=range(50), metavar="A:B", help="from A to B - 1, or one (0:50)")
-    faults.add_argument("--json", action="store_true", help="print the figures on one line")
     faults.add_argument("--trace", action="store_true", help="print every step of the faulty runs, and their digests")
     faults.add_argument("--density", type=_density, default=1, help="so many times the kills, pauses and clock steps")
     faults.set_defaults(run=_faults)
     day = commands.add_parser("day", help="simulate a day of traffic and hold spend against plan, hour by hour")
-    day.add_argument("--seed", type=int, default=1, help="seed of the traffic (%(default)s)")
     day.add_argument("--requests", type=_requests, default=48_000, help="a day (%(default)s)")
-    day.add_argument("--json", action="store_true", help="print the figures on one line")
     day.add_argument("--picture", type=Path, metavar="PNG", help="draw spend and plan into this file")
     day.set_defaults(run=_day)
     cluster = commands.add_parser("cluster", help="two bidders and two ledgers on Kafka, Valkey and PostgreSQL")
     cluster.add_argument("--seconds", type=_seconds, default=60.0, help="of load (%(default)s)")
     cluster.add_argument("--rate", type=_rate, default=100.0, help="requests per second (%(default)s)")
-    cluster.add_argument("--seed", type=int, default=1, help="seed of the traffic (%(default)s)")
-    cluster.add_argument("--json", action="store_true", help="print the figures on one line")
     cluster.set_defaults(run=_cluster)
     drill = commands.add_parser("drill", help="break one part of `cluster` after the other, and say what it costs")
     drill.add_argument("faults", nargs="*", metavar="NAME", help="those whose names hold one of these; else all")
     drill.add_argument("--rate", type=_rate, default=30.0, help="requests per second (%(default)s)")
-    drill.add_argument("--seed", type=int, default=1, help="seed of the traffic (%(default)s)")
-    drill.add_argument("--json", action="store_true", help="print the figures on one line")
     drill.set_defaults(run=_drill)
     learning = commands.add_parser("learning", help="measure what a day of learning is worth in the simulated market")
     learning.add_argument("--requests", type=_requests, default=100_000, help="of the day learned from (%(default)s)")
@@ -79,9 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--seeds", type=_count, default=3, help="of rivals and people (%(default)s)")
     learning.add_argument("--limits", action="store_true", help="also what can be known, and what selection costs")
     learning.add_argument("--same-people", action="store_true", help="the next day's people are those of the first")
-    learning.add_argument("--json", action="store_true", help="print the figures on one line")
     learning.set_defaults(run=_learning)
     _add_measurements(commands)
+    for command in (demo, day, cluster, drill):
+        command.add_argument("--seed", type=int, default=1, help="seed of the traffic (%(default)s)")
+    for name, command in commands.choices.items():
+        if name != "demo":  # which writes its report into a file
+            command.add_argument("--json", action="store_true", help="print the report on one line")
     return parser
 
 
@@ -111,7 +106,6 @@ def _served(command: argparse.ArgumentParser) -> None:
     command.add_argument("--line-items", type=_line_items, default=10_000, help="of the catalogue (%(default)s)")
     command.add_argument("--mix", choices=("bid", "no-bid"), default="bid", help="what becomes of them (%(default)s)")
     command.add_argument("--no-model", action="store_true", help="the prior scores")
-    command.add_argument("--json", action="store_true", help="print the report on one line")
 
 
 def _subject(options: argparse.Namespace) -> "Subject":
@@ -125,6 +119,18 @@ def _bids(options: argparse.Namespace) -> int:
     from loadtest.bids.run import main
 
     return main(_subject(options), options.connections, options.seconds, options.json)
+
+
+def _capacity(options: argparse.Namespace) -> int:
+    from loadtest.capacity.run import main
+
+    return main(_subject(options), options.slo_p99_ms, options.step_seconds, options.picture, options.json)
+
+
+def _soak(options: argparse.Namespace) -> int:
+    from loadtest.soak import main
+
+    return main(_subject(options), options.seconds, options.rate, options.json)
 
 
 def _faults(options: argparse.Namespace) -> int:
@@ -198,18 +204,6 @@ def _seconds(text: str) -> float:
 
 def _count(text: str) -> int:
     return int(_number(text, 1, 512))
-
-
-def _capacity(options: argparse.Namespace) -> int:
-    from loadtest.capacity.run import main
-
-    return main(_subject(options), options.slo_p99_ms, options.step_seconds, options.picture, options.json)
-
-
-def _soak(options: argparse.Namespace) -> int:
-    from loadtest.soak import main
-
-    return main(_subject(options), options.seconds, options.rate, options.json)
 
 
 def _latency(text: str) -> float:

@@ -1,7 +1,7 @@
 """The live terminal of the demo: what happens now, how far it is, and each campaign's spend against its plan."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -79,17 +79,22 @@ class View:
 
 def render(view: View) -> RenderableType:
     """Return the whole screen."""
-    top = Table.grid(expand=True)
-    top.add_column(ratio=1)
-    top.add_column(ratio=1)
-    top.add_row(
-        Panel(_steps(view), title="steps", title_align="left", border_style="grey50"),
-        Panel(_numbers(view), title="traffic", title_align="left", border_style="grey50"),
-    )
-    return Group(
-        top,
-        Panel(_campaigns(view.campaigns), title="spend against plan", title_align="left", border_style="grey50"),
-    )
+    top = side_by_side(panel("steps", _steps(view)), panel("traffic", _numbers(view)))
+    return Group(top, panel("spend against plan", campaigns(view.campaigns)))
+
+
+def panel(title: str, shown: RenderableType) -> Panel:
+    """Return something in a frame."""
+    return Panel(shown, title=title, title_align="left", border_style="grey50")
+
+
+def side_by_side(left: RenderableType, right: RenderableType) -> RenderableType:
+    """Return two things, half of the width each."""
+    grid = Table.grid(expand=True)
+    grid.add_column(ratio=1)
+    grid.add_column(ratio=1)
+    grid.add_row(left, right)
+    return grid
 
 
 def _steps(view: View) -> RenderableType:
@@ -141,15 +146,16 @@ def _rate(truth: Truth) -> float:
     return len(truth.recent) / span if span > 0 else 0.0
 
 
-def _campaigns(campaigns: list[Progress]) -> RenderableType:
+def campaigns(shown: Sequence[Progress]) -> RenderableType:
+    """Return the table of campaigns: their money and how it is on plan."""
     table = Table(box=None, expand=True, padding=(0, 1))
     table.add_column("campaign", ratio=3, no_wrap=True)
     table.add_column("spent", justify="right")
     table.add_column("plan", justify="right")
     table.add_column("budget", justify="right")
-    table.add_column("of budget", width=_BAR_CHARS)
+    table.add_column("of budget  (┃ plan)", width=_BAR_CHARS)
     table.add_column("on plan", justify="right")
-    for one in campaigns:
+    for one in shown:
         ratio = one.spent_micros / one.planned_micros if one.planned_micros else 0.0
         style = "green" if 0.8 <= ratio <= 1.2 else "yellow"
         budget = f"{units_from_micros(one.budget_micros):,.2f}" if one.budget_micros else "-"
@@ -161,7 +167,7 @@ def _campaigns(campaigns: list[Progress]) -> RenderableType:
             bar(one),
             Text(f"{ratio:.0%}" if one.planned_micros else "-", style=style),
         )
-    if not campaigns:
+    if not shown:
         table.add_row(Text("nothing spent yet", style="grey50"))
     return table
 

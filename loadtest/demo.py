@@ -367,6 +367,5 @@ def _interruptible() -> Iterator[None]:
 def _reason(fault: BaseException) -> str:
     """Return a fault in words: the first of a group that says something about the platform."""
     if isinstance(fault, BaseExceptionGroup):
-        inner = [_reason(one) for one in fault.exceptions]
-        return inner[0]
+        return _reason(fault.exceptions[0])
     return str(fault) if isinstance(fault, PlatformError) else f"{type(fault).__name__}: {fault}"

@@ -97,10 +97,8 @@ class Ledger:
 
     def spent_out(self) -> int:
         """Return how many line items have at most a twentieth of their budget left, which open bids may still cost."""
-        with self._sessions() as session:
-            days = BookRepository(session).days()
         spent: dict[int, Micros] = defaultdict(int)
-        for day in days:
+        for day in self.results():
             spent[day.line_item_id] += day.spend_micros
         budgets = {one.id: _tightest(one.budget) for one in self.catalogue.line_items}
         return sum(budget is not None and spent[key] >= budget * 0.95 for key, budget in budgets.items())

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from dsp.kernel.money import Micros, units_from_micros
-from loadtest.console import Progress, bar
+from loadtest.console import Progress, campaigns, panel, side_by_side
 from loadtest.reconcile import Overspent, Reconciliation
 from loadtest.truth import Tally, Truth, percentile
 
@@ -127,18 +127,10 @@ def show(console: Console, report: Report, paths: Mapping[str, Path]) -> None:
     verdict.stylize("bold green" if good else "bold red")
     console.print()
     console.rule(Text("The closed loop: bid, win, bill, click, learn", style="bold"))
-    console.print(Group(_grid(_funnel(report), _service(report)), _grid(_money(report), _models(report))))
-    console.print(
-        Panel(
-            _campaigns(report.campaigns),
-            title="spend against plan, as of the last request",
-            title_align="left",
-            border_style="grey50",
-        )
-    )
-    console.print(
-        Panel(_reasons(report.no_bid_reasons), title="why there was no bid", title_align="left", border_style="grey50")
-    )
+    console.print(side_by_side(_funnel(report), _service(report)))
+    console.print(side_by_side(_money(report), _models(report)))
+    console.print(panel("spend against plan, as of the last request", campaigns(report.campaigns)))
+    console.print(panel("why there was no bid", _reasons(report.no_bid_reasons)))
     console.print(verdict)
     for fault in problems(report):
         console.print(Text(f"  ✗ {fault}", style="yellow" if good else "red"))
@@ -164,28 +156,20 @@ def problems(report: Report) -> list[str]:
     return found
 
 
-def _grid(left: RenderableType, right: RenderableType) -> RenderableType:
-    grid = Table.grid(expand=True)
-    grid.add_column(ratio=1)
-    grid.add_column(ratio=1)
-    grid.add_row(left, right)
-    return grid
-
-
-def _panel(title: str, rows: Sequence[tuple[str, str | Text]]) -> Panel:
+def _figures(title: str, rows: Sequence[tuple[str, str | Text]]) -> Panel:
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(style="grey62")
     table.add_column(justify="right")
     for name, value in rows:
         table.add_row(name, value)
-    return Panel(table, title=title, title_align="left", border_style="grey50")
+    return panel(title, table)
 
 
 def _funnel(report: Report) -> Panel:
     def share(part: int, whole: int) -> str:
         return f"{part:,}  ({part / whole:.1%})" if whole else f"{part:,}"
 
-    return _panel(
+    return _figures(
         "from request to conversion",
         [
             ("requests", f"{report.requests:,}"),
@@ -200,7 +184,7 @@ def _funnel(report: Report) -> Panel:
 
 def _service(report: Report) -> Panel:
     swap = report.model_swap
-    return _panel(
+    return _figures(
         "service",
         [
             ("latency p50 / p99", f"{report.latency_ms.p50:.1f} / {report.latency_ms.p99:.1f} ms"),
@@ -215,7 +199,7 @@ def _service(report: Report) -> Panel:
 
 def _money(report: Report) -> Panel:
     notices = report.notices
-    return _panel(
+    return _figures(
         "money",
         [
             ("spent", f"${units_from_micros(report.spend_micros):,.4f}"),
@@ -243,7 +227,7 @@ def _models(report: Report) -> Panel:
     table.add_row("clicks", "", f"{report.models.get('clicks', 0):,}")
     trained = f"{report.model_swap.training_seconds:.1f} s" if report.model_swap else "-"
     table.add_row("trained in", "", trained)
-    return Panel(table, title="learning", title_align="left", border_style="grey50")
+    return panel("learning", table)
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -257,20 +241,6 @@ def _zero(count: int, unit: str = "") -> Text:
 def _all(notices: Reconciliation) -> Text:
     right = notices.billing_acknowledged - notices.missing - notices.wrong_cost - notices.duplicated
     return Text(f"{right:,}", style="green" if right == notices.billing_acknowledged else "bold red")
-
-
-def _campaigns(campaigns: Sequence[Progress]) -> RenderableType:
-    table = Table(box=None, expand=True, padding=(0, 1))
-    table.add_column("campaign", ratio=1, no_wrap=True)
-    for name in ("spent", "plan", "budget"):
-        table.add_column(name, justify="right")
-    table.add_column("of budget  (┃ plan)", width=24)
-    table.add_column("on plan", justify="right")
-    for one in campaigns:
-        ratio = f"{one.spent_micros / one.planned_micros:.0%}" if one.planned_micros else "-"
-        amounts = (one.spent_micros, one.planned_micros, one.budget_micros)
-        table.add_row(one.name, *(f"{units_from_micros(amount):,.2f}" for amount in amounts), bar(one), ratio)
-    return table
 
 
 def _reasons(reasons: Mapping[str, int]) -> RenderableType:

@@ -13,6 +13,8 @@ from loadtest.bids.connections import STALL_SECONDS, Connections
 from loadtest.platform import PlatformError
 
 _MS = 1_000.0
+_WARM_UP_SECONDS = 1.0
+_WARM_UP_ROUNDS = 4  # leases are asked for about once a second
 
 
 @dataclass(slots=True)
@@ -34,6 +36,11 @@ class Round:
 
 class Closed(Connections):
     """Connections that each send the next request as soon as the last one is answered; usable for several rounds."""
+
+    def warm_up(self) -> None:
+        """Send until leases, caches and connections are there."""
+        for _ in range(_WARM_UP_ROUNDS):
+            self.round(_WARM_UP_SECONDS)
 
     def round(self, seconds: float) -> Round:
         """Send for so long, wait for what is under way, and return what came back.

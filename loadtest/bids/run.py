@@ -22,8 +22,6 @@ from loadtest.truth import percentile
 
 _US = 1e6
 _ROUND_SECONDS = 2.0
-_WARM_UP_SECONDS = 1.0
-_WARM_UP_ROUNDS = 4  # leases are asked for about once a second
 #: Of the generator's processor; beyond it the rate is the generator's, not the server's.
 LOAD_SHARE_MAX = 0.9
 
@@ -122,9 +120,8 @@ def measure(subject: Subject, connections: int, seconds: float) -> dict[str, Any
         closing(Closed(setting.bench.platform.ports.bid, connections, setting.supply)) as bid,
         closing(Closed(reference_port, connections, setting.supply)) as plain,
     ):
-        for _ in range(_WARM_UP_ROUNDS):
-            bid.round(_WARM_UP_SECONDS)
-        plain.round(_WARM_UP_SECONDS)
+        bid.warm_up()
+        plain.warm_up()
         scrape = setting.bench.platform.metrics
         before, count = scrape(), max(1, round(seconds / _ROUND_SECONDS))
         bidder, reference = Measured(setting.pid, bid), Measured(reference_pid, plain)

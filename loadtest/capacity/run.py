@@ -17,8 +17,6 @@ from loadtest.platform import no_bid_reasons
 #: So many connections wait for their answers at once; beyond that requests wait for a connection.
 CONNECTIONS = 256
 _CLOSED_CONNECTIONS = 32
-_WARM_UP_SECONDS = 1.0
-_WARM_UP_ROUNDS = 4
 #: Each step halves what the capacity may be: after seven it is known to 1%.
 STEPS = 7
 _HIGHEST = 1.1  # of what a closed loop reached: more is not to be had
@@ -61,8 +59,7 @@ def measure(subject: Subject, slo_p99_ms: float, seconds: float) -> dict[str, An
     with ready(subject, models=2) as setting:
         port = setting.bench.platform.ports.bid
         with closing(Closed(port, _CLOSED_CONNECTIONS, setting.supply)) as closed:
-            for _ in range(_WARM_UP_ROUNDS):
-                closed.round(_WARM_UP_SECONDS)
+            closed.warm_up()
             full = closed.round(seconds)
         with closing(Open(port, CONNECTIONS, setting.supply)) as load:
             return _report(setting, load, full.requests / full.seconds, slo_p99_ms, seconds)

@@ -31,9 +31,8 @@ class Order(NamedTuple):
     pacing: str = "even"
     hours: tuple[tuple[int, int], ...] = ()
     media: str = "banner"
-    bound: str = (
-        "plan"  # what decides how much is spent: "plan", "traffic" where there is too little of it, or "campaign"
-    )
+    #: What decides how much is spent: "plan", "traffic" where there is too little of it, or "campaign".
+    bound: str = "plan"
 
 
 ORDERS = (

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -78,18 +78,6 @@ class _Purse:
                 budgets[key] += cost
 
 
-@dataclass(slots=True)
-class _Book:
-    """What the pacing law reads, by line item's row and day: spend and results, added up."""
-
-    sums: dict[tuple[int, int], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * 6))
-
-    def enter(self, row: int, day: int, *amounts: int) -> None:
-        sums = self.sums[row, day]
-        for place, amount in enumerate(amounts):
-            sums[place] += amount
-
-
 def play(
     supply: Supply, catalogue: Catalogue, policy: Policy, curves: Curves, seed: int, before: Sequence[Notice] = ()
 ) -> Played:
@@ -117,7 +105,8 @@ class _Day:
             _tightest({one.id: one.budget for one in catalogue.campaigns}),
             snapshot.campaign_id.tolist(),
         )
-        self._book = _Book()
+        # What the pacing law reads, by line item's row and day: spend and results, added up.
+        self._book: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 6)
 
     def run(self, curves: Curves) -> Iterator[Placed]:
         at_ms = np.array([chance.at_ms for chance in self._supply.chances], dtype=np.int64)
@@ -203,7 +192,9 @@ class _Day:
         converted = draw.chance(pcvr) and clicked
         worth = self._worths.get(int(self._snapshot.advertiser_id[row]), 0)
         expected = round(float(self._value[candidate]) / IMPRESSIONS_PER_MILLE)
-        self._book.enter(row, day, cost, 1, expected, clicked, converted, worth * converted)
+        sums = self._book[row, day]
+        for place, amount in enumerate((cost, 1, expected, clicked, converted, worth * converted)):
+            sums[place] += amount
         placed = Placed(chance, candidate, bid, True, cost, clicked, converted)
         told = notices_of(facts_of(self._supply, placed), placed, self._seed)
         self._memory.expect(told)
@@ -212,7 +203,7 @@ class _Day:
 
     def _results(self) -> Iterator[DayResult]:
         snapshot = self._snapshot
-        for (row, day), (spend, impressions, expected, clicks, conversions, worth) in self._book.sums.items():
+        for (row, day), (spend, impressions, expected, clicks, conversions, worth) in self._book.items():
             ids = snapshot.advertisers[row].id, snapshot.campaigns[row].id, snapshot.line_items[row].id
             yield DayResult(*ids, day, spend, 0, impressions, expected, clicks, conversions, worth)
 
