@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from dsp.kernel.errors import InputError
 from models.benchmark.ctr_result import Result, Scored
+from models.benchmark.formats import Format
 from models.benchmark.formats.detect import detect
-from models.benchmark.formats.format import Format
 from models.evaluation.metrics import measure
 from models.training.rows import Rows
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import InputError
-from models.benchmark.formats.format import Format
+from models.benchmark.formats import Format
 from models.features.spec import FeatureSpec, Group
 from models.training.rows import Rows
 

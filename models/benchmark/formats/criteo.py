@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dsp.kernel.errors import InputError
-from models.benchmark.formats.format import Format
+from models.benchmark.formats import Format
 from models.benchmark.table import DAMAGED, cell, integer, open_text
 from models.features.encode import text_hash
 from models.features.spec import FeatureSpec, Group

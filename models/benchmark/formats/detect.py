@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from dsp.kernel.errors import InputError
+from models.benchmark.formats import Format
 from models.benchmark.formats.attribution import ATTRIBUTION
 from models.benchmark.formats.criteo import CRITEO, WIDTH
-from models.benchmark.formats.format import Format
 from models.benchmark.formats.ipinyou import IPINYOU
 from models.benchmark.table import DAMAGED, beginning, open_text
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dsp.kernel.errors import InputError
 from dsp.openrtb.device import parse_user_agent
-from models.benchmark.formats.format import Format
+from models.benchmark.formats import Format
 from models.benchmark.table import cell, count, instant_ms, integer, read
 from models.features.encode import text_hash
 from models.features.spec import FeatureSpec, Group
