@@ -8,7 +8,7 @@ import asyncio
 from dsp.cache.port import LeaseStore
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock
-from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.kernel.errors import ClockError, ConflictError, UnavailableError
 from dsp.kernel.lifecycle import cancel
 from dsp.ledger.lease import LeaseBook
 
@@ -29,7 +29,7 @@ class LeaseSync:
         self._result = ""
         self._task: asyncio.Task[None] | None = None
         self._syncing = asyncio.Lock()
-        for result in ("synced", "fenced", "unavailable", "failed"):
+        for result in ("synced", "fenced", "clock", "unavailable", "failed"):
             metrics.LEASE_SYNCS.labels(result)
 
     async def start(self) -> None:
@@ -53,6 +53,10 @@ class LeaseSync:
             # Another process has taken over our name, or we were silent for too long: start anew under a new epoch.
             self._registered = False
             result = "fenced"
+        except ClockError as fault:
+            if self._result != "clock":
+                logging.get(__name__).error("lease store refuses our clock", fault=str(fault))
+            result = "clock"
         except UnavailableError as fault:
             if self._result != "unavailable":  # the metric counts the others
                 logging.get(__name__).warning("lease store away", fault=str(fault))

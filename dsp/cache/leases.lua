@@ -171,7 +171,13 @@ function operations.register(holder, epoch)
     return 'OK'
 end
 
-function operations.sync(epoch, now_ms, wants, returns, promise_ms, grant_min, spare_part)
+function operations.sync(epoch, now_ms, wants, returns, promise_ms, grant_min, spare_part, skew_max)
+    -- Which day's budget is spent, and for how long, is by the holder's clock. This server's is the only other one here.
+    local time = redis.call('TIME')
+    local ahead_ms = now_ms - math.floor(time[1] * 1000 + time[2] / 1000)
+    if math.abs(ahead_ms) > skew_max then
+        return redis.error_reply('CLOCK the clock is ' .. text(ahead_ms) .. " ms ahead of the lease store's")
+    end
     local all, field = holders(), 'leases:' .. text(epoch)
     local own = all[text(epoch)]
     if not own or own[STATE] ~= LIVE then

@@ -32,7 +32,8 @@ class Limit(NamedTuple):
 class LeaseStore(Protocol):
     """Grants slices of the remaining budgets; the sum of what is granted never exceeds any limit.
 
-    Raises dsp.kernel.errors.UnavailableError when away, and ConflictError to a holder whose epoch was revoked.
+    Raises dsp.kernel.errors.UnavailableError when away, ConflictError to a holder whose epoch was revoked, and
+    ClockError to one whose clock is too far off that of a store which has its own.
     """
 
     async def open(self) -> None:

@@ -22,9 +22,9 @@ from redis.exceptions import ResponseError
 from dsp.cache.local_leases import GRANT_MIN_MICROS, SPARE_PART, portions
 from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit, Spent, Standing
 from dsp.cache.redis_nodes import Command, Nodes, tag
-from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.kernel.errors import ClockError, ConflictError, DspError, UnavailableError
 from dsp.kernel.money import Micros
-from dsp.ledger.terms import NOTICE_GRACE_MS, LateClaim, late_lease_id, lease_id, lease_parts
+from dsp.ledger.terms import CLOCK_SKEW_MS_MAX, NOTICE_GRACE_MS, LateClaim, late_lease_id, lease_id, lease_parts
 
 TIMEOUT_MS = 5_000
 #: How long to wait for a server's disk, within that.
@@ -32,6 +32,8 @@ _DURABLE: Command = ("WAITAOF", 1, 0, 3_000)
 #: Leases settled by one script, so that none keeps others waiting for long.
 _SETTLED_MAX = 1_000
 _REGISTER_TRIES = 10
+#: What the script's errors are, by their first words.
+_FAULTS: dict[str, type[DspError]] = {"FENCED": ConflictError, "CLOCK": ClockError}
 _SCRIPT = (files("dsp.cache") / "leases.lua").read_bytes()
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -42,10 +44,14 @@ _decode_standing = msgspec.msgpack.Decoder(tuple[str, bool, int, int]).decode
 
 
 class RedisLeaseStore:
-    """Implements dsp.cache.port.KeptLeaseStore; `url` as `platform.cache_url`."""
+    """Implements dsp.cache.port.KeptLeaseStore; `url` as `platform.cache_url`.
 
-    def __init__(self, url: str) -> None:
+    A holder whose clock is more than `skew_ms_max` off the server's gets nothing, and its promises do not count.
+    """
+
+    def __init__(self, url: str, skew_ms_max: int = CLOCK_SKEW_MS_MAX) -> None:
         self._nodes = Nodes(url, TIMEOUT_MS)
+        self._skew_ms_max = skew_ms_max
         self._shards = range(self._nodes.shards)
         self._shard_of: dict[int, int] = {}  # line items whose leases were seen there
 
@@ -75,7 +81,11 @@ class RedisLeaseStore:
     async def sync(
         self, epoch: int, now_ms: int, wants: Sequence[LeaseWant], returns: Mapping[str, Micros], expires_ms_max: int
     ) -> LeaseReport:
-        """In each shard: renew the epoch and its promise, take back `returns`, then grant what fits of `wants`."""
+        """In each shard: renew the epoch and its promise, take back `returns`, then grant what fits of `wants`.
+
+        Raises:
+            ClockError: the holder's clock and the server's are too far apart.
+        """
         given = [
             (parts[1], parts[2], amount)
             for name, amount in returns.items()
@@ -85,7 +95,7 @@ class RedisLeaseStore:
             shard: [
                 (
                     "sync", epoch, now_ms, self._of(shard, wants), self._of(shard, given), max(expires_ms_max, 0),
-                    GRANT_MIN_MICROS, SPARE_PART,
+                    GRANT_MIN_MICROS, SPARE_PART, self._skew_ms_max,
                 )
             ]
             for shard in self._shards
@@ -178,6 +188,7 @@ class RedisLeaseStore:
 
         Raises:
             ConflictError: the epoch is revoked.
+            ClockError: the holder's clock is too far off the server's.
             UnavailableError: a server is away, or refuses; or a generation was lost meanwhile.
         """
         in_cluster = int(self._nodes.address.cluster)
@@ -201,6 +212,5 @@ class RedisLeaseStore:
         for replies in found.values():
             for reply in replies:
                 if isinstance(reply, ResponseError):
-                    kind = ConflictError if str(reply).startswith("FENCED") else UnavailableError
-                    raise kind(str(reply)) from reply
+                    raise _FAULTS.get(str(reply).partition(" ")[0], UnavailableError)(str(reply)) from reply
         return found

@@ -11,6 +11,7 @@ DspError
 +-- ConfigError           settings refused, all faults at once  -
 +-- BundleError           a model bundle is broken or tampered  -
 +-- UnavailableError      a dependency is away; retriable       503
+    +-- ClockError        it will not deal with our clock       503
 """
 
 from dataclasses import dataclass
@@ -97,3 +98,7 @@ class UnavailableError(DspError):
 
     status = 503
     retriable = True
+
+
+class ClockError(UnavailableError):
+    """A dependency refuses us because our clock and its own are too far apart."""

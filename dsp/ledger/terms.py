@@ -9,6 +9,8 @@ from dsp.kernel.money import Micros
 NOTICE_GRACE_MS = 2_000
 #: A holder stops reserving by itself when its last successful sync is so long ago.
 SILENCE_MS_MAX = 65_000
+#: How far a holder's clock may be off the lease store's. Around midnight it spends so much of another day's budget.
+CLOCK_SKEW_MS_MAX = 15 * 60_000
 #: The epoch of the ledger's own leases, one for each line item and day, which pay for late wins. No holder has it.
 LATE_EPOCH = 0
 

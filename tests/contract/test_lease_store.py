@@ -12,11 +12,11 @@ from dsp.cache.local import LocalLeaseStore
 from dsp.cache.local_leases import DAYS_KEPT, GRANT_MIN_MICROS
 from dsp.cache.port import LeaseState, LeaseStore, LeaseWant, Limit
 from dsp.cache.redis import RedisLeaseStore
-from dsp.kernel.clock import MS_PER_DAY, ManualClock
-from dsp.kernel.errors import ConflictError, UnavailableError
+from dsp.kernel.clock import MS_PER_DAY, MS_PER_MINUTE, ManualClock, SystemClock
+from dsp.kernel.errors import ClockError, ConflictError, UnavailableError
 from dsp.kernel.sqlite import SqliteFile
-from dsp.ledger.terms import LateClaim, closes_ms
-from tests.servers.valkey import Valkey, server_url
+from dsp.ledger.terms import CLOCK_SKEW_MS_MAX, LateClaim, closes_ms
+from tests.servers.valkey import ANY_CLOCK_MS, Valkey, server_url
 
 MakeStore = Callable[[], Awaitable[LeaseStore]]
 HOLDER_TIMEOUT_MS = 30_000
@@ -38,7 +38,7 @@ async def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
             store: LeaseStore = LocalLeaseStore(tmp_path / "leases.db", "NORMAL")
             await store.open()
         else:
-            store = RedisLeaseStore(url)
+            store = RedisLeaseStore(url, ANY_CLOCK_MS)
             await store.open()
             for one in await store.standing():  # nothing was ever spent
                 await store.restate(one.shard, one.generation, [], 0, FAR_MS)
@@ -506,6 +506,27 @@ async def test_a_lowered_budget_and_an_unknown_line_item_have_no_room_for_late_w
     assert await store.cover([claim(1, item=77)]) == {}
 
 
+async def test_a_holder_whose_clock_is_off_gets_nothing_and_promises_nothing(valkey: Valkey) -> None:
+    """A day ahead it would spend tomorrow's budget, and its promises would close the store for a day after a loss."""
+    store, now_ms = RedisLeaseStore(valkey.url), SystemClock().now_ms()
+    await store.open()
+    (one,) = await store.standing()
+    await store.restate(one.shard, one.generation, [], 0, now_ms + 3 * MS_PER_DAY)
+    await store.set_limits([Limit(1, 1, *UNLIMITED)])
+    epoch = await store.register("bidder", now_ms)
+    for off_ms in (MS_PER_DAY, -MS_PER_DAY, CLOCK_SKEW_MS_MAX + MS_PER_MINUTE, -CLOCK_SKEW_MS_MAX - MS_PER_MINUTE):
+        there_ms = now_ms + off_ms
+        with pytest.raises(ClockError, match="ms ahead of the lease store's"):
+            await ask(store, epoch, (1, 10), day=there_ms // MS_PER_DAY, now_ms=there_ms, promise_ms=there_ms)
+    (one,) = await store.standing()
+    assert one.asked_ms == 0
+    for off_ms in (CLOCK_SKEW_MS_MAX - MS_PER_MINUTE, MS_PER_MINUTE - CLOCK_SKEW_MS_MAX):
+        there_ms = now_ms + off_ms
+        day = there_ms // MS_PER_DAY
+        assert 1 in await ask(store, epoch, (1, 10), day=day, now_ms=there_ms)
+    await store.close()
+
+
 async def test_a_shard_covers_nothing_beyond_its_ceiling_or_on_days_it_has_forgotten(valkey: Valkey) -> None:
     store = RedisLeaseStore(valkey.url)
     await store.open()
@@ -526,7 +547,7 @@ async def test_a_shard_covers_nothing_beyond_its_ceiling_or_on_days_it_has_forgo
 
 async def test_what_can_matter_no_more_takes_no_room(valkey: Valkey) -> None:
     url = valkey.url
-    store = RedisLeaseStore(url)
+    store = RedisLeaseStore(url, ANY_CLOCK_MS)
     await store.open()
     (one,) = await store.standing()
     await store.restate(one.shard, one.generation, [], 0, FAR_MS)

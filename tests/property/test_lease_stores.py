@@ -19,7 +19,7 @@ from dsp.cache.redis import RedisLeaseStore
 from dsp.kernel.clock import ManualClock
 from dsp.kernel.errors import ConflictError
 from dsp.ledger.terms import LateClaim, late_lease_id, lease_id
-from tests.servers.valkey import Valkey
+from tests.servers.valkey import ANY_CLOCK_MS, Valkey
 
 NOW_MS = ManualClock().now_ms()
 DAY = NOW_MS // 86_400_000
@@ -134,7 +134,7 @@ def test_both_lease_stores_answer_alike(valkey: Valkey, operations: list[tuple[A
         with TemporaryDirectory() as folder:
             local = LocalLeaseStore(Path(folder) / "leases.db", "NORMAL")
             await local.open()
-            redis = await whole(RedisLeaseStore(valkey.url))
+            redis = await whole(RedisLeaseStore(valkey.url, ANY_CLOCK_MS))
             drivers = Driver(local), Driver(redis)
             try:
                 for driver in drivers:
@@ -173,8 +173,8 @@ async def test_holders_that_sync_at_once_never_exceed_a_limit(valkey: Valkey, se
     """Four processes of their own connections; some die with a call under way, and begin again under another epoch."""
     dice = random.Random(seed)
     url = valkey.url
-    stores = [await whole(RedisLeaseStore(url)) for _ in range(4)]
-    watcher = await whole(RedisLeaseStore(url))
+    stores = [await whole(RedisLeaseStore(url, ANY_CLOCK_MS)) for _ in range(4)]
+    watcher = await whole(RedisLeaseStore(url, ANY_CLOCK_MS))
     await watcher.set_limits([limit(number) for number in LIMITS])
     ended = asyncio.Event()
 

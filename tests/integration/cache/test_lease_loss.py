@@ -14,7 +14,7 @@ from dsp.ledger.terms import LateClaim, closes_ms
 from dsp.store.book import BookRepository
 from dsp.store.database import session_factory
 from dsp.workers.lease_keeper import CEILING_SLACK_MS, DAYS_TOLD, PROMISE_AHEAD_MS_MAX, LeaseKeeper
-from tests.servers.valkey import Cluster, Valkey
+from tests.servers.valkey import ANY_CLOCK_MS, Cluster, Valkey
 from tests.waiting import until
 
 NOW_MS = ManualClock().now_ms()
@@ -48,7 +48,7 @@ class Money:
 
     def __init__(self, url: str, engine: Engine) -> None:
         self.url = url
-        self.store = RedisLeaseStore(url)
+        self.store = RedisLeaseStore(url, ANY_CLOCK_MS)
         self.sessions = session_factory(engine)
         self.keeper = LeaseKeeper(self.sessions, self.store)
         self.bids = 0
@@ -270,7 +270,7 @@ async def test_what_one_node_of_a_cluster_lost_the_others_still_grant(valkey_clu
 
 async def test_a_replica_that_takes_over_counts_as_a_loss(valkey_cluster: Cluster) -> None:
     """It may lack what its primary acknowledged last: what another node wrote cannot be relied upon."""
-    store = RedisLeaseStore(valkey_cluster.url)
+    store = RedisLeaseStore(valkey_cluster.url, ANY_CLOCK_MS)
     await store.open()
     for one in await store.standing():
         await store.restate(one.shard, one.generation, [], 0, PROMISE_MS)

@@ -13,7 +13,7 @@ from bidder.sync import LeaseSync
 from dsp.cache.local import LocalLeaseStore
 from dsp.cache.port import LeaseReport, LeaseWant, Limit
 from dsp.kernel.clock import ManualClock, SystemClock
-from dsp.kernel.errors import UnavailableError
+from dsp.kernel.errors import ClockError, UnavailableError
 from dsp.kernel.money import Micros
 from dsp.ledger.lease import LeaseBook
 from tests.waiting import until
@@ -100,7 +100,11 @@ async def test_whose_name_another_has_taken_begins_anew(store: Faulty) -> None:
     assert book.epoch > other
 
 
-@pytest.mark.parametrize("fault", [UnavailableError("away"), RuntimeError("unforeseen")], ids=["unavailable", "failed"])
+@pytest.mark.parametrize(
+    "fault",
+    [UnavailableError("away"), ClockError("a day ahead"), RuntimeError("unforeseen")],
+    ids=["unavailable", "clock", "failed"],
+)
 async def test_a_fault_is_counted_and_left_to_the_next_sync(
     store: Faulty, fault: Exception, request: pytest.FixtureRequest
 ) -> None:
