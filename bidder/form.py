@@ -6,7 +6,7 @@ from zlib import crc32
 
 import msgspec
 
-from bidder.markup import markup, notice_urls, skip_after_seconds, video_protocol
+from bidder.markup import markup, notice_urls, skip_after_seconds, verified, video_protocol
 from bidder.offer import Offer
 from dsp.catalog.entities import Advertiser, Creative, LineItem, MediaFormat
 from dsp.events.schema import BidFacts, NoticeKind, encode_facts
@@ -20,6 +20,7 @@ from dsp.openrtb.profile import Profile
 from dsp.openrtb.response import Bid, BidExt, Disclosure, MarkupType, Parameters
 from dsp.openrtb.slot import SKIPPABLE
 from dsp.openrtb.template import Template, mark
+from dsp.openrtb.vast import OMID
 
 #: Bounds on the forms that are kept, in characters: of one with its native request, and of all.
 FORM_CHARS_MAX = 131_072
@@ -37,9 +38,9 @@ _MARKUP_TYPES = {
 }
 _encoder = msgspec.json.Encoder()
 
-#: The native request, the protocol of the slot's player, and after how long the ad can be skipped.
-_Slot = tuple[str, int, int | None]
-_NO_SLOT: _Slot = "", 0, None
+#: The native request, the protocol of the slot's player, after how long the ad can be skipped, and if it is verified.
+_Slot = tuple[str, int, int | None, bool]
+_NO_SLOT: _Slot = "", 0, None, False
 _Key = tuple[int, bool, int, int, _Slot]
 #: Names in a disclosure are cut to so many characters.
 _NAME_CHARS_MAX = 100
@@ -129,7 +130,9 @@ class Forms:
         creative, advertiser, opportunity = offer.creative, offer.advertiser, offer.opportunity
         creative_id = str(creative.id)
         taxonomy, categories = _declared(creative.categories or advertiser.categories, opportunity.category_taxonomy)
-        skippable = skip_after_seconds(creative, opportunity) is not None
+        protocol = video_protocol(creative, opportunity)
+        skippable = skip_after_seconds(creative, opportunity, protocol) is not None
+        apis = sorted({*creative.apis, OMID}) if verified(creative, opportunity) else list(creative.apis)
         bid = Bid(
             id=_ID,
             impid="",
@@ -146,13 +149,13 @@ class Forms:
             cat=list(categories),
             cattax=taxonomy,
             attr=sorted({*creative.attributes, SKIPPABLE}) if skippable else list(creative.attributes),
-            apis=list(creative.apis),
-            api=creative.apis[0] if creative.apis else 0,  # for those who read 2.5, which knows one
+            apis=apis,
+            api=apis[0] if apis else 0,  # for those who read 2.5, which knows one
             language=creative.language or "",
             w=creative.width or 0,
             h=creative.height or 0,
             dur=creative.duration_seconds or 0,
-            protocol=video_protocol(creative, opportunity) if creative.duration_seconds else 0,
+            protocol=protocol if creative.duration_seconds else 0,
             mtype=_MARKUP_TYPES[creative.format],
             ext=self._disclosure(advertiser, _told(opportunity)),
         )
@@ -186,9 +189,11 @@ class Forms:
 
 
 def _crid(creative: Creative) -> str:
-    """Return what exchanges review an ad by, once: another as soon as it looks otherwise or leads elsewhere."""
+    """Return what exchanges review an ad by, once: another when it looks otherwise, leads or reports elsewhere."""
     size = creative.width, creative.height, creative.duration_seconds
-    shown = creative.format, creative.markup, creative.landing_url, creative.mime, size
+    # They look for whom an ad calls as well: who may run scripts, set cookies, or serve it otherwise afterwards.
+    called = [creative.trackers] if creative.trackers else []
+    shown = creative.format, creative.markup, creative.landing_url, creative.mime, size, *called
     return f"{creative.id}-{crc32(_encoder.encode(shown)):08x}"
 
 
@@ -208,7 +213,10 @@ def _slot(creative: Creative, opportunity: Opportunity) -> _Slot:
     if creative.format is MediaFormat.BANNER and not creative.duration_seconds:
         return _NO_SLOT
     request = opportunity.native_request if creative.format is MediaFormat.NATIVE else ""
-    return request, video_protocol(creative, opportunity), skip_after_seconds(creative, opportunity)
+    if request and not creative.duration_seconds:
+        return request, *_NO_SLOT[1:]
+    protocol = video_protocol(creative, opportunity)
+    return request, protocol, skip_after_seconds(creative, opportunity, protocol), verified(creative, opportunity)
 
 
 def _size(key: _Key, form: Form) -> int:

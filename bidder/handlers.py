@@ -157,6 +157,6 @@ def _notice_reply(kind: NoticeKind, outcome: Outcome) -> Reply:
         return Reply(302, b"%bLocation: %b\r\n" % (_NOTICE_HEADERS, outcome.location.encode("ascii")))
     if outcome.status == 503:
         return Reply(503, _NOTICE_HEADERS + b"Retry-After: 1\r\n")
-    if kind is NoticeKind.IMPRESSION and outcome.status == 200:
+    if kind in (NoticeKind.IMPRESSION, NoticeKind.CLICK) and outcome.status == 200:
         return Reply(200, _NOTICE_HEADERS + b"Content-Type: image/gif\r\n", PIXEL)
     return Reply(outcome.status, _NOTICE_HEADERS)

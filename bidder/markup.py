@@ -5,22 +5,23 @@ from html import escape
 from typing import NamedTuple
 from urllib.parse import quote
 
+from msgspec import structs
+
 from dsp.catalog.entities import Creative, MediaFormat
 from dsp.events.schema import NoticeKind
 from dsp.kernel.errors import InputError
 from dsp.openrtb import native, vast
-from dsp.openrtb.macros import Macro
-from dsp.openrtb.opportunity import Opportunity
+from dsp.openrtb.macros import CACHE_BUSTER, CLICK_URL, CLICK_URL_ENCODED, Macro
+from dsp.openrtb.opportunity import Opportunity, Video
 from dsp.openrtb.profile import Profile
+from dsp.openrtb.tracker import Tracker, TrackerEvent, TrackerMethod, images
 
 _MIN_TO_WIN = f"&m={Macro.MIN_TO_WIN.text}"
 _LOSS = f"&r={Macro.LOSS.text}{_MIN_TO_WIN}"
 #: An ad can be skipped after so long where the slot lets it be and does not say when.
 SKIP_AFTER_SECONDS = 5
-#: What a creative's markup may hold of ours: the click redirect, plain or percent-encoded, and a number against caches.
-CLICK_URL = "${CLICK_URL}"
-CLICK_URL_ENCODED = "${CLICK_URL_ENC}"
-CACHE_BUSTER = "${CACHEBUSTER}"
+#: Has a click counted without leading on, where what is clicked leads elsewhere.
+COUNT_ONLY = "&r=0"
 
 
 class NoticeUrls(NamedTuple):
@@ -66,7 +67,7 @@ def markup(creative: Creative, opportunity: Opportunity, urls: NoticeUrls, bid_i
             opportunity.native_request,
             native.read_assets(creative.markup),
             click_url=urls.click,
-            impression_urls=[urls.impression],
+            trackers=_trackers(creative, urls, bid_id),
         )
     return _vast(creative, opportunity, urls, bid_id)
 
@@ -79,32 +80,65 @@ def _banner(creative: Creative, urls: NoticeUrls, bid_id: str) -> str:
         html = f'<a href="{escape(urls.banner_click)}" target="_blank" rel="noopener">{html}</a>'
     html = html.replace(CACHE_BUSTER, bid_id)
     # The ampersand before the price stays: `&p=` is no character reference, and macro scanners match plain text.
-    return f'{html}<img src="{urls.impression}" width="1" height="1" alt="" style="display:none">'
+    shown = [urls.impression, *[escape(url) for url in images(_theirs(creative, bid_id), TrackerEvent.IMPRESSION)]]
+    return html + "".join([f'<img src="{url}" width="1" height="1" alt="" style="display:none">' for url in shown])
+
+
+def _trackers(creative: Creative, urls: NoticeUrls, bid_id: str) -> list[Tracker]:
+    """Return whom an impression is told, us first."""
+    return [Tracker(event=TrackerEvent.IMPRESSION, url=urls.impression), *_theirs(creative, bid_id)]
+
+
+def _theirs(creative: Creative, bid_id: str) -> list[Tracker]:
+    return [structs.replace(one, url=one.url.replace(CACHE_BUSTER, bid_id)) for one in creative.trackers]
 
 
 def video_protocol(creative: Creative, opportunity: Opportunity) -> int:
     """Return the OpenRTB protocol (list 5.8) of the VAST document that suits creative and slot; 0 for none."""
+    player = _player(creative, opportunity)
+    return vast.protocol(player.protocols if player is not None else (), creative.protocols, creative.mime)
+
+
+def verified(creative: Creative, opportunity: Opportunity) -> bool:
+    """Return whether scripts of Open Measurement go with the ad: it has some, and the player runs them."""
+    if not creative.trackers:
+        return False
+    player = _player(creative, opportunity)
+    return player is not None and player.omid and any(one.method is TrackerMethod.OMID for one in creative.trackers)
+
+
+def _player(creative: Creative, opportunity: Opportunity) -> Video | None:
     player = opportunity.video
     if player is not None and player.audio is not None and creative.format is MediaFormat.AUDIO:
-        player = player.audio
-    return vast.protocol(player.protocols if player is not None else (), creative.protocols)
+        return player.audio
+    return player
 
 
-def skip_after_seconds(creative: Creative, opportunity: Opportunity) -> int | None:
-    """Return after how long a video ad can be skipped in the slot; None where it cannot."""
+def skip_after_seconds(creative: Creative, opportunity: Opportunity, protocol: int) -> int | None:
+    """Return after how long a video ad can be skipped in the slot; None where it cannot, or that is not ours to say.
+
+    VAST 2.0 has no skipping, and of a wrapper the document says that is in it.
+    """
     video, duration = opportunity.video, creative.duration_seconds or 0
     if creative.format is not MediaFormat.VIDEO or video is None or not video.skippable:
         return None
     after = video.skip_after_seconds or SKIP_AFTER_SECONDS
-    # VAST 2.0 has no skipping.
-    shown = vast.PROTOCOLS.get(video_protocol(creative, opportunity)) != "2.0"
+    shown = vast.PROTOCOLS.get(protocol, "2.0") != "2.0"
     return after if shown and duration > max(video.skip_min_seconds, after) else None
 
 
 def _vast(creative: Creative, opportunity: Opportunity, urls: NoticeUrls, bid_id: str) -> str:
-    version = vast.PROTOCOLS.get(video_protocol(creative, opportunity))
+    protocol = video_protocol(creative, opportunity)
+    version = vast.protocols(creative.mime).get(protocol)
     if version is None:
         raise InputError("slot and creative share no VAST version", reason="vast_version")
+    trackers = _trackers(creative, urls, bid_id)
+    if not verified(creative, opportunity):
+        trackers = [one for one in trackers if one.method is not TrackerMethod.OMID]
+    if creative.mime == vast.TAG_MIME:
+        click = Tracker(event=TrackerEvent.CLICK, url=urls.click + COUNT_ONLY)
+        tag_url = creative.markup.replace(CLICK_URL_ENCODED, quote(urls.click, safe="")).replace(CACHE_BUSTER, bid_id)
+        return vast.wrapper(version=version, ad_id=str(creative.id), tag_url=tag_url, trackers=[*trackers, click])
     return vast.inline(
         version=version,
         ad_id=str(creative.id),
@@ -114,10 +148,10 @@ def _vast(creative: Creative, opportunity: Opportunity, urls: NoticeUrls, bid_id
         mime=creative.mime or ("audio/mpeg" if creative.format is MediaFormat.AUDIO else "video/mp4"),
         duration_seconds=creative.duration_seconds or 0,
         click_url=urls.click,
-        impression_urls=[urls.impression],
+        trackers=trackers,
         width=creative.width or 0,
         height=creative.height or 0,
         bitrate_kbps=creative.bitrate_kbps or 0,
         audio=creative.format is MediaFormat.AUDIO,
-        skip_after_seconds=skip_after_seconds(creative, opportunity),
+        skip_after_seconds=skip_after_seconds(creative, opportunity, protocol),
     )

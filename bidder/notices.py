@@ -84,7 +84,7 @@ class NoticeDesk:
             facts = self._verify(kind, query.get("t", ""))
             if self._too_old(kind, facts):
                 self._counts[kind, NoticeResult.EXPIRED].inc()
-                return self._reply(kind, facts, 410)
+                return self._reply(kind, facts, query, 410)
             notice = self._understand(kind, facts, query)
             result = await self._record(notice)
         except InputError as fault:
@@ -95,7 +95,7 @@ class NoticeDesk:
             self._counts[kind, NoticeResult.UNAVAILABLE].inc()
             return Outcome(503)
         self._counts[kind, result].inc()
-        return self._reply(kind, facts, 200)
+        return self._reply(kind, facts, query, 200)
 
     def look(self, kind: NoticeKind, query: Mapping[str, str]) -> Outcome:
         """Return what a notice would be answered, for those who only check the link; it tells nothing."""
@@ -103,7 +103,7 @@ class NoticeDesk:
             facts = self._verify(kind, query.get("t", ""))
         except InputError:
             return Outcome(400)
-        return self._reply(kind, facts, 410 if self._too_old(kind, facts) else 200)
+        return self._reply(kind, facts, query, 410 if self._too_old(kind, facts) else 200)
 
     def _verify(self, kind: NoticeKind, token: str) -> BidFacts:
         if not token:
@@ -219,8 +219,8 @@ class NoticeDesk:
         profile = self._profiles.get(facts.exchange)
         return BILLING_KIND[profile.billing] if profile is not None else None
 
-    def _reply(self, kind: NoticeKind, facts: BidFacts, status: int) -> Outcome:
-        if kind is not NoticeKind.CLICK:
+    def _reply(self, kind: NoticeKind, facts: BidFacts, query: Mapping[str, str], status: int) -> Outcome:
+        if kind is not NoticeKind.CLICK or query.get("r") == "0":  # bidder.markup.COUNT_ONLY
             return Outcome(status)
         landing = self._serving.landing_url(facts.creative_id)
         token = self._signer.tokens([NoticeKind.CONVERSION], encode_facts(facts))[0]

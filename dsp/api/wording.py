@@ -143,20 +143,38 @@ FIELDS: dict[str, str] = {
     "bid_max_micros_cpm": "Never bid more; null means no bound.",
     "format": "`banner`, `video`, `audio` or `native`.",
     "landing_url": "Where a click leads: absolute, http or https.",
-    "markup": "HTML for a banner, the media file's URL for video and audio, JSON assets for native; up to 64 KiB. In "
-    "HTML `${CLICK_URL}` (`${CLICK_URL_ENC}`: percent-encoded) becomes the address that counts a click and leads to "
-    "`landing_url`, `${CACHEBUSTER}` a value of each bid's own, and macros of OpenRTB such as `${AUCTION_ID}` the "
-    "exchange's values. HTML without `${CLICK_URL}` is one link as a whole, and has no link or pop-up of its own.",
+    "markup": "HTML for a banner, the media file's URL for video and audio (where `mime` is `application/xml`, of "
+    "another ad server's VAST document: a VAST tag), JSON assets for native; up to 64 KiB. In HTML `${CLICK_URL}` "
+    "(`${CLICK_URL_ENC}`: percent-encoded) becomes the address that counts a click and leads to `landing_url`, "
+    "`${CACHEBUSTER}` a value of each bid's own, and macros of OpenRTB such as `${AUCTION_ID}` the exchange's values. "
+    "HTML without `${CLICK_URL}` is one link as a whole, and has no link or pop-up of its own.",
     "width": "Pixels; required for banner and video.",
     "height": "Pixels; required for banner and video.",
     "duration_seconds": "Required for video and audio.",
-    "mime": "Media type such as video/mp4; required for video and audio. Scripts need VPAID.",
+    "mime": "Media type such as video/mp4; required for video and audio. Scripts need VPAID. With `application/xml` "
+    "the ad is a wrapper around the VAST tag that `markup` is the address of: for players that take wrappers, and "
+    "clicks, which are counted, lead where the tag says. It may have `${CACHEBUSTER}`, macros of OpenRTB and VAST, "
+    "and `${CLICK_URL_ENC}` where its ad server lets clicks lead through that; otherwise pages get no `dsp_click_id`.",
     "bitrate_kbps": "Of the media file.",
     "attributes": "OpenRTB creative attributes (list 5.3).",
     "apis": "OpenRTB API frameworks that the creative needs (list 5.6).",
-    "protocols": "OpenRTB video protocols (list 5.8).",
+    "protocols": "OpenRTB video protocols (list 5.8) that it can be sent in; an empty list means all. Wrappers' (5, "
+    "6, 8, 12, 14) are for VAST tags.",
     "secure": "Whether everything it loads comes over https.",
     "language": "ISO 639-1.",
+    "trackers": "Third parties to tell what becomes of the ad, up to 30. A banner tells of impressions by images; its "
+    "scripts are part of `markup`, and of clicks it tells through redirects in `landing_url`. A native ad tells by "
+    "images of impressions, `viewable` and clicks, and by scripts of impressions; video and audio by images of all "
+    "events (`viewable` of video in VAST 4), and of impressions by `omid`. What a slot does not take is left out: of "
+    "a native ad what `eventtrackers` do not offer, and `omid` where the player lacks Open Measurement (framework 7), "
+    "which in `apis` is required. A change makes exchanges review the ad anew.",
+    "event": "`impression`, `viewable`, `click`, or of what plays `start`, `first_quartile`, `midpoint`, "
+    "`third_quartile`, `complete`.",
+    "method": "`image` is a pixel, `script` JavaScript, `omid` JavaScript for Open Measurement (`AdVerifications`).",
+    "url": "https. It may have `${CACHEBUSTER}`, macros of OpenRTB such as `${AUCTION_ID}`, and in video and audio "
+    "those of VAST such as `[TIMESTAMP]`.",
+    "vendor": "The vendor's key such as company.com-omid; for `omid`, which needs it.",
+    "parameters": "What the vendor's script is told; for `omid`.",
     "exchange": "Name of the exchange's profile.",
     "deal_id": "The deal's id on the exchange.",
     "price_micros_cpm": "What was agreed; null means what the exchange asks.",

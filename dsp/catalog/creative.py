@@ -1,6 +1,7 @@
 """What a creative must be to be served: its URL, its markup, and what each format needs."""
 
 import re
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import msgspec
@@ -8,16 +9,22 @@ import msgspec
 from dsp.catalog.entities import Creative, MediaFormat
 from dsp.catalog.html import unclosed
 from dsp.kernel.errors import Fault
-from dsp.openrtb.macros import unknown
+from dsp.openrtb.macros import CACHE_BUSTER, CLICK_URL_ENCODED, filled, unknown
 from dsp.openrtb.native import NativeAssets
 from dsp.openrtb.template import insecure
-from dsp.openrtb.vast import SCRIPTS, VPAID
+from dsp.openrtb.tracker import Tracker, TrackerEvent, TrackerMethod
+from dsp.openrtb.vast import SCRIPTS, TAG_MIME, VPAID, WRAPPERS
 
 URL_CHARS_MAX = 2_048
 #: Bytes as sent; exchanges bound whole responses, and no tag needs more.
 MARKUP_BYTES_MAX = 65_536
 #: Each becomes an address of hundreds of characters: a few thousand would make every bid one of megabytes.
 CLICK_MACROS_MAX = 100
+#: With the longest addresses they are as long as the longest markup.
+TRACKERS_MAX = 30
+#: What is told of a vendor's script: some are told a JSON document.
+PARAMETERS_CHARS_MAX = 4_096
+_VENDOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MIME = re.compile(r"[a-z]{1,20}/[a-z0-9][a-z0-9.+-]{0,99}")
 #: Where clicks are counted; bidder.markup fills it in. The address is whole: what follows would spoil its token.
 _CLICK = re.compile(r"\$\{CLICK_URL(?:_ENC)?\}(?P<more>[\w%/?=$.~+:-])?")
@@ -74,20 +81,24 @@ def creative(entity: Creative, path: str, faults: list[Fault]) -> Creative:
         MediaFormat.AUDIO: ("duration_seconds", "mime"),
         MediaFormat.NATIVE: (),
     }
+    media = entity.format in (MediaFormat.VIDEO, MediaFormat.AUDIO)
     missing = [name for name in needed[entity.format] if getattr(entity, name) is None]
     faults += [Fault(name, f"is required for {entity.format}") for name in missing]
-    if entity.format in (MediaFormat.VIDEO, MediaFormat.AUDIO) and entity.mime is not None:
+    if media and entity.mime is not None:
         kinds = (entity.format.value, "application")  # manifests and scripts are applications
         if entity.mime.partition("/")[0] not in kinds:
             faults.append(Fault("mime", f"must be of {entity.format}, not {entity.mime}"))
         if entity.mime in SCRIPTS and VPAID.isdisjoint(entity.apis):
             faults.append(Fault("apis", f"must name the VPAID (1 or 2) that {entity.mime} needs"))
+        if entity.mime == TAG_MIME and entity.protocols and WRAPPERS.keys().isdisjoint(entity.protocols):
+            faults.append(Fault("protocols", f"must name a wrapper's ({_listed(WRAPPERS)}) where mime is {TAG_MIME}"))
     if entity.format is MediaFormat.BANNER:
         _banner(entity.markup, faults)
     elif entity.format is MediaFormat.NATIVE:
         _native(entity.markup, faults)
     else:
-        _media(entity.markup, faults)
+        _media(entity, faults)
+    _trackers(entity, faults)
     # The bidder's self-check drops bids with such markup, and nobody would know why the creative is never shown.
     loaded = entity.markup if entity.format in (MediaFormat.BANNER, MediaFormat.NATIVE) else f'"{entity.markup}"'
     if entity.secure and insecure(loaded):
@@ -117,11 +128,71 @@ def _banner(html: str, faults: list[Fault]) -> None:
         faults.append(Fault("markup", f"has {begun[:64]} without its end, which swallows what counts the impression"))
 
 
-def _media(url: str, faults: list[Fault]) -> None:
+def _media(entity: Creative, faults: list[Fault]) -> None:
+    tag = entity.mime == TAG_MIME
     try:
-        landing_url(url)
+        landing_url(filled(entity.markup, (CACHE_BUSTER, CLICK_URL_ENCODED), player=True) if tag else entity.markup)
     except ValueError as fault:
-        faults.append(Fault("markup", f"the media file's URL {fault}"))
+        faults.append(Fault("markup", f"the {'VAST document' if tag else 'media file'}'s URL {fault}"))
+
+
+def tracker(one: Tracker, path: str, faults: list[Fault]) -> Tracker:
+    """Check what holds of a tracker in any creative; a rule of dsp.catalog.validate."""
+    try:
+        if not landing_url(filled(one.url, (CACHE_BUSTER,), player=True)).startswith("https:"):
+            raise ValueError("must be an https URL")
+    except ValueError as fault:
+        faults.append(Fault(f"{path}.url", str(fault)))
+    if len(one.url) > URL_CHARS_MAX:
+        faults.append(Fault(f"{path}.url", f"must have at most {URL_CHARS_MAX} characters"))
+    if one.method is not TrackerMethod.OMID:
+        stray = [name for name in ("vendor", "parameters") if getattr(one, name) is not None]
+        faults += [Fault(f"{path}.{name}", f"is for {TrackerMethod.OMID} only") for name in stray]
+    elif one.vendor is None or not _VENDOR.fullmatch(one.vendor):
+        faults.append(Fault(f"{path}.vendor", "must be the vendor's key such as company.com-omid"))
+    if one.parameters is not None:
+        if len(one.parameters) > PARAMETERS_CHARS_MAX:
+            faults.append(Fault(f"{path}.parameters", f"must have at most {PARAMETERS_CHARS_MAX} characters"))
+        if "${" in one.parameters or "\x00" in one.parameters:
+            faults.append(Fault(f"{path}.parameters", "must have no macros and no NUL characters"))
+        if insecure(f'"{one.parameters}'):
+            faults.append(Fault(f"{path}.parameters", "names a resource over http"))
+    return one
+
+
+_IMAGES = frozenset([(event, TrackerMethod.IMAGE) for event in TrackerEvent])
+_VERIFIED = _IMAGES | {(TrackerEvent.IMPRESSION, TrackerMethod.OMID)}
+#: What can be told in each format: where a page has no means of ours, its markup has them.
+_TOLD = {
+    MediaFormat.BANNER: frozenset({(TrackerEvent.IMPRESSION, TrackerMethod.IMAGE)}),
+    MediaFormat.VIDEO: _VERIFIED,
+    MediaFormat.AUDIO: _VERIFIED - {(TrackerEvent.VIEWABLE, TrackerMethod.IMAGE)},
+    MediaFormat.NATIVE: frozenset(
+        {
+            (TrackerEvent.IMPRESSION, TrackerMethod.IMAGE),
+            (TrackerEvent.IMPRESSION, TrackerMethod.SCRIPT),
+            (TrackerEvent.VIEWABLE, TrackerMethod.IMAGE),
+            (TrackerEvent.CLICK, TrackerMethod.IMAGE),
+        }
+    ),
+}
+
+
+def _trackers(entity: Creative, faults: list[Fault]) -> None:
+    """Refuse what the format has no place for: nobody would ever be told."""
+    for number, one in enumerate(entity.trackers):
+        at = f"trackers[{number}]"
+        if (one.event, one.method) not in _TOLD[entity.format]:
+            message = f"{entity.format} cannot tell of {one.event} by {one.method}"
+            if entity.format is MediaFormat.BANNER:
+                message += ": write scripts into markup, and let landing_url lead through a click's tracker"
+            faults.append(Fault(at, message))
+        elif "[" in one.url and entity.format in (MediaFormat.BANNER, MediaFormat.NATIVE):
+            faults.append(Fault(f"{at}.url", f"has a macro that only players replace: write {CACHE_BUSTER}"))
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
 
 def _native(text: str, faults: list[Fault]) -> None:

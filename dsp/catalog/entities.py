@@ -11,6 +11,7 @@ from dsp.catalog.rules import Targeting
 from dsp.catalog.status import Status
 from dsp.catalog.terms import Budget, Daypart, Flight, FrequencyCap, Goal, PacingMode
 from dsp.kernel.money import Micros
+from dsp.openrtb.tracker import Tracker
 
 
 class MediaFormat(StrEnum):
@@ -64,7 +65,8 @@ class LineItem(_Entity, frozen=True, kw_only=True):
 
 
 class Creative(_Entity, frozen=True, kw_only=True):
-    """An ad of a line item. `markup` is HTML for a banner, the media file's URL for video and audio, native JSON.
+    """An ad of a line item. `markup` is HTML for a banner, native JSON, and for video and audio the URL of the media
+    file, or of another ad server's VAST document where `mime` is that of one.
 
     `landing_url` is where a click leads: the only place our redirect goes to.
     `attributes` are OpenRTB creative attributes (list 5.3), `apis` and `protocols` the lists 5.6 and 5.8.
@@ -85,6 +87,7 @@ class Creative(_Entity, frozen=True, kw_only=True):
     protocols: tuple[int, ...] = ()
     secure: bool = True
     language: str | None = None
+    trackers: tuple[Tracker, ...] = ()
 
 
 class AuctionType(StrEnum):

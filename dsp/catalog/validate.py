@@ -12,7 +12,7 @@ from zoneinfo import available_timezones
 import msgspec
 
 from dsp.catalog import values
-from dsp.catalog.creative import creative, landing_url, markup, mime
+from dsp.catalog.creative import TRACKERS_MAX, creative, landing_url, markup, mime, tracker
 from dsp.catalog.entities import Advertiser, Audience, Campaign, ConversionRule, Creative, Deal, LineItem
 from dsp.catalog.fields import FieldRule, ItemsError, Rules
 from dsp.catalog.kinds import Entity, Kind
@@ -20,6 +20,7 @@ from dsp.catalog.rules import Dimension, Targeting
 from dsp.catalog.terms import CAP_IMPRESSIONS_MAX, Budget, Daypart, Flight, FrequencyCap, Goal, GoalKind
 from dsp.kernel.errors import Fault, ValidationError
 from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
+from dsp.openrtb.tracker import Tracker
 
 #: Fields that the platform sets, and that no caller may.
 READ_ONLY = ("id", "status", "version")
@@ -240,6 +241,7 @@ _FIELDS: dict[type, dict[str, FieldRule]] = {
         "apis": _CODES,
         "protocols": _CODES,
         "language": _optional(values.language),
+        "trackers": _each(lambda tracker: tracker, TRACKERS_MAX),
     },
     Deal: {**_NAMES, "exchange": values.exchange, "deal_id": values.text, "price_micros_cpm": _PRICE},
     Audience: {**_NAMES, "advertiser_id": _PARENT, "segment_id": values.segment},
@@ -269,6 +271,7 @@ _RULES = Rules(
         Targeting: _targeting,
         LineItem: _line_item,
         Creative: creative,
+        Tracker: tracker,
     },
 )
 #: The bounds of numbers, by the name of their struct and their own.

@@ -1,7 +1,10 @@
-"""The substitution macros of notice URLs and markup (4.4): their names, and substitution as an exchange does it."""
+"""The substitution macros of notice URLs and markup (4.4): their names, and substitution as an exchange does it.
+
+Those of creatives that the bidder replaces itself are named here too.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 
 
@@ -33,8 +36,16 @@ class Macro(StrEnum):
         return "${" + self.value + (f":{encoding}" if encoding else "") + "}"
 
 
+#: What the bidder replaces in creatives: the click redirect, plain or percent-encoded, and a number against caches.
+CLICK_URL = "${CLICK_URL}"
+CLICK_URL_ENCODED = "${CLICK_URL_ENC}"
+CACHE_BUSTER = "${CACHEBUSTER}"
 _MACRO = re.compile(r"\$\{(AUCTION_[A-Z_]*)(?::([A-Za-z0-9]*))?\}")
 _NAMES = frozenset(Macro)
+#: What looks like a macro, of whatever platform, in an address, which has no such characters of its own.
+_ANY = re.compile(r"\$?\{[^{}]{0,64}\}?|%%\w{0,64}%%|\[[^\[\]]{0,64}\]?")
+#: As players replace them (VAST 4, 6).
+_PLAYERS = re.compile(r"\[[A-Z]+\]")
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:
@@ -56,3 +67,22 @@ def unknown(text: str) -> list[str]:
     if "${AUCTION_" not in text:
         return []
     return [match.group(1) for match in _MACRO.finditer(text) if match.group(1) not in _NAMES]
+
+
+def filled(url: str, own: Collection[str], player: bool) -> str:
+    """Return an address as it will be once its macros are replaced, with a 0 for each.
+
+    Those are OpenRTB's, those of `own`, and where a player loads it VAST's.
+
+    Raises:
+        ValueError: it has a macro that nobody replaces; the message is a sentence for people.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        text = match[0]
+        known = _MACRO.fullmatch(text)
+        if text in own or (known and known[1] in _NAMES) or (player and _PLAYERS.fullmatch(text)):
+            return "0"
+        raise ValueError(f"has a macro that nobody replaces, {text}; those that are: {', '.join(own)} and OpenRTB's")
+
+    return _ANY.sub(value, url)

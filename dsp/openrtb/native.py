@@ -1,21 +1,25 @@
 """OpenRTB Native 1.0 to 1.2: read what a native slot asks for, and answer with assets that fit."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from html import escape
 
 import msgspec
 
 from dsp.kernel.errors import InputError
 from dsp.openrtb import lenient, vast
 from dsp.openrtb.request import Int, Text
+from dsp.openrtb.tracker import Tracker, TrackerEvent, TrackerMethod, images
 
 _NATIVE_VERSION = "1.2"
 _NATIVE_VERSION_ENVELOPED = "1.0"  # which is the default where there is an object around the request, and the answer
 #: Native list "Image Asset Types": a logo (2) is an icon since 1.2; a type above 500 is one exchange's own.
 _ICONS = frozenset({1, 2})
 _MAIN_IMAGE = 3
-#: Native list "Event Types" and "Event Tracking Methods": impression, by image.
-_IMPRESSION = 1
-_IMAGE_PIXEL = 1
+#: Native lists "Event Types" (viewable is MRC's, half of it for a second) and "Event Tracking Methods".
+_EVENTS = {TrackerEvent.IMPRESSION: 1, TrackerEvent.VIEWABLE: 2}
+_METHODS = {TrackerMethod.IMAGE: 1, TrackerMethod.SCRIPT: 2}
+_IMPRESSION_BY_IMAGE = 1, 1
 
 
 class _Title(msgspec.Struct, gc=False):
@@ -54,7 +58,7 @@ class Asset(msgspec.Struct, gc=False):
     video: _Video | None = None
 
 
-class _Tracker(msgspec.Struct, gc=False):
+class _Events(msgspec.Struct, gc=False):
     event: Int = 0
     methods: list[Int] = []
 
@@ -62,7 +66,7 @@ class _Tracker(msgspec.Struct, gc=False):
 class _Request(msgspec.Struct, gc=False):
     ver: str | float = ""
     assets: list[Asset] = []
-    eventtrackers: list[_Tracker] = []
+    eventtrackers: list[_Events] = []
 
 
 class _Envelope(_Request, gc=False):
@@ -157,7 +161,7 @@ def respond(
     assets: NativeAssets,
     *,
     click_url: str,
-    impression_urls: list[str],
+    trackers: Sequence[Tracker],
 ) -> str:
     """Return the native response, JSON for `bid.adm`, for an opportunity's `native_request`.
 
@@ -172,24 +176,31 @@ def respond(
             answered.append({"id": asset.id, **content})
         elif asset.required == 1:
             raise InputError(f"the creative has nothing for required asset {asset.id}", reason="native_mismatch")
-    response: dict[str, object] = {
+    clicks = images(trackers, TrackerEvent.CLICK)
+    response = {
         "ver": str(request.ver) if request.ver else _NATIVE_VERSION,
         "assets": answered,
-        "link": {"url": click_url},
+        "link": {"url": click_url, **({"clicktrackers": clicks} if clicks else {})},
+        **_tracked(request, trackers),
     }
-    if _takes_event_trackers(request):
-        response["eventtrackers"] = [
-            {"event": _IMPRESSION, "method": _IMAGE_PIXEL, "url": url} for url in impression_urls
-        ]
-    else:
-        response["imptrackers"] = impression_urls
     if str(request.ver) in ("1", "1.0"):
         return msgspec.json.encode({"native": response}).decode()
     return msgspec.json.encode(response).decode()
 
 
-def _takes_event_trackers(request: _Request) -> bool:
-    return any(event.event == _IMPRESSION and _IMAGE_PIXEL in event.methods for event in request.eventtrackers)
+def _tracked(request: _Request, trackers: Sequence[Tracker]) -> dict[str, object]:
+    """Return what tells trackers of events: by the methods that the slot offers for each (Native 1.2, 5.8)."""
+    offered = {(event.event, method) for event in request.eventtrackers for method in event.methods}
+    coded = [(_EVENTS.get(one.event, 0), _METHODS.get(one.method, 0), one.url) for one in trackers]
+    found: dict[str, object] = {}
+    if events := [{"event": code, "method": how, "url": url} for code, how, url in coded if (code, how) in offered]:
+        found["eventtrackers"] = events
+    if _IMPRESSION_BY_IMAGE not in offered:  # as it was done before 1.2, and is understood still
+        found["imptrackers"] = images(trackers, TrackerEvent.IMPRESSION)
+    scripts = [one.url for one in trackers if one.method is TrackerMethod.SCRIPT]
+    if scripts and not request.eventtrackers:  # before 1.2 no slot says whether it runs any
+        found["jstracker"] = "".join([f'<script async src="{escape(url)}"></script>' for url in scripts])
+    return found
 
 
 def _read(text: str) -> _Request:

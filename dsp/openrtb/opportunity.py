@@ -64,6 +64,7 @@ class Video(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     bitrate_kbps_min: int = 0
     bitrate_kbps_max: int = 2**31 - 1
     deliveries: frozenset[int] = frozenset()  # AdCOM list "Delivery Methods": 1 streaming, 2 progressive
+    omid: bool = False  # it runs verification scripts of Open Measurement
     audio: "Video | None" = None  # what it accepts of audio ads, where the impression offers both a video and audio
 
 

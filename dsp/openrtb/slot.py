@@ -5,7 +5,7 @@ from typing import NamedTuple
 from msgspec import Raw
 
 from dsp.kernel.remember import Remembered
-from dsp.openrtb import native
+from dsp.openrtb import native, vast
 from dsp.openrtb.opportunity import Video as VideoSlot
 from dsp.openrtb.request import Banner, Device, Imp, Text, Video
 
@@ -179,6 +179,7 @@ def _video(video: Video, audio: Video | None) -> VideoSlot:
         bitrate_kbps_min=max(video.minbitrate, 0),
         bitrate_kbps_max=video.maxbitrate if video.maxbitrate > 0 else BITRATE_KBPS_MAX,
         deliveries=frozenset(video.delivery),
+        omid=vast.OMID in video.api,
         audio=_video(audio, None) if audio is not None else None,
     )
 

@@ -125,6 +125,7 @@ class CreativeRow(EntityRow):
     protocols: Mapped[list[Any]]
     secure: Mapped[bool]
     language: Mapped[str | None] = mapped_column(String(8))
+    trackers: Mapped[list[Any]] = mapped_column(server_default="[]")
 
 
 class DealRow(EntityRow):

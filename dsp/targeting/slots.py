@@ -91,9 +91,9 @@ class Slots(Creatives):
         self._apis = lacking(size, pairs(creatives, lambda one: one.apis))
         self._insecure = lacking(size, pairs(creatives, lambda one: () if one.secure else (True,)))
         # What is accepted value by value: a creative that names no value is indifferent.
-        self._mimes = accepting(creatives, lambda one: (one.mime.lower(),) if one.mime else ())
+        self._mimes = accepting(creatives, _mime)
         self._protocols = accepting(creatives, _protocols)
-        self._deliveries = accepting(creatives, lambda one: (vast.delivery(one.mime or ""),) if _timed(one) else ())
+        self._deliveries = accepting(creatives, _delivery)
         self._durations, self._bitrates = _Measured(creatives, _duration), _Measured(creatives, _bitrate)
         #: One native creative's assets for all of its shape.
         self._assets: dict[_Shape, NativeAssets] = {}
@@ -206,6 +206,15 @@ def _timed(creative: Creative) -> bool:
     return creative.format in (MediaFormat.VIDEO, MediaFormat.AUDIO)
 
 
+def _mime(creative: Creative) -> tuple[str, ...]:
+    """Return the type of what is shown; of what another ad server will say nothing is known."""
+    return (creative.mime.lower(),) if creative.mime and creative.mime != vast.TAG_MIME else ()
+
+
+def _delivery(creative: Creative) -> tuple[int, ...]:
+    return (vast.delivery(creative.mime or ""),) if _timed(creative) and creative.mime != vast.TAG_MIME else ()
+
+
 def _duration(creative: Creative) -> tuple[int, ...]:
     return (creative.duration_seconds,) if _timed(creative) and creative.duration_seconds else ()
 
@@ -218,9 +227,10 @@ def _protocols(creative: Creative) -> Collection[int]:
     """Return in which protocols a creative can be written; one that says nothing can be in all of them."""
     if not _timed(creative):
         return ()
+    written = vast.protocols(creative.mime)
     if not creative.protocols:
-        return vast.PROTOCOLS
-    return [one for one in vast.PROTOCOLS if one in creative.protocols] or [_NO_PROTOCOL]
+        return written
+    return [one for one in written if one in creative.protocols] or [_NO_PROTOCOL]
 
 
 def _types(creative: Creative) -> Collection[int]:

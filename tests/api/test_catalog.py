@@ -60,6 +60,21 @@ async def test_patch_merges_and_null_resets(api: Api) -> None:
     assert reset.json()["budget"] == {"daily_micros": None, "total_micros": None}
 
 
+async def test_trackers_are_kept_replaced_and_refused_by_place(api: Api) -> None:
+    ids = await api.tree()
+    path = f"/v1/creatives/{ids['creatives']}"
+    assert (await api.viewer.get(path)).json()["trackers"] == []
+    seen = {"event": "impression", "url": "https://t.example/i?r=${CACHEBUSTER}"}
+    changed = await api.member.patch(path, json={"trackers": [seen]}, headers={"if-match": '"1"'})
+    assert changed.json()["trackers"] == [{**seen, "method": "image", "vendor": None, "parameters": None}]
+    assert (await api.viewer.get(path)).json() == changed.json()
+    wrong = [seen, {**seen, "url": "http://t.example/"}, {**seen, "event": "click"}]
+    refused = await api.member.patch(path, json={"trackers": wrong}, headers={"if-match": '"2"'})
+    assert {one["pointer"] for one in refused.json()["errors"]} >= {"/trackers/1/url"}
+    again = await api.member.patch(path, json={"trackers": None}, headers={"if-match": '"2"'})
+    assert (again.json()["trackers"], again.headers["etag"]) == ([], '"3"')
+
+
 async def test_a_change_that_changes_nothing_makes_no_version(api: Api) -> None:
     ids = await api.tree()
     path = f"/v1/campaigns/{ids['campaigns']}"

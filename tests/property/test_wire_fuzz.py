@@ -21,6 +21,7 @@ from dsp.openrtb.opportunity import Opportunity
 from dsp.openrtb.price import GooglePrice, PlainPrice
 from dsp.openrtb.profile import Profile
 from dsp.openrtb.response import Bid, BidResponse, SeatBid
+from dsp.openrtb.tracker import Tracker, TrackerEvent
 from dsp.privacy import consent, gpp
 from dsp.privacy.bits import CHARS_MAX
 from dsp.privacy.policy import permissions
@@ -209,8 +210,9 @@ def test_any_price_text(text: str, one: PlainPrice | GooglePrice) -> None:
 @given(st.one_of(st.text(max_size=80), ODD.map(lambda odd: json.dumps({"assets": odd})), ODD.map(json.dumps)))
 def test_any_native_request(text: str) -> None:
     assets = native.NativeAssets(title="t", data={1: "d"})
+    trackers = [Tracker(event=TrackerEvent.IMPRESSION, url="https://i/")]
     try:
-        assert json.loads(native.respond(text, assets, click_url="https://c/", impression_urls=["https://i/"]))
+        assert json.loads(native.respond(text, assets, click_url="https://c/", trackers=trackers))
     except InputError as fault:
         _refused(fault, "native_")
 

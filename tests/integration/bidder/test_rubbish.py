@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
+from bidder.handlers import PIXEL
 from dsp.events.schema import NoticeKind
 from tests.integration.bidder.world import World, bid_request, link, price_at
 from tests.waiting import until
@@ -257,6 +258,8 @@ async def test_who_checks_a_link_or_loads_it_ahead_has_not_clicked(bidder: World
     assert [one for one in await bidder.notices() if one.facts.bid_id == bid["id"]] == []
     async with bidder.session.get(click, allow_redirects=False) as answer:
         assert answer.status == 302
+    async with bidder.session.get(f"{click}&r=0", allow_redirects=False) as answer:  # as a player's tracker
+        assert (answer.status, await answer.read()) == (200, PIXEL)
     assert [one.kind for one in await bidder.notices() if one.facts.bid_id == bid["id"]] == [NoticeKind.CLICK]
 
 

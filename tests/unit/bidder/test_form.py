@@ -6,27 +6,36 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+from lxml import etree, html
 
 from bidder import form as forms
 from bidder.form import Forms
-from bidder.markup import CACHE_BUSTER, CLICK_URL, CLICK_URL_ENCODED, NoticeUrls, markup
+from bidder.markup import NoticeUrls, markup
 from bidder.offer import Offer
 from dsp.catalog.entities import Advertiser, Creative, LineItem, MediaFormat
 from dsp.events.schema import BidFacts, NoticeKind, decode_facts, encode_facts
 from dsp.kernel.errors import InputError
 from dsp.kernel.ids import TokenSigner
 from dsp.openrtb.check import judge
+from dsp.openrtb.macros import CACHE_BUSTER, CLICK_URL, CLICK_URL_ENCODED
 from dsp.openrtb.opportunity import DealOffer, Opportunity
 from dsp.openrtb.profile import Profile
-from dsp.openrtb.request import Imp, Video
+from dsp.openrtb.request import Banner, Imp, Video
 from dsp.openrtb.response import Bid
 from dsp.openrtb.slot import read
+from dsp.openrtb.tracker import Tracker, TrackerEvent, TrackerMethod
+from dsp.openrtb.vast import OMID, TAG_MIME
 from tests.notices import FACTS
 
 SIGNER = TokenSigner([b"k" * 16], NoticeKind)
 BASE = "https://n.example/a&b"
 ASSETS = '{"title":"T","image":{"url":"https://c/i.jpg"}}'
 NATIVE_REQUEST = '{"ver":"1.2","assets":[{"id":1,"title":{"len":9}}]}'
+IMAGE = Tracker(event=TrackerEvent.IMPRESSION, url=f"https://t.example/i?a=1&r={CACHE_BUSTER}")
+CLICK = Tracker(event=TrackerEvent.CLICK, url="https://t.example/c")
+SCRIPT = Tracker(
+    event=TrackerEvent.IMPRESSION, method=TrackerMethod.OMID, url="https://v.example/omid.js", vendor="v.example-omid"
+)
 CREATIVES: dict[str, dict[str, Any]] = {
     "plain banner": {"format": MediaFormat.BANNER, "markup": "<b>100 %</b> \\ é \u2028", "width": 300, "height": 250},
     "banner": {
@@ -42,6 +51,21 @@ CREATIVES: dict[str, dict[str, Any]] = {
         "markup": "https://c/v.mp4",
         "duration_seconds": 15,
     },
+    "measured banner": {"format": MediaFormat.BANNER, "markup": "<b>", "trackers": (IMAGE,)},
+    "measured video": {
+        "format": MediaFormat.VIDEO,
+        "markup": "https://c/v.mp4",
+        "duration_seconds": 15,
+        "trackers": (IMAGE, CLICK, SCRIPT),
+    },
+    "tag": {
+        "format": MediaFormat.VIDEO,
+        "markup": f"https://v.example/vast?r={CACHE_BUSTER}&c={CLICK_URL_ENCODED}",
+        "mime": TAG_MIME,
+        "duration_seconds": 15,
+        "trackers": (IMAGE, CLICK, SCRIPT),
+    },
+    "measured native": {"format": MediaFormat.NATIVE, "markup": ASSETS, "trackers": (IMAGE, CLICK)},
     "native": {"format": MediaFormat.NATIVE, "markup": ASSETS},
     "native that lasts": {"format": MediaFormat.NATIVE, "markup": ASSETS, "duration_seconds": 15},
 }
@@ -56,7 +80,14 @@ def _creative(**fields: Any) -> Creative:
 
 def _opportunity(skippable: bool = True, native_request: str = NATIVE_REQUEST, protocol: int = 3) -> Opportunity:
     video = SimpleNamespace(
-        skippable=skippable, skip_min_seconds=0, skip_after_seconds=0, protocols=frozenset({protocol}), audio=None
+        skippable=skippable,
+        skip_min_seconds=0,
+        skip_after_seconds=0,
+        protocols=frozenset(
+            {protocol, protocol + (3 if protocol < 7 else 1)}
+        ),  # a document of its version, and a wrapper
+        audio=None,
+        omid=False,
     )
     return cast(
         Opportunity,
@@ -125,7 +156,8 @@ def test_filled_in_is_the_same_as_encoded_afresh(name: str, billing: str, deal: 
             assert whole.exp == 600
             assert (whole.apis, whole.api) == (([3], 3) if creative.apis else ([], 0))
             assert whole.cat == list(creative.categories or ("IAB2",))
-            assert whole.protocol == (min(opportunity.video.protocols) if creative.duration_seconds else 0)  # type: ignore[union-attr]
+            wanted = max if creative.mime == TAG_MIME else min
+            assert whole.protocol == (wanted(opportunity.video.protocols) if creative.duration_seconds else 0)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +183,48 @@ def test_an_ad_that_can_be_skipped_says_so(slot: dict[str, Any], want: str) -> N
     bid = msgspec.json.decode(_filled(made, _offer(creative, opportunity)), type=Bid)
     assert bid.attr == ([6, 16] if want else [6])
     assert (f'skipoffset="{want}"' in bid.adm) if want else "skipoffset" not in bid.adm
+
+
+@pytest.mark.parametrize("name", ["measured video", "tag"])
+def test_scripts_of_open_measurement_go_where_the_player_runs_them(name: str) -> None:
+    made, creative = Forms(BASE, SIGNER, Profile(name="x")), _creative(**CREATIVES[name], apis=(2,))
+    for api, want in (([2, 7], [2, OMID]), ([2], [2])):  # the same creative, one after the other
+        opportunity = _opportunity()
+        # What a banner of the same impression would run is nothing to the player.
+        video = msgspec.convert({"mimes": ["video/mp4"], "api": api}, Video)
+        opportunity.video = read(Imp(banner=Banner(api=(7,)), video=video), None).video  # type: ignore[misc]
+        bid = msgspec.json.decode(_filled(made, _offer(creative, opportunity)), type=Bid)
+        assert (bid.apis, SCRIPT.url in bid.adm) == (want, OMID in want)
+        assert f"<![CDATA[{IMAGE.url.replace(CACHE_BUSTER, 'b')}]]>" in bid.adm
+        assert "<ClickTracking><![CDATA[https://t.example/c]]>" in bid.adm
+
+
+def test_a_vast_tag_is_wrapped_so_that_impressions_and_clicks_are_counted_and_nothing_follows_the_click() -> None:
+    made, opportunity = Forms(BASE, SIGNER, Profile(name="x", billing="imp")), _opportunity(protocol=3)
+    offer = _offer(_creative(**CREATIVES["tag"]), opportunity)
+    bid = msgspec.json.decode(_filled(made, offer), type=Bid)
+    tokens = SIGNER.tokens(["imp", "click"], encode_facts(offer.facts))
+    impression, click = (f"{BASE}/{kind}?t={token}" for kind, token in zip(("imp", "click"), tokens, strict=True))
+    root = etree.fromstring(bid.adm.encode())
+    assert root.findtext("Ad/Wrapper/VASTAdTagURI") == f"https://v.example/vast?r=b&c={quote(click, safe='')}"
+    assert [one.text for one in root.iter("Impression")] == [
+        f"{impression}&p=${{AUCTION_PRICE}}",
+        IMAGE.url[:-14] + "b",
+    ]
+    assert [one.text for one in root.iter("ClickTracking")] == [CLICK.url, f"{click}&r=0"]
+    assert (root.get("version"), bid.protocol, bid.dur) == ("3.0", 6, 15)
+    assert (bid.attr, "skipoffset" in bid.adm) == ([], False)  # which its own document says
+
+
+def test_a_banner_loads_third_parties_images_after_ours() -> None:
+    made, offer = (
+        Forms(BASE, SIGNER, Profile(name="x")),
+        _offer(_creative(**CREATIVES["measured banner"]), _opportunity()),
+    )
+    bid = msgspec.json.decode(_filled(made, offer), type=Bid)
+    ours, theirs = html.fragments_fromstring(bid.adm)[-2:]
+    assert ours.get("src").startswith(f"{BASE}/imp?t=")
+    assert theirs.get("src") == "https://t.example/i?a=1&r=b"
 
 
 def test_beside_a_video_an_audio_ad_is_written_for_the_audio_slot() -> None:
@@ -271,5 +345,11 @@ def test_an_ad_that_changes_is_another_to_those_who_review_it_and_one_that_is_re
         return Forms(BASE, SIGNER, Profile(name="x")).find(_offer(creative, _opportunity())).bid.crid
 
     assert crid() == crid(name="new", version=9, bitrate_kbps=3) == "7-cb6c2c97"
-    others = [{"markup": "<i>"}, {"landing_url": "https://l.example/2"}, {"width": 320}, {"id": 8}]
-    assert len({crid(), *(crid(**one) for one in others)}) == 5
+    others = [
+        {"markup": "<i>"},
+        {"landing_url": "https://l.example/2"},
+        {"width": 320},
+        {"id": 8},
+        {"trackers": (IMAGE,)},
+    ]
+    assert len({crid(), *(crid(**one) for one in others)}) == 6

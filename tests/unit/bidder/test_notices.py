@@ -432,6 +432,14 @@ async def test_an_exchange_that_is_gone_bills_nothing(desk: Desk) -> None:
     assert await desk.send(NoticeKind.LOSS, desk.facts("vanished"), p="1") == Outcome(200)
 
 
+async def test_a_click_that_leads_elsewhere_is_counted_and_leads_nowhere(desk: Desk) -> None:
+    desk.serve()
+    facts = desk.facts(creative_id=100)
+    assert await desk.send(NoticeKind.CLICK, facts, r="0") == Outcome(200)
+    assert (await desk.send(NoticeKind.CLICK, facts)).status == 302  # the same click by the other way
+    assert [one.kind for one in desk.written] == [NoticeKind.CLICK]
+
+
 async def test_a_click_on_an_ad_of_an_exchange_that_is_gone_still_leads_somewhere(desk: Desk) -> None:
     desk.serve()
     status, location = await desk.send(NoticeKind.CLICK, desk.facts("vanished", creative_id=100))

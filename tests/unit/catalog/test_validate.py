@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsp.catalog import values
-from dsp.catalog.creative import CLICK_MACROS_MAX, MARKUP_BYTES_MAX
-from dsp.catalog.entities import LineItem
+from dsp.catalog.creative import CLICK_MACROS_MAX, MARKUP_BYTES_MAX, TRACKERS_MAX
+from dsp.catalog.entities import Creative, LineItem
 from dsp.catalog.kinds import Kind
 from dsp.catalog.rules import Clause, Dimension, Targeting
 from dsp.catalog.terms import Goal, GoalKind
 from dsp.catalog.validate import START_MS_MAX, parse
 from dsp.kernel.errors import ValidationError
+from dsp.openrtb.tracker import Tracker, TrackerEvent, TrackerMethod
 
 LINE_ITEM: dict[str, Any] = {
     "name": "x",
@@ -308,3 +309,84 @@ def _refused(kind: Kind, fields: dict[str, Any], before: Any) -> set[str]:
     with pytest.raises(ValidationError) as refused:
         parse(kind, fields, before)
     return {fault.field for fault in refused.value.faults}
+
+
+IMAGE = {"event": "impression", "url": "https://t.example/i?r=${CACHEBUSTER}&a=${AUCTION_ID}"}
+OMID = {"event": "impression", "method": "omid", "url": "https://v.example/omid.js", "vendor": "v.example-omid"}
+FORMATS: dict[str, dict[str, Any]] = {
+    "banner": {},
+    "video": {"format": "video", "markup": "https://c.example/v", "mime": "video/mp4", "duration_seconds": 15},
+    "audio": {"format": "audio", "markup": "https://c.example/a", "mime": "audio/mpeg", "duration_seconds": 15},
+    "native": {"format": "native", "markup": '{"title":"T"}'},
+}
+EVERYWHERE = {"impression by image"}
+TOLD = {
+    "banner": EVERYWHERE,
+    "video": {f"{one} by image" for one in TrackerEvent} | {"impression by omid"},
+    "audio": {f"{one} by image" for one in TrackerEvent if one != "viewable"} | {"impression by omid"},
+    "native": {*EVERYWHERE, "viewable by image", "click by image", "impression by script"},
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_creative_has_the_trackers_that_its_format_has_a_place_for(format: str) -> None:
+    fields = {**REQUIRED[Kind.CREATIVE], **FORMATS[format]}
+    taken = set()
+    for event in TrackerEvent:
+        for method in TrackerMethod:
+            one = {**(OMID if method == "omid" else IMAGE), "event": event.value, "method": method.value}
+            with suppress(ValidationError):
+                made = parse(Kind.CREATIVE, {**fields, "trackers": [one, one]})
+                assert isinstance(made, Creative)
+                assert made.trackers == (msgspec.convert(one, Tracker),)
+                taken.add(f"{event} by {method}")
+    assert taken == TOLD[format]
+    for_players = {"trackers": [{**IMAGE, "url": "https://t.example/?r=[CACHEBUSTING]"}]}
+    if format in ("video", "audio"):
+        assert parse(Kind.CREATIVE, {**fields, **for_players})
+    else:
+        assert "only players" in refused(Kind.CREATIVE, {**fields, **for_players})["trackers[0].url"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({"url": "http://t.example/"}, "url", "https"),
+        ({"url": "javascript:alert(1)"}, "url", "http"),
+        ({"url": "https://t.example/?r=[timestamp]"}, "url", "a macro that nobody replaces, [timestamp]"),
+        ({"url": "https://t.example/?c=${CLICK_URL}"}, "url", "${CLICK_URL}"),
+        ({"url": 'https://t.example/"><script>'}, "url", "percent-encoded"),
+        ({"url": "https://t.example/" + "${CACHEBUSTER}" * 200}, "url", "2048"),
+        ({"url": 1}, "url", "string"),
+        ({"event": "seen"}, "event", "one of impression"),
+        ({"method": "pixel"}, "method", "one of image"),
+        ({"vendor": "v"}, "vendor", "omid only"),
+        ({"method": "omid"}, "vendor", "company.com-omid"),
+        ({"method": "omid", "vendor": "a b"}, "vendor", "company.com-omid"),
+        ({**OMID, "parameters": "${AUCTION_PRIZE}"}, "parameters", "macros"),
+        ({**OMID, "parameters": "x" * 4_097}, "parameters", "4096"),
+        ({**OMID, "parameters": '{"a":"http://v.example"}'}, "parameters", "http"),
+        ({"pixel": 1}, "pixel", "unknown field"),
+    ],
+)
+def test_a_tracker_is_refused_with_the_reason(changes: dict[str, Any], field: str, message: str) -> None:
+    fields = {**REQUIRED[Kind.CREATIVE], **FORMATS["video"]}
+    found = refused(Kind.CREATIVE, {**fields, "trackers": [IMAGE, {**IMAGE, **changes}]})
+    assert message in found[f"trackers[1].{field}"]
+
+
+def test_trackers_are_bounded() -> None:
+    many = [{**IMAGE, "url": f"https://t.example/{number}"} for number in range(TRACKERS_MAX + 1)]
+    assert parse(Kind.CREATIVE, {**REQUIRED[Kind.CREATIVE], "trackers": many[1:]})
+    assert "at most 30" in refused(Kind.CREATIVE, {**REQUIRED[Kind.CREATIVE], "trackers": many})["trackers"]
+
+
+def test_a_vast_tag_is_an_address_with_macros_for_players_that_take_wrappers() -> None:
+    tag = "https://v.example/vast?ord=${CACHEBUSTER}&t=[TIMESTAMP]&click=${CLICK_URL_ENC}"
+    fields = {**REQUIRED[Kind.CREATIVE], **FORMATS["video"], "mime": "application/xml", "markup": tag}
+    assert parse(Kind.CREATIVE, fields)
+    assert parse(Kind.CREATIVE, {**fields, "protocols": [3, 6]})
+    assert "5, 6, 8, 12, 14" in refused(Kind.CREATIVE, {**fields, "protocols": [2, 3]})["protocols"]
+    for markup in (tag.replace("https", "http"), f"{tag}&x=%%RAND%%", f"{tag}&x=${{CLICK_URL}}", "<VAST/>"):
+        assert "markup" in refused(Kind.CREATIVE, {**fields, "markup": markup})
+    assert "markup" in refused(Kind.CREATIVE, {**fields, "mime": "video/mp4"})

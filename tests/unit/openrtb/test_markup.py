@@ -1,6 +1,7 @@
 """Macros, VAST and native responses."""
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +11,8 @@ from lxml import etree
 
 from dsp.kernel.errors import InputError
 from dsp.openrtb import native, vast
-from dsp.openrtb.macros import Macro, expand, unknown
+from dsp.openrtb.macros import CACHE_BUSTER, Macro, expand, filled, unknown
+from dsp.openrtb.tracker import Tracker, TrackerEvent, TrackerMethod
 
 ADVERSE = 'A & B ]]> <x attr="1"> \x00\x0b ü 漢 😀'
 
@@ -30,6 +32,24 @@ def test_unknown_macros_are_named() -> None:
     assert unknown("a ${AUCTION_PRIZE} ${x} ${AUCTION_PRICE:Z}") == ["AUCTION_PRIZE"]
 
 
+def test_an_address_has_macros_that_somebody_replaces_or_is_refused() -> None:
+    known = f"https://x/?a={CACHE_BUSTER}&b={Macro.ID.text}&c={Macro.PRICE.encoded('B64')}&d=%7Be%7D"
+    assert filled(known, (CACHE_BUSTER,), player=False) == "https://x/?a=0&b=0&c=0&d=%7Be%7D"
+    assert filled("https://x/?a=[CACHEBUSTING]", (), player=True) == "https://x/?a=0"
+    for foreign in (
+        "${CLICK_URL}", "${AUCTION_PRIZE}", "${", "{rand}", "{{x}}", "%%CACHEBUSTER%%", "[timestamp]", "[A_B]", "[",
+        CACHE_BUSTER,
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="a macro that nobody replaces"):
+            filled(f"https://x/?a={foreign}", (), player=True)
+    with pytest.raises(ValueError, match="CACHEBUSTING"):
+        filled("https://x/?a=[CACHEBUSTING]", (), player=False)
+
+
+def _image(event: str, url: str) -> Tracker:
+    return Tracker(event=TrackerEvent(event), url=url)
+
+
 def _vast(version: str, **changes: Any) -> str:
     fields: dict[str, Any] = {
         "version": version,
@@ -43,7 +63,7 @@ def _vast(version: str, **changes: Any) -> str:
         "height": 360,
         "bitrate_kbps": 800,
         "click_url": "https://a.example/click?t=1&p=${AUCTION_PRICE}",
-        "impression_urls": ["https://a.example/imp?a=1&b=2", "https://b.example/"],
+        "trackers": [_image("impression", "https://a.example/imp?a=1&b=2"), _image("impression", "https://b.example/")],
         "skip_after_seconds": 5,
     }
     return vast.inline(**{**fields, **changes})
@@ -72,7 +92,7 @@ def test_vast_is_valid_and_says_what_it_was_given(version: str, audio: bool) -> 
 
 @pytest.mark.parametrize("version", vast.PROTOCOLS.values())
 def test_vast_has_its_elements_in_the_order_of_its_schema(version: str) -> None:
-    root = etree.fromstring(_vast(version, impression_urls=["https://a.example/imp"]).encode())
+    root = etree.fromstring(_vast(version, trackers=[_image("impression", "https://a.example/imp")]).encode())
 
     def children(name: str) -> list[str]:
         node = next(root.iter(f"{{*}}{name}"))
@@ -95,6 +115,86 @@ def test_vast_has_its_elements_in_the_order_of_its_schema(version: str) -> None:
         "4.2": ["Linear", "UniversalAdId"],
     }
     assert children("Creative") == identified.get(version, ["Linear"])
+
+
+#: One of each that a document can have.
+EACH = [
+    *[_image(event, f"https://t.example/{event}?a=1&b=]]>") for event in TrackerEvent],
+    Tracker(
+        event=TrackerEvent.IMPRESSION,
+        method=TrackerMethod.OMID,
+        url="https://v.example/omid.js",
+        vendor="v.example-omid",
+        parameters='{"a":"]]><b>"}',
+    ),
+]
+MODERN = [version for version in vast.PROTOCOLS.values() if version.startswith("4")]
+PLAYED = {"start", "firstQuartile", "midpoint", "thirdQuartile", "complete"}
+
+
+def _wrapper(version: str) -> str:
+    return vast.wrapper(
+        version=version, ad_id="42", tag_url="https://v.example/vast?x=1&y=[CACHEBUSTING]", trackers=EACH
+    )
+
+
+@pytest.mark.parametrize("version", vast.PROTOCOLS.values())
+@pytest.mark.parametrize("write", [lambda version: _vast(version, trackers=EACH), _wrapper], ids=["inline", "wrapper"])
+def test_players_tell_third_parties(version: str, write: Callable[[str], str]) -> None:
+    text = write(version)
+    result = vastlint.validate(text)
+    assert result.valid, [issue.message for issue in result.issues]
+    root = etree.fromstring(text.encode())
+
+    def told(path: str) -> list[str]:
+        return [node.text.removeprefix("https://t.example/").partition("?")[0] for node in root.iterfind(path)]
+
+    ad = f"{{*}}Ad/{{*}}{'Wrapper' if write is _wrapper else 'InLine'}"
+    assert told(f"{ad}/{{*}}Impression") == ["impression"]
+    assert told(f"{ad}/{{*}}ViewableImpression/{{*}}Viewable") == (["viewable"] if version in MODERN else [])
+    linear = f"{ad}/{{*}}Creatives/{{*}}Creative/{{*}}Linear"
+    assert told(f"{linear}/{{*}}VideoClicks/{{*}}ClickTracking") == ["click"]
+    assert {node.get("event") for node in root.iterfind(f"{linear}/{{*}}TrackingEvents/{{*}}Tracking")} == PLAYED
+    own = version in ("4.1", "4.2")  # before, players look for it among extensions
+    place = f"{ad}/{{*}}AdVerifications" if own else f"{ad}/{{*}}Extensions/{{*}}Extension/{{*}}AdVerifications"
+    (verification,) = root.iterfind(f"{place}/{{*}}Verification")
+    assert verification.get("vendor") == "v.example-omid"
+    script, parameters = verification
+    assert (script.get("apiFramework"), script.text) == ("omid", "https://v.example/omid.js")
+    assert parameters.text == '{"a":"]]><b>"}'
+    assert [one.get("type") for one in root.iter("{*}Extension")] == ([] if own else ["AdVerifications"])
+
+
+@pytest.mark.parametrize("version", vast.PROTOCOLS.values())
+def test_what_is_measured_has_the_order_of_its_schema_too(version: str) -> None:
+    def children(text: str, name: str) -> list[str]:
+        return [etree.QName(one).localname for one in next(etree.fromstring(text.encode()).iter(f"{{*}}{name}"))]
+
+    inline, wrapper = _vast(version, trackers=EACH), _wrapper(version)
+    own, serving = (["AdVerifications"], ["AdServingId"]) if version in ("4.1", "4.2") else ([], [])
+    if version not in MODERN:
+        assert children(inline, "InLine") == ["AdSystem", "AdTitle", "Impression", "Creatives", "Extensions"]
+        assert children(wrapper, "Wrapper") == ["AdSystem", "VASTAdTagURI", "Impression", "Creatives", "Extensions"]
+        assert children(inline, "Linear") == ["Duration", "TrackingEvents", "VideoClicks", "MediaFiles"]
+        assert children(inline, "VideoClicks") == ["ClickThrough", "ClickTracking"]
+        return
+    begin = ["AdSystem", *([] if own else ["Extensions"]), "Impression", "ViewableImpression"]
+    assert children(inline, "InLine") == [*begin, *serving, "AdTitle", *own, "Creatives"]
+    assert children(wrapper, "Wrapper") == [*begin, *own, "Creatives", "VASTAdTagURI"]
+    assert children(inline, "Linear") == ["TrackingEvents", "Duration", "MediaFiles", "VideoClicks"]
+    assert children(inline, "VideoClicks") == ["ClickTracking", "ClickThrough"]
+    assert children(wrapper, "Linear") == ["TrackingEvents", "VideoClicks"]
+
+
+@pytest.mark.parametrize(("code", "version"), vast.WRAPPERS.items())
+def test_a_wrapper_says_where_the_ad_is(code: int, version: str) -> None:
+    text = _wrapper(version)
+    assert vast.read(text) == (code, 0, frozenset())
+    (tag,) = etree.fromstring(text.encode()).iter("{*}VASTAdTagURI")
+    assert tag.text == "https://v.example/vast?x=1&y=[CACHEBUSTING]"
+    assert vast.protocol((2, 3, 7, code), (), vast.TAG_MIME) == code
+    assert vast.protocol((2, 3, 7, 11, 13), (), vast.TAG_MIME) == 0
+    assert vast.protocol((), (code,), vast.TAG_MIME) == code
 
 
 @pytest.mark.parametrize(
@@ -145,8 +245,11 @@ ASSETS = native.NativeAssets(
 )
 
 
-def _respond(request: dict[str, Any]) -> Any:
-    text = native.respond(json.dumps(request), ASSETS, click_url="https://c/", impression_urls=["https://i/"])
+TRACKERS = [_image("impression", "https://i/")]
+
+
+def _respond(request: dict[str, Any], trackers: Sequence[Tracker] = TRACKERS) -> Any:
+    text = native.respond(json.dumps(request), ASSETS, click_url="https://c/", trackers=trackers)
     return json.loads(text)
 
 
@@ -173,6 +276,38 @@ def test_native_answers_each_asset_in_order() -> None:
     assert got["link"]["url"] == "https://c/"
     assert got["eventtrackers"] == [{"event": 1, "method": 1, "url": "https://i/"}]
     assert "imptrackers" not in got
+
+
+def test_native_tells_third_parties_of_the_events_that_a_slot_offers_and_by_its_methods() -> None:
+    script = Tracker(event=TrackerEvent.IMPRESSION, method=TrackerMethod.SCRIPT, url="https://s/?a=1&b")
+    theirs = [*TRACKERS, _image("impression", "https://t/"), _image("viewable", "https://v/"), script]
+    theirs.append(_image("click", "https://k/"))
+    assets = [{"id": 1, "title": {"len": 90}}]
+    impressions = [{"event": 1, "method": 1, "url": "https://i/"}, {"event": 1, "method": 1, "url": "https://t/"}]
+    viewable, scripts = {"event": 2, "method": 1, "url": "https://v/"}, {"event": 1, "method": 2, "url": script.url}
+    for offered, events, others in (
+        ([{"event": 1, "methods": [1]}], impressions, {}),
+        ([{"event": 1, "methods": [2, 1]}, {"event": 2, "methods": [1]}], [*impressions, viewable, scripts], {}),
+        ([{"event": 2, "methods": [1, 2]}], [viewable], {"imptrackers": ["https://i/", "https://t/"]}),
+        (
+            [{"event": 3, "methods": [1]}, {"event": 0, "methods": [0]}],
+            None,
+            {"imptrackers": ["https://i/", "https://t/"]},
+        ),
+        (
+            [],
+            None,
+            {
+                "imptrackers": ["https://i/", "https://t/"],
+                "jstracker": '<script async src="https://s/?a=1&amp;b"></script>',
+            },
+        ),
+    ):
+        got = _respond({"ver": "1.2", "assets": assets, "eventtrackers": offered}, theirs)
+        assert got.get("eventtrackers") == events
+        assert {name: got[name] for name in ("imptrackers", "jstracker") if name in got} == others
+        assert got["link"] == {"url": "https://c/", "clicktrackers": ["https://k/"]}
+    assert _respond({"assets": assets})["link"] == {"url": "https://c/"}
 
 
 def test_native_1_0_keeps_its_root_and_its_trackers() -> None:
@@ -247,7 +382,7 @@ def test_a_film_says_of_itself_what_its_document_says() -> None:
 )
 def test_unreadable_native_requests_are_refused(text: str) -> None:
     with pytest.raises(InputError) as caught:
-        native.respond(text, ASSETS, click_url="https://c/", impression_urls=["https://i/"])
+        native.respond(text, ASSETS, click_url="https://c/", trackers=TRACKERS)
     assert caught.value.reason == "native_request"
     assert native.request_text(msgspec.Raw(msgspec.json.encode(text))) == ""
 
