@@ -71,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     restore = add("restore", _restore, "Fill an empty database from a backup, and migrate and audit it.")
     restore.add_argument("file", metavar="FILE", type=Path)
     add("audit", _audit, "Sum up the book: status 0 only if it is in balance.")
+    leave = add("leave-log", _leave_log, "Let the book go on in another event log, once it has all of this one.")
+    leave.add_argument("--unread", action="store_true", help="even if this one cannot be read to its end")
     letters = add("dead-letters", _dead_letters, "Look at records that no worker could use; bring them in again.")
     letters.add_argument("action", choices=("list", "show", "replay", "drop"))
     letters.add_argument("place", metavar="PLACE", nargs="?", help="of the one to show or replay, as listed; else all")
@@ -189,6 +191,36 @@ def _audit(_options: argparse.Namespace) -> int:
         read = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(position.items()))
         print(f"{group} goes on in {topic} at {read} (partition: offset)")
     return 0 if imbalance == 0 else 1
+
+
+def _leave_log(options: argparse.Namespace) -> int | None:
+    import asyncio
+
+    from dsp.events.topics import Topic
+    from dsp.store.book import BookRepository
+    from dsp.stream.connect import event_log
+    from dsp.workers.ledger import GROUP
+
+    async def unread() -> str:
+        with _session(read_only=True) as session:
+            book = BookRepository(session)
+            known, position = book.log(Topic.NOTICES, GROUP), book.position(Topic.NOTICES, GROUP)
+        log = event_log(_settings()["platform"], SystemClock())
+        await log.open()
+        try:
+            if known not in ("", found := await log.identity(Topic.NOTICES)):
+                return f"the book goes on in the event log {known}, and stream_url leads to {found}"
+            waiting = (await log.read(Topic.NOTICES, position, 1)).records
+            return "the ledger has not read this log to its end" if waiting else ""
+        finally:
+            await log.close()
+
+    if not options.unread and (reason := asyncio.run(unread())):
+        return _fail(reason)
+    with _session() as session:
+        BookRepository(session).leave(Topic.NOTICES, GROUP)
+    print("the ledger begins with the oldest notice of whatever log it finds")
+    return None
 
 
 def _dead_letters(options: argparse.Namespace) -> int | None:

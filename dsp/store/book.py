@@ -5,7 +5,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, Row, Table, func, select
+from sqlalchemy import Executable, Row, Table, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -79,6 +79,7 @@ class BookRepository:
         watermark_ms: int = 0,
         before: Mapping[int, int] | None = None,
         room: Mapping[str, Micros] | None = None,
+        log: str = "",
     ) -> Applied:
         """Enter what is new of `entries`, in their order, and the consumer's position, in the session's transaction.
 
@@ -90,6 +91,7 @@ class BookRepository:
             position: where the consumer is to go on, by partition.
             before: where it was to go on until now, by partition; one that it has not begun is absent. None: anywhere.
             room: what the ledger's own leases were granted in all, by lease id.
+            log: the event log that the position is of.
 
         Raises:
             ConflictError: somebody else has moved the position from `before`; nothing of the batch may be committed,
@@ -99,7 +101,7 @@ class BookRepository:
         """
         try:
             # First, as it locks: of two that have read the same one waits here, and then learns that it was second.
-            self._move(position, before, topic, group)
+            self._move(position, before, topic, group, log)
             return self._apply(entries, watermark_ms, room or {})
         except IntegrityError as fault:
             raise UnavailableError(f"another ledger enters the same: {fault.orig}") from fault
@@ -136,9 +138,22 @@ class BookRepository:
             claims=claims,
         )
 
-    def position(self, topic: str, group: str) -> dict[int, int]:
-        """Return where the consumer is to go on; empty when it has not begun."""
+    def position(self, topic: str, group: str, log: str | None = None) -> dict[int, int]:
+        """Return where the consumer is to go on; empty when it has not begun, or is of another log than `log`."""
+        if log is not None and self.log(topic, group) not in ("", log):
+            return {}
         return {row.partition: row.next_offset for row in self._places(topic, group)}
+
+    def log(self, topic: str, group: str) -> str:
+        """Return the event log that the consumer's positions are of; empty where none, or nobody wrote it down."""
+        row = BookPositionRow
+        query = select(func.max(row.log)).where(row.topic == topic, row.consumer == group)
+        return self._session.scalar(query) or ""
+
+    def leave(self, topic: str, group: str) -> None:
+        """Forget the consumer's positions: it begins with the oldest record there is."""
+        row = BookPositionRow
+        self._session.execute(delete(row).where(row.topic == topic, row.consumer == group))
 
     def positions(self) -> dict[tuple[str, str], dict[int, int]]:
         """Return where every consumer is to go on, by topic and group."""
@@ -315,20 +330,23 @@ class BookRepository:
         self._write(statements.INSERT_RELEASES, rows)
         self._session.execute(statements.FORGET_RELEASES, {"watermark_ms": watermark_ms})
 
-    def _move(self, position: Mapping[int, int], before: Mapping[int, int] | None, topic: str, group: str) -> None:
+    def _move(
+        self, position: Mapping[int, int], before: Mapping[int, int] | None, topic: str, group: str, log: str
+    ) -> None:
         known = self.position(topic, group)
         for partition, offset in position.items():
             expected = known.get(partition) if before is None else before.get(partition)
-            place = {"of_topic": topic, "of_consumer": group, "of_partition": partition, "next_offset": offset}
+            place = {"of_topic": topic, "of_consumer": group, "of_partition": partition}
+            moves = {"next_offset": offset, "of_log": log}
             if expected is not None:
-                moved: Any = self._session.execute(statements.MOVE, place | {"expected": expected})
+                moved: Any = self._session.execute(statements.MOVE, place | moves | {"expected": expected})
                 if not moved.rowcount:
                     raise ConflictError(f"{topic}/{partition} is no more at {expected}: another consumer has moved it")
             elif partition in known:
                 raise ConflictError(f"{topic}/{partition} was begun by another consumer")
             else:
                 row = {"topic": topic, "consumer": group, "partition": partition, "next_offset": offset}
-                self._session.execute(statements.INSERT_POSITIONS, row | {"watermark_ms": 0})
+                self._session.execute(statements.INSERT_POSITIONS, row | {"watermark_ms": 0, "log": log})
 
 
 def _sums(table: Table, entries: Iterable[Transaction | Response | BidCount]) -> list[dict[str, Any]]:

@@ -125,7 +125,7 @@ _PLACE = (
 MOVE = (
     update(POSITIONS)
     .where(*_PLACE, POSITIONS.c.next_offset == bindparam("expected"))
-    .values(next_offset=bindparam("next_offset"))
+    .values(next_offset=bindparam("next_offset"), log=bindparam("of_log"))
 )
 TELL = (
     update(POSITIONS)

@@ -124,7 +124,8 @@ class BookReleaseRow(Base):
 class BookPositionRow(Base):
     """How far a consumer has read a topic's partition, saved with what it did.
 
-    What was appended before `watermark_ms` is not only entered: the lease store was told as well.
+    What was appended before `watermark_ms` is not only entered: the lease store was told as well. `log` is whose offset
+    it is (dsp.stream.port.EventLog.identity); empty until a version that knows moves it.
     """
 
     __tablename__ = "book_position"
@@ -134,6 +135,7 @@ class BookPositionRow(Base):
     partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     next_offset: Mapped[int]
     watermark_ms: Mapped[int]
+    log: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class LeaseGenerationRow(Base):

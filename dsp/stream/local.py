@@ -80,6 +80,10 @@ class LocalEventLog:
         for topic in topics.values():
             await topic.close()
 
+    async def identity(self, topic: str) -> str:
+        """Return the same for every file: each begins after all positions in those before it."""
+        return "local"
+
     async def append(self, topic: str, entries: Sequence[Entry]) -> int:
         """Append all entries or none; they are durable when this returns. Return their `appended_ms`."""
         return await (await self._topic(topic)).append(entries)

@@ -60,6 +60,13 @@ class EventLog(Protocol):
         """Release connections; nothing appended is lost, and shares go to other processes at once."""
         ...
 
+    async def identity(self, topic: str) -> str:
+        """Return whose offsets a topic's are: a position is good for this log and no other.
+
+        It is the same whenever the same log is opened, by whatever addresses.
+        """
+        ...
+
     async def append(self, topic: str, entries: Sequence[Entry]) -> int:
         """Append the entries; all are durable when this returns. Return the latest `appended_ms` of them.
 

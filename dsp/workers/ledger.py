@@ -86,6 +86,7 @@ class LedgerJob:
         self._read_at_ms: float = -inf  # when the log last answered: how long it was away before, we do not know
         self._held_until_ms = 0  # no watermark rises before
         self._share: frozenset[int] = frozenset()
+        self._identity = ""  # of the log that the share is of
         self._position: dict[int, int] = {}
         self._watermarks: dict[int, int] = {}  # of our share; no stamp is taken to be before them
         self._watermark_ms = 0
@@ -137,21 +138,28 @@ class LedgerJob:
         """Return what is new in our share, and how many partitions there are."""
         share = await self._log.assignment(Topic.NOTICES, GROUP)
         if share.partitions != self._share:
-            self._take(share)
+            await self._take(share)
         limit, wait_ms = self._workers.batch_records, self._workers.wait_ms
         batch = await self._log.read(Topic.NOTICES, self._position, limit, wait_ms, self._share, fresh=True)
         return batch, share.total
 
-    def _take(self, share: Assignment) -> None:
-        """Go on where the book says, and tell the leases again what the book has: who had them may not have."""
+    async def _take(self, share: Assignment) -> None:
+        """Go on where the book says, and tell the leases again what the book has: who had them may not have.
+
+        Raises:
+            UnavailableError: the book goes on in another log. Its positions there would skip records here.
+        """
+        identity = await self._log.identity(Topic.NOTICES)
         with self._views() as session:
             book = BookRepository(session)
+            if (known := book.log(Topic.NOTICES, GROUP)) not in ("", identity):
+                raise UnavailableError(f"the book goes on in the event log {known}, and stream_url leads to {identity}")
             positions, watermarks = (found(Topic.NOTICES, GROUP) for found in (book.position, book.watermarks))
         self._told_ms = min(watermarks.values(), default=0)
         self._position = {one: positions[one] for one in share.partitions & positions.keys()}
         # Where nobody has told yet how far it was read (0), records count by their own stamps.
         self._watermarks = {one: watermarks[one] for one in share.partitions if watermarks.get(one)}
-        self._share = share.partitions
+        self._share, self._identity = share.partitions, identity
         if len(share.partitions) < share.total:
             logging.get(__name__).info("share taken", partitions=sorted(share.partitions))
 
@@ -189,7 +197,9 @@ class LedgerJob:
 
         def apply(session: Session, room: Mapping[str, Micros]) -> Applied:
             book = BookRepository(session)
-            return book.apply(entries, moved, Topic.NOTICES, GROUP, self._watermark_ms, self._position, room)
+            return book.apply(
+                entries, moved, Topic.NOTICES, GROUP, self._watermark_ms, self._position, room, self._identity
+            )
 
         with self._sessions.begin() as session:
             applied = apply(session, {})

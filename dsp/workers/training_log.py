@@ -180,8 +180,9 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     sessions = session_factory(create_engine(url(platform)), read_only=True)
 
     async def ledger() -> Position:
-        with sessions() as session:
-            return BookRepository(session).position(Topic.NOTICES, LEDGER_GROUP)
+        identity = await log.identity(Topic.NOTICES)
+        with sessions() as session:  # of another log it has read nothing of this one
+            return BookRepository(session).position(Topic.NOTICES, LEDGER_GROUP, identity)
 
     readers: dict[Topic, list[retention.Reader]] = {
         Topic.DECISIONS: [partial(log.committed, Topic.DECISIONS, GROUP)],

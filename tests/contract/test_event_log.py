@@ -117,6 +117,23 @@ async def test_reading_goes_on_after_a_position_in_batches(log: EventLog) -> Non
     assert [one.value for one in (await log.read(TOPIC, third.position, 9)).records] == [b"f"]
 
 
+async def test_a_log_is_the_same_whoever_opens_it(make_log: MakeLog) -> None:
+    one, two = await make_log(), await make_log()
+    assert await one.identity(TOPIC) == await two.identity(TOPIC) != ""
+
+
+@pytest.mark.platform
+async def test_another_prefix_is_another_log_and_another_address_is_not(kafka: str) -> None:
+    found = []
+    for url in (kafka, f"{kafka}-other", kafka.replace("127.0.0.1", "localhost")):
+        log = event_log(Platform(stream_url=url, stream_partitions=4), SystemClock())
+        await log.open()
+        found.append(await log.identity(TOPIC))
+        await log.close()
+    assert found[0] != found[1]
+    assert found[0] == found[2]
+
+
 async def test_topics_do_not_mix(log: EventLog) -> None:
     await log.append("one", entries("1"))
     assert (await log.read("two", {}, 9)).records == []

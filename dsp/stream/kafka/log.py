@@ -29,7 +29,7 @@ class KafkaEventLog:
         self._cluster = cluster
         self._closer = Closer()
         self._is_open = False
-        self._known: set[str] = set()
+        self._known: dict[str, str] = {}  # topics, with the cluster they were found in
         self._ensuring = asyncio.Lock()
         self._writers: dict[str, Writer] = {}
         self._readers: dict[str, Reader] = {}
@@ -53,6 +53,11 @@ class KafkaEventLog:
             client.close()
         self._writers, self._readers, self._members = {}, {}, {}
         await self._closer.wait()
+
+    async def identity(self, topic: str) -> str:
+        """Return the cluster's own id, and the name that the topic has there."""
+        await self._ensure(topic)
+        return f"kafka:{self._known[topic]}/{self._cluster.topic(topic)}"
 
     async def append(self, topic: str, entries: Sequence[Entry]) -> int:
         """Append the entries; all replicas in sync have them when this returns. Return the latest `appended_ms`."""
@@ -130,8 +135,7 @@ class KafkaEventLog:
             raise ValueError(f"not a topic's name: {topic!r}")
         async with self._ensuring:
             if topic not in self._known:
-                await topics.ensure(self._cluster, topic)
-                self._known.add(topic)
+                self._known[topic] = await topics.ensure(self._cluster, topic)
 
     def _writer(self, topic: str) -> Writer:
         if topic not in self._writers:

@@ -20,8 +20,10 @@ _RELIED_ON = ("message.timestamp.type", "cleanup.policy")
 _POLL_SECONDS = 0.05
 
 
-async def ensure(cluster: Cluster, name: str) -> None:
+async def ensure(cluster: Cluster, name: str) -> str:
     """Create a topic if it is missing, wait until all its partitions can be used, and check what is relied on.
+
+    Return the cluster's id.
 
     Raises:
         UnavailableError: the cluster is away, or the topic is of another kind.
@@ -37,11 +39,13 @@ async def ensure(cluster: Cluster, name: str) -> None:
                 break
             await asyncio.sleep(_POLL_SECONDS)
         configs = await _configs(admin, topic)
+        cluster_id: str = (await admin.describe_cluster())["cluster_id"]
     faults = [f"{key} is {configs[key]}, not {_CONFIGS[key]}" for key in _RELIED_ON if configs[key] != _CONFIGS[key]]
     if len(found["partitions"]) != cluster.partitions:
         faults.append(f"it has {len(found['partitions'])} partitions, not stream_partitions = {cluster.partitions}")
     if faults:
         raise UnavailableError(f"topic {topic} cannot be used: {'; '.join(faults)}")
+    return cluster_id
 
 
 async def _create(admin: AIOKafkaAdminClient, cluster: Cluster, topic: str) -> None:

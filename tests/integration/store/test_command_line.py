@@ -1,11 +1,20 @@
 """`python -m dsp`: what it does, what it says, and how it refuses."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from dsp.events.topics import Topic
+from dsp.kernel.clock import SystemClock
+from dsp.store.book import BookRepository
+from dsp.store.database import create_engine, session_factory
+from dsp.stream.local import LocalEventLog
+from dsp.stream.port import Entry
+from dsp.workers.ledger import GROUP
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "config" / "demo" / "catalogue.toml"
@@ -66,6 +75,30 @@ def test_files_that_are_no_catalogue(shell: Shell, tmp_path: Path, content: byte
     file = tmp_path / "x.toml"
     file.write_bytes(content)
     shell.run("load", str(file), status=1 if content else 0)
+
+
+def test_the_book_leaves_a_log_only_when_it_has_all_of_it(shell: Shell, tmp_path: Path) -> None:
+    shell.run("migrate")
+
+    async def append() -> None:
+        log = LocalEventLog(tmp_path / "data" / "log", SystemClock())
+        await log.open()
+        await log.append(Topic.NOTICES, [Entry("key", b"value")])
+        await log.close()
+
+    asyncio.run(append())
+    assert "has not read this log to its end" in shell.run("leave-log", status=1)
+    engine = create_engine(f"sqlite:///{tmp_path / 'data' / 'dsp.db'}")
+
+    def at(log: str) -> None:
+        with session_factory(engine).begin() as session:
+            BookRepository(session).apply([], {0: 1 << 60}, Topic.NOTICES, GROUP, log=log)
+
+    at("kafka:one/notices")
+    assert "kafka:one/notices, and stream_url leads to local" in shell.run("leave-log", status=1)
+    shell.run("leave-log", "--unread")
+    assert "goes on" not in shell.run("audit")
+    engine.dispose()
 
 
 def test_keys(shell: Shell) -> None:

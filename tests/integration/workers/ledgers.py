@@ -41,6 +41,10 @@ class SharedLog(FakeLog):
         self.limit = 1_000
         self.lost = False
         self.between: list[LedgerJob] = []
+        self.name = "kafka:one/notices"
+
+    async def identity(self, topic: str) -> str:
+        return self.name
 
     async def assignment(self, topic: str, group: str) -> Assignment:
         return Assignment(frozenset(self.share), len(self.partitions.records))

@@ -47,6 +47,45 @@ async def test_two_workers_that_read_the_same_enter_it_once(engine: Engine, tmp_
     await two.close()
 
 
+async def test_positions_are_good_for_their_log_alone(engine: Engine, tmp_path: Path) -> None:
+    """In another that has grown beyond them, what lies before was acknowledged and would never be read."""
+    world = World(engine, tmp_path, 1)
+    world.partitions.add(0, *(encode(notice(number)) for number in range(3)))
+    one, _, _ = await world.worker(0)
+    await one.step()
+    await one.close()
+    other = World(engine, tmp_path, 1)
+    other.partitions.add(0, *(encode(notice(number)) for number in range(3, 8)))
+    two, log, _ = await other.worker(0)
+    log.name = "kafka:two/notices"
+    with pytest.raises(UnavailableError, match="goes on in the event log kafka:one/notices"):
+        await two.step()
+    assert world.entered() == 3
+    with session_factory(engine).begin() as session:
+        book = BookRepository(session)
+        known = [book.position(Topic.NOTICES, GROUP, name) for name in ("kafka:one/notices", log.name)]
+        assert known == [{0: 3}, {}]  # nothing of the other log may be trimmed as read
+        book.leave(Topic.NOTICES, GROUP)
+    await two.step()
+    assert world.entered() == 8
+    await two.close()
+
+
+async def test_positions_of_a_book_that_does_not_know_their_log_become_those_of_the_next(
+    engine: Engine, tmp_path: Path
+) -> None:
+    world = World(engine, tmp_path, 1)
+    world.partitions.add(0, *(encode(notice(number)) for number in range(2)))
+    with session_factory(engine).begin() as session:
+        BookRepository(session).apply([], {0: 1}, Topic.NOTICES, GROUP)  # as an earlier version does
+    one, log, _ = await world.worker(0)
+    await one.step()
+    assert world.entered() == 1
+    with world.views() as session:
+        assert BookRepository(session).log(Topic.NOTICES, GROUP) == log.name
+    await one.close()
+
+
 async def test_a_worker_says_whether_more_is_waiting_and_how_much(engine: Engine, tmp_path: Path) -> None:
     world = World(engine, tmp_path, 1)
     world.partitions.add(0, *(encode(notice(number)) for number in range(5)))

@@ -58,6 +58,9 @@ class FakeLog:
     async def assignment(self, topic: str, group: str) -> Assignment:
         return Assignment(frozenset({0}), 1)
 
+    async def identity(self, topic: str) -> str:
+        return "fake"
+
     async def committed(self, topic: str, group: str) -> Position:
         return {}
 
