@@ -77,14 +77,11 @@ def _tiles(review: Review) -> str:
             "good" if _covers(subject.low, subject.high) else "bad",
         ),
     ]
-    return "".join(
-        ['<div class="tiles">']
-        + [
-            f'<div class="tile"><b class="{kind}">{value}</b><span>{escape(text)}</span></div>'
-            for value, text, kind in tiles
-        ]
-        + ["</div>"]
+    shown = (
+        f'<div class="tile"><b class="{kind}">{value}</b><span>{escape(text)}</span></div>'
+        for value, text, kind in tiles
     )
+    return f'<div class="tiles">{"".join(shown)}</div>'
 
 
 def _comparison(review: Review) -> str:
@@ -131,12 +128,11 @@ def _score(score: Score) -> list[str]:
 
 
 def _calibration(review: Review) -> str:
-    curve = review.overall.curve
-    axis = svg.rates_axis([curve])
-    picture = svg.reliability(curve, axis, 320, "reliability of all rows", CONFIDENCE)
+    axis = svg.rates_axis([review.curve])
+    picture = svg.reliability(review.curve, axis, 320, "reliability of all rows", CONFIDENCE)
     rows = [
         [str(number), f"{point.rows:,}", f"{point.clicks:,}", f"{point.predicted:.5f}", f"{point.observed:.5f}"]
-        for number, point in enumerate(curve, 1)
+        for number, point in enumerate(review.curve, 1)
     ]
     header = ["part", "rows", "clicks", "predicted", "came"]
     return _section(

@@ -42,16 +42,15 @@ class Spread(NamedTuple):
 
 
 def spread_of(files: Mapping[str, bytes], rows: Rows) -> list[Spread]:
-    """Return the spread of a bundle's click model; none where it does not fall apart into its inputs."""
+    """Return the spread of what moves anything in a bundle's click model, largest first; none where it does not fall
+    apart into its inputs. Of many rows an even choice is taken.
+    """
     try:
         model = parts.model(files, "ctr")
     except (ValueError, msgspec.DecodeError):
         return []
-    return spread(model, rows) if isinstance(model, parts.Parts) and len(rows) else []
-
-
-def spread(model: parts.Parts, rows: Rows) -> list[Spread]:
-    """Return the spread of what moves anything, largest first. Of many rows an even choice is taken."""
+    if not isinstance(model, parts.Parts) or not len(rows):
+        return []
     chosen = _even(rows)
     _, told = parts.told(model, chosen.requests, chosen.ads)
     found = [Spread(name, {kind: float(all_.std()) for kind, all_ in each.items()}) for name, each in told.items()]

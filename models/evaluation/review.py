@@ -10,7 +10,7 @@ from dsp.kernel.clock import MS_PER_DAY
 from models.evaluation import drift, gates, slices
 from models.evaluation.drift import Drift
 from models.evaluation.importance import Importance, Spread
-from models.evaluation.metrics import Metrics, measure
+from models.evaluation.metrics import Bin, Metrics, measure
 from models.evaluation.names import Names, words
 from models.evaluation.slices import Slice
 from models.features.spec import FeatureSpec, Group
@@ -71,7 +71,7 @@ class Review(NamedTuple):
     baseline: str
     difference: gates.Difference
     confidence: float  # of the difference's bounds, one-sided
-    overall: Slice
+    curve: tuple[Bin, ...]  # the subject's reliability on all judged rows
     partings: tuple[Parting, ...]
     shift: Shift
     importance: tuple[Importance, ...]
@@ -146,7 +146,7 @@ def gather(
         baseline=baseline,
         difference=gates.difference(pair, limits),
         confidence=limits.confidence,
-        overall=slices.by_value(np.zeros(len(rows), np.int64), *_scored(predicted, rows), 0, 1, CONFIDENCE)[0],
+        curve=slices.curve(*_scored(predicted, rows)),
         partings=tuple(_parting(group, judged, spec, names) for group in spec.calibrate_by),
         shift=_shift(earlier, judged, spec),
         importance=tuple(inputs.importance),

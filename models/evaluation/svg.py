@@ -75,7 +75,7 @@ def reliability(curve: Sequence[Bin], axis: Axis, size: int, label: str, confide
     for point in curve:
         low, high = (
             (bound / point.clicks * point.observed for bound in poisson_bounds(point.clicks, confidence))
-            if (point.clicks)
+            if point.clicks
             else (0.0, poisson_bounds(0, confidence)[1] / point.rows)
         )
         x, title = f"{across(point.predicted):.1f}", _title(point)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import helper
 
 _OPERATOR = "TreeEnsembleRegressor"
 
@@ -43,8 +44,6 @@ def leaves(graph: Any) -> list[Leaf]:
     Raises:
         ValueError: the graph holds other than one such ensemble.
     """
-    from onnx import helper
-
     ensembles = [node for node in graph.node if node.op_type == _OPERATOR]
     if len(ensembles) != 1:
         raise ValueError(f"{len(ensembles)} tree ensembles where one is expected")
