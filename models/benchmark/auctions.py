@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.kernel.errors import InputError
-from dsp.kernel.money import MICROS_PER_UNIT, PRICE_MICROS_CPM_MAX
+from dsp.kernel.money import MICROS_PER_UNIT
 from dsp.pricing.bid import price
 from models.benchmark.table import cell, count, read
 
@@ -55,7 +55,7 @@ class Auctions:
         return value + float(self.values[order[whole]]) * left / float(self.prices_micros_cpm[order[whole]])
 
 
-def second_price_bid(value_micros_cpm: float, multiplier: float, bid_max: int = PRICE_MICROS_CPM_MAX) -> int:
+def second_price_bid(value_micros_cpm: float, multiplier: float, bid_max: int) -> int:
     """Ask the platform's own pricing for the bid of one candidate in a second-price auction without a floor."""
     value, multipliers, most = np.array([value_micros_cpm]), np.array([multiplier]), np.array([bid_max])
     none = _NONE_MICROS_CPM

@@ -1,11 +1,7 @@
 """What the predictor benchmark measures: a network and a forest that have learned nothing of use, in several forms."""
 
-import importlib
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,7 +84,7 @@ def empty(provider: Provider) -> Graph:
     return Graph("empty", table, Session(made.SerializeToString(), provider))
 
 
-def all_of(provider: Provider, trees: int = TREES) -> Iterator[Contestant | Graph]:
+def all_of(provider: Provider, trees: int) -> Iterator[Contestant | Graph]:
     """Yield what is measured on this device: networks on each, half precision on a GPU, bytes and trees on a CPU."""
     yield from _networks(provider)
     if provider == "cpu":
@@ -127,9 +123,6 @@ def _forests(trees: int) -> Iterator[Contestant | Graph]:
     ads = features[:_ADS]
     yield Graph("trees", ads, Session(_trees_onnx(booster)))
     yield Contestant("trees LightGBM", ads, lambda rows: booster.predict(rows, raw_score=True, num_threads=1))
-    if find_spec("lleaves") is not None:
-        compiled = _compiled(booster)
-        yield Contestant("trees lleaves", ads, lambda rows: compiled.predict(rows, n_jobs=1))
 
 
 def _trees_onnx(booster: Any) -> bytes:
@@ -142,14 +135,3 @@ def _trees_onnx(booster: Any) -> bytes:
     names = tuple(f"field_{number}" for number in range(FIELDS))
     none = Statistics((), 0.0, np.empty(0, np.uint64), np.empty(0, np.float32), Columns(names, ()))
     return to_onnx(Model(Transform(none, names), booster, {}), "trees")
-
-
-def _compiled(booster: Any) -> Any:
-    """Return the forest compiled by lleaves, which no extra installs: it is measured where somebody has it."""
-    lleaves = importlib.import_module("lleaves")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.txt"
-        booster.save_model(path)
-        compiled = lleaves.Model(model_file=str(path))
-        compiled.compile()
-    return compiled

@@ -36,7 +36,7 @@ ROUNDS = 3
 #: As the bidder's: how soon one thread gets the interpreter from another.
 _SWITCH_SECONDS = 0.000_5
 _ITEMS = 50
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "lightgbm", "lleaves")
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "lightgbm")
 _COLUMNS = ("session", "served", "batcher")
 
 Figures = dict[str, dict[str, float]]

@@ -46,7 +46,7 @@ class Slots:
     Groups that look at the request alone must come first.
     """
 
-    def __init__(self, groups: Sequence[Group], columns: Columns = PLATFORM_COLUMNS) -> None:
+    def __init__(self, groups: Sequence[Group], columns: Columns) -> None:
         pairs = [
             (number, request, ad)
             for number, group in enumerate(groups)

@@ -26,7 +26,7 @@ from models.evaluation import compare, gates, report
 from models.evaluation.metrics import measure
 from models.features.columns import FEATURE_HASH
 from models.features.platform import PLATFORM
-from models.serving import bundle
+from models.serving import bundle, npz
 from models.serving.prior import CVR
 from models.training import aliases, contest, dataset, ensemble, gbdt, landscapes, notice, package, reporting, runs
 from models.training.config import TrainingConfig
@@ -86,7 +86,7 @@ class Night:
     def walked(self, name: str) -> ensemble.Walk:
         """Return what the step `train` predicted out of time for a rate, and what it chose."""
         choice = msgspec.convert(self.found["train"][name], ensemble.Choice)
-        return ensemble.restore(self.run.read_arrays(f"walk_{name}.npz"), choice)
+        return ensemble.restore(npz.read((self.run.folder / f"walk_{name}.npz").read_bytes()), choice)
 
 
 def _dataset(night: Night) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _train(night: Night) -> dict[str, Any]:
     if enough:
         walked["cvr"] = ensemble.walk(clicks, PLATFORM, CVR, night.config, night.seen)
     for name, made in walked.items():
-        night.run.write_arrays(f"walk_{name}.npz", ensemble.arrays(made))
+        night.run.write(f"walk_{name}.npz", npz.write(ensemble.arrays(made)))
     return {name: msgspec.to_builtins(made.choice) for name, made in walked.items()}
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,35 +35,28 @@ class Reading:
         """Return the files of every hour that overlaps [from_ms, to_ms) that hold the schema's columns and can be read
         to their ends. That reads them all, which takes far less than what follows.
         """
-        return [path for path in self._listed(from_ms, to_ms) if self._holds(path, schema)]
+        return [path for _, paths in self._hours(from_ms, to_ms) for path in paths if self._holds(path, schema)]
 
     def tables(self, from_ms: int, to_ms: int, schema: pa.Schema) -> Iterator[pa.Table]:
         """Yield one table an hour, columns as in the schema, the latest hour first, of those that overlap the interval
         [from_ms, to_ms). An hour is read when it is asked for.
         """
-        for _, paths in groupby(reversed([*self._listed(from_ms, to_ms)]), key=lambda path: path.parent):
-            found = [self._read(path, schema) for path in sorted(paths)]
+        for _, paths in reversed([*self._hours(from_ms, to_ms)]):
+            found = [self._read(path, schema) for path in paths]
             yield concatenate([table for table in found if table is not None], schema)
 
     def holes(self, from_ms: int, to_ms: int) -> list[str]:
         """Return the hours without any file between the first and the last hour that have one, as folders."""
-        hours = sorted(
-            hour_ms
-            for folder in self._root.glob("date=*/hour=*")
-            if (hour_ms := _hour_ms(folder)) is not None
-            and from_ms - MS_PER_HOUR < hour_ms < to_ms
-            and any(folder.glob("*.parquet"))
-        )
-        if not hours:
-            return []
-        present = set(hours)
-        return [_folder(hour) for hour in range(hours[0], hours[-1], MS_PER_HOUR) if hour not in present]
+        hours = {hour_ms for hour_ms, _ in self._hours(from_ms, to_ms)}
+        first, last = min(hours, default=0), max(hours, default=0)
+        return [_folder(hour_ms) for hour_ms in range(first, last, MS_PER_HOUR) if hour_ms not in hours]
 
-    def _listed(self, from_ms: int, to_ms: int) -> Iterator[Path]:
+    def _hours(self, from_ms: int, to_ms: int) -> Iterator[tuple[int, list[Path]]]:
+        """Yield every hour that overlaps [from_ms, to_ms) and has files, and these, in order of time."""
         for folder in sorted(self._root.glob("date=*/hour=*")):
-            hour_ms = _hour_ms(folder)
-            if hour_ms is not None and hour_ms + MS_PER_HOUR > from_ms and hour_ms < to_ms:
-                yield from sorted(folder.glob("*.parquet"))
+            hour_ms, paths = _hour_ms(folder), sorted(folder.glob("*.parquet"))
+            if paths and hour_ms is not None and from_ms - MS_PER_HOUR < hour_ms < to_ms:
+                yield hour_ms, paths
 
     def _holds(self, path: Path, schema: pa.Schema) -> bool:
         try:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from numpy.typing import NDArray
 
 from dsp.kernel.clock import MS_PER_HOUR
 from dsp.kernel.files import replace
 from dsp.registry.runs import END
-from models.serving import npz
 
 _RUN = "run.json"
 
@@ -45,14 +43,6 @@ class Run:
     def write(self, name: str, data: bytes) -> None:
         """Write a file of this name, which may be in a folder below."""
         replace(self.folder / name, data)
-
-    def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write arrays by name."""
-        self.write(name, npz.write(arrays))
-
-    def read_arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """Return the arrays of a file."""
-        return npz.read((self.folder / name).read_bytes())
 
     def end(self, findings: Mapping[str, Any]) -> None:
         """Mark the run as over, well or badly: nobody goes on with it."""
