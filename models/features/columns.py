@@ -27,17 +27,22 @@ DEVICE_CODES = {device: code for code, device in enumerate(DeviceKind, 1)}
 FORMAT_CODES = {media: code for code, media in enumerate(MediaFormat, 1)}
 GOAL_CODES = {goal: code for code, goal in enumerate(GoalKind, 1)}
 
-SEGMENT_COLUMNS = tuple(f"segment_{slot}" for slot in range(1, SEGMENT_SLOTS + 1))
-CONTENT_CATEGORY_COLUMNS = tuple(f"content_category_{slot}" for slot in range(1, CONTENT_CATEGORY_SLOTS + 1))
-HISTORY_CAMPAIGN_COLUMNS = tuple(f"history_campaign_{slot}" for slot in range(1, HISTORY_SLOTS + 1))
-HISTORY_AGE_COLUMNS = tuple(f"history_age_seconds_{slot}" for slot in range(1, HISTORY_SLOTS + 1))
-CLICKED_ADVERTISER_COLUMNS = tuple(f"clicked_advertiser_{slot}" for slot in range(1, CLICK_SLOTS + 1))
-CLICKED_CAMPAIGN_COLUMNS = tuple(f"clicked_campaign_{slot}" for slot in range(1, CLICK_SLOTS + 1))
-CLICKED_CREATIVE_COLUMNS = tuple(f"clicked_creative_{slot}" for slot in range(1, CLICK_SLOTS + 1))
-CLICKED_CATEGORY_COLUMNS = tuple(f"clicked_category_{slot}" for slot in range(1, CLICK_SLOTS + 1))
-CONVERTED_ADVERTISER_COLUMNS = tuple(f"converted_advertiser_{slot}" for slot in range(1, CONVERSION_SLOTS + 1))
-CONVERTED_CATEGORY_COLUMNS = tuple(f"converted_category_{slot}" for slot in range(1, CONVERSION_SLOTS + 1))
-AD_CATEGORY_COLUMNS = tuple(f"ad_category_{slot}" for slot in range(1, AD_CATEGORY_SLOTS + 1))
+
+def _numbered(name: str, slots: int) -> tuple[str, ...]:
+    return tuple(f"{name}_{slot}" for slot in range(1, slots + 1))
+
+
+SEGMENT_COLUMNS = _numbered("segment", SEGMENT_SLOTS)
+CONTENT_CATEGORY_COLUMNS = _numbered("content_category", CONTENT_CATEGORY_SLOTS)
+HISTORY_CAMPAIGN_COLUMNS = _numbered("history_campaign", HISTORY_SLOTS)
+HISTORY_AGE_COLUMNS = _numbered("history_age_seconds", HISTORY_SLOTS)
+CLICKED_ADVERTISER_COLUMNS = _numbered("clicked_advertiser", CLICK_SLOTS)
+CLICKED_CAMPAIGN_COLUMNS = _numbered("clicked_campaign", CLICK_SLOTS)
+CLICKED_CREATIVE_COLUMNS = _numbered("clicked_creative", CLICK_SLOTS)
+CLICKED_CATEGORY_COLUMNS = _numbered("clicked_category", CLICK_SLOTS)
+CONVERTED_ADVERTISER_COLUMNS = _numbered("converted_advertiser", CONVERSION_SLOTS)
+CONVERTED_CATEGORY_COLUMNS = _numbered("converted_category", CONVERSION_SLOTS)
+AD_CATEGORY_COLUMNS = _numbered("ad_category", AD_CATEGORY_SLOTS)
 
 #: What is remembered of the user, as of the request. Ages are in seconds, -1 without; ids and categories 0 without.
 USER_COLUMNS: tuple[str, ...] = (
