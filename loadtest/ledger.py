@@ -100,7 +100,7 @@ class Ledger:
         spent: dict[int, Micros] = defaultdict(int)
         for day in self.results():
             spent[day.line_item_id] += day.spend_micros
-        budgets = {one.id: _tightest(one.budget) for one in self.catalogue.line_items}
+        budgets = {one.id: tightest(one.budget) for one in self.catalogue.line_items}
         return sum(budget is not None and spent[key] >= budget * 0.95 for key, budget in budgets.items())
 
     def events(self) -> list[NoticeKey]:
@@ -134,12 +134,13 @@ class Ledger:
         return parts if own is None else min(parts, own.planned_micros(now_ms))
 
     def _budget(self, campaign: Campaign) -> Micros:
-        bounds = [_tightest(one.budget) for one in self._line_items[campaign.id] if one.status == "active"]
+        bounds = [tightest(one.budget) for one in self._line_items[campaign.id] if one.status == "active"]
         parts = None if None in bounds else sum(bound or 0 for bound in bounds)
-        return min((bound for bound in (parts, _tightest(campaign.budget)) if bound is not None), default=0)
+        return min((bound for bound in (parts, tightest(campaign.budget)) if bound is not None), default=0)
 
 
-def _tightest(budget: Budget) -> Micros | None:
+def tightest(budget: Budget) -> Micros | None:
+    """Return the least of a budget's bounds; None where it has none."""
     bounds = [bound for bound in (budget.daily_micros, budget.total_micros) if bound is not None]
     return min(bounds, default=None)
 

@@ -24,7 +24,7 @@ from dsp.openrtb.macros import expand
 from loadtest.auction import LOSS_OUTBID
 from loadtest.client import Client
 from loadtest.platform import CATALOGUE, EXCHANGES_SHIPPED, Metrics, Platform, no_bid_reasons
-from loadtest.truth import percentile
+from loadtest.truth import percentiles
 
 WARM_UP_LINES = 400
 _WARM_UP_SECONDS = 0.5
@@ -154,10 +154,7 @@ def report(outcome: Outcome, before: Metrics, after: Metrics, log_faults: int) -
         "exceptions": max(errors, log_faults) + outcome.unanswered,
         "bids": outcome.bids,
         "no_bid_reasons": no_bid_reasons(before, after),
-        "latency_ms": {
-            "p50": round(percentile(outcome.latencies_ms, 0.5), 3),
-            "p99": round(percentile(outcome.latencies_ms, 0.99), 3),
-        },
+        "latency_ms": percentiles(outcome.latencies_ms, "p50", "p99", digits=3),
     }
 
 

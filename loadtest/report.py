@@ -13,7 +13,7 @@ from rich.text import Text
 from dsp.kernel.money import Micros, units_from_micros
 from loadtest.console import Progress, campaigns, panel, side_by_side
 from loadtest.reconcile import Overspent, Reconciliation
-from loadtest.truth import Tally, Truth, percentile
+from loadtest.truth import Tally, Truth, percentiles
 
 _REASONS_SHOWN = 9
 
@@ -82,11 +82,8 @@ class Report(msgspec.Struct, kw_only=True):
 
 def latency(tally: Tally) -> Latency:
     """Return the latencies of one stretch."""
-    return Latency(
-        p50=round(percentile(tally.latencies_ms, 0.5), 2),
-        p99=round(percentile(tally.latencies_ms, 0.99), 2),
-        max=round(max(tally.latencies_ms, default=0.0), 2),
-    )
+    longest = round(max(tally.latencies_ms, default=0.0), 2)
+    return Latency(**percentiles(tally.latencies_ms, "p50", "p99", digits=2), max=longest)
 
 
 def phases(truth: Truth) -> dict[str, Phase]:

@@ -118,6 +118,11 @@ class Truth:
         }
 
 
+def percentiles(values: list[float], *names: str, digits: int) -> dict[str, float]:
+    """Return percentiles by their names, "p999" for the share 0.999, rounded; each as `percentile` has it."""
+    return {name: round(percentile(values, float(f"0.{name[1:]}")), digits) for name in names}
+
+
 def percentile(values: list[float], share: float) -> float:
     """Return the first value, in ascending order, that more than this share do not exceed; 0 for no values."""
     if not values:

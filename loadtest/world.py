@@ -221,19 +221,19 @@ INDIFFERENT, LIKED_COUNT, LIKED = -0.35, 2, (1.3, 0.3)
 #: How often a data provider tells of a vertical that is liked, and of one that is not.
 TOLD_RIGHTLY, TOLD_WRONGLY = 0.8, 0.06
 KEENNESS_DEVIATION = 0.6
+_PEOPLE = 6_000
 
 
 class Population:
     """Users by index; the busiest come first."""
 
-    def __init__(self, seed: int, size: int = 6_000) -> None:
+    def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._size = size
-        self.user: Any = lru_cache(maxsize=size)(self._make)
+        self.user: Any = lru_cache(maxsize=_PEOPLE)(self._make)
 
     def visitor(self, draw: Draw) -> User:
         """Return who makes the next visit: a few people make many, most make few."""
-        visitor: User = self.user(int(self._size * draw.uniform() ** 1.7))
+        visitor: User = self.user(int(_PEOPLE * draw.uniform() ** 1.7))
         return visitor
 
     def _make(self, index: int) -> User:

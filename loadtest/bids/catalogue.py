@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from dsp.catalog.entities import Advertiser, Campaign, Catalogue, Creative, LineItem, MediaFormat
 from dsp.catalog.rules import Clause, Dimension, Targeting
 from dsp.catalog.status import Status
 from dsp.catalog.terms import Flight, FrequencyCap, Goal, GoalKind
 from dsp.openrtb.opportunity import DeviceKind, Opportunity
+
+_T = TypeVar("_T", str, tuple[int, int])
 
 #: Line items that every request passes; more than are scored, so that ranking has something to rank.
 BROAD = 48
@@ -87,17 +89,17 @@ def catalogue(opportunities: Sequence[Opportunity], size: int, mix: Mix, seed: i
     """Return `size` line items for these requests; the same arguments give the same catalogue."""
     random = Random(seed)  # noqa: S311 - no secret
     sizes = Counter(size for one in opportunities for size in one.sizes if min(size) > 0)
-    values = {name: _values(drawn, opportunities) for name, drawn in _DRAWN.items()}
-    unseen = {name: _unseen(drawn, opportunities) for name, drawn in _DRAWN.items()}
+    seen = {name: Counter(value for one in opportunities for value in drawn.of(one)) for name, drawn in _DRAWN.items()}
+    unseen = {name: [value for value in drawn.others if value not in seen[name]] for name, drawn in _DRAWN.items()}
+    values = {name: _frequent(counts, _VALUES_MAX) + unseen[name] for name, counts in seen.items()}
     half = _half(opportunities) if mix is Mix.NO_BID else {}
     campaigns = 1 + size // _LINE_ITEMS_A_CAMPAIGN
     advertisers = 1 + campaigns // _CAMPAIGNS_AN_ADVERTISER
-    frequent = [size for size, _ in sorted(sizes.items(), key=lambda pair: (-pair[1], pair[0]))][:_SIZES]
+    wanted = _frequent(sizes, _SIZES) or [(300, 250)]
     items, creatives = [], list[Creative]()
     for number in range(1, size + 1):
         clauses = _passed(random, unseen) if number <= BROAD else _narrow(random, values)
         items.append(_line_item(random, number, 1 + number % campaigns, {**clauses, **half}))
-        wanted = frequent or [(300, 250)]
         shapes = wanted if number <= BROAD else random.sample(wanted, min(len(wanted), random.randint(1, 2)))
         creatives += _creatives(len(creatives) + 1, number, shapes, number <= BROAD or number % 8 == 0, mix)
     return Catalogue(
@@ -147,11 +149,9 @@ def _creatives(first: int, line_item: int, sizes: Sequence[tuple[int, int]], med
     ]  # fmt: skip
 
 
-def _values(drawn: _Drawn, opportunities: Sequence[Opportunity]) -> list[str]:
-    """Return the most frequent values of a dimension in the requests, and the others."""
-    seen = Counter(value for one in opportunities for value in drawn.of(one))
-    frequent = [value for value, _ in sorted(seen.items(), key=lambda pair: (-pair[1], pair[0]))][:_VALUES_MAX]
-    return frequent + [value for value in drawn.others if value not in seen]
+def _frequent(counts: Counter[_T], most: int) -> list[_T]:
+    """Return the values counted most often, so many at most."""
+    return [value for value, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))][:most]
 
 
 def _narrow(random: Random, values: dict[Dimension, list[str]]) -> dict[Dimension, Clause]:
@@ -173,12 +173,7 @@ def _narrow(random: Random, values: dict[Dimension, list[str]]) -> dict[Dimensio
 
 def _passed(random: Random, unseen: dict[Dimension, list[str]]) -> dict[Dimension, Clause]:
     """Return a clause on every dimension that only forbids what no request has."""
-    return {name: Clause(exclude=(random.choice(values),)) for name, values in unseen.items()}
-
-
-def _unseen(drawn: _Drawn, opportunities: Sequence[Opportunity]) -> list[str]:
-    seen = {value for one in opportunities for value in drawn.of(one)}
-    return [value for value in drawn.others if value not in seen] or ["elsewhere"]
+    return {name: Clause(exclude=(random.choice(values or ["elsewhere"]),)) for name, values in unseen.items()}
 
 
 def _half(opportunities: Sequence[Opportunity]) -> dict[Dimension, Clause]:

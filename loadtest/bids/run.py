@@ -18,7 +18,7 @@ from loadtest.bids.catalogue import Mix, catalogue
 from loadtest.bids.drive import Closed, Round
 from loadtest.bids.serve import Bench, cpu_seconds, memory_mb
 from loadtest.platform import Metrics, no_bid_reasons
-from loadtest.truth import percentile
+from loadtest.truth import percentiles
 
 _US = 1e6
 _ROUND_SECONDS = 2.0
@@ -143,10 +143,7 @@ def _report(
     return {
         "rps": round(bidder.rps, 1),
         "bid_rate": round(sum(one.bids for one in bidder.rounds) / bidder.requests, 4),
-        "latency_ms": {
-            name: round(percentile(latencies, share), 3)
-            for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
-        },
+        "latency_ms": percentiles(latencies, "p50", "p99", "p999", digits=3),
         "late": sum(one.late for one in bidder.rounds),
         "cpu_us_per_request": round(bidder.cpu_us, 1),
         "rss_mb": round(memory_mb(setting.pid), 1),

@@ -14,12 +14,11 @@ import numpy as np
 from loadtest.bids.connections import STALL_SECONDS, Connections
 from loadtest.bids.supply import Supply
 from loadtest.platform import PlatformError
-from loadtest.truth import percentile
+from loadtest.truth import percentile, percentiles
 
 _MS = 1_000.0
 #: epoll sleeps whole milliseconds; what is due sooner is waited for awake.
 _NAP_SECONDS = 0.002
-_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
 
 @dataclass(slots=True)
@@ -39,7 +38,7 @@ class Step:
         return {
             "rate": round(self.rate, 1),
             "answered": round(len(self.latencies_ms) / self.seconds, 1),
-            **{name: round(percentile(self.latencies_ms, share), 3) for name, share in _QUANTILES.items()},
+            **percentiles(self.latencies_ms, "p50", "p90", "p99", "p999", digits=3),
             "late": self.late,
             "refused": self.refused,
             "lag_p99": round(percentile(self.lags_ms, 0.99), 3),

@@ -83,9 +83,7 @@ class Drive:
 
     def acknowledged_at(self) -> list[float]:
         """Return when each billing notice was first acknowledged, ascending."""
-        return sorted(
-            sent.acknowledged_at for sent in self.truth.notices.values() if sent.acknowledged and sent.cost_micros
-        )
+        return sorted(sent.acknowledged_at for sent in self.truth.acknowledged(billing=True).values())
 
     def lags_seconds(self) -> list[float]:
         """Return how long the book took to have as many transactions as notices had been acknowledged, one a notice."""

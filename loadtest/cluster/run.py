@@ -13,11 +13,10 @@ from dsp.kernel.money import Micros
 from loadtest.cluster.drive import Drive, driving
 from loadtest.cluster.servers import on_servers
 from loadtest.traffic import Traffic
-from loadtest.truth import percentile
+from loadtest.truth import percentiles
 
 SETTLE_SECONDS = 30.0
 _FLIGHT_SECONDS = 3_600
-_SHARES = {"p50": 0.5, "p99": 0.99}
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -70,10 +69,10 @@ def _conclude(drive: Drive, seconds: float, events: int) -> Report:
         wins=tally.wins,
         late=tally.late,
         unanswered=tally.failed,
-        latency_ms={name: round(percentile(tally.latencies_ms, share), 1) for name, share in _SHARES.items()},
+        latency_ms=percentiles(tally.latencies_ms, "p50", "p99", digits=1),
         events=events,
         events_per_second=round(events / seconds, 1),
-        lag_ms={name: round(percentile(lags, share)) for name, share in _SHARES.items()},
+        lag_ms=percentiles(lags, "p50", "p99", digits=0),
         lost=account.notices.lost - account.notices.duplicated,
         duplicated=account.notices.duplicated,
         overspend_micros=account.overspend_micros,

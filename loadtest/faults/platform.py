@@ -15,7 +15,6 @@ from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.money import Micros, cost_micros
 from dsp.ledger.lease import LeaseBook
 from dsp.pacing.plan import day_number
-from dsp.stream.port import Record
 from dsp.stream.stamp import Stamp
 from dsp.workers.config import WorkersConfig
 from dsp.workers.ledger import LedgerJob
@@ -155,18 +154,14 @@ class Platform:
         accepted, process.accepted = process.accepted, []
         for notice in accepted:
             bid_id = notice.facts.bid_id
-            record = self._append(process, notice)
+            record = self.log.write(process.stamp, str(notice.facts.line_item_id), encode(notice))
+            self.oracle.appended(notice, record.appended_ms)
             process.noticed.add((bid_id, notice.kind))
             self.durable.add((bid_id, notice.kind))
             if notice.kind is NoticeKind.LOSS:
                 process.book.release(bid_id, record.appended_ms)
             else:
                 process.book.bill(bid_id, notice.cost_micros, record.appended_ms)
-
-    def _append(self, process: Process, notice: Notice) -> Record:
-        record = self.log.write(process.stamp, str(notice.facts.line_item_id), encode(notice))
-        self.oracle.appended(notice, record.appended_ms)
-        return record
 
     def send_sync(self, process: Process, *, reaches_store: bool = True, answered: bool = True) -> bool:
         """Begin a sync as bidder.sync does; `look_at_answer` ends it. Return False where the epoch was fenced."""

@@ -1,7 +1,7 @@
 """A day bought with one set of predictions: pacing, prices, money and the exchange's rules, step by step."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bidder.config import BidderConfig
-from dsp.catalog.entities import Catalogue
-from dsp.catalog.terms import Budget
+from dsp.catalog.entities import Campaign, Catalogue, LineItem
 from dsp.events.schema import Notice
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros, cost_micros
 from dsp.pacing.bids import thin
@@ -27,6 +26,7 @@ from loadtest.draw import Draw
 from loadtest.learning.policy import Policy
 from loadtest.learning.supply import Chance, Supply
 from loadtest.learning.told import Memory, Placed, facts_of, notices_of
+from loadtest.ledger import tightest
 from loadtest.market import rival_cpm
 from models.features.columns import REQUEST_COLUMNS, USER_COLUMNS
 from models.features.encode import user_values
@@ -101,8 +101,8 @@ class _Day:
         self.told: list[Notice] = []
         self._worths = conversion_worths(catalogue.conversion_rules)
         self._purse = _Purse(
-            _tightest({row: one.budget for row, one in enumerate(snapshot.line_items)}),
-            _tightest({one.id: one.budget for one in catalogue.campaigns}),
+            _bounded(enumerate(snapshot.line_items)),
+            _bounded((one.id, one) for one in catalogue.campaigns),
             snapshot.campaign_id.tolist(),
         )
         # What the pacing law reads, by line item's row and day: spend and results, added up.
@@ -219,9 +219,5 @@ def _clear(chance: Chance, deal: str, bid: Micros, seed: int) -> Clearing:
     return clear(offer, rival, first_price=chance.first_price)
 
 
-def _tightest(budgets: dict[int, Budget]) -> dict[int, Micros]:
-    bounds = {
-        key: [bound for bound in (budget.daily_micros, budget.total_micros) if bound is not None]
-        for key, budget in budgets.items()
-    }
-    return {key: min(found) for key, found in bounds.items() if found}
+def _bounded(numbered: Iterable[tuple[int, LineItem | Campaign]]) -> dict[int, Micros]:
+    return {number: bound for number, one in numbered if (bound := tightest(one.budget)) is not None}
