@@ -84,15 +84,15 @@ def _follow(score: object, before: object) -> Iterator[None]:
 
 
 @runtime_checkable
-class BatchScore(Protocol):
-    """A score in two steps, the second for several impressions at once."""
+class Batched(Protocol):
+    """What is asked in two steps, the second for several impressions at once: a score, or a model of one."""
 
     def stage(self, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Any:
         """Return what `run` needs of an impression and its candidates, in the thread of the auctions."""
         ...
 
-    def run(self, staged: Sequence[Any]) -> Sequence[NDArray[np.float64]]:
-        """Return the probabilities of each, in any thread, one call at a time."""
+    def run(self, staged: Sequence[Any]) -> Sequence[NDArray[Any]]:
+        """Return the probabilities, or log-odds, of each, in any thread, one call at a time."""
         ...
 
 
@@ -111,11 +111,11 @@ class BatchScorer(Scorer):
 
 
 def _stage(score: Score, request: NDArray[np.int64], chosen: NDArray[np.int64]) -> Any:
-    return score.stage(request, chosen) if isinstance(score, BatchScore) else score(request, chosen)
+    return score.stage(request, chosen) if isinstance(score, Batched) else score(request, chosen)
 
 
 def _run(score: Score, staged: Sequence[Any]) -> Sequence[NDArray[np.float64]]:
-    return score.run(staged) if isinstance(score, BatchScore) else staged
+    return score.run(staged) if isinstance(score, Batched) else staged
 
 
 class Predictor(Protocol):

@@ -7,7 +7,7 @@ models.serving.onnx (trees), models.serving.network, models.serving.linear. One 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.serving.calibration import HierarchicalCalibration, PairedCalibration, PreparedCalibration
 from models.serving.keys import Shared
 from models.serving.network import PreparedHead, PreparedNetwork
-from models.serving.predictor import Asked, BatchScore, BatchScorer, Follower, Predictions, Scorer
+from models.serving.predictor import Asked, Batched, BatchScorer, Follower, Predictions, Scorer
 from models.serving.session import Provider
 from models.serving.statistics import Statistics
 
@@ -30,19 +30,6 @@ class Prepared(Protocol):
 
         The next call may overwrite them.
         """
-        ...
-
-
-@runtime_checkable
-class BatchPrepared(Prepared, Protocol):
-    """A prepared model that also runs rows of several impressions at once."""
-
-    def stage(self, request: Int64s, chosen: Int64s) -> Any:
-        """Return what `run` needs of an impression, arguments as of `logits`."""
-        ...
-
-    def run(self, staged: Sequence[Any]) -> Sequence[NDArray[Any]]:
-        """Return the log-odds of each impression, in any thread, one call at a time."""
         ...
 
 
@@ -96,7 +83,7 @@ class Rate:
     def prepare(self, ads: Int64s, shared: Shared) -> "PreparedRate":
         """Return what gives the calibrated probabilities of ads of this table, (C, A); `shared` as Model.prepare."""
         prepared = [part.model.prepare(ads, shared) for part in self.parts]
-        batched = any(isinstance(part, BatchPrepared) for part in prepared)
+        batched = any(isinstance(part, Batched) for part in prepared)
         kind = BatchedRate if batched else PreparedRate
         return kind(prepared, self._weights, self.calibration.prepare(ads))
 
@@ -153,7 +140,7 @@ class BatchedRate(PreparedRate):
     def stage(self, request: Int64s, chosen: Int64s) -> Staged:
         """Return what `run` needs of a request row (R,) and K rows of the table."""
         parts = tuple(
-            part.stage(request, chosen) if isinstance(part, BatchPrepared) else part.logits(request, chosen).copy()
+            part.stage(request, chosen) if isinstance(part, Batched) else part.logits(request, chosen).copy()
             for part in self.parts
         )
         return Staged(parts, self.calibration.offsets(request, chosen))
@@ -163,7 +150,7 @@ class BatchedRate(PreparedRate):
         said: list[Sequence[NDArray[Any]]] = []
         for number, part in enumerate(self.parts):
             waiting = [one.parts[number] for one in staged]
-            said.append(part.run(waiting) if isinstance(part, BatchPrepared) else waiting)
+            said.append(part.run(waiting) if isinstance(part, Batched) else waiting)
         return [
             self.calibration(_sum(self.weights, logits), one.offsets)
             for logits, one in zip(zip(*said, strict=True), staged, strict=True)
@@ -237,7 +224,7 @@ class ModelPredictor:
         shared = Shared()
         ctr = self.ctr.prepare(ads, shared)
         cvr = self.cvr.prepare(ads, shared) if isinstance(self.cvr, Rate) else self.cvr.prepare(ads)
-        if isinstance(ctr, BatchScore) or isinstance(cvr, BatchScore):
+        if isinstance(ctr, Batched) or isinstance(cvr, Batched):
             return BatchScorer(self.version, ctr, cvr, self.ctr.provider)
         if not isinstance(cvr, PreparedRate):
             return Scorer(self.version, ctr, cvr, self.ctr.provider)
