@@ -163,11 +163,12 @@ FIELDS: dict[str, str] = {
     "secure": "Whether everything it loads comes over https.",
     "language": "ISO 639-1.",
     "trackers": "Third parties to tell what becomes of the ad, up to 30. A banner tells of impressions by images; its "
-    "scripts are part of `markup`, and of clicks it tells through redirects in `landing_url`. A native ad tells by "
-    "images of impressions, `viewable` and clicks, and by scripts of impressions; video and audio by images of all "
-    "events (`viewable` of video in VAST 4), and of impressions by `omid`. What a slot does not take is left out: of "
-    "a native ad what `eventtrackers` do not offer, and `omid` where the player lacks Open Measurement (framework 7), "
-    "which in `apis` is required. A change makes exchanges review the ad anew.",
+    "scripts are part of `markup`, and of clicks it tells through redirects in `landing_url`, which have to hand "
+    "`dsp_click_id` on. A native ad tells by images of impressions, `viewable` and clicks, and by scripts of "
+    "impressions; video and audio by images of all events (`viewable` of video in VAST 4), and of impressions by "
+    "`omid`. What a slot does not take is left out: of a native ad what `eventtrackers` do not offer, and `omid` "
+    "where the player lacks Open Measurement (framework 7), which in `apis` is required. A change makes exchanges "
+    "review the ad anew.",
     "event": "`impression`, `viewable`, `click`, or of what plays `start`, `first_quartile`, `midpoint`, "
     "`third_quartile`, `complete`.",
     "method": "`image` is a pixel, `script` JavaScript, `omid` JavaScript for Open Measurement (`AdVerifications`).",

@@ -191,7 +191,7 @@ def respond(
 def _tracked(request: _Request, trackers: Sequence[Tracker]) -> dict[str, object]:
     """Return what tells trackers of events: by the methods that the slot offers for each (Native 1.2, 5.8)."""
     offered = {(event.event, method) for event in request.eventtrackers for method in event.methods}
-    coded = [(_EVENTS.get(one.event, 0), _METHODS.get(one.method, 0), one.url) for one in trackers]
+    coded = [(_EVENTS.get(one.event), _METHODS.get(one.method), one.url) for one in trackers]
     found: dict[str, object] = {}
     if events := [{"event": code, "method": how, "url": url} for code, how, url in coded if (code, how) in offered]:
         found["eventtrackers"] = events

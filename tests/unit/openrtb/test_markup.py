@@ -290,7 +290,7 @@ def test_native_tells_third_parties_of_the_events_that_a_slot_offers_and_by_its_
         ([{"event": 1, "methods": [2, 1]}, {"event": 2, "methods": [1]}], [*impressions, viewable, scripts], {}),
         ([{"event": 2, "methods": [1, 2]}], [viewable], {"imptrackers": ["https://i/", "https://t/"]}),
         (
-            [{"event": 3, "methods": [1]}, {"event": 0, "methods": [0]}],
+            [{"event": 3, "methods": [1]}, {"event": 0, "methods": [0, 1]}],
             None,
             {"imptrackers": ["https://i/", "https://t/"]},
         ),
