@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0011_position_log"
-down_revision = "0010_revocations"
+revision = "0012_position_log"
+down_revision = "0011_trackers"
 branch_labels = None
 depends_on = None
 
