@@ -1,9 +1,10 @@
-"""Who may enter the auction: the in-flight bound, how long requests wait, each exchange's agreed rate, the time left.
+"""Who may enter the auction: the in-flight bound, how long requests wait, each exchange's agreed rate, the time left,
+and whether what is won could be recorded.
 
 Being refused is a value; towards the exchange it is a fast 204, never 429 or 503.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from dsp.catalog.reasons import Exclusion
 from dsp.kernel import metrics
@@ -44,15 +45,21 @@ class Queue:
 
 
 class Admission:
-    """Counts requests in flight and holds the exchanges' token buckets."""
+    """Counts requests in flight and holds the exchanges' token buckets; `recording` tells if notices are taken."""
 
     def __init__(
-        self, profiles: Mapping[str, Profile], inflight_max: int, time_left_ms_min: float, now_ns: int
+        self,
+        profiles: Mapping[str, Profile],
+        inflight_max: int,
+        time_left_ms_min: float,
+        now_ns: int,
+        recording: Callable[[], bool],
     ) -> None:
         self.inflight = 0
         self._queue = Queue()
         self._inflight_max = inflight_max
         self._time_left_ms_min = time_left_ms_min
+        self._recording = recording
         self._buckets = {
             name: TokenBucket(profile.qps_max, now_ns) for name, profile in profiles.items() if profile.qps_max > 0
         }
@@ -61,6 +68,8 @@ class Admission:
     def enter(self, exchange: str, arrived_ns: int, now_ns: int) -> Exclusion | None:
         """Count a request in; a reason means that it must be answered at once. Pair every call with `leave`."""
         self.inflight += 1
+        if not self._recording():
+            return Exclusion.LOG_AWAY
         waited = now_ns - arrived_ns > WORK_NS_MAX
         if self.inflight > self._inflight_max or (waited and self._queue.overdue(arrived_ns, now_ns)):
             return Exclusion.OVERLOAD

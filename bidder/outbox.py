@@ -129,6 +129,10 @@ class Outbox:
         for lane in self._lanes.values():
             lane.report()
 
+    def takes(self, topic: Topic) -> bool:
+        """Return whether a topic's lane has room and the log, or the disk in its place, takes its records."""
+        return self._lanes[topic].healthy
+
     def healthy(self) -> bool:
         """Return whether every lane has room and the log takes its records; samples of requests stop no bids."""
         return all(lane.healthy for topic, lane in self._lanes.items() if topic is not Topic.REQUESTS)

@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from bidder.admission import Admission
@@ -83,7 +84,13 @@ def wire(
         config=config,
         clock=clock,
         serving=serving,
-        admission=Admission(profiles, config.inflight_max, config.time_left_ms_min, clock.elapsed_ns()),
+        admission=Admission(
+            profiles,
+            config.inflight_max,
+            config.time_left_ms_min,
+            clock.elapsed_ns(),
+            partial(outbox.takes, Topic.NOTICES),
+        ),
         enricher=Enricher(users, pending, rates, deployment.secret(b"user-key"), vendor_id, policy),
         leases=leases,
         pending=pending,

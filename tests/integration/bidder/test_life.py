@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sqlite3
 import time
@@ -193,6 +194,22 @@ async def test_drain_drops_no_request_and_returns_the_money(bidder: World) -> No
 
 async def _not_ready(bidder: World) -> bool:
     return not await bidder.ready()
+
+
+async def test_with_a_full_disk_nothing_is_bid_for_that_nobody_could_record(bidder: World) -> None:
+    await begin(bidder)
+    bill = price_at((await bidder.offer("before"))["burl"], "1.25")
+
+    async def refused() -> bool:
+        return await bidder.notify(bill) == 503 and (await bidder.bid(bid_request("full")))[0] == 204
+
+    assert bidder.process is not None
+    resource.prlimit(bidder.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # no file of its grows
+    await until(refused)
+    assert await bidder.metric("dsp_no_bids_total", exchange="openrtb", reason="log_away") >= 1
+    resource.prlimit(bidder.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await bidder.offer("after")
+    assert await bidder.notify(bill) == 200
 
 
 async def test_kill_and_restart_keeps_every_acknowledged_notice_once(bidder: World) -> None:

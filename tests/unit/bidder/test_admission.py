@@ -17,22 +17,28 @@ PROFILES = {"x": Profile(name="x", qps_max=10), "y": Profile(name="y", qps_max=1
 
 
 def test_rates_are_per_exchange() -> None:
-    admission = Admission(PROFILES, 1_000, 3.0, 0)
+    admission = Admission(PROFILES, 1_000, 3.0, 0, lambda: True)
     refusals = [admission.enter("x", 0, 0) for _ in range(12)]
     assert refusals == [None] * 10 + [Exclusion.RATE_LIMITED] * 2
     assert admission.enter("y", 0, 0) is None
 
 
 def test_in_flight_bound() -> None:
-    admission = Admission(PROFILES, 2, 3.0, 0)
+    admission = Admission(PROFILES, 2, 3.0, 0, lambda: True)
     assert [admission.enter("y", 0, 0) for _ in range(3)] == [None, None, Exclusion.OVERLOAD]
     admission.leave()
     admission.leave()
     assert admission.enter("y", 0, 0) is None
 
 
+def test_nobody_bids_for_what_could_not_be_recorded() -> None:
+    records = iter([False, True])
+    admission = Admission(PROFILES, 2, 3.0, 0, lambda: next(records))
+    assert [admission.enter("y", 0, 0) for _ in range(2)] == [Exclusion.LOG_AWAY, None]
+
+
 def test_time_short() -> None:
-    admission = Admission(PROFILES, 2, 3.0, 0)
+    admission = Admission(PROFILES, 2, 3.0, 0, lambda: True)
     assert admission.time_short(2.9)
     assert not admission.time_short(3.0)
 
