@@ -16,10 +16,6 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
 
-{{- define "dsp.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
-{{- end }}
-
 {{- define "dsp.claim" -}}
 {{ .Values.storage.existingClaim | default (printf "%s-shared" (include "dsp.name" .)) }}
 {{- end }}
@@ -54,19 +50,38 @@ DSP_PLATFORM_EXCHANGES_DIR: /etc/dsp/exchanges
 {{- end }}
 {{- end }}
 
-{{- define "dsp.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: { type: RuntimeDefault }
+{{/* By which an operator finds what it is to read. */}}
+{{- define "dsp.monitoringLabels" -}}
+{{ include "dsp.labels" . }}
+{{- with .root.Values.monitoring.labels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
-{{- define "dsp.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: { drop: [ALL] }
+{{/* What all pods have in common, and below it all containers. */}}
+{{- define "dsp.pod" -}}
+automountServiceAccountToken: false
+# A Service that is called dsp-api would otherwise become DSP_API_PORT, which is a setting.
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: { type: RuntimeDefault }
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "dsp.container" -}}
+image: {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: { drop: [ALL] }
 {{- end }}
 
 {{/* What every pod mounts; where `data` is, each workload says itself. A process adds parts of the shared volume to it. */}}
