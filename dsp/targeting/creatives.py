@@ -1,7 +1,8 @@
 """Groups of conditions on creatives, as rows over them: by value, who has it, who lacks it, who is indifferent."""
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from dsp.openrtb.opportunity import Opportunity
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Bits, Words
 from dsp.targeting.joint import Group
-from dsp.targeting.rows import Conditions, Row, Value, compress, holders, union
+from dsp.targeting.rows import Conditions, Row, Value, compress, expand, holders, union
 
 
 class Owners:
@@ -53,34 +54,40 @@ class Creatives(Group[Opportunity, Fitting]):
         return Fitting(words, self.owners.of(words))
 
 
-def accept(reason: Exclusion, rows: Mapping[Value | None, Row], values: frozenset[Value], out: Conditions) -> None:
-    """Require that a creative has one of the values, or none at all."""
-    if rows:
-        named = [rows[value] for value in values & rows.keys()]
-        out.require(reason, union([rows[None], *named]))
+class Blocks(Generic[Value]):
+    """Creatives by values that may be blocked: `rows` are those that lack each, `named` the values that some have."""
+
+    def __init__(self, size: int, held: Iterable[tuple[Value, int]]) -> None:
+        everything = bitmap.ones(size)
+        self.rows: dict[Value, Row] = {
+            value: compress(everything & ~words, everything) for value, (words,) in holders(size, held)
+        }
+        self.named = frozenset(self.rows)
+
+    def require(self, reason: Exclusion, blocked: frozenset[Value], out: Conditions) -> None:
+        """Require that a creative has none of the values."""
+        for value in blocked & self.named:
+            out.require(reason, expand(self.rows[value]))
+
+
+class Choices(Generic[Value]):
+    """Creatives by values of which some are accepted; `named` are those that some have, and who has none takes any."""
+
+    def __init__(self, creatives: Sequence[Creative], values: Callable[[Creative], Collection[Value]]) -> None:
+        self._rows = holding(len(creatives), pairs(creatives, values))
+        self._indifferent = bitmap.from_mask(np.array([not values(one) for one in creatives], dtype=np.bool_))
+        self.named = frozenset(self._rows)
+
+    def require(self, reason: Exclusion, accepted: frozenset[Value], out: Conditions) -> None:
+        """Require that a creative has one of the values, or none at all."""
+        if self.named:
+            out.require(reason, union([self._indifferent, *[self._rows[value] for value in accepted & self.named]]))
 
 
 def holding(size: int, held: Iterable[tuple[Value, int]]) -> dict[Value, Row]:
     """Return by value the row of the creatives that have it."""
     nothing = bitmap.zeros(size)
     return {value: compress(words, nothing) for value, (words,) in holders(size, held)}
-
-
-def lacking(size: int, held: Iterable[tuple[Value, int]]) -> dict[Value, Row]:
-    """Return by value the row of the creatives that lack it."""
-    everything = bitmap.ones(size)
-    return {value: compress(everything & ~words, everything) for value, (words,) in holders(size, held)}
-
-
-def accepting(
-    creatives: Sequence[Creative], values: Callable[[Creative], Collection[Value]]
-) -> dict[Value | None, Row]:
-    """Return the rows of every value and, under None, of the creatives without one; empty when no creative has any."""
-    rows: dict[Value | None, Row] = {**holding(len(creatives), pairs(creatives, values))}
-    if rows:
-        indifferent = np.array([not values(one) for one in creatives], dtype=np.bool_)
-        rows[None] = bitmap.from_mask(indifferent)
-    return rows
 
 
 def pairs(creatives: Sequence[Creative], values: Callable[[Creative], Iterable[Value]]) -> Iterable[tuple[Value, int]]:

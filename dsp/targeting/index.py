@@ -64,17 +64,12 @@ class Index:
         self.active = bitmap.from_mask(_active(entities))
         domains = AdvertiserDomains([advertiser.domain for advertiser in entities.advertisers])
         self.deals = DealTable(_clauses(items, Dimension.DEAL), entities.deals, domains, len(items))
-        servable = [
-            _servable(items[row], one)
-            for one, row in zip(entities.creatives, entities.creative_line_items, strict=True)
-        ]
-        categories = [
-            frozenset(one.categories + entities.advertisers[row].categories)
-            for one, row in zip(entities.creatives, entities.creative_line_items, strict=True)
-        ]
+        owned = list(zip(entities.creatives, entities.creative_line_items, strict=True))
+        servable = [_servable(items[row], one) for one, row in owned]
+        categories = [frozenset(one.categories + entities.advertisers[row].categories) for one, row in owned]
         owners = Owners(entities.creative_line_items, len(items))
         self.matcher = Matcher(entities.creatives, categories, servable, owners)
-        self._rules = _rules(entities, domains, servable)
+        self._rules = _rules(items, domains, [pair for pair, good in zip(owned, servable, strict=True) if good])
         self._live_memo = (self.active, self.active, bitmap.to_bits(self.active))
         self._asked: deque[Asked] = deque(maxlen=_ASKED)
 
@@ -146,9 +141,11 @@ class Index:
         out.require(Exclusion.DAYPART, self.calendar.in_daypart(now_ms))
 
 
-def _rules(entities: Entities, domains: AdvertiserDomains, servable: Sequence[bool]) -> list[Rule]:
-    """Compile the groups in the order of the funnel. Dimensions that no clause names are left out."""
-    items = entities.line_items
+def _rules(items: Sequence[LineItem], domains: AdvertiserDomains, shown: Sequence[tuple[Creative, int]]) -> list[Rule]:
+    """Compile the groups in the order of the funnel. Dimensions that no clause names are left out.
+
+    `shown` are the creatives that may be shown, each with its line item's row.
+    """
     size = len(items)
 
     def values(dimensions: Sequence[Dimension]) -> dict[Dimension, ValueTable]:
@@ -160,11 +157,6 @@ def _rules(entities: Entities, domains: AdvertiserDomains, servable: Sequence[bo
         return TraitTable(clauses, size) if clauses else None
 
     nobody = bitmap.zeros(size)
-    shown = [
-        (one, row)
-        for one, row, good in zip(entities.creatives, entities.creative_line_items, servable, strict=True)
-        if good
-    ]
     formats = holders(size, ((one.format.value, row) for one, row in shown))
     slots = holders(size, ((slot_of(one), row) for one, row in shown))
     sizes = _clauses(items, Dimension.SIZE)

@@ -14,7 +14,7 @@ from dsp.openrtb.names import STORES, advertised_app, domain, domain_and_parents
 from dsp.openrtb.opportunity import Opportunity
 from dsp.targeting import bitmap
 from dsp.targeting.bitmap import Bits, Words
-from dsp.targeting.creatives import Creatives, Fitting, Owners, accept, accepting, lacking, pairs
+from dsp.targeting.creatives import Blocks, Choices, Creatives, Fitting, Owners, pairs
 from dsp.targeting.joint import Reasons, Step
 from dsp.targeting.rows import Conditions, expand, known
 from dsp.targeting.slots import Slots
@@ -74,27 +74,25 @@ class _Publishers(Creatives):
 
     def __init__(self, creatives: Sequence[Creative], categories: Sequence[frozenset[str]], owners: Owners) -> None:
         super().__init__(self._spelling_of, len(creatives), owners)
-        self._apps = lacking(len(creatives), pairs(creatives, _app))
-        self._sites = lacking(len(creatives), pairs(creatives, _sites))
+        self._apps = Blocks(len(creatives), pairs(creatives, _app))
+        self._sites = Blocks(len(creatives), pairs(creatives, _sites))
         named = (
             (name, n) for n, values in enumerate(categories) for value in values for name in category_and_parents(value)
         )
-        self._categories = lacking(len(creatives), named)
-        #: By code, without what is above it: those that lack it.
-        self._stated = lacking(len(creatives), ((code, n) for n, values in enumerate(categories) for code in values))
+        self._categories = Blocks(len(creatives), named)
+        #: By code, without what is above it.
+        self._stated = Blocks(len(creatives), ((code, n) for n, values in enumerate(categories) for code in values))
         self._nobody = bitmap.zeros(len(creatives))
         self._later = bitmap.from_mask(
             np.array([not all(map(is_first, values)) for values in categories], dtype=np.bool_)
         )
-        self._languages = accepting(creatives, lambda one: (one.language.lower(),) if one.language else ())
-        self._apps_named, self._sites_named = frozenset(self._apps), frozenset(self._sites)
-        self._categories_named, self._languages_named = frozenset(self._categories), frozenset(self._languages)
+        self._languages = Choices(creatives, lambda one: (one.language.lower(),) if one.language else ())
 
     def _spelling_of(self, opportunity: Opportunity) -> Hashable:
         # Lists of advertisers and of apps are long, and few of them make a difference.
         return (
-            opportunity.blocked_advertisers & self._sites_named,
-            opportunity.blocked_apps & self._apps_named,
+            opportunity.blocked_advertisers & self._sites.named,
+            opportunity.blocked_apps & self._apps.named,
             opportunity.blocked_categories,
             opportunity.allowed_categories,
             opportunity.category_taxonomy,
@@ -104,30 +102,27 @@ class _Publishers(Creatives):
     def key(self, opportunity: Opportunity) -> Hashable:
         """Return the sites, apps, categories and languages that some creative has."""
         return (
-            opportunity.blocked_advertisers & self._sites_named,
-            opportunity.blocked_apps & self._apps_named,
-            opportunity.blocked_categories & self._categories_named,
-            opportunity.allowed_categories & self._categories_named,
+            opportunity.blocked_advertisers & self._sites.named,
+            opportunity.blocked_apps & self._apps.named,
+            opportunity.blocked_categories & self._categories.named,
+            opportunity.allowed_categories & self._categories.named,
             frozenset(map(is_first, opportunity.allowed_categories)),
             self._unequal(opportunity),
-            known(opportunity.languages_allowed, self._languages_named),
+            known(opportunity.languages_allowed, self._languages.named),
         )
 
     def require(self, opportunity: Opportunity, out: Conditions) -> None:
         """Add the conditions that can bind."""
-        for site in opportunity.blocked_advertisers & self._sites_named:
-            out.require(Exclusion.ADVERTISER_BLOCKED, expand(self._sites[site]))
-        for app in opportunity.blocked_apps & self._apps_named:
-            out.require(Exclusion.APP_BLOCKED, expand(self._apps[app]))
+        self._sites.require(Exclusion.ADVERTISER_BLOCKED, opportunity.blocked_advertisers, out)
+        self._apps.require(Exclusion.APP_BLOCKED, opportunity.blocked_apps, out)
         unequal = self._unequal(opportunity)
         if unequal is not None:
             out.require(Exclusion.CATEGORY_UNKNOWN, self._later if unequal else self._nobody)
         if opportunity.allowed_categories:
             self._require_allowed(opportunity.allowed_categories, out)
-        for value in opportunity.blocked_categories & self._categories.keys():
-            out.require(Exclusion.CATEGORY_BLOCKED, expand(self._categories[value]))
+        self._categories.require(Exclusion.CATEGORY_BLOCKED, opportunity.blocked_categories, out)
         if opportunity.languages_allowed:
-            accept(Exclusion.CREATIVE_LANGUAGE, self._languages, opportunity.languages_allowed, out)
+            self._languages.require(Exclusion.CREATIVE_LANGUAGE, opportunity.languages_allowed, out)
 
     def _unequal(self, opportunity: Opportunity) -> int | None:
         """Return the taxonomy of the categories listed where none of the first can equal all of them."""
@@ -137,7 +132,7 @@ class _Publishers(Creatives):
     def _require_allowed(self, allowed: frozenset[str], out: Conditions) -> None:
         """Add that a creative has an allowed category, and none of the same form that is not."""
         forms, some = {is_first(code) for code in allowed}, self._nobody
-        for code, others in self._stated.items():
+        for code, others in self._stated.rows.items():
             if not allowed.isdisjoint(category_and_parents(code)):
                 some = some | (self.everyone.creatives & ~expand(others))
             elif is_first(code) in forms:

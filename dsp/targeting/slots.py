@@ -3,7 +3,6 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from operator import attrgetter
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +14,8 @@ from dsp.openrtb.native import NativeAssets, meets, read_assets, required
 from dsp.openrtb.opportunity import Opportunity, Video
 from dsp.openrtb.template import banner_types
 from dsp.targeting import bitmap
-from dsp.targeting.creatives import Creatives, Owners, accept, accepting, holding, lacking, pairs
-from dsp.targeting.rows import Conditions, expand, known, union
+from dsp.targeting.creatives import Blocks, Choices, Creatives, Owners, holding, pairs
+from dsp.targeting.rows import Conditions, known, union
 
 #: A creative's place: its format, and for banners its size; what an impression must offer.
 Slot = tuple[str, int, int]
@@ -46,33 +45,21 @@ def slots_of(opportunity: Opportunity, banner_slots: Iterable[Slot]) -> list[Slo
     return slots
 
 
-class _Named(NamedTuple):
-    """What creatives say of themselves to a slot; no other value makes a difference."""
-
-    attributes: frozenset[int]
-    types: frozenset[int]
-    apis: frozenset[int]
-    mimes: frozenset[str | None]
-    protocols: frozenset[int | None]
-    durations: frozenset[int | None]
-    deliveries: frozenset[int | None]
-
-
-class _Measured:
+class _Measured(Choices[int]):
     """Creatives by a number that some have: those for which it is within bounds are looked up."""
 
     def __init__(self, creatives: Sequence[Creative], measure: Callable[[Creative], tuple[int, ...]]) -> None:
-        self.rows = accepting(creatives, measure)
-        self._numbers = sorted([number for number in self.rows if number is not None])
+        super().__init__(creatives, measure)
+        self._numbers = sorted(self.named)
 
     def key(self, least: int, most: int) -> tuple[int, int]:
         """Return what of the bounds makes a difference to some creative."""
         return bisect_left(self._numbers, least), bisect_right(self._numbers, most)
 
-    def require(self, reason: Exclusion, least: int, most: int, out: Conditions) -> None:
+    def require_within(self, reason: Exclusion, least: int, most: int, out: Conditions) -> None:
         """Require that a creative's number is within the bounds, or that it has none."""
         begin, end = self.key(least, most)
-        accept(reason, self.rows, frozenset(self._numbers[begin:end]), out)
+        self.require(reason, frozenset(self._numbers[begin:end]), out)
 
 
 class Slots(Creatives):
@@ -85,15 +72,13 @@ class Slots(Creatives):
         self._slots = holding(size, ((slot_of(one), n) for n, one in enumerate(creatives) if servable[n]))
         self._banner_slots = [slot for slot in self._slots if slot[0] == _BANNER]
         self._sizes = frozenset([slot[1:] for slot in self._banner_slots])
-        # What is blocked value by value: the row of a value is what a block on it leaves.
-        self._attributes = lacking(size, pairs(creatives, lambda one: one.attributes))
-        self._types = lacking(size, pairs(creatives, _types))
-        self._apis = lacking(size, pairs(creatives, lambda one: one.apis))
-        self._insecure = lacking(size, pairs(creatives, lambda one: () if one.secure else (True,)))
-        # What is accepted value by value: a creative that names no value is indifferent.
-        self._mimes = accepting(creatives, _mime)
-        self._protocols = accepting(creatives, _protocols)
-        self._deliveries = accepting(creatives, _delivery)
+        self._attributes = Blocks(size, pairs(creatives, lambda one: one.attributes))
+        self._types = Blocks(size, pairs(creatives, _types))
+        self._apis = Blocks(size, pairs(creatives, lambda one: one.apis))
+        self._insecure = Blocks(size, pairs(creatives, lambda one: () if one.secure else (True,)))
+        self._mimes = Choices(creatives, _mime)
+        self._protocols = Choices(creatives, _protocols)
+        self._deliveries = Choices(creatives, _delivery)
         self._durations, self._bitrates = _Measured(creatives, _duration), _Measured(creatives, _bitrate)
         #: One native creative's assets for all of its shape.
         self._assets: dict[_Shape, NativeAssets] = {}
@@ -102,57 +87,44 @@ class Slots(Creatives):
             bitmap.from_mask(np.array([one.format is not kind for one in creatives], dtype=np.bool_))
             for kind in (MediaFormat.NATIVE, MediaFormat.VIDEO, MediaFormat.AUDIO)
         ]
-        self._named = _Named(
-            frozenset(self._attributes),
-            frozenset(self._types),
-            frozenset(self._apis),
-            frozenset(self._mimes),
-            frozenset(self._protocols),
-            frozenset(self._durations.rows),
-            frozenset(self._deliveries),
-        )
 
     def key(self, opportunity: Opportunity) -> Hashable:
         """Return what of the slot makes a difference to some creative."""
-        video, named, sizes = opportunity.video, self._named, opportunity.sizes
+        video, sizes = opportunity.video, opportunity.sizes
         return (
             opportunity.formats,
             self._sizes.intersection(sizes),
             not sizes,
-            opportunity.blocked_attributes & named.attributes,
-            opportunity.blocked_types & named.types,
+            opportunity.blocked_attributes & self._attributes.named,
+            opportunity.blocked_types & self._types.named,
             opportunity.secure,
-            known(opportunity.mimes, named.mimes),
-            opportunity.apis & named.apis,
+            known(opportunity.mimes, self._mimes.named),
+            opportunity.apis & self._apis.named,
             video and (self._player_key(video), video.audio and self._player_key(video.audio)),
             self._meeting(opportunity),
         )
 
     def _player_key(self, video: Video) -> Hashable:
-        named = self._named
         return (
-            known(video.protocols, named.protocols),
-            known(video.durations_required, named.durations),
+            known(video.protocols, self._protocols.named),
+            known(video.durations_required, self._durations.named),
             self._durations.key(video.duration_seconds_min, video.duration_seconds_max),
             self._bitrates.key(video.bitrate_kbps_min, video.bitrate_kbps_max),
-            known(video.deliveries, named.deliveries),
+            known(video.deliveries, self._deliveries.named),
         )
 
     def require(self, opportunity: Opportunity, out: Conditions) -> None:
         """Add the conditions that can bind."""
         rows = [self._slots[slot] for slot in slots_of(opportunity, self._banner_slots) if slot in self._slots]
         out.require(Exclusion.SIZE, union(rows) if rows else self._nothing)
-        for attribute in opportunity.blocked_attributes & self._attributes.keys():
-            out.require(Exclusion.ATTRIBUTE_BLOCKED, expand(self._attributes[attribute]))
-        for kind in opportunity.blocked_types & self._types.keys():
-            out.require(Exclusion.ATTRIBUTE_BLOCKED, expand(self._types[kind]))
-        if opportunity.secure and self._insecure:
-            out.require(Exclusion.CREATIVE_INSECURE, expand(self._insecure[True]))
+        self._attributes.require(Exclusion.ATTRIBUTE_BLOCKED, opportunity.blocked_attributes, out)
+        self._types.require(Exclusion.ATTRIBUTE_BLOCKED, opportunity.blocked_types, out)
+        if opportunity.secure:
+            self._insecure.require(Exclusion.CREATIVE_INSECURE, frozenset([True]), out)
         if opportunity.mimes:
-            accept(Exclusion.MIME_UNSUPPORTED, self._mimes, opportunity.mimes, out)
+            self._mimes.require(Exclusion.MIME_UNSUPPORTED, opportunity.mimes, out)
         # OpenRTB 2.6, 3.2.6 `api`: a framework that is not listed is not supported.
-        for api in self._apis.keys() - opportunity.apis:
-            out.require(Exclusion.API_UNSUPPORTED, expand(self._apis[api]))
+        self._apis.require(Exclusion.API_UNSUPPORTED, self._apis.named - opportunity.apis, out)
         video = opportunity.video
         if video is not None and video.audio is None:
             self._require_player(video, out)
@@ -168,14 +140,15 @@ class Slots(Creatives):
 
     def _require_player(self, video: Video, out: Conditions) -> None:
         if video.protocols:
-            accept(Exclusion.PROTOCOL_UNSUPPORTED, self._protocols, video.protocols, out)
+            self._protocols.require(Exclusion.PROTOCOL_UNSUPPORTED, video.protocols, out)
         if video.durations_required:
-            accept(Exclusion.DURATION, self._durations.rows, video.durations_required, out)
+            self._durations.require(Exclusion.DURATION, video.durations_required, out)
         else:
-            self._durations.require(Exclusion.DURATION, video.duration_seconds_min, video.duration_seconds_max, out)
-        self._bitrates.require(Exclusion.BITRATE, video.bitrate_kbps_min, video.bitrate_kbps_max, out)
+            least, most = video.duration_seconds_min, video.duration_seconds_max
+            self._durations.require_within(Exclusion.DURATION, least, most, out)
+        self._bitrates.require_within(Exclusion.BITRATE, video.bitrate_kbps_min, video.bitrate_kbps_max, out)
         if video.deliveries:
-            accept(Exclusion.DELIVERY_UNSUPPORTED, self._deliveries, video.deliveries, out)
+            self._deliveries.require(Exclusion.DELIVERY_UNSUPPORTED, video.deliveries, out)
 
     def _native(self, creatives: Sequence[Creative], servable: Sequence[bool]) -> Iterable[tuple[_Shape, int]]:
         for number, one in enumerate(creatives):
