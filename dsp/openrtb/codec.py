@@ -149,13 +149,14 @@ def _refuse_constant(name: str) -> None:
 
 def _fold(request: BidRequest) -> BidRequest:
     """Move what 2.5 and older say in `ext` to where 2.6 says it; the newer place wins."""
-    if request.regs is not None and request.regs.ext is not None:
-        _fold_regs(request.regs, request.regs.ext)
-    if request.user is not None and request.user.ext is not None:
-        request.user.consent = request.user.consent or request.user.ext.consent
-        request.user.eids = request.user.eids or request.user.ext.eids
-    if request.source is not None and request.source.ext is not None:
-        request.source.schain = request.source.schain or request.source.ext.schain
+    regs, user, source = request.regs, request.user, request.source
+    if regs is not None and regs.ext is not None:
+        _fold_regs(regs, regs.ext)
+    if user is not None and user.ext is not None:
+        user.consent = user.consent or user.ext.consent
+        user.eids = user.eids or user.ext.eids
+    if source is not None and source.ext is not None:
+        source.schain = source.schain or source.ext.schain
     if request.ext is not None:
         request.wlang = request.wlang or request.ext.wlang
         request.bapp = request.bapp or request.ext.bapp
