@@ -290,6 +290,33 @@ async def test_a_replica_that_takes_over_counts_as_a_loss(valkey_cluster: Cluste
     await store.close()
 
 
+async def test_an_epoch_of_before_the_loss_is_given_to_nobody_else(money: Money, own_valkey: Valkey) -> None:
+    """Nothing was charged to it, so the book does not know it; and two of one epoch would spend the same leases."""
+    epochs = [await money.store.register(f"bidder {number}", NOW_MS) for number in range(3)]
+    await money.begin(epochs[-1])
+    with own_valkey.client() as client:
+        client.flushall()
+    watermark_ms = closes_ms(PROMISE_MS + CEILING_SLACK_MS)
+    await money.keeper.keep(watermark_ms)
+    assert all(one.whole for one in await money.store.standing())
+    assert await money.store.register("another", NOW_MS) > max(epochs)
+    with pytest.raises(ConflictError):
+        await money.ask(epochs[-1])
+
+
+async def test_a_holder_hears_the_watermark_of_the_shard_that_was_told_least(valkey_cluster: Cluster) -> None:
+    """A ledger that dies half way has told some: in the others what it billed is not settled."""
+    store = RedisLeaseStore(valkey_cluster.url, ANY_CLOCK_MS)
+    await store.open()
+    for one in await store.standing():
+        await store.restate(one.shard, one.generation, [], 0, PROMISE_MS)
+    epoch = await store.register("bidder", NOW_MS)
+    await store.settle({}, NOW_MS)
+    await store._run({3: [("settle", {}, NOW_MS + 1)]})
+    assert (await store.sync(epoch, NOW_MS, [], {}, 0)).watermark_ms == NOW_MS
+    await store.close()
+
+
 async def test_a_store_is_told_the_latest_days_each_and_all_before_as_one(engine: Engine) -> None:
     class Lost:
         async def standing(self) -> list[Standing]:
