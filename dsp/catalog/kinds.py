@@ -29,9 +29,9 @@ class Kind(StrEnum):
         return _PARENTS.get(self)
 
     @property
-    def parent_field(self) -> str | None:
-        """Return the field that names the parent, such as `campaign_id`."""
-        return f"{self.parent}_id" if self.parent else None
+    def parent_field(self) -> str:
+        """Return the field that names the parent, such as `campaign_id`; "" where there is none."""
+        return f"{self.parent}_id" if self.parent else ""
 
     @property
     def ancestors(self) -> "tuple[Kind, ...]":

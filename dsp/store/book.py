@@ -277,17 +277,14 @@ class BookRepository:
         return [one for key, one in candidates.items() if key not in seen]
 
     def _insert(self, new: Sequence[Transaction], responses: Sequence[Response]) -> None:
-        if responses:
-            self._session.execute(statements.INSERT_RESPONSES, _values(statements.RESPONSES, responses))
-        if not new:
-            return
-        self._session.execute(statements.INSERT_TRANSACTIONS, _values(statements.TRANSACTIONS, new))
+        self._write(statements.INSERT_RESPONSES, _values(statements.RESPONSES, responses))
+        self._write(statements.INSERT_TRANSACTIONS, _values(statements.TRANSACTIONS, new))
         lines = [
             {"bid_id": one.bid_id, "account": account, "micros": micros}
             for one in new
             for account, micros in one.postings
         ]
-        self._session.execute(statements.INSERT_POSTINGS, lines)
+        self._write(statements.INSERT_POSTINGS, lines)
 
     def _add_sums(
         self,

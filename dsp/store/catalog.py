@@ -14,9 +14,9 @@ from dsp.catalog.kinds import Entity, Kind
 from dsp.catalog.status import Status, effective, transition
 from dsp.catalog.validate import READ_ONLY, parse
 from dsp.kernel.errors import ConflictError, NotFoundError, TransitionError, ValidationError
-from dsp.store.checks import Checks, Faults, pieces
-from dsp.store.rows import to_entity, to_values
-from dsp.store.tables import ROWS, ChangeRow, RevisionRow
+from dsp.store.checks import Checks, Faults
+from dsp.store.rows import find, pieces, to_entity, to_values
+from dsp.store.tables import TABLES, ChangeRow, RevisionRow
 
 ID_MAX = 2**63 - 1
 _REVISION = select(RevisionRow.__table__.c.revision)  # read every second or so by every worker
@@ -52,7 +52,7 @@ class CatalogReader:
 
     def get(self, kind: Kind, id: int) -> Entity:
         """Return one entity; raises NotFoundError."""
-        table = ROWS[kind].__table__
+        table = TABLES[kind]
         row = None
         if 0 < id <= ID_MAX:
             row = self._session.execute(select(table).where(table.c.id == id)).mappings().first()
@@ -62,21 +62,11 @@ class CatalogReader:
 
     def get_all(self, kind: Kind, ids: Collection[int]) -> dict[int, Entity]:
         """Return the entities that have these ids, by them."""
-        table = ROWS[kind].__table__
-        found: dict[int, Entity] = {}
-        for some in pieces([id for id in sorted(ids) if 0 < id <= ID_MAX]):
-            rows = self._session.execute(select(table).where(table.c.id.in_(some))).mappings()
-            found |= {row["id"]: to_entity(kind, row) for row in rows}
-        return found
+        return find(self._session, kind, "id", [id for id in sorted(ids) if 0 < id <= ID_MAX])
 
     def find_all(self, kind: Kind, external_ids: Sequence[str]) -> dict[str, Entity]:
         """Return the entities that have these external ids, by them."""
-        table = ROWS[kind].__table__
-        found: dict[str, Entity] = {}
-        for some in pieces(external_ids):
-            rows = self._session.execute(select(table).where(table.c.external_id.in_(some))).mappings()
-            found |= {row["external_id"]: to_entity(kind, row) for row in rows}
-        return found
+        return find(self._session, kind, "external_id", external_ids)
 
     def list(
         self,
@@ -90,7 +80,7 @@ class CatalogReader:
 
         Their names contain `name_part`, whatever the case of the letters A to Z; of others, as the database has it.
         """
-        table = ROWS[kind].__table__
+        table = TABLES[kind]
         query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit)
         if name_part:
             query = query.where(table.c.name.icontains(name_part, autoescape=True))
@@ -112,12 +102,12 @@ class CatalogReader:
 
     def effective_statuses(self, kind: Kind, entities: Sequence[Entity]) -> Sequence[Status]:
         """Return what each entity's status comes to given its ancestors', in the same order."""
-        parent, field = kind.parent, kind.parent_field
-        if parent is None or field is None:
+        if kind.parent is None:
             return [entity.status for entity in entities]
-        parents = self.get_all(parent, {getattr(entity, field) for entity in entities})
-        above = dict(zip(parents, self.effective_statuses(parent, list(parents.values())), strict=True))
-        return [effective(entity.status, above[getattr(entity, field)]) for entity in entities]
+        owner = attrgetter(kind.parent_field)
+        parents = self.get_all(kind.parent, set(map(owner, entities)))
+        above = dict(zip(parents, self.effective_statuses(kind.parent, list(parents.values())), strict=True))
+        return [effective(entity.status, above[owner(entity)]) for entity in entities]
 
 
 class CatalogRepository(CatalogReader):
@@ -166,7 +156,7 @@ class CatalogRepository(CatalogReader):
         if refused or not parsed:
             return [], refused
         final = [msgspec.structs.replace(one, version=1 + len(_STEPS[one.status])) for one in parsed]
-        table = cast(Table, ROWS[kind].__table__)
+        table = TABLES[kind]
         insertion = insert(table).returning(table.c.id, sort_by_parameter_order=True)
         ids = self._session.execute(insertion, [to_values(one) for one in final]).scalars().all()
         made = [msgspec.structs.replace(one, id=id) for one, id in zip(final, ids, strict=True)]
@@ -269,17 +259,17 @@ def _update(table: Table) -> Update:
 
 
 #: Made once: to make one costs more than to execute it.
-_UPDATES = {kind: _update(cast(Table, row.__table__)) for kind, row in ROWS.items()}
+_UPDATES = {kind: _update(table) for kind, table in TABLES.items()}
 _REVISE = update(cast(Table, RevisionRow.__table__)).values(revision=RevisionRow.revision + bindparam("writes"))
 
 
 def _having(kind: Kind, name: str, value: Any) -> ColumnElement[bool]:
     """Return the condition that a column, or the id of an ancestor further up, is the value."""
-    table = ROWS[kind].__table__
-    if name in table.c or kind.parent is None or kind.parent_field is None:
+    table = TABLES[kind]
+    if name in table.c or kind.parent is None:
         equal: ColumnElement[bool] = table.c[name] == value
         return equal
-    parents = ROWS[kind.parent].__table__
+    parents = TABLES[kind.parent]
     return table.c[kind.parent_field].in_(select(parents.c.id).where(_having(kind.parent, name, value)))
 
 
@@ -312,7 +302,7 @@ def merge(base: Any, patch: Any) -> Any:
 
 def names(session: Session, kind: Kind, ids: Collection[int]) -> dict[int, str]:
     """Return the names of the entities of a kind that have these ids."""
-    table, wanted = ROWS[kind].__table__, sorted(ids)
+    table, wanted = TABLES[kind], sorted(ids)
     found: dict[int, str] = {}
     for some in pieces(wanted):
         query = select(table.c.id, table.c.name).where(table.c.id.in_(some))
@@ -331,7 +321,7 @@ def load_entities(session: Session, kind: Kind) -> tuple[list[Entity], dict[int,
     What cannot be read (a newer version may have written it) must not stop the rest. A deal that cannot is archived:
     it still bars its line items.
     """
-    table = ROWS[kind].__table__
+    table = TABLES[kind]
     query = select(table).order_by(table.c.id)
     if is_gone(kind, Status.ARCHIVED):
         query = query.where(table.c.status != Status.ARCHIVED.value)
@@ -366,7 +356,7 @@ def rooted(entities: Mapping[Kind, Collection[Entity]]) -> Catalogue:
         kept[kind] = entities[kind]
         if kind is Kind.CONVERSION_RULE:
             kept[kind] = [rule for rule in kept[kind] if rule.status is Status.ACTIVE]
-        if kind.parent is not None and kind.parent_field is not None:
+        if kind.parent is not None:
             parents, owner = {parent.id for parent in kept[kind.parent]}, attrgetter(kind.parent_field)
             kept[kind] = [entity for entity in kept[kind] if owner(entity) in parents]
     return Catalogue(**{kind.plural: tuple(kept[kind]) for kind in Kind})  # type: ignore[arg-type]

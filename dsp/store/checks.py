@@ -1,7 +1,7 @@
 """What only the other entities can tell of one: a wrong parent, a goal without meaning, an identity that is taken."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import msgspec
 from sqlalchemy import select
@@ -14,8 +14,8 @@ from dsp.catalog.terms import Budget, GoalKind
 from dsp.kernel.clock import knows_timezone
 from dsp.kernel.errors import Fault
 from dsp.store.book_tables import BookDayRow
-from dsp.store.rows import to_entity
-from dsp.store.tables import ROWS, CampaignRow, ConversionRuleRow, LineItemRow
+from dsp.store.rows import find, pieces
+from dsp.store.tables import TABLES, CampaignRow, ConversionRuleRow, LineItemRow
 
 #: Fields that must be unique within a kind.
 _EXTERNAL_ID = ("external_id",)
@@ -23,9 +23,7 @@ _UNIQUE: dict[Kind, tuple[str, ...]] = {
     Kind.DEAL: ("deal_id", "exchange"),
     Kind.AUDIENCE: ("segment_id", "advertiser_id"),
 }
-_AT_ONCE = 500  # databases bound the parameters of a statement
 Faults = list[Fault]
-T = TypeVar("T")
 
 
 class Checks:
@@ -57,7 +55,7 @@ class Checks:
     def changed(self, kind: Kind, entity: Entity, before: Entity) -> Faults:
         """Return what is wrong with another version of an entity."""
         faults: Faults = []
-        if kind.parent_field is not None and getattr(entity, kind.parent_field) != getattr(before, kind.parent_field):
+        if kind.parent is not None and getattr(entity, kind.parent_field) != getattr(before, kind.parent_field):
             # Money is booked under the ancestors an entity had, so it cannot move.
             faults.append(Fault(kind.parent_field, "cannot be changed"))
         faults += self._timezone_faults(entity, before)
@@ -72,7 +70,7 @@ class Checks:
         return faults + self._goal_faults(entity, before) if isinstance(entity, LineItem) else faults
 
     def _parent_faults(self, kind: Kind, entity: Entity) -> Faults:
-        if kind.parent is None or kind.parent_field is None:
+        if kind.parent is None:
             return []
         above, of = self._of(kind, entity), ""
         if above is None:
@@ -178,7 +176,7 @@ class Checks:
     def _holders(
         self, kind: Kind, fields: tuple[str, ...], identities: Sequence[tuple[Any, ...]]
     ) -> dict[tuple[Any, ...], int]:
-        table = ROWS[kind].__table__
+        table = TABLES[kind]
         found: dict[tuple[Any, ...], int] = {}
         for some in pieces(identities):
             query = select(table.c.id, *[table.c[name] for name in fields])
@@ -188,18 +186,17 @@ class Checks:
         return found
 
     def _read_ancestors(self, kind: Kind, entities: Sequence[Entity]) -> None:
-        while kind.parent is not None and kind.parent_field is not None:
+        while kind.parent is not None:
             wanted = {getattr(entity, kind.parent_field) for entity in entities}
             kind = kind.parent
-            table = ROWS[kind].__table__
-            for some in pieces([number for number in wanted if (kind, number) not in self._read]):
-                rows = self._session.execute(select(table).where(table.c.id.in_(some))).mappings()
-                self._read |= {(kind, row["id"]): to_entity(kind, row) for row in rows}
+            unread = [number for number in wanted if (kind, number) not in self._read]
+            found = find(self._session, kind, "id", unread)
+            self._read |= {(kind, number): entity for number, entity in found.items()}
             entities = [self._read[kind, number] for number in wanted if (kind, number) in self._read]
 
     def _of(self, kind: Kind, entity: Entity) -> Entity | None:
         """Return an entity's parent."""
-        if kind.parent is None or kind.parent_field is None:
+        if kind.parent is None:
             return None
         number = getattr(entity, kind.parent_field)
         if (kind.parent, number) not in self._read:
@@ -209,9 +206,3 @@ class Checks:
 
 def _identity(entity: Entity, fields: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(getattr(entity, name) for name in fields)
-
-
-def pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield the items, as many at a time as may be named in one statement."""
-    for begin in range(0, len(items), _AT_ONCE):
-        yield items[begin : begin + _AT_ONCE]

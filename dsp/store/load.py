@@ -11,6 +11,7 @@ in a transaction of its own, parents first, so that a large file keeps others fr
 import re
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -46,9 +47,9 @@ _REFUSALS_MAX = 50
 class LoadReport(msgspec.Struct, kw_only=True):
     """How many entities of each kind the load created, updated and left alone."""
 
-    created: dict[Kind, int] = {}
-    updated: dict[Kind, int] = {}
-    unchanged: dict[Kind, int] = {}
+    created: Counter[Kind] = msgspec.field(default_factory=Counter)
+    updated: Counter[Kind] = msgspec.field(default_factory=Counter)
+    unchanged: Counter[Kind] = msgspec.field(default_factory=Counter)
 
 
 class _Planned(NamedTuple):
@@ -167,7 +168,7 @@ class Load:
                 refusals += [_Refusal(kind, number, external_id, fault) for fault in refused.faults]
             else:
                 if one is None:
-                    _count(self.report.unchanged, kind)
+                    self.report.unchanged[kind] += 1
                 else:
                     planned.append(one)
             self._named[kind].add(external_id)
@@ -183,7 +184,7 @@ class Load:
             raise ValidationError([Fault("external_id", f"another {kind.words} of the file has it")])
         status = _status(entry.pop("status", Status.DRAFT))
         parent = None
-        if kind.parent is not None and kind.parent_field is not None and kind.parent in entry:
+        if kind.parent is not None and kind.parent in entry:
             parent = entry.pop(kind.parent)
             if not isinstance(parent, str) or (parent not in parents and parent not in self._named[kind.parent]):
                 raise ValidationError([Fault(kind.parent, f"there is no {kind.parent.words} with this external id")])
@@ -212,7 +213,8 @@ class Load:
                         refusals += _update(repository, one)
                 _refuse([], refusals)
         for one in part:
-            _count(self.report.updated if one.entity is None else self.report.created, one.kind)
+            counts = self.report.updated if one.entity is None else self.report.created
+            counts[one.kind] += 1
 
 
 def _parts(planned: Sequence[_Planned]) -> Iterator[list[_Planned]]:
@@ -229,13 +231,13 @@ def _parts(planned: Sequence[_Planned]) -> Iterator[list[_Planned]]:
 
 
 def _create(repository: CatalogRepository, kind: Kind, some: Sequence[_Planned]) -> list[_Refusal]:
-    field, entities = kind.parent_field, [one.entity for one in some if one.entity is not None]
-    if kind.parent is not None and field is not None:
+    entities = [one.entity for one in some if one.entity is not None]
+    if kind.parent is not None:
         parents = _ids(repository, kind.parent, [one.parent for one in some])
         entities = [
             entity
             if one.parent is None
-            else msgspec.structs.replace(entity, **{field: parents.get(one.parent, _LATER)})
+            else msgspec.structs.replace(entity, **{kind.parent_field: parents.get(one.parent, _LATER)})
             for one, entity in zip(some, entities, strict=True)
         ]
     refused = repository.create_all(kind, entities)[1]
@@ -260,10 +262,6 @@ def _ids(reader: CatalogReader, kind: Kind, names: Sequence[Any]) -> dict[str, i
 def _external_id(entry: Mapping[str, Any]) -> str:
     given = entry.get("external_id")
     return given.strip() if isinstance(given, str) else ""
-
-
-def _count(counts: dict[Kind, int], kind: Kind) -> None:
-    counts[kind] = counts.get(kind, 0) + 1
 
 
 def _refusal(one: _Planned, fault: Fault) -> _Refusal:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     String,
+    Table,
     Text,
     UniqueConstraint,
 )
@@ -217,12 +218,5 @@ class IdempotencyRow(Base):
     created_ms: Mapped[int] = mapped_column(index=True)
 
 
-ROWS: dict[Kind, type[EntityRow]] = {
-    Kind.ADVERTISER: AdvertiserRow,
-    Kind.CAMPAIGN: CampaignRow,
-    Kind.LINE_ITEM: LineItemRow,
-    Kind.CREATIVE: CreativeRow,
-    Kind.DEAL: DealRow,
-    Kind.AUDIENCE: AudienceRow,
-    Kind.CONVERSION_RULE: ConversionRuleRow,
-}
+#: The table of each kind of entity.
+TABLES: dict[Kind, Table] = {kind: Base.metadata.tables[kind] for kind in Kind}

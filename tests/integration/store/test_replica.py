@@ -28,7 +28,7 @@ def write(repository: CatalogRepository, random: Random, ids: dict[Kind, list[in
         if not ids[kind] or random.random() < 0.4:
             fields = {
                 "name": "n",
-                **({kind.parent_field: random.choice(ids[kind.parent])} if kind.parent and kind.parent_field else {}),
+                **({kind.parent_field: random.choice(ids[kind.parent])} if kind.parent else {}),
                 **FIELDS[kind],
             }
             if kind is Kind.DEAL:
