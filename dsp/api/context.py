@@ -34,7 +34,7 @@ IF_MATCH = r'\*|"([0-9]{1,18})"'
 _bearer = HTTPBearer(auto_error=False, description="An API key, made by `python -m dsp key create NAME --role ROLE`.")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Services:
     """What the application was made with."""
 
@@ -51,10 +51,9 @@ class Services:
     rates: dict[int, TokenBucket] = field(init=False, default_factory=dict)  # by key
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reads", session_factory(self.engine, read_only=True))
-        object.__setattr__(self, "writes", session_factory(self.engine))
-        explainer = Explainer(self.reads, self.platform)
-        object.__setattr__(self, "explainer", explainer)
+        self.reads = session_factory(self.engine, read_only=True)
+        self.writes = session_factory(self.engine)
+        self.explainer = Explainer(self.reads, self.platform)
 
     def admits(self, key: ApiKey) -> bool:
         """Count a request of a key; return whether it keeps to the rate."""

@@ -131,7 +131,7 @@ class Delivery:
             date=(EPOCH + timedelta(days=self._day)).isoformat(),
             held=[*self._inactive(), *self._resting(), *closed, *spent],
             budgets=budgets,
-            pace=None if control is None else _pace(control),
+            pace=None if control is None else msgspec.convert(control, PaceReport, from_attributes=True),
             supply=supply,
         )
 
@@ -216,12 +216,3 @@ class Delivery:
 def _spent(budget: BudgetReport) -> Reason:
     which = f"The {budget.budget_of.words}'s {'budget of the day' if budget.daily else 'total budget'}"
     return Reason(label=Exclusion.BUDGET.value, sentence=f"{which} has no room for another impression.")
-
-
-def _pace(control: Control) -> PaceReport:
-    return PaceReport(
-        at_ms=control.at_ms,
-        multiplier=control.multiplier,
-        planned_micros=control.planned_micros,
-        spent_micros=control.spent_micros,
-    )

@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document: schemas from the very structs that requests are checked against, and words for people."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -196,24 +197,19 @@ def _describe(name: str, schema: dict[str, Any]) -> None:
 def _create(entity: dict[str, Any], description: str) -> dict[str, Any]:
     properties = {name: schema for name, schema in entity["properties"].items() if name not in READ_ONLY}
     required = [name for name in entity["required"] if name not in READ_ONLY]
-    return {
-        "type": "object",
-        "description": description,
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
+    return _object(description, properties, required)
+
+
+def _object(description: str, properties: dict[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the schema of an object of a request, which has no other properties."""
+    made = {"type": "object", "description": description, "properties": properties, "additionalProperties": False}
+    return made | ({"required": list(required)} if required else {})
 
 
 def _update(entity: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a merge patch of an entity or of an object in one."""
     properties = {name: _nullable(schema) for name, schema in entity["properties"].items() if name not in READ_ONLY}
-    return {
-        "type": "object",
-        "description": "What to change (RFC 7396): null resets a field, lists are replaced.",
-        "properties": properties,
-        "additionalProperties": False,
-    }
+    return _object("What to change (RFC 7396): null resets a field, lists are replaced.", properties)
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
@@ -238,19 +234,10 @@ def _batch(name: str) -> dict[str, Any]:
         "description": f"What to change; to create, all that `{name}Create` requires; for nothing else.",
         **ref(f"{name}Update"),
     }
-    operation = {
-        "type": "object",
-        "properties": {"action": ref("BatchAction"), "id": entity_id, "version": version, "fields": fields},
-        "required": ["action"],
-        "additionalProperties": False,
-    }
-    return {
-        "type": "object",
-        "description": "Writes to make in this order.",
-        "properties": {"operations": {"type": "array", "minItems": 1, "items": operation}},
-        "required": ["operations"],
-        "additionalProperties": False,
-    }
+    properties = {"action": ref("BatchAction"), "id": entity_id, "version": version, "fields": fields}
+    operation = _object("One write.", properties, ("action",))
+    operations = {"type": "array", "minItems": 1, "items": operation}
+    return _object("Writes to make in this order.", {"operations": operations}, ("operations",))
 
 
 def _items(description: str, item: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def decode_token(scope: str, token: str | None) -> int:
         if found == scope and after.isdecimal() and int(after) <= ID_MAX:
             return int(after)
     except ValueError:  # not ASCII, not base64: the same refusal
-        found = ""
+        pass
     raise ValidationError([Fault("page_token", "is not a token of this list")])
 
 

@@ -19,19 +19,7 @@ NAMED = {
     SpendDimension.CREATIVE: Kind.CREATIVE,
 }
 _COUNTS = ("bids", "impressions", "clicks", "conversions")
-_MICROS = (
-    "spend_micros",
-    "late_micros",
-    "conversion_value_micros",
-    "expected_value_micros",
-    "win_rate_micros",
-    "ctr_micros",
-    "cvr_micros",
-    "ecpm_micros",
-    "cpc_micros",
-    "cpa_micros",
-    "roas_micros",
-)
+_MICROS = tuple(name for name in SpendRow.__struct_fields__ if name.endswith("_micros"))
 #: What a cell begins with that spreadsheets take for a formula: a name must not be one on a client's machine.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

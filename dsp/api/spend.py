@@ -1,8 +1,9 @@
 """The report of spend and results: what it looks like, and its averages."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -12,16 +13,6 @@ from dsp.store.results import UNKNOWN
 
 EPOCH = date(1970, 1, 1)
 _SECONDS_PER_HOUR = 3_600
-_SUMS = (
-    "impressions",
-    "spend_micros",
-    "late_micros",
-    "clicks",
-    "conversions",
-    "conversion_value_micros",
-    "expected_value_micros",
-    "bids",
-)
 
 
 class SpendDimension(StrEnum):
@@ -91,6 +82,10 @@ class SpendRow(msgspec.Struct, frozen=True, kw_only=True):
     roas_micros: Micros | None = None
 
 
+#: What is added up: without rows it is 0, and an average null.
+_SUMS = tuple(field.name for field in msgspec.structs.fields(SpendRow) if field.default == 0)
+
+
 class SpendReport(msgspec.Struct, frozen=True, kw_only=True):
     """Rows and their sum. Dates are days in the advertiser's time zone, hours are UTC.
 
@@ -117,13 +112,9 @@ def spend_row(found: Mapping[str, Any]) -> SpendRow:
     return _averaged(row)
 
 
-def total(rows: Iterable[SpendRow]) -> SpendRow:
+def total(rows: Sequence[SpendRow]) -> SpendRow:
     """Return the sum of the rows."""
-    sums = dict.fromkeys(_SUMS, 0)
-    for row in rows:
-        for name in _SUMS:
-            sums[name] += getattr(row, name)
-    return _averaged(msgspec.structs.replace(SpendRow(), **sums))
+    return _averaged(SpendRow(**{name: sum(map(attrgetter(name), rows)) for name in _SUMS}))
 
 
 def _averaged(row: SpendRow) -> SpendRow:
