@@ -105,7 +105,10 @@ class Explainer:
         profile = self.profile(exchange)
         with self._reads() as session:
             user = _user(session, seen)
-            number, snapshot = self._part(session, ids, at_ms) if ids else self._whole(session, at_ms)
+            if ids:
+                number, snapshot = revision(session), build(load_part(session, ids), "", at_ms)
+            else:
+                number, snapshot = self._whole(session, at_ms)
         try:
             found, lost = offered(body, profile, self._platform, at_ms)
         except InputError as fault:
@@ -131,9 +134,6 @@ class Explainer:
         if exchange not in profiles:
             raise ValidationError([Fault("exchange", f"must be one of {', '.join(profiles) or '(none is set up)'}")])
         return profiles[exchange]
-
-    def _part(self, session: Session, ids: Mapping[str, int], now_ms: int) -> tuple[int, Snapshot]:
-        return revision(session), build(load_part(session, ids), "", now_ms)
 
     def _whole(self, session: Session, now_ms: int) -> tuple[int, Snapshot]:
         """Return the whole catalogue, which takes seconds to read and to compile where it is large: it is held."""

@@ -14,9 +14,14 @@ _Item = TypeVar("_Item")
 
 PAGE_SIZE = 50
 ID_DIGITS_MAX = 19
-PageSize = Annotated[int, Query(ge=1, description="How many items at most.")]
+PageSize = Annotated[int, Query(alias="page_size", ge=1, description="How many items at most.")]
 PageToken = Annotated[
-    str | None, Query(max_length=128, description="`next_page_token` of the page before; leave out for the first.")
+    str | None,
+    Query(
+        alias="page_token",
+        max_length=128,
+        description="`next_page_token` of the page before; leave out for the first.",
+    ),
 ]
 
 

@@ -12,7 +12,7 @@ from dsp.openrtb import categories, macros
 from dsp.openrtb.names import codes, domain_and_parents, domains, language, lower
 from dsp.openrtb.request import Banner, BidRequest, Deal, Imp, Native, Video
 from dsp.openrtb.response import Bid, BidResponse, MarkupType
-from dsp.openrtb.slot import banner_sizes, plays
+from dsp.openrtb.slot import banner_sizes, full_screen, plays
 from dsp.openrtb.template import banner_types, insecure
 
 #: Every label that `check` may return, for metrics to preset.
@@ -229,7 +229,7 @@ def _fit(bid: Bid, imp: Imp, medium: _Medium, request: BidRequest) -> str:
     if bid.apis and not set(bid.apis) <= set(medium.api):
         return "api"
     if isinstance(medium, Banner):
-        sizes = banner_sizes(medium, imp, request.device)
+        sizes = banner_sizes(medium, full_screen(imp, request.device))
         return "size" if sizes is not None and (bid.w, bid.h) not in sizes else ""
     if isinstance(medium, Native):
         return ""

@@ -69,12 +69,12 @@ def read(imp: Imp, device: Device | None) -> Slot:
     """
     native = imp.native
     asked = (bytes(native.request), native.api, native.battr) if native is not None else None
-    return _slots[imp.banner, imp.video, imp.audio, asked, _screen(imp, device)]
+    return _slots[imp.banner, imp.video, imp.audio, asked, full_screen(imp, device)]
 
 
 def _read(offered: _Offered) -> Slot:
     banner, video, audio, asked, screen = offered
-    if banner is not None and _banner_sizes(banner, screen) == []:
+    if banner is not None and banner_sizes(banner, screen) == []:
         banner = None
     if video is not None and not plays(video):
         video = None
@@ -92,9 +92,9 @@ def _read(offered: _Offered) -> Slot:
             continue
         media.append((name, medium.mimes, known))
         if isinstance(medium, Banner):
-            sizes += _banner_sizes(medium, screen) or []
-        elif banner is None:  # a player scales what it plays, and no banner should take its size
-            sizes += _player_size(medium)
+            sizes += banner_sizes(medium, screen) or []
+        elif banner is None and _real(medium.w, medium.h):  # a player scales what it plays: no banner takes its size
+            sizes.append((medium.w, medium.h))
         position = position or (medium.pos if medium.pos in _POSITIONS else 0)
         apis += medium.api
         blocked += medium.battr
@@ -127,15 +127,11 @@ def plays(video: Video) -> bool:
     return video.linearity != _NON_LINEAR
 
 
-def banner_sizes(banner: Banner, imp: Imp, device: Device | None) -> list[tuple[int, int]] | None:
-    """Return the sizes a banner slot permits, None for any; a full-screen slot that names none permits the screen's.
+def banner_sizes(banner: Banner, screen: tuple[int, int] | None) -> list[tuple[int, int]] | None:
+    """Return the sizes a banner slot permits, None for any; one that names none permits a full `screen`'s.
 
     A slot that names one side, or the ratio of its sides (a Flex Ad), permits none that we know.
     """
-    return _banner_sizes(banner, _screen(imp, device))
-
-
-def _banner_sizes(banner: Banner, screen: tuple[int, int] | None) -> list[tuple[int, int]] | None:
     named = [*[(size.w, size.h) for size in banner.format], (banner.w, banner.h)]
     sizes = [size for size in named if _real(*size)]
     if sizes:
@@ -146,12 +142,9 @@ def _banner_sizes(banner: Banner, screen: tuple[int, int] | None) -> list[tuple[
     return [] if flexible or any(side > 0 for size in named for side in size) else None
 
 
-def _screen(imp: Imp, device: Device | None) -> tuple[int, int] | None:
+def full_screen(imp: Imp, device: Device | None) -> tuple[int, int] | None:
+    """Return the size of the screen that an impression offers as a whole, if it does."""
     return (device.w, device.h) if imp.instl == 1 and device is not None and _real(device.w, device.h) else None
-
-
-def _player_size(video: Video) -> list[tuple[int, int]]:
-    return [(video.w, video.h)] if _real(video.w, video.h) else []
 
 
 def _real(width: int, height: int) -> bool:

@@ -87,8 +87,8 @@ def _list(kind: Kind) -> Callable[..., Response]:
         request: Request,
         served: Served,
         key: Client,
-        size: Annotated[PageSize, Query(alias="page_size")] = PAGE_SIZE,
-        token: Annotated[PageToken, Query(alias="page_token")] = None,
+        size: PageSize = PAGE_SIZE,
+        token: PageToken = None,
         status: Annotated[Status | None, Query(description="Only entities set to this status.")] = None,
         external_id: Annotated[
             str | None, Query(max_length=TEXT_CHARS_MAX, description="Only the entity with this external id.")
@@ -148,8 +148,8 @@ def _versions(kind: Kind) -> Callable[..., Response]:
         request: Request,
         served: Served,
         _key: Viewer,
-        size: Annotated[PageSize, Query(alias="page_size")] = PAGE_SIZE,
-        token: Annotated[PageToken, Query(alias="page_token")] = None,
+        size: PageSize = PAGE_SIZE,
+        token: PageToken = None,
     ) -> Response:
         known_parameters(request, _PAGE_PARAMETERS)
         number, limit = entity_id(kind, id), page_size(size, served.config.page_size_max)

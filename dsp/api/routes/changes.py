@@ -28,8 +28,8 @@ def changes(
     request: Request,
     served: Served,
     _key: Viewer,
-    size: Annotated[PageSize, Query(alias="page_size")] = PAGE_SIZE,
-    token: Annotated[PageToken, Query(alias="page_token")] = None,
+    size: PageSize = PAGE_SIZE,
+    token: PageToken = None,
     since_ms: Annotated[int, Query(ge=0, le=TIME_MS_MAX, description="Only changes from this instant on.")] = 0,
     entity_kind: Annotated[Kind | None, Query(description="Only changes to entities of this kind.")] = None,
     actor: Annotated[

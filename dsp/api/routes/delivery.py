@@ -64,8 +64,8 @@ async def campaign_delivery(
     request: Request,
     served: Served,
     key: Client,
-    size: Annotated[PageSize, Query(alias="page_size")] = PAGE_SIZE,
-    token: Annotated[PageToken, Query(alias="page_token")] = None,
+    size: PageSize = PAGE_SIZE,
+    token: PageToken = None,
     status: Annotated[Status | None, Query(description="Only line items set to this status.")] = None,
 ) -> Response:
     """Tell of each line item what holds it back, and how its budgets and its pacing stand: in order of id, 50 at most.
