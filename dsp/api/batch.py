@@ -9,10 +9,9 @@ import msgspec
 
 from dsp.catalog.fields import Rules
 from dsp.catalog.kinds import Entity, Kind
-from dsp.catalog.status import Status
 from dsp.catalog.validate import parse
 from dsp.kernel.errors import ConflictError, Fault, NotFoundError, TransitionError, ValidationError
-from dsp.store.catalog import CatalogRepository
+from dsp.store.catalog import ACTIONS, CatalogRepository
 
 OPERATIONS = "operations"
 _FIELDS = "fields"
@@ -28,11 +27,7 @@ class BatchAction(StrEnum):
     ARCHIVE = "archive"
 
 
-STATUSES = {
-    BatchAction.ACTIVATE: Status.ACTIVE,
-    BatchAction.PAUSE: Status.PAUSED,
-    BatchAction.ARCHIVE: Status.ARCHIVED,
-}
+STATUSES = {BatchAction(action): status for status, action in ACTIONS.items()}
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ Rules that need other entities (does the parent exist, is the external id taken)
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -164,7 +164,7 @@ def _targeting(targeting: Targeting, path: str, faults: list[Fault]) -> Targetin
     clauses = {}
     for dimension, clause in targeting.clauses.items():
         at = f"{path}.clauses.{dimension}"
-        shape = partial(values.normalise, dimension)
+        shape = values.SHAPES[dimension]
         include = _normalised(clause.include, shape, f"{at}.include", faults)
         exclude = _normalised(clause.exclude, shape, f"{at}.exclude", faults)
         excluded = set(exclude)
@@ -179,7 +179,7 @@ def _targeting(targeting: Targeting, path: str, faults: list[Fault]) -> Targetin
         at = f"{path}.audience[{number}]"
         if not group:
             faults.append(Fault(at, "must name at least one segment"))
-        groups.append(_normalised(group, values.segment, at, faults))
+        groups.append(_normalised(group, values.identifier, at, faults))
         if groups[-1] and barred.issuperset(groups[-1]):
             faults.append(Fault(at, "every segment of it is excluded"))
     return Targeting(clauses=clauses, audience=tuple(groups))
@@ -244,7 +244,7 @@ _FIELDS: dict[type, dict[str, FieldRule]] = {
         "trackers": _each(lambda tracker: tracker, TRACKERS_MAX),
     },
     Deal: {**_NAMES, "exchange": values.exchange, "deal_id": values.text, "price_micros_cpm": _PRICE},
-    Audience: {**_NAMES, "advertiser_id": _PARENT, "segment_id": values.segment},
+    Audience: {**_NAMES, "advertiser_id": _PARENT, "segment_id": values.identifier},
     ConversionRule: {
         **_NAMES,
         "advertiser_id": _PARENT,

@@ -70,18 +70,9 @@ def exchange(value: str) -> str:
     return _matching(_PROFILE, value.strip().lower(), "the name of an exchange profile")
 
 
-def segment(value: str) -> str:
-    """Return a segment id in lower case, as requests' are read."""
+def identifier(value: str) -> str:
+    """Return an id in lower case, as requests' are read."""
     return text(value).lower()
-
-
-def normalise(dimension: Dimension, value: str) -> str:
-    """Return a targeting value as opportunities write it.
-
-    Raises:
-        ValueError: the value cannot occur in this dimension; the message is a sentence for people.
-    """
-    return _SHAPES[dimension](value)
 
 
 def covering(dimension: Dimension, value: str) -> Collection[str]:
@@ -104,19 +95,11 @@ def _country(value: str) -> str:
     return code
 
 
-def _region(value: str) -> str:
-    return _within(_REGION, value, "a country and a region such as USA-CA")
-
-
 def _city(value: str) -> str:
     country, hyphen, city = text(value).partition("-")
     if not hyphen or country.upper() not in COUNTRIES or not city.strip():
         raise ValueError("must be a country and a city such as USA-los angeles")
     return f"{country.upper()}-{city.strip().lower()}"
-
-
-def _postcode(value: str) -> str:
-    return _within(_POSTCODE, value, "a country and a postcode such as USA-90210")
 
 
 def _within(pattern: re.Pattern[str], value: str, wanted: str) -> str:
@@ -145,16 +128,13 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return shape
 
 
-def _lower(value: str) -> str:
-    return text(value).lower()
-
-
-_SHAPES: dict[Dimension, Callable[[str], str]] = {
+#: By dimension, what returns a value as opportunities write it; a ValueError's message is a sentence for people.
+SHAPES: dict[Dimension, Callable[[str], str]] = {
     Dimension.EXCHANGE: exchange,
     Dimension.COUNTRY: _country,
-    Dimension.REGION: _region,
+    Dimension.REGION: lambda value: _within(_REGION, value, "a country and a region such as USA-CA"),
     Dimension.CITY: _city,
-    Dimension.POSTCODE: _postcode,
+    Dimension.POSTCODE: lambda value: _within(_POSTCODE, value, "a country and a postcode such as USA-90210"),
     Dimension.DEVICE: _one_of(*DeviceKind),
     Dimension.OS: _os,
     Dimension.BROWSER: lambda value: browser_name(text(value)),
@@ -162,11 +142,11 @@ _SHAPES: dict[Dimension, Callable[[str], str]] = {
     Dimension.SIZE: lambda value: _matching(_SIZE, value.strip().lower(), "a size such as 300x250"),
     Dimension.INVENTORY: _one_of("site", "app", "dooh"),
     Dimension.DOMAIN: domain,
-    Dimension.BUNDLE: _lower,
-    Dimension.PLACEMENT: _lower,
-    Dimension.PUBLISHER: _lower,
+    Dimension.BUNDLE: identifier,
+    Dimension.PLACEMENT: identifier,
+    Dimension.PUBLISHER: identifier,
     Dimension.CATEGORY: category,
-    Dimension.SEGMENT: segment,
+    Dimension.SEGMENT: identifier,
     Dimension.LANGUAGE: language,
     Dimension.DEAL: text,
 }

@@ -20,14 +20,15 @@ from dsp.store.tables import TABLES, ChangeRow, RevisionRow
 
 ID_MAX = 2**63 - 1
 _REVISION = select(RevisionRow.__table__.c.revision)  # read every second or so by every worker
-#: The steps that take a draft to each status, and what each is called.
+#: The steps that take a draft to each status.
 _STEPS: dict[Status, tuple[Status, ...]] = {
     Status.DRAFT: (),
     Status.ACTIVE: (Status.ACTIVE,),
     Status.PAUSED: (Status.ACTIVE, Status.PAUSED),
     Status.ARCHIVED: (Status.ARCHIVED,),
 }
-_ACTIONS = {Status.ACTIVE: "activate", Status.PAUSED: "pause", Status.ARCHIVED: "archive"}
+#: What the step to a status is called.
+ACTIONS = {Status.ACTIVE: "activate", Status.PAUSED: "pause", Status.ARCHIVED: "archive"}
 
 
 _Write = tuple[str, Entity | None, Entity]  # what was done, and the entity before and after
@@ -166,7 +167,7 @@ class CatalogRepository(CatalogReader):
             writes.append(("create", before, after))
             for status in _STEPS[one.status]:
                 before, after = after, msgspec.structs.replace(after, status=status, version=after.version + 1)
-                writes.append((_ACTIONS[status], before, after))
+                writes.append((ACTIONS[status], before, after))
         self._record(kind, writes)
         return made, {}
 
@@ -197,7 +198,7 @@ class CatalogRepository(CatalogReader):
         entity = msgspec.structs.replace(before, status=transition(before.status, status))
         if status is Status.ACTIVE and (faults := self._checks.activated(entity, before)):
             raise ValidationError(faults)
-        return self._write(kind, _ACTIONS.get(status, "draft"), before, entity)
+        return self._write(kind, ACTIONS.get(status, "draft"), before, entity)
 
     def _take_turn(self) -> None:
         """Wait for the other writers of the catalogue: what a check has found, none of them changes before the commit.
