@@ -92,16 +92,15 @@ async def test_a_kept_request_is_explained_as_of_when_it_came(api: Api) -> None:
     other = Decision(
         auction_id="x", exchange="e", at_ms=1, bids=(), snapshot_version="", model_version="", feature_hash=""
     )
-    await api.services.log.append(
-        Topic.REQUESTS, [Entry("auction-7", encode(kept)), Entry("a+/8//", encode(kept)), Entry("x", encode(other))]
-    )
+    records = {"auction-7": encode(kept), "a+/8//": encode(kept), "x": encode(other), "rubbish": b"rubbish"}
+    await api.services.log.append(Topic.REQUESTS, [Entry(key, value) for key, value in records.items()])
     for auction_id in ("a%2B%2F8%2F%2F", "auction-7"):
         answer = await api.viewer.get(f"/v1/explain/{auction_id}")
         assert answer.status_code == 200
     told = answer.json()
     assert (told["outcome"], told["exchange"], told["at_ms"]) == ("size", "demo-first", 5_000)
     assert told["impressions"][0]["excluded"] == {"size": 1}
-    for unknown in ("auction-9", "x", "%00", "a" * 3_000):
+    for unknown in ("auction-9", "x", "rubbish", "%00", "a" * 3_000):
         missing = await api.viewer.get(f"/v1/explain/{unknown}")
         assert missing.status_code == 404
         errors(missing)

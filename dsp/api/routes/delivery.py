@@ -11,13 +11,14 @@ from starlette.concurrency import run_in_threadpool
 
 from dsp.api.context import Client, Served, Services, known_parameters
 from dsp.api.delivery import Delivery, DeliveryReport
+from dsp.api.explain import sampled
 from dsp.api.json import JsonResponse
 from dsp.api.openapi import content, problems, ref
 from dsp.api.pages import PAGE_SIZE, PageSize, PageToken, decode_token, entity_id, page, page_size
 from dsp.catalog.entities import Campaign
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
-from dsp.events.schema import SampledRequest, decode
+from dsp.events.schema import SampledRequest
 from dsp.events.topics import Topic
 from dsp.kernel.errors import NotFoundError, UnavailableError
 from dsp.pacing.controller import CONTROLS_BLOB, Control
@@ -137,7 +138,7 @@ async def _newest(served: Services) -> list[SampledRequest]:
     while True:
         batch = await served.log.read(Topic.REQUESTS, position, min(count - read, _READ))
         for record in batch.records:
-            if (one := _sampled(record.value)) is not None:
+            if (one := sampled(record.value)) is not None:
                 found.appendleft(one)
                 size += len(one.body)
         while size > _BYTES_MAX:
@@ -145,11 +146,3 @@ async def _newest(served: Services) -> list[SampledRequest]:
         position, read = batch.position, read + len(batch.records)
         if batch.end or read >= count:
             return list(found)
-
-
-def _sampled(value: bytes) -> SampledRequest | None:
-    try:
-        event = decode(value)
-    except msgspec.DecodeError:  # the traffic worker parks it
-        return None
-    return event if isinstance(event, SampledRequest) else None
