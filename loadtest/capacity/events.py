@@ -18,7 +18,6 @@ from loadtest.bids.serve import Bench
 from models.serving.bundle import CHAMPION
 
 SNAPSHOT, MODEL, SCRAPE = "snapshot", "model", "scrape"
-EVENTS = (SNAPSHOT, MODEL, SCRAPE)
 #: Another champion is served two seconds after it was named, as pacing is told first.
 _EVERY_SECONDS = {SNAPSHOT: 1.0, MODEL: 3.0, SCRAPE: 1.0}
 
@@ -27,7 +26,7 @@ class Events:
     """Makes things happen to the bidder of a bench; `champions` are two versions of its registry, or none."""
 
     def __init__(self, bench: Bench, champions: list[str]) -> None:
-        self._makes: dict[str, Callable[[], object]] = {SCRAPE: self._scrape}
+        self._makes: dict[str, Callable[[], object]] = {}
         self._metrics_url = f"http://127.0.0.1:{bench.platform.ports.admin}/metrics"
         blobs = bench.platform.data_dir / "blobs"
         snapshots = [blobs / f"{SNAPSHOT_BLOB}.{number}" for number in range(2)]
@@ -38,11 +37,12 @@ class Events:
         if len(champions) == 2:
             names = itertools.cycle(reversed(champions))
             self._makes[MODEL] = lambda: _named(bench.models / "aliases" / CHAMPION, next(names))
+        self._makes[SCRAPE] = self._scrape
 
     @property
     def known(self) -> list[str]:
         """Return what can happen."""
-        return [name for name in EVENTS if name in self._makes]
+        return list(self._makes)
 
     @contextmanager
     def during(self, name: str) -> Iterator[None]:

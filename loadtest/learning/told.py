@@ -1,7 +1,8 @@
 """What notices tell of the impressions that were won, and what the bidder remembers of people by them."""
 
 from collections.abc import Iterable
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
+from itertools import count
 from math import exp
 from pathlib import Path
 from typing import NamedTuple
@@ -66,17 +67,16 @@ def notices_of(facts: BidFacts, win: Placed, seed: int) -> list[Notice]:
 class Memory:
     """People's records, made of notices as they come."""
 
-    def __init__(self, told: Iterable[Notice] = ()) -> None:
+    def __init__(self, told: Iterable[Notice]) -> None:
         self._users = LocalUserStore(Path("never-opened.db"), window_ms=lambda: 0)  # a day is kept in any case
-        self._coming = [(notice.at_ms, place, notice) for place, notice in enumerate(told)]
-        heapify(self._coming)
-        self._count = len(self._coming)
+        self._coming: list[tuple[int, int, Notice]] = []
+        self._order = count()
+        self.expect(told)
 
     def expect(self, told: Iterable[Notice]) -> None:
         """Take notices that are still to come."""
         for notice in told:
-            heappush(self._coming, (notice.at_ms, self._count, notice))
-            self._count += 1
+            heappush(self._coming, (notice.at_ms, next(self._order), notice))
 
     def hear(self, now_ms: int) -> None:
         """Remember what has been told before an instant."""
