@@ -1,6 +1,5 @@
 """A review of a model version as one HTML file that needs nothing else: style and pictures lie within, no scripts."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -10,7 +9,7 @@ from models.evaluation.drift import LARGE, MODERATE, Drift
 from models.evaluation.importance import Importance, Spread
 from models.evaluation.names import words
 from models.evaluation.parts import Kind
-from models.evaluation.report import time
+from models.evaluation.report import or_dash, time
 from models.evaluation.review import CONFIDENCE, Part, Parting, Review, Score
 from models.evaluation.style import CSS
 
@@ -69,10 +68,10 @@ def _tiles(review: Review) -> str:
     tiles = [
         (f"{metrics.rows:,}", f"impressions judged, {metrics.clicks:,} clicks", ""),
         (gain, f"of log loss saved against the {review.baseline}", kind),
-        (_number(metrics.auc, ".4f"), "AUC: chance that a click outranks none", ""),
-        (_number(metrics.normalised_entropy, ".4f"), "normalised entropy: 1 is the mean rate", ""),
+        (or_dash(metrics.auc, ".4f"), "AUC: chance that a click outranks none", ""),
+        (or_dash(metrics.normalised_entropy, ".4f"), "normalised entropy: 1 is the mean rate", ""),
         (
-            _number(metrics.pcoc, ".3f"),
+            or_dash(metrics.pcoc, ".3f"),
             f"predictions over clicks; {CONFIDENCE:.0%} interval {_bounds(subject.low, subject.high)}",
             "good" if _covers(subject.low, subject.high) else "bad",
         ),
@@ -117,13 +116,13 @@ def _score(score: Score) -> list[str]:
     metrics = score.metrics
     return [
         escape(score.name),
-        _number(metrics.log_loss, ".5f"),
-        _number(metrics.normalised_entropy, ".4f"),
-        _number(metrics.auc, ".4f"),
-        _number(score.gauc, ".4f"),
-        _number(metrics.pcoc, ".3f"),
+        or_dash(metrics.log_loss, ".5f"),
+        or_dash(metrics.normalised_entropy, ".4f"),
+        or_dash(metrics.auc, ".4f"),
+        or_dash(score.gauc, ".4f"),
+        or_dash(metrics.pcoc, ".3f"),
         svg.ratio(metrics.pcoc, score.low, score.high, _bounds(score.low, score.high)),
-        _number(metrics.ece, ".5f"),
+        or_dash(metrics.ece, ".5f"),
     ]
 
 
@@ -162,12 +161,12 @@ def _parting(parting: Parting, review: Review) -> str:
             escape(part.label),
             f"{part.found.metrics.rows:,}",
             f"{part.found.metrics.clicks:,}",
-            _number(part.found.metrics.log_loss, ".5f"),
-            _number(part.found.metrics.normalised_entropy, ".4f"),
-            _number(part.found.metrics.auc, ".4f"),
-            _number(part.found.metrics.pcoc, ".3f"),
+            or_dash(part.found.metrics.log_loss, ".5f"),
+            or_dash(part.found.metrics.normalised_entropy, ".4f"),
+            or_dash(part.found.metrics.auc, ".4f"),
+            or_dash(part.found.metrics.pcoc, ".3f"),
             svg.ratio(part.found.metrics.pcoc, part.found.low, part.found.high, _part_bounds(part)),
-            _number(part.baseline_pcoc, ".3f"),
+            or_dash(part.baseline_pcoc, ".3f"),
         ]
         for part in parting.parts
     ]
@@ -189,7 +188,7 @@ def _chart(part: Part, axis: svg.Axis) -> str:
     picture = svg.reliability(part.found.curve, axis, 190, f"reliability of {part.label}", CONFIDENCE)
     return (
         f"<figure>{picture}<figcaption><b>{escape(part.label)}</b><br>{metrics.clicks:,} clicks of {metrics.rows:,}<br>"
-        f"predicted / clicks {_number(metrics.pcoc, '.2f')} ({_part_bounds(part)})</figcaption></figure>"
+        f"predicted / clicks {or_dash(metrics.pcoc, '.2f')} ({_part_bounds(part)})</figcaption></figure>"
     )
 
 
@@ -346,8 +345,4 @@ def _part_bounds(part: Part) -> str:
 
 
 def _bounds(low: float | None, high: float | None) -> str:
-    return f"{_number(low, '.2f')} to {'∞' if high is None else f'{high:.2f}'}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None or math.isnan(value) else format(value, form)
+    return f"{or_dash(low, '.2f')} to {'∞' if high is None else f'{high:.2f}'}"

@@ -1,16 +1,17 @@
 """Evaluation for people: tables as plain text, and a bundle's model card."""
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 #: Metric, its heading, and how it is written.
 _COLUMNS = (
-    ("log_loss", "log loss", "{:.5f}"),
-    ("normalised_entropy", "norm. entropy", "{:.4f}"),
-    ("auc", "AUC", "{:.4f}"),
-    ("pcoc", "predicted/{}", "{:.3f}"),
-    ("ece", "ECE", "{:.5f}"),
+    ("log_loss", "log loss", ".5f"),
+    ("normalised_entropy", "norm. entropy", ".4f"),
+    ("auc", "AUC", ".4f"),
+    ("pcoc", "predicted/{}", ".3f"),
+    ("ece", "ECE", ".5f"),
 )
 
 
@@ -22,7 +23,7 @@ def comparison(scores: Mapping[str, Mapping[str, Any]], rows_are: str = "rows", 
             name,
             f"{score['rows']:,}",
             f"{score['clicks']:,}",
-            *(_number(score.get(metric), form) for metric, _, form in _COLUMNS),
+            *(or_dash(score.get(metric), form) for metric, _, form in _COLUMNS),
         ]
         for name, score in scores.items()
     ]
@@ -123,8 +124,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+def or_dash(value: float | None, form: str) -> str:
+    """Return a figure as `format` writes it, a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else format(value, form)
 
 
 def _bars(entry: Mapping[str, Any]) -> str:
