@@ -1,7 +1,8 @@
 """Click model benchmark: trains what the nightly run trains on one file, and scores it on a later one.
 
 Nothing of the test file is seen before it is scored. Settings are chosen on the training file's last time block (its
-last day), weights and calibration of the blend on predictions for its later blocks, each by models of earlier ones.
+last day), weights and calibration of the blend on predictions for its later blocks, each by models of earlier ones (of
+one day: for all its blocks, each by models of all others).
 """
 
 import argparse

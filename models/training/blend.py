@@ -68,7 +68,8 @@ def fit(
 ) -> Blend:
     """Fit weights and calibration to log-odds by part, (n,), that were made before the n rows' outcomes were known.
 
-    `blocks` (n,) numbers the time blocks that were predicted; `earlier` rows were known to all of their models.
+    `blocks` (n,) numbers the time blocks that were predicted, from those before them and `earlier` rows, or, without
+    these, each from all others.
     """
     rows = recent(rows, half_life_days)
     weights = {name: weight for name, weight in _weights(parts, rows, blocks).items() if weight > 0.0}

@@ -90,14 +90,16 @@ def fit_hierarchy(
 ) -> HierarchicalCalibration:
     """Fit Platt scaling, then a shift for every value of `spec.calibrate_by`, coarse to fine, to n log-odds.
 
-    With `blocks`, rows are left out whose key the model of their block had hardly seen, in `earlier` rows or blocks:
-    what it did not know of a new campaign the model that is to serve has learned, and would be put right twice.
+    With `blocks`, rows are left out whose key the model of their block had hardly seen, in `earlier` rows or blocks
+    or, without the former, in any other block: what it did not know of a new campaign the model that is to serve has
+    learned, and would be put right twice.
     """
     columns = Columns(spec.request_columns, spec.ad_columns)
     if blocks is not None:
         known = np.ones(len(rows), dtype=np.bool_)
         for group in spec.calibrate_by:
-            known &= _known(_keys(group, rows, columns), blocks, _keys(group, earlier, columns))
+            before = None if earlier is None else _keys(group, earlier, columns)
+            known &= _known(_keys(group, rows, columns), blocks, before)
         logits, rows, blocks = logits[known], rows[known], blocks[known]
     slope, intercept = fit(logits, rows.labels, rows.weights, blocks)
     calibrated = logits * slope + intercept
@@ -113,22 +115,24 @@ def fit_hierarchy(
     return HierarchicalCalibration(slope, intercept, table)
 
 
-def _keys(group: Group, rows: Rows | None, columns: Columns) -> NDArray[np.uint64]:
+def _keys(group: Group, rows: Rows, columns: Columns) -> NDArray[np.uint64]:
     """Return each row's key, (n,)."""
-    if rows is None:
-        return np.empty(0, dtype=np.uint64)
     return np.concatenate(Slots([group], columns).keys(rows.requests, rows.ads)).ravel()
 
 
-def _known(keys: NDArray[np.uint64], blocks: NDArray[np.int64], earlier: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Return of which rows, (n,), enough of their key had been seen before their block."""
-    found, codes = np.unique(np.concatenate((earlier, keys)), return_inverse=True)
-    numbers = np.concatenate((np.zeros(len(earlier), dtype=np.int64), blocks - blocks.min(initial=0) + 1))
+def _known(
+    keys: NDArray[np.uint64], blocks: NDArray[np.int64], earlier: NDArray[np.uint64] | None
+) -> NDArray[np.bool_]:
+    """Return of which rows, (n,), enough of their key was seen before their block; without `earlier`, outside it."""
+    first = np.empty(0, dtype=np.uint64) if earlier is None else earlier
+    found, codes = np.unique(np.concatenate((first, keys)), return_inverse=True)
+    numbers = np.concatenate((np.zeros(len(first), dtype=np.int64), blocks - blocks.min(initial=0) + 1))
     seen = np.zeros((len(found), int(numbers.max(initial=0)) + 1))
     np.add.at(seen, (codes, numbers), 1.0)
-    before = seen.cumsum(axis=1) - seen
-    enough: NDArray[np.bool_] = before[codes, numbers] >= _KNOWN_MIN * seen.sum(axis=1)[codes]
-    return enough[len(earlier) :]
+    total = seen.sum(axis=1, keepdims=True)
+    known = (total if earlier is None else seen.cumsum(axis=1)) - seen
+    enough: NDArray[np.bool_] = (known >= _KNOWN_MIN * total)[codes, numbers]
+    return enough[len(first) :]
 
 
 def _drift(blocks: NDArray[np.int64] | None) -> float:

@@ -161,20 +161,30 @@ def fit(
     config: TrainingConfig,
     seen: Seen | None = None,
 ) -> Ensemble:
-    """Fit to all rows what the named ones are made of, and put them together as the walk asks for."""
+    """Fit to all rows what the named ones are made of, and put them together as predictions out of time ask for.
+
+    These are the walk's, except where rows are of one day. Its hours are a rhythm, which the next day has again, and
+    the walk would take the evening for the level: there each block is predicted from all others.
+    """
     task, later = _task(rows, spec, base_rate, config, seen)
+    settings, features, logits = walked.choice.settings, walked.features, walked.logits
+    seconds = dict.fromkeys(logits, 0.0)
+    if round(_days(rows)) == 1:
+        later, logits = _Later(0, rows, None, task.edges, 0.0), {}
+        for family in (each for each in FAMILIES if any(each in walked.parts(name) for name in names)):
+            began = time.perf_counter()
+            crossed = families.cross(family, settings[family], task)
+            logits[family], features = crossed.logits, crossed.features if len(crossed.features) else features
+            seconds[family] = time.perf_counter() - began
     blends = {}
     for name in names:
-        parts = {part: walked.logits[part] for part in walked.parts(name)}
+        parts = {part: logits[part] for part in walked.parts(name)}
         blends[name] = blend.fit(parts, later.rows, spec, later.blocks, later.half_life_days, later.earlier)
-    needed = [family for family in FAMILIES if any(family in found.weights for found in blends.values())]
-    settings = walked.choice.settings
     models: dict[str, Learned] = {}
-    seconds: dict[str, float] = {}
-    for name in needed:
+    for family in (each for each in FAMILIES if any(each in found.weights for found in blends.values())):
         began = time.perf_counter()
-        models[name] = families.learn(name, settings[name], walked.features, rows, task)
-        seconds[name] = time.perf_counter() - began
+        models[family] = families.learn(family, settings[family], features, rows, task)
+        seconds[family] += time.perf_counter() - began
     return Ensemble(models, blends, seconds)
 
 
@@ -212,7 +222,7 @@ class _Later:
 
     start: int
     rows: Rows
-    earlier: Rows  # than these
+    earlier: Rows | None  # than these; None where each block is predicted from all others
     edges: NDArray[np.intp]  # of the blocks among these rows
     half_life_days: float
 
@@ -228,13 +238,17 @@ def _task(
     edges = gbdt.block_edges(rows.at_ms, config.blocks)
     if len(edges) < gbdt.BLOCKS_MIN + 1:
         raise ValueError("the rows do not spread over three time blocks")
-    days = (int(rows.at_ms[-1]) - int(rows.at_ms[0])) / MS_PER_DAY
+    days = _days(rows)
     block_days = days / (len(edges) - 1) if days >= _DAYS_MIN else 0.0
     half_lives = tuple(blocks * block_days for blocks in _HALF_LIVES) if block_days else (0.0,)
     start = int(edges[2])
     later, earlier = rows[slice(start, None)], rows[slice(0, start)]
     told = _Later(start, later, earlier, edges[2:] - start, _CALIBRATION_HALF_LIFE * block_days)
     return Task(rows, spec, base_rate, edges, half_lives, config, seen), told
+
+
+def _days(rows: Rows) -> float:
+    return (int(rows.at_ms[-1]) - int(rows.at_ms[0])) / MS_PER_DAY
 
 
 def _edges(later: _Later, since_ms: int | None) -> NDArray[np.intp]:

@@ -4,9 +4,9 @@ Trees on statistics (models.training.gbdt), hashed logistic regression (models.t
 installed, the network (models.training.network). Each says its log-odds alone; models.training.ensemble chooses.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import msgspec
@@ -98,6 +98,19 @@ def trials(family: Family, task: Task) -> list[Trial]:
     return [_tried(family, settings, task) for settings in _settings(family, task)]
 
 
+def cross(family: Family, settings: dict[str, Any], task: Task) -> Trial:
+    """Return what is said of all rows, each block's by what was learned from all other blocks, alike however old."""
+    if family == "gbdt":
+        told = task.spec, task.base_rate, task.edges, settings["trees"], task.config
+        return Trial(settings, *gbdt.cross(task.rows, *told, _impressions(task)))
+    said = []
+    for begin, end in pairwise(task.edges.tolist()):
+        block = task.rows[slice(begin, end)]
+        others = _without(block, task)
+        said.append(learn(family, settings, NONE, others.rows, others).logits(block.requests, block.ads))
+    return Trial(settings, np.concatenate(said))
+
+
 def learn(family: Family, settings: dict[str, Any], features: NDArray[np.float32], rows: Rows, task: Task) -> Learned:
     """Fit a kind of model to rows, the task's or the first of them; `features` are of trees' trial."""
     if family == "gbdt":
@@ -132,6 +145,14 @@ def _settings(family: Family, task: Task) -> list[dict[str, Any]]:
 def _tried(family: Family, settings: dict[str, Any], task: Task) -> Trial:
     said = blend.walk(lambda known: learn(family, settings, NONE, known, task), task.rows, task.edges[2:])
     return Trial(settings, said)
+
+
+def _without(block: Rows, task: Task) -> Task:
+    seen = task.seen
+    if seen is not None:
+        known = seen.impressions.apart(block)
+        seen = Seen(seen.impressions[known], seen.converted[known])
+    return replace(task, rows=task.rows[task.rows.apart(block)], seen=seen)
 
 
 def _trees(task: Task) -> list[Trial]:

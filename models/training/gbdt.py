@@ -1,8 +1,9 @@
 """Log-odds from rows: statistics, and boosted trees on what they leave unexplained.
 
 Nothing is judged on rows it was fitted to. Rows are cut into time blocks; the statistics a row is described by and the
-trees that score it come from strictly earlier blocks (`walk`). What is published is then fitted to all blocks. The same
-code serves click and conversion rates.
+trees that score it come from strictly earlier blocks (`walk`). What is published is then fitted to all blocks; where
+these are hours of a day or two, from features that come from all other blocks (`cross`). The same code serves click and
+conversion rates.
 """
 
 from collections.abc import Sequence
@@ -108,6 +109,36 @@ def walk(
         features.append(described)
         offsets.append(offset)
     return Walk(tuple(stages), np.concatenate(logits, axis=1), np.concatenate(features))
+
+
+def cross(
+    rows: Rows,
+    spec: FeatureSpec,
+    base_rate: float,
+    edges: NDArray[np.intp],
+    rounds: int,
+    config: TrainingConfig,
+    seen: Rows | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Return the log-odds (n,) of all rows and their features (n, F), each block's by models of all others.
+
+    Rows weigh alike, however old. `seen`: the impressions whose clicks the rows are.
+    """
+    features: list[NDArray[np.float32]] = []
+    offsets: list[NDArray[np.float64]] = []
+    for begin, end in pairwise(edges.tolist()):
+        block = rows[slice(begin, end)]
+        known = None if seen is None else seen[seen.apart(block)]
+        transform = _transform(fit_statistics(spec.groups, rows[rows.apart(block)], spec, base_rate, known)[0], spec)
+        features.append(transform(block.requests, block.ads))
+        offsets.append(linear(transform, features[-1]))
+    described, logits = np.concatenate(features), np.concatenate(offsets)
+    said = logits.copy()
+    for begin, end in pairwise(edges.tolist()):
+        others = rows.apart(rows[slice(begin, end)])
+        booster = boost(described[others], logits[others], rows[others], rounds, config)
+        said[begin:end] += trees(booster, described[begin:end])
+    return said, described
 
 
 def fit(

@@ -21,3 +21,8 @@ class Rows:
 
     def __getitem__(self, part: slice | NDArray[np.bool_]) -> "Rows":
         return Rows(self.at_ms[part], self.requests[part], self.ads[part], self.labels[part], self.weights[part])
+
+    def apart(self, block: "Rows") -> NDArray[np.bool_]:
+        """Return which rows, (n,), are earlier or later than all of a block's."""
+        apart: NDArray[np.bool_] = (self.at_ms < block.at_ms[0]) | (self.at_ms > block.at_ms[-1])
+        return apart

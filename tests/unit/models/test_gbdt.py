@@ -130,6 +130,22 @@ def test_no_row_sees_its_own_or_later_labels() -> None:
     assert not np.array_equal(walked.logits, walk(replace(rows, labels=labels)).logits)
 
 
+def test_a_block_is_told_by_all_others_and_never_by_itself() -> None:
+    rows = made(4_000)
+    edges = gbdt.block_edges(rows.at_ms, CONFIG.blocks)
+    own = slice(int(edges[2]), int(edges[3]))
+    others = rows.apart(rows[own])
+
+    def crossed(turned: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        return gbdt.cross(replace(rows, labels=rows.labels ^ turned), PLATFORM, 0.01, edges, 20, CONFIG)
+
+    logits, features = crossed(np.zeros(len(rows), dtype=np.bool_))
+    assert np.array_equal(features[own], crossed(~others)[1][own])
+    later = np.arange(len(rows)) >= edges[-2]
+    assert not np.array_equal(features[own], crossed(later)[1][own])
+    assert measure(sigmoid(logits), rows.labels).pcoc == pytest.approx(1.0, abs=0.1)
+
+
 def test_noise_is_not_learned() -> None:
     rows = made(6_000, signal=False)
     walked = walk(rows)
