@@ -14,7 +14,7 @@ from dsp.kernel.errors import UnavailableError
 from tests.notices import notice
 from tests.people import has_bids
 from tests.servers.proxy import proxy
-from tests.servers.valkey import Valkey
+from tests.servers.valkey import Cluster, Valkey
 from tests.waiting import until
 
 
@@ -193,6 +193,41 @@ async def test_records_end_with_the_longest_window(own_valkey: Valkey) -> None:
     with own_valkey.client(url) as client:
         (key,) = client.keys("*user:*")
         assert 0 < client.pttl(key) <= 3 * 86_400_000
+    await store.close()
+
+
+async def test_what_is_known_already_keeps_no_record_longer(own_valkey: Valkey) -> None:
+    """The log is read again after every start."""
+    url = own_valkey.url
+    store = await opened(url)
+    await store.expose("u1", exposure(1))
+    with own_valkey.client(url) as client:
+        (key,) = client.keys("*:user:u1")
+        client.pexpire(key, 60_000)
+        await store.expose("u1", exposure(1))
+        assert client.pttl(key) <= 60_000
+        await store.expose("u1", exposure(2))
+        assert client.pttl(key) > 60_000
+    await store.close()
+
+
+async def test_who_reads_the_log_for_all_goes_on_reading_it(own_valkey: Valkey) -> None:
+    url = own_valkey.url
+    store = await opened(url)
+    with own_valkey.client(url) as client:
+        (key,) = client.keys("*:users:replayer")
+        client.pexpire(key, 3_000)
+        assert (await store.begin_replay()).ours
+        assert client.pttl(key) > 3_000
+    await store.close()
+
+
+async def test_the_log_is_read_from_where_the_first_shard_left_off(valkey_cluster: Cluster) -> None:
+    store = RedisUserStore(valkey_cluster.url)
+    await store.open()
+    await store.end_replay({0: 7, 1: 7})
+    await store._nodes.run({3: [("SET", redis_users._position_key(3), msgspec.msgpack.encode({0: 5, 1: 9}))]})
+    assert (await store.begin_replay()).position == {0: 5, 1: 7}
     await store.close()
 
 
