@@ -1,4 +1,4 @@
-"""A client's connection: uvicorn's, but for the patience with clients that do not ask."""
+"""A client's connection: uvicorn's, but for how many there may be, and the patience with clients that do not ask."""
 
 import asyncio
 from typing import ClassVar
@@ -10,13 +10,17 @@ class Connection(HttpToolsProtocol):
     """Closes when no request has come whole for too long: uvicorn waits for ever for the first, and for a body."""
 
     request_seconds_max: ClassVar[float] = 10.0
+    #: Who comes beyond that is not taken: strangers must not use up the files that the process needs for its own work.
+    held_max: ClassVar[int] = 1_024
 
     _last: RequestResponseCycle | None = None  # the request that the last look found
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to look every so often."""
+        """Begin to look every so often, or refuse the client."""
         super().connection_made(transport)
         self._timer = self.loop.call_later(self.request_seconds_max, self._look)
+        if len(self.connections) > self.held_max:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Look no more."""

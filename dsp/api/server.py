@@ -13,13 +13,18 @@ from dsp.api.config import ApiConfig
 from dsp.api.connection import Connection
 from dsp.api.context import Services
 from dsp.cache.connect import blob_store
-from dsp.kernel import config, logging, metrics
+from dsp.kernel import config, limits, logging, metrics
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.lifecycle import Lifecycle
 from dsp.store.database import create_engine, url
 from dsp.stream.connect import event_log
+
+#: Clients that wait in the kernel; as many are taken in one turn of the event loop, before any of them is refused.
+_BACKLOG = 128
+#: Of the databases, the event log, the blobs, and of two turns' clients that are not refused yet.
+_FILES_OWN = 256 + 2 * _BACKLOG
 
 
 class _Server(uvicorn.Server):
@@ -56,12 +61,14 @@ async def run(settings: Mapping[str, Any]) -> None:
     log = event_log(platform, clock)
     blobs = blob_store(platform)
     app = create_app(Services(engine, clock, platform, api, lifecycle, log, blobs))
+    Connection.held_max = _held_max(Connection.held_max)
     server = _Server(
         uvicorn.Config(
             app,
             api.host,
             api.port,
             http=Connection,
+            backlog=_BACKLOG,
             log_config=None,
             access_log=False,
             log_level="error",  # what strangers send that is not HTTP is answered, and no line each
@@ -83,6 +90,11 @@ async def run(settings: Mapping[str, Any]) -> None:
         stopping.cancel()
         await lifecycle.stop()
         engine.dispose()
+
+
+def _held_max(wanted: int) -> int:
+    """Return how many connections there may be, so that there are files left for the process's own work."""
+    return max(1, min(wanted, limits.allow_files(_FILES_OWN + wanted) - _FILES_OWN))
 
 
 async def _serve(server: _Server) -> None:

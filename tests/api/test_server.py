@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from dsp.kernel.config import Platform
 from dsp.store.database import url
 from dsp.store.migrate import upgrade
 from tests.servers import free_port
+from tests.waiting import eventually
 
 START_SECONDS = 90.0
 
@@ -137,3 +140,20 @@ def test_a_taken_port_is_told_without_a_traceback(process: subprocess.Popen[byte
     assert second.returncode == 1
     assert f"127.0.0.1:{port}" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_strangers_who_hold_connections_open_do_not_use_up_the_files(
+    tmp_path: Path, port: int, process: subprocess.Popen[bytes]
+) -> None:
+    files = Connection.held_max + 512  # what it asks for; many systems allow more
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files, files))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(files + 128):
+            last = held.enter_context(socket.create_connection(("127.0.0.1", port), 60.0))
+        with suppress(ConnectionResetError):
+            assert last.recv(1) == b""  # refused at once, or by now for want of a request
+    eventually(lambda: _ready(port))
+    assert "out of system resource" not in (tmp_path / "api.log").read_text()
