@@ -231,6 +231,24 @@ async def test_the_log_is_read_from_where_the_first_shard_left_off(valkey_cluste
     await store.close()
 
 
+async def test_a_shard_that_has_moved_to_another_server_is_found_again(valkey_cluster: Cluster) -> None:
+    store = RedisUserStore(valkey_cluster.url)
+    await store.open()
+    nodes = store._nodes
+    right = list(nodes._of_shard)
+    servers = list(dict.fromkeys(right))
+    nodes._of_shard = [servers[servers.index(one) - 1] for one in right]  # as it was before
+    with pytest.raises(UnavailableError, match="has not these slots any more"):
+        await store.begin_replay()
+
+    async def found() -> bool:
+        return nodes._of_shard == right
+
+    await until(found)
+    await store.begin_replay()
+    await store.close()
+
+
 async def test_so_many_wait_and_no_more(own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_users, "WAITING_MAX", 10)
     store = await opened(own_valkey.url)
