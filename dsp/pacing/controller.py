@@ -140,8 +140,8 @@ class Law:
     unanswered_rise: float = 0.2
     unanswered_rise_hour: float = 0.15
     #: The target's dual begins where it hardly lets a bid exceed value, and ends where it does not at all. Before
-    #: anything was bought it falls from there: who is outbid by line items that may exceed their value would never buy
-    #: anything to learn from.
+    #: anything was bought it falls from there, so that bids rise as slowly as unanswered ones: who is outbid by line
+    #: items that may exceed their value would never buy anything to learn from.
     mu_target_start: float = 10.0
     mu_target_max: float = 100.0
     #: So many of the goal's units weigh as much as all predictions: a few conversions, or none, prove little.
@@ -276,9 +276,10 @@ def _target(
     """The target's dual, and what value proves to be: predictions weigh as much as `units_prior` units counted."""
     prior = law.units_prior * max(bought.unit_micros, 1)
     ratio = (bought.realised_micros + prior) / (bought.expected_micros + prior)
-    step_max = 2.0 * seconds / time if seconds > 0.0 else 0.0
     if not bought.expected_micros:
-        mu = law.mu_target_max if before.mu_target is None else before.mu_target * exp(-step_max * bidding)
+        rise = law.unanswered_rise_hour * seconds / 3_600 if bidding else 0.0
+        highest = log(1.0 + 1.0 / (before.mu_target or law.mu_target_max)) + rise
+        mu = 1.0 / (exp(min(highest, log(law.multiplier_max))) - 1.0)
     elif before.mu_target is None or not before.value_micros:
         mu = law.mu_target_start
     else:
@@ -289,6 +290,7 @@ def _target(
     memory = after.rate_micros_second * time
     if memory > 0.0:
         allowed = value + surplus * seconds / (law.catch_up * time)
+        step_max = 2.0 * seconds / time
         mu = exp(-descend(-log(mu), spent, allowed, memory, step_max, step_max))
     return msgspec.structs.replace(
         after,

@@ -50,7 +50,7 @@ def replay(
             if now_ms >= stepped_ms + _STEP_MS or control is None:
                 stepped_ms = now_ms
                 worth = int(won * unit_micros_cpm)
-                bought = Bought(worth, float(worth), unit_micros_cpm) if worth else None
+                bought = Bought(worth, float(worth), unit_micros_cpm) if worth or not wins else None
                 control = step(control, total + spent, wins, today.pace(now_ms), now_ms, law, bought)
             left = budget - spent
             multiplier = _paced(value * unit_micros_cpm, control.multiplier, left, now_ms)

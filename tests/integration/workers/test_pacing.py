@@ -62,11 +62,13 @@ async def test_spend_over_plan_is_held_and_under_plan_released(world: World) -> 
         assert found.line_items[fast].planned_micros == 10_000 * (second + 1)
     assert found.line_items[fast].multiplier < 0.5
     assert found.line_items[fast].spent_micros == 1_200_000
-    assert found.line_items[slow].multiplier == Law().multiplier_max  # nothing was bought yet, nor a target missed
+    assert (
+        1.0 < found.line_items[slow].multiplier < 1.02
+    )  # nothing was bought yet: about as far as value is known to go
     left = [found.line_items[number].left_micros for number in (fast, slow, free)]
     assert left == [0, 1_200_000, None]
     assert found.line_items[free].planned_micros is None
-    assert 1.0 < found.line_items[free].multiplier < 1.02  # its day is long, and bids rise as slowly
+    assert found.line_items[free].multiplier == found.line_items[slow].multiplier
     await job.close()
 
 
@@ -83,7 +85,7 @@ async def test_a_campaign_holds_its_line_items_but_not_the_hurried(world: World)
     assert found.campaigns[campaign].spent_micros == 1_200_000
     assert found.campaigns[campaign].multiplier < 0.1 * first.campaigns[campaign].multiplier
     assert found.line_items[even].multiplier == found.campaigns[campaign].multiplier
-    assert found.line_items[hurried].multiplier == Law().multiplier_max
+    assert 1.0 < found.line_items[hurried].multiplier < 1.02
     assert found.line_items[even].left_micros == found.line_items[hurried].left_micros == 0  # the campaign's
     await job.close()
 
@@ -100,7 +102,7 @@ async def test_a_campaign_that_its_line_items_cannot_exhaust_does_not_hold_back_
         found = await steps(world, job, 1)
     assert found.campaigns[campaign].spent_micros > 1.5 * (found.campaigns[campaign].planned_micros or 0)
     assert found.campaigns[campaign].level == before.campaigns[campaign].level  # it learns nothing of what others hold
-    assert found.line_items[late].multiplier > 1.0  # nothing was bought yet, nor a target missed
+    assert 1.0 < found.line_items[late].multiplier < 1.02  # nothing was bought yet
     # Who lowers the campaign's budget has it shared, so that it lasts.
     world.update(Kind.CAMPAIGN, campaign, budget={"total_micros": 1_600_000})
     found = await steps(world, job, 1)

@@ -94,7 +94,7 @@ def run(
             spent, value, wins = spent + cost, value + worth, wins + count
         plan = plan_at(now_ms, spent)
         pace = plan.pace(now_ms)
-        bought = Bought(value, value * market.realised, unit_micros) if unit_micros and value else None
+        bought = Bought(value, value * market.realised, unit_micros) if unit_micros else None
         control = step(control, spent, wins, pace, now_ms, law or Law(), bought)
         control = restart(now_ms, control)
         costs, values = (

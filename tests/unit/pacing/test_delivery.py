@@ -98,7 +98,7 @@ def test_who_comes_late_to_traffic_too_little_for_two_gets_a_part_of_it() -> Non
     plan_at = daily(lambda _: 10**10)
     controls: list[Control | None] = [None, None]
     bought, impressions = [0, 0], [0, 0]
-    for now_ms in range(MIDNIGHT, MIDNIGHT + 4 * HOUR, 5_000):
+    for now_ms in range(MIDNIGHT, MIDNIGHT + 8 * HOUR, 20_000):
         for number in range(1 if now_ms < MIDNIGHT + HOUR else 2):
             units = Bought(bought[number], float(bought[number]), UNIT)
             spent = impressions[number] * 1_000
@@ -114,22 +114,22 @@ def test_who_comes_late_to_traffic_too_little_for_two_gets_a_part_of_it() -> Non
             first, second = (one.multiplier if one else 0.0 for one in controls)
             assert first == law.multiplier_max
             assert 1.0 <= second < 1.02
-    assert impressions[1] > 0.25 * sum(impressions)
+    assert impressions[1] > 0.15 * sum(impressions)
 
 
 def test_bids_rise_above_value_only_until_something_is_bought() -> None:
     law, nothing, open_ = Law(), Bought(0, 0.0, UNIT), Pace(10**6, 100.0, 1e6, 1e9, 86_400.0)
 
-    def waited(seconds: int, bought: Bought | None, pace: Pace = open_) -> Control:
+    def waited(steps: int, bought: Bought | None, pace: Pace = open_) -> Control:
         control = Control(level=1.0, at_ms=MIDNIGHT, planned_micros=1)
-        for _ in range(seconds):
-            control = step(control, 0, 0, pace, control.at_ms + 1_000, law, bought)
+        for _ in range(steps):
+            control = step(control, 0, 0, pace, control.at_ms + 10_000, law, bought)
         return control
 
-    late = waited(2_400, nothing)
-    assert [waited(1, nothing).multiplier, late.multiplier] == [pytest.approx(1.01), law.multiplier_max]
-    assert waited(2_400, None).multiplier == 1.0  # there is no target, or nobody knows what was bought
-    assert waited(2_400, nothing, open_._replace(rate_micros_second=0.0)).multiplier < 1.02  # nothing is bid
+    late = waited(1_800, nothing)  # five hours
+    assert [waited(1, nothing).multiplier, late.multiplier] == [pytest.approx(1.01, abs=0.001), law.multiplier_max]
+    assert waited(1_800, None).multiplier == 1.0  # there is no target, or nobody knows what was bought
+    assert waited(1_800, nothing, open_._replace(rate_micros_second=0.0)).multiplier < 1.02  # nothing is bid
     first = step(late, 2_000, 1, open_, late.at_ms + 1_000, law, Bought(1_000, 1_000.0, UNIT))
     assert first.multiplier <= 1.0 + 1.0 / law.mu_target_start
 
