@@ -128,7 +128,7 @@ async def test_a_campaign_s_even_plan_does_not_stretch_a_flight_of_its_own_budge
     await job.close()
 
 
-@pytest.mark.parametrize(("daily_micros", "holds"), [(1_000_000, False), (900_000, True)])
+@pytest.mark.parametrize(("daily_micros", "holds"), [(1_000_000, False), (999_950, False), (900_000, True)])
 async def test_a_daily_budget_holds_where_those_below_it_come_to_more(
     world: World, daily_micros: int, holds: bool
 ) -> None:
@@ -159,6 +159,47 @@ async def test_a_total_holds_where_those_below_it_come_to_more_on_all_days_toget
     fast = world.line_item(campaign, flight=today, budget={"total_micros": today_micros})
     world.line_item(campaign, flight=tomorrow, budget={"total_micros": tomorrow_micros})
     assert await held_back(world, campaign, fast) is holds
+
+
+MORNING, AFTERNOON = (
+    {"dayparts": [{"weekday": day, "start_hour": start, "end_hour": start + 12} for day in range(7)]}
+    for start in (0, 12)
+)
+SINCE_SIX = {"flight": {"start_ms": NOON_MS - 6 * 3_600_000}}
+UNTIL_SIX = {"flight": {"start_ms": NOON_MS - 36 * 3_600_000, "end_ms": NOON_MS + 6 * 3_600_000}}
+PAUSED = {"status": Status.PAUSED}
+
+
+@pytest.mark.parametrize(
+    ("members", "planned_micros"),  # at noon, of 900,000 a day
+    [
+        ([{}, {}], 450_000),
+        ([AFTERNOON, AFTERNOON], 0),
+        ([AFTERNOON, MORNING], 450_000),
+        ([AFTERNOON, {}], 450_000),
+        ([AFTERNOON, PAUSED], 0),
+        ([{"pacing": "ahead"}, {"pacing": "ahead"}], 562_500),
+        ([{"pacing": "ahead"}, {}], 450_000),
+        ([{"pacing": "ahead"}, PAUSED], 562_500),
+        ([SINCE_SIX, SINCE_SIX], 300_000),
+        ([SINCE_SIX, {}], 450_000),
+        ([UNTIL_SIX, UNTIL_SIX], 600_000),
+        ([UNTIL_SIX, {}], 450_000),
+    ],
+)
+def test_a_campaign_is_planned_for_while_any_of_its_line_items_may_bid(
+    world: World, members: list[dict[str, Any]], planned_micros: int
+) -> None:
+    flight = {"start_ms": NOON_MS - 36 * 3_600_000}
+    campaign = world.campaign(world.advertiser(), flight=flight, budget={"daily_micros": 900_000})
+    for member in members:
+        terms = {"flight": flight, "budget": {"daily_micros": 500_000}, **member}
+        status = terms.pop("status", Status.ACTIVE)
+        world.set_status(Kind.LINE_ITEM, world.line_item(campaign, **terms), status)
+    with world.views() as session:
+        catalogue = load_catalogue(session)[1]
+    found = next_controls(catalogue, [], Controls(at_ms=0), Curves(), Law(), NOON_MS)
+    assert found.campaigns[campaign].planned_micros == planned_micros
 
 
 async def held_back(world: World, campaign: int, line_item: int) -> bool:

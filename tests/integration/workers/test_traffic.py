@@ -179,6 +179,24 @@ async def test_hours_are_right_again_once_a_clock_is(traffics: Traffics) -> None
     assert {hour: count for hour, count in enumerate(counted) if count} == {12: 7.0}
 
 
+async def test_a_bidder_whose_clock_is_a_little_ahead_is_counted(traffics: Traffics) -> None:
+    traffics.world.clock.step(30_000)
+    await traffics.arrive(10)
+    traffics.world.clock.step(-30_000)
+    await traffics.drain()
+    await traffics.job.close()
+    assert await traffics.counts() == [[10.0], [10.0], []]
+
+
+async def test_what_is_no_request_is_parked_and_stops_no_other(traffics: Traffics) -> None:
+    await traffics.log.append(Topic.REQUESTS, [Entry("rubbish", b"no event")])
+    await traffics.arrive(3)
+    await traffics.drain()
+    await traffics.job.close()
+    assert await traffics.counts() == [[3.0], [3.0], []]
+    assert len((await traffics.log.read(Topic.DEAD_LETTERS, {}, 10)).records) == 1
+
+
 async def test_a_day_s_curve_is_learned_from_the_log(traffics: Traffics) -> None:
     """Twice the traffic from noon to midnight UTC: an advertiser in Kolkata plans for it from 17:30 on."""
     for hour in range(HOURS):
