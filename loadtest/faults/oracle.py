@@ -183,7 +183,7 @@ class Oracle:
 
     def store_is_right(self, sql: sqlite3.Connection, epoch: int | None = None) -> None:
         """Check that grants stay within limits, sum up, and cover what is out; of one epoch's leases, or of all."""
-        query = "SELECT lease_id, line_item_id, campaign_id, day, granted FROM leases WHERE ?1 IS NULL OR epoch = ?1"
+        query = "SELECT lease_id, line_item_id, campaign_id, day, granted FROM leases WHERE epoch = ifnull(?, epoch)"
         rows = sql.execute(query, (epoch,))
         self._close()
         for lease_id, line_item_id, campaign_id, day, granted in rows:

@@ -82,6 +82,7 @@ def test_a_few_users_make_many_visits_and_users_come_back(requests: list[dict]) 
     assert visits.most_common(1)[0][1] >= 5
 
 
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcfromtimestamp:DeprecationWarning")  # by iab_tcf
 def test_consent_strings_decode_to_what_was_consented() -> None:
     iab_tcf = pytest.importorskip("iab_tcf")
     consent = iab_tcf.decode(consent_string(frozenset({1, 2, 7}), VENDOR_MAX))

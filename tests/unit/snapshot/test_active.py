@@ -1,6 +1,6 @@
 """Statuses published beside the snapshot: what they do to it, and to which."""
 
-from dataclasses import replace
+from dataclasses import fields
 from random import Random
 
 import msgspec
@@ -113,4 +113,5 @@ def test_the_funnel_and_its_explanation_are_those_of_a_new_snapshot(seed: int) -
         assert (found.verdicts, found.left) == (expected.verdicts, expected.left)
         wanted, chosen = (select(each, one, user, controls, NOW_MS, 4, SEAT) for each in (new, beside))
         assert repr(chosen) == repr(wanted)
-    assert replace(beside, index=old.index) == old
+    # One by one: dataclasses that hold arrays cannot be compared since Python 3.13.
+    assert all(getattr(beside, each.name) is getattr(old, each.name) for each in fields(old) if each.name != "index")
