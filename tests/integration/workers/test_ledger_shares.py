@@ -1,7 +1,7 @@
 """Several ledger workers on one topic: each notice is entered once, and the leases' watermark waits for the slowest."""
 
 import sqlite3
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from random import Random
 
@@ -200,7 +200,7 @@ async def test_a_worker_that_begins_tells_the_leases_that_are_open_and_a_new_fil
     await leases.set_limits([Limit(3, 2, None, 10_000, None, None)])
     await first.step()
     assert leases.told == [5_000, 5_000, 2_001, 1]  # an empty file has forgotten what was spent
-    with sqlite3.connect(tmp_path / "leases.db") as file:
+    with closing(sqlite3.connect(tmp_path / "leases.db")) as file:
         total = "SELECT micros FROM used WHERE scope = ? AND id = ? AND day = -1"
         assert file.execute(total, ("line_item", 3)).fetchone() == (10 * 20 + 80,)
     epoch = await leases.register("bidder", 20_000 * DAY_MS)
