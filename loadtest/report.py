@@ -149,7 +149,7 @@ def problems(report: Report) -> list[str]:
     if report.ledger_imbalance_micros:
         found.append(f"the book is out of balance by {report.ledger_imbalance_micros} micros")
     if report.late:
-        found.append(f"{report.late} answers came after tmax")
+        found.append(f"answers that came after tmax: {report.late}")
     return found
 
 

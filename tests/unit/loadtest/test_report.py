@@ -90,7 +90,7 @@ def test_report_says_what_is_wrong(truth: Truth, tmp_path: Path) -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Something is wrong" in shown
     assert "missing: x/a/1/bill" in shown
-    assert "2 answers came after tmax" in shown
+    assert "answers that came after tmax: 2" in shown
     assert "Spring" in shown
 
 
