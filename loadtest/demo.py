@@ -60,9 +60,9 @@ class Options:
     """What a person may choose."""
 
     data_dir: Path
-    seed: int = 1
-    rate: float = 250.0
-    phase_seconds: float = 40.0
+    seed: int
+    rate: float
+    phase_seconds: float
 
 
 @dataclass(slots=True)

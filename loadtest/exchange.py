@@ -22,6 +22,7 @@ from loadtest.draw import Draw
 from loadtest.notifier import Notifier
 from loadtest.traffic import Request, Slot, Traffic
 from loadtest.truth import NoticeKey, Tally, Truth
+from loadtest.uncollected import uncollected
 
 _INFLIGHT_MAX = 1_000
 
@@ -73,6 +74,10 @@ class Exchange:
         The schedule is open-loop: a slow answer does not hold back the next request. Over the first `ramp_seconds`
         the rate rises evenly to its height, as exchanges do it with a bidder that has just started.
         """
+        with uncollected():
+            await self._drive(rate_per_second, until, ramp_seconds)
+
+    async def _drive(self, rate_per_second: float, until: Callable[[float], bool], ramp_seconds: float) -> None:
         loop = asyncio.get_running_loop()
         start = self._seconds()
         flying: set[asyncio.Task[None]] = set()

@@ -4,13 +4,13 @@ An event loop with transports and callbacks would cost more a request than the s
 generator would be what is measured. It tells how much of its own processor it took; see `Round.load_share`.
 """
 
-import gc
 import socket
 import time
 from dataclasses import dataclass, field
 
 from loadtest.bids.connections import STALL_SECONDS, Connections
 from loadtest.platform import PlatformError
+from loadtest.uncollected import uncollected
 
 _MS = 1_000.0
 _WARM_UP_SECONDS = 1.0
@@ -49,12 +49,9 @@ class Closed(Connections):
             PlatformError: the server closed a connection or did not answer for 10 s.
         """
         found = Round()
-        gc.disable()
-        busy_from, began = time.thread_time(), time.perf_counter()
-        try:
+        with uncollected():
+            busy_from, began = time.thread_time(), time.perf_counter()
             self._run(found, began + seconds)
-        finally:
-            gc.enable()
         found.seconds = time.perf_counter() - began
         found.load_share = (time.thread_time() - busy_from) / found.seconds
         return found

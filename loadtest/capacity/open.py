@@ -4,7 +4,6 @@ Latency counts from the instant a request was due, not from when it could be sen
 its clients ask less, and what they wait for a connection is waiting as well (no coordinated omission).
 """
 
-import gc
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from loadtest.bids.connections import STALL_SECONDS, Connections
 from loadtest.bids.supply import Supply
 from loadtest.platform import PlatformError
 from loadtest.truth import percentile, percentiles
+from loadtest.uncollected import uncollected
 
 _MS = 1_000.0
 #: epoll sleeps whole milliseconds; what is due sooner is waited for awake.
@@ -61,12 +61,9 @@ class Open(Connections):
         gaps = self._random.exponential(1.0 / rate, int(rate * seconds * 1.2) + 20)
         due = np.cumsum(gaps)
         found = Step(rate)
-        gc.disable()
-        began = time.perf_counter()
-        try:
+        with uncollected():
+            began = time.perf_counter()
             self._run(found, (began + due[due < seconds]).tolist())
-        finally:
-            gc.enable()
         found.seconds = max(seconds, time.perf_counter() - began)
         return found
 

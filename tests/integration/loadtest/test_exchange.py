@@ -1,6 +1,7 @@
 """The simulated exchange against a small bidder: pacing, lateness, notices sent twice, again, or never."""
 
 import asyncio
+import gc
 from collections.abc import Mapping
 from itertools import count as counter
 from pathlib import Path
@@ -80,6 +81,23 @@ def test_requests_keep_to_the_schedule_however_slow_the_answers() -> None:
 
     simulated.run(work(), clock)
     assert [at_ms - began_ms for at_ms in slow.at_ms] == [5 * number for number in range(300)]
+
+
+def test_the_driver_collects_no_garbage_while_answers_come_and_does_again_after() -> None:
+    clock, truth = ManualClock(), Truth()
+    slow, collecting = Slow(clock), set[bool]()
+
+    def until(elapsed: float) -> bool:
+        collecting.add(gc.isenabled())
+        return elapsed > 0.1
+
+    async def work() -> None:
+        exchange = Exchange(slow, "", Traffic(1), {}, truth, Notifier(slow, truth, 1), lambda: clock.now_ms() / 1_000)  # type: ignore[arg-type]
+        await exchange.drive(100.0, until)
+
+    simulated.run(work(), clock)
+    assert collecting == {False}
+    assert gc.isenabled()
 
 
 async def test_every_request_is_answered_and_counted() -> None:
