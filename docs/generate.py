@@ -1,6 +1,7 @@
 """Writes docs/reference from the code: settings, metrics, reasons and API. `--check` only compares."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 from typing import get_type_hints
@@ -95,7 +96,8 @@ def _fields(struct: type[msgspec.Struct]) -> str:
 
 def _type(hint: object) -> str:
     text = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
-    return text.replace("dsp.kernel.config.", "")
+    choices = re.compile(r"typing\.Literal\[([^\]]*)\]")
+    return choices.sub(lambda found: found[1].replace(", ", " | "), text).replace("dsp.kernel.config.", "")
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
