@@ -30,9 +30,10 @@ _REQUEST = (
 _AD = ("advertiser", "creative", "landing_page")
 _NEEDED = (
     "timestamp", "useragent", "ip", "region", "city", "adexchange", "domain", "url", "slotid", "slotwidth",
-    "slotheight", "slotvisibility", "slotformat", "slotprice", "creative", "keypage", "advertiser", "usertag", "src",
-    "click",
+    "slotheight", "slotvisibility", "slotformat", "slotprice", "creative", "keypage", "advertiser", "usertag", "click",
 )  # fmt: skip
+#: One minute of a day, whole: no sample of its traffic.
+_CONTIGUOUS = "first_minute"
 _CROSSED = ("exchange", "slot", "size", "visibility", "format", "floor", "domain", "hour", "region", "os", "browser")
 
 
@@ -66,7 +67,7 @@ def _spec() -> FeatureSpec:
 
 
 def load(path: Path) -> Rows:
-    """Read a CSV of impressions; rows that weigh nothing are left out.
+    """Read a CSV of impressions; rows that weigh nothing are left out, and those of `src` first_minute.
 
     Raises:
         InputError: no row counts, a column is missing, or a number or a time is none.
@@ -86,11 +87,13 @@ def load(path: Path) -> Rows:
 
 
 def _event(row: Mapping[str, str]) -> tuple[int, list[int], list[int], bool, float] | None:
+    if row.get("src") == _CONTIGUOUS:
+        return None
     clicked = cell(row, "click", count) > 0
     # Without the column all impressions are there. A click may go without a weight, but not one impression of many.
     told = bool(row.get("weight")) or ("weight" in row and not clicked)
     weight = cell(row, "weight", _weight) if told else 1.0
-    # `first_minute` weighs 0. A sampled impression that was clicked is in the click log too, so it is no sample of 291.
+    # A sampled impression that was clicked is in the click log too, so it is no sample of 291.
     weight = min(weight, 1.0) if clicked else weight
     if not weight:
         return None

@@ -1,5 +1,6 @@
 """Files of labelled impressions: told apart by shape, read whole, and refused with a line where they are broken."""
 
+import csv
 import gzip
 from pathlib import Path
 
@@ -62,6 +63,17 @@ def test_only_a_click_may_go_without_a_weight_where_others_have_one(tmp_path: Pa
     cells = event().split(",")
     del cells[HEADER.split(",").index("weight") + 1]  # the tags hold a comma
     assert IPINYOU.read(write(tmp_path / "all.csv", bare, ",".join(cells))).weights.tolist() == [1.0]
+
+
+def test_a_days_first_minute_is_left_out_by_its_source_where_weights_do_not_tell(tmp_path: Path) -> None:
+    header = [name for name in HEADER.split(",") if name not in ("src", "weight")]
+    bare = ",".join(next(csv.reader([event(usertag="10")]))[HEADER.split(",").index(name)] for name in header)
+    names = ",".join(header)
+    both = write(tmp_path / "both.csv", f"{names},src", f"{bare},first_minute", f"{bare},day_sample")
+    assert IPINYOU.read(both).weights.tolist() == [1.0]
+    assert IPINYOU.read(write(tmp_path / "no_source.csv", names, bare)).weights.tolist() == [1.0]
+    unweighed = write(tmp_path / "unweighed.csv", HEADER, event(src="first_minute", weight=""), event())
+    assert IPINYOU.read(unweighed).weights.tolist() == [291.5]
 
 
 def test_what_is_known_after_the_auction_or_only_of_one_log_is_no_input(tmp_path: Path) -> None:
