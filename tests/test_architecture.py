@@ -34,6 +34,7 @@ FORBIDDEN = {
 APART = {
     "aiokafka": "dsp/stream/kafka/",
     "deploy": "loadtest/cluster/",
+    "hiredis": "dsp/cache/",
     "locust": "loadtest/locustfile.py",
     "opentelemetry": "dsp/kernel/tracing.py",
     "pyspark": "models/training/engine.py",

@@ -60,6 +60,7 @@ def user_store(
 
 def _require_client() -> None:
     try:
-        import redis.asyncio  # noqa: F401
+        import hiredis  # noqa: F401
+        import redis  # noqa: F401
     except ImportError as fault:
         raise ConfigError([Fault("platform.cache_url", f"needs the extra `production`: {fault}")]) from fault

@@ -9,7 +9,8 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from dsp.cache.local_blobs import checked_name
-from dsp.cache.redis_nodes import Command, Nodes, tag
+from dsp.cache.redis_connection import Command
+from dsp.cache.redis_nodes import Nodes, tag
 from dsp.kernel.errors import UnavailableError
 
 TIMEOUT_MS = 5_000

@@ -21,7 +21,8 @@ from redis.exceptions import ResponseError
 
 from dsp.cache.local_leases import GRANT_MIN_MICROS, SPARE_PART, portions
 from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit, Spent, Standing
-from dsp.cache.redis_nodes import Command, Nodes, tag
+from dsp.cache.redis_connection import Command
+from dsp.cache.redis_nodes import Nodes, tag
 from dsp.kernel.errors import ClockError, ConflictError, DspError, UnavailableError
 from dsp.kernel.money import Micros
 from dsp.ledger.terms import CLOCK_SKEW_MS_MAX, NOTICE_GRACE_MS, LateClaim, late_lease_id, lease_id, lease_parts

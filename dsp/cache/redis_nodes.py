@@ -7,20 +7,15 @@ one shard, and a cluster a fixed number of them, spread over its nodes.
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from ssl import create_default_context
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio.connection import Connection, SSLConnection
 from redis.crc import key_slot
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
+from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, ResponseError, TryAgainError
+from redis.exceptions import ConnectionError as NotReadyError
 
+from dsp.cache.redis_connection import Command, Connection, Reply, connect
 from dsp.kernel import logging
 from dsp.kernel.clock import MS_PER_SECOND
 from dsp.kernel.errors import ConfigError, Fault, UnavailableError
@@ -38,9 +33,6 @@ _SCHEMES = {"redis": (False, False), "rediss": (False, True), "redis+cluster": (
 #: A cluster's answers that its slots are elsewhere now, or nowhere.
 _ELSEWHERE = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)  # MovedError is an AskError
 
-Command = tuple[Any, ...]
-Reply = Any
-
 
 class Address(NamedTuple):
     """What `platform.cache_url` says."""
@@ -51,6 +43,13 @@ class Address(NamedTuple):
     username: str | None
     password: str | None
     db: int
+
+    @property
+    def greeting(self) -> list[Command]:
+        """Return what a new connection begins with."""
+        account = [one for one in (self.username, self.password) if one is not None]
+        auth: list[Command] = [("AUTH", *account)] if account else []
+        return [*auth, ("SELECT", self.db)] if self.db else auth
 
     def __str__(self) -> str:
         """Return it without its secrets."""
@@ -93,7 +92,8 @@ class Node:
 
     def __init__(self, address: Address, place: tuple[str, int], timeout_ms: float) -> None:
         self.place = place
-        self._address = address
+        self._tls = create_default_context() if address.tls else None
+        self._greeting = address.greeting
         self._timeout_seconds = timeout_ms / MS_PER_SECOND
         self._idle: list[Connection] = []
         self._mending: asyncio.Task[None] | None = None
@@ -112,7 +112,7 @@ class Node:
         if self._mending is not None:
             raise UnavailableError(f"{self} is away")
         try:
-            return await self._run(commands, self._timeout_seconds)
+            return await self._run(commands)
         except UnavailableError as fault:
             if self._mending is None:
                 logging.get(__name__).warning("server away", fault=str(fault))
@@ -123,51 +123,48 @@ class Node:
         """Release connections."""
         await cancel(self._mending)
         self._mending = None
-        await self._drop()
+        self._drop()
 
     def __str__(self) -> str:
         return f"{self.place[0]}:{self.place[1]}"
 
-    async def _run(self, commands: Sequence[Command], timeout_seconds: float) -> list[Reply]:
-        connection = self._idle.pop() if self._idle else self._make()
-        whole = False
+    async def _run(self, commands: Sequence[Command]) -> list[Reply]:
+        connection, whole = self._take_idle(), False
         try:
-            async with asyncio.timeout(timeout_seconds):
-                await connection.connect()  # type: ignore[no-untyped-call]  # does nothing where it is connected
-                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-                replies = [await _reply(connection) for _ in commands]
+            async with asyncio.timeout(self._timeout_seconds):
+                if connection is None:
+                    connection = await connect(self.place, self._tls, self._greeting)
+                replies = await connection.run(commands)
             whole = True
-        except (RedisError, OSError) as fault:  # OSError is TimeoutError as well
-            raise UnavailableError(f"{self}: {fault or 'no answer in time'}") from fault
+        except OSError as fault:  # TimeoutError as well
+            raise UnavailableError(f"{self}: {str(fault) or 'no answer in time'}") from fault
         finally:
-            if whole and len(self._idle) < IDLE_MAX:
-                self._idle.append(connection)
-            else:
-                await connection.disconnect(nowait=True)
+            if connection is not None:
+                if whole and len(self._idle) < IDLE_MAX:
+                    self._idle.append(connection)
+                else:
+                    connection.close()
+        for reply in replies:
+            if isinstance(reply, NotReadyError):  # it reads its data, or does not know us
+                raise UnavailableError(f"{self}: {reply}") from reply
         return replies
 
-    def _make(self) -> Connection:
-        made = SSLConnection if self._address.tls else Connection
-        return made(
-            host=self.place[0],
-            port=self.place[1],
-            db=self._address.db,
-            username=self._address.username,
-            password=self._address.password,
-            socket_timeout=None,  # a whole call has a limit, not each of its reads
-            socket_connect_timeout=None,
-            protocol=2,
-            driver_info=None,
-        )
+    def _take_idle(self) -> Connection | None:
+        """Return a connection that the server has not closed meanwhile."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+        return None
 
     async def _mend(self) -> None:
-        await self._drop()  # they are broken as well
+        self._drop()  # they are broken as well
         wait_ms = BACKOFF_MS_MIN
         while True:
             await asyncio.sleep(wait_ms / MS_PER_SECOND)
             wait_ms = min(2 * wait_ms, BACKOFF_MS_MAX)
             try:
-                (reply,) = await self._run([("PING",)], self._timeout_seconds)
+                (reply,) = await self._run([("PING",)])
             except UnavailableError:
                 continue
             if not isinstance(reply, Exception):
@@ -175,16 +172,9 @@ class Node:
                 self._mending = None
                 return
 
-    async def _drop(self) -> None:
+    def _drop(self) -> None:
         while self._idle:
-            await self._idle.pop().disconnect(nowait=True)
-
-
-async def _reply(connection: Connection) -> Reply:
-    try:
-        return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
-    except ResponseError as fault:
-        return fault
+            self._idle.pop().close()
 
 
 class Nodes:
@@ -242,6 +232,8 @@ class Nodes:
         for shard in of_shards:
             by_node.setdefault(self.node(shard), []).append(shard)
         calls = [self._call(node, shards, of_shards, tail) for node, shards in by_node.items()]
+        if len(calls) == 1:
+            return await calls[0]
         found: dict[int, list[Reply]] = {}
         for replies in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(replies, BaseException):

@@ -9,9 +9,12 @@ from shutil import copy
 from typing import Any
 
 import pytest
+import uvloop
 
-from dsp.cache.redis import RedisLeaseStore
+from bidder.patience import at_most
+from dsp.cache.redis import RedisLeaseStore, RedisUserStore
 from dsp.catalog.terms import FrequencyCap
+from dsp.catalog.user import UserRecord
 from dsp.kernel.errors import UnavailableError
 from dsp.store.database import create_engine, session_factory
 from dsp.workers.lease_keeper import LeaseKeeper
@@ -196,3 +199,21 @@ async def synced(bidder: World, count: float) -> bool:
 async def bids(bidder: World, user: str) -> bool:
     request = bid_request(f"{user}-{time.monotonic_ns()}", user={"id": f"{user}-{time.monotonic_ns()}"})
     return (await bidder.bid(request))[0] == 200
+
+
+def test_an_answer_that_came_while_the_event_loop_was_busy_counts(own_valkey: Valkey) -> None:
+    async def work() -> UserRecord | None:
+        store = RedisUserStore(own_valkey.url)
+        await store.open()
+        await store.end_replay({0: 1})
+        asked = asyncio.ensure_future(at_most(10.0, store.get("u1")))
+        for _ in range(3):
+            await asyncio.sleep(0)  # it leaves
+        time.sleep(0.05)  # noqa: ASYNC251 - nothing else runs meanwhile
+        try:
+            return await asked
+        finally:
+            await store.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # which looks at its timers first
+        assert runner.run(work()) is None

@@ -268,3 +268,38 @@ async def back(store: RedisUserStore) -> UserRecord:
 
     found: UserRecord = await until(answer)
     return found
+
+
+async def test_a_connection_that_the_server_has_closed_is_no_outage(own_valkey: Valkey) -> None:
+    """As one does that is set to close idle ones (`timeout`), and a balancer before it."""
+    store = await opened(own_valkey.url)
+    with own_valkey.client() as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+    await asyncio.sleep(0.05)
+    assert await store.get("u1") is None
+    await store.close()
+
+
+async def test_who_speaks_another_protocol_counts_as_away() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        store = RedisUserStore(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+        with pytest.raises(UnavailableError, match="no Redis"):
+            await store.get("u1")
+        await store.close()
+
+
+async def test_a_password_is_told_and_a_wrong_one_counts_as_away(own_valkey: Valkey) -> None:
+    with own_valkey.client() as client:
+        client.config_set("requirepass", "p@ss")
+    store = await opened(f"redis://:p%40ss@127.0.0.1:{own_valkey.port}/1")
+    assert await store.get("u1") is None
+    await store.close()
+    for account in ("", ":wrong@"):
+        store = RedisUserStore(f"redis://{account}127.0.0.1:{own_valkey.port}/1")
+        with pytest.raises(UnavailableError, match=r"Authentication required|username-password"):
+            await store.get("u1")
+        await store.close()
