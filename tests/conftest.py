@@ -1,6 +1,9 @@
 """What every test leaves as it found it, and the servers that any test may ask for."""
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -14,6 +17,22 @@ from tests.servers.valkey import own_valkey, valkey, valkey_cluster
 # Other processes may have the machine: how long an example takes tells nothing.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+_MEMORY = Path("/dev/shm")
+_ROOM_BYTES = 2 << 30
+
+
+def _in_memory() -> bool:
+    """Return whether memory has room for what tests write, and programs that they write may run there."""
+    if not os.access(_MEMORY, os.W_OK):
+        return False
+    about = os.statvfs(_MEMORY)
+    return about.f_bavail * about.f_frsize >= _ROOM_BYTES and not about.f_flag & os.ST_NOEXEC
+
+
+# Tests kill processes, not machines: what a process has written outlives it without a disk to wait for.
+if _in_memory():
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 __all__ = [
     "bare_database",
