@@ -26,8 +26,10 @@ bench: .venv/.test ## Measure whole units of the bid path, in a catalogue of 100
 serve: .venv/.demo ## Run the platform (bidder, API, workers) until Ctrl-C, with config/dsp.toml
 	$(BIN)/python -m dsp --config config/dsp.toml up
 
+# Files by name, so that the short ones of tests/unit come last and all workers end together: xdist's own order has
+# last those of the fewest tests, which are the longest.
 test: .venv/.test ## Run all tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.test ## Run ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check .
