@@ -9,10 +9,13 @@ import msgspec
 
 from bidder.app import run
 from bidder.config import BidderConfig
+from dsp.cache.connect import lease_store
 from dsp.kernel import config, lifecycle, limits
+from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError
 from dsp.openrtb.profile import load_profiles
+from dsp.stream.connect import event_log
 
 TABLES: dict[str, type[msgspec.Struct]] = {"platform": Platform, "bidder": BidderConfig}
 
@@ -26,7 +29,12 @@ def main() -> int:
     try:
         settings = config.load(TABLES, options.config, os.environ)
         if options.check:
-            load_profiles(cast(Platform, settings["platform"]).exchanges_dir)
+            platform = cast(Platform, settings["platform"])
+            config.check(
+                lambda: load_profiles(platform.exchanges_dir),
+                lambda: event_log(platform, SystemClock()),
+                lambda: lease_store(platform),
+            )
             return 0
         return lifecycle.run(run(settings), lifecycle.loop_factory())
     except ConfigError as fault:

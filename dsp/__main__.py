@@ -89,10 +89,16 @@ def _settings(**sections: type[msgspec.Struct]) -> Mapping[str, Any]:
 
 def _check(_options: argparse.Namespace) -> None:
     from dsp.api.config import ApiConfig
+    from dsp.cache.connect import lease_store
+    from dsp.store.database import create_engine, url
+    from dsp.stream.connect import event_log
     from dsp.supervise import UpConfig
     from dsp.workers.config import WorkersConfig
 
-    _settings(up=UpConfig, api=ApiConfig, workers=WorkersConfig)
+    platform = _settings(up=UpConfig, api=ApiConfig, workers=WorkersConfig)["platform"]
+    config.check(
+        lambda: create_engine(url(platform)), lambda: event_log(platform, SystemClock()), lambda: lease_store(platform)
+    )
 
 
 def _migrate(_options: argparse.Namespace) -> None:

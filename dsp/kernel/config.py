@@ -7,7 +7,7 @@ a field, e.g. `DSP_BIDDER_BID_PORT=8080`. Unknown tables, fields and variables a
 import hashlib
 import re
 import tomllib
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -146,6 +146,22 @@ def load(sections: Mapping[str, type[_Section]], path: str | Path | None, env: M
     if faults:
         raise ConfigError(faults)
     return built
+
+
+def check(*makers: Callable[[], object]) -> None:
+    """Make what settings name, such as a client for an address, only to hear whether they are refused.
+
+    Raises:
+        ConfigError: with every fault that one of the makers raised.
+    """
+    faults: list[Fault] = []
+    for make in makers:
+        try:
+            make()
+        except ConfigError as refused:
+            faults += refused.faults
+    if faults:
+        raise ConfigError(faults)
 
 
 def digest(settings: Mapping[str, msgspec.Struct]) -> str:
