@@ -112,6 +112,7 @@ async def _stop(producer: AIOKafkaProducer) -> None:
     """Stop a producer without delivering what waits in it, which `stop` alone would wait for, for ever if need be."""
     waiting = producer._message_accumulator
     batches = [*waiting._pending_batches, *chain.from_iterable(waiting._batches.values())]
+    waiting.reenqueue = lambda batch: None  # what an attempt under way still fails to send is not to be sent again
     waiting.fail_all(KafkaError("given up"))
     for batch in batches:
         batch.future.exception()  # who waited for it has been told already, or has gone

@@ -1,10 +1,11 @@
 """The event log on Kafka while brokers die, clocks step back, and topics are not what they should be."""
 
 import asyncio
+import gc
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -162,6 +163,25 @@ async def test_without_brokers_every_call_fails_in_time_and_works_again_after(
     async with asyncio.timeout(90):
         while len((await log.assignment(TOPIC, "group")).partitions) < 4:
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(400)
+async def test_what_is_given_up_ends_without_a_fault_that_nobody_hears_of(
+    brokers: Callable[[int], Cluster], make_log: MakeLog
+) -> None:
+    """Such a fault would be logged with its traceback, as if something were wrong besides the broker."""
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    cluster = brokers(1)
+    log = await make_log(f"kafka://{cluster.servers}")
+    await log.append(TOPIC, [Entry("a", b"1")])
+    cluster.end(0, signal.SIGKILL)
+    for _ in range(2):  # with a client that had connections, and with a new one
+        with pytest.raises(UnavailableError):
+            await log.append(TOPIC, [Entry("a", b"2")])
+    await log.close()
+    gc.collect()
+    assert faults == []
 
 
 @pytest.mark.timeout(400)
