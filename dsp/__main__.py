@@ -291,14 +291,19 @@ def _up(_options: argparse.Namespace) -> int:
     from dsp.store.database import url
     from dsp.store.migrate import upgrade
 
-    settings = _settings(up=supervise.UpConfig)
+    try:
+        settings = _settings(up=supervise.UpConfig)
+        children = supervise.platform(settings["up"], os.environ.get(config.ENV_FILE), os.environ)
+    except ConfigError:
+        if supervise.refused(supervise.CHECKS):  # these have said it, and what is wrong in all other tables
+            return 1
+        raise
     platform: config.Platform = settings["platform"]
     logging.configure("supervisor", platform.log_level)
 
     def prepare() -> None:
         upgrade(url(platform))
 
-    children = supervise.platform(settings["up"], os.environ.get(config.ENV_FILE), os.environ)
     return supervise.run(children, platform.data_path, prepare, checks=supervise.CHECKS)
 
 

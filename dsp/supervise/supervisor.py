@@ -79,7 +79,7 @@ def run(
     """
     held = _lock(data_path, patience.orphans_seconds)
     try:
-        if asyncio.run(_refused(checks)):
+        if refused(checks):
             logging.get(__name__).error("nothing is started: what the processes would read is refused")
             return 1
         if prepare is not None:
@@ -341,6 +341,11 @@ class _Supervisor:
             return
         if process.returncode not in (0, -signal.SIGTERM):
             self._log.warning("child ended badly", child=running.child.name, status=_status(process.returncode))
+
+
+def refused(checks: Sequence[tuple[str, ...]]) -> bool:
+    """Return whether one of the checks fails; each says why on standard error."""
+    return asyncio.run(_refused(checks))
 
 
 async def _refused(checks: Sequence[tuple[str, ...]]) -> bool:

@@ -355,6 +355,23 @@ def test_the_platforms_checks_tell_all_addresses_that_are_none(check: tuple[str,
     assert not list(tmp_path.iterdir())
 
 
+def test_up_tells_what_is_wrong_in_all_tables_at_once(tmp_path: Path) -> None:
+    """What was wrong in its own tables hid the rest."""
+    told = {
+        "DSP_PLATFORM_LOG_LEVEL": "loud",
+        "DSP_UP_BIDDERS": "0",
+        "DSP_BIDDER_ADMIN_PORT": "x",
+        "DSP_API_PORT": "99999",
+        "DSP_WORKERS_WAIT_MS": "x",
+        "DSP_TRAINING_BLOCKS": "x",
+    }
+    done = checked(("-m", "dsp", "up"), told, tmp_path)
+    assert done.returncode == 1
+    settings = {name.removeprefix("DSP_").lower().replace("_", ".", 1) for name in told}
+    assert not {name for name in settings if f"  {name}: " not in done.stderr}
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_child_that_nobody_waits_for_yields_the_processor(up: Up) -> None:
     up.start((*child("a"), None, 5), child("b"))
     eventually(lambda: up.begun("a") and up.begun("b"))
