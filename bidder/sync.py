@@ -4,16 +4,18 @@ Fails closed: without a successful sync the book stops reserving by itself, and 
 """
 
 import asyncio
+from typing import TypeVar
 
 from dsp.cache.port import LeaseStore
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock
 from dsp.kernel.errors import ClockError, ConflictError, UnavailableError
 from dsp.kernel.lifecycle import cancel
-from dsp.ledger.lease import LeaseBook
+from dsp.ledger.lease import LeaseBook, Steps
 
 #: A line item's first demand is not kept waiting longer than this for a lease.
 EARLY_SECONDS = 0.1
+_T = TypeVar("_T")
 
 
 class LeaseSync:
@@ -68,7 +70,6 @@ class LeaseSync:
             result = "synced"
         self._result = result
         metrics.LEASE_SYNCS.labels(result).inc()
-        self.report()
         return result == "synced"
 
     def report(self) -> None:
@@ -87,12 +88,12 @@ class LeaseSync:
             self._book.adopt(await self._store.register(self._holder, self._clock.now_ms()))
             self._registered = True
         elapsed_ms = self._elapsed_ms()
-        wants = self._book.wants(elapsed_ms)
-        returns = self._book.returns(elapsed_ms, everything=final)
+        wants = await _in_turns(self._book.wanting(elapsed_ms))
+        returns = await _in_turns(self._book.returning(elapsed_ms, everything=final))
         epoch = self._book.epoch
         now_ms, promise_ms = self._clock.now_ms(), self._book.expires_ms_max
         report = await self._store.sync(epoch, now_ms, [] if final else wants, returns, promise_ms)
-        self._book.apply(report, self._elapsed_ms())
+        await _in_turns(self._book.applying(report, self._elapsed_ms()))
 
     async def _run(self) -> None:
         while True:
@@ -104,3 +105,14 @@ class LeaseSync:
 
     def _elapsed_ms(self) -> int:
         return self._clock.elapsed_ns() // NS_PER_MS
+
+
+async def _in_turns(steps: Steps[_T]) -> _T:
+    """Return what comes of steps between which the event loop has its turn: thousands of leases take milliseconds."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: _T = end.value
+            return found
+        await asyncio.sleep(0)

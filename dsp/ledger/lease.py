@@ -21,8 +21,8 @@ Only one clock decides what is late: the log's, which stamps notices. Bids expir
 process whose own clock is behind does not make bids that are late from the start, and not charged to any budget.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Generator, Iterator
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -35,6 +35,12 @@ _BUCKET_BITS = 10
 _RATE_DECAY = 0.7
 _FIRST_INTERVAL_MS = 1_000
 _NEVER_MS = -(1 << 62)
+#: Leases or bids that a step of a sync looks at: a quarter of a millisecond, for which bids wait.
+_STEP = 256
+
+_T = TypeVar("_T")
+#: Work that may rest at every yield, while bids are reserved, and what comes of it.
+Steps = Generator[None, None, _T]
 
 
 class LeaseTuning(NamedTuple):
@@ -92,6 +98,8 @@ class LeaseBook:
     """One holder's leases. Pure state; not for several threads. Syncs happen one after the other:
 
         wants, returns, expires_ms_max -> LeaseStore.sync -> apply       (on ConflictError: register, then adopt)
+
+    Each of them looks at every lease. `wanting`, `returning` and `applying` are the same in steps.
 
     `elapsed_ms` is always a monotonic reading (Clock.elapsed_ns in milliseconds), never wall time, which may step
     back. A sync whose outcome is unknown needs no care: what it returned stays out of use until a report tells.
@@ -171,7 +179,9 @@ class LeaseBook:
 
     def cancel(self, bid_id: str) -> None:
         """Free the reservation of a bid that never left this process; its tokens must never have been seen outside."""
-        self._resolve(bid_id)
+        reservation = self._resolve(bid_id)
+        if reservation is not None:
+            reservation.lease.free += reservation.cost_micros
 
     def release(self, bid_id: str, appended_ms: int) -> None:
         """Free a lost bid's reservation once the ledger has passed its loss notice, appended at `appended_ms`."""
@@ -189,6 +199,10 @@ class LeaseBook:
 
     def wants(self, elapsed_ms: int) -> list[LeaseWant]:
         """Return what to ask for, from the rate of reservations since the last call; begins a sync."""
+        return at_once(self.wanting(elapsed_ms))
+
+    def wanting(self, elapsed_ms: int) -> Steps[list[LeaseWant]]:
+        """Do as `wants`, in steps."""
         interval_ms = _FIRST_INTERVAL_MS if self._sent_ms == _NEVER_MS else max(1, elapsed_ms - self._sent_ms)
         self._sent_ms, self.begun = elapsed_ms, False
         self.expires_ms_max = max(self._ahead_ms, self._ahead_ms_before) + elapsed_ms + self._silence_ms_max
@@ -196,7 +210,9 @@ class LeaseBook:
             self._turned_ms = elapsed_ms
             self._ahead_ms, self._ahead_ms_before = _NEVER_MS, self._ahead_ms
         wants = []
-        for lease in self._leases.values():
+        for number, lease in enumerate(list(self._leases.values()), 1):
+            if not number % _STEP:
+                yield
             lease.rate = max(lease.demand / interval_ms, lease.rate * _RATE_DECAY)
             lease.target = self._target(lease)
             if self._idle(lease, elapsed_ms):
@@ -215,8 +231,14 @@ class LeaseBook:
 
         It is out of use from this call on, whether or not the store hears of it.
         """
+        return at_once(self.returning(elapsed_ms, everything))
+
+    def returning(self, elapsed_ms: int, everything: bool = False) -> Steps[dict[str, Micros]]:
+        """Do as `returns`, in steps."""
         returns = {}
-        for lease in self._leases.values():
+        for number, lease in enumerate(list(self._leases.values()), 1):
+            if not number % _STEP:
+                yield
             if lease.recalled:  # only once: whether the store has heard of it, a report will tell
                 returns[lease.id], lease.recalled = lease.recalled, 0
                 continue
@@ -227,14 +249,25 @@ class LeaseBook:
 
     def apply(self, report: LeaseReport, elapsed_ms: int) -> None:
         """Take over the store's answer to the sync that the last `wants` began."""
+        at_once(self.applying(report, elapsed_ms))
+
+    def applying(self, report: LeaseReport, elapsed_ms: int) -> Steps[None]:
+        """Do as `apply`, in steps.
+
+        What ended bids had reserved is free again only when their lease's turn comes, with what was settled of it.
+        """
         self._valid_until_ms = self._sent_ms + self._silence_ms_max
         self._expires_ms_max = self.expires_ms_max
         self.watermark_ms = max(self.watermark_ms, report.watermark_ms)
         self._ledger_ahead_ms = max(self._ledger_ahead_ms, report.watermark_ms - elapsed_ms)
-        for bid_id in list(self._ended()):
+        for number, bid_id in enumerate(list(self._ended()), 1):
+            if not number % _STEP:
+                yield
             self._resolve(bid_id)
         reported = set()
-        for state in report.leases:
+        for number, state in enumerate(report.leases, 1):
+            if not number % _STEP:
+                yield
             key = (state.line_item_id, state.day)
             lease = self._leases.get(key) or self._begin(*key)
             if lease.id != state.lease_id:
@@ -244,8 +277,11 @@ class LeaseBook:
             lease.free = state.granted_micros - state.settled_micros - lease.reserved
             lease.recalled = max(lease.free, 0) if state.recalled else 0
             lease.free -= lease.recalled
-        for key, lease in list(self._leases.items()):
+        for number, key in enumerate(list(self._leases), 1):
+            if not number % _STEP:
+                yield
             if key not in reported:  # never granted, or spent and returned to the last micro
+                lease = self._leases[key]
                 lease.free, lease.recalled = -lease.reserved, 0
                 if not lease.reserved and self._idle(lease, elapsed_ms):
                     del self._leases[key]
@@ -302,15 +338,25 @@ class LeaseBook:
             if closes_ms((bucket + 1) << _BUCKET_BITS) <= self.watermark_ms:
                 yield from bid_ids
 
-    def _resolve(self, bid_id: str) -> None:
+    def _resolve(self, bid_id: str) -> _Reservation | None:
         reservation = self._reservations.pop(bid_id, None)
         if reservation is None:
-            return
+            return None
         lease, key = reservation.lease, reservation.bucket
         lease.reserved -= reservation.cost_micros
-        lease.free += reservation.cost_micros
         self._noticed.pop(bid_id, None)
         bucket = self._buckets[key]
         bucket.discard(bid_id)
         if not bucket:
             del self._buckets[key]
+        return reservation
+
+
+def at_once(steps: Steps[_T]) -> _T:
+    """Take all steps in a row, and return what comes of them."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: _T = end.value
+            return found

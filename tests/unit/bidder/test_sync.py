@@ -11,11 +11,12 @@ from prometheus_client import REGISTRY
 
 from bidder.sync import LeaseSync
 from dsp.cache.local import LocalLeaseStore
-from dsp.cache.port import LeaseReport, LeaseWant, Limit
+from dsp.cache.port import LeaseReport, LeaseState, LeaseWant, Limit
 from dsp.kernel.clock import ManualClock, SystemClock
 from dsp.kernel.errors import ClockError, UnavailableError
 from dsp.kernel.money import Micros
 from dsp.ledger.lease import LeaseBook
+from dsp.ledger.terms import lease_id
 from tests.waiting import until
 
 DAY_MS = 86_400_000
@@ -150,6 +151,7 @@ async def test_gauges_tell_the_money_and_how_far_the_ledger_is(store: Faulty) ->
         lease = book.reserve(10, day, bid_id, 1_000, clock.elapsed_ns() // 1_000_000, expires_ms)
         assert await sync.sync()
     assert lease is not None
+    sync.report()
     gauges = ("dsp_lease_free_micros", "dsp_lease_reserved_micros", "dsp_lease_watermark_age_seconds")
     assert [REGISTRY.get_sample_value(one) for one in gauges] == [book.free_micros, 1_000, 3.0]
     assert book.free_micros > 0
@@ -161,5 +163,39 @@ async def test_a_ledger_that_stands_still_is_told_whatever_the_log_s_clock_says(
     await store.settle({}, clock.now_ms() + DAY_MS)
     for age_seconds in (0.0, 60.0, 120.0):
         assert await sync.sync()
+        sync.report()
         assert REGISTRY.get_sample_value("dsp_lease_watermark_age_seconds") == age_seconds
         clock.advance(60_000)
+
+
+class Prompt(Faulty):
+    """Grants everything, and lets nobody else have a turn meanwhile."""
+
+    async def sync(
+        self, epoch: int, now_ms: int, wants: Sequence[LeaseWant], returns: Mapping[str, Micros], expires_ms_max: int
+    ) -> LeaseReport:
+        return LeaseReport(
+            [LeaseState(lease_id(epoch, item, day), item, day, amount, 0) for item, day, amount in wants], now_ms
+        )
+
+
+async def test_bids_have_their_turn_while_thousands_of_leases_are_looked_at(tmp_path: Path) -> None:
+    store, clock, book, count, turns = Prompt(tmp_path / "leases.db"), ManualClock(), LeaseBook(0), 4_000, 0
+    await store.open()
+    sync = LeaseSync(store, book, "bidder", 1_000, clock)
+    assert await sync.sync()
+    for line_item_id in range(count):
+        book.reserve(line_item_id, 0, str(line_item_id), 1, clock.elapsed_ns() // 1_000_000, clock.now_ms() + DAY_MS)
+
+    async def bids() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    bidding = asyncio.create_task(bids())
+    assert await sync.sync()
+    bidding.cancel()
+    assert turns >= 4 * (count // 256)  # what is wanted, what goes back, what was granted, what was not
+    assert book.free_micros > 0
+    await store.close()

@@ -128,6 +128,26 @@ def test_a_bill_known_to_the_ledger_first_counts_twice_for_a_moment_never_zero_t
     assert book.free_micros == 12
 
 
+def test_what_was_billed_is_not_free_between_the_steps_of_a_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsp.ledger.lease._STEP", 1)
+    book = granted(100)
+    assert reserve(book, "billed", 60)
+    book.bill("billed", 60, 5)
+    steps = sum(not reserve(book, "greedy", 60) for _ in book.applying(report(100, 60, 10), 1_000))
+    assert steps == 3  # of the bid, the report and the lease
+    assert book.free_micros == 40
+    assert book.reserved_micros == 0
+
+
+def test_a_lease_begun_between_the_steps_of_a_sync_is_asked_for_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsp.ledger.lease._STEP", 1)
+    book = granted(100)
+    for _ in book.wanting(1_000):
+        book.reserve(8, 0, "another", 10, 1_000, 2_000)
+    assert book.begun
+    assert 8 in {want.line_item_id for want in book.wants(2_000)}
+
+
 def test_billing_more_than_was_reserved_is_a_fault() -> None:
     book = granted(20)
     reserve(book, "a")
