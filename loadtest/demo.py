@@ -169,9 +169,8 @@ class Demo:
         await asyncio.sleep(options.phase_seconds)
         self._truth.begin(TRAINING)
         self._view.begin(3)
-        training = await self._train(platform)
-        self._view.begin(4)
-        findings.swap = await self._swapped(platform, training)
+        async with asyncio.TaskGroup() as group:
+            findings.swap = await self._swapped(platform, group.create_task(self._train(platform)))
         self._truth.begin(MODEL)
         step = self._view.begin(5)
         step.note = "" if findings.swap else "no new model"
@@ -192,13 +191,19 @@ class Demo:
         platform.output(self._nightly, arguments)
         return time.monotonic() - begun
 
-    async def _swapped(self, platform: Platform, training_seconds: float) -> Swap | None:
-        """Wait until the bidder says that it uses the champion; None if there is none or it does not come."""
-        version = await asyncio.to_thread(resolve, platform.data_dir / "models", "champion")
-        if version is None:
-            return None
+    async def _swapped(self, platform: Platform, training: "asyncio.Task[float]") -> Swap | None:
+        """Wait until the bidder says that it uses the champion that training registers, which goes on after that.
+
+        None if there is no champion or it does not come.
+        """
+        version, trained = None, False
+        while version is None and not trained:
+            await asyncio.sleep(0.05)
+            trained = training.done()  # asked before the registry, so that what was registered last is seen
+            version = await asyncio.to_thread(resolve, platform.data_dir / "models", "champion")
+        self._view.begin(4)
         begun = time.monotonic()
-        while time.monotonic() - begun < SWAP_SECONDS_MAX:
+        while version is not None and time.monotonic() - begun < SWAP_SECONDS_MAX:
             metrics = await asyncio.to_thread(platform.metrics)
             if metrics.label("dsp_model_info", "version") == version:
                 now = time.monotonic()
@@ -209,7 +214,7 @@ class Demo:
                 return Swap(
                     version=version,
                     seconds=round(now - begun, 3),
-                    training_seconds=round(training_seconds, 1),
+                    training_seconds=round(await training, 1),
                     dropped_requests=dropped,
                 )
             await asyncio.sleep(0.1)
