@@ -1,5 +1,6 @@
 """The pacing worker against the embedded stores: from the book to the controls that bidders read."""
 
+from collections.abc import AsyncIterator
 from itertools import chain
 from math import exp
 from typing import Any
@@ -34,6 +35,15 @@ def new_job(world: World, **settings: Any) -> PacingJob:
     return PacingJob(world.views, world.leases, world.blobs, world.clock, workers)
 
 
+@pytest.fixture
+async def job(world: World) -> AsyncIterator[PacingJob]:
+    """A worker with the shipped settings."""
+    made = new_job(world)
+    await made.open()
+    yield made
+    await made.close()
+
+
 async def controls(world: World) -> Controls:
     found = await world.blobs.get(CONTROLS_BLOB)
     assert found is not None
@@ -47,15 +57,13 @@ async def steps(world: World, job: PacingJob, seconds: int) -> Controls:
     return await controls(world)
 
 
-async def test_spend_over_plan_is_held_and_under_plan_released(world: World) -> None:
+async def test_spend_over_plan_is_held_and_under_plan_released(world: World, job: PacingJob) -> None:
     campaign = world.campaign(world.advertiser())
     fast = world.line_item(campaign, budget={"total_micros": 1_200_000})
     slow = world.line_item(campaign, budget={"total_micros": 1_200_000})
     free = world.line_item(campaign)
     with world.sessions.begin() as session:  # as one that was active before it had to have a budget
         session.execute(update(LineItemRow).where(LineItemRow.id == free).values(budget_total_micros=None))
-    job = new_job(world)
-    await job.open()
     for second in range(40):
         world.spend(campaign, fast, 30_000)
         found = await steps(world, job, 1)
@@ -69,15 +77,12 @@ async def test_spend_over_plan_is_held_and_under_plan_released(world: World) -> 
     assert left == [0, 1_200_000, None]
     assert found.line_items[free].planned_micros is None
     assert found.line_items[free].multiplier == found.line_items[slow].multiplier
-    await job.close()
 
 
-async def test_a_campaign_holds_its_line_items_but_not_the_hurried(world: World) -> None:
+async def test_a_campaign_holds_its_line_items_but_not_the_hurried(world: World, job: PacingJob) -> None:
     campaign = world.campaign(world.advertiser(), budget={"total_micros": 1_200_000})
     even = world.line_item(campaign)
     hurried = world.line_item(campaign, pacing="asap", budget={"total_micros": 500_000})
-    job = new_job(world)
-    await job.open()
     first = await steps(world, job, 1)
     for _ in range(30):
         world.spend(campaign, even, 40_000)
@@ -87,15 +92,14 @@ async def test_a_campaign_holds_its_line_items_but_not_the_hurried(world: World)
     assert found.line_items[even].multiplier == found.campaigns[campaign].multiplier
     assert 1.0 < found.line_items[hurried].multiplier < 1.02
     assert found.line_items[even].left_micros == found.line_items[hurried].left_micros == 0  # the campaign's
-    await job.close()
 
 
-async def test_a_campaign_that_its_line_items_cannot_exhaust_does_not_hold_back_the_late(world: World) -> None:
+async def test_a_campaign_that_its_line_items_cannot_exhaust_does_not_hold_back_the_late(
+    world: World, job: PacingJob
+) -> None:
     campaign = world.campaign(world.advertiser(), budget={"total_micros": 1_700_000})
     late = world.line_item(campaign, budget={"total_micros": 1_200_000})
     hurried = world.line_item(campaign, pacing="asap", budget={"total_micros": 500_000})
-    job = new_job(world)
-    await job.open()
     before = await steps(world, job, 10)
     for _ in range(10):
         world.spend(campaign, hurried, 50_000)
@@ -107,25 +111,21 @@ async def test_a_campaign_that_its_line_items_cannot_exhaust_does_not_hold_back_
     world.update(Kind.CAMPAIGN, campaign, budget={"total_micros": 1_600_000})
     found = await steps(world, job, 1)
     assert found.line_items[late].multiplier == found.campaigns[campaign].multiplier < 1.0
-    await job.close()
 
 
-async def test_a_campaign_s_even_plan_does_not_stretch_a_flight_of_its_own_budget(world: World) -> None:
+async def test_a_campaign_s_even_plan_does_not_stretch_a_flight_of_its_own_budget(world: World, job: PacingJob) -> None:
     """Two flights one after the other, the first with twice the money: the campaign's total is theirs together."""
     begin, middle, end = (NOON_MS + seconds * 1_000 for seconds in (0, 60, 120))
     campaign = world.campaign(world.advertiser(), budget={"total_micros": 3_000_000})
     flight = {"start_ms": begin, "end_ms": middle}
     first = world.line_item(campaign, budget={"total_micros": 2_000_000}, flight=flight)
     world.line_item(campaign, budget={"total_micros": 1_000_000}, flight={"start_ms": middle, "end_ms": end})
-    job = new_job(world)
-    await job.open()
     for _ in range(50):
         world.spend(campaign, first, 2_000_000 // 60)
         found = await steps(world, job, 1)
     assert found.campaigns[campaign].spent_micros > 1.3 * (found.campaigns[campaign].planned_micros or 0)
     assert found.line_items[first].spent_micros == pytest.approx(found.line_items[first].planned_micros, rel=0.01)
     assert found.line_items[first].multiplier == pytest.approx(exp(found.line_items[first].level_now))
-    await job.close()
 
 
 @pytest.mark.parametrize(("daily_micros", "holds"), [(1_000_000, False), (999_950, False), (900_000, True)])
@@ -256,26 +256,21 @@ def test_who_bought_what_nobody_valued_is_not_taken_for_one_who_bought_nothing(w
     assert (found.mu_target is None) == bool(spent)
 
 
-async def test_spend_of_earlier_days_counts_on_the_flight_not_on_the_day(world: World) -> None:
+async def test_spend_of_earlier_days_counts_on_the_flight_not_on_the_day(world: World, job: PacingJob) -> None:
     flight = {"start_ms": NOON_MS - 86_400_000, "end_ms": NOON_MS + 86_400_000}
     campaign = world.campaign(world.advertiser(), flight=flight)
     line_item = world.line_item(campaign, flight=flight, budget={"total_micros": 4_000, "daily_micros": 2_900})
     world.spend(campaign, line_item, 1_000, day=TODAY - 1)
     world.spend(campaign, line_item, 200)
-    job = new_job(world)
-    await job.open()
     found = await steps(world, job, 1)
     # 3,000 are left for today and tomorrow morning; half of today, which is a third of that, is over.
     assert found.line_items[line_item].planned_micros == pytest.approx(1_000 + 1_000, abs=2)
     assert found.line_items[line_item].left_micros == 2_700
-    await job.close()
 
 
-async def test_a_paused_line_item_waits_at_its_level(world: World) -> None:
+async def test_a_paused_line_item_waits_at_its_level(world: World, job: PacingJob) -> None:
     campaign = world.campaign(world.advertiser())
     line_item = world.line_item(campaign, budget={"total_micros": 1_200_000})
-    job = new_job(world)
-    await job.open()
     for _ in range(20):
         world.spend(campaign, line_item, 20_000)
         before = await steps(world, job, 1)
@@ -287,7 +282,6 @@ async def test_a_paused_line_item_waits_at_its_level(world: World) -> None:
     world.set_status(Kind.LINE_ITEM, line_item, Status.ACTIVE)
     resumed = await steps(world, job, 3)
     assert resumed.line_items[line_item].level > before.line_items[line_item].level
-    await job.close()
 
 
 async def test_a_restart_goes_on_at_the_same_level(world: World) -> None:
@@ -352,17 +346,14 @@ async def test_rubbish_in_the_blob_is_a_cold_start(world: World) -> None:
     await job.close()
 
 
-async def test_a_budget_raised_in_flight_is_planned_at_once(world: World) -> None:
+async def test_a_budget_raised_in_flight_is_planned_at_once(world: World, job: PacingJob) -> None:
     campaign = world.campaign(world.advertiser())
     line_item = world.line_item(campaign, budget={"total_micros": 1_200_000})
-    job = new_job(world)
-    await job.open()
     before = await steps(world, job, 60)
     world.update(Kind.LINE_ITEM, line_item, budget={"total_micros": 2_400_000})
     after = await steps(world, job, 1)
     assert before.line_items[line_item].planned_micros == 600_000
     assert after.line_items[line_item].planned_micros == 1_220_000
-    await job.close()
 
 
 async def test_the_configured_traffic_curve_shapes_the_plan(world: World) -> None:
@@ -377,15 +368,15 @@ async def test_the_configured_traffic_curve_shapes_the_plan(world: World) -> Non
     await job.close()
 
 
-async def test_the_learned_traffic_curve_shapes_the_plan_in_the_advertiser_s_hours(world: World) -> None:
+async def test_the_learned_traffic_curve_shapes_the_plan_in_the_advertiser_s_hours(
+    world: World, job: PacingJob
+) -> None:
     """Traffic comes from noon to midnight UTC; in Kolkata, half past five ahead, the flight's first half has none."""
     advertiser = world.advertiser(timezone="Asia/Kolkata")
     flight = {"start_ms": NOON_MS - 12 * 3_600_000, "end_ms": NOON_MS + 12 * 3_600_000}
     campaign = world.campaign(advertiser, flight=flight, budget={"total_micros": 2_000_000})
     line_item, paused = [world.line_item(campaign, flight=flight, budget={"total_micros": 1_000_000}) for _ in range(2)]
     world.set_status(Kind.LINE_ITEM, paused, Status.PAUSED)
-    job = new_job(world)
-    await job.open()
     world.clock.advance(-1_000)
     flat = await steps(world, job, 1)
     assert flat.line_items[line_item].planned_micros == 500_000
@@ -411,7 +402,6 @@ async def test_the_learned_traffic_curve_shapes_the_plan_in_the_advertiser_s_hou
     kept = (await steps(world, job, 1)).line_items[line_item].planned_micros
     assert kept is not None
     assert planned <= kept < 80_000
-    await job.close()
 
 
 @pytest.mark.parametrize("set_back_ms", [0, 86_400_000])
@@ -450,12 +440,10 @@ def overspent() -> float:
     return gauge("dsp_overspent_micros")
 
 
-async def test_what_is_charged_beyond_a_hard_budget_is_shown(world: World) -> None:
+async def test_what_is_charged_beyond_a_hard_budget_is_shown(world: World, job: PacingJob) -> None:
     campaign = world.campaign(world.advertiser(), budget={"total_micros": 900_000})
     daily = world.line_item(campaign, budget={"daily_micros": 500_000, "total_micros": 2_000_000})
     free = world.line_item(campaign)
-    job = new_job(world)
-    await job.open()
     world.spend(campaign, daily, 600_000, day=TODAY - 1)  # what the budget was then is not known
     await job.step()
     assert overspent() == 0.0
@@ -468,18 +456,17 @@ async def test_what_is_charged_beyond_a_hard_budget_is_shown(world: World) -> No
     world.spend(campaign, daily, 500_003)  # today, and 500,003 more of the campaign's
     await job.step()
     assert overspent() == 3.0 + 500_073.0
-    await job.close()
 
 
-async def test_what_was_spent_before_today_counts_and_late_news_of_it_comes_to_be_known(world: World) -> None:
+async def test_what_was_spent_before_today_counts_and_late_news_of_it_comes_to_be_known(
+    world: World, job: PacingJob
+) -> None:
     """A million, of which earlier days took what they took: the plan is for what that leaves."""
     flight = {"start_ms": NOON_MS - 5 * 86_400_000, "end_ms": NOON_MS + 43_200_000}
     campaign = world.campaign(world.advertiser(), flight=flight)
     line_item = world.line_item(campaign, flight=flight, budget={"total_micros": 1_000_000})
     for days_ago, micros in ((5, 300_000), (4, 200_000), (1, 100_000)):
         world.spend(campaign, line_item, micros, TODAY - days_ago)
-    job = new_job(world)
-    await job.open()
     found = (await steps(world, job, 1)).line_items[line_item]
     assert (found.spent_micros, found.impressions, found.left_micros) == (600_000, 3, 400_000)
     assert found.planned_micros == 600_000 + 200_005  # half of the day is over
@@ -490,7 +477,6 @@ async def test_what_was_spent_before_today_counts_and_late_news_of_it_comes_to_b
     assert (await steps(world, job, 1)).line_items[line_item].spent_micros == 660_000
     world.clock.advance(86_400_000)
     assert (await steps(world, job, 1)).line_items[line_item].spent_micros == 660_000
-    await job.close()
 
 
 async def test_a_campaign_that_cannot_be_paced_is_closed_and_the_others_go_on(world: World) -> None:
@@ -536,20 +522,17 @@ async def test_a_campaign_that_cannot_be_paced_is_closed_and_the_others_go_on(wo
     await job.close()
 
 
-async def test_what_the_archived_spent_counts_for_their_campaign_and_stops_nobody(world: World) -> None:
+async def test_what_the_archived_spent_counts_for_their_campaign_and_stops_nobody(world: World, job: PacingJob) -> None:
     campaign, gone = [world.campaign(world.advertiser(), budget={"total_micros": 1_200_000}) for _ in range(2)]
     stays, archived, of_gone = [world.line_item(one) for one in (campaign, campaign, gone)]
     for one, line_item in ((campaign, stays), (campaign, archived), (gone, of_gone)):
         world.spend(one, line_item, 100_000)
     world.set_status(Kind.LINE_ITEM, archived, Status.ARCHIVED)
     world.set_status(Kind.CAMPAIGN, gone, Status.ARCHIVED)
-    job = new_job(world)
-    await job.open()
     found = await steps(world, job, 1)
     assert {number: control.spent_micros for number, control in found.campaigns.items()} == {campaign: 200_000}
     assert {number: control.spent_micros for number, control in found.line_items.items()} == {stays: 100_000}
     assert found.line_items[stays].left_micros == 1_000_000
-    await job.close()
 
 
 def test_everybody_has_a_turn_and_nobody_two() -> None:
@@ -562,13 +545,13 @@ def test_everybody_has_a_turn_and_nobody_two() -> None:
     assert Turn(3, 4).after(5_000) == Turn().after(0) == Turn(0, 1)
 
 
-async def test_a_large_catalogue_is_stepped_in_turns(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_large_catalogue_is_stepped_in_turns(
+    world: World, job: PacingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two campaigns of two line items where three are stepped at once: each campaign every other second."""
     monkeypatch.setattr(pacing, "STEP_LINE_ITEMS", 3)
     campaigns = [world.campaign(world.advertiser()) for _ in range(2)]
     items = {one: [world.line_item(one, budget={"total_micros": 1_200_000}) for _ in range(2)] for one in campaigns}
-    job = new_job(world)
-    await job.open()
 
     async def stepped_at() -> list[int]:
         world.clock.advance(1_000)
@@ -594,4 +577,3 @@ async def test_a_large_catalogue_is_stepped_in_turns(world: World, monkeypatch: 
     items[campaigns[0]].append(new)
     await stepped_at()
     assert new in job.controls.line_items
-    await job.close()

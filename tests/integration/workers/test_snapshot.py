@@ -1,6 +1,6 @@
 """The snapshot worker against the embedded stores, and a server that may lose what it was given."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -19,6 +19,14 @@ from dsp.targeting import bitmap
 from dsp.workers.snapshot import SNAPSHOT_BLOB, SnapshotJob, limits
 from tests.integration.workers.conftest import TODAY, World
 from tests.servers.valkey import Valkey
+
+
+@pytest.fixture
+async def job(world: World) -> AsyncIterator[SnapshotJob]:
+    made = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
+    await made.open()
+    yield made
+    await made.close()
 
 
 async def published(world: World) -> Snapshot | None:
@@ -51,9 +59,7 @@ async def granted(world: World, line_item_id: int, micros: int) -> int:
     return sum(lease.granted_micros for lease in report.leases)
 
 
-async def test_a_change_reaches_bidders_and_budgets(world: World) -> None:
-    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
-    await job.open()
+async def test_a_change_reaches_bidders_and_budgets(world: World, job: SnapshotJob) -> None:
     campaign = world.campaign(world.advertiser(), budget={"daily_micros": 900_000})
     line_item = world.line_item(campaign, budget={"daily_micros": 500_000, "total_micros": 700_000})
     await job.step()
@@ -76,12 +82,9 @@ async def test_a_change_reaches_bidders_and_budgets(world: World) -> None:
     assert changed.version != first.version
     assert changed.bid_max_micros_cpm.tolist() == [7]
     assert (await told(world)).snapshot == changed.version
-    await job.close()
 
 
-async def test_statuses_and_budgets_need_no_snapshot(world: World) -> None:
-    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
-    await job.open()
+async def test_statuses_and_budgets_need_no_snapshot(world: World, job: SnapshotJob) -> None:
     advertiser = world.advertiser()
     campaign, other = world.campaign(advertiser), world.campaign(advertiser)
     line_item = world.line_item(campaign, budget={"daily_micros": 500_000})
@@ -110,12 +113,9 @@ async def test_statuses_and_budgets_need_no_snapshot(world: World) -> None:
     await job.step()
     assert await bidding(world) == []
     assert await world.blobs.get(SNAPSHOT_BLOB) == before
-    await job.close()
 
 
-async def test_what_no_longer_bids_still_pays_for_late_wins_within_its_budgets(world: World) -> None:
-    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
-    await job.open()
+async def test_what_no_longer_bids_still_pays_for_late_wins_within_its_budgets(world: World, job: SnapshotJob) -> None:
     campaign = world.campaign(world.advertiser(), budget={"total_micros": 1_000_000})
     items = [world.line_item(campaign, budget={"total_micros": 500_000}) for _ in range(3)]
     await job.step()
@@ -133,12 +133,9 @@ async def test_what_no_longer_bids_still_pays_for_late_wins_within_its_budgets(w
     world.update(Kind.CAMPAIGN, campaign, budget={"total_micros": 600_009})  # 10 are leased
     await job.step()
     assert [await covered(item, 200_001) for item in items] == [200_000] * 3
-    await job.close()
 
 
-async def test_statuses_are_in_a_snapshot_after_a_while(world: World) -> None:
-    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
-    await job.open()
+async def test_statuses_are_in_a_snapshot_after_a_while(world: World, job: SnapshotJob) -> None:
     line_item = world.line_item(world.campaign(world.advertiser()))
     await job.step()
     world.set_status(Kind.LINE_ITEM, line_item, Status.PAUSED)
@@ -152,7 +149,6 @@ async def test_statuses_are_in_a_snapshot_after_a_while(world: World) -> None:
     world.clock.advance(600_000)
     await job.step()
     assert await world.blobs.get(SNAPSHOT_BLOB) == before  # and that is all there was
-    await job.close()
 
 
 async def test_who_is_paused_is_told_before_a_snapshot_can_be_published(world: World) -> None:
@@ -186,9 +182,7 @@ async def test_who_is_paused_is_told_before_a_snapshot_can_be_published(world: W
     await job.close()
 
 
-async def test_an_archived_campaigns_line_items_are_gone(world: World) -> None:
-    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
-    await job.open()
+async def test_an_archived_campaigns_line_items_are_gone(world: World, job: SnapshotJob) -> None:
     advertiser = world.advertiser()
     gone, kept = world.campaign(advertiser), world.campaign(advertiser)
     world.line_item(gone)
@@ -198,17 +192,13 @@ async def test_an_archived_campaigns_line_items_are_gone(world: World) -> None:
     snapshot = await published(world)
     assert snapshot is not None
     assert snapshot.line_item_ids.tolist() == [line_item]
-    await job.close()
 
 
-async def test_an_empty_catalogue_is_published_too(world: World) -> None:
-    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
-    await job.open()
+async def test_an_empty_catalogue_is_published_too(world: World, job: SnapshotJob) -> None:
     await job.step()
     snapshot = await published(world)
     assert snapshot is not None
     assert len(snapshot.line_item_ids) == 0
-    await job.close()
 
 
 async def test_without_budgets_in_place_nothing_is_published(world: World) -> None:
@@ -287,7 +277,7 @@ async def test_a_restart_publishes_again(world: World) -> None:
     assert versions[0] != versions[1]
 
 
-async def test_what_another_has_published_since_is_replaced(world: World) -> None:
+async def test_what_another_has_published_since_is_replaced(world: World, job: SnapshotJob) -> None:
     """A process that was paused, or that another has taken over from, may publish what is old by then."""
     line_item = world.line_item(world.campaign(world.advertiser()), budget={"daily_micros": 500_000})
     old = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
@@ -299,8 +289,6 @@ async def test_what_another_has_published_since_is_replaced(world: World) -> Non
     assert active_before is not None
     world.clock.advance(5)
     world.update(Kind.LINE_ITEM, line_item, budget={"daily_micros": 100_000})
-    job = SnapshotJob(world.views, world.leases, world.blobs, world.clock)
-    await job.open()
     await job.step()
     await job.step()
     await world.leases.set_limits([Limit(line_item, 1, 500_000, None, None, None)])
@@ -321,7 +309,6 @@ async def test_what_another_has_published_since_is_replaced(world: World) -> Non
     await world.blobs.put(ACTIVE_BLOB, active_before[1])
     await job.step()
     assert await bidding(world) == []
-    await job.close()
 
 
 async def test_what_a_server_has_lost_is_published_again(world: World, own_valkey: Valkey) -> None:
