@@ -55,6 +55,7 @@ class Drive:
         self.counts: list[Count] = []
         self._notifier = notifier
         self._stopped = False
+        self._closed = False
         self._traffic: asyncio.Task[None] | None = None
         self._counting: asyncio.Task[None] | None = None
 
@@ -74,10 +75,10 @@ class Drive:
 
     async def close(self) -> None:
         """End everything that is under way."""
-        self._stopped = True
+        self._stopped = self._closed = True
         tasks = [task for task in (self._traffic, self._counting) if task is not None]
-        for task in tasks:
-            task.cancel()
+        if self._traffic is not None:
+            self._traffic.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._notifier.close()
 
@@ -118,8 +119,11 @@ class Drive:
         return False
 
     async def _count(self) -> None:
-        """Count the book's transactions; while its database is away there is nothing to count."""
-        while True:
+        """Count the book's transactions; while its database is away there is nothing to count.
+
+        It is not cancelled: the thread would go on and keep a connection that `Ledger.close` then does not find.
+        """
+        while not self._closed:
             with suppress(UnavailableError):
                 transactions = await asyncio.to_thread(self.ledger.transactions)
                 self.counts.append(Count(time.perf_counter(), transactions))

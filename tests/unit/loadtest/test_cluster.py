@@ -1,5 +1,7 @@
 """What the drills conclude from what they counted."""
 
+import asyncio
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -36,6 +38,28 @@ def test_the_lag_is_from_the_nth_acknowledgement_to_the_nth_transaction() -> Non
     assert drive.lags_seconds() == [1.5, 0.5]  # the third is not in the book yet
     drive.counts.append(Count(14.0, 3))
     assert drive.lags_seconds() == [1.5, 0.5, 2.0]
+
+
+async def test_no_count_is_under_way_when_a_drive_has_closed() -> None:
+    """Its thread would keep a connection that is closed by nobody, once the ledger has closed all that it holds."""
+    counting, counted = threading.Event(), threading.Event()
+
+    def transactions() -> int:
+        counting.set()
+        counted.wait(5)
+        return 0
+
+    async def nothing(*_: object) -> None: ...
+
+    drive = Drive(None, SimpleNamespace(transactions=transactions), Truth(), SimpleNamespace(close=nothing))  # type: ignore[arg-type]
+    drive.start(SimpleNamespace(drive=nothing), 1.0)  # type: ignore[arg-type]
+    await asyncio.to_thread(counting.wait)
+    closing = asyncio.create_task(drive.close())
+    done, _ = await asyncio.wait({closing}, timeout=0.2)
+    counted.set()
+    await closing
+    assert not done
+    assert [one.transactions for one in drive.counts] == [0]
 
 
 def charge(key: NoticeKey) -> Charge:
