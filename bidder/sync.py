@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from dsp.cache.port import LeaseStore
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock
+from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock, monotonic_ms
 from dsp.kernel.errors import ClockError, ConflictError, UnavailableError
 from dsp.kernel.lifecycle import cancel
 from dsp.ledger.lease import LeaseBook, Steps
@@ -78,7 +78,7 @@ class LeaseSync:
         metrics.LEASE_RESERVED.set(self._book.reserved_micros)
         if self._book.watermark_ms:
             # A log whose clock was once ahead of ours stays ahead, and would look up to date while nothing moves.
-            now_ms = max(self._clock.now_ms(), self._book.ledger_ms(self._elapsed_ms()))
+            now_ms = max(self._clock.now_ms(), self._book.ledger_ms(monotonic_ms(self._clock)))
             metrics.LEASE_WATERMARK_AGE.set((now_ms - self._book.watermark_ms) / MS_PER_SECOND)
 
     async def _sync(self, final: bool) -> None:
@@ -87,13 +87,13 @@ class LeaseSync:
                 return
             self._book.adopt(await self._store.register(self._holder, self._clock.now_ms()))
             self._registered = True
-        elapsed_ms = self._elapsed_ms()
+        elapsed_ms = monotonic_ms(self._clock)
         wants = await _in_turns(self._book.wanting(elapsed_ms))
         returns = await _in_turns(self._book.returning(elapsed_ms, everything=final))
         epoch = self._book.epoch
         now_ms, promise_ms = self._clock.now_ms(), self._book.expires_ms_max
         report = await self._store.sync(epoch, now_ms, [] if final else wants, returns, promise_ms)
-        await _in_turns(self._book.applying(report, self._elapsed_ms()))
+        await _in_turns(self._book.applying(report, monotonic_ms(self._clock)))
 
     async def _run(self) -> None:
         while True:
@@ -102,9 +102,6 @@ class LeaseSync:
             while self._clock.elapsed_ns() < due and not self._book.begun:  # noqa: ASYNC110
                 await asyncio.sleep(min(EARLY_SECONDS, self._interval_seconds))
             await self.sync()
-
-    def _elapsed_ms(self) -> int:
-        return self._clock.elapsed_ns() // NS_PER_MS
 
 
 async def _in_turns(steps: Steps[_T]) -> _T:

@@ -34,6 +34,11 @@ class Clock(Protocol):
         ...
 
 
+def monotonic_ms(clock: Clock) -> int:
+    """Return a clock's monotonic reading in milliseconds."""
+    return clock.elapsed_ns() // NS_PER_MS
+
+
 class SystemClock:
     """The machine's clock."""
 

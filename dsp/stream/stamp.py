@@ -1,6 +1,6 @@
 """When a record was appended: the stamps of a topic never go back, and never stand still for long."""
 
-from dsp.kernel.clock import NS_PER_MS, Clock
+from dsp.kernel.clock import Clock, monotonic_ms
 
 
 class Stamp:
@@ -15,7 +15,7 @@ class Stamp:
 
     def next_ms(self, floor_ms: int) -> int:
         """Return the stamp of what is appended now on top of `floor_ms`, which is the next floor."""
-        elapsed_ms = self._clock.elapsed_ns() // NS_PER_MS
+        elapsed_ms = monotonic_ms(self._clock)
         now_ms = max(self._clock.now_ms(), floor_ms)
         if self._ahead_ms is not None:
             now_ms = max(now_ms, self._ahead_ms + elapsed_ms)

@@ -14,7 +14,7 @@ from dsp.cache.port import LeaseStore
 from dsp.events.schema import BidsSent, Notice
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import NS_PER_MS, Clock, SystemClock
+from dsp.kernel.clock import Clock, SystemClock, monotonic_ms
 from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.money import Micros
 from dsp.ledger.apply import entry
@@ -93,7 +93,7 @@ class LedgerJob:
         self._unsettled: dict[str, Micros] = {}
         self._told_ms: int | None = None  # how far those before us told the lease store; None once we told the rest
         self._campaigns: dict[int, int] = {}  # by line item: the lease store may have forgotten a lease
-        self._settled_at_ms = self._elapsed_ms()  # when the lease store last answered
+        self._settled_at_ms = monotonic_ms(self._clock)  # when the lease store last answered
 
     async def open(self) -> None:
         """Connect."""
@@ -115,11 +115,11 @@ class LedgerJob:
         try:
             batch, total = await self._read()
         except UnavailableError:
-            now_ms = self._elapsed_ms()
+            now_ms = monotonic_ms(self._clock)
             if now_ms - self._read_at_ms > NOTICE_GRACE_MS:  # shorter, and what waited on disks is not late
                 self._held_until_ms = now_ms + HANDOVER_MS
             raise
-        self._read_at_ms = self._elapsed_ms()
+        self._read_at_ms = monotonic_ms(self._clock)
         if not self._share:
             return False
         if batch.position != self._position:
@@ -224,7 +224,7 @@ class LedgerJob:
             await self._settle()  # what is spent counts before what is left
             return await self._leases.cover(claims)
         except UnavailableError:
-            if self._elapsed_ms() - self._settled_at_ms <= SILENCE_MS_MAX:
+            if monotonic_ms(self._clock) - self._settled_at_ms <= SILENCE_MS_MAX:
                 raise
             return {}
 
@@ -235,7 +235,7 @@ class LedgerJob:
             self._told_ms = None
         await self._leases.settle(self._unsettled, self._watermark_ms, self._campaigns)
         self._unsettled = {}
-        self._settled_at_ms = self._elapsed_ms()
+        self._settled_at_ms = monotonic_ms(self._clock)
         if self._keeper is not None:
             await self._keeper.keep(self._watermark_ms)
 
@@ -276,10 +276,7 @@ class LedgerJob:
 
     @property
     def _held(self) -> bool:
-        return self._elapsed_ms() < self._held_until_ms
-
-    def _elapsed_ms(self) -> int:
-        return self._clock.elapsed_ns() // NS_PER_MS
+        return monotonic_ms(self._clock) < self._held_until_ms
 
     def _count(self, applied: Applied, notices: int) -> None:
         entered = applied.charged + applied.late

@@ -17,7 +17,7 @@ from dsp.catalog.entities import Advertiser, Campaign, Catalogue, LineItem
 from dsp.catalog.status import Status, effective
 from dsp.catalog.terms import Budget, Daypart, Flight, Goal, GoalKind, PacingMode
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import NS_PER_MS, Clock, SystemClock
+from dsp.kernel.clock import Clock, SystemClock, monotonic_ms
 from dsp.kernel.money import MICROS_PER_UNIT, Micros
 from dsp.pacing import columns, revaluation
 from dsp.pacing.columns import PACED_BLOB
@@ -334,7 +334,7 @@ class PacingJob:
             metrics.CAMPAIGNS_CLOSED.set(sum(control.closed for control in self._controls.campaigns.values()))
             metrics.OVERSPENT.set(overspent_micros(self._catalogue, days, now_ms))
             await self._blobs.put(CONTROLS_BLOB, encode(self._controls))
-        elapsed_ms = self._clock.elapsed_ns() // NS_PER_MS
+        elapsed_ms = monotonic_ms(self._clock)
         if elapsed_ms >= self._reclaim_due_ms:
             self._reclaim_due_ms = elapsed_ms + RECLAIM_INTERVAL_MS
             timeout_ms = self._workers.lease_holder_timeout_ms

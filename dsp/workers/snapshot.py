@@ -14,7 +14,7 @@ from dsp.catalog.entities import Catalogue
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock, SystemClock
+from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock, monotonic_ms
 from dsp.snapshot import active
 from dsp.snapshot.active import ACTIVE_BLOB
 from dsp.snapshot.codec import SNAPSHOT_BLOB, encode
@@ -140,7 +140,7 @@ class SnapshotJob:
         if not whole or writes is None:
             self._limits = {}
             self._snapshot_due = True
-        elif self._unfolded and self._elapsed_ms() >= self._published_ms + _FOLD_MS:
+        elif self._unfolded and monotonic_ms(self._clock) >= self._published_ms + _FOLD_MS:
             self._snapshot_due = True
         elif writes:
             self._active_due = True
@@ -167,13 +167,10 @@ class SnapshotJob:
             logging.get(__name__).info("statuses published", version=version, revision=self._replica.revision)
             return
         await self._snapshot.put(encode(catalogue, version, now_ms))
-        self._version, self._published_ms = version, self._elapsed_ms()
+        self._version, self._published_ms = version, monotonic_ms(self._clock)
         self._snapshot_due = self._unfolded = False
         metrics.SNAPSHOT_PUBLISHED.set(now_ms / MS_PER_SECOND)
         logging.get(__name__).info("snapshot published", version=version, line_items=len(catalogue.line_items))
-
-    def _elapsed_ms(self) -> int:
-        return self._clock.elapsed_ns() // NS_PER_MS
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:

@@ -13,7 +13,7 @@ from dsp.events.schema import SampledRequest
 from dsp.events.topics import Topic
 from dsp.funnel import offered, select
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock, SystemClock
+from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock, monotonic_ms
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import InputError
 from dsp.openrtb.profile import Profile, load_profiles
@@ -70,7 +70,7 @@ class TrafficJob:
     async def open(self) -> None:
         await self._log.open()
         await self._blobs.open()
-        self._publish_due_ms = self._elapsed_ms() + PUBLISH_INTERVAL_MS
+        self._publish_due_ms = monotonic_ms(self._clock) + PUBLISH_INTERVAL_MS
         found = await self._blobs.get(TRAFFIC_BLOB)
         if found is None:
             return
@@ -106,7 +106,7 @@ class TrafficJob:
         for at_ms, line_item_ids in arrivals:
             self._traffic.add(at_ms, line_item_ids)
         self._traffic.position = dict(batch.position)
-        elapsed_ms = self._elapsed_ms()
+        elapsed_ms = monotonic_ms(self._clock)
         if elapsed_ms >= self._publish_due_ms:
             await self._blobs.put(TRAFFIC_BLOB, encode(self._traffic))
             self._publish_due_ms = elapsed_ms + PUBLISH_INTERVAL_MS
@@ -118,9 +118,6 @@ class TrafficJob:
     def snapshot(self) -> Snapshot | None:
         """Return what requests are counted against."""
         return self._snapshot
-
-    def _elapsed_ms(self) -> int:
-        return self._clock.elapsed_ns() // NS_PER_MS
 
     def _compile(self) -> Snapshot:
         """Return the catalogue, compiled anew when its rules have changed, and know its line items.

@@ -17,7 +17,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from dsp.events.schema import BidsSent, Decision, Notice
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_HOUR, MS_PER_SECOND, NS_PER_MS, Clock, SystemClock
+from dsp.kernel.clock import MS_PER_HOUR, MS_PER_SECOND, Clock, SystemClock, monotonic_ms
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.locks import lock_folder
 from dsp.store.book import BookRepository
@@ -130,7 +130,7 @@ class TrainingLogJob:
             found: list[tuple[Record, Decision | Notice]]
             found, poison = sift(batch.records, shelf.data_set.kind, beside=(BidsSent,))
             await park(self._log, shelf.data_set.topic, GROUP, poison)
-            elapsed_ms = self._elapsed_ms()
+            elapsed_ms = monotonic_ms(self._clock)
             shelf.add(batch, found, elapsed_ms)
             more = more or not batch.end
             full = shelf.count >= self._workers.training_flush_records
@@ -159,7 +159,7 @@ class TrainingLogJob:
         metrics.CONSUMER_LAG.labels(topic=topic, group=GROUP).set(await self._log.lag(topic, shelf.position))
 
     async def _trim(self) -> None:
-        elapsed_ms = self._elapsed_ms()
+        elapsed_ms = monotonic_ms(self._clock)
         if elapsed_ms < self._trim_due_ms:
             return
         self._trim_due_ms = elapsed_ms + int(self._workers.trim_every_seconds * MS_PER_SECOND)
@@ -167,9 +167,6 @@ class TrainingLogJob:
         dropped = await retention.trim(self._log, before_ms, self._readers)
         if any(dropped.values()):
             logging.get(__name__).info("event log trimmed", records=dropped)
-
-    def _elapsed_ms(self) -> int:
-        return self._clock.elapsed_ns() // NS_PER_MS
 
 
 async def run(settings: Mapping[str, msgspec.Struct]) -> None:

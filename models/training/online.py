@@ -17,7 +17,7 @@ from dsp.cache.port import BlobStore
 from dsp.events.schema import Decision, Notice
 from dsp.events.topics import Topic
 from dsp.kernel import logging, metrics
-from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, Clock, SystemClock
+from dsp.kernel.clock import MS_PER_SECOND, Clock, SystemClock, monotonic_ms
 from dsp.kernel.errors import BundleError, UnavailableError
 from dsp.kernel.files import replace
 from dsp.kernel.locks import lock_folder
@@ -82,7 +82,7 @@ class OnlineJob:
         self._read = {topic: dict(self._learner.positions.get(topic, {})) for topic in _TOPICS}
         self._watermarks, self._newest_ms, self._counted = dict.fromkeys(_TOPICS, 0), 0, Counts()
         metrics.ONLINE_PENDING_MAX.set(self._config.online_pending_max)
-        elapsed_ms = self._elapsed_ms()
+        elapsed_ms = monotonic_ms(self._clock)
         self._publish_due_ms, self._save_due_ms = elapsed_ms, elapsed_ms + SAVE_MS
 
     async def close(self) -> None:
@@ -108,7 +108,7 @@ class OnlineJob:
             self._news |= self._learner.advance(until_ms) > 0
         self._learner.note(self._newest_ms, self._read)
         self._report()
-        elapsed_ms = self._elapsed_ms()
+        elapsed_ms = monotonic_ms(self._clock)
         if elapsed_ms >= self._save_due_ms:
             await self._save()
             self._save_due_ms = elapsed_ms + SAVE_MS
@@ -161,9 +161,6 @@ class OnlineJob:
     def _terms(self) -> tuple[int, int, int]:
         config = self._config
         return round(config.maturity_seconds * MS_PER_SECOND), config.online_pending_max, config.clicks_min
-
-    def _elapsed_ms(self) -> int:
-        return self._clock.elapsed_ns() // NS_PER_MS
 
     def _report(self) -> None:
         """Bring the metrics up to what has been counted."""
