@@ -16,7 +16,7 @@ class Readiness:
 
     def ready(self) -> bool:
         """Return whether traffic is welcome."""
-        return self.listening and not self.stopping and self._serving.current is not None and self._outbox.healthy()
+        return self.word() == "ready"
 
     def word(self) -> str:
         """Return one word for people."""

@@ -61,6 +61,11 @@ class Control(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         """Return the log of the multiplier for the budget alone, whatever target or campaign allow."""
         return self.level + log(self.urgency)
 
+    @property
+    def highest(self) -> float:
+        """Return the most that the target lets the multiplier be, but for what value proves to be."""
+        return 1.0 if self.mu_target is None else 1.0 + 1.0 / self.mu_target
+
 
 class Controls(msgspec.Struct, frozen=True, kw_only=True):
     """The controls of all line items at one instant. Those of campaigns are folded into their line items' already."""
@@ -313,6 +318,5 @@ def hold(control: Control, campaign_level: float, law: Law) -> Control:
     `level_now` is the log of that quotient as the budget wants it, and mu_budget follows from it; as that cannot be
     negative, the target has the quotient be at most 1 + 1 / mu_target.
     """
-    highest = 1.0 if control.mu_target is None else 1.0 + 1.0 / control.mu_target
-    worth = control.value_ratio * min(exp(min(control.level_now, campaign_level)), highest)
+    worth = control.value_ratio * min(exp(min(control.level_now, campaign_level)), control.highest)
     return msgspec.structs.replace(control, multiplier=min(max(worth, law.multiplier_min), law.multiplier_max))

@@ -66,7 +66,7 @@ def rescale(controls: Controls, told: Revalued, campaigns: Mapping[int, int], la
     return msgspec.structs.replace(
         stamped,
         line_items={
-            number: _shifted(control, shifts.get(number, 0.0), _highest(control), law)
+            number: _shifted(control, shifts.get(number, 0.0), control.highest, law)
             for number, control in controls.line_items.items()
         },
         campaigns={
@@ -74,11 +74,6 @@ def rescale(controls: Controls, told: Revalued, campaigns: Mapping[int, int], la
             for number, control in controls.campaigns.items()
         },
     )
-
-
-def _highest(control: Control) -> float:
-    """Return what the target lets the multiplier be: above that it is not the budget that holds."""
-    return 1.0 if control.mu_target is None else 1.0 + 1.0 / control.mu_target
 
 
 def _shifted(control: Control, shift: float, highest: float, law: Law) -> Control:
