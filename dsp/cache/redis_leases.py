@@ -93,17 +93,15 @@ class RedisLeaseStore:
             if (parts := lease_parts(name)) is not None and parts[0] == epoch
         ]
         calls = {
-            shard: [
-                (
-                    "sync", epoch, now_ms, self._of(shard, wants), self._of(shard, given), max(expires_ms_max, 0),
-                    GRANT_MIN_MICROS, SPARE_PART, self._skew_ms_max,
-                )
-            ]
+            shard: (
+                "sync", epoch, now_ms, self._of(shard, wants), self._of(shard, given), max(expires_ms_max, 0),
+                GRANT_MIN_MICROS, SPARE_PART, self._skew_ms_max,
+            )
             for shard in self._shards
         }  # fmt: skip
         states: list[LeaseState] = []
         watermarks = []
-        for shard, (reply,) in (await self._run(calls)).items():
+        for shard, reply in (await self._run(calls)).items():
             watermark_ms, leases = _decode_report(reply)
             watermarks.append(watermark_ms)
             self._shard_of |= {lease[0]: shard for lease in leases}
@@ -117,7 +115,7 @@ class RedisLeaseStore:
             bounds = [-1 if bound is None else bound for bound in limit[2:6]]
             row = [*limit[:2], *bounds, limit.active]
             of_shard.setdefault(self._shard(limit.campaign_id), []).append(row)
-        await self._run({shard: [("set_limits", rows)] for shard, rows in of_shard.items()})
+        await self._run({shard: ("set_limits", rows) for shard, rows in of_shard.items()})
 
     async def settle(
         self, settled: Mapping[str, Micros], watermark_ms: int, campaigns: Mapping[int, int] | None = None
@@ -143,8 +141,8 @@ class RedisLeaseStore:
         for one in claims:
             row = (one.line_item_id, one.day, one.charged_micros, one.appended_ms, one.amounts)
             of_shard.setdefault(self._shard(one.campaign_id), []).append(row)
-        found = await self._run({shard: [("cover", rows)] for shard, rows in of_shard.items()})
-        granted = [one for (reply,) in found.values() for one in _decode_cover(reply)]
+        found = await self._run({shard: ("cover", rows) for shard, rows in of_shard.items()})
+        granted = [one for reply in found.values() for one in _decode_cover(reply)]
         return {late_lease_id(line_item_id, day): micros for line_item_id, day, micros in granted}
 
     async def reclaim(self, now_ms: int, holder_timeout_ms: int) -> Micros:
@@ -167,11 +165,11 @@ class RedisLeaseStore:
                 for owner in (f"line_item:{one.line_item_id}", f"campaign:{one.campaign_id}"):
                     for field in (f"{owner}:{one.day}", f"{owner}:all"):
                         used[field] = used.get(field, 0) + one.micros
-        await self._run({shard: [("restate", generation, list(used.items()), epoch_min, ceiling_ms)]})
+        await self._run({shard: ("restate", generation, list(used.items()), epoch_min, ceiling_ms)})
 
     async def raise_ceiling(self, shard: int, generation: str, ceiling_ms: int) -> None:
         """Let holders promise up to `ceiling_ms`, which the book has been told before."""
-        await self._run({shard: [("raise_ceiling", generation, ceiling_ms)]})
+        await self._run({shard: ("raise_ceiling", generation, ceiling_ms)})
 
     def _shard(self, campaign_id: int) -> int:
         return campaign_id % self._nodes.shards
@@ -181,11 +179,10 @@ class RedisLeaseStore:
         return [row for row in rows if self._shard_of.get(row[0], shard) == shard]
 
     async def _everywhere(self, operation: str, *arguments: Any) -> dict[int, Any]:
-        replies = await self._run({shard: [(operation, *arguments)] for shard in self._shards})
-        return {shard: one[0] for shard, one in replies.items()}
+        return await self._run(dict.fromkeys(self._shards, (operation, *arguments)))
 
-    async def _run(self, calls: Mapping[int, Sequence[tuple[Any, ...]]]) -> dict[int, list[Any]]:
-        """Run operations in shards; return their replies once all they did is durable.
+    async def _run(self, calls: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
+        """Run an operation in each shard; return their replies once all they did is durable.
 
         Raises:
             ConflictError: the epoch is revoked.
@@ -193,25 +190,12 @@ class RedisLeaseStore:
             UnavailableError: a server is away, or refuses; or a generation was lost meanwhile.
         """
         in_cluster = int(self._nodes.address.cluster)
-        commands: dict[int, Sequence[Command]] = {
-            shard: [
-                (
-                    "EVAL",
-                    _SCRIPT,
-                    1,
-                    f"dsp:{tag(shard)}:leases",
-                    call[0],
-                    _encode(call[1:]),
-                    uuid.uuid4().hex,
-                    in_cluster,
-                )
-                for call in some
-            ]
-            for shard, some in calls.items()
-        }
-        found = await self._nodes.run(commands, _DURABLE)
-        for replies in found.values():
-            for reply in replies:
-                if isinstance(reply, ResponseError):
-                    raise _FAULTS.get(str(reply).partition(" ")[0], UnavailableError)(str(reply)) from reply
+        commands: dict[int, Sequence[Command]] = {}
+        for shard, (operation, *arguments) in calls.items():
+            key, told = f"dsp:{tag(shard)}:leases", _encode(arguments)
+            commands[shard] = [("EVAL", _SCRIPT, 1, key, operation, told, uuid.uuid4().hex, in_cluster)]
+        found = {shard: reply for shard, (reply,) in (await self._nodes.run(commands, _DURABLE)).items()}
+        for reply in found.values():
+            if isinstance(reply, ResponseError):
+                raise _FAULTS.get(str(reply).partition(" ")[0], UnavailableError)(str(reply)) from reply
         return found

@@ -312,7 +312,7 @@ async def test_a_holder_hears_the_watermark_of_the_shard_that_was_told_least(val
         await store.restate(one.shard, one.generation, [], 0, PROMISE_MS)
     epoch = await store.register("bidder", NOW_MS)
     await store.settle({}, NOW_MS)
-    await store._run({3: [("settle", {}, NOW_MS + 1)]})
+    await store._run({3: ("settle", {}, NOW_MS + 1)})
     assert (await store.sync(epoch, NOW_MS, [], {}, 0)).watermark_ms == NOW_MS
     await store.close()
 
