@@ -38,6 +38,7 @@ class Reader:
     ) -> None:
         self._cluster = cluster
         self._topic = cluster.topic(topic)
+        self._places = cluster.places(topic)
         self._closer = closer
         self._mark = mark
         self._clock_back = metrics.LOG_CLOCK_BACK.labels(topic)  # at nought from the start
@@ -81,16 +82,14 @@ class Reader:
         """Return the oldest offset and the end of every partition."""
         async with self._turn, reaching(f"ask for the ends of {self._topic}", self.close):
             asker = await self._asking()
-            places = [TopicPartition(self._topic, number) for number in range(self._cluster.partitions)]
-            return await asker.beginning_offsets(places), await asker.end_offsets(places)
+            return await asker.beginning_offsets(self._places), await asker.end_offsets(self._places)
 
     async def first_since(self, at_ms: int) -> Mapping[TopicPartition, int | None]:
         """Return for every partition the offset of the first record stamped `at_ms` or later, None where none is."""
         async with self._turn, reaching(f"look for a time in {self._topic}", self.close):
             asker = await self._asking()
-            places = [TopicPartition(self._topic, number) for number in range(self._cluster.partitions)]
-            found = await asker.offsets_for_times(dict.fromkeys(places, at_ms))
-            return {place: None if found.get(place) is None else found[place].offset for place in places}
+            found = await asker.offsets_for_times(dict.fromkeys(self._places, at_ms))
+            return {place: None if found.get(place) is None else found[place].offset for place in self._places}
 
     async def _started(self) -> AIOKafkaConsumer:
         if self._consumer is None:
