@@ -3,14 +3,39 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from loadtest.bids.run import Subject
 
 RATE_MAX = 5_000.0
 LINE_ITEMS_MAX = 200_000
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _within(kind: Callable[[float], _Number], low: float, high: float) -> Callable[[str], _Number]:
+    """Return what reads an option's number and refuses one outside these bounds."""
+
+    def number(text: str) -> _Number:
+        value = float(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be from {low:g} to {high:g}")
+        return kind(value)
+
+    return number
+
+
+_density = _within(int, 1, 10)
+_requests = _within(int, 1_000, 1_000_000)
+_count = _within(int, 1, 512)
+_line_items = _within(int, 1, LINE_ITEMS_MAX)
+_rate = _within(float, 1.0, RATE_MAX)
+_seconds = _within(float, 1.0, 3_600.0)
+_latency = _within(float, 0.1, 10_000.0)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -184,41 +209,6 @@ def _seeds(text: str) -> range:
     if not found or found.start < 0:
         raise argparse.ArgumentTypeError("must be A:B with 0 <= A < B, or one seed")
     return found
-
-
-def _density(text: str) -> int:
-    return int(_number(text, 1, 10))
-
-
-def _requests(text: str) -> int:
-    return int(_number(text, 1_000, 1_000_000))
-
-
-def _rate(text: str) -> float:
-    return _number(text, 1.0, RATE_MAX)
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 1.0, 3_600.0)
-
-
-def _count(text: str) -> int:
-    return int(_number(text, 1, 512))
-
-
-def _latency(text: str) -> float:
-    return _number(text, 0.1, 10_000.0)
-
-
-def _line_items(text: str) -> int:
-    return int(_number(text, 1, LINE_ITEMS_MAX))
-
-
-def _number(text: str, low: float, high: float) -> float:
-    value = float(text)
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"must be from {low:g} to {high:g}")
-    return value
 
 
 if __name__ == "__main__":
