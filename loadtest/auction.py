@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
-from dsp.kernel.money import PRICE_MICROS_CPM_MAX, Micros, price_micros_from_cpm
+from dsp.kernel.money import PRICE_MICROS_CPM_MAX, Micros, decimal_from_micros, price_micros_from_cpm
 from dsp.openrtb.macros import expand
 from loadtest.traffic import Request, Slot
 
@@ -143,14 +143,9 @@ def substitute(text: str, request: Request, offer: Offer, price: str, clearing: 
             "AUCTION_PRICE": price,
             "AUCTION_CURRENCY": offer.currency,
             "AUCTION_LOSS": str(loss) if loss else "",
-            "AUCTION_MIN_TO_WIN": plain_price(clearing.min_to_win_micros_cpm),
+            "AUCTION_MIN_TO_WIN": decimal_from_micros(clearing.min_to_win_micros_cpm),
         },
     )
-
-
-def plain_price(price_micros_cpm: Micros) -> str:
-    """Return a price as exchanges write it: units per thousand, no exponent, nothing lost."""
-    return f"{price_micros_cpm // 1_000_000}.{price_micros_cpm % 1_000_000:06d}"
 
 
 def links(markup: str, path: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The closed loop in one command: bid with the prior, learn from it, swap the model in, bid again, reconcile."""
 
 import asyncio
-import fcntl
+import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +17,7 @@ import msgspec
 import uvloop
 from rich.console import Console
 
+from dsp.kernel import locks
 from dsp.kernel.clock import SystemClock
 from dsp.openrtb.profile import load_profiles
 from dsp.registry.bundles import resolve
@@ -336,11 +337,10 @@ def _wipe(directory: Path) -> None:
     if not lock.exists() and any(directory.iterdir()) and not (directory / "logs").is_dir():
         raise PlatformError(f"{directory} holds something that no demo has put there; name another with --dir")
     if lock.exists():
-        with lock.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise PlatformError(f"another platform runs in {directory}; stop it first") from None
+        held = locks.lock(lock)
+        if held is None:
+            raise PlatformError(f"another platform runs in {directory}; stop it first")
+        os.close(held)
     shutil.rmtree(directory)
 
 

@@ -13,7 +13,7 @@ from math import sqrt
 import msgspec
 
 from dsp.kernel.clock import MS_PER_SECOND
-from dsp.kernel.money import Micros, cost_micros, cpm_from_price_micros
+from dsp.kernel.money import Micros, cost_micros, cpm_from_price_micros, decimal_from_micros
 from dsp.openrtb.price import PriceCipher
 from dsp.openrtb.profile import Profile, cipher
 from loadtest import auction, market
@@ -149,7 +149,7 @@ class Exchange:
     async def _lost(self, request: Request, offer: auction.Offer, clearing: auction.Clearing, reason: int) -> None:
         url = offer.bid.get("lurl")
         if url:
-            price = auction.plain_price(clearing.price_micros_cpm)
+            price = decimal_from_micros(clearing.price_micros_cpm)
             url = auction.substitute(url, request, offer, price, clearing, reason)
             await self._notifier.send(_key(request, offer, "loss"), url)
 

@@ -14,6 +14,7 @@ from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 
 from dsp.kernel.money import units_from_micros
+from models.evaluation.report import or_dash
 
 _INK = "#1f2933"
 _FAINT = "#9aa5b1"
@@ -138,11 +139,8 @@ def _reliabilities(figure: SubFigure, models: Sequence[Reliability]) -> None:
             error = 1.96 * (max(observed * (1 - observed), 1e-6) / max(count, 1)) ** 0.5
             axis.plot([predicted, predicted], [max(0.0, observed - error), observed + error], color=colour, alpha=0.35)
         axis.plot(model.predicted, model.observed, color=colour, linewidth=1.6, marker="o", markersize=6)
-        axis.set_title(
-            f"{model.label}\nlog loss {_score(model.log_loss, 4)}    AUC {_score(model.auc, 3)}",
-            loc="left",
-            fontsize=11,
-        )
+        loss, auc = or_dash(model.log_loss, ".4f"), or_dash(model.auc, ".3f")
+        axis.set_title(f"{model.label}\nlog loss {loss}    AUC {auc}", loc="left", fontsize=11)
         axis.set_xlabel("predicted click rate")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -150,10 +148,6 @@ def _reliabilities(figure: SubFigure, models: Sequence[Reliability]) -> None:
         axis.set_ylim(0, top)
         _tidy(axis)
     axes[0].set_ylabel("observed click rate")
-
-
-def _score(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _tidy(axis: Axes) -> None:

@@ -14,6 +14,7 @@ from dsp.kernel.money import Micros, units_from_micros
 from loadtest.console import Progress, campaigns, panel, side_by_side
 from loadtest.reconcile import Overspent, Reconciliation
 from loadtest.truth import Tally, Truth, percentiles
+from models.evaluation.report import or_dash
 
 _REASONS_SHOWN = 9
 
@@ -218,17 +219,17 @@ def _models(report: Report) -> Panel:
     before, after = report.models.get("before") or {}, report.models.get("after") or {}
     table.add_row("on later traffic", Text("before", style="grey62"), Text("after", style="grey62"))
     table.add_row("predicted by", str(before.get("name", "-")), "model" if after else "-")
-    for label, name, digits in (("log loss", "log_loss", 4), ("AUC", "auc", 3), ("forecast / clicks", "pcoc", 2)):
-        table.add_row(label, *(_number(side.get(name), digits) for side in (before, after)))
+    for label, name, form in (
+        ("log loss", "log_loss", ".4f"),
+        ("AUC", "auc", ".3f"),
+        ("forecast / clicks", "pcoc", ".2f"),
+    ):
+        table.add_row(label, *(or_dash(side.get(name), form) for side in (before, after)))
     table.add_row("impressions", "", f"{report.models.get('rows', 0):,}")
     table.add_row("clicks", "", f"{report.models.get('clicks', 0):,}")
     trained = f"{report.model_swap.training_seconds:.1f} s" if report.model_swap else "-"
     table.add_row("trained in", "", trained)
     return panel("learning", table)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _zero(count: int, unit: str = "") -> Text:

@@ -87,7 +87,7 @@ def _billed(notice: Notice, charged: Micros, came_late: bool = False) -> Effect:
 
 
 class Oracle:
-    """Follows every bid from the instant it leaves. Each method raises ViolationErrorError for what must not be.
+    """Follows every bid from the instant it leaves. Each method raises ViolationError for what must not be.
 
     A bid is open from leaving until the log decides or closes it; meanwhile its budgets and its lease must cover its
     maximum cost. That is stronger than no overspend: it fails at the first step that makes one possible.
@@ -168,10 +168,11 @@ class Oracle:
             self.effects.append(Effect())
             return
         self._billed.add(bid_id)
-        charged = notice.cost_micros if found is not None else 0
+        charged = 0
         if found is not None:
+            charged = notice.cost_micros
             self._expose(facts, charged - facts.cost_micros_max)
-        if found is None:
+        else:
             self._late[len(self.effects)] = notice
         self.effects.append(_billed(notice, charged))
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from dsp.kernel.money import decimal_from_micros
 from loadtest import auction
 from loadtest.traffic import Request, Slot, Traffic
 
@@ -133,7 +134,7 @@ def test_macros_are_replaced_and_prices_lose_nothing() -> None:
     offer = offer_of(request, 2.0)
     clearing = auction.clear(offer, 3.0, first_price=True)
     url = "https://n.example/loss?t=x&p=${AUCTION_PRICE}&r=${AUCTION_LOSS}&m=${AUCTION_MIN_TO_WIN}&i=${AUCTION_IMP_ID}"
-    assert auction.substitute(url, request, offer, auction.plain_price(1_234_567), clearing, 102) == (
+    assert auction.substitute(url, request, offer, decimal_from_micros(1_234_567), clearing, 102) == (
         f"https://n.example/loss?t=x&p=1.234567&r=102&m=3.010000&i={offer.slot.imp_id}"
     )
 
