@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from bidder.config import BidderConfig
 from bidder.patience import at_most
 from bidder.pending import PendingExposures
 from dsp.cache.port import UserStore
@@ -27,18 +28,6 @@ class Enriched(NamedTuple):
     user: UserRecord | None
 
 
-class UserPolicy(NamedTuple):
-    """How long to wait for the user store, and whether line items with caps bid without its answer or any user."""
-
-    timeout_ms: float
-    absent: str
-    unidentified: str
-
-    def record(self, policy: str) -> UserRecord | None:
-        """Return what stands for the record that is missing."""
-        return _UNTOLD if policy == "no_bid_capped" else None
-
-
 class Enricher:
     """Holds what normalising needs beside the request."""
 
@@ -49,16 +38,16 @@ class Enricher:
         rates: Mapping[str, float],
         key: bytes,
         vendor_id: int,
-        policy: UserPolicy,
+        config: BidderConfig,
     ) -> None:
         self._users = users
         self._pending = pending
         self._rates = rates
         self._key = key
         self._vendor_id = vendor_id
-        self._timeout_ms = policy.timeout_ms
-        self._absent = policy.record(policy.absent)
-        self._unidentified = policy.record(policy.unidentified)
+        self._timeout_ms = config.user_timeout_ms
+        self._absent = _missing(config.user_absent_policy)
+        self._unidentified = _missing(config.user_unidentified_policy)
 
     async def enrich(
         self, request: BidRequest, profile: Profile, now_ms: int, left_ms: Callable[[], float]
@@ -88,3 +77,8 @@ class Enricher:
         if not opportunity.user_key or not opportunity.may_store:
             return self._unidentified
         return self._pending.merged(opportunity.user_key, user, now_ms)
+
+
+def _missing(policy: str) -> UserRecord | None:
+    """Return what stands for a record that is missing."""
+    return _UNTOLD if policy == "no_bid_capped" else None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bidder.admission import Admission
 from bidder.auction import Auctioneer
 from bidder.config import BidderConfig
-from bidder.enrich import Enricher, UserPolicy
+from bidder.enrich import Enricher
 from bidder.journal import Journal
 from bidder.notices import NoticeDesk
 from bidder.outbox import LaneTuning, Outbox
@@ -78,7 +78,6 @@ def wire(
     outbox = Outbox(log, lanes, config.outbox_batch_max, clock, spills, config.outbox_append_ms_max)
     profiles, rates = deployment.profiles, deployment.platform.rates
     signer, vendor_id = TokenSigner(deployment.keys, NoticeKind), deployment.platform.privacy_vendor_id
-    policy = UserPolicy(config.user_timeout_ms, config.user_absent_policy, config.user_unidentified_policy)
     pending = PendingExposures(config.pending_exposure_ms, config.pending_exposures_max)
     auctioneer = Auctioneer(
         config=config,
@@ -91,7 +90,7 @@ def wire(
             clock.elapsed_ns(),
             partial(outbox.takes, Topic.NOTICES),
         ),
-        enricher=Enricher(users, pending, rates, deployment.secret(b"user-key"), vendor_id, policy),
+        enricher=Enricher(users, pending, rates, deployment.secret(b"user-key"), vendor_id, config),
         leases=leases,
         pending=pending,
         responder=Responder(config.notice_url, signer, rates),

@@ -7,7 +7,8 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
-from bidder.enrich import Enricher, UserPolicy
+from bidder.config import BidderConfig
+from bidder.enrich import Enricher
 from bidder.patience import at_most
 from bidder.tally import Tally
 from dsp.catalog.entities import Catalogue
@@ -48,8 +49,8 @@ def _catalogue(level: str) -> Catalogue:
 
 def market(absent: Policy = "no_bid_capped", unidentified: Policy = "bid", timeout_ms: float = 20.0) -> Market:
     made = Market()
-    policy = UserPolicy(timeout_ms, absent, unidentified)
-    enricher = Enricher(made.users, made.pending, {"USD": 1.0}, KEY, 0, policy)
+    config = BidderConfig(user_timeout_ms=timeout_ms, user_absent_policy=absent, user_unidentified_policy=unidentified)
+    enricher = Enricher(made.users, made.pending, {"USD": 1.0}, KEY, 0, config)
     object.__setattr__(made.auctioneer, "enricher", enricher)
     return made
 
