@@ -35,7 +35,6 @@ from dsp.kernel.tracing import Tracer
 from dsp.ledger.lease import LeaseBook
 from dsp.openrtb.profile import load_profiles
 from dsp.stream.connect import event_log
-from dsp.stream.local import LocalEventLog
 from models.serving.batcher import Batcher, ThreadWorker
 from models.serving.session import Device, choose
 
@@ -95,8 +94,7 @@ class Bidder:
         self._batcher = _batcher(settings, clock) if device.batches(device.provider) else None
         self._tracer = _tracer(settings, clock) if settings.trace_share else None
         # An event log on a server may be away; the one in the data directory is where the disk would be.
-        store = partial(LocalEventLog, clock=clock)
-        self._spill = Place(data / "spill" / settings.holder, store) if platform.stream_url else None
+        self._spill = Place(data / "spill" / settings.holder, clock) if platform.stream_url else None
         auctioneer, desk, self.outbox = wire(
             deployment, settings, clock, self._log, serving=self.serving, leases=leases, users=self._users,
             batcher=self._batcher, tracer=self._tracer, spill=self._spill.store if self._spill is not None else None,
@@ -136,8 +134,7 @@ class Bidder:
         )
         await lifecycle.start(self._exposures.start(), self._exposures.stop)
         if (spill := self._spill) is not None:
-            store = partial(LocalEventLog, clock=self._clock)
-            salvage = Salvage(spill.path, store, self._log, self.outbox.topics)
+            salvage = Salvage(spill.path, self._clock, self._log, self.outbox.topics)
             await lifecycle.start(spill.open(), spill.close)
             await lifecycle.start(salvage.start(), salvage.stop)
         await lifecycle.start(self.outbox.start(), self._flush)

@@ -7,15 +7,17 @@ replaced, is emptied by whichever process of the host finds it.
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from bidder.spill import DRAIN_RECORDS_MAX, Spill
 from dsp.events.topics import Topic
 from dsp.kernel import logging
+from dsp.kernel.clock import Clock
 from dsp.kernel.errors import ConflictError, UnavailableError
 from dsp.kernel.lifecycle import cancel
 from dsp.kernel.locks import lock
+from dsp.stream.local import LocalEventLog
 from dsp.stream.port import EventLog
 
 #: How often is looked for places that nobody holds.
@@ -24,16 +26,16 @@ _LOCK = "lock"
 
 
 class Place:
-    """A locked directory. `store` makes the embedded event log in it.
+    """A locked directory with an embedded event log in it, the `store`.
 
     Raises, on opening:
         ConflictError: another process holds it.
         UnavailableError: the disk takes nothing.
     """
 
-    def __init__(self, path: Path, store: Callable[[Path], EventLog]) -> None:
+    def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
-        self.store = store(path)
+        self.store = LocalEventLog(path, clock)
         self._lock: int | None = None
 
     async def open(self) -> None:
@@ -66,9 +68,9 @@ class Place:
 class Salvage:
     """Empties the places beside our own that nobody holds, at the start and now and then."""
 
-    def __init__(self, own: Path, store: Callable[[Path], EventLog], log: EventLog, topics: Iterable[Topic]) -> None:
+    def __init__(self, own: Path, clock: Clock, log: EventLog, topics: Iterable[Topic]) -> None:
         self._own = own
-        self._store = store
+        self._clock = clock
         self._log = log
         self._topics = tuple(topics)
         self._task: asyncio.Task[None] | None = None
@@ -94,7 +96,7 @@ class Salvage:
             if path == self._own or not path.is_dir():
                 continue
             try:
-                await self._hand_over(Place(path, self._store))
+                await self._hand_over(Place(path, self._clock))
             except ConflictError:
                 continue
             except UnavailableError as one:
