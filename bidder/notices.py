@@ -35,6 +35,7 @@ from dsp.openrtb.profile import Profile
 BILLING_KIND = {"win": NoticeKind.WIN, "bill": NoticeKind.BILL, "imp": NoticeKind.IMPRESSION}
 #: Loss reasons of OpenRTB list 5.25 have up to three digits, those by agreement four.
 LOSS_REASON_CHARS_MAX = 5
+RULE_ID_CHARS_MAX = 18  # all such numbers are 64-bit integers
 
 
 class Outcome(NamedTuple):
@@ -130,7 +131,7 @@ class NoticeDesk:
             return told(conversion_rule_id=rule_id, value_micros=value)
         if kind is NoticeKind.LOSS:
             return told(
-                loss_reason=_loss_reason(query.get("r", "")),
+                loss_reason=_number(query.get("r", ""), LOSS_REASON_CHARS_MAX),
                 min_to_win_micros_cpm=self._prices.hint(facts, query.get("m", "")),
                 clearing_micros_cpm=self._prices.hint(facts, query.get("p", "")),
             )
@@ -155,11 +156,8 @@ class NoticeDesk:
         if not rule_text:
             rule = next(iter(rules.values()), None)
         else:
-            rule = (
-                rules.get(int(rule_text))
-                if rule_text.isascii() and rule_text.isdecimal() and len(rule_text) < 19
-                else None
-            )
+            number = _number(rule_text, RULE_ID_CHARS_MAX)
+            rule = rules.get(number) if number is not None else None
             if rule is None:
                 raise InputError("not a rule of this advertiser", reason="rule_unknown")
         window_seconds = CONVERSION_WINDOW_SECONDS if rule is None else rule.window_seconds
@@ -238,7 +236,5 @@ async def _written(write: asyncio.Future[None]) -> None:
         raise
 
 
-def _loss_reason(text: str) -> int | None:
-    if not text.isascii() or not text.isdecimal() or len(text) > LOSS_REASON_CHARS_MAX:
-        return None
-    return int(text)
+def _number(text: str, chars_max: int) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= chars_max else None

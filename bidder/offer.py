@@ -12,6 +12,7 @@ from dsp.catalog.entities import Advertiser, Creative, LineItem
 from dsp.catalog.reasons import Exclusion
 from dsp.catalog.user import Exposure
 from dsp.events.schema import Bid, BidFacts
+from dsp.frequency.evidence import exposure_at
 from dsp.funnel import Selection
 from dsp.kernel.money import IMPRESSIONS_PER_MILLE, Micros
 from dsp.openrtb.names import domain
@@ -98,8 +99,7 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
     @property
     def exposure(self) -> Exposure:
         """Return the impression that this bid may become."""
-        facts = self.facts
-        return Exposure(facts.bid_id, facts.bid_at_ms, facts.advertiser_id, facts.campaign_id, facts.line_item_id)
+        return exposure_at(self.facts, self.facts.bid_at_ms)
 
 
 def apart(opportunity: Opportunity, offers: Sequence[Offer]) -> Opportunity:
