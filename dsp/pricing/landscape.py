@@ -41,12 +41,6 @@ class WinCurve(NamedTuple):
         """Return the curve of prices, ascending, and the chances that they win, both (g,)."""
         return cls(prices_micros_cpm, _lines(prices_micros_cpm) * win_rate)
 
-    @property
-    def win_rate(self) -> NDArray[np.float64]:
-        """Return the chance that each price wins, (g,)."""
-        win_rate: NDArray[np.float64] = self.lines[0]
-        return win_rate
-
     def at(self, bid_micros_cpm: float) -> float:
         """Return the chance that a bid wins."""
         place = int(self.prices_micros_cpm.searchsorted(bid_micros_cpm, side="right"))

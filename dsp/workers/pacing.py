@@ -299,7 +299,7 @@ class PacingJob:
         self._catalogue = Catalogue()
         self._results = Results()
         self._turn = Turn()
-        self._controls = Controls(at_ms=0)
+        self.controls = Controls(at_ms=0)  # as they were published last
         self._curves = Curves(configured=workers.traffic_curve)
         self._versions = dict.fromkeys((CONTROLS_BLOB, TRAFFIC_BLOB, REVALUED_BLOB), "")  # looked at last
         self._reclaim_due_ms = 0  # by the monotonic clock
@@ -307,12 +307,7 @@ class PacingJob:
     async def open(self) -> None:
         await self._leases.open()
         await self._blobs.open()
-        self._controls = await self._news(CONTROLS_BLOB, decode) or self._controls
-
-    @property
-    def controls(self) -> Controls:
-        """Return the controls as they were published last."""
-        return self._controls
+        self.controls = await self._news(CONTROLS_BLOB, decode) or self.controls
 
     async def close(self) -> None:
         await self._leases.close()
@@ -325,20 +320,19 @@ class PacingJob:
         traffic = await self._news(TRAFFIC_BLOB, decode_traffic)
         if traffic is not None:
             self._curves = Curves(traffic, self._workers.traffic_curve)
-        law, self._turn = self._law, self._turn.after(len(self._catalogue.line_items))
+        self._turn = self._turn.after(len(self._catalogue.line_items))
         if await self._follow_values():
             self._turn = Turn()  # all multipliers are to be for the same values
-        self._controls = next_controls(self._catalogue, days, self._controls, self._curves, law, now_ms, self._turn)
-        await self._blobs.put(PACED_BLOB, columns.encode(columns.paced(self._controls)))
+        self.controls = next_controls(self._catalogue, days, self.controls, self._curves, self._law, now_ms, self._turn)
+        await self._blobs.put(PACED_BLOB, columns.encode(columns.paced(self.controls)))
         if self._turn.number == 0:  # all have had theirs
-            metrics.CAMPAIGNS_CLOSED.set(sum(control.closed for control in self._controls.campaigns.values()))
+            metrics.CAMPAIGNS_CLOSED.set(sum(control.closed for control in self.controls.campaigns.values()))
             metrics.OVERSPENT.set(overspent_micros(self._catalogue, days, now_ms))
-            await self._blobs.put(CONTROLS_BLOB, encode(self._controls))
+            await self._blobs.put(CONTROLS_BLOB, encode(self.controls))
         elapsed_ms = monotonic_ms(self._clock)
         if elapsed_ms >= self._reclaim_due_ms:
             self._reclaim_due_ms = elapsed_ms + RECLAIM_INTERVAL_MS
-            timeout_ms = self._workers.lease_holder_timeout_ms
-            returned = await self._leases.reclaim(now_ms, timeout_ms)
+            returned = await self._leases.reclaim(now_ms, self._workers.lease_holder_timeout_ms)
             if returned:
                 logging.get(__name__).info("dead bidders' leases returned", micros=returned)
         return False
@@ -361,8 +355,8 @@ class PacingJob:
         if told is None:
             return False
         campaigns = {line_item.id: line_item.campaign_id for line_item in self._catalogue.line_items}
-        before, self._controls = self._controls, rescale(self._controls, told, campaigns, self._law)
-        return self._controls is not before
+        before, self.controls = self.controls, rescale(self.controls, told, campaigns, self._law)
+        return self.controls is not before
 
     def _read(self) -> list[DayResult]:
         with self._sessions() as session:

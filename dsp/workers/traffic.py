@@ -62,7 +62,7 @@ class TrafficJob:
         self._profiles = profiles
         self._traffic = Traffic()
         self._replica = Replica()
-        self._snapshot: Snapshot | None = None
+        self.snapshot: Snapshot | None = None  # what requests are counted against
         self._compile_due = True  # it stays to be until it is done
         self._controls = align(None, np.empty(0, dtype=np.int64))
         self._publish_due_ms = 0  # by the monotonic clock
@@ -82,7 +82,7 @@ class TrafficJob:
     async def close(self) -> None:
         """Publish what has been counted, so that it need not be read again, and release connections."""
         try:
-            if self._snapshot is not None:  # else nothing was, and what was learned before is perhaps not read back
+            if self.snapshot is not None:  # else nothing was, and what was learned before is perhaps not read back
                 await self._blobs.put(TRAFFIC_BLOB, encode(self._traffic))
         finally:
             await self._log.close()
@@ -114,11 +114,6 @@ class TrafficJob:
         metrics.CONSUMER_LAG.labels(Topic.REQUESTS.value, GROUP).set(lag)
         return not batch.end
 
-    @property
-    def snapshot(self) -> Snapshot | None:
-        """Return what requests are counted against."""
-        return self._snapshot
-
     def _compile(self) -> Snapshot:
         """Return the catalogue, compiled anew when its rules have changed, and know its line items.
 
@@ -128,14 +123,14 @@ class TrafficJob:
         with self._sessions() as session:
             writes = self._replica.follow(session)
         self._compile_due |= writes is None or not all(write.keeps_rules for write in writes)
-        if self._snapshot is None or self._compile_due:
+        if self.snapshot is None or self._compile_due:
             number = self._replica.revision
             snapshot = build(unbound(self._replica.catalogue()), f"r{number}", self._clock.now_ms())
             self._traffic.know(snapshot.line_item_ids.tolist())
-            self._snapshot = snapshot
+            self.snapshot = snapshot
             self._controls = align(None, snapshot.line_item_ids)
             self._compile_due = False
-        return self._snapshot
+        return self.snapshot
 
     def _eligible(self, snapshot: Snapshot, sampled: SampledRequest) -> Iterator[list[int]]:
         """Yield, for each impression of a request, the line items that may bid on it."""

@@ -46,7 +46,7 @@ def test_without_a_floor_the_points_are_the_grid_and_unknown_values_change_nothi
 
 
 def test_a_known_value_moves_its_price() -> None:
-    assert curve(7, 0).win_rate == pytest.approx([0.1, 0.7, 0.8, 0.9])
+    assert curve(7, 0).lines[0] == pytest.approx([0.1, 0.7, 0.8, 0.9])
 
 
 def test_a_floor_begins_the_grid_in_whole_ticks_and_takes_the_points_below_out() -> None:
