@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 from sqlalchemy import func, select
@@ -19,7 +21,7 @@ from dsp.store.book_tables import BookPostingRow, BookTransactionRow
 from dsp.store.catalog import load_catalogue
 from dsp.store.database import create_engine, session_factory, url
 from dsp.stream.connect import event_log
-from dsp.stream.port import Position, Record
+from dsp.stream.port import EventLog, Position, Record
 from loadtest.console import Progress
 from loadtest.reconcile import Budgeted, Charge
 from loadtest.truth import NoticeKey
@@ -108,19 +110,8 @@ class Ledger:
         return asyncio.run(self._events())
 
     async def _events(self) -> list[NoticeKey]:
-        log = event_log(self._settings, SystemClock())
-        await log.open()
-        keys: list[NoticeKey] = []
-        try:
-            position: Position = {}
-            while True:
-                batch = await log.read(Topic.NOTICES, position, _BATCH)
-                keys += filter(None, map(_key, batch.records))
-                position = batch.position
-                if batch.end:
-                    return keys
-        finally:
-            await log.close()
+        async with opened_log(self._settings) as log:
+            return list(filter(None, map(_key, await noticed(log))))
 
     def _planned(self, campaign: Campaign, now_ms: int) -> Micros:
         """Return what the plans of a campaign's line items and its own let it have spent by now."""
@@ -137,6 +128,29 @@ class Ledger:
         bounds = [tightest(one.budget) for one in self._line_items[campaign.id] if one.status == "active"]
         parts = None if None in bounds else sum(bound or 0 for bound in bounds)
         return min((bound for bound in (parts, tightest(campaign.budget)) if bound is not None), default=0)
+
+
+@asynccontextmanager
+async def opened_log(settings: Platform) -> AsyncIterator[EventLog]:
+    """Open a platform's event log for a while."""
+    log = event_log(settings, SystemClock())
+    await log.open()
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def noticed(log: EventLog) -> list[Record]:
+    """Return all records of the topic of notices."""
+    records: list[Record] = []
+    position: Position = {}
+    while True:
+        batch = await log.read(Topic.NOTICES, position, _BATCH)
+        records += batch.records
+        position = batch.position
+        if batch.end:
+            return records
 
 
 def tightest(budget: Budget) -> Micros | None:

@@ -11,11 +11,10 @@ from random import Random
 from typing import Any
 
 from dsp.events.topics import Topic
-from dsp.kernel.clock import SystemClock
-from dsp.stream.connect import event_log
-from dsp.stream.port import Entry, EventLog, Position
+from dsp.stream.port import Entry, EventLog
 from loadtest.cluster.drive import Drive, processes
 from loadtest.cluster.servers import Servers
+from loadtest.ledger import noticed, opened_log
 from loadtest.platform import PlatformError
 
 #: How long a part stays broken where nothing is said.
@@ -25,7 +24,6 @@ CLOCK_SECONDS = 300
 RECOVERY_SECONDS_MAX = 120.0
 RESTART_SECONDS = 180.0
 _COPIED = 2_000
-_READ = 5_000
 _POISON = 20
 
 
@@ -105,27 +103,15 @@ def _on_log(work: Callable[[EventLog], Coroutine[Any, Any, None]]) -> Act:
     """Return what does this with the platform's event log."""
 
     async def act(scene: Scene) -> None:
-        log = event_log(scene.drive.platform.settings, SystemClock())
-        await log.open()
-        try:
+        async with opened_log(scene.drive.platform.settings) as log:
             await work(log)
-        finally:
-            await log.close()
 
     return lambda scene: asyncio.run(act(scene))
 
 
 async def _copy_records(log: EventLog) -> None:
     """Append the latest notices once more, in another order."""
-    position: Position = {}
-    entries: list[Entry] = []
-    while True:
-        batch = await log.read(Topic.NOTICES, position, _READ)
-        entries += [Entry(record.key, record.value) for record in batch.records]
-        position = batch.position
-        if batch.end:
-            break
-    copied = entries[-_COPIED:]
+    copied = [Entry(record.key, record.value) for record in (await noticed(log))[-_COPIED:]]
     Random(1).shuffle(copied)  # noqa: S311 - no secret
     await log.append(Topic.NOTICES, copied)
 
