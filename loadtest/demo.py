@@ -26,7 +26,7 @@ from loadtest import console as terminal
 from loadtest import report as reports
 from loadtest.client import Client
 from loadtest.console import Step, Ticker, View
-from loadtest.exchange import Exchange, Rules
+from loadtest.exchange import Exchange
 from loadtest.ledger import Ledger
 from loadtest.notifier import Notifier
 from loadtest.picture import Curve, Reliability, draw
@@ -142,9 +142,8 @@ class Demo:
         """Drive traffic while the script of the demo goes on beside it."""
         async with Client() as bids, Client(ends_tls=platform.ends_tls) as calls:
             notifier = Notifier(calls, self._truth, self._options.seed)
-            rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
             traffic = Traffic(self._options.seed)
-            exchange = Exchange(bids, platform.bid_url, traffic, rules, self._truth, notifier)
+            exchange = Exchange(bids, platform.bid_url, traffic, load_profiles(EXCHANGES), self._truth, notifier)
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._watch(platform, ledger))

@@ -6,15 +6,13 @@ It knows the bidder only over HTTP. Rivals and people come from `market`, the ru
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from math import sqrt
 
 import msgspec
 
 from dsp.kernel.clock import MS_PER_SECOND
-from dsp.kernel.money import Micros, cost_micros, cpm_from_price_micros, decimal_from_micros
-from dsp.openrtb.price import PriceCipher
+from dsp.kernel.money import cost_micros, cpm_from_price_micros, decimal_from_micros
 from dsp.openrtb.profile import Profile, cipher
 from loadtest import auction, market
 from loadtest.client import Client
@@ -27,33 +25,15 @@ from loadtest.uncollected import uncollected
 _INFLIGHT_MAX = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What one exchange has agreed with the bidder."""
-
-    billing: str  # "win" | "bill" | "imp": the notice that bills
-    cipher: PriceCipher  # how ${AUCTION_PRICE} is written
-
-    @classmethod
-    def of(cls, profile: Profile) -> "Rules":
-        """Return the other side of a bidder's profile."""
-        return cls(profile.billing, cipher(profile))
-
-    def price_text(self, price_micros_cpm: Micros, request_id: str, imp_id: str) -> str:
-        """Return a clearing price as this exchange puts it into notices."""
-        vector = blake2b(f"{request_id}|{imp_id}".encode(), digest_size=16).digest()
-        return self.cipher.encrypt(cpm_from_price_micros(price_micros_cpm), vector)
-
-
 class Exchange:
-    """Drives one bidder with one stream of traffic."""
+    """Drives one bidder with one stream of traffic; `profiles` say what each exchange has agreed with it."""
 
     def __init__(
         self,
         client: Client,
         bid_url: str,
         traffic: Traffic,
-        rules: Mapping[str, Rules],
+        profiles: Mapping[str, Profile],
         truth: Truth,
         notifier: Notifier,
         seconds: Callable[[], float] = time.perf_counter,
@@ -62,7 +42,8 @@ class Exchange:
         self._client = client
         self._bid_url = bid_url.rstrip("/")
         self._traffic = traffic
-        self._rules = rules
+        self._billing = {name: profile.billing for name, profile in profiles.items()}
+        self._ciphers = {name: cipher(profile) for name, profile in profiles.items()}
         self._truth = truth
         self._notifier = notifier
         self._seconds = seconds
@@ -161,16 +142,18 @@ class Exchange:
         context: market.Context,
         tally: Tally,
     ) -> None:
-        rules, manners = self._rules[request.source.exchange], self._notifier.manners
+        name, manners = request.source.exchange, self._notifier.manners
+        billing = self._billing[name]
         draw = Draw("response", self._traffic.seed, request.id, offer.slot.imp_id)
-        price = rules.price_text(clearing.price_micros_cpm, request.id, offer.slot.imp_id)
+        vector = blake2b(f"{request.id}|{offer.slot.imp_id}".encode(), digest_size=16).digest()
+        price = self._ciphers[name].encrypt(cpm_from_price_micros(clearing.price_micros_cpm), vector)
         cost = cost_micros(clearing.price_micros_cpm)
 
         async def notify(kind: str, url: str | None) -> str | None:
             if not url:
                 return None
             url = auction.substitute(url, request, offer, price, clearing)
-            return await self._notifier.send(_key(request, offer, kind), url, cost if rules.billing == kind else 0)
+            return await self._notifier.send(_key(request, offer, kind), url, cost if billing == kind else 0)
 
         await notify("win", offer.bid.get("nurl"))
         if not draw.chance(manners.render_share):

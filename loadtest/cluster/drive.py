@@ -14,7 +14,7 @@ from dsp.kernel.money import Micros
 from dsp.openrtb.profile import load_profiles
 from dsp.supervise import STATUS_FILE
 from loadtest.client import Client
-from loadtest.exchange import Exchange, Rules
+from loadtest.exchange import Exchange
 from loadtest.ledger import Ledger
 from loadtest.notifier import Notifier
 from loadtest.platform import CATALOGUE, EXCHANGES, Platform, PlatformError
@@ -158,8 +158,7 @@ async def driving(
         truth = Truth()
         async with Client() as bids, Client(ends_tls=platform.ends_tls) as calls:
             notifier = Notifier(calls, truth, traffic.seed)
-            rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
-            exchange = Exchange(bids, platform.bid_url, traffic, rules, truth, notifier)
+            exchange = Exchange(bids, platform.bid_url, traffic, load_profiles(EXCHANGES), truth, notifier)
             drive = Drive(platform, ledger, truth, notifier)
             drive.start(exchange, rate)
             try:

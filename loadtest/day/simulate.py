@@ -23,7 +23,7 @@ from loadtest.day.loop import run
 from loadtest.day.orders import CAMPAIGN_BUDGETS, ORDERS, Order, midnight_ms, tables
 from loadtest.day.platform import BIDDER, Platform
 from loadtest.day.traffic import arrivals
-from loadtest.exchange import Exchange, Rules
+from loadtest.exchange import Exchange
 from loadtest.ledger import Ledger
 from loadtest.notifier import Manners, Notifier
 from loadtest.reconcile import Overspent, Reconciliation, overspent, reconcile
@@ -105,10 +105,9 @@ class Simulation:
         platform = Platform(directory, self._clock, tables())
         await self._learn(platform)
         await platform.start()
-        rules = {name: Rules.of(profile) for name, profile in platform.profiles.items()}
         notifier = Notifier(platform.client, self._truth, self._seed, _MANNERS)
         seconds = asyncio.get_running_loop().time
-        exchange = Exchange(platform.client, "", self._traffic, rules, self._truth, notifier, seconds)
+        exchange = Exchange(platform.client, "", self._traffic, platform.profiles, self._truth, notifier, seconds)
         watch = asyncio.create_task(self._watch(platform, Ledger(PlatformConfig(data_dir=str(directory)))))
         for at_ms in arrivals(self._seed, self._begin_ms, self._end_ms, self._requests_per_day):
             await self._until(at_ms)

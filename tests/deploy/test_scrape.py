@@ -14,7 +14,7 @@ import yaml
 from dsp.openrtb.profile import load_profiles
 from dsp.workers.config import METERED
 from loadtest.client import Client
-from loadtest.exchange import Exchange, Rules
+from loadtest.exchange import Exchange
 from loadtest.notifier import Notifier
 from loadtest.platform import CATALOGUE, EXCHANGES, Platform
 from loadtest.traffic import Traffic
@@ -87,8 +87,7 @@ async def drive(platform: Platform) -> None:
         truth = Truth()
         truth.begin("traffic")
         notifier = Notifier(calls, truth, 1)
-        rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
-        exchange = Exchange(bids, platform.bid_url, Traffic(1, PATIENT), rules, truth, notifier)
+        exchange = Exchange(bids, platform.bid_url, Traffic(1, PATIENT), load_profiles(EXCHANGES), truth, notifier)
         await exchange.drive(RATE, lambda _: time.monotonic() > until, 1.0)
         await notifier.settle(60.0)
         await notifier.close()

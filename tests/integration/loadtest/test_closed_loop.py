@@ -16,7 +16,7 @@ import pytest
 
 from dsp.openrtb.profile import load_profiles
 from loadtest.client import Client
-from loadtest.exchange import Exchange, Rules
+from loadtest.exchange import Exchange
 from loadtest.ledger import Ledger
 from loadtest.notifier import Manners, Notifier
 from loadtest.platform import CATALOGUE, EXCHANGES, Platform
@@ -119,8 +119,7 @@ async def drive(platform: Platform) -> tuple[Truth, list[str], float]:
     truth.begin("kills")
     async with Client() as bids, Client(ends_tls=platform.ends_tls) as calls:
         notifier = Notifier(calls, truth, 3, Manners(duplicate_share=0.3))
-        rules = {name: Rules.of(profile) for name, profile in load_profiles(EXCHANGES).items()}
-        exchange = Exchange(bids, platform.bid_url, Traffic(3, PATIENT), rules, truth, notifier)
+        exchange = Exchange(bids, platform.bid_url, Traffic(3, PATIENT), load_profiles(EXCHANGES), truth, notifier)
         killer = asyncio.create_task(kill(platform))
         enough = asyncio.create_task(_enough(platform, truth))
         await exchange.drive(

@@ -11,7 +11,7 @@ from dsp.kernel.clock import ManualClock
 from dsp.openrtb.profile import cipher, load_profiles
 from loadtest.client import Answer, Client
 from loadtest.day import loop as simulated
-from loadtest.exchange import Exchange, Rules, due_seconds
+from loadtest.exchange import Exchange, due_seconds
 from loadtest.notifier import Manners, Notifier
 from loadtest.traffic import SOURCES, Source, Traffic
 from loadtest.truth import Tally, Truth
@@ -46,8 +46,7 @@ async def run(
     try:
         async with Client() as bids, Client() as calls:
             notifier = Notifier(calls, truth, seed=1, manners=manners)
-            rules = {name: Rules.of(profile) for name, profile in PROFILES.items()}
-            exchange = Exchange(bids, bidder.url, Traffic(1, sources), rules, truth, notifier)
+            exchange = Exchange(bids, bidder.url, Traffic(1, sources), PROFILES, truth, notifier)
             sent = counter()
             await exchange.drive(rate, lambda _: next(sent) >= count)
             assert await notifier.settle(60.0)
@@ -75,8 +74,7 @@ def test_requests_keep_to_the_schedule_however_slow_the_answers() -> None:
 
     async def work() -> None:
         notifier = Notifier(slow, truth, seed=1)  # type: ignore[arg-type]
-        rules = {name: Rules.of(profile) for name, profile in PROFILES.items()}
-        exchange = Exchange(slow, "http://x", Traffic(1), rules, truth, notifier, lambda: clock.now_ms() / 1_000)  # type: ignore[arg-type]
+        exchange = Exchange(slow, "http://x", Traffic(1), PROFILES, truth, notifier, lambda: clock.now_ms() / 1_000)  # type: ignore[arg-type]
         await exchange.drive(200.0, lambda _: next(sent) >= 300)
 
     simulated.run(work(), clock)
@@ -113,8 +111,7 @@ async def test_requests_one_after_the_other_share_a_connection() -> None:
     runner = await bidder.start()
     async with Client() as bids, Client() as calls:
         notifier = Notifier(calls, truth, seed=1, manners=Manners(**QUICK))
-        rules = {name: Rules.of(profile) for name, profile in PROFILES.items()}
-        exchange = Exchange(bids, bidder.url, traffic, rules, truth, notifier)
+        exchange = Exchange(bids, bidder.url, traffic, PROFILES, truth, notifier)
         for number in range(20):
             await exchange.serve(traffic.request(number))
         assert await notifier.settle(60.0)
@@ -192,8 +189,7 @@ async def test_no_answer_is_counted_as_failed() -> None:
     await runner.cleanup()  # nobody listens any more
     truth = Truth()
     async with Client() as bids, Client() as calls:
-        rules = {name: Rules.of(profile) for name, profile in PROFILES.items()}
-        exchange = Exchange(bids, bidder.url, Traffic(1), rules, truth, Notifier(calls, truth, 1))
+        exchange = Exchange(bids, bidder.url, Traffic(1), PROFILES, truth, Notifier(calls, truth, 1))
         await exchange.drive(100.0, lambda elapsed: elapsed >= 0.2)
     total = truth.total()
     assert total.failed == total.requests == len(truth.failures_at) > 0
