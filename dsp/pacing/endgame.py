@@ -55,12 +55,10 @@ class Endgame:
         return left - float(np.interp(left, self.money, self.spends))
 
     def _row(self, auctions: int) -> int:
-        steps = auctions if auctions <= self.single else self.single + int(log(auctions / self.single) / self._growth)
+        steps = auctions
+        if auctions > self.single:
+            steps = self.single + int(log(auctions / self.single) / log(1.0 + 1.0 / self.single))
         return min(steps, len(self.values) - 1)
-
-    @property
-    def _growth(self) -> float:
-        return log(1.0 + 1.0 / self.single)
 
 
 def solve(

@@ -37,6 +37,7 @@ from loadtest.faults.schedule import Schedule
 LEDGER_MS = 8_000
 PACING_MS = 5_000
 RECLAIM_MS = 5_000
+TELL_MS = 200
 FLUSH_MS = 20
 RETRY_MS = 1_000
 NOTICE_TRIES = 10
@@ -99,13 +100,10 @@ class Simulation:
         self._platform.set_limits(limits(self._catalogue))
         for slot in range(PROCESSES):
             self._bidders.start(slot)
-        for every_ms, what in (
-            (LEDGER_MS, self._ledger),
-            (PACING_MS, self._pace),
-            (RECLAIM_MS, self._reclaim),
-            (200, self._tell),
-        ):
-            schedule.every(every_ms, what)
+        schedule.every(LEDGER_MS, self._ledger)
+        schedule.every(PACING_MS, self._pace)
+        schedule.every(RECLAIM_MS, self._reclaim)
+        schedule.every(TELL_MS, self._tell)
         for span in faults.kills:
             schedule.at(span.at_ms, partial(self._bidders.kill, span))
         for span in faults.pauses:
