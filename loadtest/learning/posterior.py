@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest import market, world
-from loadtest.learning.supply import Supply, ad_shown
+from loadtest.learning.supply import Supply
 from loadtest.learning.told import Placed
 from loadtest.world import VERTICALS, User
 from models.serving.predictor import Predictions
@@ -114,9 +114,7 @@ class Posterior:
 def _terms(of: Supply) -> _Terms:
     click, conversion = np.empty(len(of.owners)), np.empty(len(of.owners))
     verticals = np.empty(len(of.owners), dtype=np.intp)
-    for candidate, (number, row, creative) in enumerate(zip(of.owners, of.rows, of.creatives, strict=True)):
-        context = of.chances[number].context
-        ad = ad_shown(of.snapshot, int(row), int(creative), context.format)
+    for candidate, (_, context, ad) in enumerate(of.shown()):
         nobody = replace(context, user=replace(context.user, tastes=dict.fromkeys(VERTICALS, 0.0), keenness=0.0))
         click[candidate] = _logit(market.click_probability(nobody, ad))
         conversion[candidate] = _logit(market.conversion_probability(nobody, ad))

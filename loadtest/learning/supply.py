@@ -66,6 +66,14 @@ class Supply:
     fixed_price: NDArray[np.bool_]  # (M,)
     truth: Predictions  # (M,) the hidden response model
 
+    def shown(self) -> Iterator[tuple[int, market.Context, market.Ad]]:
+        """Yield of each candidate its impression, and what a person would see there."""
+        for number, row, creative in zip(
+            self.owners.tolist(), self.rows.tolist(), self.creatives.tolist(), strict=True
+        ):
+            context = self.chances[number].context
+            yield number, context, _ad_shown(self.snapshot, row, creative, context.format)
+
 
 class _Found(NamedTuple):
     chance: Chance
@@ -129,14 +137,14 @@ def _auctions(
             opportunity.may_personalise,
         )  # fmt: skip
         ads = [
-            ad_shown(snapshot, row, creative, slot.format)
+            _ad_shown(snapshot, row, creative, slot.format)
             for row, creative in zip(chosen.line_items.tolist(), chosen.creatives.tolist(), strict=True)
         ]
         rates = [(market.click_probability(context, ad), market.conversion_probability(context, ad)) for ad in ads]
         yield _Found(chance, request_row(opportunity, None), chosen, rates)
 
 
-def ad_shown(snapshot: Snapshot, row: int, creative: int, media: str) -> market.Ad:
+def _ad_shown(snapshot: Snapshot, row: int, creative: int, media: str) -> market.Ad:
     """Return a line item's creative as people see it: what bidder.respond tells the exchange of it."""
     shown, advertiser = snapshot.creatives[creative], snapshot.advertisers[row]
     return market.Ad(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest import market
-from loadtest.learning.supply import Supply, ad_shown
+from loadtest.learning.supply import Supply
 from loadtest.world import VERTICALS, User
 from models.features.columns import REQUEST_COLUMNS, SEGMENT_COLUMNS
 from models.features.encode import text_hash
@@ -25,9 +25,7 @@ def visible(of: Supply) -> Predictions:
     """Return click rates, and conversion rates of clicks, of all candidates (M,) given what the features say."""
     others = _others(of)
     pctr, pcvr = np.empty(len(of.owners)), np.empty(len(of.owners))
-    for candidate, (number, row, creative) in enumerate(zip(of.owners, of.rows, of.creatives, strict=True)):
-        context = of.chances[number].context
-        ad = ad_shown(of.snapshot, int(row), int(creative), context.format)
+    for candidate, (number, context, ad) in enumerate(of.shown()):
         clicks = conversions = 0.0
         for other in others[ad.vertical, _told(of.requests[number], ad.vertical)]:
             person = replace(context.user, tastes=other.tastes, keenness=other.keenness)
