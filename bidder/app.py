@@ -110,9 +110,9 @@ class Bidder:
         self._reloader = Reloader(
             self.serving, self._blobs, self._registry, settings.reload_interval_ms, device, self._compiler
         )
-        self._admission, tally, self._counter = auctioneer.admission, auctioneer.tally, auctioneer.journal.counter
-        self._bids = BidHandler(profiles, auctioneer, self.readiness, tally)
-        notices, admin = NoticeHandler(desk, tally), AdminHandler(self.readiness, self._refresh)
+        self._admission, self._counter = auctioneer.admission, auctioneer.journal.counter
+        self._bids = BidHandler(profiles, auctioneer, self.readiness)
+        notices, admin = NoticeHandler(desk), AdminHandler(self.readiness, self._refresh)
         room = _connections_max(settings.connections_max)
         self.bid_port = _listener(self._bids, settings, settings.body_bytes_max, room, cohort=auctioneer.cohort)
         self.notice_port = _listener(notices, settings, _NOTICE_BODY_BYTES_MAX, room, settings.outbox_notices_flush_ms)

@@ -11,8 +11,8 @@ from bidder.connection import Reply, Request
 from bidder.notices import NoticeDesk, Outcome
 from bidder.readiness import Readiness
 from bidder.run import Arrival
-from bidder.tally import Tally
 from dsp.events.schema import NoticeKind
+from dsp.kernel import metrics
 from dsp.openrtb.profile import Profile
 
 BID_PREFIX = "/openrtb2/"
@@ -45,13 +45,11 @@ PIXEL = (
 class BidHandler:
     """Answers the bid port: POST /openrtb2/{exchange}, and GET /ready for exchanges that ask."""
 
-    def __init__(
-        self, profiles: Mapping[str, Profile], auctioneer: Auctioneer, readiness: Readiness, tally: Tally
-    ) -> None:
+    def __init__(self, profiles: Mapping[str, Profile], auctioneer: Auctioneer, readiness: Readiness) -> None:
         self._profiles = profiles
         self._auctioneer = auctioneer
         self._readiness = readiness
-        self._tally = tally
+        self._tally = auctioneer.tally
         self.latest_ns = 0  # when the latest request came, for draining
 
     async def __call__(self, request: Request) -> Reply:
@@ -98,35 +96,38 @@ class BidHandler:
 class NoticeHandler:
     """Answers the notice port: GET or POST /{win,bill,loss,imp,click,conv}?t=TOKEN. HEAD only asks."""
 
-    def __init__(self, desk: NoticeDesk, tally: Tally) -> None:
+    def __init__(self, desk: NoticeDesk) -> None:
         self._desk = desk
-        self._tally = tally
 
     async def __call__(self, request: Request) -> Reply:
         """Answer one notice. What a POST carries in its body is of no interest; the URL says it all."""
         kind = _NOTICE_PATHS.get(request.path)
         if kind is None:
-            self._tally.notice_refused("path")
+            _refused("path")
             return Reply(404)
         if request.method == "OPTIONS":
             return Reply(204, _PREFLIGHT)
         if request.method not in ("GET", "HEAD", "POST"):
-            self._tally.notice_refused("method")
+            _refused("method")
             return Reply(405, b"Allow: GET, HEAD, POST, OPTIONS\r\n")
         if request.fault:
-            self._tally.notice_refused(request.fault)
+            _refused(request.fault)
             return Reply(400, _NOTICE_HEADERS, close=True)
         query = parse_query(request.query)
         if request.method == "HEAD":
             return _notice_reply(kind, self._desk.look(kind, query))
         if kind is NoticeKind.CLICK and _ahead(request.headers):
-            self._tally.notice_refused("prefetch")
+            _refused("prefetch")
             return Reply(503, _NOTICE_HEADERS)
         return _notice_reply(kind, await self._desk.receive(kind, query))
 
     def broken(self) -> None:
         """Count a request that was not even HTTP."""
-        self._tally.notice_refused("http_malformed")
+        _refused("http_malformed")
+
+
+def _refused(reason: str) -> None:
+    metrics.NOTICES_REFUSED.labels(reason).inc()
 
 
 def parse_query(text: str) -> dict[str, str]:

@@ -84,7 +84,3 @@ class Tally:
     def refused(self, reason: str) -> None:
         """Count a request on the bid port that belongs to no exchange."""
         self.invalid(UNKNOWN_EXCHANGE, reason)
-
-    def notice_refused(self, reason: str) -> None:
-        """Count a request on the notice port that is no notice."""
-        metrics.NOTICES_REFUSED.labels(reason).inc()
