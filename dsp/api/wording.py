@@ -186,8 +186,8 @@ FIELDS: dict[str, str] = {
     "parameters": "What the vendor's script is told; for `omid`.",
     "exchange": "Name of the exchange's profile.",
     "deal_id": "The deal's id on the exchange.",
-    "price_micros_cpm": "What was agreed, or null. The deal's floor, and its price where that is fixed, is this or what "
-    "the exchange asks, whichever is more; line items bid it where their goal and bounds allow it.",
+    "price_micros_cpm": "What was agreed, or null. The deal's floor, and its price where that is fixed, is this or "
+    "what the exchange asks, whichever is more; line items bid it where their goal and bounds allow it.",
     "auction": "`first_price`, `second_price` or `fixed_price`.",
     "segment_id": "As bid requests carry it, in lower case.",
     "post_view": "Always false: a conversion is known by the click before it.",
