@@ -81,7 +81,13 @@ FROM limits LEFT JOIN used ON used.day IN (:day, -1) AND (
     scope = 'line_item' AND id = line_item_id OR scope = 'campaign' AND id = campaign_id)
 WHERE line_item_id = :line_item_id
 """
-#: Stands before that for late wins: the total of what is not active is 0 in the table of limits.
+#: A holder's open leases with what is left of the budgets of each: one statement, as there may be thousands.
+_LEASES = (
+    "SELECT lease_id, line_item_id, day, granted, settled, ("  # noqa: S608 - all of it is ours
+    + _LEFT.replace(":line_item_id", "leases.line_item_id").replace(":day", "leases.day")
+    + ") FROM leases WHERE epoch = :epoch AND granted > settled"
+)
+#: Stands before what is left, for late wins: the total of what is not active is 0 in the table of limits.
 _LATE = """
 WITH limits AS (
     SELECT line_item_id, campaign_id, daily, iif(paused.line_item_id IS NULL, given.total, paused.total) AS total,
@@ -215,19 +221,14 @@ def _sync(
     (holders,) = sql.execute("SELECT count(*) FROM holders WHERE state = ?", (_LIVE,)).fetchone()
     for want in wants:
         _grant(sql, epoch, now_ms, want, holders)
-    rows = sql.execute(
-        "SELECT lease_id, line_item_id, day, granted, settled FROM leases WHERE epoch = ? AND granted > settled",
-        (epoch,),
-    ).fetchall()
+    rows = sql.execute(_LEASES, {"epoch": epoch, "unbounded": _UNBOUNDED}).fetchall()
     (watermark_ms,) = sql.execute("SELECT watermark_ms FROM state").fetchone()
-    return LeaseReport([_state(sql, holders, *row) for row in rows], watermark_ms)
-
-
-def _state(
-    sql: sqlite3.Connection, holders: int, name: str, line_item_id: int, day: int, granted: Micros, settled: Micros
-) -> LeaseState:
-    left = _left(sql, line_item_id, day)
-    return LeaseState(name, line_item_id, day, granted, settled, left < 0, max(0, left) // (SPARE_PART * holders))
+    part = SPARE_PART * holders
+    leases = [
+        LeaseState(name, line_item_id, day, granted, settled, left < 0, max(0, left) // part)
+        for name, line_item_id, day, granted, settled, left in rows
+    ]
+    return LeaseReport(leases, watermark_ms)
 
 
 def _set_limits(sql: sqlite3.Connection, limits: Sequence[Limit]) -> None:
