@@ -13,11 +13,9 @@ from models.serving import bundle
 from models.serving.predictor import predict
 from tests.gpu import refusal
 from tests.integration.bidder import world as places
-from tests.integration.models.conftest import trained, world, write_log
 from tests.waiting import until
 
 pytestmark = pytest.mark.platform
-_FIXTURES = (trained, world, write_log)  # used by name
 
 
 async def test_a_batch_predicts_what_the_model_predicts_for_each_alone(tmp_path: Path, trained: Path) -> None:

@@ -14,11 +14,9 @@ from models.features.columns import AD_COLUMNS, REQUEST_COLUMNS
 from models.serving import bundle
 from models.serving.predictor import predict
 from tests.integration.bidder import world as places
-from tests.integration.models.conftest import trained, world, write_log
 from tests.waiting import until
 
 pytestmark = pytest.mark.platform
-_FIXTURES = (trained, world, write_log)  # used by name
 
 
 async def test_a_model_is_swapped_without_a_dropped_request(tmp_path: Path, trained: Path) -> None:
