@@ -1,10 +1,8 @@
 """A backup taken under a running ledger, restored, goes on from its own position and ends as the original does."""
 
 import asyncio
-import os
 import random
 import stat
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Entry
 from dsp.workers.config import WorkersConfig
 from dsp.workers.ledger import LedgerJob
+from tests.commands import dsp, environment
 from tests.databases import new_database
 from tests.notices import notice
 from tests.servers.postgres import PASSWORD
@@ -47,14 +46,10 @@ def programs(request: pytest.FixtureRequest, database: str) -> Path:
 
 def _dsp(address: str, *arguments: str, path: Path = Path("/nowhere"), status: int = 0) -> str:
     """Run a command on a database; it must end with `status`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DSP_")}
-    env = {**kept, "DSP_PLATFORM_DATABASE_URL": address, "PATH": str(path)}
-    command = [sys.executable, "-m", "dsp", *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    assert PASSWORD not in done.stdout + done.stderr
-    return done.stdout + done.stderr
+    settings = {"DSP_PLATFORM_DATABASE_URL": address, "PATH": str(path)}
+    said = "".join(dsp(settings, *arguments, status=status))
+    assert PASSWORD not in said
+    return said
 
 
 async def _lease(data: Path) -> tuple[str, list[Entry]]:
@@ -120,10 +115,11 @@ async def test_a_restored_book_goes_on_from_its_own_position(
     async with _Ledger(database, tmp_path) as ledger:
         for _ in range(5):
             await ledger.step()
-        copying = asyncio.create_task(asyncio.to_thread(_dsp, database, "backup", str(file), path=programs))
-        while not copying.done():  # the ledger does not stop for it
+        settings = environment({"DSP_PLATFORM_DATABASE_URL": database, "PATH": str(programs)})
+        copying = await asyncio.create_subprocess_exec(sys.executable, "-m", "dsp", "backup", str(file), env=settings)
+        while copying.returncode is None:  # the ledger does not stop for it
             await ledger.step()
-        await copying
+        assert copying.returncode == 0
         await _append(tmp_path, entries[len(entries) // 2 :])
         while await ledger.step():
             pass

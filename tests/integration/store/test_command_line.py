@@ -1,15 +1,12 @@
 """`python -m dsp`: what it does, what it says, and how it refuses."""
 
 import asyncio
-import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
-from dsp.__main__ import main
 from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
 from dsp.store.book import BookRepository
@@ -17,34 +14,27 @@ from dsp.store.database import create_engine, session_factory
 from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Entry
 from dsp.workers.ledger import GROUP
+from tests.commands import dsp, environment
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "config" / "demo" / "catalogue.toml"
 
 
 class Shell:
-    """Runs commands on one data directory, in this process: a new one takes longer than most of them."""
+    """Runs commands on one data directory."""
 
-    def __init__(self, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("DSP_")}
-        self.env = {**kept, "DSP_PLATFORM_DATA_DIR": str(data_dir)}
-        self._capsys = capsys
+    def __init__(self, data_dir: Path) -> None:
+        self.settings = {"DSP_PLATFORM_DATA_DIR": str(data_dir)}
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """Run a command that must end with `status`; return what it said."""
-        with patch.dict(os.environ, self.env, clear=True):
-            try:
-                ended: object = main(list(arguments))
-            except SystemExit as misused:
-                ended = misused.code
-        said = self._capsys.readouterr()
-        assert ended == status, said.err
-        return said.out if status == 0 else said.err
+        out, err = dsp(self.settings, *arguments, status=status)
+        return err if status else out
 
 
 @pytest.fixture
-def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(tmp_path / "data", capsys)
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path / "data")
 
 
 def test_the_demo_catalogue_loads_and_loading_again_changes_nothing(shell: Shell) -> None:
@@ -141,16 +131,15 @@ def test_refusals(shell: Shell, tmp_path: Path) -> None:
     assert str(tmp_path / "none.toml") in shell.run("migrate", "--config", str(tmp_path / "none.toml"), status=1)
     shell.run("load", str(tmp_path / "none.toml"), status=1)
     shell.run("dance", status=2)
-    shell.env["DSP_PLATFORM_DATABASE_URL"] = "nonsense"
+    shell.settings["DSP_PLATFORM_DATABASE_URL"] = "nonsense"
     assert "database_url" in shell.run("migrate", status=1)
-    shell.env["DSP_PLATFORM_DATABASE_URL"] = "sqlite:////proc/nowhere/dsp.db"
+    shell.settings["DSP_PLATFORM_DATABASE_URL"] = "sqlite:////proc/nowhere/dsp.db"
     shell.run("migrate", status=1)
 
 
 def test_what_is_written_is_nothing_for_strangers_on_the_host(shell: Shell, tmp_path: Path) -> None:
+    env = environment(shell.settings)
     for command in (["migrate"], ["backup", str(tmp_path / "copy.db")]):
-        subprocess.run(
-            [sys.executable, "-m", "dsp", *command], env=shell.env, cwd=ROOT, umask=0o022, timeout=180, check=True
-        )
+        subprocess.run([sys.executable, "-m", "dsp", *command], env=env, umask=0o022, timeout=180, check=True)
     written = [tmp_path / "data", *(tmp_path / "data").rglob("*"), tmp_path / "copy.db"]
     assert [path.name for path in written if path.stat().st_mode & 0o007] == []
