@@ -1,20 +1,28 @@
-"""What remembered users cost: microseconds of a request's part in them, and the memory of 200,000 of ten impressions.
+"""What remembered users cost: microseconds of a request's part in them, the memory of 200,000 of ten impressions, and
+what a look-up on Valkey costs the bidder, alone and of eight that leave together.
 
 Run it by hand: python tests/bench/bench_users.py. It prints one JSON document: processor time, the best of many rounds.
 """
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from time import process_time_ns
+
+import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, so that it needs no test runner
 
+from bidder.patience import at_most
 from bidder.pending import PendingExposures
+from deploy.dev.valkey import Valkey, program
 from dsp.cache.local import LocalUserStore
+from dsp.cache.redis import RedisUserStore
 from dsp.catalog.terms import FrequencyCap
 from dsp.catalog.user import Exposure, UserRecord
 from dsp.frequency.rule import CapBook, capped
@@ -72,6 +80,36 @@ def memory_mb() -> float:
     return round(resident_mb() - before)
 
 
+async def server_us(url: str) -> dict[str, float]:
+    random, users, found = Random(3), RedisUserStore(url), {}
+    keys = [f"{number:032x}" for number in range(8)]
+    await users.end_replay({0: 1})
+    for key, number in product(keys, range(EACH)):
+        await users.expose(key, exposure(random, NOW_MS + number))
+    for count in (1, len(keys)):
+        took = []
+        for _ in range(60):
+            began = process_time_ns()
+            for _ in range(30):
+                await asyncio.gather(*(at_most(1_000.0, users.get(key)) for key in keys[:count]))
+            took.append((process_time_ns() - began) / 30 / count)
+        found[str(count)] = round(min(took) / 1e3, 1)
+    await users.close()
+    return found
+
+
+def on_server() -> dict[str, float]:
+    with TemporaryDirectory(prefix="dsp-bench-") as folder:
+        valkey = Valkey(program(), Path(folder))
+        valkey.start()
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(server_us(valkey.url))
+        finally:
+            valkey.stop()
+
+
 if __name__ == "__main__":
     request = {f"{shown}+{bids}": request_us(shown, bids) for shown, bids in product((0, 1, 10, 60), (0, 1))}
-    print(json.dumps({"request_us": request, "users": USERS, "impressions_each": EACH, "memory_mb": memory_mb()}))
+    told = {"users": USERS, "impressions_each": EACH, "memory_mb": memory_mb()}
+    print(json.dumps({"request_us": request, "server_us": on_server(), **told}))
