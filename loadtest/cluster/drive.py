@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -64,6 +64,14 @@ class Drive:
         traffic = exchange.drive(rate, lambda _: self._stopped, RAMP_SECONDS)
         self._traffic = asyncio.create_task(traffic)
         self._counting = asyncio.create_task(self._count())
+
+    async def bidding(self) -> None:
+        """Wait for the first bid: what is ready still waits until a ledger worker tells the lease store what is spent.
+
+        Raises:
+            PlatformError: nothing was bid on in time.
+        """
+        await _until(self.platform, lambda: self.truth.tally.responses > 0, "nothing was bid on")
 
     async def settle(self, timeout_seconds: float) -> None:
         """Send no more requests; wait for the notices of those that were sent, and for the book to have them."""
@@ -153,7 +161,7 @@ async def driving(
         await asyncio.to_thread(platform.run, "dsp", "migrate")
         await asyncio.to_thread(platform.run, "dsp", "load", str(CATALOGUE), "--flight-seconds", str(flight_seconds))
         await asyncio.to_thread(platform.up)
-        await _all_ready(platform)
+        await _until(platform, lambda: _all_ready(platform), "not all processes were ready")
         ledger = Ledger(platform.settings)
         truth = Truth()
         async with Client() as bids, Client(ends_tls=platform.ends_tls) as calls:
@@ -162,6 +170,7 @@ async def driving(
             drive = Drive(platform, ledger, truth, notifier)
             drive.start(exchange, rate)
             try:
+                await drive.bidding()
                 await asyncio.sleep(RAMP_SECONDS)
                 yield drive
             finally:
@@ -171,10 +180,15 @@ async def driving(
         await asyncio.to_thread(platform.down)
 
 
-async def _all_ready(platform: Platform) -> None:
+def _all_ready(platform: Platform) -> bool:
+    found = processes(platform)
+    return bool(found) and all(found.values())
+
+
+async def _until(platform: Platform, reached: Callable[[], bool], missed: str) -> None:
     give_up_at = time.monotonic() + START_SECONDS
-    while not (found := processes(platform)) or not all(found.values()):
+    while not reached():
         platform.check()
         if time.monotonic() > give_up_at:
-            raise PlatformError(f"not all processes were ready in time\n{platform.tail('dsp-up.log')}")
+            raise PlatformError(f"{missed} in time\n{platform.tail('dsp-up.log')}")
         await asyncio.sleep(0.1)

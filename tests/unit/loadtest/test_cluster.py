@@ -40,6 +40,16 @@ def test_the_lag_is_from_the_nth_acknowledgement_to_the_nth_transaction() -> Non
     assert drive.lags_seconds() == [1.5, 0.5, 2.0]
 
 
+async def test_a_drive_waits_for_the_first_bid() -> None:
+    """All processes are ready some seconds before, on a busy machine more than the traffic takes to its full rate."""
+    drive = Drive(SimpleNamespace(check=lambda: None), None, Truth(), None)  # type: ignore[arg-type]
+    waiting = asyncio.create_task(drive.bidding())
+    done, _ = await asyncio.wait({waiting}, timeout=0.2)
+    assert not done
+    drive.truth.tally.responses = 1
+    await waiting
+
+
 async def test_no_count_is_under_way_when_a_drive_has_closed() -> None:
     """Its thread would keep a connection that is closed by nobody, once the ledger has closed all that it holds."""
     counting, counted = threading.Event(), threading.Event()
