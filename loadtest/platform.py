@@ -35,6 +35,8 @@ STOP_SECONDS = 30.0
 _RUN_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _LOG_TAIL_LINES = 12
+#: Reasons of a fast no: what was not decided because there was too much to do.
+_SHED = ("overload", "time_short", "rate_limited")
 
 
 class PlatformError(Exception):
@@ -74,6 +76,12 @@ class Metrics:
     def label(self, name: str, label: str) -> str:
         """Return the value of an info metric's label; "" where it is absent."""
         return next((dict(pairs).get(label, "") for (other, pairs) in self.samples if other == name), "")
+
+    @property
+    def shed(self) -> int:
+        """Return how many requests were answered, and not decided, because there was too much to do."""
+        reasons = self.by("dsp_no_bids_total", "reason")
+        return int(sum(reasons.get(reason, 0.0) for reason in _SHED))
 
 
 def free_ports() -> Ports:

@@ -5,7 +5,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ _US = 1e6
 _ROUND_SECONDS = 2.0
 #: Of the generator's processor; beyond it the rate is the generator's, not the server's.
 LOAD_SHARE_MAX = 0.9
+#: Of the answers; where more are fast refusals, there is more load than the bidder takes.
+SHED_SHARE_MAX = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +39,27 @@ class Subject:
 
 
 class Measured:
-    """A server under load: all its rounds, and the processor time that they took it."""
+    """A server under load: all its rounds, and the processor time that they took it. `shed` counts its refusals."""
 
-    def __init__(self, pid: int, load: Closed) -> None:
+    def __init__(self, pid: int, load: Closed, shed: Callable[[], int] = lambda: 0) -> None:
         self._pid = pid
         self._load = load
+        self._shed = shed
         self._cpu_seconds = 0.0
         self.rounds: list[Round] = []
 
     def round(self, seconds: float) -> None:
         """Measure one more round."""
-        busy_from = cpu_seconds(self._pid)
-        self.rounds.append(self._load.round(seconds))
+        shed, busy_from = self._shed(), cpu_seconds(self._pid)
+        found = self._load.round(seconds)
         self._cpu_seconds += cpu_seconds(self._pid) - busy_from
+        found.shed = self._shed() - shed
+        self.rounds.append(found)
 
     @property
     def rps(self) -> float:
-        """Return the median round's requests per second."""
-        return statistics.median(one.requests / one.seconds for one in self.rounds)
+        """Return the median round's decided requests per second."""
+        return statistics.median(one.decided_per_second for one in self.rounds)
 
     @property
     def requests(self) -> int:
@@ -62,9 +67,14 @@ class Measured:
         return sum(one.requests for one in self.rounds)
 
     @property
+    def shed(self) -> int:
+        """Return how many of them were fast refusals."""
+        return sum(one.shed for one in self.rounds)
+
+    @property
     def cpu_us(self) -> float:
-        """Return the processor time of a request, microseconds: all threads, and what the kernel does for them."""
-        return self._cpu_seconds / self.requests * _US
+        """Return the processor time of a decided request, microseconds: all threads, and the kernel's for them."""
+        return self._cpu_seconds / max(1, self.requests - self.shed) * _US
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +134,7 @@ def measure(subject: Subject, connections: int, seconds: float) -> dict[str, Any
         plain.warm_up()
         scrape = setting.bench.platform.metrics
         before, count = scrape(), max(1, round(seconds / _ROUND_SECONDS))
-        bidder, reference = Measured(setting.pid, bid), Measured(reference_pid, plain)
+        bidder, reference = Measured(setting.pid, bid, lambda: scrape().shed), Measured(reference_pid, plain)
         for _ in range(count):
             reference.round(seconds / count)
             bidder.round(seconds / count)
@@ -137,7 +147,7 @@ def _report(
     latencies = [latency for one in bidder.rounds for latency in one.latencies_ms]
     # Round against round beside it: what else the machine did then is in both.
     ratios = [
-        (one.requests / one.seconds) / (other.requests / other.seconds)
+        one.decided_per_second / other.decided_per_second
         for one, other in zip(bidder.rounds, reference.rounds, strict=True)
     ]
     return {
@@ -153,6 +163,7 @@ def _report(
         "reference_cpu_us_per_request": round(reference.cpu_us, 1),
         "cpu_ratio": round(reference.cpu_us / bidder.cpu_us, 4),
         "refused": sum(one.refused for one in bidder.rounds),
+        "shed": bidder.shed,
         "no_bid_reasons": no_bid_reasons(*scrapes),
         "requests": bidder.requests,
         "line_items": setting.subject.line_items,
@@ -186,6 +197,11 @@ def main(subject: Subject, connections: int, seconds: float, as_json: bool) -> i
             print(
                 f"loadtest: the load took {share:.0%} of its processor: the {name}'s rate is its own", file=sys.stderr
             )
+    if report["shed"] > SHED_SHARE_MAX * report["requests"]:
+        print(
+            f"loadtest: {report['shed']:,} of {report['requests']:,} were refused undecided: offer fewer connections",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -30,6 +30,7 @@ class Step:
     bids: int = 0
     refused: int = 0  # answers other than 200 and 204
     late: int = 0  # answers that took longer than the request's tmax
+    shed: int = 0  # answers that decided nothing, as the bidder counts them
     lags_ms: list[float] = field(default_factory=list)  # the generator's own: due, a connection free, and not sent
     latencies_ms: list[float] = field(default_factory=list)
 

@@ -12,7 +12,6 @@ from loadtest.bids.run import Setting, Subject, ready
 from loadtest.capacity import drain
 from loadtest.capacity.events import Events
 from loadtest.capacity.open import Open, Step
-from loadtest.platform import no_bid_reasons
 
 #: So many connections wait for their answers at once; beyond that requests wait for a connection.
 CONNECTIONS = 256
@@ -20,21 +19,20 @@ _CLOSED_CONNECTIONS = 32
 #: Each step halves what the capacity may be: after seven it is known to 1%.
 STEPS = 7
 _HIGHEST = 1.1  # of what a closed loop reached: more is not to be had
-LATE_SHARE_MAX = 0.001
+#: Of the answers of a step, those that were late and those that decided nothing: a fast no is no service.
+FAILED_SHARE_MAX = 0.001
 SHARE = 0.7  # of capacity, where one would run
 OVERLOAD = 2.0
 #: Below capacity each thing happens so often, in turn: what else the machine does in a step is not in the middle one.
 ROUNDS = 3
 #: A step in which the generator sent its requests so much later than they were due says little of the server.
 LAG_MS_MAX = 2.0
-#: Reasons of a fast no: what was not decided because there was too much to do.
-_SHED = ("overload", "time_short", "rate_limited")
 
 
 def keeps(step: Step, slo_p99_ms: float) -> bool:
-    """Tell whether a step kept the service level: the p99, and at most one answer in a thousand late."""
+    """Tell whether a step kept the service level: the p99, and at most one answer in a thousand late or shed."""
     figures = step.report()
-    return figures["p99"] <= slo_p99_ms and step.late <= LATE_SHARE_MAX * len(step.latencies_ms)
+    return figures["p99"] <= slo_p99_ms and step.late + step.shed <= FAILED_SHARE_MAX * len(step.latencies_ms)
 
 
 def search(offer: Callable[[float], Step], highest: float, slo_p99_ms: float) -> tuple[float, list[Step]]:
@@ -66,7 +64,7 @@ def measure(subject: Subject, slo_p99_ms: float, seconds: float) -> dict[str, An
 
 
 def _report(setting: Setting, load: Open, closed_rps: float, slo_p99_ms: float, seconds: float) -> dict[str, Any]:
-    capacity, steps = search(lambda rate: load.step(rate, seconds), closed_rps * _HIGHEST, slo_p99_ms)
+    capacity, steps = search(lambda rate: _offered(setting, load, rate, seconds), closed_rps * _HIGHEST, slo_p99_ms)
     report: dict[str, Any] = {
         "capacity_rps": round(capacity, 1),
         "slo_p99_ms": slo_p99_ms,
@@ -74,7 +72,7 @@ def _report(setting: Setting, load: Open, closed_rps: float, slo_p99_ms: float, 
         "line_items": setting.subject.line_items,
         "mix": setting.subject.mix.value,
         "pinned": setting.core is not None,
-        "steps": [step.report() for step in sorted(steps, key=lambda step: step.rate)],
+        "steps": [{**step.report(), "shed": step.shed} for step in sorted(steps, key=lambda step: step.rate)],
     }
     if capacity:
         report["overload"] = _overload(setting, load, capacity, seconds)
@@ -82,14 +80,24 @@ def _report(setting: Setting, load: Open, closed_rps: float, slo_p99_ms: float, 
     return report
 
 
+def _offered(setting: Setting, load: Open, rate: float, seconds: float) -> Step:
+    """Offer a rate, and count what was shed."""
+    before = setting.bench.platform.metrics().shed
+    step = load.step(rate, seconds)
+    step.shed = setting.bench.platform.metrics().shed - before
+    return step
+
+
 def _overload(setting: Setting, load: Open, capacity: float, seconds: float) -> dict[str, Any]:
     """Offer twice the capacity. Goodput is what was decided in time: answered before tmax, and not shed."""
-    scrape = setting.bench.platform.metrics
-    before = scrape()
-    step = load.step(capacity * OVERLOAD, seconds)
-    shed = sum(count for reason, count in no_bid_reasons(before, scrape()).items() if reason in _SHED)
-    good = max(0, len(step.latencies_ms) - shed - step.late) / step.seconds
-    return {**step.report(), "shed": shed, "goodput_rps": round(good, 1), "goodput_share": round(good / capacity, 4)}
+    step = _offered(setting, load, capacity * OVERLOAD, seconds)
+    good = max(0, len(step.latencies_ms) - step.shed - step.late) / step.seconds
+    return {
+        **step.report(),
+        "shed": step.shed,
+        "goodput_rps": round(good, 1),
+        "goodput_share": round(good / capacity, 4),
+    }
 
 
 def _below(setting: Setting, load: Open, rate: float, seconds: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import socket
 import threading
 from contextlib import suppress
@@ -21,8 +22,9 @@ from dsp.snapshot.build import build
 from loadtest.__main__ import main
 from loadtest.bids import supply
 from loadtest.bids.catalogue import BROAD, Mix, catalogue
-from loadtest.bids.drive import Closed
-from loadtest.platform import PlatformError
+from loadtest.bids.drive import Closed, Round
+from loadtest.bids.run import Measured
+from loadtest.platform import Metrics, PlatformError
 from loadtest.traffic import Source, Traffic
 
 NOW_MS = 1_800_000_000_000
@@ -52,6 +54,28 @@ def test_each_sending_has_an_id_and_a_user_of_its_own_and_is_otherwise_the_reque
     assert first.device.ifa == "0-0"  # says that there is none
     assert (first.tmax, made.tmax_ms) == (90, [90])
     assert first.imp == second.imp
+
+
+def test_fast_refusals_are_in_no_rate() -> None:
+    """An overloaded bidder refuses at a tenth of what a decision costs: counted alike they would make it look fast."""
+
+    class Load:
+        def round(self, seconds: float) -> Round:
+            return Round(seconds=seconds, latencies_ms=[1.0] * 100)
+
+    def scraped(overload: int) -> Metrics:
+        return Metrics({("dsp_no_bids_total", (("reason", reason),)): float(count) for reason, count in (
+            ("overload", overload), ("segment", 7))})  # fmt: skip
+
+    counts = iter([0, 90, 90, 90])
+    measured = Measured(os.getpid(), Load(), lambda: scraped(next(counts)).shed)  # type: ignore[arg-type]
+    for _ in range(2):
+        measured.round(2.0)
+    assert [one.shed for one in measured.rounds] == [90, 0]
+    assert (measured.requests, measured.shed) == (200, 90)
+    assert measured.rps == (5.0 + 50.0) / 2
+    measured._cpu_seconds = 0.011
+    assert measured.cpu_us == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"id":5}', b'{"id":""}', b"[" * 5_000, b"\xff"])

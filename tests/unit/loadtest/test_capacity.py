@@ -94,6 +94,13 @@ def test_late_answers_break_the_service_level_whatever_the_p99() -> None:
     assert not keeps(Step(1.0, 1.0, late=2, latencies_ms=[1.0] * 1_000), 20.0)
 
 
+def test_a_fast_no_keeps_no_service_level() -> None:
+    """A bidder that sheds is in time whatever is offered: its p99 says nothing of what it can decide."""
+    assert keeps(Step(1.0, 1.0, shed=1, latencies_ms=[1.0] * 1_000), 20.0)
+    assert not keeps(Step(1.0, 1.0, shed=400, latencies_ms=[1.0] * 1_000), 20.0)
+    assert not keeps(Step(1.0, 1.0, late=1, shed=1, latencies_ms=[1.0] * 1_000), 20.0)
+
+
 def test_the_middle_step_is_told_with_the_late_answers_of_all() -> None:
     told = middle([Step(1.0, 1.0, late=late, latencies_ms=[ms] * 9) for ms, late in ((9.0, 0), (2.0, 3), (5.0, 1))])
     assert told["p50"] == told["p99"] == 5.0
