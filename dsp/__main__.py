@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 
 from dsp.kernel import config, limits
 from dsp.kernel.clock import SystemClock
-from dsp.kernel.errors import ConfigError, DspError, ValidationError
+from dsp.kernel.errors import ConfigError, DspError, Fault, ValidationError
 from dsp.workers.config import WORKERS
 
 _PROGRESS_SECONDS = 5.0
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=run)
         return made
 
-    add("check", _check, "Check the settings of `up`, the API and the workers, and do nothing.")
+    add("check", _check, "Check the settings of `up`, the API and the workers, and what they need, and do nothing.")
     add("migrate", _migrate, "Create the database or bring it to the newest schema.")
     load = add("load", _load, "Load a catalogue from a TOML file.")
     load.add_argument("file", metavar="FILE", type=Path)
@@ -97,7 +98,10 @@ def _check(_options: argparse.Namespace) -> None:
 
     platform = _settings(up=UpConfig, api=ApiConfig, workers=WorkersConfig)["platform"]
     config.check(
-        lambda: create_engine(url(platform)), lambda: event_log(platform, SystemClock()), lambda: lease_store(platform)
+        lambda: create_engine(url(platform)),
+        lambda: event_log(platform, SystemClock()),
+        lambda: lease_store(platform),
+        *[partial(_module, name) for name in WORKERS],
     )
 
 
@@ -276,13 +280,20 @@ def _api(_options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
-    from importlib import import_module
-
     from dsp.kernel import lifecycle
     from dsp.workers.config import WorkersConfig
 
     settings = _settings(workers=WorkersConfig)
-    return lifecycle.run(import_module(f"dsp.workers.{options.name}").run(settings))
+    return lifecycle.run(_module(options.name).run(settings))
+
+
+def _module(worker: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(f"dsp.workers.{worker}")
+    except ModuleNotFoundError as fault:
+        raise ConfigError([Fault(f"worker {worker}", f"needs an extra that is not installed: {fault}")]) from fault
 
 
 def _up(_options: argparse.Namespace) -> int:

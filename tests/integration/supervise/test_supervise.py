@@ -355,6 +355,19 @@ def test_the_platforms_checks_tell_all_addresses_that_are_none(check: tuple[str,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", [CHECKS[0], ("-m", "dsp", "worker", "training_log")])
+def test_a_worker_whose_extra_is_not_installed_is_told_of_in_a_sentence(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It died of a traceback, nine times, and then the platform ended."""
+    (tmp_path / "pyarrow.py").write_text("raise ModuleNotFoundError(\"No module named 'pyarrow'\")")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done = checked(command, {"PYTHONPATH": path}, tmp_path / "data")
+    assert done.returncode == 1
+    told = "  worker training_log: needs an extra that is not installed: No module named 'pyarrow'"
+    assert done.stderr.splitlines() == ["dsp: configuration refused:", told]
+
+
 def test_up_tells_what_is_wrong_in_all_tables_at_once(tmp_path: Path) -> None:
     """What was wrong in its own tables hid the rest."""
     told = {
