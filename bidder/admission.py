@@ -17,8 +17,8 @@ STANDING_NS = 100_000_000
 #: And overload is over when nothing has waited that long for so long.
 CALM_NS = 500_000_000
 #: Under overload so much of each turn of the event loop is work, and who waits in it for longer is refused. First come,
-#: first served would answer all at the last moment, and then too late; and this way there is always some work. A turn's
-#: answers leave at its end, and what is sent next has waited for it: short turns cost no goodput, and save that time.
+#: first served would answer all at the last moment, and then too late; and this way there is always some work. What is
+#: sent meanwhile is read at the turn's end, and has waited for it: short turns cost no goodput, and save that time.
 WORK_NS_MAX = 10_000_000
 #: Short turns do not show whether there is still too much to do. So long after a wait that did they may be long again.
 SHORT_NS = 250_000_000
