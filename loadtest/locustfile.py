@@ -1,7 +1,8 @@
 """Load for SREs: `locust -f loadtest/locustfile.py --host http://127.0.0.1:8080 --headless -u 50 -t 60s`.
 
-Each user sends seeded requests without a pause between them unless `--pause-ms` is given. The exit status is 1 when
-the run breaks the service level: errors, the p99, or the share of answers later than their request's tmax.
+Each user sends a seeded request once the last is answered and `--pause-ms` have passed: a bidder that stalls is asked
+less (coordinated omission), so for latency at a rate see `python -m loadtest capacity`. The exit status is 1 when the
+run breaks the service level: errors, the p99, or the share of answers later than their request's tmax.
 """
 
 import os
