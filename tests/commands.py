@@ -1,11 +1,12 @@
-"""Runs commands of `python -m dsp` in this process: a new one takes longer than most of them."""
+"""Runs commands of `dsp` and `models` in this process: a new one takes longer than most of them."""
 
 import os
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from unittest.mock import patch
 
-from dsp.__main__ import main
+from dsp.__main__ import main as dsp_main
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
@@ -14,6 +15,13 @@ def environment(settings: dict[str, str]) -> dict[str, str]:
 
 
 def dsp(settings: dict[str, str], *arguments: str, status: int = 0) -> tuple[str, str]:
+    """Run a command of `dsp`; return what it wrote to stdout and stderr."""
+    return run(dsp_main, settings, *arguments, status=status)
+
+
+def run(
+    main: Callable[[list[str]], int], settings: dict[str, str], *arguments: str, status: int = 0
+) -> tuple[str, str]:
     """Run a command, which must end with `status`; return what it wrote to stdout and stderr."""
     out, err = StringIO(), StringIO()
     with patch.dict(os.environ, environment(settings), clear=True), redirect_stdout(out), redirect_stderr(err):
