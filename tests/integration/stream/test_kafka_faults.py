@@ -205,6 +205,12 @@ async def test_of_three_brokers_one_may_die(brokers: Callable[[int], Cluster], m
     check(records, appender.acknowledged)
 
 
+async def test_appends_that_wait_for_one_another_have_as_long_as_any(kafka: str, make_log: MakeLog) -> None:
+    log = await make_log(kafka, 1)
+    await asyncio.gather(*(log.append(TOPIC, [Entry("a", b"%d" % number)]) for number in range(200)))
+    assert [record.value for record in await read_all(log)] == [b"%d" % number for number in range(200)]
+
+
 async def test_a_clock_set_back_moves_no_stamp_and_no_watermark_back(kafka: str, make_log: MakeLog) -> None:
     """A producer that stamps the records itself stands in for a broker whose clock steps back."""
     log, counter = await make_log(kafka, 1), LOG_CLOCK_BACK.labels(TOPIC)
