@@ -2,7 +2,7 @@
 
 Nothing of the test file is seen before it is scored. Settings are chosen on the training file's last time block (its
 last day), weights and calibration of the blend on predictions for its later blocks, each by models of earlier ones (of
-one day: for all its blocks, each by models of all others).
+one to three days: for the blocks of the last, each by models of all other rows).
 """
 
 import argparse

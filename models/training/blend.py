@@ -65,15 +65,16 @@ def fit(
     blocks: NDArray[np.int64] | None = None,
     half_life_days: float = 0.0,
     earlier: Rows | None = None,
+    crosswise: bool = False,
 ) -> Blend:
     """Fit weights and calibration to log-odds by part, (n,), that were made before the n rows' outcomes were known.
 
-    `blocks` (n,) numbers the time blocks that were predicted, from those before them and `earlier` rows, or, without
-    these, each from all others.
+    `blocks` (n,) numbers the time blocks that were predicted, from `earlier` rows and the blocks before them or,
+    `crosswise`, all others.
     """
     rows = recent(rows, half_life_days)
     weights = {name: weight for name, weight in _weights(parts, rows, blocks).items() if weight > 0.0}
-    return Blend(weights, calibrate.fit_hierarchy(mixed(weights, parts), rows, spec, blocks, earlier))
+    return Blend(weights, calibrate.fit_hierarchy(mixed(weights, parts), rows, spec, blocks, earlier, crosswise))
 
 
 def _weights(parts: Mapping[str, Floats], rows: Rows, blocks: NDArray[np.int64] | None) -> dict[str, float]:

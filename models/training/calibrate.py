@@ -87,19 +87,20 @@ def fit_hierarchy(
     spec: FeatureSpec,
     blocks: NDArray[np.int64] | None = None,
     earlier: Rows | None = None,
+    crosswise: bool = False,
 ) -> HierarchicalCalibration:
     """Fit Platt scaling, then a shift for every value of `spec.calibrate_by`, coarse to fine, to n log-odds.
 
-    With `blocks`, rows are left out whose key the model of their block had hardly seen, in `earlier` rows or blocks
-    or, without the former, in any other block: what it did not know of a new campaign the model that is to serve has
-    learned, and would be put right twice.
+    With `blocks`, rows are left out whose key the model of their block had hardly seen, in `earlier` rows and blocks
+    or, `crosswise`, in all other blocks: what it did not know of a new campaign the model that is to serve has learned,
+    and would be put right twice.
     """
     columns = Columns(spec.request_columns, spec.ad_columns)
     if blocks is not None:
         known = np.ones(len(rows), dtype=np.bool_)
         for group in spec.calibrate_by:
-            before = None if earlier is None else _keys(group, earlier, columns)
-            known &= _known(_keys(group, rows, columns), blocks, before)
+            before = np.empty(0, dtype=np.uint64) if earlier is None else _keys(group, earlier, columns)
+            known &= _known(_keys(group, rows, columns), blocks, before, crosswise)
         logits, rows, blocks = logits[known], rows[known], blocks[known]
     slope, intercept = fit(logits, rows.labels, rows.weights, blocks)
     calibrated = logits * slope + intercept
@@ -121,18 +122,17 @@ def _keys(group: Group, rows: Rows, columns: Columns) -> NDArray[np.uint64]:
 
 
 def _known(
-    keys: NDArray[np.uint64], blocks: NDArray[np.int64], earlier: NDArray[np.uint64] | None
+    keys: NDArray[np.uint64], blocks: NDArray[np.int64], earlier: NDArray[np.uint64], crosswise: bool
 ) -> NDArray[np.bool_]:
-    """Return of which rows, (n,), enough of their key was seen before their block; without `earlier`, outside it."""
-    first = np.empty(0, dtype=np.uint64) if earlier is None else earlier
-    found, codes = np.unique(np.concatenate((first, keys)), return_inverse=True)
-    numbers = np.concatenate((np.zeros(len(first), dtype=np.int64), blocks - blocks.min(initial=0) + 1))
+    """Return of which rows, (n,), enough of their key was seen before their block or, `crosswise`, outside it."""
+    found, codes = np.unique(np.concatenate((earlier, keys)), return_inverse=True)
+    numbers = np.concatenate((np.zeros(len(earlier), dtype=np.int64), blocks - blocks.min(initial=0) + 1))
     seen = np.zeros((len(found), int(numbers.max(initial=0)) + 1))
     np.add.at(seen, (codes, numbers), 1.0)
     total = seen.sum(axis=1, keepdims=True)
-    known = (total if earlier is None else seen.cumsum(axis=1)) - seen
+    known = (total if crosswise else seen.cumsum(axis=1)) - seen
     enough: NDArray[np.bool_] = (known >= _KNOWN_MIN * total)[codes, numbers]
-    return enough[len(first) :]
+    return enough[len(earlier) :]
 
 
 def _drift(blocks: NDArray[np.int64] | None) -> float:

@@ -30,6 +30,8 @@ Floats = NDArray[np.float64]
 BLEND = "blend"
 #: Rows of fewer days are all alike: there is no trend to be told from the hours of the day.
 _DAYS_MIN = 2.0
+#: Of so many days the walk predicts fewer than two, and how much days differ is not to be seen.
+_CROSSED_DAYS_MAX = 3
 #: Half-lives tried, in time blocks; 0: all alike.
 _HALF_LIVES = (0.0, 1.0, 2.0)
 #: Weights and calibration forget so fast, in time blocks: the level is that of the latest.
@@ -163,23 +165,26 @@ def fit(
 ) -> Ensemble:
     """Fit to all rows what the named ones are made of, and put them together as predictions out of time ask for.
 
-    These are the walk's, except where rows are of one day. Its hours are a rhythm, which the next day has again, and
-    the walk would take the evening for the level: there each block is predicted from all others.
+    These are the walk's where it predicts two days or more. Of fewer it would take hours for the level, which are a
+    rhythm that the next day has again, or one day that nobody had seen the like of: there each block of the last day is
+    predicted from all other rows.
     """
     task, later = _task(rows, spec, base_rate, config, seen)
     settings, features, logits = walked.choice.settings, walked.features, walked.logits
     seconds = dict.fromkeys(logits, 0.0)
-    if round(_days(rows)) == 1:
-        later, logits = _Later(0, rows, None, task.edges, 0.0), {}
+    if 1 <= (days := round(_days(rows))) <= _CROSSED_DAYS_MAX:
+        later, logits = _last_day(task, whole=days == 1), {}
+        known = families.NONE if days == 1 else features  # the walk describes no hour of a first day by its statistics
         for family in (each for each in FAMILIES if any(each in walked.parts(name) for name in names)):
             began = time.perf_counter()
-            crossed = families.cross(family, settings[family], task)
+            crossed = families.cross(family, settings[family], known, task, later.start + later.edges)
             logits[family], features = crossed.logits, crossed.features if len(crossed.features) else features
             seconds[family] = time.perf_counter() - began
     blends = {}
     for name in names:
         parts = {part: logits[part] for part in walked.parts(name)}
-        blends[name] = blend.fit(parts, later.rows, spec, later.blocks, later.half_life_days, later.earlier)
+        told = later.rows, spec, later.blocks, later.half_life_days, later.earlier, later.crosswise
+        blends[name] = blend.fit(parts, *told)
     models: dict[str, Learned] = {}
     for family in (each for each in FAMILIES if any(each in found.weights for found in blends.values())):
         began = time.perf_counter()
@@ -218,13 +223,14 @@ def restore(kept: Mapping[str, NDArray[Any]], choice: Choice) -> Walk:
 
 @dataclass(frozen=True, slots=True)
 class _Later:
-    """The rows that are predicted from earlier ones, where their blocks end, and how fast what is known gets old."""
+    """The rows that are predicted from others, where their blocks end, and how fast what is known gets old."""
 
     start: int
     rows: Rows
-    earlier: Rows | None  # than these; None where each block is predicted from all others
+    earlier: Rows  # than these
     edges: NDArray[np.intp]  # of the blocks among these rows
     half_life_days: float
+    crosswise: bool = False  # each block is predicted from all other rows, not only earlier ones
 
     @property
     def blocks(self) -> NDArray[np.int64]:
@@ -245,6 +251,14 @@ def _task(
     later, earlier = rows[slice(start, None)], rows[slice(0, start)]
     told = _Later(start, later, earlier, edges[2:] - start, _CALIBRATION_HALF_LIFE * block_days)
     return Task(rows, spec, base_rate, edges, half_lives, config, seen), told
+
+
+def _last_day(task: Task, *, whole: bool) -> _Later:
+    """Return the rows of the last day, or all of them, as rows to be predicted crosswise."""
+    rows = task.rows
+    start = 0 if whole else int(rows.at_ms.searchsorted(rows.at_ms[-1] - MS_PER_DAY, side="right"))
+    last, earlier = rows[slice(start, None)], rows[slice(0, start)]
+    return _Later(start, last, earlier, gbdt.block_edges(last.at_ms, task.config.blocks), 0.0, crosswise=True)
 
 
 def _days(rows: Rows) -> float:

@@ -98,16 +98,22 @@ def trials(family: Family, task: Task) -> list[Trial]:
     return [_tried(family, settings, task) for settings in _settings(family, task)]
 
 
-def cross(family: Family, settings: dict[str, Any], task: Task) -> Trial:
-    """Return what is said of all rows, each block's by what was learned from all other blocks, alike however old."""
-    if family == "gbdt":
-        told = task.spec, task.base_rate, task.edges, settings["trees"], task.config
+def cross(
+    family: Family, settings: dict[str, Any], features: NDArray[np.float32], task: Task, edges: NDArray[np.intp]
+) -> Trial:
+    """Return what is said of the rows between the edges, each block's by what is learned from all other rows.
+
+    `features` are of trees' trial; without any, theirs are made crosswise as well, where the edges are all rows'.
+    """
+    if family == "gbdt" and not len(features):
+        told = task.spec, task.base_rate, edges, settings["trees"], task.config
         return Trial(settings, *gbdt.cross(task.rows, *told, _impressions(task)))
     said = []
-    for begin, end in pairwise(task.edges.tolist()):
+    for begin, end in pairwise(edges.tolist()):
         block = task.rows[slice(begin, end)]
-        others = _without(block, task)
-        said.append(learn(family, settings, NONE, others.rows, others).logits(block.requests, block.ads))
+        others, apart = _without(block, task), task.rows.apart(block)
+        described = features[apart[len(apart) - len(features) :]]
+        said.append(learn(family, settings, described, others.rows, others).logits(block.requests, block.ads))
     return Trial(settings, np.concatenate(said))
 
 

@@ -160,7 +160,7 @@ def test_what_a_model_did_not_know_of_a_new_campaign_is_not_put_right_twice() ->
     def moved(fitted: HierarchicalCalibration, campaign: int) -> float:
         return float(fitted.logits(np.zeros(1), np.array([[0, 99]]), np.array([[0, campaign]]))[0])
 
-    crossed = calibrate.fit_hierarchy(logits, rows, SPEC, blocks)  # each block predicted from all others
+    crossed = calibrate.fit_hierarchy(logits, rows, SPEC, blocks, crosswise=True)
     for each in (found, crossed):
         assert moved(each, 1) == each.intercept
         assert moved(each, 2) == pytest.approx(-0.7, abs=0.2)
