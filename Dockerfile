@@ -2,7 +2,7 @@
 # One image for every process; the command decides which: `python -m bidder`, `python -m dsp api`, `python -m models nightly`.
 # Targets: `cpu` (the last, so the default) and `gpu`, whose bidder predicts on an NVIDIA GPU; it brings CUDA and cuDNN itself.
 
-FROM python:3.11-slim-bookworm AS build
+FROM python:3.13-slim-bookworm AS build
 # Besides one of `cpu` and `gpu`. A nightly that trains the network needs `deep` too, some gigabytes.
 ARG EXTRAS=api,production,train,trace
 WORKDIR /src
@@ -20,7 +20,7 @@ RUN --mount=type=cache,target=/var/cache/pip /opt/dsp/bin/pip install ".[cpu,${E
 FROM build AS build-gpu
 RUN --mount=type=cache,target=/var/cache/pip /opt/dsp/bin/pip install ".[gpu,${EXTRAS}]"
 
-FROM python:3.11-slim-bookworm AS runtime
+FROM python:3.13-slim-bookworm AS runtime
 # LightGBM needs the OpenMP runtime, and every container an init: see ENTRYPOINT. Debian keeps one version of a package, so a pinned one would soon be gone.
 # hadolint ignore=DL3008
 RUN apt-get update \
