@@ -38,7 +38,7 @@ def main() -> int:
             return 0
         return lifecycle.run(run(settings), lifecycle.loop_factory())
     except ConfigError as fault:
-        print(f"bidder: {fault}", file=sys.stderr)
+        print(fault, file=sys.stderr)
         return 1
 
 

@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return command(options) or 0
     except ConfigError as fault:
-        return _fail(str(fault))
+        print(fault, file=sys.stderr)  # as the other programs that read the same tables say it
+        return 1
     except ValidationError as fault:
         return _fail("refused:", *[f"  {each}" for each in fault.faults])
     except (DspError, OSError) as fault:

@@ -344,17 +344,24 @@ class _Supervisor:
 
 
 def refused(checks: Sequence[tuple[str, ...]]) -> bool:
-    """Return whether one of the checks fails; each says why on standard error."""
+    """Return whether one of the checks fails; what they say of it goes to standard error, each line once."""
     return asyncio.run(_refused(checks))
 
 
 async def _refused(checks: Sequence[tuple[str, ...]]) -> bool:
-    return any(await asyncio.gather(*map(_checked, checks)))
+    done = await asyncio.gather(*map(_checked, checks))
+    told = "".join(words.decode(errors="replace") for _, words in done)
+    for line in dict.fromkeys(told.splitlines()):  # several checks read the tables that processes share
+        print(line, file=sys.stderr)
+    return any(status for status, _ in done)
 
 
-async def _checked(arguments: tuple[str, ...]) -> int:
-    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdin=asyncio.subprocess.DEVNULL)
-    return await process.wait()
+async def _checked(arguments: tuple[str, ...]) -> tuple[int | None, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    _, words = await process.communicate()
+    return process.returncode, words
 
 
 def _status(returncode: int | None) -> str:
