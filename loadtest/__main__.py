@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     demo = commands.add_parser("demo", help="run the whole platform for about two minutes and report")
     demo.add_argument("--dir", type=Path, default=Path("var/demo"), help="data directory, emptied first (%(default)s)")
-    demo.add_argument("--rate", type=_rate, default=400.0, help="requests per second (%(default)s)")
+    demo.add_argument("--rate", type=_rate, default=1_500.0, help="requests per second (%(default)s)")
     demo.add_argument("--phase-seconds", type=_seconds, default=40.0, help="before training and after (%(default)s)")
     demo.set_defaults(run=_demo)
     replay = commands.add_parser("replay", help="send recorded requests to a bidder with the demo catalogue")

@@ -47,6 +47,8 @@ TRAIN_NICE = 10
 #: The flights in the catalogue end so long after the demo's last request, as training takes longer on a busy machine.
 #: Where it takes longer than that, the last phase ends with the flights.
 FLIGHT_MARGIN_SECONDS = 25
+#: Share of the requests that come from where nobody advertises: most of what an exchange sends is not for one bidder.
+ELSEWHERE = 0.75
 #: People of the demo click and convert within seconds, so there is no need to wait for more.
 SETTINGS = {
     "DSP_TRAINING_MATURITY_SECONDS": "6",
@@ -142,7 +144,7 @@ class Demo:
         """Drive traffic while the script of the demo goes on beside it."""
         async with Client() as bids, Client(ends_tls=platform.ends_tls) as calls:
             notifier = Notifier(calls, self._truth, self._options.seed)
-            traffic = Traffic(self._options.seed)
+            traffic = Traffic(self._options.seed, elsewhere=ELSEWHERE)
             exchange = Exchange(bids, platform.bid_url, traffic, load_profiles(EXCHANGES), self._truth, notifier)
             try:
                 async with asyncio.TaskGroup() as group:

@@ -8,7 +8,7 @@ import msgspec
 
 from loadtest.draw import Draw, Weighted
 from loadtest.market import floor_cpm
-from loadtest.world import APPS, SITES, TV_APPS, Device, Population, Property, User
+from loadtest.world import APPS, ELSEWHERE, SITES, TV_APPS, Device, Population, Property, User
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +91,25 @@ NATIVE = {
 
 
 class Traffic:
-    """The stream of requests of one seed."""
+    """The stream of requests of one seed.
 
-    def __init__(self, seed: int, sources: tuple[Source, ...] = SOURCES) -> None:
+    `elsewhere` is the share that comes from countries in which none of the demo's advertisers advertises, and whose
+    publishers take ads in their language only. The others are the same requests whatever that share.
+    """
+
+    def __init__(self, seed: int, sources: tuple[Source, ...] = SOURCES, elsewhere: float = 0.0) -> None:
         self.seed = seed
+        self._elsewhere = elsewhere
         self._population = Population(seed)
+        self._people_elsewhere = Population(f"{seed} elsewhere", ELSEWHERE)
         self._source = Weighted([(source, source.share) for source in sources])
 
     def request(self, index: int) -> Request:
         """Return request number `index`."""
         draw = Draw("request", self.seed, index)
         source = draw.weighted(self._source)
-        user = self._population.visitor(draw)
+        elsewhere = Draw("elsewhere", self.seed, index).chance(self._elsewhere)
+        user = (self._people_elsewhere if elsewhere else self._population).visitor(draw)
         place = _visited(draw, user.device)
         request_id = f"{self.seed:x}-{index:x}-{draw.integer(1 << 40):010x}"
         imps: list[dict[str, Any]] = []
@@ -112,6 +119,8 @@ class Traffic:
             imps.append(imp)
             slots.append(slot)
         payload = _payload(draw, request_id, source, user, place, imps)
+        if elsewhere:
+            payload["wlang"] = [user.place.language]
         body = _encode(payload)
         headers = {"Content-Type": "application/json", "x-openrtb-version": source.version}
         if draw.chance(source.gzip_share):

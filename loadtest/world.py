@@ -44,7 +44,7 @@ class Place:
     @property
     def european(self) -> bool:
         """Tell whether the GDPR applies."""
-        return self.country in {"DEU", "FRA"}
+        return self.country in {"DEU", "FRA", "ITA", "ESP", "POL"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,17 @@ PLACES = (
     Place("DEU", "BY", "Munich", "80331", 60, "de", 7),
     Place("FRA", "IDF", "Paris", "75001", 60, "fr", 9),
     Place("FRA", "ARA", "Lyon", "69001", 60, "fr", 4),
+)
+
+#: Where none of the demo's advertisers advertises.
+ELSEWHERE = (
+    Place("BRA", "SP", "São Paulo", "01001-000", -180, "pt", 24),
+    Place("MEX", "CMX", "Mexico City", "06000", -360, "es", 14),
+    Place("JPN", "13", "Tokyo", "100-0001", 540, "ja", 18),
+    Place("IDN", "JK", "Jakarta", "10110", 420, "id", 16),
+    Place("ITA", "25", "Milan", "20121", 60, "it", 11),
+    Place("ESP", "MD", "Madrid", "28001", 60, "es", 10),
+    Place("POL", "14", "Warsaw", "00-001", 60, "pl", 7),
 )
 
 _WEBKIT = "AppleWebKit/537.36 (KHTML, like Gecko)"
@@ -204,7 +215,6 @@ class User:
     tracking: bool  # allows tracking: False sets lmt and hides the advertising id
 
 
-_PLACE = Weighted([(place, place.share) for place in PLACES])
 _DEVICE = Weighted([(device, device.share) for device in DEVICES])
 #: How European users answer the consent banner: everything, the basics only, nothing.
 _CONSENT = Weighted(
@@ -227,8 +237,9 @@ _PEOPLE = 6_000
 class Population:
     """Users by index; the busiest come first."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str, places: tuple[Place, ...] = PLACES) -> None:
         self._seed = seed
+        self._place = Weighted([(place, place.share) for place in places])
         self.user: Any = lru_cache(maxsize=_PEOPLE)(self._make)
 
     def visitor(self, draw: Draw) -> User:
@@ -238,7 +249,7 @@ class Population:
 
     def _make(self, index: int) -> User:
         draw = Draw("user", self._seed, index)
-        place = draw.weighted(_PLACE)
+        place = draw.weighted(self._place)
         tastes = dict.fromkeys(VERTICALS, INDIFFERENT)
         for _ in range(LIKED_COUNT):
             tastes[draw.pick(tuple(VERTICALS))] = LIKED[0] + LIKED[1] * draw.normal()

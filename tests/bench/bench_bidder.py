@@ -75,6 +75,7 @@ class Driver:
         self._seconds = seconds
         self._requests = [Traffic(3).request(index) for index in range(REQUESTS)]
         self._dear = [_dear(request) for request in self._requests]
+        self._elsewhere = [Traffic(3, elsewhere=1.0).request(index) for index in range(REQUESTS)]
         self._next = 0
         self._urls: list[str] = []
         self.bids = 0
@@ -98,6 +99,7 @@ class Driver:
         table = {"idle, one second": _row(idle, Reading(0, 0, 0), seconds, 0.0, 1.0)}
         kinds: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("GET /ready", self._ready),
+            ("request from elsewhere", self._from_elsewhere),
             ("request, no bid", self._no_bid),
             ("request, bid", self._bid),
             ("notice", self._notice),
@@ -131,6 +133,9 @@ class Driver:
 
     async def _no_bid(self) -> None:
         await self._post(self._dear)
+
+    async def _from_elsewhere(self) -> None:
+        await self._post(self._elsewhere)
 
     async def _bid(self) -> None:
         body = await self._post(self._requests)
@@ -209,10 +214,10 @@ def main() -> int:
         print(json.dumps({"rate": options.rate, "model": model, "least": table, "rounds": rounds}, indent=2))
         return 0
     print(f"{options.rate:.0f} events a second, model {model or 'none'}, least of {options.rounds} rounds")
-    print(f"{'kind':<18} {'us':>7} {'loop':>7} {'threads':>8} {'sleeps':>7} {'bids':>5}")
+    print(f"{'kind':<22} {'us':>7} {'loop':>7} {'threads':>8} {'sleeps':>7} {'bids':>5}")
     for kind, row in table.items():
         cells = f"{row['us']:>7.0f} {row['loop_us']:>7.0f} {row['threads_us']:>8.0f} {row['sleeps']:>7.1f}"
-        print(f"{kind:<18} {cells} {row.get('bids', 0.0):>5.2f}")
+        print(f"{kind:<22} {cells} {row.get('bids', 0.0):>5.2f}")
     return 0
 
 

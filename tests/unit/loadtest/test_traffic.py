@@ -7,10 +7,12 @@ from collections import Counter
 import msgspec
 import pytest
 
+from dsp.store import load
 from loadtest.consent import consent_string
 from loadtest.draw import Draw, Weighted
+from loadtest.platform import CATALOGUE
 from loadtest.traffic import SOURCES, Traffic
-from loadtest.world import VENDOR_MAX
+from loadtest.world import ELSEWHERE, VENDOR_MAX
 
 
 def digest(seed: int, count: int) -> str:
@@ -27,6 +29,21 @@ def test_a_request_depends_on_its_number_alone() -> None:
     forwards, backwards = Traffic(3), Traffic(3)
     expected = [forwards.request(index).body for index in range(50)]
     assert [backwards.request(index).body for index in reversed(range(50))] == expected[::-1]
+
+
+def test_a_share_comes_from_elsewhere_and_the_others_are_the_same() -> None:
+    home, mixed = Traffic(3), Traffic(3, elsewhere=0.75)
+    pairs = [(home.request(index), mixed.request(index)) for index in range(1_000)]
+    foreign = [other for one, other in pairs if one.body != other.body]
+    assert len(foreign) / len(pairs) == pytest.approx(0.75, abs=0.04)
+    assert {request.payload["device"]["geo"]["country"] for request in foreign} == {one.country for one in ELSEWHERE}
+    assert all(request.payload["wlang"] == [request.user.place.language] for request in foreign)
+
+
+def test_no_creative_of_the_demo_speaks_a_language_from_elsewhere() -> None:
+    spoken = {one["language"] for one in load.read(CATALOGUE)["creative"]}
+    assert spoken
+    assert spoken.isdisjoint(place.language for place in ELSEWHERE)
 
 
 @pytest.fixture(scope="module")
