@@ -1,13 +1,14 @@
 """Which processes make the platform on one host, and what they are told beyond the settings file."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from dsp.kernel.config import require
 from dsp.kernel.errors import ConfigError, Fault
+from dsp.supervise.ports import Address
 from dsp.supervise.supervisor import Child
 from dsp.workers.config import METERED, WORKERS
 
@@ -41,45 +42,49 @@ class UpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 def platform(up: UpConfig, path: str | None, env: Mapping[str, str]) -> list[Child]:
     """Return the platform's processes, the bidders last, so that they stop first.
 
-    Of the settings in the TOML file `path` and in `env` it reads where bidders and API answer `/readyz`, unchecked:
-    the processes check their own tables.
+    Of the settings in the TOML file `path` and in `env` it reads where they listen, unchecked: the processes check
+    their own tables.
 
     Raises:
         ConfigError: a port is no number.
     """
     tables = tomllib.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
-    def address(table: str, prefix: str, default_port: int) -> tuple[str, int] | None:
-        def setting(name: str, default: object) -> str:
-            key = f"{prefix}{name}"
-            return env.get(f"DSP_{table}_{key}".upper(), str(tables.get(table, {}).get(key, default)))
+    def setting(table: str, name: str, default: object) -> str:
+        return env.get(f"DSP_{table}_{name}".upper(), str(tables.get(table, {}).get(name, default)))
 
-        port = _number(f"{table}.{prefix}port", setting("port", default_port))
-        return (setting("host", "127.0.0.1"), port) if port else None  # port 0 is chosen by the process itself
+    def address(table: str, port: str, default_port: int, host: str = "host") -> Address | None:
+        number = _number(f"{table}.{port}", setting(table, port, default_port))
+        return (setting(table, host, "127.0.0.1"), number) if number else None  # port 0 is chosen by the process itself
 
-    metrics_told = env.get(_METRICS_PORT_BASE, tables.get("workers", {}).get("metrics_port_base", 0))
-    metrics_base = _number("workers.metrics_port_base", metrics_told)
-
-    def metrics_port(number: int) -> dict[str, str]:
-        """Two processes cannot listen on one port: from the second on a worker is told another base."""
-        if number == 1 or not metrics_base:
-            return {}
-        return {_METRICS_PORT_BASE: str(metrics_base + (number - 1) * len(METERED))}
+    metrics = address("workers", "metrics_port_base", 0, "metrics_host")
 
     workers = [
         Child(
             name if count == 1 else f"{name}-{number}",
             ("-m", "dsp", "worker", name),
-            environment=metrics_port(number),
+            # Two processes cannot listen on one port: from the second on a worker is told another base.
+            environment={_METRICS_PORT_BASE: str(_base(metrics, number))} if metrics and number > 1 else {},
             nice=WORKER_NICE,
+            listens=_metrics(metrics, name, number),
         )
         for name, count in ((name, up.workers.get(name, 1)) for name in WORKERS)
         for number in range(1, count + 1)
     ]
-    workers.append(Child("online", ("-m", "models", "online")))
-    api = Child("api", ("-m", "dsp", "api"), address("api", "", 8000))
-    admin = address("bidder", "admin_", 9090)
-    return [*workers, api, *(_bidder(number, up.bidders, admin) for number in range(up.bidders))]
+    workers.append(Child("online", ("-m", "models", "online"), listens=_metrics(metrics, "online", 1)))
+    serves = address("api", "port", 8000)
+    api = Child("api", ("-m", "dsp", "api"), serves, listens=(serves,) if serves else ())
+    shared = [each for each in (address("bidder", "bid_port", 8080), address("bidder", "notice_port", 8081)) if each]
+    admin = address("bidder", "admin_port", 9090, "admin_host")
+    return [*workers, api, *(_bidder(number, up.bidders, shared, admin) for number in range(up.bidders))]
+
+
+def _base(metrics: Address, number: int) -> int:
+    return metrics[1] + (number - 1) * len(METERED)
+
+
+def _metrics(metrics: Address | None, name: str, number: int) -> tuple[Address, ...]:
+    return ((metrics[0], _base(metrics, number) + METERED.index(name)),) if metrics else ()
 
 
 def _number(setting: str, told: str | int) -> int:
@@ -89,10 +94,12 @@ def _number(setting: str, told: str | int) -> int:
         raise ConfigError([Fault(setting, f"must be a number, not {told!r}")]) from fault
 
 
-def _bidder(number: int, of: int, admin: tuple[str, int] | None) -> Child:
+def _bidder(number: int, of: int, shared: Sequence[Address], admin: Address | None) -> Child:
     """Return the n-th of the bidders; where there are several, with the process that takes over from it."""
-    if of == 1:
-        return Child("bidder", ("-m", "bidder"), admin, BIDDER_STOP_SECONDS)
+
+    def made(name: str, admin: Address | None, told: Mapping[str, str]) -> Child:
+        listens = (*shared, admin) if admin else tuple(shared)
+        return Child(name, ("-m", "bidder"), admin, BIDDER_STOP_SECONDS, told, listens=listens)
 
     def turn(which: int) -> Child:
         name = f"bidder-{number + 1}{'b' * which}"
@@ -102,6 +109,6 @@ def _bidder(number: int, of: int, admin: tuple[str, int] | None) -> Child:
             "DSP_BIDDER_REUSE_PORT": "true",
             "DSP_BIDDER_ADMIN_PORT": str(address[1] if address is not None else 0),
         }
-        return Child(name, ("-m", "bidder"), address, BIDDER_STOP_SECONDS, told)
+        return made(name, address, told)
 
-    return turn(0)._replace(relief=turn(1))
+    return made("bidder", admin, {}) if of == 1 else turn(0)._replace(relief=turn(1))

@@ -3,7 +3,8 @@
 A child that dies, or that answered once and has stopped answering, is started again. One that dies again and again
 before it has ever lived for a while ends the platform, as its settings or its code must be at fault; afterwards none
 does, since bidders can answer without any worker. SIGHUP restarts all, one after the other; one with a relief is ended
-only when that is ready. Nothing is started or restarted while checks refuse what children would read.
+only when that is ready. Nothing is started or restarted while checks refuse what children would read, nor started where
+a port is taken.
 
 Children inherit a pipe whose other end only the supervisor holds, so that they end when it dies, and the data
 directory's lock, so that nobody else runs on the directory while any of them is left.
@@ -26,6 +27,8 @@ from dsp.kernel import logging
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.lifecycle import PARENT_PIPE, PROCESS_HEADER, Lifecycle
 from dsp.kernel.locks import lock
+from dsp.supervise import ports
+from dsp.supervise.ports import Address
 
 LOCK_FILE = "up.lock"
 STATUS_FILE = "up.json"
@@ -40,11 +43,12 @@ class Child(NamedTuple):
 
     name: str
     arguments: tuple[str, ...]
-    ready: tuple[str, int] | None = None  # host and port that answer GET /readyz and /healthz
+    ready: Address | None = None  # answers GET /readyz and /healthz
     stop_seconds: float = 10.0  # to end after SIGTERM, before SIGKILL
     environment: Mapping[str, str] = MappingProxyType({})  # beyond the supervisor's own
     relief: "Child | None" = None  # takes over in a rolling restart, this one from it in the next
     nice: int = 0  # how far it yields the processor to the others
+    listens: tuple[Address, ...] = ()  # all that must be free before it starts
 
 
 class Patience(NamedTuple):
@@ -75,6 +79,7 @@ def run(
     that read what children read when they start, and say what is wrong with it.
 
     Raises:
+        ConfigError: a port that a child or its relief would listen on is taken, or is not to be had.
         UnavailableError: another supervisor, or what is left of one, runs on this data directory.
     """
     held = _lock(data_path, patience.orphans_seconds)
@@ -82,6 +87,9 @@ def run(
         if refused(checks):
             logging.get(__name__).error("nothing is started: what the processes would read is refused")
             return 1
+        everyone = [*children, *(child.relief for child in children if child.relief is not None)]
+        # What a dead supervisor left held the lock, so that it has freed its ports.
+        asyncio.run(ports.check([(child.name, address) for child in everyone for address in child.listens]))
         if prepare is not None:
             prepare()
         return asyncio.run(_Supervisor(children, data_path, held, patience, checks).run())

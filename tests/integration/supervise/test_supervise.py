@@ -3,16 +3,18 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dsp.supervise import CHECKS, UpConfig, platform
+from dsp.supervise import CHECKS, LOCK_FILE, UpConfig, platform
 from dsp.workers.config import METERED, WORKERS
 from tests.servers import free_port
 from tests.waiting import eventually
@@ -385,6 +387,43 @@ def test_up_tells_what_is_wrong_in_all_tables_at_once(tmp_path: Path) -> None:
         ["configuration refused", *(f"  {name}" for name in settings)]
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_up_tells_which_ports_others_have_and_starts_nothing(tmp_path: Path) -> None:
+    """Whoever was to listen there died of it nine times, which took minutes, and the last lines did not say of what."""
+    taken = {
+        "DSP_API_PORT": "api",
+        "DSP_BIDDER_BID_PORT": "bidder-1",
+        "DSP_BIDDER_ADMIN_PORT": "bidder-1",
+        "DSP_WORKERS_METRICS_PORT_BASE": "ledger-1",
+    }
+    with ExitStack() as held:
+        ports = {name: held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for name in taken}
+        told = {name: str(port) for name, port in ports.items()} | {
+            "DSP_BIDDER_NOTICE_PORT": "0",
+            "DSP_UP_BIDDERS": "2",
+            "DSP_UP_WORKERS": '{"ledger": 2}',
+        }
+        done = checked(("-m", "dsp", "up"), told, tmp_path)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[0] == "configuration refused:"
+    for name, child in taken.items():
+        assert any(line.startswith(f"  {child}: cannot listen on 127.0.0.1:{ports[name]}: ") for line in lines)
+    assert [each.name for each in tmp_path.iterdir()] == [LOCK_FILE]
+
+
+def test_all_that_processes_listen_on_is_looked_at(tmp_path: Path) -> None:
+    told = {"DSP_WORKERS_METRICS_PORT_BASE": "9400", "DSP_BIDDER_HOST": "0.0.0.0"}
+    children = platform(UpConfig(workers={"ledger": 2}), None, told)
+    listens = {each.name: each.listens for each in children}
+    assert listens["bidder"] == (("0.0.0.0", 8080), ("0.0.0.0", 8081), ("127.0.0.1", 9090))
+    assert listens["api"] == (("127.0.0.1", 8000),)
+    assert listens["online"] == (("127.0.0.1", 9405),)
+    assert listens["ledger-2"] == (("127.0.0.1", 9406),)
+    first, second = platform(UpConfig(bidders=2), None, {"DSP_BIDDER_ADMIN_PORT": "0"})[-2:]
+    assert first.listens == second.listens == (("127.0.0.1", 8080), ("127.0.0.1", 8081))
+    assert platform(UpConfig(), None, {"DSP_API_PORT": "0"})[-2].listens == ()
 
 
 def test_a_child_that_nobody_waits_for_yields_the_processor(up: Up) -> None:
