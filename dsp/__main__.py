@@ -196,11 +196,11 @@ def _audit(_options: argparse.Namespace) -> int:
 
     with _session(read_only=True) as session:
         book = BookRepository(session)
-        count, imbalance, positions = book.transactions(), book.imbalance(), book.positions()
+        count, imbalance, position = book.transactions(), book.imbalance(), book.position()
     print(f"the book holds {count} transactions; it is out of balance by {imbalance} micros")
-    for (topic, group), position in positions.items():
+    if position:
         read = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(position.items()))
-        print(f"{group} goes on in {topic} at {read} (partition: offset)")
+        print(f"ledger goes on in notices at {read} (partition: offset)")
     return 0 if imbalance == 0 else 1
 
 
@@ -210,12 +210,11 @@ def _leave_log(options: argparse.Namespace) -> int | None:
     from dsp.events.topics import Topic
     from dsp.store.book import BookRepository
     from dsp.stream.connect import event_log
-    from dsp.workers.ledger import GROUP
 
     async def unread() -> str:
         with _session(read_only=True) as session:
             book = BookRepository(session)
-            known, position = book.log(Topic.NOTICES, GROUP), book.position(Topic.NOTICES, GROUP)
+            known, position = book.log(), book.position()
         log = event_log(_settings()["platform"], SystemClock())
         await log.open()
         try:
@@ -229,7 +228,7 @@ def _leave_log(options: argparse.Namespace) -> int | None:
     if not options.unread and (reason := asyncio.run(unread())):
         return _fail(reason)
     with _session() as session:
-        BookRepository(session).leave(Topic.NOTICES, GROUP)
+        BookRepository(session).leave()
     print("the ledger begins with the oldest notice of whatever log it finds")
     return None
 

@@ -1,11 +1,10 @@
 """The book: what was billed, by double entry. It is the truth about money; leases and reports follow it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, Row, Table, delete, func, select
+from sqlalchemy import Executable, Table, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -16,15 +15,9 @@ from dsp.ledger.book import Entry, Release, Response, Transaction
 from dsp.ledger.terms import LateClaim, late_lease_id
 from dsp.store import book_statements as statements
 from dsp.store import senders
-from dsp.store.book_tables import (
-    BookDayRow,
-    BookLeaseRow,
-    BookPositionRow,
-    BookTransactionRow,
-)
+from dsp.store.book_tables import BookDayRow, BookLeaseRow, BookTransactionRow
+from dsp.store.rows import pieces
 
-#: Values looked up by one statement; databases bound the parameters of a statement.
-_CHUNK = 500
 _LEASES_AT_ONCE = 5_000
 
 
@@ -74,21 +67,19 @@ class BookRepository:
         self,
         entries: Sequence[Entry],
         position: Mapping[int, int],
-        topic: str,
-        group: str,
         watermark_ms: int = 0,
         before: Mapping[int, int] | None = None,
         room: Mapping[str, Micros] | None = None,
         log: str = "",
     ) -> Applied:
-        """Enter what is new of `entries`, in their order, and the consumer's position, in the session's transaction.
+        """Enter what is new of `entries`, in their order, and the ledger's position, in the session's transaction.
 
         Entering anything twice is harmless: of notices that bill the same bid or the same impression the first
         counts. A bid released before it was billed is entered as late, until `watermark_ms` has passed its end. Late
         wins are charged to the ledger's own leases as far as these were granted money, and are owed otherwise.
 
         Args:
-            position: where the consumer is to go on, by partition.
+            position: where the ledger is to go on in the topic of notices, by partition.
             before: where it was to go on until now, by partition; one that it has not begun is absent. None: anywhere.
             room: what the ledger's own leases were granted in all, by lease id.
             log: the event log that the position is of.
@@ -101,7 +92,7 @@ class BookRepository:
         """
         try:
             # First, as it locks: of two that have read the same one waits here, and then learns that it was second.
-            self._move(position, before, topic, group, log)
+            self._move(position, before, log)
             return self._apply(entries, watermark_ms, room or {})
         except IntegrityError as fault:
             raise UnavailableError(f"another ledger enters the same: {fault.orig}") from fault
@@ -138,42 +129,28 @@ class BookRepository:
             claims=claims,
         )
 
-    def position(self, topic: str, group: str, log: str | None = None) -> dict[int, int]:
-        """Return where the consumer is to go on; empty when it has not begun, or is of another log than `log`."""
-        if log is not None and self.log(topic, group) not in ("", log):
+    def position(self, log: str | None = None) -> dict[int, int]:
+        """Return where the ledger is to go on; empty when it has not begun, or is of another log than `log`."""
+        if log is not None and self.log() not in ("", log):
             return {}
-        return {row.partition: row.next_offset for row in self._places(topic, group)}
+        return {row.partition: row.next_offset for row in self._session.execute(statements.PLACES)}
 
-    def log(self, topic: str, group: str) -> str:
-        """Return the event log that the consumer's positions are of; empty where none, or nobody wrote it down."""
-        row = BookPositionRow
-        query = select(func.max(row.log)).where(row.topic == topic, row.consumer == group)
-        return self._session.scalar(query) or ""
+    def log(self) -> str:
+        """Return the event log that the ledger's positions are of; empty where none, or nobody wrote it down."""
+        return self._session.scalar(statements.LOG) or ""
 
-    def leave(self, topic: str, group: str) -> None:
-        """Forget the consumer's positions: it begins with the oldest record there is."""
-        row = BookPositionRow
-        self._session.execute(delete(row).where(row.topic == topic, row.consumer == group))
+    def leave(self) -> None:
+        """Forget the ledger's positions: it begins with the oldest record there is."""
+        self._session.execute(statements.LEAVE)
 
-    def positions(self) -> dict[tuple[str, str], dict[int, int]]:
-        """Return where every consumer is to go on, by topic and group."""
-        row = BookPositionRow
-        found: dict[tuple[str, str], dict[int, int]] = {}
-        for topic, group, *place in self._session.execute(
-            select(row.topic, row.consumer, row.partition, row.next_offset)
-        ):
-            found.setdefault((topic, group), {})[place[0]] = place[1]
-        return found
+    def watermarks(self) -> dict[int, int]:
+        """Return by partition how far what the ledger did is known to all: see `tell`."""
+        return {row.partition: row.watermark_ms for row in self._session.execute(statements.PLACES)}
 
-    def watermarks(self, topic: str, group: str) -> dict[int, int]:
-        """Return by partition how far what the consumer did is known to all: see `tell`."""
-        return {row.partition: row.watermark_ms for row in self._places(topic, group)}
-
-    def tell(self, watermarks: Mapping[int, int], topic: str, group: str) -> None:
+    def tell(self, watermarks: Mapping[int, int]) -> None:
         """Record by partition the instant before which everything appended is both entered and told to the leases."""
         for partition, watermark_ms in watermarks.items():
-            place = {"of_topic": topic, "of_consumer": group, "of_partition": partition, "watermark": watermark_ms}
-            self._session.execute(statements.TELL, place)
+            self._session.execute(statements.TELL, {"of_partition": partition, "watermark": watermark_ms})
 
     def days(self, day_min: int = 0) -> list[DayResult]:
         """Return spend and results by line item and day, from one day on, ordered by both."""
@@ -210,11 +187,6 @@ class BookRepository:
         total, spent, late = self._session.execute(statements.POSTED).one()
         spent_kept, late_kept = self._session.execute(statements.KEPT).one()
         return abs(int(total)) + abs(int(spent - spent_kept)) + abs(int(late - late_kept))
-
-    def _places(self, topic: str, group: str) -> Sequence[Row[int, int, int]]:
-        row = BookPositionRow
-        query = select(row.partition, row.next_offset, row.watermark_ms)
-        return self._session.execute(query.where(row.topic == topic, row.consumer == group)).all()
 
     def _select_new(
         self,
@@ -266,8 +238,8 @@ class BookRepository:
     def _look_up(self, query: Executable, wanted: Iterable[Any]) -> set[tuple[Any, ...]]:
         """Return the rows that a query finds for the values wanted."""
         found: set[tuple[Any, ...]] = set()
-        for chunk in _chunks(wanted):
-            found.update(tuple(row) for row in self._session.execute(query, {"wanted": chunk}))
+        for some in pieces([*wanted]):
+            found.update(tuple(row) for row in self._session.execute(query, {"wanted": some}))
         return found
 
     def _select_responses(self, entries: Sequence[Entry]) -> list[Response]:
@@ -327,23 +299,20 @@ class BookRepository:
         self._write(statements.INSERT_RELEASES, rows)
         self._session.execute(statements.FORGET_RELEASES, {"watermark_ms": watermark_ms})
 
-    def _move(
-        self, position: Mapping[int, int], before: Mapping[int, int] | None, topic: str, group: str, log: str
-    ) -> None:
-        known = self.position(topic, group)
+    def _move(self, position: Mapping[int, int], before: Mapping[int, int] | None, log: str) -> None:
+        known = self.position()
         for partition, offset in position.items():
             expected = known.get(partition) if before is None else before.get(partition)
-            place = {"of_topic": topic, "of_consumer": group, "of_partition": partition}
-            moves = {"next_offset": offset, "of_log": log}
             if expected is not None:
-                moved: Any = self._session.execute(statements.MOVE, place | moves | {"expected": expected})
+                place = {"of_partition": partition, "expected": expected, "next_offset": offset, "of_log": log}
+                moved: Any = self._session.execute(statements.MOVE, place)
                 if not moved.rowcount:
-                    raise ConflictError(f"{topic}/{partition} is no more at {expected}: another consumer has moved it")
+                    raise ConflictError(f"partition {partition} is no more at {expected}: another ledger has moved it")
             elif partition in known:
-                raise ConflictError(f"{topic}/{partition} was begun by another consumer")
+                raise ConflictError(f"partition {partition} was begun by another ledger")
             else:
-                row = {"topic": topic, "consumer": group, "partition": partition, "next_offset": offset}
-                self._session.execute(statements.INSERT_POSITIONS, row | {"watermark_ms": 0, "log": log})
+                row = {"partition": partition, "next_offset": offset, "log": log}
+                self._session.execute(statements.INSERT_POSITIONS, row)
 
 
 def _sums(table: Table, entries: Iterable[Transaction | Response | BidCount]) -> list[dict[str, Any]]:
@@ -374,9 +343,3 @@ def _sums(table: Table, entries: Iterable[Transaction | Response | BidCount]) ->
 def _values(table: Table, entries: Iterable[Transaction | Response]) -> list[dict[str, Any]]:
     names = table.columns.keys()
     return [{name: getattr(one, name) for name in names} for one in entries]
-
-
-def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
-    values = iter(values)
-    while chunk := list(islice(values, _CHUNK)):
-        yield chunk

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import cast as sql_cast
 
+from dsp.events.topics import Topic
 from dsp.store.book_tables import (
     BookDayRow,
     BookHourRow,
@@ -48,6 +49,8 @@ LEASES = cast(Table, BookLeaseRow.__table__)
 RELEASES = cast(Table, BookReleaseRow.__table__)
 SENDERS = cast(Table, BookSenderRow.__table__)
 POSITIONS = cast(Table, BookPositionRow.__table__)
+#: The one consumer whose positions the book keeps, which reads the topic of notices.
+GROUP = "ledger"
 
 
 def _total(amounts: ColumnElement[int]) -> ColumnElement[Any]:
@@ -78,7 +81,7 @@ INSERT_TRANSACTIONS = insert(TRANSACTIONS)
 INSERT_POSTINGS = insert(POSTINGS)
 INSERT_RESPONSES = insert(RESPONSES)
 INSERT_RELEASES = insert(RELEASES)
-INSERT_POSITIONS = insert(POSITIONS)
+INSERT_POSITIONS = insert(POSITIONS).values(topic=Topic.NOTICES.value, consumer=GROUP, watermark_ms=0)
 
 _WANTED: BindParameter[Any] = bindparam("wanted", expanding=True)
 BIDS_ENTERED = select(TRANSACTIONS.c.bid_id).where(TRANSACTIONS.c.bid_id.in_(_WANTED))
@@ -116,11 +119,11 @@ HEAR_SENDERS = text(
 )
 FORGET_SENDERS = delete(SENDERS).where(SENDERS.c.at_ms < bindparam("before_ms"))
 FORGET_RELEASES = delete(RELEASES).where(RELEASES.c.closes_ms <= bindparam("watermark_ms"))
-_PLACE = (
-    POSITIONS.c.topic == bindparam("of_topic"),
-    POSITIONS.c.consumer == bindparam("of_consumer"),
-    POSITIONS.c.partition == bindparam("of_partition"),
-)
+_OURS = (POSITIONS.c.topic == Topic.NOTICES.value, POSITIONS.c.consumer == GROUP)
+_PLACE = (*_OURS, POSITIONS.c.partition == bindparam("of_partition"))
+PLACES = select(POSITIONS.c.partition, POSITIONS.c.next_offset, POSITIONS.c.watermark_ms).where(*_OURS)
+LOG = select(func.max(POSITIONS.c.log)).where(*_OURS)
+LEAVE = delete(POSITIONS).where(*_OURS)
 #: Moves nothing where the position is not the one expected.
 MOVE = (
     update(POSITIONS)

@@ -1,5 +1,5 @@
 """The catalogue's tables. Columns are named as the entities' fields; a struct of scalars is spread over columns
-(`budget_daily_micros`), lists and targeting are JSON. The book's tables are in dsp.store.book.
+(`budget_daily_micros`), lists and targeting are JSON. The book's tables are in dsp.store.book_tables.
 """
 
 from typing import Any, ClassVar

@@ -21,6 +21,7 @@ from dsp.ledger.apply import entry
 from dsp.ledger.book import Entry, Transaction
 from dsp.ledger.terms import NOTICE_GRACE_MS, SILENCE_MS_MAX, LateClaim
 from dsp.store.book import Applied, BookRepository
+from dsp.store.book_statements import GROUP
 from dsp.store.database import create_engine, session_factory, url
 from dsp.stream.connect import event_log
 from dsp.stream.port import Assignment, Batch, EventLog, Position, Record
@@ -30,8 +31,6 @@ from dsp.workers.config import WorkersConfig
 from dsp.workers.dead_letters import Poison, park, sift
 from dsp.workers.lease_keeper import LeaseKeeper
 
-#: The name under which the ledger's position is kept in the book.
-GROUP = "ledger"
 #: So long after the event log was away watermarks stand still, while bidders hand over what they have acknowledged and
 #: kept on their disks meanwhile; an abandoned place is looked for every ten seconds (bidder.salvage).
 HANDOVER_MS = 30_000
@@ -152,9 +151,9 @@ class LedgerJob:
         identity = await self._log.identity(Topic.NOTICES)
         with self._views() as session:
             book = BookRepository(session)
-            if (known := book.log(Topic.NOTICES, GROUP)) not in ("", identity):
+            if (known := book.log()) not in ("", identity):
                 raise UnavailableError(f"the book goes on in the event log {known}, and stream_url leads to {identity}")
-            positions, watermarks = (found(Topic.NOTICES, GROUP) for found in (book.position, book.watermarks))
+            positions, watermarks = book.position(), book.watermarks()
         self._told_ms = min(watermarks.values(), default=0)
         self._position = {one: positions[one] for one in share.partitions & positions.keys()}
         # Where nobody has told yet how far it was read (0), records count by their own stamps.
@@ -197,9 +196,7 @@ class LedgerJob:
 
         def apply(session: Session, room: Mapping[str, Micros]) -> Applied:
             book = BookRepository(session)
-            return book.apply(
-                entries, moved, Topic.NOTICES, GROUP, self._watermark_ms, self._position, room, self._identity
-            )
+            return book.apply(entries, moved, self._watermark_ms, self._position, room, self._identity)
 
         with self._sessions.begin() as session:
             applied = apply(session, {})
@@ -266,13 +263,13 @@ class LedgerJob:
         others: dict[int, int] = {}
         if len(self._share) < total:
             with self._views() as session:
-                others = BookRepository(session).watermarks(Topic.NOTICES, GROUP)
+                others = BookRepository(session).watermarks()
         every = others | self._watermarks
         if len(every) == total:  # else a partition was never read, and nothing is known of it
             self._watermark_ms = max(self._watermark_ms, min(every.values()))
         await self._settle()
         with self._sessions.begin() as session:  # even of a lone worker: its share may be taken anew
-            BookRepository(session).tell(self._watermarks, Topic.NOTICES, GROUP)
+            BookRepository(session).tell(self._watermarks)
 
     @property
     def _held(self) -> bool:

@@ -28,7 +28,6 @@ from dsp.workers import retention, runner
 from dsp.workers.config import WorkersConfig
 from dsp.workers.dead_letters import park, sift
 from dsp.workers.hourly import HourlyFiles
-from dsp.workers.ledger import GROUP as LEDGER_GROUP
 from dsp.workers.training_rows import BIDS_SCHEMA, NOTICES_SCHEMA, bid_rows, notice_rows
 
 GROUP = "training_log"
@@ -179,7 +178,7 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     async def ledger() -> Position:
         identity = await log.identity(Topic.NOTICES)
         with sessions() as session:  # of another log it has read nothing of this one
-            return BookRepository(session).position(Topic.NOTICES, LEDGER_GROUP, identity)
+            return BookRepository(session).position(identity)
 
     readers: dict[Topic, list[retention.Reader]] = {
         Topic.DECISIONS: [partial(log.committed, Topic.DECISIONS, GROUP)],

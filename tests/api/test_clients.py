@@ -7,7 +7,6 @@ import pytest
 from fastapi import FastAPI
 
 from dsp.catalog.kinds import Kind
-from dsp.events.topics import Topic
 from dsp.kernel.errors import ValidationError
 from dsp.ledger.book import Transaction
 from dsp.store.book import BookRepository
@@ -65,7 +64,7 @@ async def test_reports_are_of_the_advertiser_alone(api: Api, client: httpx.Async
         for one in (1, 2)
     ]  # fmt: skip
     with api.services.writes.begin() as session:
-        BookRepository(session).apply(bills, {0: 1}, Topic.NOTICES, "ledger")
+        BookRepository(session).apply(bills, {0: 1})
 
     async def spent(query: str = "") -> int:
         return int((await client.get(f"/v1/reports/spend?{query}")).json()["total"]["spend_micros"])

@@ -90,7 +90,7 @@ async def test_budgets_stand_as_the_book_has_them(api: Api) -> None:
         for day, micros in ((today - 1, 2_000_000), (today, 1_000_000))
     ]  # fmt: skip
     with api.services.writes.begin() as session:
-        BookRepository(session).apply(bills, {0: 1}, Topic.NOTICES, "ledger")
+        BookRepository(session).apply(bills, {0: 1})
     told = await _told(api, number)
     names = ("budget_of", "daily", "limit_micros", "spent_micros", "left_micros")
     assert [tuple(one[name] for name in names) for one in told["budgets"]] == [

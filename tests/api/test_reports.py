@@ -48,7 +48,7 @@ async def billed(api: Api) -> Api:
         _response(1, "click", 2, DAY), _response(1, "conv", 2, DAY, 8_400), _response(4, "click", 2, DAY + 1),
     ]  # fmt: skip
     with api.services.writes.begin() as session:
-        BookRepository(session).apply(entries, {0: 3}, Topic.NOTICES, "ledger")
+        BookRepository(session).apply(entries, {0: 3})
     return api
 
 
@@ -144,7 +144,7 @@ async def test_a_report_for_a_spreadsheet_has_names_and_units(api: Api) -> None:
     click = msgspec.structs.replace(_response(1, "click", 2, DAY), **own)
     bids = bids_sent(1, 3, exchange="demo-first", day=DAY, hour=24 * DAY, campaign_id=1, **own)
     with api.services.writes.begin() as session:
-        BookRepository(session).apply([bill, bids, click, _billed(2, 2, DAY, 5)], {0: 3}, Topic.NOTICES, "ledger")
+        BookRepository(session).apply([bill, bids, click, _billed(2, 2, DAY, 5)], {0: 3})
     query = "dimension=advertiser&dimension=creative&dimension=exchange&dimension=date&format=csv"
     answer = await api.viewer.get(f"/v1/reports/spend?{query}")
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
@@ -197,7 +197,7 @@ async def test_bids_and_their_win_rate_by_every_dimension(billed: Api) -> None:
         bids_sent(3, 30, line_item_id=5, creative_id=50, **where | {"exchange": "other"}),
     ]
     with billed.services.writes.begin() as session:
-        BookRepository(session).apply(entries, {0: 4}, Topic.NOTICES, "ledger")
+        BookRepository(session).apply(entries, {0: 4})
     expected: dict[str, list[tuple[Any, int, int | None]]] = {
         "date": [("2024-10-04", 40, 100_000), ("2024-10-05", 0, None)],
         "advertiser": [(1, 40, 100_000), (2, 0, None)],
@@ -218,7 +218,7 @@ async def test_bids_and_their_win_rate_by_every_dimension(billed: Api) -> None:
 
 async def test_a_click_before_its_bill_has_no_cost(api: Api) -> None:
     with api.services.writes.begin() as session:
-        BookRepository(session).apply([_response(1, "click", 2, DAY)], {0: 1}, Topic.NOTICES, "ledger")
+        BookRepository(session).apply([_response(1, "click", 2, DAY)], {0: 1})
     total = (await _report(api))["total"]
     assert (total["impressions"], total["clicks"], total["cpc_micros"]) == (0, 1, 0)
     assert (total["ecpm_micros"], total["roas_micros"]) == (None, None)
@@ -229,7 +229,7 @@ async def test_freshness_is_told(billed: Api) -> None:
     await log.append(Topic.NOTICES, [Entry("1", b"x") for _ in range(10)])
     read = await log.read(Topic.NOTICES, {}, 4)
     with billed.services.writes.begin() as session:
-        BookRepository(session).apply([], read.position, Topic.NOTICES, "ledger")
+        BookRepository(session).apply([], read.position)
     assert (await _report(billed))["notices_pending"] == 6
 
 

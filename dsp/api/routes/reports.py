@@ -21,8 +21,6 @@ from dsp.store.catalog import ID_MAX, names
 from dsp.store.results import Days, sum_results
 
 router = APIRouter(prefix="/v1/reports", tags=["reports"])
-#: The consumer that writes the book, by the name it keeps its position under.
-_LEDGER = "ledger"
 _IDS_MAX = 500
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _Ids = Annotated[
@@ -118,7 +116,7 @@ def _read(
         named = {one: {getattr(row, one.field) for row in rows} - {None} for one in by if one in NAMED}
         shown = named if format is ReportFormat.CSV else {}
         names_ = {NAMED[one]: names(session, NAMED[one], ids) for one, ids in shown.items()}
-        return rows, BookRepository(session).position(Topic.NOTICES, _LEDGER), names_
+        return rows, BookRepository(session).position(), names_
 
 
 def _days(first: str | None, last: str | None) -> Days:

@@ -69,7 +69,7 @@ class Money:
         self.bids += 1
         one = transaction(self.bids, item, campaign, micros, lease_id, DAY)
         with self.sessions.begin() as session:
-            applied = BookRepository(session).apply([one], {}, "notices", "test")
+            applied = BookRepository(session).apply([one], {})
         await self.store.settle(applied.leases, watermark_ms)
 
 
@@ -330,7 +330,7 @@ async def test_a_store_is_told_the_latest_days_each_and_all_before_as_one(engine
     days = [DAY, DAY - 1, *range(DAY - 300, DAY - 20)]
     with session_factory(engine).begin() as session:
         entries = [transaction(day, 1, 1, 7, f"{5 + number % 2}-1-{day}", day) for number, day in enumerate(days)]
-        BookRepository(session).apply(entries, {0: 1}, "notices", "ledger")
+        BookRepository(session).apply(entries, {0: 1})
     lost = Lost()
     await LeaseKeeper(session_factory(engine), lost).keep(NOW_MS)  # type: ignore[arg-type]
     assert lost.spent == [Spent(1, 1, DAY - DAYS_TOLD - 1, 7 * 280), Spent(1, 1, DAY - 1, 7), Spent(1, 1, DAY, 7)]

@@ -38,7 +38,7 @@ def apply(
     room: dict[str, int] | None = None,
 ) -> Applied:
     entries = [found for one in notices if (found := entry(one, 6_000)) is not None]
-    return BookRepository(session).apply(entries, {0: offset}, "notices", "ledger", watermark_ms, room=room)
+    return BookRepository(session).apply(entries, {0: offset}, watermark_ms, room=room)
 
 
 def test_sums_follow_the_postings(session: Session) -> None:
@@ -248,7 +248,7 @@ def test_two_ledgers_never_charge_more_than_was_granted(engine: Engine) -> None:
         two = entry(late(2, 60), 6_000)
         assert isinstance(two, Transaction)
         with pytest.raises(UnavailableError, match="another ledger"):
-            BookRepository(second).apply([two], {1: 1}, "notices", "ledger", room={LATE_LEASE: 100})
+            BookRepository(second).apply([two], {1: 1}, room={LATE_LEASE: 100})
     with sessions() as session:
         book = BookRepository(session)
         assert (book.spent_by_lease(), book.transactions()) == ({LATE_LEASE: 60}, 1)
@@ -262,14 +262,12 @@ def test_losses_are_forgotten_once_a_bill_would_be_late_anyway(session: Session)
     assert session.query(BookReleaseRow).count() == 0
 
 
-def test_positions_are_kept_by_topic_and_group(session: Session) -> None:
+def test_positions_are_kept_by_partition(session: Session) -> None:
     book = BookRepository(session)
-    assert book.position("notices", "ledger") == {}
-    book.apply([], {0: 5, 1: 7}, "notices", "ledger")
-    book.apply([], {0: 9}, "notices", "other")
-    book.apply([], {0: 6}, "notices", "ledger")
-    assert book.position("notices", "ledger") == {0: 6, 1: 7}
-    assert book.position("notices", "other") == {0: 9}
+    assert book.position() == {}
+    book.apply([], {0: 5, 1: 7})
+    book.apply([], {0: 6})
+    assert book.position() == {0: 6, 1: 7}
 
 
 def test_a_rolled_back_batch_leaves_nothing(engine: Engine) -> None:
@@ -279,7 +277,7 @@ def test_a_rolled_back_batch_leaves_nothing(engine: Engine) -> None:
         session.rollback()
     with sessions() as session:
         book = BookRepository(session)
-        assert (book.transactions(), book.days(), book.position("notices", "ledger")) == (0, [], {})
+        assert (book.transactions(), book.days(), book.position()) == (0, [], {})
 
 
 def test_a_large_batch_is_entered_whole_and_only_once(session: Session) -> None:

@@ -13,7 +13,6 @@ from dsp.store.book import BookRepository
 from dsp.store.database import create_engine, session_factory
 from dsp.stream.local import LocalEventLog
 from dsp.stream.port import Entry
-from dsp.workers.ledger import GROUP
 from tests.commands import dsp, environment
 
 ROOT = Path(__file__).parents[3]
@@ -88,7 +87,7 @@ def test_the_book_leaves_a_log_only_when_it_has_all_of_it(shell: Shell, tmp_path
 
     def at(log: str) -> None:
         with session_factory(engine).begin() as session:
-            BookRepository(session).apply([], {0: 1 << 60}, Topic.NOTICES, GROUP, log=log)
+            BookRepository(session).apply([], {0: 1 << 60}, log=log)
 
     at("kafka:one/notices")
     assert "kafka:one/notices, and stream_url leads to local" in shell.run("leave-log", status=1)

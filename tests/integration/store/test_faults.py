@@ -35,7 +35,7 @@ def database(postgres: Postgres) -> Iterator[str]:
 
 def _enter(session: Session, notices: list[Notice]) -> Applied:
     entries = [found for one in notices if (found := entry(one, 6_000)) is not None]
-    return BookRepository(session).apply(entries, {}, "notices", "ledger")
+    return BookRepository(session).apply(entries, {})
 
 
 @pytest.mark.parametrize(

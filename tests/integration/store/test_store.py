@@ -67,7 +67,7 @@ def test_a_book_from_before_results_were_kept_goes_on(database: str) -> None:
     )  # fmt: skip
     with session_factory(engine).begin() as session:
         book = BookRepository(session)
-        book.apply([click], {0: 1}, "notices", "ledger")
+        book.apply([click], {0: 1})
         assert book.days() == [DayResult(1, 2, 3, 20_000, 80, 5, 2, 0, 1, 0, 0)]
         # Nobody knows any more by which creative what came before was; no report leaves it out.
         by_creative = sum_results(session, ["creative_id"], {}, (None, None), 9)
@@ -85,7 +85,7 @@ def test_a_ledger_that_does_not_count_bids_goes_on_beside_one_that_does(engine: 
     with session_factory(engine).begin() as session:
         session.execute(text(f"INSERT INTO book_day ({columns}) VALUES (3, 20000, 2, 1, 80, 5, 2, 0, 0, 0, 0)"))
         book = BookRepository(session)
-        book.apply([bids_sent(1, 9)], {0: 1}, "notices", "ledger")
+        book.apply([bids_sent(1, 9)], {0: 1})
         assert book.days() == [DayResult(1, 2, 3, 20_000, 80, 5, 2, 0, 0, 0, 0, bids=9)]
 
 
@@ -183,7 +183,7 @@ def test_an_advertiser_keeps_its_days_once_it_has_bid(engine: Engine) -> None:
             repository.create(Kind.ADVERTISER, {"name": name, "domain": "a.example"}).id for name in ("A", "B")
         )
         repository.update(Kind.ADVERTISER, mine, {"timezone": "America/New_York"})
-        BookRepository(session).apply([bids_sent(1, 2, advertiser_id=mine)], {0: 1}, "notices", "ledger")
+        BookRepository(session).apply([bids_sent(1, 2, advertiser_id=mine)], {0: 1})
         with pytest.raises(ValidationError) as refused:
             repository.update(Kind.ADVERTISER, mine, {"timezone": "Pacific/Auckland"})
         assert [fault.field for fault in refused.value.faults] == ["timezone"]

@@ -95,7 +95,7 @@ class World:
             late_micros=0,
         )
         with self.sessions.begin() as session:
-            BookRepository(session).apply([transaction], {}, "notices", "test")
+            BookRepository(session).apply([transaction], {})
 
 
 @pytest.fixture

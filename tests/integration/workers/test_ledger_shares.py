@@ -42,7 +42,7 @@ async def test_two_workers_that_read_the_same_enter_it_once(engine: Engine, tmp_
     await two.step()
     assert world.entered() == 6
     with world.views() as session:
-        assert BookRepository(session).position(Topic.NOTICES, GROUP) == {0: 6}
+        assert BookRepository(session).position() == {0: 6}
     await one.close()
     await two.close()
 
@@ -63,9 +63,9 @@ async def test_positions_are_good_for_their_log_alone(engine: Engine, tmp_path: 
     assert world.entered() == 3
     with session_factory(engine).begin() as session:
         book = BookRepository(session)
-        known = [book.position(Topic.NOTICES, GROUP, name) for name in ("kafka:one/notices", log.name)]
+        known = [book.position(name) for name in ("kafka:one/notices", log.name)]
         assert known == [{0: 3}, {}]  # nothing of the other log may be trimmed as read
-        book.leave(Topic.NOTICES, GROUP)
+        book.leave()
     await two.step()
     assert world.entered() == 8
     await two.close()
@@ -77,12 +77,12 @@ async def test_positions_of_a_book_that_does_not_know_their_log_become_those_of_
     world = World(engine, tmp_path, 1)
     world.partitions.add(0, *(encode(notice(number)) for number in range(2)))
     with session_factory(engine).begin() as session:
-        BookRepository(session).apply([], {0: 1}, Topic.NOTICES, GROUP)  # as an earlier version does
+        BookRepository(session).apply([], {0: 1})  # as an earlier version does
     one, log, _ = await world.worker(0)
     await one.step()
     assert world.entered() == 1
     with world.views() as session:
-        assert BookRepository(session).log(Topic.NOTICES, GROUP) == log.name
+        assert BookRepository(session).log() == log.name
     await one.close()
 
 
@@ -397,7 +397,7 @@ async def test_poison_is_parked_and_what_stands_beside_it_is_entered(engine: Eng
     assert all(one.fault for one in letters)
     assert POISON_RECORDS.labels(topic="notices")._value.get() - before == 2
     with world.views() as session:
-        assert BookRepository(session).position(Topic.NOTICES, GROUP) == {0: 5, 1: 1}
+        assert BookRepository(session).position() == {0: 5, 1: 1}
     await one.close()
 
 
