@@ -73,10 +73,13 @@ def shadow(root: Path, version: str | None) -> None:
 
     Raises:
         BundleError: the version cannot serve.
+        ConflictError: it serves; beside itself it would keep the place of others for days.
     """
     if version is None:
         registry.clear_alias(root, bundle.CHALLENGER)
         return
+    if version == named(root, bundle.CHAMPION):
+        raise ConflictError(f"{version} is the champion")
     bundle.load(root, version)
     registry.set_alias(root, bundle.CHALLENGER, version)
 

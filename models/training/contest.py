@@ -88,7 +88,7 @@ def hold(root: Path, data: Dataset, walked: Walk, config: TrainingConfig) -> Fin
         ],
         objections=gates.uncalibrated(scores["candidate"], bounds)
         + gates.worse_than_prior(scores["candidate"], scores["prior"], bounds),
-        live=_live(root, data, bounds),
+        live=_live(root, data, serving, bounds),
         fault=aliases.fault(root, bundle.CHAMPION) if serving is None else None,
     )
 
@@ -101,12 +101,17 @@ def bid_with(live: NDArray[np.float64], rows: Rows) -> NDArray[np.float64]:
     return np.where(np.isfinite(live) & (live > 0.0), live, compare.pctr(ConstantPredictor(), rows))
 
 
-def _live(root: Path, data: Dataset, bounds: gates.Limits) -> Live | None:
+def _live(root: Path, data: Dataset, serving: bundle.Bundle | None, bounds: gates.Limits) -> Live | None:
+    """Compare what the challenger predicted with what serves, where both were asked: bids of an earlier champion, and
+    those that the prior answered for want of time, tell nothing of the two.
+    """
     challenger = aliases.loaded(root, bundle.CHALLENGER)
     if challenger is None:
         return None
     version, shadowed = challenger.version, data.shadowed
-    asked = (shadowed.versions == version) & np.isfinite(shadowed.champion) & np.isfinite(shadowed.challenger)
+    asked = (shadowed.challengers == version) & np.isfinite(shadowed.champion) & np.isfinite(shadowed.challenger)
+    if serving is not None:
+        asked &= shadowed.champions == serving.version
     rows = data.impressions[asked]
     pair = gates.Pair(shadowed.challenger[asked], shadowed.champion[asked], rows.labels, rows.weights)
     score = measure(pair.candidate, pair.labels, pair.weights)

@@ -53,11 +53,15 @@ class Summary:
 
 
 class Shadowed(NamedTuple):
-    """What was predicted live for n impressions; `challenger` is NaN, and its version empty, where it was not asked."""
+    """What was predicted live for n impressions; `challenger` is NaN, and its version empty, where it was not asked.
+
+    `champion` is what was bid with: of the champion of then, or of the prior where that answered in its stead.
+    """
 
     champion: NDArray[np.float64]
+    champions: NDArray[np.str_]  # the version of each
     challenger: NDArray[np.float64]
-    versions: NDArray[np.str_]  # of the challenger
+    challengers: NDArray[np.str_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +154,12 @@ def labelled(table: pa.Table, account: Account, config: TrainingConfig) -> Datas
         to_ms=int(at_ms[-1]) + 1 if len(at_ms) else account.from_ms,
         watermark_ms=account.watermark_ms,
     )
-    versions = table["challenger_version"].fill_null("").to_numpy().astype(np.str_)
-    shadowed = Shadowed(_rates(table, "pctr"), _rates(table, "challenger_pctr"), versions)
+    shadowed = Shadowed(
+        _rates(table, "pctr"),
+        _versions(table, "model_version"),
+        _rates(table, "challenger_pctr"),
+        _versions(table, "challenger_version"),
+    )
     return Dataset(impressions, clicks, summary, shadowed)
 
 
@@ -189,3 +197,8 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
 def _rates(table: pa.Table, name: str) -> NDArray[np.float64]:
     rates: NDArray[np.float64] = table[name].fill_null(np.nan).to_numpy()
     return rates
+
+
+def _versions(table: pa.Table, name: str) -> NDArray[np.str_]:
+    versions: NDArray[np.str_] = table[name].fill_null("").to_numpy().astype(np.str_)
+    return versions

@@ -28,11 +28,14 @@ USABLE = pa.schema(
         ("click_ms", pa.int64()),
         ("conversion_ms", pa.int64()),
         ("pctr", pa.float64()),
+        ("model_version", pa.string()),
         ("challenger_pctr", pa.float64()),
         ("challenger_version", pa.string()),
     ]
 )
-_LATER_COLUMNS = {"pctr": "float64", "challenger_pctr": "float64", "challenger_version": "string"}
+_LATER_COLUMNS = {
+    "pctr": "float64", "model_version": "string", "challenger_pctr": "float64", "challenger_version": "string",
+}  # fmt: skip
 
 
 class Window(NamedTuple):

@@ -263,15 +263,17 @@ def test_what_was_predicted_live_comes_along(log: Log, config: TrainingConfig) -
     log.bid("old", 0)
     log.notice("old", "bill", 1_000, 900)
     old, _ = log.write()
-    pq.write_table(pq.read_table(old, partitioning=None).drop_columns(["pctr"]), old)  # as files once were
-    log.bid("new", 1)
+    written = pq.read_table(old, partitioning=None)
+    pq.write_table(written.drop_columns(["pctr", "model_version"]), old)  # as files once were
+    log.bid("new", 1, model_version="it")
     log.notice("new", "bill", 1_000, 900)
     log.notice("last", "loss", 10 * HOUR_MS)
     log.write()
     shadowed = load(log, config).shadowed
     assert shadowed.champion.tolist()[1] == 0.25
     assert np.isnan([shadowed.champion[0], *shadowed.challenger]).all()
-    assert shadowed.versions.tolist() == ["", ""]
+    assert shadowed.champions.tolist() == ["", "it"]
+    assert shadowed.challengers.tolist() == ["", ""]
 
 
 def test_duckdb_keeps_to_its_bounds(tmp_path: Path) -> None:

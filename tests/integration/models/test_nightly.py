@@ -261,6 +261,8 @@ def test_aliases_move_together(copied: Path) -> None:
     aliases.promote(root, second)
     aliases.promote(root, second)  # again: no change
     assert named() == [second, first, None]
+    with pytest.raises(ConflictError, match="is the champion"):
+        aliases.shadow(root, second)
     aliases.shadow(root, third)
     assert aliases.rollback(root) == first
     assert named() == [first, second, None]
@@ -302,14 +304,23 @@ def test_live_evidence_is_that_of_the_challenger_and_its_bids_alone(copied: Path
     aliases.shadow(root, version)
     count = len(rate)
     shadowed = dataset.Shadowed(
-        np.full(count, 0.05), np.where(np.arange(count) % 2, rate, np.nan), np.full(count, version)
+        np.full(count, 0.05),
+        np.full(count, champion(copied).version),
+        np.where(np.arange(count) % 2, rate, np.nan),
+        np.full(count, version),
     )
-    shadowed.versions[: count // 2] = "another"
+    shadowed.challengers[: count // 2] = "another"
     live = contest.hold(root, dataclasses.replace(data, shadowed=shadowed), walked, CONFIG).live
     assert live is not None
     assert (live.version, live.difference.rows) == (version, count // 4)
     assert live.difference.low > 0  # a model against one rate for all
     assert live.objections == []
+    # Better than another champion, or than the prior that answered in this one's stead, is not better than this one.
+    shadowed.champions[:] = np.where(np.arange(count) % 4 == 1, "the former champion", "online/1")
+    live = contest.hold(root, dataclasses.replace(data, shadowed=shadowed), walked, CONFIG).live
+    assert live is not None
+    assert live.difference.rows == 0
+    shadowed.champions[:] = champion(copied).version
     # What cannot serve has no evidence, and promoting it would fail the run, every night.
     told = dataclasses.replace(data, shadowed=shadowed)
     (root / "versions" / version / "golden.json").unlink()
@@ -328,6 +339,7 @@ def test_a_challenger_proven_live_is_promoted(copied: Path, write_log: Any) -> N
             table = pq.ParquetFile(file).read()
         replaced = {
             "pctr": pa.array([0.01] * len(table)),
+            "model_version": pa.array([first] * len(table)),
             "challenger_pctr": pa.array([0.1] * len(table)),
             "challenger_version": pa.array([version] * len(table)),
         }
