@@ -2,10 +2,18 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from dsp.store.book_tables import LeaseGenerationRow
+
+#: Two keepers may be the first at once, and until there is a row neither can lock it.
+_WRITE = text(
+    "INSERT INTO lease_generation (shard, generation, ceiling_ms) VALUES (:shard, :generation, :ceiling_ms)"
+    " ON CONFLICT (shard) DO UPDATE SET generation = excluded.generation, ceiling_ms ="
+    " CASE WHEN excluded.ceiling_ms > lease_generation.ceiling_ms"
+    " THEN excluded.ceiling_ms ELSE lease_generation.ceiling_ms END"
+)
 
 
 class Known(NamedTuple):
@@ -28,8 +36,4 @@ class LeaseGenerations:
 
     def write(self, shard: int, generation: str, ceiling_ms: int) -> None:
         """Write down a shard's generation; its ceiling never falls."""
-        row = self._session.get(LeaseGenerationRow, shard)
-        if row is None:
-            self._session.add(LeaseGenerationRow(shard=shard, generation=generation, ceiling_ms=ceiling_ms))
-        else:
-            row.generation, row.ceiling_ms = generation, max(row.ceiling_ms, ceiling_ms)
+        self._session.execute(_WRITE, {"shard": shard, "generation": generation, "ceiling_ms": ceiling_ms})

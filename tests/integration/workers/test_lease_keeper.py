@@ -1,17 +1,22 @@
 """What the lease keeper writes down and tells, of a store whose state the test decides."""
 
+import asyncio
+import threading
 from collections.abc import Sequence
 
 from prometheus_client import REGISTRY
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from dsp.cache.port import Spent, Standing
 from dsp.kernel.clock import ManualClock
 from dsp.ledger.terms import closes_ms
 from dsp.store.database import session_factory
+from dsp.store.lease_generations import Known, LeaseGenerations
 from dsp.workers.lease_keeper import CEILING_SLACK_MS, LeaseKeeper
+from tests.waiting import eventually
 
 NOW_MS = ManualClock().now_ms()
+WAITS_FOR_US = text("SELECT count(*) FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))")
 
 
 class Shards:
@@ -93,3 +98,31 @@ async def test_a_store_that_needs_nothing_is_told_nothing(engine: Engine) -> Non
     assert one.told == [0]
     await keeper.keep(NOW_MS + CEILING_SLACK_MS // 2 + 1)
     assert one.told == [0, 0]
+
+
+async def test_two_that_are_the_first_at_once_write_the_same_row(engine: Engine) -> None:
+    """On PostgreSQL the second was refused, logged that and tried again."""
+    sessions = session_factory(engine)
+    read, written = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with sessions.begin() as session:
+            generations = LeaseGenerations(session)
+            generations.all()
+            read.set()
+            written.wait()
+            generations.write(0, "a", NOW_MS - 1)
+
+    with sessions.begin() as session:
+        generations = LeaseGenerations(session)
+        assert generations.all() == {}
+        other = asyncio.create_task(asyncio.to_thread(second))
+        if engine.dialect.name == "postgresql":  # SQLite lets one in at a time
+            await asyncio.to_thread(read.wait)
+        generations.write(0, "a", NOW_MS)
+        written.set()
+        if engine.dialect.name == "postgresql":
+            await asyncio.to_thread(eventually, lambda: session.scalar(WAITS_FOR_US))
+    await other
+    with sessions.begin() as session:
+        assert LeaseGenerations(session).all() == {0: Known("a", NOW_MS)}
