@@ -23,8 +23,9 @@ from models.serving.statistics import sigmoid
 from models.training import blend, families, gbdt
 from models.training.blend import Blend
 from models.training.config import FAMILIES, Family, TrainingConfig
-from models.training.families import Learned, Seen, Task, Trial
+from models.training.families import Learned, Trial
 from models.training.rows import Rows
+from models.training.task import Seen, Task
 
 Floats = NDArray[np.float64]
 BLEND = "blend"

@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.spec import FeatureSpec
 from models.serving.linear import LinearModel
 from models.training import blend, ftrl, gbdt
-from models.training.config import Family, TrainingConfig
+from models.training.config import Family
 from models.training.network_layout import NetworkConfig
 from models.training.network_model import Network
 from models.training.rows import Rows
+from models.training.task import Seen, Task
 from models.training.weights import sampling
 
 Floats = NDArray[np.float64]
@@ -35,31 +35,6 @@ _PACES = (
     (0.2, 10, 100.0),
     (0.5, 10, 100.0),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What is to be learned: rows in order of time, cut into blocks at `edges`; half-lives of rows that are tried."""
-
-    rows: Rows
-    spec: FeatureSpec
-    base_rate: float
-    edges: NDArray[np.intp]
-    half_lives: tuple[float, ...]
-    config: TrainingConfig
-    seen: "Seen | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The impressions whose clicks a task's rows are, and which of them were clicked and led to a conversion, (n,).
-
-    A network learns of conversions over all impressions, so that it is not fitted to the selection of the clicked;
-    statistics of conversions start from what clicks tell.
-    """
-
-    impressions: Rows
-    converted: NDArray[np.bool_]
 
 
 class Trial(NamedTuple):
@@ -106,8 +81,7 @@ def cross(
     `features` are of trees' trial; without any, theirs are made crosswise as well, where the edges are all rows'.
     """
     if family == "gbdt" and not len(features):
-        told = task.spec, task.base_rate, edges, settings["trees"], task.config
-        return Trial(settings, *gbdt.cross(task.rows, *told, _impressions(task)))
+        return Trial(settings, *gbdt.cross(task, edges, settings["trees"]))
     said = []
     for begin, end in pairwise(edges.tolist()):
         block = task.rows[slice(begin, end)]
@@ -120,8 +94,7 @@ def cross(
 def learn(family: Family, settings: dict[str, Any], features: NDArray[np.float32], rows: Rows, task: Task) -> Learned:
     """Fit a kind of model to rows, the task's or the first of them; `features` are of trees' trial."""
     if family == "gbdt":
-        told = task.spec, task.base_rate, settings["half_life_days"], settings["trees"]
-        return gbdt.fit(rows, *told, features, task.config, _impressions(task))
+        return gbdt.fit(rows, task, settings["half_life_days"], settings["trees"], features)
     if family == "ftrl":
         return ftrl.fit(rows, task.spec, msgspec.convert(settings, ftrl.FtrlConfig)).model()
     return _network(rows, msgspec.convert(settings, NetworkConfig), task)
@@ -164,14 +137,9 @@ def _without(block: Rows, task: Task) -> Task:
 def _trees(task: Task) -> list[Trial]:
     found = []
     for half_life in task.half_lives:
-        told = task.spec, task.base_rate, half_life, task.edges, task.config
-        walked = gbdt.walk(task.rows, *told, _impressions(task))
+        walked = gbdt.walk(task, half_life)
         found += [
             Trial({"half_life_days": half_life, "trees": stage}, logits, walked.features)
             for stage, logits in zip(walked.stages, walked.logits, strict=True)
         ]
     return found
-
-
-def _impressions(task: Task) -> Rows | None:
-    return None if task.seen is None else task.seen.impressions

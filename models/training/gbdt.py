@@ -22,6 +22,7 @@ from models.serving.transform import Transform
 from models.training import shrinkage
 from models.training.config import TrainingConfig
 from models.training.rows import Rows
+from models.training.task import Task
 from models.training.weights import recent, sampling
 
 #: Tree counts tried, as shares of `rounds_max`.
@@ -74,36 +75,27 @@ def fit_statistics(
     return shrinkage.fit(selected, rows, base_rate, Columns(spec.request_columns, spec.ad_columns), seen)
 
 
-def _transform(statistics: Statistics, spec: FeatureSpec) -> Transform:
-    return Transform(statistics, spec.request_numbers, spec.ad_numbers, spec.matches)
+def _transform(rows: Rows, seen: Rows | None, task: Task) -> tuple[Transform, dict[str, float]]:
+    spec = task.spec
+    statistics, strengths = fit_statistics(spec.groups, rows, spec, task.base_rate, seen)
+    return Transform(statistics, spec.request_numbers, spec.ad_numbers, spec.matches), strengths
 
 
-def walk(
-    rows: Rows,
-    spec: FeatureSpec,
-    base_rate: float,
-    half_life_days: float,
-    edges: NDArray[np.intp],
-    config: TrainingConfig,
-    seen: Rows | None = None,
-) -> Walk:
-    """Predict each block from the earlier ones; `edges` are of three blocks at least, as `block_edges` cuts them.
-
-    `seen`: the impressions whose clicks the rows are.
-    """
+def walk(task: Task, half_life_days: float) -> Walk:
+    """Predict each block from the earlier ones; the task has three blocks at least, as `block_edges` cuts them."""
+    rows, config, begins = task.rows, task.config, task.edges[1:].tolist()
     features: list[NDArray[np.float32]] = []
     offsets: list[NDArray[np.float64]] = []
     logits: list[NDArray[np.float64]] = []
     stages = sorted({max(1, round(share * config.rounds_max)) for share in _SHARES})
-    for begin, end in pairwise(edges[1:].tolist()):
+    for begin, end in pairwise(begins):
         block = rows[slice(begin, end)]
         before = recent(rows[slice(0, begin)], half_life_days)
-        known = _before(seen, before, half_life_days)
-        transform = _transform(fit_statistics(spec.groups, before, spec, base_rate, known)[0], spec)
+        transform, _ = _transform(before, _seen_before(before, task, half_life_days), task)
         described = transform(block.requests, block.ads)
         offset = linear(transform, described)
         if features:
-            later = recent(rows[slice(edges[1], begin)], half_life_days)
+            later = recent(rows[slice(begins[0], begin)], half_life_days)
             booster = boost(np.concatenate(features), np.concatenate(offsets), later, config.rounds_max, config)
             logits.append(np.stack([offset + trees(booster, described, stage) for stage in stages]))
         features.append(described)
@@ -111,62 +103,44 @@ def walk(
     return Walk(tuple(stages), np.concatenate(logits, axis=1), np.concatenate(features))
 
 
-def cross(
-    rows: Rows,
-    spec: FeatureSpec,
-    base_rate: float,
-    edges: NDArray[np.intp],
-    rounds: int,
-    config: TrainingConfig,
-    seen: Rows | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+def cross(task: Task, edges: NDArray[np.intp], rounds: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Return the log-odds (n,) of all rows and their features (n, F), each block's by models of all others.
 
-    Rows weigh alike, however old. `seen`: the impressions whose clicks the rows are.
+    `edges` are of the blocks. Rows weigh alike, however old.
     """
+    rows, seen = task.rows, task.seen
     features: list[NDArray[np.float32]] = []
     offsets: list[NDArray[np.float64]] = []
     for begin, end in pairwise(edges.tolist()):
         block = rows[slice(begin, end)]
-        known = None if seen is None else seen[seen.apart(block)]
-        transform = _transform(fit_statistics(spec.groups, rows[rows.apart(block)], spec, base_rate, known)[0], spec)
+        known = None if seen is None else seen.impressions[seen.impressions.apart(block)]
+        transform, _ = _transform(rows[rows.apart(block)], known, task)
         features.append(transform(block.requests, block.ads))
         offsets.append(linear(transform, features[-1]))
     described, logits = np.concatenate(features), np.concatenate(offsets)
     said = logits.copy()
     for begin, end in pairwise(edges.tolist()):
         others = rows.apart(rows[slice(begin, end)])
-        booster = boost(described[others], logits[others], rows[others], rounds, config)
+        booster = boost(described[others], logits[others], rows[others], rounds, task.config)
         said[begin:end] += trees(booster, described[begin:end])
     return said, described
 
 
-def fit(
-    rows: Rows,
-    spec: FeatureSpec,
-    base_rate: float,
-    half_life_days: float,
-    rounds: int,
-    features: NDArray[np.float32],
-    config: TrainingConfig,
-    seen: Rows | None = None,
-) -> Model:
-    """Fit what is published: statistics of all rows, and so many trees on out-of-time `features` of the latest.
-
-    `seen`: the impressions whose clicks the rows are.
-    """
+def fit(rows: Rows, task: Task, half_life_days: float, rounds: int, features: NDArray[np.float32]) -> Model:
+    """Fit what is published: statistics of all rows, and so many trees on out-of-time `features` of the latest."""
     rows = recent(rows, half_life_days)
-    known = _before(seen, rows, half_life_days)
-    statistics, strengths = fit_statistics(spec.groups, rows, spec, base_rate, known)
-    transform = _transform(statistics, spec)
+    transform, strengths = _transform(rows, _seen_before(rows, task, half_life_days), task)
     # The trees learn from features as the walk made them: those of the final statistics have seen the labels.
     later = rows[slice(len(rows) - len(features), None)]
-    return Model(transform, boost(features, linear(transform, features), later, rounds, config), strengths)
+    return Model(transform, boost(features, linear(transform, features), later, rounds, task.config), strengths)
 
 
-def _before(seen: Rows | None, rows: Rows, half_life_days: float) -> Rows | None:
-    """Return the impressions up to the last of these rows."""
-    return None if seen is None else recent(seen[seen.at_ms <= rows.at_ms[-1]], half_life_days)
+def _seen_before(rows: Rows, task: Task, half_life_days: float) -> Rows | None:
+    """Return the impressions up to the last of these rows, where the rows are clicks."""
+    if task.seen is None:
+        return None
+    seen = task.seen.impressions
+    return recent(seen[seen.at_ms <= rows.at_ms[-1]], half_life_days)
 
 
 def boost(

@@ -31,8 +31,8 @@ from models.serving.prior import CVR
 from models.training import aliases, contest, dataset, ensemble, gbdt, landscapes, notice, package, reporting, runs
 from models.training.config import TrainingConfig
 from models.training.dataset import Dataset
-from models.training.families import Seen
 from models.training.rows import Rows
+from models.training.task import Seen
 
 #: The night's report, in the run's folder and in the bundle.
 _PAGE = "report.html"

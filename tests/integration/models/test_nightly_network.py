@@ -16,8 +16,8 @@ from models.serving.rate import ModelPredictor, Rate
 from models.serving.statistics import sigmoid
 from models.training import dataset, ensemble, nightly
 from models.training.config import TrainingConfig
-from models.training.families import Seen
 from models.training.rows import Rows
+from models.training.task import Seen
 from tests.integration.models.conftest import Writer
 
 pytest.importorskip("torch", reason="PyTorch is not installed (extra deep)")

@@ -20,6 +20,7 @@ from models.training import ftrl, gbdt
 from models.training.config import TrainingConfig
 from models.training.export import to_onnx
 from models.training.rows import Rows
+from models.training.task import Task
 
 CONFIG = TrainingConfig(rounds_max=30)
 OS, FLOOR = REQUEST_COLUMNS.index("os"), REQUEST_COLUMNS.index("floor_micros_cpm")
@@ -42,9 +43,8 @@ def made(count: int, seed: int) -> Rows:
 def model() -> tuple[Parts, Rate]:
     """Return trees and regression, blended: taken apart, and as they are served."""
     rows = made(8_000, 1)
-    edges = gbdt.block_edges(rows.at_ms, CONFIG.blocks)
-    features = gbdt.walk(rows, PLATFORM, 0.01, 0.0, edges, CONFIG).features
-    fitted = gbdt.fit(rows, PLATFORM, 0.01, 0.0, 30, features, CONFIG)
+    task = Task(rows, PLATFORM, 0.01, gbdt.block_edges(rows.at_ms, CONFIG.blocks), (0.0,), CONFIG)
+    fitted = gbdt.fit(rows, task, 0.0, 30, gbdt.walk(task, 0.0).features)
     graph = to_onnx(fitted, "ctr")
     ensemble = leaves(onnx.load_from_string(graph).graph)
     linear = ftrl.fit(rows, PLATFORM, ftrl.FtrlConfig()).model()

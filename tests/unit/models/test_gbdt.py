@@ -21,6 +21,7 @@ from models.training import gbdt
 from models.training.config import TrainingConfig
 from models.training.export import to_onnx
 from models.training.rows import Rows
+from models.training.task import Task
 
 CONFIG = TrainingConfig(rounds_max=80)
 
@@ -45,12 +46,16 @@ def made(count: int, seed: int = 1, *, signal: bool = True) -> Rows:
     return Rows(np.arange(count) * 10, requests, ads, labels, np.ones(count))
 
 
+def task(rows: Rows) -> Task:
+    return Task(rows, PLATFORM, 0.01, gbdt.block_edges(rows.at_ms, CONFIG.blocks), (0.0,), CONFIG)
+
+
 def walk(rows: Rows) -> gbdt.Walk:
-    return gbdt.walk(rows, PLATFORM, 0.01, 0.0, gbdt.block_edges(rows.at_ms, CONFIG.blocks), CONFIG)
+    return gbdt.walk(task(rows), 0.0)
 
 
 def fit(rows: Rows, half_life_days: float = 0.0) -> gbdt.Model:
-    return gbdt.fit(rows, PLATFORM, 0.01, half_life_days, CONFIG.rounds_max, walk(rows).features, CONFIG)
+    return gbdt.fit(rows, task(rows), half_life_days, CONFIG.rounds_max, walk(rows).features)
 
 
 def predictor_of(model: gbdt.Model, cvr: Rate | Statistics) -> ModelPredictor:
@@ -137,7 +142,7 @@ def test_a_block_is_told_by_all_others_and_never_by_itself() -> None:
     others = rows.apart(rows[own])
 
     def crossed(turned: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        return gbdt.cross(replace(rows, labels=rows.labels ^ turned), PLATFORM, 0.01, edges, 20, CONFIG)
+        return gbdt.cross(task(replace(rows, labels=rows.labels ^ turned)), edges, 20)
 
     logits, features = crossed(np.zeros(len(rows), dtype=np.bool_))
     assert np.array_equal(features[own], crossed(~others)[1][own])
