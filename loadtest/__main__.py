@@ -41,7 +41,7 @@ _latency = _within(float, 0.1, 10_000.0)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status: 0 good, 1 failed, 2 misused, 130 interrupted."""
     from dsp.kernel import logging
-    from dsp.kernel.errors import InputError
+    from dsp.kernel.errors import DspError, InputError
     from loadtest.platform import PlatformError
 
     options = _parser().parse_args(arguments)
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as fault:
         print(f"loadtest: {fault}", file=sys.stderr)
         return 2
-    except (OSError, PlatformError) as fault:
+    except (DspError, OSError, PlatformError) as fault:
         print(f"loadtest: {fault}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

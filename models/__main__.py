@@ -26,7 +26,8 @@ from models.training.config import TrainingConfig
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status.
 
-    That is 0 for done (keeping the champion is done), 1 for failed, 2 for refused settings or input.
+    That is 0 for done (keeping the champion is done), 1 for failed, 2 for refused settings or input, 130 for
+    interrupted.
     """
     options = _parser().parse_args(arguments)
     logging.configure("models", "warning")
@@ -53,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (DspError, OSError) as fault:
         print(f"{type(fault).__name__}: {fault}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -108,8 +108,9 @@ def solve(
 
 
 def _between(amounts: NDArray[np.float64], below: NDArray[np.intp], share: NDArray[np.float64]) -> NDArray[np.float64]:
-    found = amounts[below]
-    found += (amounts[below + 1] - found) * share
+    found = np.diff(amounts).take(below)
+    found *= share
+    found += amounts.take(below)
     return found
 
 

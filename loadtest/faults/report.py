@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -12,6 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from dsp.kernel import logging
+from dsp.kernel.processes import cores, side_by_side
 from loadtest.faults.oracle import ViolationError
 from loadtest.faults.plan import Faults, faults
 from loadtest.faults.simulate import Outcome, Simulation
@@ -60,16 +61,15 @@ def main(seeds: Iterable[int], as_json: bool, trace: bool, density: int = 1) -> 
         return _trace(seeds, density)
     numbers, results = list(seeds), []
     console = Console(stderr=True)
-    with Progress(console=console, transient=True) as progress, ProcessPoolExecutor() as pool:
+    with Progress(console=console, transient=True) as progress:
         task = progress.add_task("seeds", total=len(numbers))
         try:
-            for result in pool.map(partial(_run, density=density), numbers):
+            for result in side_by_side(partial(_run, density=density), numbers, cores()):
                 results.append(result)
                 progress.update(task, advance=1)
                 if not console.is_terminal:
                     print(f"seed {result.seed}: value ratio {result.value_ratio:.3f}", file=sys.stderr)
         except ViolationError as broken:
-            pool.shutdown(cancel_futures=True)
             print(broken, file=sys.stderr)
             return 1
     found = summary(results)
@@ -81,6 +81,7 @@ def main(seeds: Iterable[int], as_json: bool, trace: bool, density: int = 1) -> 
 
 
 def _run(seed: int, density: int) -> Result:
+    logging.configure("loadtest", "error")  # a process of its own has not been told that
     try:
         return Result(seed, Simulation(seed, faults(seed, density)).run(), Simulation(seed, Faults()).run())
     except ViolationError as broken:

@@ -15,7 +15,7 @@ from models.benchmark.table import cell, count, read
 
 _COLUMNS = ("campaign", "click", "market_price", "pctr")
 _SECOND_PRICE = np.array([False])
-_NONE_MICROS_CPM = np.zeros(1, dtype=np.int64)
+_NONE_MICROS_CPM = np.zeros(1)
 _TOTAL_MICROS_MAX = 2.0**60  # so that no sum or budget overflows
 _VALUE_MIN, _VALUE_MAX = 1e-100, 1e100  # likewise no price of a value, and no value of a stream
 
@@ -57,7 +57,7 @@ class Auctions:
 
 def second_price_bid(value_micros_cpm: float, multiplier: float, bid_max: int) -> int:
     """Ask the platform's own pricing for the bid of one candidate in a second-price auction without a floor."""
-    value, multipliers, most = np.array([value_micros_cpm]), np.array([multiplier]), np.array([bid_max])
+    value, multipliers, most = np.array([value_micros_cpm]), np.array([multiplier]), np.array([float(bid_max)])
     none = _NONE_MICROS_CPM
     return int(price(value, multipliers, none, _SECOND_PRICE, 1.0, none, most)[0])
 

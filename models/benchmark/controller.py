@@ -19,7 +19,7 @@ from models.benchmark.auctions import Auctions, second_price_bid
 _STEP_MS = 1_000  # WorkersConfig.pacing_step_ms
 _FLIGHT = Flight(start_ms=0)
 _LINE_ITEM, _ROW = np.array([1]), np.array([0])
-_NONE_MICROS_CPM = np.zeros(1, dtype=np.int64)
+_NONE_MICROS_CPM = np.zeros(1)
 
 
 def replay(

@@ -6,12 +6,14 @@ over from episode to episode; money does not. Beside it stand reference bidders 
 
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from dsp.kernel.processes import cores, side_by_side
 from dsp.pacing.auctions import AuctionPacer
 from models.benchmark import baselines
 from models.benchmark.auctions import Auctions, load, second_price_bid
@@ -20,6 +22,8 @@ HELP = "replay recorded second-price auctions under budgets, beside reference bi
 _CPM = 1_000
 #: A budget of more than all auctions cost is no budget; this one still fits 64 bits with the highest prices.
 _FRACTION_MIN = 0.125
+#: A process takes as long to start as so many auctions to replay.
+_AUCTIONS_PER_PROCESS = 20_000
 
 
 @dataclass(slots=True)
@@ -61,21 +65,25 @@ def measure(auctions: Auctions, length: int, fractions: list[float]) -> dict[str
 
     A budget is the mean market price of the stream times the auctions of the episode, over the fraction.
     """
-    rows: dict[str, dict[str, Any]] = {}
-    for fraction in fractions:
-        rate = float(auctions.prices_micros_cpm.mean()) / fraction
-        budgets = [int(rate * len(episode)) for episode in auctions.episodes(length)]
-        parts = zip(auctions.episodes(length), budgets, strict=True)
-        best = sum(episode.optimum(budget) for episode, budget in parts) or 1.0
-        outcome = replay(auctions, length, budgets)
-        rows[f"{fraction:g}"] = {
-            "value_ratio": outcome.value / best,
-            "clicks": outcome.clicks,
-            "spend_ratio": outcome.spent_micros_cpm / max(sum(budgets), 1),
-            "overspend_micros": -(-outcome.overspent_micros_cpm // _CPM),
-            "baselines": {name: value / best for name, value in baselines.scores(auctions, length, rate).items()},
-        }
+    processes = min(cores(), len(auctions) * len(fractions) // _AUCTIONS_PER_PROCESS)
+    found = side_by_side(partial(_row, auctions, length), fractions, processes)
+    rows = {f"{fraction:g}": row for fraction, row in zip(fractions, found, strict=True)}
     return {"fractions": rows, "mean_value_ratio": sum(row["value_ratio"] for row in rows.values()) / len(rows)}
+
+
+def _row(auctions: Auctions, length: int, fraction: float) -> dict[str, Any]:
+    rate = float(auctions.prices_micros_cpm.mean()) / fraction
+    budgets = [int(rate * len(episode)) for episode in auctions.episodes(length)]
+    parts = zip(auctions.episodes(length), budgets, strict=True)
+    best = sum(episode.optimum(budget) for episode, budget in parts) or 1.0
+    outcome = replay(auctions, length, budgets)
+    return {
+        "value_ratio": outcome.value / best,
+        "clicks": outcome.clicks,
+        "spend_ratio": outcome.spent_micros_cpm / max(sum(budgets), 1),
+        "overspend_micros": -(-outcome.overspent_micros_cpm // _CPM),
+        "baselines": {name: value / best for name, value in baselines.scores(auctions, length, rate).items()},
+    }
 
 
 def replay(auctions: Auctions, length: int, budgets_micros_cpm: list[int]) -> Outcome:

@@ -12,7 +12,7 @@ from dsp.pacing.controller import Law
 from models.__main__ import main
 from models.benchmark import baselines, controller
 from models.benchmark.auctions import Auctions, load
-from models.benchmark.pacing import replay
+from models.benchmark.pacing import measure, replay
 
 RECORDED = Path(__file__).parents[3].parent / "shared" / "data" / "ipinyou" / "auctions.csv.gz"
 NAMES = {"constant", "random", "mcpc", "lin", "ortb", "lin_hindsight", "controller"}
@@ -59,6 +59,12 @@ def test_the_document_is_what_the_contract_says(file: Path, capsys: pytest.Captu
         assert row["baselines"]["lin_hindsight"] >= row["baselines"]["lin"] > row["baselines"]["random"]
     assert found["mean_value_ratio"] == pytest.approx(np.mean([row["value_ratio"] for row in rows.values()]))
     assert measured(capsys, *arguments) == found
+
+
+def test_fractions_side_by_side_are_what_they_are_one_by_one() -> None:
+    market = stream(12_000)
+    together = measure(market, 1_000, [4.0, 16.0])["fractions"]  # so much that it takes two processes, given two cores
+    assert together == {**measure(market, 1_000, [4.0])["fractions"], **measure(market, 1_000, [16.0])["fractions"]}
 
 
 def test_one_split_can_be_chosen_and_one_campaign_only(file: Path) -> None:

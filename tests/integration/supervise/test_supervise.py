@@ -17,7 +17,7 @@ import pytest
 from dsp.supervise import CHECKS, LOCK_FILE, UpConfig, platform
 from dsp.workers.config import METERED, WORKERS
 from tests.servers import free_port
-from tests.waiting import eventually
+from tests.waiting import alive, eventually
 
 DEADLINE_SECONDS = 60.0
 
@@ -135,14 +135,6 @@ class Up:
 
     def errors(self) -> str:
         return (self.path / "errors").read_text()
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.fixture
