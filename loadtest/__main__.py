@@ -1,6 +1,7 @@
 """The command line: `python -m loadtest COMMAND`. Each command imports what it needs."""
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -45,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     from loadtest.platform import PlatformError
 
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without our characters costs their look, not the report
+            stream.reconfigure(errors="replace")
     logging.configure("loadtest", "error")  # faults that are simulated make warnings, which are no part of a report
     try:
         status: int = options.run(options)

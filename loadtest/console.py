@@ -1,12 +1,12 @@
 """The live terminal of the demo: what happens now, how far it is, and each campaign's spend against its plan."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -16,7 +16,9 @@ from dsp.kernel.money import Micros, units_from_micros
 from loadtest.truth import RECENT_SECONDS, Truth, percentile
 
 _BAR_CHARS = 24
-_LINE_SECONDS = 5.0  # between lines where there is no terminal to draw on
+#: Below these widths, two panels stand one below the other, and campaigns' names need the room of their bars.
+_PAIR_CHARS_MIN, _BAR_TABLE_CHARS_MIN = 80, 66
+_LINE_SECONDS = 5.0  # between lines where the screen cannot be redrawn
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -88,13 +90,23 @@ def panel(title: str, shown: RenderableType) -> Panel:
     return Panel(shown, title=title, title_align="left", border_style="grey50")
 
 
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """What depends on how many characters a line has."""
+
+    make: Callable[[int], RenderableType]
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.make(options.max_width)
+
+
 def side_by_side(left: RenderableType, right: RenderableType) -> RenderableType:
-    """Return two things, half of the width each."""
+    """Return two things, half of the width each; one below the other where that is too little."""
     grid = Table.grid(expand=True)
     grid.add_column(ratio=1)
     grid.add_column(ratio=1)
     grid.add_row(left, right)
-    return grid
+    return _Fitted(lambda width: grid if width >= _PAIR_CHARS_MIN else Group(left, right))
 
 
 def _steps(view: View) -> RenderableType:
@@ -148,12 +160,17 @@ def _rate(truth: Truth) -> float:
 
 def campaigns(shown: Sequence[Progress]) -> RenderableType:
     """Return the table of campaigns: their money and how it is on plan."""
+    return _Fitted(lambda width: _campaigns(shown, bars=width >= _BAR_TABLE_CHARS_MIN))
+
+
+def _campaigns(shown: Sequence[Progress], *, bars: bool) -> RenderableType:
     table = Table(box=None, expand=True, padding=(0, 1))
     table.add_column("campaign", ratio=3, no_wrap=True)
     table.add_column("spent", justify="right")
     table.add_column("plan", justify="right")
     table.add_column("budget", justify="right")
-    table.add_column("of budget  (┃ plan)", width=_BAR_CHARS)
+    if bars:
+        table.add_column("of budget  (┃ plan)", width=_BAR_CHARS)
     table.add_column("on plan", justify="right")
     for one in shown:
         ratio = one.spent_micros / one.planned_micros if one.planned_micros else 0.0
@@ -164,7 +181,7 @@ def campaigns(shown: Sequence[Progress]) -> RenderableType:
             f"{units_from_micros(one.spent_micros):,.2f}",
             f"{units_from_micros(one.planned_micros):,.2f}",
             budget,
-            bar(one),
+            *([bar(one)] if bars else ()),
             Text(f"{ratio:.0%}" if one.planned_micros else "-", style=style),
         )
     if not shown:
@@ -186,10 +203,15 @@ def bar(progress: Progress) -> Text:
     return text
 
 
+def _redrawn(console: Console) -> bool:
+    """Tell whether what is printed can be overwritten: neither in a file nor on a terminal that says it is dumb."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 @contextmanager
 def live(console: Console, view: View) -> Iterator[None]:
-    """Show the view until the block ends; its last state stays on the screen."""
-    if not console.is_terminal:
+    """Show the view until the block ends, where the screen can be redrawn."""
+    if not _redrawn(console):
         yield
         return
     with Live(get_renderable=lambda: render(view), console=console, refresh_per_second=4, transient=True):
@@ -197,7 +219,7 @@ def live(console: Console, view: View) -> Iterator[None]:
 
 
 class Ticker:
-    """Where there is no terminal, says in plain lines now and then how it goes."""
+    """Where the screen cannot be redrawn, says in plain lines now and then how it goes."""
 
     def __init__(self, console: Console, view: View) -> None:
         self._console = console
@@ -207,7 +229,7 @@ class Ticker:
     def tick(self) -> None:
         """Print a line if it is time for one."""
         now = time.monotonic()
-        if self._console.is_terminal or now - self._last < _LINE_SECONDS:
+        if _redrawn(self._console) or now - self._last < _LINE_SECONDS:
             return
         self._last = now
         view, truth = self._view, self._view.truth

@@ -1,8 +1,6 @@
 """The closed loop in one command: bid with the prior, learn from it, swap the model in, bid again, reconcile."""
 
 import asyncio
-import os
-import shutil
 import signal
 import subprocess
 import time
@@ -17,20 +15,19 @@ import msgspec
 import uvloop
 from rich.console import Console
 
-from dsp.kernel import locks
 from dsp.kernel.clock import SystemClock
 from dsp.openrtb.profile import load_profiles
 from dsp.registry.bundles import resolve
-from dsp.supervise import LOCK_FILE
 from loadtest import console as terminal
 from loadtest import report as reports
 from loadtest.client import Client
 from loadtest.console import Step, Ticker, View
+from loadtest.directory import taken
 from loadtest.exchange import Exchange
 from loadtest.ledger import Ledger
 from loadtest.notifier import Notifier
 from loadtest.picture import Curve, Reliability, draw
-from loadtest.platform import CATALOGUE, EXCHANGES, Metrics, Platform, PlatformError, no_bid_reasons
+from loadtest.platform import CATALOGUE, EXCHANGES, LOGS, Metrics, Platform, PlatformError, no_bid_reasons
 from loadtest.reconcile import overspent, reconcile
 from loadtest.report import Report, Swap
 from loadtest.traffic import Traffic
@@ -73,6 +70,7 @@ class Findings:
     """What was measured on the way, for the report."""
 
     model_since_ms: int = 0
+    model_refused: list[str] = field(default_factory=list)
     swap: Swap | None = None
     swap_at_seconds: float | None = None
     driven_until_ms: int | None = None  # nothing is bought any more, so the plan is compared as of then
@@ -116,7 +114,10 @@ class Demo:
             PlatformError: a part of the platform failed.
             KeyboardInterrupt: somebody asked for the end; everything is stopped by then.
         """
-        _wipe(self._options.data_dir)
+        with taken(self._options.data_dir):
+            return self._run()
+
+    def _run(self) -> int:
         platform = Platform(self._options.data_dir, settings=SETTINGS)
         try:
             with terminal.live(self._console, self._view):
@@ -190,7 +191,7 @@ class Demo:
             if time.monotonic() - begun > TRAIN_SECONDS_MAX:
                 raise PlatformError(f"the training took longer than {TRAIN_SECONDS_MAX:.0f} s")
             await asyncio.sleep(0.05)
-        platform.output(self._nightly, arguments)
+        self._findings.model_refused = msgspec.json.decode(platform.output(self._nightly, arguments))["reasons"]
         return time.monotonic() - begun
 
     async def _swapped(self, platform: Platform, training: "asyncio.Task[float]") -> Swap | None:
@@ -288,6 +289,7 @@ class Demo:
             cpu_us_per_request=_cpu_us_per_request(self._findings.cpu),
             no_bid_reasons=no_bid_reasons(Metrics(), self._findings.last),
             models=reports.models(models),
+            model_refused=self._findings.model_refused,
             model_swap=swap,
             notices=notices,
             notices_never_sent=len(self._truth.never_sent),
@@ -302,7 +304,7 @@ class Demo:
 
     def _finish(self, result: Report, models: dict[str, Any]) -> int:
         directory = self._options.data_dir
-        paths = {"report": directory / "report.json", "picture": directory / "report.png", "logs": directory / "logs"}
+        paths = {"report": directory / "report.json", "picture": directory / "report.png", "logs": directory / LOGS}
         reports.write(paths["report"], result)
         sides = [Reliability.of(label, models[side]) for side, label in SIDES.items() if models[side]]
         draw(paths["picture"], list(self._curves.values()), sides, self._findings.swap_at_seconds)
@@ -328,21 +330,6 @@ def main(options: Options) -> int:
             console.print("\n[bold red]The demo failed.[/]")
             console.print(_reason(fault), highlight=False, markup=False, soft_wrap=True)
             return 1
-
-
-def _wipe(directory: Path) -> None:
-    """Remove what an earlier demo left; refuse to touch a directory that is something else, or in use."""
-    if not directory.exists():
-        return
-    lock = directory / LOCK_FILE
-    if not lock.exists() and any(directory.iterdir()) and not (directory / "logs").is_dir():
-        raise PlatformError(f"{directory} holds something that no demo has put there; name another with --dir")
-    if lock.exists():
-        held = locks.lock(lock)
-        if held is None:
-            raise PlatformError(f"another platform runs in {directory}; stop it first")
-        os.close(held)
-    shutil.rmtree(directory)
 
 
 def _cpu_us_per_request(scrapes: list[Metrics]) -> float:

@@ -30,6 +30,8 @@ VENDOR_ID = 1_000
 #: Where notices are sent to: over TLS, as impressions that ask for `secure` need it. Nothing resolves the name: the
 #: simulated exchange sends what goes there to the notice port (see Platform.ends_tls).
 NOTICE_BASE_URL = "https://notices.dsp.example"
+#: Where the output of the platform's commands goes, in its data directory.
+LOGS = "logs"
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 _RUN_SECONDS = 120.0
@@ -108,7 +110,7 @@ class Platform:
     ) -> None:
         self.data_dir = data_dir.resolve()
         self.ports = ports or free_ports()
-        self.logs = self.data_dir / "logs"
+        self.logs = self.data_dir / LOGS
         self.logs.mkdir(parents=True, exist_ok=True)
         self._env = _environment(self.data_dir, self.ports, exchanges, settings or {})
         self._up: subprocess.Popen[bytes] | None = None

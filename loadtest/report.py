@@ -70,6 +70,7 @@ class Report(msgspec.Struct, kw_only=True):
     cpu_us_per_request: float
     no_bid_reasons: dict[str, int]
     models: dict[str, Any]
+    model_refused: list[str]  # why the training registered none
     model_swap: Swap | None
     notices: Reconciliation
     notices_never_sent: int
@@ -143,12 +144,17 @@ def problems(report: Report) -> list[str]:
     if report.unanswered:
         found.append(f"{report.unanswered} requests got no answer: {report.unanswered_by_cause}")
     if report.model_swap is None:
-        found.append("no model was swapped in")
+        found.append(f"no model was swapped in: {'; '.join(report.model_refused) or 'the bidder did not take it'}")
     elif not report.models["rows"]:
         seconds = report.model_swap.training_seconds
         found.append(f"no later traffic to compare the models on: training took {seconds:.0f} s, and the flights ended")
     if report.ledger_imbalance_micros:
         found.append(f"the book is out of balance by {report.ledger_imbalance_micros} micros")
+    if report.response_faults:
+        found.append(f"bids that broke a rule: {report.response_faults}")
+    refused = {status: count for status, count in report.status.items() if status not in ("200", "204")}
+    if refused:
+        found.append(f"requests answered with neither a bid nor a no-bid, by status: {refused}")
     if report.late:
         found.append(f"answers that came after tmax: {report.late}")
     return found

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from loadtest import report as reports
-from loadtest.console import Progress, Step, View, bar, render
+from loadtest.console import Progress, Step, Ticker, View, bar, live, render
 from loadtest.picture import Curve, Reliability, draw
 from loadtest.platform import Metrics, no_bid_reasons, parse_metrics
 from loadtest.reconcile import reconcile
@@ -52,6 +52,7 @@ def report_of(truth: Truth, **changes: object) -> reports.Report:
         "unanswered_by_cause": {},
         "status": {"200": 60}, "response_faults": {}, "cpu_us_per_request": 321.0, "no_bid_reasons": {"budget": 7},
         "models": {"before": {"log_loss": 0.3, "auc": 0.5}, "after": {"log_loss": 0.2, "auc": 0.7}, "rows": 9},
+        "model_refused": [],
         "model_swap": reports.Swap(version="v7", seconds=0.4, training_seconds=9.0, dropped_requests=0),
         "notices": verdict, "notices_never_sent": 1, "phases": reports.phases(truth),
         "campaigns": [Progress(1, "Spring", 5, 10, 20)], "line_items_spent_out": 2,
@@ -60,8 +61,8 @@ def report_of(truth: Truth, **changes: object) -> reports.Report:
     return reports.Report(**(fields | changes))  # type: ignore[arg-type]
 
 
-def printed(thing: object) -> str:
-    console = Console(file=io.StringIO(), width=120)
+def printed(thing: object, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(thing)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -75,6 +76,28 @@ def test_live_screen_shows_steps_traffic_and_campaigns(truth: Truth) -> None:
     shown = printed(render(view))
     for text in ("first", "second", "req/s", "60.0%", "50.0%", "Spring sale", "125%", "time left"):
         assert text in shown
+
+
+def test_a_narrow_screen_loses_no_name_and_no_figure(truth: Truth) -> None:
+    campaign = Progress(1, "Velora certified used", 5_000_000, 4_000_000, 9_000_000)
+    view = View(truth, [Step("set up database, catalogue", 4.0)], [campaign])
+    shown = printed(render(view), width=60)
+    for text in ("set up database, catalogue", "4 s", "req/s", "60.0%", campaign.name, "5.00", "4.00", "9.00", "125%"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("terminal", "kind", "redrawn"), [(True, "xterm", True), (True, "dumb", False), (False, "xterm", False)]
+)
+def test_a_screen_that_cannot_be_redrawn_gets_lines(truth: Truth, terminal: bool, kind: str, redrawn: bool) -> None:
+    console = Console(file=io.StringIO(), width=120, force_terminal=terminal, _environ={"TERM": kind})
+    view = View(truth, [Step("first", 1.0)])
+    view.begin(0)
+    with live(console, view):
+        Ticker(console, view).tick()
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("first: " in shown) != redrawn
+    assert ("spend against plan" in shown) == redrawn
 
 
 def test_the_bar_marks_the_plan_and_never_overflows() -> None:
@@ -92,6 +115,19 @@ def test_report_says_what_is_wrong(truth: Truth, tmp_path: Path) -> None:
     assert "missing: x/a/1/bill" in shown
     assert "answers that came after tmax: 2" in shown
     assert "Spring" in shown
+
+
+def test_report_says_why_no_model_was_swapped_in(truth: Truth) -> None:
+    found = reports.problems(
+        report_of(truth, model_swap=None, model_refused=["12 clicks; 30 are needed", "9 too young"])
+    )
+    assert "no model was swapped in: 12 clicks; 30 are needed; 9 too young" in found
+
+
+def test_report_says_what_the_exchange_could_not_use(truth: Truth) -> None:
+    found = reports.problems(report_of(truth, status={"200": 3, "400": 2}, response_faults={"below_floor": 1}))
+    assert "bids that broke a rule: {'below_floor': 1}" in found
+    assert "requests answered with neither a bid nor a no-bid, by status: {'400': 2}" in found
 
 
 def test_report_says_why_the_models_are_not_compared(truth: Truth) -> None:
