@@ -5,7 +5,6 @@ import gc
 import sys
 from collections.abc import Mapping
 from functools import partial
-from importlib.metadata import version
 from typing import cast
 
 import msgspec
@@ -26,7 +25,7 @@ from bidder.sync import LeaseSync
 from bidder.wiring import Deployment, wire
 from dsp import registry
 from dsp.cache.connect import blob_store, lease_store, user_store
-from dsp.kernel import config, limits, logging, metrics, tracing
+from dsp.kernel import limits, logging, metrics, process, tracing
 from dsp.kernel.clock import MS_PER_SECOND, NS_PER_MS, SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.keys import signing_keys
@@ -55,8 +54,7 @@ async def run(settings: Mapping[str, msgspec.Struct]) -> None:
     """Run one bidder process until a signal or the supervisor's death ends it."""
     platform = cast(Platform, settings["platform"])
     logging.configure("bidder", platform.log_level)
-    metrics.CONFIG.info({"hash": config.digest(settings)})
-    metrics.BUILD.info({"version": version("dsp")})
+    process.describe(settings)
     # Threads write to disk and load models; none of them may keep a bid waiting for 5 ms.
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     bidding = cast(BidderConfig, settings["bidder"])

@@ -13,7 +13,7 @@ from dsp.api.config import ApiConfig
 from dsp.api.connection import Connection
 from dsp.api.context import Services
 from dsp.cache.connect import blob_store
-from dsp.kernel import config, limits, logging, metrics
+from dsp.kernel import limits, logging, process
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import UnavailableError
@@ -55,7 +55,7 @@ async def run(settings: Mapping[str, Any]) -> None:
     platform: Platform = settings["platform"]
     api: ApiConfig = settings["api"]
     logging.configure("api", platform.log_level)
-    metrics.CONFIG.info({"hash": config.digest(settings)})
+    process.describe(settings)
     lifecycle, engine = Lifecycle(), create_engine(url(platform))
     clock = SystemClock()
     log = event_log(platform, clock)

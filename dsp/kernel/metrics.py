@@ -210,6 +210,8 @@ LOG_GAPS = Counter(
 )
 WORKER_STEP = Gauge("dsp_worker_last_step_timestamp_seconds", "When the worker's last step succeeded.", ["worker"])
 BATCHES_FAILED = Counter("dsp_worker_failures_total", "Worker batches that failed and will be tried again.", ["worker"])
+DISK = Gauge("dsp_data_dir_disk_bytes", "Size of the file system that `data_dir` is on.")
+DISK_FREE = Gauge("dsp_data_dir_disk_free_bytes", "Left of it for the process.")
 CONFIG = Info("dsp_config", "A hash of the settings in use.")
 BUILD = Info("dsp_build", "The version of the software.")
 

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 import msgspec
 from prometheus_client import start_http_server
 
-from dsp.kernel import config, logging, metrics
+from dsp.kernel import logging, metrics, process
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import DspError, UnavailableError
 from dsp.kernel.lifecycle import Lifecycle
@@ -51,7 +51,7 @@ async def run(name: str, settings: Mapping[str, msgspec.Struct], job: Job, inter
     """
     platform, workers = sections(settings)
     logging.configure(name, platform.log_level)
-    metrics.CONFIG.info({"hash": config.digest(settings)})
+    process.describe(settings)
     lifecycle = Lifecycle()
     stop = asyncio.create_task(lifecycle.wait_for_stop())
     loop = asyncio.create_task(_work(name, workers, job, interval_ms, lifecycle))

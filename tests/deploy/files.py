@@ -20,7 +20,13 @@ VARIABLES = {"$__rate_interval": "5m", "$exchange": ".*"}
 #: A series' name, with its matchers if it has any; functions and words of the language are other names.
 _SELECTOR = re.compile(r"\b(up|(?:dsp|process|python)[a-zA-Z0-9_:]*)(\{[^}]*\})?")
 #: Other libraries' metrics: the Prometheus client's own, and the server's.
-FOREIGN = {"up", "process_cpu_seconds_total", "process_resident_memory_bytes", "python_gc_collections_total"}
+FOREIGN = {
+    "up",
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "python_gc_collections_total",
+}
 
 
 class Selector(NamedTuple):
