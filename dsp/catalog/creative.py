@@ -94,13 +94,14 @@ def creative(entity: Creative, path: str, faults: list[Fault]) -> Creative:
             faults.append(Fault("protocols", f"must name a wrapper's ({_listed(WRAPPERS)}) where mime is {TAG_MIME}"))
     if entity.format is MediaFormat.BANNER:
         _banner(entity.markup, faults)
+        loaded = entity.markup
     elif entity.format is MediaFormat.NATIVE:
-        _native(entity.markup, faults)
+        loaded = _native(entity.markup, faults)
     else:
         _media(entity, faults)
+        loaded = f'"{entity.markup}"'
     _trackers(entity, faults)
     # The bidder's self-check drops bids with such markup, and nobody would know why the creative is never shown.
-    loaded = entity.markup if entity.format in (MediaFormat.BANNER, MediaFormat.NATIVE) else f'"{entity.markup}"'
     if entity.secure and insecure(loaded):
         faults.append(Fault("markup", "loads a resource over http, so the creative is not secure"))
     if names := unknown(entity.markup):
@@ -195,12 +196,13 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(numbers)))
 
 
-def _native(text: str, faults: list[Fault]) -> None:
+def _native(text: str, faults: list[Fault]) -> str:
+    """Judge native assets; return what of them is loaded where they are shown, rather than read."""
     try:
         assets = msgspec.json.decode(text, type=NativeAssets)
     except (msgspec.DecodeError, RecursionError) as fault:
         faults.append(Fault("markup", f"must be a JSON object of native assets: {fault}"))
-        return
+        return ""
     for name, image in (("image", assets.image), ("icon", assets.icon)):
         try:
             _ = image and landing_url(image.url)
@@ -210,3 +212,4 @@ def _native(text: str, faults: list[Fault]) -> None:
         faults.append(Fault("markup", "needs a title or text"))
     if assets.video_vast and "<VAST" not in assets.video_vast:
         faults.append(Fault("markup", "video_vast must be a VAST document"))
+    return "".join(f'"{image.url}"' for image in (assets.image, assets.icon) if image is not None) + assets.video_vast

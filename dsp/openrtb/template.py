@@ -6,15 +6,19 @@ from collections.abc import Sequence
 
 #: Browsers hold loopback addresses to be secure (W3C Mixed Content, 4), which lets one machine try everything out.
 _LOOPBACK = r"(?!//(?:127\.0\.0\.1|localhost|\[::1\])[:/])"
-#: http: as the value of an attribute, in url(), in a VAST node or in a JSON or script string loads something insecure.
-#: Browsers write the quotes of a style in an attribute as references, in markup that is copied out of them.
-_INSECURE = re.compile(r"""(?:[="'`(>]|&(?:quot|apos|#34|#39);|<!\[CDATA\[)\s*http:""" + _LOOPBACK, re.IGNORECASE)
-#: What is only followed when a person clicks, and XML namespaces, which nothing loads at all. A tag ends before the
-#: next, and so does a node's text: else each tag of many without an end would be looked for until the markup's.
-_NAVIGATION = re.compile(
+#: http: as the value of an attribute, in url() or in a JSON or script string loads something insecure. Browsers write
+#: the quotes of a style in an attribute as references, in markup that is copied out of them.
+_INSECURE = re.compile(r"""(?:[="'`]|url\(|&(?:quot|apos|#34|#39);)\s*http:""" + _LOOPBACK, re.IGNORECASE)
+#: So does a VAST node whose text it is; in HTML that is text to read.
+_INSECURE_NODE = re.compile(r"(?:>|<!\[CDATA\[)\s*http:" + _LOOPBACK, re.IGNORECASE)
+#: What is only followed when a person clicks; a native ad's texts, which are read; and XML namespaces, which nothing
+#: loads at all. A tag ends before the next, and so does a node's text: else each tag of many without an end would be
+#: looked for until the markup's.
+_NOT_LOADED = re.compile(
     r"""<a\s[^<>]*>
     |<(ClickThrough|IconClickThrough|CompanionClickThrough)\b[^<>]*>[^<]*(?:<!\[CDATA\[[^<]*)?</\1>
-    |"link":\{"url":"[^"]*"|xmlns(?::\w+)?\s*=\s*(?:"[^"]*"|'[^']*')|http://www\.w3\.org/[\w./#-]*""",
+    |"link":\{"url":"[^"]*"|"(?:title":\{"text|data":\{"value)":"(?:[^"\\]|\\.)*"
+    |xmlns(?::\w+)?\s*=\s*(?:"[^"]*"|'[^']*')|http://www\.w3\.org/[\w./#-]*""",
     re.IGNORECASE | re.VERBOSE,
 )
 #: What shows banner markup to be of a type (OpenRTB list 5.2); what shows none is an XHTML banner.
@@ -32,7 +36,11 @@ def mark(number: int) -> str:
 
 def insecure(text: str) -> bool:
     """Return whether showing the markup would load something over http."""
-    return "http:" in text.lower() and _INSECURE.search(_NAVIGATION.sub("", text)) is not None
+    lower = text.lower()
+    if "http:" not in lower:
+        return False
+    loaded = _NOT_LOADED.sub("", text)
+    return _INSECURE.search(loaded) is not None or ("<vast" in lower and _INSECURE_NODE.search(loaded) is not None)
 
 
 def banner_types(markup: str) -> frozenset[int]:

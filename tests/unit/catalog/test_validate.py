@@ -239,6 +239,7 @@ def test_time_zones_must_be_known(zone: str) -> None:
         "http:<ClickThrough>",
         "http:<ClickThrough ",
         "http:= ",
+        'http:"data":{"value":"',
         "<",
         "<!--",
         "<!---->",
@@ -256,6 +257,16 @@ def test_markup_that_is_made_to_be_slow_is_not(piece: str) -> None:
     with suppress(ValidationError):
         parse(Kind.CREATIVE, REQUIRED[Kind.CREATIVE] | {"markup": markup})
     assert process_time() - began < 0.5
+
+
+def test_an_address_that_is_read_and_not_loaded_leaves_a_creative_secure() -> None:
+    shown = '{"title": "http://t.example", "data": {"11": "http://t.example"}, "image": {"url": "%s"}}'
+    native = {**REQUIRED[Kind.CREATIVE], "format": "native", "width": None, "height": None}
+    parse(Kind.CREATIVE, native | {"markup": shown % "https://t.example/x.png"})
+    loaded = refused(Kind.CREATIVE, native | {"markup": shown % "http://t.example/x.png"})
+    assert "over http" in loaded["markup"]
+    banner = '<a href="${CLICK_URL}">http://t.example (http://t.example)</a><img src="https://t.example/x.png">'
+    parse(Kind.CREATIVE, REQUIRED[Kind.CREATIVE] | {"markup": banner})
 
 
 @pytest.mark.parametrize("macro", ["${CLICK_URL}", "${CLICK_URL_ENC}"])

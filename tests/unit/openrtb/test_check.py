@@ -164,6 +164,17 @@ DEALS = {"pmp": {"private_auction": 1, "deals": [{"id": "D", "bidfloor": 2.0, "w
         ({"secure": 1, **VIDEO}, {}, {**SPOT, "adm": "<VAST><ClickThrough><![CDATA[http://x]]></ClickThrough>"}, ""),
         ({"secure": 1, "native": {}}, {}, {"mtype": 4, "adm": '{"imptrackers":["http://x"]}'}, "secure"),
         ({"secure": 1, "native": {}}, {}, {"mtype": 4, "adm": '{"link":{"url":"http://x"}}'}, ""),
+        # Text to read.
+        ({"secure": 1}, {}, {"adm": "<p><b>http://x</b> (http://x)</p>"}, ""),
+        (
+            {"secure": 1, "native": {}},
+            {},
+            {"mtype": 4, "adm": '{"assets":[{"title":{"text":"http://x \\"http://x"}}]}'},
+            "",
+        ),
+        ({"secure": 1, "native": {}}, {}, {"mtype": 4, "adm": '{"assets":[{"data":{"value":"http://x"}}]}'}, ""),
+        ({"secure": 1, "native": {}}, {}, {"mtype": 4, "adm": '{"assets":[{"img":{"url":"http://x"}}]}'}, "secure"),
+        ({"secure": 1}, {}, {"adm": "<script>v='<VAST><MediaFile>http://x</MediaFile></VAST>'</script>"}, "secure"),
         # Blocks
         ({}, {"badv": ["www.Ford.com"]}, {}, "advertiser"),
         ({}, {"badv": ["ford.com"]}, {"adomain": ["cars.ford.com"]}, "advertiser"),
