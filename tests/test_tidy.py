@@ -33,6 +33,10 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
+def _private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_module_is_tidy(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
@@ -53,6 +57,12 @@ def test_module_is_tidy(path: Path) -> None:
         if isinstance(handler, ast.ExceptHandler)
         and (handler.type is None or ast.unparse(handler.type) in ("Exception", "BaseException"))
         and all(isinstance(step, ast.Pass) for step in handler.body)
+    ]
+    faults += [
+        f"line {node.lineno} imports what {node.module} keeps to itself"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] not in PACKAGES
+        if any(_private(name) for name in (*node.module.split("."), *(alias.name for alias in node.names)))
     ]
     faults += [f"left over: {match.group()}" for match in LEFT_OVER.finditer(source)]
     assert not faults

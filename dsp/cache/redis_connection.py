@@ -9,11 +9,10 @@ from ssl import SSLContext
 from typing import Any, cast
 
 import hiredis
-from redis._parsers import BaseParser
-from redis.exceptions import InvalidResponse
+from redis.exceptions import InvalidResponse, ResponseError
 
 Command = tuple[Any, ...]
-#: A redis.exceptions.RedisError where the server refused.
+#: A ResponseError where the server refused, of all that it said: a code and words.
 Reply = Any
 
 
@@ -21,7 +20,7 @@ class Connection(asyncio.Protocol):
     """Does one call at a time. It is of no use any more once it is closed, or where a call was not awaited."""
 
     def __init__(self) -> None:
-        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=BaseParser.parse_error)
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
         self._transport: asyncio.Transport | None = None
         self._replies: list[Reply] = []
         self._count = 0

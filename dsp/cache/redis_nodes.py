@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from redis.crc import key_slot
-from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, ResponseError, TryAgainError
-from redis.exceptions import ConnectionError as NotReadyError
+from redis.exceptions import ResponseError
 
 from dsp.cache.redis_connection import Command, Connection, Reply, connect
 from dsp.kernel import logging
@@ -31,7 +30,9 @@ _PORT = 6_379
 _SCHEMES = {"redis": (False, False), "rediss": (False, True), "redis+cluster": (True, False),
             "rediss+cluster": (True, True)}  # fmt: skip
 #: A cluster's answers that its slots are elsewhere now, or nowhere.
-_ELSEWHERE = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)  # MovedError is an AskError
+_ELSEWHERE = ("ASK ", "CLUSTERDOWN ", "MASTERDOWN ", "MOVED ", "READONLY ", "TRYAGAIN ")
+#: A server's answers that it reads its data, does not know us, or has no room for us.
+_NOT_READY = ("LOADING ", "NOAUTH ", "ERR max number of clients reached")
 
 
 class Address(NamedTuple):
@@ -145,7 +146,7 @@ class Node:
                 else:
                     connection.close()
         for reply in replies:
-            if isinstance(reply, NotReadyError):  # it reads its data, or does not know us
+            if _says(reply, _NOT_READY):
                 raise UnavailableError(f"{self}: {reply}") from reply
         return replies
 
@@ -250,7 +251,7 @@ class Nodes:
         except UnavailableError:
             self._find()  # a replica may have taken its place
             raise
-        if any(isinstance(reply, _ELSEWHERE) for reply in replies):
+        if any(_says(reply, _ELSEWHERE) for reply in replies):
             self._find()
             raise UnavailableError(f"{node} has not these slots any more")
         found = {}
@@ -296,6 +297,10 @@ class Nodes:
 def tag(shard: int) -> str:
     """Return the hash tag of a shard's keys."""
     return f"{{dsp-{shard}}}"
+
+
+def _says(reply: Reply, beginnings: tuple[str, ...]) -> bool:
+    return isinstance(reply, ResponseError) and str(reply).startswith(beginnings)
 
 
 def check_durable(node: Node, reply: Reply) -> None:
