@@ -37,7 +37,7 @@ class LocalBlobStore:
         """Do nothing: no file stays open."""
 
     async def put(self, name: str, data: bytes) -> None:
-        """Publish atomically and durably."""
+        """Publish atomically; after a power cut there may be what was there before, whole."""
         path = self._path(name)
         try:
             await asyncio.to_thread(self._replace, path, data)
