@@ -84,6 +84,7 @@ def run(
     """
     held = _lock(data_path, patience.orphans_seconds)
     try:
+        (data_path / STATUS_FILE).unlink(missing_ok=True)  # of a supervisor that was killed: its processes have ended
         if refused(checks):
             logging.get(__name__).error("nothing is started: what the processes would read is refused")
             return 1

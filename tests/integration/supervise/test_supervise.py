@@ -449,6 +449,19 @@ def test_a_new_supervisor_waits_for_what_a_killed_one_left(up: Up) -> None:
     assert [what for what, _, _ in up.journal()] == ["begin", "end", "begin"]
 
 
+def test_what_a_killed_supervisor_said_of_its_processes_is_not_taken_for_what_the_next_says(
+    up: Up, tmp_path: Path
+) -> None:
+    first = up.start(child("a"))
+    eventually(lambda: up.ready("a") and up.begun("a"))
+    first.kill()
+    first.wait()
+    assert up.ready("a")
+    (tmp_path / "bad").touch()  # so that the next has nothing to say
+    assert up.start(child("a")).wait(DEADLINE_SECONDS) == 1
+    assert up.status() == {"children": {}}
+
+
 def test_what_a_killed_supervisor_left_and_does_not_end_is_told_apart_from_a_living_one(up: Up) -> None:
     first = up.start(child("a", linger_seconds=600.0))
     eventually(lambda: up.ready("a") and up.begun("a"))
