@@ -56,12 +56,7 @@ def operation(kind: Kind, name: str) -> dict[str, Any]:
     words, plural = kind.words, kind.plural.replace("_", " ")
     entity = schema_name(kind)
     summary, description = ACTIONS[name]
-    answer = {
-        "create": entity,
-        "list": f"{entity}Page",
-        "versions": "ChangePage",
-        "batch": f"{entity}List",
-    }.get(name, entity)
+    answer = {"list": f"{entity}Page", "versions": "ChangePage", "batch": f"{entity}List"}.get(name, entity)
     success = 201 if name == "create" else 200
     refused = {
         "create": (400, 409, 413, 415),

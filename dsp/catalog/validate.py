@@ -1,6 +1,6 @@
 """What the catalogue accepts: every refused field with its reason, and values in their normal form. Pure.
 
-Rules that need other entities (does the parent exist, is the external id taken) are in dsp.store.catalog.
+Rules that need other entities (does the parent exist, is the external id taken) are in dsp.store.checks.
 """
 
 from collections.abc import Callable, Mapping

@@ -304,16 +304,17 @@ class _Supervisor:
         if not self._announced and all(other.ready for other in self._children):
             self._announced = True
             self._log.info("platform ready")
+        if address is None:
+            return
         silences = 0
-        while address is not None and silences < self._patience.silences_max:
+        while silences < self._patience.silences_max:
             await self._lifecycle.sleep(self._patience.ask_seconds)
             if self._over(running):
                 return
             # Not whether it is ready: what that depends on may keep it waiting, and no restart mends that.
             silences = 0 if await _asked("/healthz", *address, process.pid) else silences + 1
-        if address is not None:
-            self._log.error("child does not answer, killed", child=running.child.name, pid=process.pid)
-            process.kill()
+        self._log.error("child does not answer, killed", child=running.child.name, pid=process.pid)
+        process.kill()
 
     def _write_status(self) -> None:
         """Tell people and tests which process is which; a convenience, so never worth failing for."""

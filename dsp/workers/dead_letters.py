@@ -52,7 +52,7 @@ async def park(log: EventLog, topic: Topic, group: str, poison: Sequence[Poison]
     Raises:
         UnavailableError: the log is away; the position must not move then.
     """
-    counter = metrics.POISON_RECORDS.labels(topic=topic)
+    counter = metrics.POISON_RECORDS.labels(topic=topic)  # so that the first is an increase
     if not poison:
         return
     letters = []

@@ -16,7 +16,6 @@ from dsp.stream.port import Position
 _NAME = re.compile(r"(\d+)-(\d+)-(\d+)\.parquet")
 _DRAFT_SUFFIX = ".draft"
 _ASIDE_SUFFIX = ".aside"
-#: A row and the time of its event, which decides the hour it is filed under.
 Row = Mapping[str, Any]
 
 

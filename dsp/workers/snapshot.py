@@ -51,9 +51,11 @@ def limits(catalogue: Catalogue, before: Iterable[Limit] = ()) -> list[Limit]:
     kept = {limit.line_item_id for limit in found}
     for limit in before:
         if limit.line_item_id not in kept:
-            budget = campaigns.get(limit.campaign_id)
-            shared = limit[4:6] if budget is None else (budget.daily_micros, budget.total_micros)
-            found.append(Limit(*limit[:4], *shared, active=False))
+            if (shared := campaigns.get(limit.campaign_id)) is not None:
+                limit = limit._replace(
+                    campaign_daily_micros=shared.daily_micros, campaign_total_micros=shared.total_micros
+                )
+            found.append(limit._replace(active=False))
     return found
 
 

@@ -186,7 +186,7 @@ class Bidders:
             self.do(process, partial(self._exchange_sync, process))
 
     def _sync(self, process: Process) -> None:
-        """Sync every second for as long as the process lives."""
+        """Sync again and again for as long as the process lives."""
         if process.dead or process.paused or self.ended:
             return
         self._exchange_sync(process)

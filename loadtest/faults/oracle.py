@@ -238,14 +238,8 @@ class Oracle:
             raise ViolationError(f"the book has {days}, the log {self._days}")
         if leases != self._leases:
             raise ViolationError("the book's leases are not the log's")
-        spent: Counter[Scope] = Counter()
-        for line_item_id, campaign_id, day, micros, *_ in rows:
-            for scope in scopes(line_item_id, campaign_id, day):
-                spent[scope] += micros
-        for scope, micros in spent.items():
-            ceiling = self._ceiling(scope)
-            if ceiling is not None and micros > ceiling:
-                raise ViolationError(f"{scope}: {micros} spent, {ceiling} allowed")
+        if excesses := self._excesses(tuple(row)[:4] for row in rows):
+            raise ViolationError(f"spent beyond what is allowed: {excesses}")
         if store_answers:
             self._had_no_room(owed)
 
@@ -260,19 +254,12 @@ class Oracle:
             days, imbalance = book.days(), book.imbalance()
         if imbalance:
             raise ViolationError(f"the book is out of balance by {imbalance}")
-        spent: Counter[Scope] = Counter()
-        for one in days:
-            for scope in scopes(one.line_item_id, campaigns[one.line_item_id], one.day):
-                spent[scope] += one.spend_micros
-        excess = 0
-        for scope, micros in spent.items():
-            ceiling = self._ceiling(scope)
-            excess += max(0, micros - ceiling) if ceiling is not None else 0
+        spends = ((one.line_item_id, campaigns[one.line_item_id], one.day, one.spend_micros) for one in days)
         impressions = Counter((exchange, auction_id, imp_id) for _, exchange, auction_id, imp_id in rows)
         late = [effect for effect in self.effects if effect.late_micros]
         late_charged = [effect for effect in self.effects if effect.came_late and effect.charged_micros]
         return Audit(
-            overspend_micros=excess,
+            overspend_micros=sum(self._excesses(spends).values()),
             double_billed=sum(count - 1 for count in impressions.values()),
             lost=len(self._acknowledged - {row[0] for row in rows}),
             value_micros=sum(effect.value_micros for effect in self.effects),
@@ -293,6 +280,15 @@ class Oracle:
         """Return what may be spent: the limit, or what had been granted before it was lowered, less what came back."""
         bound = self._bound(scope)
         return None if bound is None else max(bound, self._ceilings.get(scope, bound))
+
+    def _excesses(self, spends: Iterable[tuple[int, int, int, Micros]]) -> dict[Scope, Micros]:
+        """Return by how much budgets are exceeded by what line items, of campaigns, spent on days."""
+        spent: Counter[Scope] = Counter()
+        for line_item_id, campaign_id, day, micros in spends:
+            for scope in scopes(line_item_id, campaign_id, day):
+                spent[scope] += micros
+        found = ((scope, self._ceiling(scope)) for scope in spent)
+        return {scope: spent[scope] - most for scope, most in found if most is not None and spent[scope] > most}
 
     def _see_late(self, sql: Connection, position: int) -> list[Notice]:
         """Look which late wins up to a place in the log the book has charged; return those that it has not."""

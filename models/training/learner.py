@@ -95,7 +95,9 @@ class Learner:
     learned_to_ms: int = 0
     #: From where to read.
     positions: Mapping[str, Position] = field(default_factory=dict)
-    models: dict[Target, ftrl.Ftrl] = field(default_factory=lambda: _begun())
+    models: dict[Target, ftrl.Ftrl] = field(
+        default_factory=lambda: {target: ftrl.begin(PLATFORM, config) for target, config in FTRL.items()}
+    )
     gains: dict[Target, Gain] = field(default_factory=lambda: {one: Gain() for one in Target})
     _notes: deque[tuple[int, dict[str, Position]]] = field(default_factory=deque)
     _latest: deque[Row] = field(default_factory=lambda: deque(maxlen=_GOLDEN_ADS))
@@ -207,10 +209,6 @@ def resume(data: bytes, maturity_ms: int, room: int, responses_min: int) -> Lear
         raise BundleError(f"state: {type(fault).__name__}: {fault}") from fault
     pending = Pending(maturity_ms, room, kept.learned_to_ms, kept.clicks, kept.arrivals)
     return Learner(pending, responses_min, kept.learned_to_ms, kept.positions, models, gains)
-
-
-def _begun() -> dict[Target, ftrl.Ftrl]:
-    return {target: ftrl.begin(PLATFORM, config) for target, config in FTRL.items()}
 
 
 def _part(arrays: Mapping[str, NDArray[Any]], target: Target) -> dict[str, NDArray[np.float64]]:

@@ -205,7 +205,7 @@ class Pending:
         while self._fates and next(iter(self._fates.values())).first_ms < before_ms:
             del self._fates[next(iter(self._fates))]
 
-    def _matured(self, fate: _Fate, at_ms: int) -> tuple[float, float] | None:
+    def _matured(self, fate: _Fate, at_ms: int) -> tuple[float, float]:
         """Return share and responses of an impression that is old enough."""
         fate.learned = True
         fate.clicked = fate.clicked_ms is not None and fate.clicked_ms <= at_ms
