@@ -17,6 +17,7 @@ from dsp.kernel.processes import cores, side_by_side
 from dsp.pacing.auctions import AuctionPacer
 from models.benchmark import baselines
 from models.benchmark.auctions import Auctions, load, second_price_bid
+from models.benchmark.chart import chart
 
 HELP = "replay recorded second-price auctions under budgets, beside reference bidders and the hindsight optimum"
 _CPM = 1_000
@@ -121,7 +122,9 @@ def _show(result: dict[str, Any], title: str) -> None:
         table.add_row(f"1/{fraction}", *own, f"{row['clicks']:,}", *others)
     console = Console(width=max(Console().width, 140))
     console.print(table)
-    console.print(f"mean {result['mean_value_ratio']:.4f}")
+    console.print(f"mean {result['mean_value_ratio']:.4f}\n")
+    rows = {f"1/{name}": {**row["baselines"], "ours": row["value_ratio"]} for name, row in result["fractions"].items()}
+    console.print(chart(rows), highlight=False)
 
 
 def _draw(result: dict[str, Any], path: Path) -> None:

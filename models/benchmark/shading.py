@@ -15,6 +15,7 @@ from dsp.kernel.errors import InputError
 from dsp.pricing.landscape import WinCurve
 from dsp.pricing.shade import shade
 from models.benchmark import season2
+from models.benchmark.chart import chart
 from models.benchmark.season2 import Impressions
 
 HELP = "shade recorded impressions as first-price auctions, beside constants and the oracle"
@@ -161,6 +162,7 @@ def _table(result: Result) -> str:
         f"{multiple:>7}" + "".join(f"{shares[name]:15.4f}" for name in names)
         for multiple, shares in result.shares.items()
     ]
+    lines += ["", chart({f"x{multiple}": shares for multiple, shares in result.shares.items()})]
     lines += ["", "win rate at the reference bids, by tenth of the predicted rate", "tenth     predicted  found"]
     lines += [
         f"{number:>5}{predicted:14.3f}{found:7.3f}"
