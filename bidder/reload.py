@@ -33,6 +33,8 @@ from models.serving.session import CPU, Device
 
 #: So long another predictor waits for controls that are meant for its values. Where pacing is away, it serves without.
 REVALUED_SECONDS_MAX = 5.0
+#: What was refused is tried again so often: the fault may have been the reading's, or files come after their alias.
+RETRY_SECONDS = 60.0
 _Part = TypeVar("_Part")
 _SWAPS = {
     SNAPSHOT_BLOB: metrics.SNAPSHOT_SWAPS,
@@ -69,7 +71,7 @@ class Reloader:
         self._waits_until: float | None = None  # on the loop's clock; None: no predictor waits for its controls
         self._challenger: BatchPredictor | None = None
         self._landscapes: Landscapes = NO_LANDSCAPES
-        #: What was looked at last, good or bad, so that a broken artefact is tried and reported once.
+        #: What was looked at last, good or bad, so that a broken artefact is not tried at every look.
         names = (SNAPSHOT_BLOB, ACTIVE_BLOB, PACED_BLOB, PRIOR_BLOB, CHAMPION, CHALLENGER, LANDSCAPE)
         self._seen = dict.fromkeys(names, "")
         for swaps in _SWAPS.values():  # so that the first fault is an increase
@@ -265,12 +267,18 @@ class Reloader:
             built = await asyncio.to_thread(build)
         except Exception as fault:
             logging.get(__name__).error("refused", artefact=name, version=self._seen[name], fault=repr(fault))
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._forget, name, self._seen[name])
             built = None
         if swaps is not None:
             swaps.labels("failed" if built is None else "loaded").inc()
             if built is not None:
                 logging.get(__name__).info("loaded", artefact=name, version=self._seen[name])
         return built
+
+    def _forget(self, name: str, version: str) -> None:
+        """Let a version be looked at as if it were new, unless another one has come since."""
+        if self._seen[name] == version:
+            self._seen[name] = ""
 
     def _complain(self, name: str, fault: Exception) -> None:
         """Log a fault once until it has passed, not four times a second."""

@@ -1,6 +1,7 @@
 """The reloader on a blob store and a registry that may be slow, and snapshots that take their time."""
 
 import asyncio
+import errno
 import threading
 from pathlib import Path
 
@@ -8,16 +9,18 @@ import pytest
 from structlog.testing import capture_logs
 
 from bidder.compiling import Compiled, compile_here
-from bidder.reload import SNAPSHOT_BLOB, Reloader
+from bidder.reload import RETRY_SECONDS, SNAPSHOT_BLOB, Reloader
 from bidder.state import Serving
 from dsp.cache.local import LocalBlobStore
 from dsp.catalog.status import Status
+from dsp.kernel.clock import ManualClock
 from dsp.pacing import columns
 from dsp.pacing.columns import PACED_BLOB, paced
 from dsp.pacing.controller import Control, Controls
 from dsp.snapshot import active, codec
 from dsp.snapshot.active import ACTIVE_BLOB
 from dsp.targeting import bitmap
+from loadtest.day import loop as simulated
 from tests.integration.bidder.world import catalogue
 
 
@@ -91,6 +94,42 @@ class Slow:
             self.compiling.set()
             self.go_on.wait(60.0)
         return compile_here(data)
+
+
+class Failing:
+    """Compiles only from the `works_from`-th time on."""
+
+    def __init__(self, works_from: int) -> None:
+        self.works_from, self.tried = works_from, 0
+
+    def __call__(self, data: bytes) -> Compiled:
+        self.tried += 1
+        if self.tried < self.works_from:
+            raise OSError(errno.EMFILE, "too many open files")
+        return compile_here(data)
+
+
+def test_what_was_refused_is_tried_again_but_not_at_every_look(tmp_path: Path) -> None:
+    serving, failing = Serving(), Failing(works_from=3)
+
+    async def scene() -> None:
+        blobs = LocalBlobStore(tmp_path / "blobs")
+        await blobs.open()
+        await blobs.put(SNAPSHOT_BLOB, codec.encode(catalogue(), "v1", 1))
+        reloader = Reloader(serving, blobs, tmp_path / "models", 250, compiler=failing)
+        for tried in (1, 2):
+            for _ in range(3):
+                assert not await reloader.poll_snapshot()
+            assert failing.tried == tried
+            await asyncio.sleep(RETRY_SECONDS + 1.0)
+        assert await reloader.poll_snapshot()
+        assert serving.current is not None
+        await asyncio.sleep(RETRY_SECONDS + 1.0)
+        assert not await reloader.poll_snapshot()  # it serves: nothing is to be tried again
+        await blobs.close()
+
+    simulated.run(scene(), ManualClock())
+    assert failing.tried == 3
 
 
 async def test_who_is_paused_stops_while_a_snapshot_is_compiled(tmp_path: Path) -> None:
