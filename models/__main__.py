@@ -161,8 +161,11 @@ def _rollback(options: argparse.Namespace, data_dir: Path, config: TrainingConfi
 
 def _step(step: str, found: dict[str, Any]) -> str:
     if step == "dataset":
+        from models.evaluation.report import spans
+
         text = "{impressions:,} impressions, {clicks:,} clicks, {conversions:,} conversions".format(**found)
         text += "".join(f"\n           {reason}" for reason in found.get("reasons", ()))
+        text += "".join(f"\n           nothing of {span}" for span in spans(found["holes"]))
         return text + "".join(f"\n           left out {entry['path']}: {entry['reason']}" for entry in found["skipped"])
     if step == "evaluate":
         scores = {name: score["log_loss"] for name, score in found["scores"].items()}

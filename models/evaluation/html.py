@@ -9,7 +9,7 @@ from models.evaluation.drift import LARGE, MODERATE, Drift
 from models.evaluation.importance import Importance, Spread
 from models.evaluation.names import words
 from models.evaluation.parts import Kind
-from models.evaluation.report import or_dash, time
+from models.evaluation.report import or_dash, spans, time
 from models.evaluation.review import CONFIDENCE, Part, Parting, Review, Score
 from models.evaluation.style import CSS
 
@@ -301,7 +301,7 @@ def _data(review: Review) -> str:
             f"{data['files']:,} files read, {len(data['skipped'])} skipped, {len(data['holes'])} hours without any",
         ]
         lines += [f"skipped {entry['path']}: {entry['reason']}" for entry in data["skipped"]]
-        lines += [f"nothing of {hole}" for hole in data["holes"]]
+        lines += [f"nothing of {span}" for span in spans(data["holes"])]
     about = [
         f"{name} {value}"
         for part in ("libraries", "config")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 #: Metric, its heading, and how it is written.
@@ -127,6 +127,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def or_dash(value: float | None, form: str) -> str:
     """Return a figure as `format` writes it, a dash where there is none."""
     return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def spans(hours: Sequence[str]) -> list[str]:
+    """Return folders of hours, in order of time, with those that follow one another told as one span."""
+    found: list[list[str]] = []
+    following = None
+    for folder in hours:
+        hour = datetime.strptime(f"{folder} +0000", "date=%Y-%m-%d/hour=%H %z")
+        if hour == following:
+            found[-1].append(folder)
+        else:
+            found.append([folder])
+        following = hour + timedelta(hours=1)
+    return [span[0] if len(span) == 1 else f"{span[0]} to {span[-1]} ({len(span)} hours)" for span in found]
 
 
 def _bars(entry: Mapping[str, Any]) -> str:

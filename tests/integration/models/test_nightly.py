@@ -398,6 +398,14 @@ def test_people_get_a_table(copied: Path) -> None:
     assert "tenth" in out
 
 
+def test_people_see_which_hours_are_without_data(tmp_path: Path, write_log: Any) -> None:
+    write_log(tmp_path / "training", 10)
+    write_log(tmp_path / "training", 10, start_ms=START_MS + 3 * 3_600_000, seed=2)
+    (tmp_path / "dsp.toml").write_text("[training]\nwindow_days = 20_000\n")  # the log is of another year
+    out, _ = command(tmp_path, "--config", str(tmp_path / "dsp.toml"), "nightly")
+    assert "nothing of date=2025-06-15/hour=16 to date=2025-06-15/hour=17 (2 hours)" in out
+
+
 def test_people_see_what_was_done_before_the_run_was_killed(copied: Path) -> None:
     command(copied, "nightly")
     folder = max((copied / "models" / "runs").iterdir())

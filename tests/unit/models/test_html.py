@@ -28,7 +28,7 @@ MANIFEST = {
     "data": {
         "impressions": 1234, "clicks": 56, "conversions": 7, "from_ms": 0, "to_ms": 86_400_000, "immature": 89,
         "foreign": 10, "files": 11, "skipped": [{"path": f"bids/{HOSTILE}", "reason": "not Parquet"}],
-        "holes": ["date=1970-01-01/hour=05"],
+        "holes": ["date=1970-01-01/hour=05", *(f"date=1970-01-{day}" for day in ("01/hour=23", "02/hour=00"))],
     },
     "libraries": {"numpy": HOSTILE},
 }  # fmt: skip
@@ -144,7 +144,9 @@ def test_drift_importance_and_data_are_told(review: Review) -> None:
     ]
     text = page.text_content()
     assert "1,234 impressions with 56 clicks and 7 conversions" in text
-    assert "date=1970-01-01/hour=05" in text
+    items = [item.text_content() for item in page.iterfind(".//li")]
+    assert "nothing of date=1970-01-01/hour=05" in items
+    assert "nothing of date=1970-01-01/hour=23 to date=1970-01-02/hour=00 (2 hours)" in items
     assert f"skipped bids/{HOSTILE}: not Parquet" in text
     assert f"it is {HOSTILE}" in text
 
