@@ -55,7 +55,7 @@ class Admission:
         now_ns: int,
         recording: Callable[[], bool],
     ) -> None:
-        self.inflight = 0
+        self.inflight = self._most = 0
         self._queue = Queue()
         self._inflight_max = inflight_max
         self._time_left_ms_min = time_left_ms_min
@@ -68,6 +68,8 @@ class Admission:
     def enter(self, exchange: str, arrived_ns: int, now_ns: int) -> Exclusion | None:
         """Count a request in; a reason means that it must be answered at once. Pair every call with `leave`."""
         self.inflight += 1
+        if self.inflight > self._most:
+            self._most = self.inflight
         if not self._recording():
             return Exclusion.LOG_AWAY
         waited = now_ns - arrived_ns > WORK_NS_MAX
@@ -81,6 +83,14 @@ class Admission:
     def leave(self) -> None:
         """Count a request out."""
         self.inflight -= 1
+
+    def most(self) -> int:
+        """Return how many requests at most were in flight at once since this was asked before.
+
+        Whoever asks for the number of now runs between turns of the loop, when hardly ever one is in flight.
+        """
+        most, self._most = self._most, self.inflight
+        return most
 
     def time_short(self, left_ms: float) -> bool:
         """Return whether too little time is left to run an auction."""

@@ -10,6 +10,7 @@ from typing import cast
 import msgspec
 
 from bidder.admin import AdminHandler
+from bidder.admission import Admission
 from bidder.cohort import Cohort
 from bidder.compiling import Compiler
 from bidder.config import BidderConfig
@@ -43,8 +44,8 @@ QUIET_MS = 500
 #: asked for little at a time, as every bid in flight waits for it, and looks at the old ones hardly ever.
 GC_THRESHOLDS = (2_000, 10, 2_000)
 SWITCH_INTERVAL_SECONDS = 0.000_5
-_LAG_PERIOD_SECONDS = 0.25
-_LAG_PERIODS = 4
+_WATCH_PERIOD_SECONDS = 0.25
+_WATCH_PERIODS = 4
 #: Files that a bidder has open beside its connections to the bid and notice ports: some forty, and clients of servers.
 _FILES_OWN = 256
 _NOTICE_BODY_BYTES_MAX = 65_536
@@ -151,8 +152,8 @@ class Bidder:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         await lifecycle.start(self.bid_port.listen(settings.host, settings.bid_port, shared), self._drain)
-        lag = asyncio.create_task(_watch_lag(), name="lag")
-        await lifecycle.start(asyncio.sleep(0), partial(cancel, lag))
+        watch = asyncio.create_task(_watch(self._admission), name="watch")
+        await lifecycle.start(asyncio.sleep(0), partial(cancel, watch))
         self.readiness.listening = True
         lifecycle.ready()
         logging.get(__name__).info(
@@ -181,7 +182,6 @@ class Bidder:
         self.serving.report_ages(self._clock.now_ms())
         self._sync.report()
         self.outbox.report()
-        metrics.INFLIGHT.set(self._admission.inflight)
         for name, port in (("bid", self.bid_port), ("notice", self.notice_port)):
             metrics.CONNECTIONS.labels(name).set(len(port.connections))
             metrics.CONNECTIONS_CLOSED.labels(name).inc(port.crowded_out)
@@ -227,13 +227,14 @@ def _tracer(settings: BidderConfig, clock: SystemClock) -> Tracer:
     return tracing.connect(settings.trace_url, settings.trace_share, clock, "dsp-bidder", settings.holder)
 
 
-async def _watch_lag() -> None:
-    """Measure how late timers fire, and show the worst of the last second."""
+async def _watch(admission: Admission) -> None:
+    """Show of the last second how late timers fired at worst, and how many requests were in flight at most."""
     loop = asyncio.get_running_loop()
     while True:
         worst = 0.0
-        for _ in range(_LAG_PERIODS):
+        for _ in range(_WATCH_PERIODS):
             began = loop.time()
-            await asyncio.sleep(_LAG_PERIOD_SECONDS)
-            worst = max(worst, loop.time() - began - _LAG_PERIOD_SECONDS)
+            await asyncio.sleep(_WATCH_PERIOD_SECONDS)
+            worst = max(worst, loop.time() - began - _WATCH_PERIOD_SECONDS)
         metrics.EVENT_LOOP_LAG.set(worst)
+        metrics.INFLIGHT.set(admission.most())

@@ -22,7 +22,7 @@ class Exclusion(Enum):
     # The whole request
     NOT_READY = "not_ready", 1, "The bidder has no snapshot yet, or is draining."
     LOG_AWAY = "log_away", 1, "Notices cannot be made durable, so that nobody would charge what is won."
-    OVERLOAD = "overload", 1, "More requests are in flight than the bound allows."
+    OVERLOAD = "overload", 1, "More requests come than can be answered: they wait too long, or too many are in flight."
     RATE_LIMITED = "rate_limited", 1, "The exchange sends more requests than its agreed rate."
     TIME_SHORT = "time_short", 15, "Too little of tmax was left to answer in time."
     INTERNAL = "internal", 1, "The bidder failed; the fault is in its log."

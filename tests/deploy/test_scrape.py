@@ -140,6 +140,10 @@ def test_every_series_of_alerts_and_runbooks_is_there(prometheus: Prometheus) ->
     assert not without_data(prometheus, {query: query for query in asked if not is_quiet(query)})
 
 
+def test_requests_in_flight_are_seen_though_no_scrape_comes_while_one_is_answered(prometheus: Prometheus) -> None:
+    assert prometheus.query("max_over_time(dsp_inflight_requests[5m]) > 0")
+
+
 def test_a_healthy_platform_is_quiet(prometheus: Prometheus) -> None:
     """Nothing fires on a young and healthy platform: an alert that cries wolf here would everywhere."""
     firing = [

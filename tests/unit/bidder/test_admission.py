@@ -31,6 +31,18 @@ def test_in_flight_bound() -> None:
     assert admission.enter("y", 0, 0) is None
 
 
+def test_the_most_in_flight_is_told_once_they_have_been_answered() -> None:
+    """Who asks comes between turns of the event loop, when all of a turn have been answered."""
+    admission = Admission(PROFILES, 2, 3.0, 0, lambda: True)
+    for _ in range(3):
+        admission.enter("y", 0, 0)
+    for _ in range(3):
+        admission.leave()
+    assert [admission.most(), admission.most()] == [3, 0]
+    admission.enter("y", 0, 0)
+    assert [admission.most(), admission.most()] == [1, 1]
+
+
 def test_nobody_bids_for_what_could_not_be_recorded() -> None:
     records = iter([False, True])
     admission = Admission(PROFILES, 2, 3.0, 0, lambda: next(records))
