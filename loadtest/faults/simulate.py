@@ -15,7 +15,7 @@ from dsp.kernel.money import Micros
 from dsp.pacing.controller import Controls, Law
 from dsp.pacing.traffic import Curves
 from dsp.store.book import BookRepository
-from dsp.workers.pacing import next_controls
+from dsp.workers.controls import next_controls
 from dsp.workers.snapshot import limits
 from loadtest.faults.bidders import Bidders
 from loadtest.faults.market import (

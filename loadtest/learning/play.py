@@ -20,7 +20,7 @@ from dsp.pacing.traffic import Curves
 from dsp.pricing.bid import price
 from dsp.pricing.value import conversion_worths, value_micros_cpm
 from dsp.store.book import DayResult
-from dsp.workers.pacing import next_controls
+from dsp.workers.controls import next_controls
 from loadtest.auction import Clearing, Offer, clear
 from loadtest.draw import Draw
 from loadtest.learning.policy import Policy

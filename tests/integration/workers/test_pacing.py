@@ -24,9 +24,9 @@ from dsp.pacing.traffic import encode as encode_traffic
 from dsp.store.book import DayResult
 from dsp.store.catalog import load_catalogue
 from dsp.store.tables import AdvertiserRow, LineItemRow
-from dsp.workers import pacing
 from dsp.workers.config import WorkersConfig
-from dsp.workers.pacing import PacingJob, Turn, next_controls
+from dsp.workers.controls import Turn, next_controls
+from dsp.workers.pacing import PacingJob
 from tests.integration.workers.conftest import NOON_MS, TODAY, World
 
 
@@ -549,7 +549,7 @@ async def test_a_large_catalogue_is_stepped_in_turns(
     world: World, job: PacingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two campaigns of two line items where three are stepped at once: each campaign every other second."""
-    monkeypatch.setattr(pacing, "STEP_LINE_ITEMS", 3)
+    monkeypatch.setattr("dsp.workers.controls.STEP_LINE_ITEMS", 3)
     campaigns = [world.campaign(world.advertiser()) for _ in range(2)]
     items = {one: [world.line_item(one, budget={"total_micros": 1_200_000}) for _ in range(2)] for one in campaigns}
 
