@@ -1,12 +1,14 @@
 """Files that must survive a power cut."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_synced(path: Path, data: bytes) -> None:
     """Write a file; its bytes are on the disk when this returns, its name once its folder is synced as well."""
-    with path.open("wb") as file:
+    with _named(path), path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -26,6 +28,17 @@ def sync(path: Path) -> None:
     """Put what a file, or the names in a folder, have become on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with _named(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let a fault say which file it is about, as that of a full disk does not."""
+    try:
+        yield
+    except OSError as fault:
+        fault.filename = fault.filename or str(path)
+        raise

@@ -6,7 +6,7 @@ step that was done. A step that is run again does no harm.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -309,7 +309,8 @@ def run(data_dir: Path, now_ms: int, config: TrainingConfig, progress: Progress)
                     continue
                 _do(night, name, step, progress)
         except Exception as fault:
-            begun.end({"fault": f"{type(fault).__name__}: {fault}"})  # it would fail again
+            with suppress(OSError):  # a full disk has no room for this either: what it had none for first is told
+                begun.end({"fault": f"{type(fault).__name__}: {fault}"})  # it would fail again
             raise
         outcome = _outcome(night)
         begun.end({"result": outcome.result})

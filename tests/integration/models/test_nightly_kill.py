@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,16 @@ from models.training.config import TrainingConfig
 STEPS = [*nightly.STEPS]
 
 
-def start(data_dir: Path) -> subprocess.Popen[str]:
+def start(data_dir: Path, file_bytes_max: int = resource.RLIM_INFINITY) -> subprocess.Popen[str]:
     env = {name: value for name, value in os.environ.items() if name != "DSP_CONFIG"}
     env |= {"DSP_PLATFORM_DATA_DIR": str(data_dir), "DSP_TRAINING_MATURITY_SECONDS": "0"}
     # The log is of another year than the clock.
     settings = {"window_days": "20000", "rounds_max": "10", "runs_kept": "1", "log_loss_tolerance": "0.2"}
     env |= {f"DSP_TRAINING_{name.upper()}": value for name, value in settings.items()}
     command = [sys.executable, "-W", "error", "-m", "models", "nightly", "--json"]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (file_bytes_max, file_bytes_max))
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, preexec_fn=limit)
 
 
 def finish(data_dir: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -123,3 +127,17 @@ def test_a_run_that_fails_is_begun_anew(logged: Path) -> None:
     outcome = nightly.run(logged, 1_750_000_083_000, config, lambda step, found: heard.append("resumed" in found))
     assert outcome.result == "published"
     assert not any(heard)
+
+
+@pytest.mark.platform
+def test_a_disk_without_room_is_told_with_the_file_that_it_had_none_for(logged: Path) -> None:
+    """And not with the note that the run has failed, for which there is no room either."""
+    process = start(logged, file_bytes_max=100)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    told = err.splitlines()[-1]
+    assert told.startswith("OSError: ")
+    assert "/models/runs/" in told
+    assert "end.json" not in told
+    answer, _ = finish(logged)
+    assert answer["result"] == "published"
