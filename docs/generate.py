@@ -24,6 +24,7 @@ NOTICES = """
 
 `dsp_notices_refused_total{reason}` has these, each answered with 400, and those of HTTP: `path`, `method`,
 `head_too_large`, `body_too_large`, `body_slow`, `http_malformed`, and `prefetch`: a browser's look ahead at a click.
+`dsp_admin_refused_total{reason}` has those of HTTP.
 
 """
 

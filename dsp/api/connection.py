@@ -1,9 +1,15 @@
-"""A client's connection: uvicorn's, but for how many there may be, and the patience with clients that do not ask."""
+"""A client's connection: uvicorn's, but for how many there may be, the patience with clients that do not ask, and a
+count of what is not HTTP.
+"""
 
 import asyncio
+from http import HTTPStatus
 from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from dsp.api.middleware import OTHER, UNMATCHED
+from dsp.kernel.metrics import API_REQUESTS
 
 
 class Connection(HttpToolsProtocol):
@@ -26,6 +32,11 @@ class Connection(HttpToolsProtocol):
         """Look no more."""
         self._timer.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Count what is not HTTP, which no middleware sees, and say so."""
+        API_REQUESTS.labels(method=OTHER, route=UNMATCHED, status=int(HTTPStatus.BAD_REQUEST)).inc()
+        super().send_400_response(msg)
 
     def _look(self) -> None:
         cycle = self.cycle

@@ -20,7 +20,7 @@ REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 #: Labels are bounded: a method or path that we do not know is not a label.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
-_UNMATCHED = "unmatched"
+OTHER, UNMATCHED = "OTHER", "unmatched"
 #: Whoever asks whether the process lives is answered however much there is to do.
 _UNBOUNDED = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -83,8 +83,8 @@ class Observer:
 
 
 def _count(scope: Scope, asked: str, status: int, elapsed_ns: int) -> None:
-    route = getattr(scope.get("route"), "path", _UNMATCHED)
-    method = asked if asked in _METHODS else "OTHER"
+    route = getattr(scope.get("route"), "path", UNMATCHED)
+    method = asked if asked in _METHODS else OTHER
     API_REQUESTS.labels(method=method, route=route, status=status).inc()
     API_DURATION.labels(method=method, route=route).observe(elapsed_ns / NS_PER_SECOND)
 

@@ -68,6 +68,7 @@ async def run(settings: Mapping[str, Any]) -> None:
             api.host,
             api.port,
             http=Connection,
+            ws="none",  # else a request to upgrade passes the middleware by wherever some package speaks WebSocket
             backlog=_BACKLOG,
             log_config=None,
             access_log=False,

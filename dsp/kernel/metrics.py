@@ -113,6 +113,9 @@ BATCH_QUEUE_ROWS = Gauge("dsp_batch_queue_rows", "Candidates that wait to join a
 # Notices
 NOTICES = LoopCounter("dsp_notices_total", "Notices received, by kind and result.", ["kind", "result"])
 NOTICES_REFUSED = LoopCounter("dsp_notices_refused_total", "Notices refused, by reason.", ["reason"])
+ADMIN_REFUSED = Counter(
+    "dsp_admin_refused_total", "Requests refused on the bidder's admin port, by reason.", ["reason"]
+)
 
 # Users
 USER_FAULTS = Counter(

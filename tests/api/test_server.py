@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,13 @@ def process(tmp_path: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         started.wait()
 
 
-def _status(port: int, path: str) -> int:
-    return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60.0).status_code
+def _status(port: int, path: str, headers: Mapping[str, str] | None = None) -> int:
+    return httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers, timeout=60.0).status_code
+
+
+def _counted(port: int, series: str) -> str:
+    lines = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60.0).text.splitlines()
+    return next((line.removeprefix(series) for line in lines if line.startswith(series)), "0")
 
 
 def _ready(port: int) -> bool:
@@ -85,6 +90,15 @@ async def test_a_life(process: subprocess.Popen[bytes], port: int, tmp_path: Pat
         answer = await _raw(port, rubbish)
         assert b"HTTP/1.1 5" not in answer, rubbish
         assert b"Traceback" not in answer
+    broken = 'dsp_api_requests_total{method="OTHER",route="unmatched",status="400"}'
+    assert float(_counted(port, broken)) >= 4  # what is not even HTTP; the rest is counted by its method
+    asked = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AA==",
+    }
+    assert _status(port, "/v1/advertisers", asked) == 401
     assert _ready(port)
     assert _status(port, "/v1/advertisers") == 401
     logged = (tmp_path / "api.log").read_text().splitlines()

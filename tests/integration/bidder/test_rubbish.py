@@ -181,7 +181,7 @@ async def raw(port: int, data: bytes, seconds: float = 5.0) -> bytes:
     return found
 
 
-@pytest.mark.parametrize("port", ["bid_port", "notice_port"])
+@pytest.mark.parametrize("port", ["bid_port", "notice_port", "admin_port"])
 @pytest.mark.parametrize(
     "data",
     [
@@ -202,6 +202,26 @@ async def test_what_is_not_http_is_refused_without_a_word(bidder: World, port: s
     assert head.split()[1:2] in ([b"400"], [b"404"], []), answer
     assert body == b""
     assert b"Traceback" not in answer
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "reason"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400", "http_malformed"),
+        (b"GET /secrets HTTP/1.1\r\nHost: x\r\n\r\n", b"404", "path"),
+        (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", b"405", "method"),
+        (
+            b"GET /metrics HTTP/1.1\r\n" + b"".join(b"h%d: x\r\n" % one for one in range(200)) + b"\r\n",
+            b"400",
+            "head_too_large",
+        ),
+    ],
+)
+async def test_what_the_admin_port_refuses_is_counted(bidder: World, data: bytes, status: bytes, reason: str) -> None:
+    before = await bidder.metric("dsp_admin_refused_total", reason=reason)
+    answer = await raw(bidder.admin_port, data, 1.0)
+    assert answer.split()[1] == status, answer
+    assert await bidder.metric("dsp_admin_refused_total", reason=reason) == before + 1
 
 
 async def test_pipelined_requests_are_answered_in_order(bidder: World) -> None:
