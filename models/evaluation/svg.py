@@ -51,8 +51,8 @@ def percent(rate: float) -> str:
 
 def reliability(curve: Sequence[Bin], axis: Axis, size: int, label: str, confidence: float) -> str:
     """Return a reliability curve: observed over predicted rate, both logarithmic, with Poisson intervals."""
-    left, bottom, top = 34, 20, 6
-    span = size - left - top
+    left, right, bottom, top = 34, 14, 20, 6  # a "100%" below the right edge has half of its width beyond
+    span = size - left - right
 
     def across(rate: float) -> float:
         return left + span * axis.place(rate)

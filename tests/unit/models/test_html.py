@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lxml import html as parser
 
-from models.evaluation import html
+from models.evaluation import html, svg
 from models.evaluation.gates import Limits
 from models.evaluation.importance import Importance, Spread
 from models.evaluation.metrics import losses, measure
@@ -129,6 +129,16 @@ def test_pictures_show_the_bins(review: Review) -> None:
         left, top, span = (float(frame.get(name)) for name in ("x", "y", "width"))
         diagonal = top + span - (float(point.get("cx")) - left)
         assert (float(point.get("cy")) < diagonal) == over or abs(float(point.get("cy")) - diagonal) < 0.2
+
+
+@pytest.mark.parametrize("size", [190, 320])
+def test_what_stands_below_an_axis_lies_within_the_picture(size: int) -> None:
+    picture = parser.fromstring(svg.reliability((), svg.Axis(0.03, 1.0), size, "all", 0.95))
+    labels = picture.xpath(".//text[@text-anchor='middle']")
+    assert labels[-1].text == "100%"
+    for label in labels:
+        half = 3.0 * len(label.text)  # digits are some six units wide
+        assert half <= float(label.get("x")) <= size - half
 
 
 def test_drift_importance_and_data_are_told(review: Review) -> None:
