@@ -144,6 +144,11 @@ def day_number(now_ms: int, timezone: str) -> int:
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
+def forget() -> None:
+    """Forget the days that were worked out: with other traffic curves most are not asked for again, at 3 kB each."""
+    _day.cache_clear()
+
+
 #: More than there are line items: with traffic learned by line item hardly two have a day in common.
 _DAYS_KEPT = 65_536
 

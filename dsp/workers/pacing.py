@@ -15,7 +15,7 @@ from dsp.cache.port import BlobStore, LeaseStore
 from dsp.catalog.entities import Catalogue
 from dsp.kernel import logging, metrics
 from dsp.kernel.clock import Clock, SystemClock, monotonic_ms
-from dsp.pacing import columns, revaluation
+from dsp.pacing import columns, plan, revaluation
 from dsp.pacing.columns import PACED_BLOB
 from dsp.pacing.controller import CONTROLS_BLOB, Controls, Law, decode, encode
 from dsp.pacing.revaluation import REVALUED_BLOB, rescale
@@ -78,6 +78,7 @@ class PacingJob:
         traffic = await self._news(TRAFFIC_BLOB, decode_traffic)
         if traffic is not None:
             self._curves = Curves(traffic, self._workers.traffic_curve)
+            plan.forget()
         self._turn = self._turn.after(len(self._catalogue.line_items))
         if await self._follow_values():
             self._turn = Turn()  # all multipliers are to be for the same values

@@ -14,7 +14,7 @@ from sqlalchemy import update
 from dsp.cache.port import LeaseWant, Limit
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
-from dsp.pacing import columns
+from dsp.pacing import columns, plan
 from dsp.pacing.columns import PACED_BLOB
 from dsp.pacing.controller import CONTROLS_BLOB, Controls, Law, decode
 from dsp.pacing.revaluation import REVALUED_BLOB, Revalued
@@ -402,6 +402,20 @@ async def test_the_learned_traffic_curve_shapes_the_plan_in_the_advertiser_s_hou
     kept = (await steps(world, job, 1)).line_items[line_item].planned_micros
     assert kept is not None
     assert planned <= kept < 80_000
+
+
+async def test_days_of_traffic_curves_that_are_no_more_are_not_kept(world: World, job: PacingJob) -> None:
+    """Curves come every minute and hardly two are alike: in half a day a hundred line items had 200 MB."""
+    campaign = world.campaign(world.advertiser(), budget={"daily_micros": 2_000_000})
+    line_items = [world.line_item(campaign, budget={"daily_micros": 1_000_000}) for _ in range(3)]
+    traffic = Traffic()
+    traffic.know(line_items)
+    for hour in range(10):
+        for at in range(100 * (1 + hour % 2)):
+            traffic.add(NOON_MS - 43_200_000 + hour * 3_600_000 + at, line_items)
+        await world.blobs.put(TRAFFIC_BLOB, encode_traffic(traffic))
+        await steps(world, job, 1)
+    assert 0 < plan._day.cache_info().currsize <= len(line_items) + 1
 
 
 @pytest.mark.parametrize("set_back_ms", [0, 86_400_000])
