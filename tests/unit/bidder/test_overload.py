@@ -49,7 +49,7 @@ class Exchange:
         return found
 
     def answered(self, count: int, now_ns: int) -> None:
-        """Take the answers of a turn, which leave together at its end."""
+        """Take the answers of a cohort, which uvloop sends at once."""
         self._send(now_ns)
         self._free += count
         self._ready_ns = max(self._ready_ns, now_ns)
@@ -73,18 +73,15 @@ def served(load: float, seconds: float, work_ns: int, no_ns: int, queue: Queue |
     good = late = refused = slowest_ns = 0
     while (at := exchange.next_ns()) is not None:
         began_ns = now_ns = max(now_ns, at)  # the loop sleeps until then
-        turn, decided = exchange.read(now_ns), list[int]()
-        for cohort in cohorts(turn):
+        for cohort in cohorts(exchange.read(now_ns)):
             let_in = [due_ns for due_ns in cohort if queue is None or not queue.overdue(began_ns, now_ns)]
             now_ns += len(let_in) * work_ns + (len(cohort) - len(let_in)) * no_ns
-            decided += let_in
-        refused += len(turn) - len(decided)
-        exchange.answered(len(turn), now_ns)
-        in_time = sum(now_ns - due_ns <= TMAX_NS for due_ns in decided)
-        good += in_time
-        late += sum(now_ns - due_ns > TMAX_NS for due_ns in turn)
-        if began_ns > (BEGAN_NS + end_ns) // 2:
-            slowest_ns = max(slowest_ns, *(now_ns - due_ns for due_ns in turn))
+            exchange.answered(len(cohort), now_ns)
+            refused += len(cohort) - len(let_in)
+            good += sum(now_ns - due_ns <= TMAX_NS for due_ns in let_in)
+            late += sum(now_ns - due_ns > TMAX_NS for due_ns in cohort)
+            if began_ns > (BEGAN_NS + end_ns) // 2:
+                slowest_ns = max(slowest_ns, *(now_ns - due_ns for due_ns in cohort))
     return Fared(good, late, refused, slowest_ns / MS)
 
 
