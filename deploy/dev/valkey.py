@@ -25,14 +25,14 @@ _SLOTS = 16_384
 
 
 class Valkey:
-    """One server on a free loopback port. What was acknowledged outlives a kill, as leases demand."""
+    """One server on a free loopback port, set as docs/cache.md says; `options` come after that."""
 
     def __init__(self, program: str, root: Path, *options: str, port: int = 0) -> None:
         self.port = port or free_port()
         self._folder = root / str(self.port)
         self._folder.mkdir(exist_ok=True)
         common = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", ""]
-        durable = ["--appendonly", "yes", "--appendfsync", "always", "--databases", "10000"]
+        durable = ["--appendonly", "yes", "--appendfsync", "everysec", "--databases", "10000"]
         self._command = [program, *common, *durable, *options]
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
@@ -103,9 +103,9 @@ class Valkey:
 class Cluster:
     """Servers that share the slots between them, without replicas."""
 
-    def __init__(self, program: str, root: Path) -> None:
+    def __init__(self, program: str, root: Path, *options: str) -> None:
         self.nodes = [
-            Valkey(program, root, "--cluster-enabled", "yes", "--cluster-port", str(free_port()),
+            Valkey(program, root, *options, "--cluster-enabled", "yes", "--cluster-port", str(free_port()),
                    "--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no", "--databases", "1")
             for _ in range(NODES)
         ]  # fmt: skip

@@ -12,6 +12,8 @@ from tests.servers import absent, free_port
 
 #: For lease stores of tests whose time is made up: no holder's clock is too far off the server's.
 ANY_CLOCK_MS = 1 << 50
+#: What leases ask for is on the disk at once: else each test would wait for seconds that pass by themselves.
+SYNCS_ALWAYS = ("--appendfsync", "always")
 
 
 def program() -> str:
@@ -34,7 +36,7 @@ def server_url(request: pytest.FixtureRequest) -> str:
 def valkey() -> Iterator[Valkey]:
     """A running server, the same for all tests of a process; a test that ends it must start it again."""
     with tempfile.TemporaryDirectory(prefix="dsp-valkey-") as folder:
-        server = Valkey(program(), Path(folder), port=free_port())
+        server = Valkey(program(), Path(folder), *SYNCS_ALWAYS, port=free_port())
         try:
             server.start()
             yield server
@@ -45,7 +47,7 @@ def valkey() -> Iterator[Valkey]:
 @pytest.fixture
 def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
     """A running server of the test's own, to be killed and emptied."""
-    server = Valkey(program(), tmp_path, port=free_port())
+    server = Valkey(program(), tmp_path, *SYNCS_ALWAYS, port=free_port())
     try:
         server.start()
         yield server
@@ -57,7 +59,7 @@ def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
 def valkey_cluster() -> Iterator[Cluster]:
     """A running cluster, the same for all tests of a process."""
     with tempfile.TemporaryDirectory(prefix="dsp-valkey-") as folder:
-        cluster = Cluster(program(), Path(folder))
+        cluster = Cluster(program(), Path(folder), *SYNCS_ALWAYS)
         try:
             cluster.start()
             yield cluster

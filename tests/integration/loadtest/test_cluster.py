@@ -29,6 +29,14 @@ def running(tmp_path: Path) -> Iterator[Servers]:
 
 
 @pytest.mark.platform
+def test_the_servers_are_set_as_the_docs_recommend(running: Servers) -> None:
+    page = (Path(__file__).parents[3] / "docs/cache.md").read_text(encoding="utf-8")
+    with running.valkey.client() as client:
+        found = client.config_get("append*")
+    assert f"`appendonly {found['appendonly']}`, `appendfsync {found['appendfsync']}`" in page
+
+
+@pytest.mark.platform
 @pytest.mark.timeout(600)
 def test_the_book_is_the_exchanges_own_account(running: Servers, tmp_path: Path) -> None:
     report = asyncio.run(run.measure(tmp_path / "platform", running.settings, 8.0, 25.0, Traffic(3, PATIENT)))
