@@ -5,17 +5,15 @@ Where all processes share one store of users, one of them reads the log into it,
 
 import asyncio
 
-import msgspec
-
 from bidder.pending import PendingExposures
 from dsp.cache.port import ReplayedUserStore
-from dsp.events.schema import Notice, decode
+from dsp.events.schema import Notice, decode_as
 from dsp.events.topics import Topic
 from dsp.kernel import logging
 from dsp.kernel.clock import Clock
 from dsp.kernel.errors import UnavailableError
 from dsp.kernel.lifecycle import cancel
-from dsp.stream.port import EventLog, Position, Record
+from dsp.stream.port import EventLog, Position
 
 #: Few at a time, so that bids do not wait while records are decoded.
 BATCH_RECORDS = 100
@@ -64,7 +62,8 @@ class ExposureReplay:
         while True:
             batch = await self._log.read(Topic.NOTICES, position, BATCH_RECORDS)
             if batch.records:
-                notices = list(filter(None, map(_notice, batch.records)))
+                decoded = (decode_as(Notice, record.value) for record in batch.records)
+                notices = [notice for notice in decoded if notice is not None]
                 position = batch.position
                 if ours and (waiting := self._users.absorb(notices, position)) is not None:
                     await waiting
@@ -91,11 +90,3 @@ class ExposureReplay:
             self._away = True
         else:
             self._away = False
-
-
-def _notice(record: Record) -> Notice | None:
-    try:
-        event = decode(record.value)
-    except msgspec.DecodeError:
-        return None  # the ledger reports what cannot be read
-    return event if isinstance(event, Notice) else None

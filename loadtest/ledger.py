@@ -5,12 +5,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import msgspec
 from sqlalchemy import func, select
 
 from dsp.catalog.entities import Advertiser, Campaign, Catalogue, LineItem
 from dsp.catalog.terms import Budget, PacingMode
-from dsp.events.schema import Notice, decode
+from dsp.events.schema import Notice, decode_as
 from dsp.events.topics import Topic
 from dsp.kernel.clock import SystemClock
 from dsp.kernel.config import Platform
@@ -161,11 +160,8 @@ def tightest(budget: Budget) -> Micros | None:
 
 def _key(record: Record) -> NoticeKey | None:
     """Return a record's key, None where it is no notice: a drill puts in what cannot be read."""
-    try:
-        event = decode(record.value)
-    except msgspec.DecodeError:
+    notice = decode_as(Notice, record.value)
+    if notice is None:
         return None
-    if not isinstance(event, Notice):
-        return None
-    facts = event.facts
-    return NoticeKey(facts.exchange, facts.auction_id, facts.imp_id, event.kind.value)
+    facts = notice.facts
+    return NoticeKey(facts.exchange, facts.auction_id, facts.imp_id, notice.kind.value)

@@ -17,7 +17,6 @@ from dsp.catalog.exposures import pack
 from dsp.catalog.kinds import Kind
 from dsp.catalog.reasons import BY_LABEL
 from dsp.catalog.user import Exposure, UserRecord
-from dsp.events.schema import SampledRequest, decode
 from dsp.funnel import Explanation, explain, offered
 from dsp.kernel.config import Platform
 from dsp.kernel.errors import ConfigError, Fault, InputError, UnavailableError, ValidationError
@@ -184,12 +183,3 @@ def reason(label: str) -> Reason:
     """Return the reason of a label."""
     exclusion = BY_LABEL.get(label)
     return Reason(label=label, sentence=exclusion.sentence if exclusion is not None else "")
-
-
-def sampled(value: bytes) -> SampledRequest | None:
-    """Return a request that the bidder kept, None where this version cannot read it: the traffic worker parks that."""
-    try:
-        event = decode(value)
-    except msgspec.DecodeError:
-        return None
-    return event if isinstance(event, SampledRequest) else None

@@ -5,7 +5,7 @@ by whoever reads it (dsp.workers.dead_letters), and blocks nobody.
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -158,6 +158,7 @@ class SampledRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="r
 
 
 Event = Decision | Notice | BidsSent | SampledRequest
+_Kind = TypeVar("_Kind", bound=Event)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
@@ -172,6 +173,15 @@ def encode(event: Event) -> bytes:
 def decode(data: bytes) -> Event:
     """Return the record; raises msgspec.DecodeError for bytes that are none."""
     return _decoder.decode(data)
+
+
+def decode_as(kind: type[_Kind], data: bytes) -> _Kind | None:
+    """Return the record if it is of this kind; what is another's, or cannot be read, is for the workers to report."""
+    try:
+        event = decode(data)
+    except msgspec.DecodeError:
+        return None
+    return event if isinstance(event, kind) else None
 
 
 def encode_facts(facts: BidFacts) -> bytes:

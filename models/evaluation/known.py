@@ -10,7 +10,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from dsp.cache.connect import blob_store
 from dsp.cache.local import LocalBlobStore
 from dsp.cache.port import BlobStore
-from dsp.events.schema import SampledRequest, decode
+from dsp.events.schema import SampledRequest, decode_as
 from dsp.events.topics import Topic
 from dsp.funnel import offered
 from dsp.kernel.clock import SystemClock
@@ -94,12 +94,12 @@ async def _learn_requests(names: Names, log: EventLog, platform: Platform, profi
 
 
 def _learn_request(names: Names, record: bytes, platform: Platform, profiles: Mapping[str, Profile]) -> None:
+    sampled = decode_as(SampledRequest, record)
+    if sampled is None or sampled.exchange not in profiles:
+        return
     try:
-        sampled = decode(record)
-        if not isinstance(sampled, SampledRequest) or sampled.exchange not in profiles:
-            return
         found, _ = offered(sampled.body, profiles[sampled.exchange], platform, sampled.at_ms)
-    except (msgspec.DecodeError, InputError):  # of another version of the software
+    except InputError:  # the bidder took it, so it is of another version of the software
         return
     for opportunity in found:
         names.learn_opportunity(opportunity)

@@ -11,14 +11,13 @@ from starlette.concurrency import run_in_threadpool
 
 from dsp.api.context import Client, Served, Services, known_parameters
 from dsp.api.delivery import Delivery, DeliveryReport
-from dsp.api.explain import sampled
 from dsp.api.json import JsonResponse
 from dsp.api.openapi import content, problems, ref
 from dsp.api.pages import PAGE_SIZE, PageSize, PageToken, decode_token, entity_id, page, page_size
 from dsp.catalog.entities import Campaign
 from dsp.catalog.kinds import Kind
 from dsp.catalog.status import Status
-from dsp.events.schema import SampledRequest
+from dsp.events.schema import SampledRequest, decode_as
 from dsp.events.topics import Topic
 from dsp.kernel.errors import NotFoundError, UnavailableError
 from dsp.pacing.controller import CONTROLS_BLOB, Control
@@ -138,7 +137,7 @@ async def _newest(served: Services) -> list[SampledRequest]:
     while True:
         batch = await served.log.read(Topic.REQUESTS, position, min(count - read, _READ))
         for record in batch.records:
-            if (one := sampled(record.value)) is not None:
+            if (one := decode_as(SampledRequest, record.value)) is not None:
                 found.appendleft(one)
                 size += len(one.body)
         while size > _BYTES_MAX:

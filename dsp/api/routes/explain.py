@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from dsp.api.context import Body, Served, Services, Viewer, decode_object, known_parameters
-from dsp.api.explain import RequestReport, Seen, sampled
+from dsp.api.explain import RequestReport, Seen
 from dsp.api.json import JsonResponse
 from dsp.api.openapi import content, problems, ref
 from dsp.catalog.validate import START_MS_MAX
-from dsp.events.schema import SampledRequest
+from dsp.events.schema import SampledRequest, decode_as
 from dsp.events.topics import Topic
 from dsp.kernel.errors import Fault, NotFoundError, ValidationError
 from dsp.pacing import columns
@@ -128,7 +128,7 @@ async def _find(served: Services, auction_id: str) -> SampledRequest | None:
         position = batch.position
         if batch.end:
             break
-    return None if found is None else sampled(found)
+    return None if found is None else decode_as(SampledRequest, found)
 
 
 def _wanted(fields: dict[str, Any], now_ms: int) -> tuple[str, dict[str, Any], int, list[Seen]]:
