@@ -60,7 +60,7 @@ class Video(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     skippable: bool  # the player lets an ad be skipped, and nothing blocks that
     skip_min_seconds: int = 0  # only longer ads may be skipped
     skip_after_seconds: int = 0  # and only after so long; 0 where the exchange did not say
-    durations_required: frozenset[int] = frozenset()  # rqddurs: exactly one of these, where not empty
+    durations_required: frozenset[int] = frozenset()  # rqddurs: one of these as well, where not empty
     bitrate_kbps_min: int = 0
     bitrate_kbps_max: int = 2**31 - 1
     deliveries: frozenset[int] = frozenset()  # AdCOM list "Delivery Methods": 1 streaming, 2 progressive

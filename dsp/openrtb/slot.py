@@ -156,10 +156,10 @@ def _video(video: Video, audio: Video | None) -> VideoSlot:
     longest = min([seconds for seconds in (video.maxduration, video.poddur) if seconds > 0], default=0)
     shortest = max(video.minduration, 0)
     required = frozenset([seconds for seconds in video.rqddurs if seconds > 0])
-    if required:
-        # Some name bounds as well, and a pod may be shorter.
-        required = frozenset([one for one in required if shortest <= one <= (longest or one)]) or required
-        shortest, longest = min(required), max(required)
+    # Some name bounds as well, and a pod may be shorter. Where none is within these, no ad fits.
+    within = frozenset([one for one in required if shortest <= one <= (longest or one)])
+    if within:
+        required, shortest, longest = within, min(within), max(within)
     return VideoSlot(
         duration_seconds_min=min(shortest, DURATION_SECONDS_MAX),
         duration_seconds_max=min(longest, DURATION_SECONDS_MAX) if longest > 0 else DURATION_SECONDS_MAX,

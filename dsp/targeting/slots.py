@@ -143,9 +143,8 @@ class Slots(Creatives):
             self._protocols.require(Exclusion.PROTOCOL_UNSUPPORTED, video.protocols, out)
         if video.durations_required:
             self._durations.require(Exclusion.DURATION, video.durations_required, out)
-        else:
-            least, most = video.duration_seconds_min, video.duration_seconds_max
-            self._durations.require_within(Exclusion.DURATION, least, most, out)
+        least, most = video.duration_seconds_min, video.duration_seconds_max
+        self._durations.require_within(Exclusion.DURATION, least, most, out)
         self._bitrates.require_within(Exclusion.BITRATE, video.bitrate_kbps_min, video.bitrate_kbps_max, out)
         if video.deliveries:
             self._deliveries.require(Exclusion.DELIVERY_UNSUPPORTED, video.deliveries, out)

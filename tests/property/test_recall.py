@@ -294,8 +294,8 @@ class Naive:
             and (not timed or video is None or creative.bitrate_kbps is None
                  or video.bitrate_kbps_min <= creative.bitrate_kbps <= video.bitrate_kbps_max)
             and (not timed or video is None or duration is None
-                 or (duration in video.durations_required if video.durations_required
-                     else video.duration_seconds_min <= duration <= video.duration_seconds_max))
+                 or ((not video.durations_required or duration in video.durations_required)
+                     and video.duration_seconds_min <= duration <= video.duration_seconds_max))
         )  # fmt: skip
 
     def capped(self, item: LineItem) -> bool:
