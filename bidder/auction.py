@@ -13,7 +13,7 @@ from bidder.cohort import Cohort
 from bidder.config import BidderConfig
 from bidder.enrich import Enricher
 from bidder.journal import Journal
-from bidder.offer import Candidates, Reservation, apart, make_offer
+from bidder.offer import Candidates, Offer, Reservation, apart, make_offer
 from bidder.pending import PendingExposures
 from bidder.respond import Responder
 from bidder.run import Arrival, Run
@@ -98,9 +98,10 @@ class Auctioneer:
         for opportunity in opportunities:
             reason = await self._choose(run, run.state, apart(opportunity, run.reserved), user)
             run.reasons += [reason.value] if reason is not None else []
-        body, offers = self.responder.respond(request, run.profile, run.reserved)
-        run.reasons += [Exclusion.SELF_CHECK.value] * (len(run.reserved) - len(offers))
+        body, offers = b"", list[Offer]()
         if run.reserved:
+            body, offers = self.responder.respond(request, run.profile, run.reserved)
+            run.reasons += [Exclusion.SELF_CHECK.value] * (len(run.reserved) - len(offers))
             await run.mark(Stage.RESPOND)
 
         run.late = run.left_ms() < 0.0
@@ -125,15 +126,15 @@ class Auctioneer:
         rows, features = chosen.line_items, request_row(opportunity, user)
         pctr, pcvr = await self.scoring.predict(run, state, features, chosen.creatives)
         await run.mark(Stage.PREDICT)
-        jitter, shading = UNMOVED, None
+        jitter, shading, lot = UNMOVED, None, opportunity.lot
         if opportunity.first_price:
-            jitter = draw(opportunity.lot, self.config.first_price_explore_share)
+            jitter = draw(lot, self.config.first_price_explore_share)
             shading = state.landscapes.curve(features, opportunity.floor_micros_cpm)
         await run.mark(Stage.PRICE)
         per_mille, per_click, per_conversion, bid_min, bid_max = snapshot.terms_micros.take(rows, 0).T
         value = value_by_unit_micros_cpm(per_mille, per_click, per_conversion, pctr, pcvr)
         floors = chosen.floors_micros_cpm.astype(np.float64)
-        ids, lot = snapshot.line_item_ids, opportunity.lot
+        ids = snapshot.line_item_ids
         multiplier = pace(value, rows, state.controls, ids, floors, bid_min, lot, run.now_ms)
         prices = price(
             value,

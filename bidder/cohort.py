@@ -5,8 +5,7 @@ costs less than all stages of one request after the other's (cohort scheduling: 
 """
 
 import asyncio
-import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -28,7 +27,8 @@ class Cohort:
     def __init__(self) -> None:
         self._ready: list[_Work] = []
         self._due: asyncio.Handle | None = None
-        self._several = False  # whether those that run now have company
+        #: Whether those that run now have company: then they yield None, for the others to come as far.
+        self.several = False
 
     def start(self, work: _Work) -> None:
         """Run a coroutine from the end of this turn of the loop on, or when `run` is called."""
@@ -45,18 +45,10 @@ class Cohort:
         ready, self._ready = self._ready, []
         for start in range(0, len(ready), COHORT_MAX):
             step = ready[start : start + COHORT_MAX]
-            self._several = len(step) > 1
+            self.several = len(step) > 1
             while step:
                 step = [work for work in step if self._pauses(work)]
-        self._several = False
-
-    @types.coroutine
-    def others(self) -> Generator[None, None, bool]:
-        """Let the others come as far; return whether there are any."""
-        if not self._several:
-            return False
-        yield
-        return True
+        self.several = False
 
     def _pauses(self, work: _Work) -> bool:
         """Run a coroutine on; return whether it stops for the others, and for nothing else."""

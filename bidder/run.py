@@ -71,7 +71,8 @@ class Run:
         now_ns = self._clock.elapsed_ns()
         self._spent.append((stage, self._marked_ns, now_ns))
         self._marked_ns = now_ns
-        if (yield from self._cohort.others()):
+        if self._cohort.several:
+            yield
             self._marked_ns = self._clock.elapsed_ns()
 
     def end(self, outcome: Outcome, reason: str = "") -> None:

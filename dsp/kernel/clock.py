@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 NS_PER_MS = 1_000_000
 MS_PER_SECOND = 1_000
 NS_PER_SECOND = NS_PER_MS * MS_PER_SECOND
@@ -72,8 +74,7 @@ class ManualClock:
         self.stepped_ms += ms
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True, gc=False):
     """An instant on the monotonic clock by which an answer must have left."""
 
     at_ns: int

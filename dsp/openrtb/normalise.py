@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from math import ceil, isfinite
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -56,7 +56,8 @@ def opportunities(
     if label:
         return [], [(imp.id, label) for imp in request.imp]
     shared = _shared(request, profile, permissions, key)
-    auction = _Auction(profile, key, now_ms, _auction_type(request, profile), currency, rates)
+    lots = _keyed(key, 8, b"lot")
+    auction = _Auction(profile, lots, now_ms, _auction_type(request, profile), currency, rates)
     counts = Counter([imp.id for imp in request.imp]) if len(request.imp) > 1 else None
     found: list[Opportunity] = []
     refused: list[Refusal] = []
@@ -136,7 +137,7 @@ class _Auction(msgspec.Struct, frozen=True, gc=False):
     """What an impression is read with beside the request."""
 
     profile: Profile
-    key: bytes
+    lots: blake2b
     now_ms: int
     kind: int
     currency: str
@@ -189,7 +190,7 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
         imp.id,
         profile.name,
         auction.now_ms,
-        _lot(auction.key, request.id, imp.id, auction.now_ms),
+        auction.lots,
         request.test == 1,
         kind != 2,
         min(request.tmax, TMAX_MS_MAX) if request.tmax > 0 else profile.tmax_default_ms,
@@ -226,16 +227,10 @@ def _opportunity(request: BidRequest, imp: Imp, auction: _Auction, shared: _Shar
     )
 
 
-def _lot(key: bytes, auction_id: str, imp_id: str, at_ms: int) -> int:
-    """Exchanges choose the ids, and one that sends again those that it liked the answer to is not to get it again."""
-    keyed = _keyed(key).copy()
-    keyed.update(f"{auction_id}\0{imp_id}\0{at_ms}".encode())
-    return int.from_bytes(keyed.digest(), "little")
-
-
 @lru_cache(maxsize=8)
-def _keyed(key: bytes) -> Any:
-    return blake2b(digest_size=8, key=key[:64], person=b"lot")
+def _keyed(key: bytes, size: int, purpose: bytes = b"") -> blake2b:
+    """Return the hash that pseudonyms and lots begin with, which takes longer to make than to copy."""
+    return blake2b(digest_size=size, key=key[:64], person=purpose)
 
 
 def disclosure(request: BidRequest) -> Transparency | None:
@@ -361,7 +356,11 @@ def user_key(user: User | None, device: Device | None, exchange: str, key: bytes
             identity = f"eid|{shared}"
         elif user.id:
             identity = f"user|{exchange}|{user.id}"
-    return blake2b(identity.encode(), digest_size=16, key=key[:64]).hexdigest() if identity else ""
+    if not identity:
+        return ""
+    keyed = _keyed(key, 16).copy()
+    keyed.update(identity.encode())
+    return keyed.hexdigest()
 
 
 def _segments(user: User) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """One impression of a request, normalised: the only thing that decisions and features read."""
 
 from enum import StrEnum
+from hashlib import blake2b
 
 import msgspec
 
@@ -79,7 +80,7 @@ class Opportunity(msgspec.Struct, frozen=True, gc=False):
     imp_id: str
     exchange: str
     at_ms: int
-    lot: int  # 64 bits that no stranger can foretell: all that is left to chance is drawn from them
+    lots: blake2b  # under a secret key, of 8 bytes: makes the lot
     test: bool
     first_price: bool  # auction type of the open auction
     tmax_ms: int
@@ -142,3 +143,14 @@ class Opportunity(msgspec.Struct, frozen=True, gc=False):
     blocked_types: frozenset[int] = frozenset()  # of banner markup, OpenRTB list 5.2
     expires_seconds: int = 3_600  # after the auction nothing is set aside any more for a bid
     pod: str = ""  # the break of which this slot is a part, among those of the request
+
+    @property
+    def lot(self) -> int:
+        """Return 64 bits that no stranger can foretell: all that is left to chance is drawn from them.
+
+        Exchanges choose the ids, and one that sends again those that it liked the answer to is not to get it again.
+        Made when it is asked for: most impressions have nobody to draw lots for.
+        """
+        keyed = self.lots.copy()
+        keyed.update(f"{self.auction_id}\0{self.imp_id}\0{self.at_ms}".encode())
+        return int.from_bytes(keyed.digest(), "little")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from hashlib import blake2b
 from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -155,7 +156,8 @@ def impression(random: Random) -> Opportunity:
     )  # fmt: skip
     return Opportunity(
         auction_id=str(random.random()), imp_id="1", exchange=random.choice(("alpha", "beta")), at_ms=NOW_MS,
-        lot=random.getrandbits(64), test=False, first_price=random.random() < 0.5, tmax_ms=100, formats=formats,
+        lots=blake2b(random.randbytes(8), digest_size=8), test=False, first_price=random.random() < 0.5, tmax_ms=100,
+        formats=formats,
         sizes=tuple(some(random, SIZES, 3)), video=video if "video" in formats else None, native_request="",
         mimes=frozenset(some(random, ("video/mp4", "image/png"), 1)), apis=frozenset(some(random, (3, 5), 2)),
         blocked_attributes=frozenset(some(random, (1, 2, 3, 500), 2)), position=0, interstitial=False, rewarded=False,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,8 @@ SEGMENTS = ("auto", "gamer", "fashion", "travel")
 SITES = ("road.example", "play.example", "wear.example", "wander.example", "news.example")
 
 TEMPLATE = Opportunity(
-    auction_id="a", imp_id="1", exchange="demo-first", at_ms=START_MS, lot=0, test=False, first_price=True, tmax_ms=100,
+    auction_id="a", imp_id="1", exchange="demo-first", at_ms=START_MS, lots=blake2b(digest_size=8), test=False,
+    first_price=True, tmax_ms=100,
     formats=frozenset({"banner"}), sizes=((300, 250),), video=None, native_request="", mimes=frozenset(),
     apis=frozenset(), blocked_attributes=frozenset(), position=1, interstitial=False, rewarded=False, secure=True,
     floor_micros_cpm=100_000, placement="top", deals=(), private_auction=False, inventory="site",

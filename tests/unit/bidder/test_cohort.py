@@ -1,10 +1,17 @@
 """Coroutines without tasks: at once while nothing is waited for, in step, and on when a wait ends."""
 
 import asyncio
+import types
+from collections.abc import Generator
 
 import pytest
 
 from bidder.cohort import COHORT_MAX, Cohort
+
+
+@types.coroutine
+def _others() -> Generator[None]:
+    yield
 
 
 class Walk:
@@ -20,7 +27,9 @@ class Walk:
             await wait
         for step in range(steps):
             self.seen.append((name, step))
-            self.company.add(await self.cohort.others())
+            self.company.add(self.cohort.several)
+            if self.cohort.several:
+                await _others()
 
 
 async def test_they_go_in_step_until_each_is_over() -> None:

@@ -6,6 +6,7 @@ A case gives only what matters; entities are active and impressions plain unless
 
 import json
 from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ CASES = Path(__file__).parents[2] / "cases" / "funnel"
 NOW = "2025-06-16T10:00:00+00:00"  # a Monday
 
 IMPRESSION: dict[str, Any] = {
-    "auction_id": "auction", "imp_id": "1", "exchange": "alpha", "at_ms": 0, "lot": 1, "test": False,
-    "first_price": True, "tmax_ms": 100, "formats": ["banner"], "sizes": [[300, 250]], "video": None,
+    "auction_id": "auction", "imp_id": "1", "exchange": "alpha", "at_ms": 0, "lots": blake2b(digest_size=8),
+    "test": False, "first_price": True, "tmax_ms": 100, "formats": ["banner"], "sizes": [[300, 250]], "video": None,
     "native_request": "", "mimes": [], "apis": [], "blocked_attributes": [], "position": 0,
     "interstitial": False, "rewarded": False, "secure": False,
     "floor_micros_cpm": 500_000, "placement": "", "deals": [], "private_auction": False,

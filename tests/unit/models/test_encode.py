@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -32,7 +33,8 @@ from models.features.encode import request_row, text_hash, tier_one
 
 AT_MS = 1_750_000_000_000  # Sunday, 2025-06-15 15:06:40 UTC
 OPPORTUNITY = Opportunity(
-    auction_id="a", imp_id="1", exchange="e", at_ms=AT_MS, lot=0, test=False, first_price=True, tmax_ms=100,
+    auction_id="a", imp_id="1", exchange="e", at_ms=AT_MS, lots=blake2b(digest_size=8), test=False,
+    first_price=True, tmax_ms=100,
     formats=frozenset({"banner"}), sizes=((300, 250), (320, 50)), video=None, native_request="", mimes=frozenset(),
     apis=frozenset(), blocked_attributes=frozenset(), position=3, interstitial=False, rewarded=False, secure=True,
     floor_micros_cpm=100_000, placement="top", deals=(), private_auction=False, inventory="site",

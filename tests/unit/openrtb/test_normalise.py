@@ -62,6 +62,11 @@ def test_a_device_is_one_user_on_every_exchange_and_a_cookie_is_not() -> None:
     assert user_key(shared, None, "one", KEY) == user_key(shared, None, "two", KEY)
 
 
+def test_a_user_is_known_again_by_another_version() -> None:
+    """Records of users are kept under their keys, so how a key is made may not change."""
+    assert user_key(User(buyeruid="ours"), None, "one", KEY) == "e0c4fa4627258f64e4413db96aceb4e1"
+
+
 def test_a_key_tells_nothing_without_the_secret() -> None:
     user = User(id="x")
     assert user_key(user, None, "one", KEY) != user_key(user, None, "one", KEY + b"2")
