@@ -243,8 +243,8 @@ FIELDS: dict[str, str] = {
     "daily": "Whether it is for `date` alone.",
     "limit_micros": "The budget.",
     "spent_micros": "Billed and charged, of a budget or since the flight began.",
-    "left_micros": "What the book leaves of it. Bids that are out may take a part; until they expire, what a bidder that "
-    "died had leased takes one too, and may leave nothing to bid with.",
+    "left_micros": "What the book leaves of it. Bids that are out may take a part; until they expire, what a bidder "
+    "that died had leased takes one too, and may leave nothing to bid with.",
     "pace": "How pacing holds it to its plan; null before it has.",
     "multiplier": "What each bid is scaled by: below 1 pacing holds back, to keep to the plan or to the target.",
     "planned_micros": "What its plan is to have spent since the flight began; null without a budget.",
