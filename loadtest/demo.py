@@ -46,6 +46,9 @@ TRAIN_NICE = 10
 FLIGHT_MARGIN_SECONDS = 25
 #: Share of the requests that come from where nobody advertises: most of what an exchange sends is not for one bidder.
 ELSEWHERE = 0.75
+#: At 430 answers a second, the last of so many comes just within the shortest tmax; with more unanswered, a machine
+#: that cannot keep up would be late with all of them.
+IN_FLIGHT_MAX = 64
 #: People of the demo click and convert within seconds, so there is no need to wait for more.
 SETTINGS = {
     "DSP_TRAINING_MATURITY_SECONDS": "6",
@@ -146,7 +149,15 @@ class Demo:
         async with Client() as bids, Client(ends_tls=platform.ends_tls) as calls:
             notifier = Notifier(calls, self._truth, self._options.seed)
             traffic = Traffic(self._options.seed, elsewhere=ELSEWHERE)
-            exchange = Exchange(bids, platform.bid_url, traffic, load_profiles(EXCHANGES), self._truth, notifier)
+            exchange = Exchange(
+                bids,
+                platform.bid_url,
+                traffic,
+                load_profiles(EXCHANGES),
+                self._truth,
+                notifier,
+                in_flight_max=IN_FLIGHT_MAX,
+            )
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._watch(platform, ledger))
@@ -282,6 +293,7 @@ class Demo:
             lost=notices.lost,
             latency_ms=reports.latency(total),
             late=total.late,
+            unsent=total.unsent,
             unanswered=total.failed,
             unanswered_by_cause=dict(total.failures),
             status={str(status): count for status, count in sorted(total.statuses.items())},

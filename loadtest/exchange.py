@@ -22,7 +22,7 @@ from loadtest.traffic import Request, Slot, Traffic
 from loadtest.truth import NoticeKey, Tally, Truth
 from loadtest.uncollected import uncollected
 
-_INFLIGHT_MAX = 1_000
+_IN_FLIGHT_MAX = 1_000
 
 
 class Exchange:
@@ -37,8 +37,13 @@ class Exchange:
         truth: Truth,
         notifier: Notifier,
         seconds: Callable[[], float] = time.perf_counter,
+        in_flight_max: int = _IN_FLIGHT_MAX,
     ) -> None:
-        """Prepare to drive; `seconds` reads the time, because the loop's own clock moves in whole milliseconds."""
+        """Prepare to drive; `seconds` reads the time, because the loop's own clock moves in whole milliseconds.
+
+        What is due while `in_flight_max` are unanswered is not sent, and counted: a machine that cannot keep up would
+        fall ever further behind, and every answer be late.
+        """
         self._client = client
         self._bid_url = bid_url.rstrip("/")
         self._traffic = traffic
@@ -47,6 +52,7 @@ class Exchange:
         self._truth = truth
         self._notifier = notifier
         self._seconds = seconds
+        self._in_flight_max = in_flight_max
         self._next = 0
 
     async def drive(self, rate_per_second: float, until: Callable[[float], bool], ramp_seconds: float = 0.0) -> None:
@@ -71,14 +77,16 @@ class Exchange:
                 if due > now:
                     await asyncio.sleep(due - now)
                 tally.lag_ms_max = max(tally.lag_ms_max, (self._seconds() - due) * MS_PER_SECOND)
-                if len(flying) >= _INFLIGHT_MAX:
-                    await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+                count += 1
+                self._notifier.check()
+                if len(flying) >= self._in_flight_max:
+                    tally.unsent += 1
+                    await asyncio.sleep(0)
+                    continue
                 task = loop.create_task(self.serve(self._traffic.request(self._next)))
                 flying.add(task)
                 task.add_done_callback(flying.discard)
                 self._next += 1
-                count += 1
-                self._notifier.check()
             await asyncio.gather(*flying)
         finally:
             for task in flying:

@@ -63,6 +63,7 @@ class Report(msgspec.Struct, kw_only=True):
     lost: int
     latency_ms: Latency
     late: int
+    unsent: int
     unanswered: int
     unanswered_by_cause: dict[str, int]
     status: dict[str, int]
@@ -157,6 +158,8 @@ def problems(report: Report) -> list[str]:
         found.append(f"requests answered with neither a bid nor a no-bid, by status: {refused}")
     if report.late:
         found.append(f"answers that came after tmax: {report.late}")
+    if report.unsent:
+        found.append(f"requests that were not sent, as this machine was behind with those before: {report.unsent}")
     return found
 
 

@@ -47,6 +47,7 @@ class Tally:
     clicks: int = 0
     conversions: int = 0
     late: int = 0
+    unsent: int = 0  # requests that were due while too many were unanswered
     failures: Counter[str] = field(default_factory=Counter)  # requests without any answer, by what happened
     statuses: Counter[int] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
@@ -89,7 +90,17 @@ class Truth:
         """Return the sum over all phases."""
         total = Tally()
         for part in self.phases.values():
-            for name in ("requests", "responses", "bids", "wins", "impressions", "clicks", "conversions", "late"):
+            for name in (
+                "requests",
+                "responses",
+                "bids",
+                "wins",
+                "impressions",
+                "clicks",
+                "conversions",
+                "late",
+                "unsent",
+            ):
                 setattr(total, name, getattr(total, name) + getattr(part, name))
             total.failures += part.failures
             total.statuses += part.statuses

@@ -98,6 +98,22 @@ def test_the_driver_collects_no_garbage_while_answers_come_and_does_again_after(
     assert gc.isenabled()
 
 
+async def test_what_is_due_while_too_many_are_unanswered_is_not_sent_and_counted() -> None:
+    bidder = FakeBidder(3.0)
+    bidder.delay_seconds = 60.0
+    runner = await bidder.start()
+    truth = Truth()
+    try:
+        async with Client(timeout_seconds=2.0) as bids, Client() as calls:
+            notifier = Notifier(calls, truth, seed=1)
+            exchange = Exchange(bids, bidder.url, Traffic(1), PROFILES, truth, notifier, in_flight_max=4)
+            due = counter()
+            await exchange.drive(1_000.0, lambda _: next(due) >= 50)
+    finally:
+        await runner.cleanup()
+    assert (bidder.asked, truth.total().requests, truth.total().unsent) == (4, 4, 46)
+
+
 async def test_every_request_is_answered_and_counted() -> None:
     done = await run(FakeBidder(6.0), Manners(**QUICK))
     assert done.tally.requests == 200

@@ -48,8 +48,8 @@ def report_of(truth: Truth, **changes: object) -> reports.Report:
     fields: dict[str, object] = {
         "ok": False, "requests": total.requests, "bids": total.bids, "wins": total.wins, "clicks": total.clicks,
         "impressions": total.impressions, "conversions": 1, "spend_micros": 1_500_000, "overspend_micros": 0,
-        "overspent": [], "lost": verdict.lost, "latency_ms": reports.latency(total), "late": 0, "unanswered": 0,
-        "unanswered_by_cause": {},
+        "overspent": [], "lost": verdict.lost, "latency_ms": reports.latency(total), "late": 0,
+        "unsent": 0, "unanswered": 0, "unanswered_by_cause": {},
         "status": {"200": 60}, "response_faults": {}, "cpu_us_per_request": 321.0, "no_bid_reasons": {"budget": 7},
         "models": {"before": {"log_loss": 0.3, "auc": 0.5}, "after": {"log_loss": 0.2, "auc": 0.7}, "rows": 9},
         "model_refused": [],
@@ -107,13 +107,14 @@ def test_the_bar_marks_the_plan_and_never_overflows() -> None:
 
 
 def test_report_says_what_is_wrong(truth: Truth, tmp_path: Path) -> None:
-    report = report_of(truth, late=2)
+    report = report_of(truth, late=2, unsent=3)
     console = Console(file=io.StringIO(), width=120)
     reports.show(console, report, {"report": tmp_path / "report.json"})
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Something is wrong" in shown
     assert "missing: x/a/1/bill" in shown
     assert "answers that came after tmax: 2" in shown
+    assert "behind with those before: 3" in shown
     assert "Spring" in shown
 
 
