@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from dsp.openrtb.tracker import Tracker, TrackerEvent
 from dsp.privacy import consent, gpp
 from dsp.privacy.bits import CHARS_MAX
 from dsp.privacy.policy import permissions
+from tests.opportunities import made_again
 
 PROFILE = Profile(name="fuzz", impressions_max=8)
 RATES = {"USD": 1.0, "EUR": 1.1}
@@ -131,7 +131,7 @@ def _understand(body: bytes, encoding: str = "") -> list[Opportunity]:
     assert len(found) + len(refused) == len(request.imp)
     assert all(Exclusion(label) for _, label in refused)
     for opportunity in found:
-        assert msgspec.convert(msgspec.to_builtins(opportunity), Opportunity) == opportunity
+        assert made_again(opportunity) == opportunity
         numbers = (opportunity.position, opportunity.connection, opportunity.utc_offset_minutes, *opportunity.apis)
         assert all(abs(number) < 2**31 for number in numbers)
         assert 0 <= opportunity.floor_micros_cpm <= 10_000_000_000

@@ -20,6 +20,7 @@ from dsp.openrtb.codec import decode_request, validate
 from dsp.openrtb.normalise import opportunities
 from dsp.openrtb.opportunity import Opportunity, Permissions
 from dsp.openrtb.profile import Profile
+from tests.opportunities import made_again
 
 CASES = sorted(Path(__file__).parent.glob("*.json"))
 KEY = b"a key of at least sixteen bytes"
@@ -55,8 +56,7 @@ def _run(case: dict[str, Any], body: bytes, encoding: str) -> dict[str, Any]:
 
 def _well_behaved(opportunity: Opportunity, rates: dict[str, float]) -> None:
     """Hold an opportunity to its struct: types, lower case, bounds, money in whole micros."""
-    again = msgspec.convert(msgspec.to_builtins(opportunity), Opportunity)
-    assert again == opportunity
+    assert made_again(opportunity) == opportunity
     for field in opportunity.__struct_fields__:
         value = getattr(opportunity, field)
         if type(value) is str and field not in ECHOED:
