@@ -45,10 +45,10 @@ TRAIN_NICE = 10
 #: Where it takes longer than that, the last phase ends with the flights.
 FLIGHT_MARGIN_SECONDS = 25
 #: Share of the requests that come from where nobody advertises: most of what an exchange sends is not for one bidder.
-ELSEWHERE = 0.75
-#: At 430 answers a second, the last of so many comes just within the shortest tmax; with more unanswered, a machine
+ELSEWHERE = 0.8
+#: At 670 answers a second, the last of so many comes just within the shortest tmax; with more unanswered, a machine
 #: that cannot keep up would be late with all of them.
-IN_FLIGHT_MAX = 64
+IN_FLIGHT_MAX = 100
 #: People of the demo click and convert within seconds, so there is no need to wait for more.
 SETTINGS = {
     "DSP_TRAINING_MATURITY_SECONDS": "6",
