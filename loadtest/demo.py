@@ -46,9 +46,9 @@ TRAIN_NICE = 10
 FLIGHT_MARGIN_SECONDS = 25
 #: Share of the requests that come from where nobody advertises: most of what an exchange sends is not for one bidder.
 ELSEWHERE = 0.8
-#: At 670 answers a second, the last of so many comes just within the shortest tmax; with more unanswered, a machine
+#: At 1,000 answers a second, the last of so many comes just within the shortest tmax; with more unanswered, a machine
 #: that cannot keep up would be late with all of them.
-IN_FLIGHT_MAX = 100
+IN_FLIGHT_MAX = 150
 #: People of the demo click and convert within seconds, so there is no need to wait for more.
 SETTINGS = {
     "DSP_TRAINING_MATURITY_SECONDS": "6",
