@@ -14,6 +14,10 @@ MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 #: The hot path has a bound of its own.
 AUCTION_LINES_MAX = 200
+TOP_LEVEL = set(
+    ".ci .dockerignore .gitignore Dockerfile Makefile README.md bidder compose.yaml config deploy docs dsp loadtest"
+    " models pyproject.toml requirements.lock tests".split()
+)
 LEFT_OVER = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError)\b")
 ONE_MACHINE = re.compile(r"(?<![\w.])/(root|home|work|Users)/[\w.-]+")
 
@@ -71,6 +75,10 @@ def test_module_is_tidy(path: Path) -> None:
 def test_auction_reads_on_one_page() -> None:
     lines = (ROOT / "bidder" / "auction.py").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= AUCTION_LINES_MAX
+
+
+def test_nothing_is_left_at_the_top() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in tracked()} == TOP_LEVEL
 
 
 def test_no_file_names_one_machine() -> None:
