@@ -1,13 +1,14 @@
 """Starts and stops the platform's own commands in a data directory, and reads what the bidder says of itself."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
@@ -43,6 +44,9 @@ _SHED = ("overload", "time_short", "rate_limited")
 
 class PlatformError(Exception):
     """A command of the platform failed or died; the message is for people."""
+
+
+_PORT_MIN, _PORT_MAX, _PORTS_EACH = 12_000, 31_000, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +91,19 @@ class Metrics:
 
 
 def free_ports() -> Ports:
-    """Return four ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(4)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return Ports(*(one.getsockname()[1] for one in sockets))
-    finally:
-        for one in sockets:
-            one.close()
+    """Return ports that nobody listens on, each with some after it: bidders beyond the first take those of the admin.
+
+    They lie below those that the kernel gives to connections, which might have one before the platform does.
+    """
+    while True:
+        first = _PORT_MIN + secrets.randbelow(_PORT_MAX - _PORT_MIN)
+        with ExitStack() as held:
+            try:
+                for port in range(first, first + 4 * _PORTS_EACH):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return Ports(*range(first, first + 4 * _PORTS_EACH, _PORTS_EACH))
 
 
 class Platform:
